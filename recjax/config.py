@@ -1,0 +1,195 @@
+"""Configs: a python file with `get_config(arg)` -> a locked ConfigDict -> frozen dataclasses.
+
+A key that no dataclass field reads is an error that names the nearest known key, so a typo can
+never pass as a setting (RecBole#1147 and its kin).
+"""
+
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ml_collections import ConfigDict
+
+from recjax.errors import InputError
+
+T = TypeVar("T")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown name: the nearest known one, else all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known) or 'none'}"
+
+
+def _load_file(path: Path):
+    if not path.is_file():
+        raise InputError(f"--config: no file {path}; expected FILE.py or FILE.py:ARG")
+    spec = importlib.util.spec_from_file_location("recjax_user_config", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"--config: {path} is not a python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise InputError(f"--config: {path} has no get_config(arg)")
+    return module
+
+
+def load_config(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> tuple[ConfigDict, list]:
+    """Reads a config file and applies the command line's overrides.
+
+    Args:
+        spec: `FILE.py` or `FILE.py:ARG`; ARG goes to the file's `get_config`.
+        overrides: `(dotted.key, text)` pairs; the text is read as a Python literal, else as a
+            string, and must fit the type that the file gives the key.
+
+    Returns:
+        The locked config, and the list of `(key, file's value, new value)` that differ.
+
+    Raises:
+        InputError: no such file, unknown argument or key (with the nearest known one), wrong type.
+    """
+    path, _, arg = spec.partition(":")
+    module = _load_file(Path(path))
+    config = module.get_config(arg or None).lock()
+    changes = []
+    for key, text in overrides:
+        old = get_key(config, key)
+        new = _parse(text, old, key)
+        if new != old:
+            changes.append((key, old, new))
+        _parent(config, key)[key.rpartition(".")[2]] = new
+    return config, changes
+
+
+def _parent(config: ConfigDict, key: str) -> ConfigDict:
+    node: Any = config
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        here = ".".join(["config", *parts[:depth]])
+        if not isinstance(node, ConfigDict):
+            raise InputError(f"unknown config key '{key}': {here} is a value, not a section")
+        if part not in node:
+            raise InputError(f"unknown config key '{key}': {here} has no '{part}'; "
+                             f"{nearest(part, node.keys())}")
+        if depth < len(parts) - 1:
+            node = node[part]
+    return node
+
+
+def get_key(config: ConfigDict, key: str) -> Any:
+    """The value at a dotted key; `InputError` with the nearest key where there is none."""
+    return _parent(config, key)[key.rpartition(".")[2]]
+
+
+def _parse(text: str, old: Any, key: str) -> Any:
+    if isinstance(old, ConfigDict):
+        raise InputError(f"config key '{key}' is a section; set one of its keys: "
+                         f"{', '.join(sorted(old.keys()))}")
+    if isinstance(old, str):
+        return text
+    try:
+        value = {"true": True, "false": False, "none": None}.get(text.lower())
+        if value is None and text.lower() != "none":
+            value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(old, tuple) and not isinstance(value, tuple):
+        value = tuple(value) if isinstance(value, list) else (value,)
+    if isinstance(old, float) and type(value) is int:
+        value = float(value)
+    if old is not None and value is not None and type(value) is not type(old):
+        raise InputError(f"config key '{key}': expected {type(old).__name__} "
+                         f"(now {old!r}), got {text!r}")
+    return value
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(_matches(value, a) for a in args)
+    if origin is typing.Literal:
+        return value in args
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is type(None):
+        return value is None
+    if origin is tuple:
+        if not isinstance(value, (tuple, list)):
+            return False
+        if len(args) == 2 and args[1] is Ellipsis:
+            return all(_matches(v, args[0]) for v in value)
+        return len(value) == len(args) and all(map(_matches, value, args))
+    if origin in (dict, Mapping) or hint is dict:
+        return isinstance(value, (Mapping, ConfigDict))
+    return isinstance(value, origin or hint)
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    return getattr(hint, "__name__", None) or str(hint)
+
+
+def _tuples(value: Any) -> Any:
+    """Lists (what JSON makes of tuples) back to tuples, at every depth."""
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
+def build(cls: type[T], section: Mapping[str, Any] | ConfigDict, where: str) -> T:
+    """A frozen dataclass from one section of a config.
+
+    Fields that are dataclasses themselves are built from their sub-sections; every key of the
+    section must be a field, every field without a default must be a key, and values must fit the
+    annotations (int is accepted for float).
+
+    Args:
+        cls: the dataclass.
+        section: the keys and values.
+        where: the dotted name of the section, for errors (`config.model`).
+
+    Raises:
+        InputError: naming the key and what was expected.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key in section.keys():
+        if key not in fields:
+            raise InputError(f"unknown config key '{where}.{key}'; {nearest(key, fields)}")
+        value, hint = section[key], hints[key]
+        if dataclasses.is_dataclass(hint):
+            values[key] = build(typing.cast(type, hint), value, f"{where}.{key}")
+            continue
+        value = _tuples(value)
+        if not _matches(value, hint):
+            raise InputError(f"config key '{where}.{key}': expected {_describe(hint)}, "
+                             f"got {value!r}")
+        values[key] = float(value) if hint is float else value
+    for name, field in fields.items():
+        required = (field.default is dataclasses.MISSING
+                    and field.default_factory is dataclasses.MISSING)
+        if required and name not in values:
+            raise InputError(f"config section '{where}' lacks the key '{name}'")
+    return cls(**values)
+
+
+def to_plain(config: Any) -> Any:
+    """ConfigDicts and dataclasses as JSON-ready dicts, keys in order."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {f.name: to_plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, (ConfigDict, Mapping)):
+        return {k: to_plain(config[k]) for k in config.keys()}
+    if isinstance(config, (list, tuple)):
+        return [to_plain(v) for v in config]
+    return config
