@@ -1,0 +1,189 @@
+"""Batches as pure functions of (seed, step): the step number is the iterator's whole state.
+
+A run that resumes at step s asks for batch s and gets what the uninterrupted run got. With several
+processes each takes its own part of every batch.
+
+Letters: B sequences a batch, L window length, R packed rows, K batches a call.
+"""
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+
+from recjax.data.sequences import one_per_row, pack, window_tokens
+from recjax.data.splits import Spans
+from recjax.errors import InputError
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainBatches:
+    """Batches of next-item training windows.
+
+    The stream is one shuffled epoch after another, cut every `batch_size` sequences, so no batch
+    is short and no sequence is dropped. A batch holds, all [R L] int32: `ids` (inputs), `targets`
+    (the next item, 0 where there is none), `positions`, `segments` (0 = padding) and `sequences`
+    (index of the training sequence, for its positives).
+
+    Attributes:
+        items: the store's flat item ids.
+        spans: what training may see, a run a user; runs under two items train nothing.
+        length: L; longer runs keep their newest L + 1 items.
+        batch_size: B, over all processes.
+        seed: of the shuffles.
+        packed: pack several sequences into a row (see `recjax.data.sequences`).
+        row_multiple: R is a multiple of this (the data-parallel size of one process).
+        process: this process's (index, count).
+    """
+
+    items: np.ndarray
+    spans: Spans
+    length: int
+    batch_size: int
+    seed: int
+    packed: bool = True
+    row_multiple: int = 1
+    process: tuple[int, int] = (0, 1)
+
+    def __post_init__(self):
+        if self.n_sequences == 0:
+            raise InputError("no training sequence has two items: nothing to train on")
+        if self.batch_size % self.process[1]:
+            raise InputError(
+                f"batch_size {self.batch_size} is no multiple of the {self.process[1]} processes"
+            )
+
+    @functools.cached_property
+    def _windows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(span, stop of the inputs, number of inputs) of every trainable window."""
+        inputs = self.spans.stops - self.spans.starts - 1
+        keep = np.flatnonzero(inputs > 0)
+        return keep, self.spans.stops[keep] - 1, np.minimum(inputs[keep], self.length)
+
+    @property
+    def n_sequences(self) -> int:
+        return len(self._windows[0])
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every sequence is seen about once."""
+        return max(1, round(self.n_sequences / self.batch_size))
+
+    @functools.cached_property
+    def _usual_rows(self) -> int:
+        """Rows that nearly every batch fits: mean + 4 standard deviations, and some slack."""
+        share = self.batch_size // self.process[1]
+        if not self.packed:
+            return _round_up(share, self.row_multiple)
+        lengths = self._windows[2]
+        tokens = share * lengths.mean() + 4 * math.sqrt(share) * lengths.std()
+        return _round_up(min(share, math.ceil(tokens / self.length * 1.02) + 1), self.row_multiple)
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - a batch spans at most two epochs
+    def _permutation(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch]).permutation(self.n_sequences)
+
+    def _members(self, step: int) -> np.ndarray:
+        index, count = self.process
+        share = self.batch_size // count
+        place = step * self.batch_size + index * share + np.arange(share)
+        epochs, inside = np.divmod(place, self.n_sequences)
+        out = np.empty(share, np.int64)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            out[here] = self._permutation(int(epoch))[inside[here]]
+        return out
+
+    def __call__(self, step: int, count: int = 1) -> Batch:
+        """Batches step .. step + count - 1, stacked: every array [K R L].
+
+        R is the same for nearly all calls; a call that needs more rows gets more (and the step
+        is compiled once more).
+        """
+        spans, stops, lengths = self._windows
+        layout = pack if self.packed else one_per_row
+        members = [self._members(s) for s in range(step, step + count)]
+        packings = [layout(lengths[m], self.length) for m in members]
+        rows = self._usual_rows
+        extra = _round_up(max(1, rows // 8), self.row_multiple)
+        while rows < max(p.rows for p in packings):
+            rows += extra
+        names = ("ids", "targets", "positions", "segments", "sequences")
+        batch = {name: np.zeros((count, rows * self.length), np.int32) for name in names}
+        for k, (member, packing) in enumerate(zip(members, packings, strict=True)):
+            tokens = window_tokens(stops[member], lengths[member], packing, self.length)
+            batch["ids"][k, tokens.slot] = self.items[tokens.source]
+            batch["targets"][k, tokens.slot] = self.items[tokens.source + 1]
+            batch["positions"][k, tokens.slot] = tokens.position
+            batch["segments"][k, tokens.slot] = tokens.segment
+            batch["sequences"][k, tokens.slot] = spans[member][tokens.sequence]
+        return {k: v.reshape(count, rows, self.length) for k, v in batch.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvalBatches:
+    """Batches of (history, target) examples in a fixed order.
+
+    A batch holds `ids`, `positions`, `segments` [R L], `last` [B] (index into the flattened rows
+    of each example's newest item), `targets` [B], `weights` [B] (0 for the rows that fill up the
+    last batch) and `examples` [B] (index of the example; 0 for filling).
+
+    Attributes:
+        items: the store's flat item ids.
+        spans: examples: history `items[start:stop]`, target `items[stop]`.
+        length: L.
+        batch_size: B.
+        packed: pack several histories into a row.
+        row_multiple: R is a multiple of this.
+    """
+
+    items: np.ndarray
+    spans: Spans
+    length: int
+    batch_size: int
+    packed: bool = True
+    row_multiple: int = 1
+
+    @functools.cached_property
+    def _order(self) -> np.ndarray:
+        """Examples by history length, so that one batch packs well and all need few shapes."""
+        return np.argsort(self._lengths, kind="stable")
+
+    @functools.cached_property
+    def _lengths(self) -> np.ndarray:
+        return np.minimum(self.spans.stops - self.spans.starts, self.length)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.spans.starts) / self.batch_size)
+
+    def __call__(self, index: int) -> Batch:
+        size, length = self.batch_size, self.length
+        examples = self._order[index * size : (index + 1) * size]
+        lengths = self._lengths[examples]
+        packing = (pack if self.packed else one_per_row)(lengths, length)
+        # Few distinct row counts: powers of two up to B.
+        rows = min(_round_up(size, self.row_multiple), 1 << (packing.rows - 1).bit_length())
+        rows = _round_up(rows if self.packed else size, self.row_multiple)
+        tokens = window_tokens(self.spans.stops[examples], lengths, packing, length)
+        flat = {n: np.zeros(rows * length, np.int32) for n in ("ids", "positions", "segments")}
+        flat["ids"][tokens.slot] = self.items[tokens.source]
+        flat["positions"][tokens.slot] = tokens.position
+        flat["segments"][tokens.slot] = tokens.segment
+        batch = {k: v.reshape(rows, length) for k, v in flat.items()}
+        last = packing.row * length + packing.column + lengths - 1
+        for name, values in (
+            ("last", np.maximum(last, 0)),
+            ("targets", self.items[self.spans.stops[examples]]),
+            ("examples", examples),
+        ):
+            batch[name] = np.zeros(size, np.int32)
+            batch[name][: len(examples)] = values
+        batch["weights"] = (np.arange(size) < len(examples)).astype(np.float32)
+        return batch
+
+
+def _round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple

@@ -1,0 +1,110 @@
+"""From runs of the store's flat `items` to arrays a model reads: truncation, padding, packing.
+
+This is the one place that fixes the conventions. A window keeps the newest items, padding (id 0)
+stands on the left, the newest item is last and always has position L-1, whatever the length.
+
+Packing puts several short sequences into one row of length L. Sequential data are short (Amazon
+Beauty: 7 of 50 positions), so most of a padded batch is padding; a packed batch holds the same
+sequences in a fraction of the rows. `segments` tells the model where one sequence ends, and
+`positions` are those the sequence would have had alone, so packed and padded give the same result.
+
+Letters: n sequences, L window length, R packed rows.
+"""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """Where each of n sequences lies in [R L] rows.
+
+    Attributes:
+        rows: number of rows R that the packing needs.
+        row: [n] row of each sequence.
+        column: [n] column of its first item.
+    """
+
+    rows: int
+    row: np.ndarray
+    column: np.ndarray
+
+
+def pack(lengths: np.ndarray, length: int) -> Packing:
+    """Packs sequences into rows, longest first, opening a new row when the next does not fit.
+
+    Args:
+        lengths: [n] items in each sequence, between 0 and `length`.
+        length: L.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    ends = np.cumsum(lengths[order])
+    row = np.empty(len(lengths), np.int64)
+    column = np.empty(len(lengths), np.int64)
+    first, rows, base = 0, 0, 0
+    while first < len(order):
+        last = int(np.searchsorted(ends, base + length, side="right"))
+        members = order[first:last]
+        row[members] = rows
+        column[members] = ends[first:last] - lengths[members] - base
+        base = int(ends[last - 1])
+        first, rows = last, rows + 1
+    return Packing(rows, row, column)
+
+
+def one_per_row(lengths: np.ndarray, length: int) -> Packing:
+    """The usual padded layout as a packing: a row a sequence, padding on the left."""
+    n = len(lengths)
+    return Packing(n, np.arange(n), length - np.asarray(lengths, np.int64))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """The single items of n windows: where they come from and where they go.
+
+    Attributes (all [tokens]):
+        source: index into the flat `items`.
+        sequence: which of the n windows.
+        slot: index into the flattened [R L] rows.
+        position: position in the left-padded window, L-1 for the newest item.
+        segment: 1, 2, ... within a row; 0 is left for padding.
+    """
+
+    source: np.ndarray
+    sequence: np.ndarray
+    slot: np.ndarray
+    position: np.ndarray
+    segment: np.ndarray
+
+
+def window_tokens(stops: np.ndarray, lengths: np.ndarray, packing: Packing, length: int) -> Tokens:
+    """The tokens of the windows `items[stops - lengths : stops]` laid out by a packing."""
+    sequence = np.repeat(np.arange(len(lengths)), lengths)
+    ends = np.cumsum(lengths)
+    offset = np.arange(len(sequence)) - np.repeat(ends - lengths, lengths)
+    # Segments are numbered by column inside each row.
+    by_place = np.lexsort((packing.column, packing.row))
+    new_row = np.diff(packing.row[by_place], prepend=-1) != 0
+    index = np.arange(len(by_place))
+    number = index - np.maximum.accumulate(np.where(new_row, index, 0)) + 1
+    segment = np.empty(len(lengths), np.int64)
+    segment[by_place] = number
+    return Tokens(
+        source=(stops - lengths)[sequence] + offset,
+        sequence=sequence,
+        slot=(packing.row * length + packing.column)[sequence] + offset,
+        position=(length - lengths)[sequence] + offset,
+        segment=segment[sequence],
+    )
+
+
+def pad_left(
+    items: np.ndarray, starts: np.ndarray, stops: np.ndarray, length: int
+) -> np.ndarray:
+    """The newest `length` items of each run, left-padded with 0: [n L] int32."""
+    lengths = np.minimum(stops - starts, length)
+    tokens = window_tokens(stops, lengths, one_per_row(lengths, length), length)
+    out = np.zeros(len(starts) * length, np.int32)
+    out[tokens.slot] = items[tokens.source]
+    return out.reshape(len(starts), length)

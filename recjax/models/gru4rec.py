@@ -1,0 +1,87 @@
+"""GRU4Rec: session-based recommendation with recurrent networks (Hidasi et al., ICLR 2016).
+
+Item embeddings, GRU layers, items scored by inner product. The losses (cross-entropy, BPR-max,
+TOP1-max; Hidasi and Karatzoglou, CIKM 2018) are in `recjax.training.objectives`.
+
+Deviations: sequences of users, packed into rows, in place of session-parallel mini-batches (a
+state is reset where a sequence starts, as theirs is where a session ends, and gradients flow over
+the whole sequence instead of one step). The GRU is the form with the reset gate after the
+recurrent product. With `tied` the output vectors are the input embeddings ("constrained
+embeddings" of the 2018 paper).
+"""
+
+import dataclasses
+
+from flax import nnx
+
+from recjax.models.recommender import SequentialRecommender
+from recjax.nn.dropout import dropout
+from recjax.nn.recurrent import GRU
+from recjax.typing import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    dim: int = 64  # D of items and states; the 2018 paper uses 100
+    layers: int = 1  # more gave no gain (2016, section 4.1)
+    max_length: int = 50  # L; the benchmark's window
+    embedding_dropout: float = 0.5  # on the input embeddings (2018, section 5)
+    hidden_dropout: float = 0.0  # on the states of every layer
+    tied: bool = True  # output vectors = input embeddings (2018, constrained embeddings)
+    init_std: float = 0.02  # of the item embeddings
+
+
+PRESETS = {
+    "paper-2018": Config(dim=100, embedding_dropout=0.0),
+}
+
+PARAM_AXES = (
+    (r"(items|outputs)/embedding", ("items", "width")),
+    (r".*(input|recurrent)/kernel", ("width", "mlp")),
+    (r".*", (None,)),
+)
+
+
+class Recommender(SequentialRecommender):
+    """GRU4Rec under the recommender contract.
+
+    Args:
+        config: sizes.
+        n_items: I.
+        rngs: initialiser keys.
+    """
+
+    def __init__(self, config: Config, n_items: int, *, rngs: nnx.Rngs):
+        self.config = config
+        init = nnx.initializers.normal(config.init_std)
+        kernel_init = nnx.initializers.xavier_uniform()
+        self.items = nnx.Embed(n_items, config.dim, embedding_init=init, rngs=rngs)
+        self.layers = nnx.List(
+            [
+                GRU(config.dim, config.dim, kernel_init=kernel_init, rngs=rngs)
+                for _ in range(config.layers)
+            ]
+        )
+        if not config.tied:
+            self.outputs = nnx.Embed(n_items, config.dim, embedding_init=init, rngs=rngs)
+
+    def encode(
+        self,
+        ids: Array,
+        *,
+        positions: Array | None = None,
+        segments: Array | None = None,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
+    ) -> Array:
+        """Hidden states [B L D] of item ids [B L]; h_t has seen items up to t only."""
+        _, segments = self.layout(ids, positions, segments)
+        drop = {"deterministic": deterministic, "rngs": rngs}
+        x = dropout(self.items(ids), self.config.embedding_dropout, **drop)
+        for layer in self.layers:
+            x = dropout(layer(x, segments), self.config.hidden_dropout, **drop)
+        return x
+
+    def item_table(self) -> Array:
+        table = self.items if self.config.tied else self.outputs
+        return table.embedding[...]

@@ -1,0 +1,96 @@
+"""The recommender contract: what every sequential recommender of recjax answers to.
+
+Models are NNX modules with
+- `encode(ids [B L], *, positions, segments, deterministic, rngs) -> h [B L D]`,
+- `item_table() -> [I D]`, the vectors that `h` is scored against,
+- `score(h_last [B D], item_ids=None) -> [B I]` or `[B C]`,
+- a module-level `PARAM_AXES`: an ordered list of (regex over the parameter path, logical axes).
+
+`positions` and `segments` default to those of left-padded rows; packed rows pass their own (see
+`recjax.data.sequences`).
+"""
+
+import importlib
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from recjax.config import build, nearest
+from recjax.errors import InputError
+from recjax.typing import Array
+
+# Config name -> module of `recjax.models`. Each module has `Config`, `Recommender`, `PARAM_AXES`.
+NAMES = ("sasrec", "gru4rec")
+
+
+class SequentialRecommender(nnx.Module):
+    """What the models share: defaults of the packed layout, and scoring by inner product."""
+
+    config: Any  # the model's own frozen Config; all have `dim` and `max_length`
+
+    def item_table(self) -> Array:
+        """The item vectors [I D]; row 0 (padding) takes part in no ranking."""
+        raise NotImplementedError
+
+    def score(self, h_last: Array, item_ids: Array | None = None) -> Array:
+        """Inner products of hidden states with items.
+
+        Args:
+            h_last: [B D].
+            item_ids: [B C] or [C] candidates; None means the whole catalogue.
+
+        Returns:
+            [B I] or [B C].
+        """
+        table = self.item_table()
+        if item_ids is None:
+            return jnp.einsum("BD,ID->BI", h_last, table)
+        if item_ids.ndim == 1:
+            return jnp.einsum("BD,CD->BC", h_last, table[item_ids])
+        return jnp.einsum("BD,BCD->BC", h_last, table[item_ids])
+
+    def layout(
+        self, ids: Array, positions: Array | None, segments: Array | None
+    ) -> tuple[Array, Array]:
+        """`(positions, segments)`, by default those of left-padded rows.
+
+        Rows shorter than the window are as if padded on the left: the newest item always has
+        position `max_length - 1`.
+
+        Raises:
+            ValueError: rows longer than the model's window.
+        """
+        longest, length = self.config.max_length, ids.shape[-1]
+        if length > longest:
+            raise ValueError(f"rows of {length} items; the model's max_length is {longest}")
+        if positions is None:
+            positions = jnp.broadcast_to(jnp.arange(longest - length, longest), ids.shape)
+        if segments is None:
+            segments = (ids != 0).astype(jnp.int32)
+        return positions, segments
+
+
+def model_module(name: str) -> Any:
+    """The module of a model by its config name."""
+    if name not in NAMES:
+        raise InputError(f"config.model.name: no recommender '{name}'; {nearest(name, NAMES)}")
+    return importlib.import_module(f"recjax.models.{name}")
+
+
+def make_recommender(
+    section: Any, n_items: int, rngs: nnx.Rngs, where: str = "config.model"
+) -> SequentialRecommender:
+    """A recommender from its config section.
+
+    Args:
+        section: the model's name under `name`, and fields of its `Config`.
+        n_items: I.
+        rngs: initialiser keys (`params`).
+        where: name of the section, for errors.
+    """
+    values = {key: section[key] for key in section}
+    if "name" not in values:
+        raise InputError(f"config section '{where}' lacks the key 'name' ({', '.join(NAMES)})")
+    module = model_module(values.pop("name"))
+    return module.Recommender(build(module.Config, values, where), n_items, rngs=rngs)

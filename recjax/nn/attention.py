@@ -1,0 +1,45 @@
+"""Multi-head attention of the recommenders (small, dense, no cache)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from recjax.nn.dropout import dropout
+from recjax.typing import Array
+
+
+class MultiHeadAttention(nnx.Module):
+    """Scaled dot-product attention (Vaswani et al. 2017) over [B L D].
+
+    Args:
+        dim: D, a multiple of `heads`.
+        heads: N.
+        dropout_rate: on the attention weights.
+        kernel_init: initialiser of the four projections.
+        rngs: initialiser keys.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout_rate: float, *, kernel_init, rngs: nnx.Rngs):
+        self.heads = heads
+        self.dropout_rate = dropout_rate
+
+        def linear() -> nnx.Linear:
+            return nnx.Linear(dim, dim, kernel_init=kernel_init, rngs=rngs)
+
+        self.query, self.key, self.value, self.out = linear(), linear(), linear(), linear()
+
+    def __call__(
+        self, queries: Array, memory: Array, mask: Array, *, deterministic: bool, rngs=None
+    ) -> Array:
+        """Attends from `queries` [B L D] to `memory` [B M D] where `mask` [B L M] is True."""
+        batch, length, dim = queries.shape
+        split = (batch, -1, self.heads, dim // self.heads)
+        q = self.query(queries).reshape(split)
+        k = self.key(memory).reshape(split)
+        v = self.value(memory).reshape(split)
+        logits = jnp.einsum("BLNH,BMNH->BNLM", q, k) / jnp.sqrt(q.shape[-1]).astype(q.dtype)
+        logits = jnp.where(mask[:, None], logits, jnp.finfo(logits.dtype).min)
+        weights = jax.nn.softmax(logits, axis=-1)
+        weights = dropout(weights, self.dropout_rate, deterministic=deterministic, rngs=rngs)
+        mixed = jnp.einsum("BNLM,BMNH->BLNH", weights, v)
+        return self.out(mixed.reshape(batch, length, dim))

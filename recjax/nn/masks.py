@@ -1,0 +1,24 @@
+"""Attention masks: boolean, True = may attend."""
+
+import jax.numpy as jnp
+
+from recjax.typing import Array
+
+
+def segment_mask(segments: Array, *, causal: bool) -> Array:
+    """Who may attend to whom in packed rows.
+
+    Args:
+        segments: [B L] int, 0 = padding, otherwise the number of the sequence in the row.
+        causal: no item sees a later one.
+
+    Returns:
+        [B L L] bool, query by key. Padding attends to itself alone, so that its softmax is defined.
+    """
+    length = segments.shape[-1]
+    same = segments[:, :, None] == segments[:, None, :]
+    real = (segments != 0)[:, None, :]
+    mask = same & real
+    if causal:
+        mask &= jnp.tril(jnp.ones((length, length), bool))
+    return mask | jnp.eye(length, dtype=bool)

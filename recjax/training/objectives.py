@@ -1,0 +1,287 @@
+"""Training objectives of the recommenders: hidden states and targets in, (sum, weight) out.
+
+All take `h` [T D] (hidden states of T positions), the item `table` [I D], `targets` [T] and
+`weights` [T] (0 for padding), and return the weighted sum of the losses and the sum of the
+weights. Negatives are drawn inside the step, on the device (`recjax.data.negatives`).
+"""
+
+import dataclasses
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recjax.data.negatives import nth_negative, popularity_cdf, sort_positives
+from recjax.data.splits import Spans
+from recjax.errors import InputError
+from recjax.typing import Array
+
+SumWeight = tuple[Array, Array]
+_CHUNK_ELEMENTS = 1 << 23  # logits held at a time by the chunked softmax: 32 MiB in float32
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    # bce and gbce: negatives a position; bpr_max and top1_max: negatives shared by the batch.
+    name: Literal["bce", "gbce", "softmax", "sampled_softmax", "bpr_max", "top1_max"] = "bce"
+    negatives: int = 1  # M; softmax needs none
+    popularity_power: float = 0.0  # shared negatives: drawn as count ** power (0 = uniform)
+    calibration: float = 0.75  # gbce: t of gSASRec (Petrov and Macdonald 2023)
+    regularization: float = 1.0  # bpr_max: lambda of the score penalty
+
+    @property
+    def shared(self) -> bool:
+        """Whether the negatives are shared by the batch."""
+        return self.name in ("bpr_max", "top1_max", "sampled_softmax")
+
+
+def _reduce(losses: Array, weights: Array) -> SumWeight:
+    return jnp.sum(losses * weights), jnp.sum(weights)
+
+
+def binary_cross_entropy(
+    h: Array, table: Array, targets: Array, weights: Array, negatives: Array, beta: float = 1.0
+) -> SumWeight:
+    """SASRec's loss (section III-E): `-log s(r+) - sum_j log(1 - s(r-_j))`, s the sigmoid.
+
+    With `beta` < 1 the positive's probability is `s(r+) ** beta`: the gBCE of gSASRec (Petrov and
+    Macdonald, RecSys 2023), which undoes the overconfidence that negative sampling brings.
+
+    Args:
+        negatives: [T M] ids.
+        beta: power of the positive's probability.
+    """
+    positive = jnp.einsum("TD,TD->T", h, table[targets])
+    negative = jnp.einsum("TD,TMD->TM", h, table[negatives])
+    loss = beta * jax.nn.softplus(-positive) + jax.nn.softplus(negative).sum(axis=-1)
+    return _reduce(loss, weights)
+
+
+def gbce_beta(n_items: int, negatives: int, calibration: float) -> float:
+    """gSASRec's beta: `a (t (1 - 1/a) + 1/a)` with a = M / (I - 2) the sampling rate.
+
+    Args:
+        n_items: I, padding included: a position has I - 2 candidate negatives.
+        negatives: M.
+        calibration: t, 0 = plain BCE, 1 = fully calibrated.
+    """
+    rate = min(1.0, negatives / max(1, n_items - 2))
+    return rate * (calibration * (1 - 1 / rate) + 1 / rate)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def softmax_cross_entropy(
+    h: Array, table: Array, targets: Array, weights: Array, chunk: int | None = None
+) -> SumWeight:
+    """Cross-entropy over the full catalogue, never holding all [T I] logits.
+
+    Positions are taken `chunk` at a time; the gradient of a chunk is made in the forward pass,
+    while its logits are at hand, so nothing is recomputed: three matrix products, as without
+    chunks, and memory of chunk x I.
+
+    Args:
+        chunk: positions at a time; None picks about 32 MiB of logits.
+    """
+    return _softmax_forward(h, table, targets, weights, chunk, grad=False)[0]
+
+
+def _softmax_forward(h, table, targets, weights, chunk, *, grad):
+    positions, n_items = h.shape[0], table.shape[0]
+    chunk = chunk or max(1, _CHUNK_ELEMENTS // n_items)
+    chunk = min(chunk, positions)
+    blocks = -(-positions // chunk)
+    pad = blocks * chunk - positions
+
+    def split(x):
+        x = jnp.pad(x, ((0, pad),) + ((0, 0),) * (x.ndim - 1))
+        return x.reshape(blocks, chunk, *x.shape[1:])
+
+    def body(carry, block):
+        total, d_table = carry
+        h_c, target_c, weight_c = block
+        logits = jnp.einsum("TD,ID->TI", h_c, table, preferred_element_type=jnp.float32)
+        logits = logits.at[:, 0].set(-jnp.inf)  # padding is no candidate
+        top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+        exp = jnp.exp(logits - top)
+        norm = exp.sum(axis=-1, keepdims=True)
+        chosen = jnp.take_along_axis(logits, target_c[:, None], axis=-1)
+        losses = (jnp.log(norm) + top - chosen)[:, 0]
+        total = total + jnp.sum(jnp.where(weight_c > 0, losses * weight_c, 0.0))
+        if not grad:
+            return (total, d_table), None
+        # d loss / d logits = weight * (softmax - one_hot(target)); the one-hot part is a gather
+        # and a scatter, cheaper than a second pass over the logits.
+        p = exp * (weight_c[:, None] / norm)
+        d_h = jnp.einsum("TI,ID->TD", p, table) - weight_c[:, None] * table[target_c]
+        d_table = d_table + jnp.einsum("TI,TD->ID", p, h_c)
+        d_table = d_table.at[target_c].add(-weight_c[:, None] * h_c)
+        return (total, d_table), d_h
+
+    start = (jnp.zeros((), jnp.float32), jnp.zeros_like(table) if grad else None)
+    (total, d_table), d_h = jax.lax.scan(body, start, (split(h), split(targets), split(weights)))
+    if grad:
+        d_h = d_h.reshape(blocks * chunk, -1)[:positions]
+    return (total, jnp.sum(weights)), (d_h, d_table)
+
+
+def _softmax_fwd(h, table, targets, weights, chunk):
+    return _softmax_forward(h, table, targets, weights, chunk, grad=True)
+
+
+def _softmax_bwd(chunk, residuals, cotangent):
+    d_h, d_table = residuals
+    scale = cotangent[0]
+    return d_h * scale, d_table * scale, None, None
+
+
+softmax_cross_entropy.defvjp(_softmax_fwd, _softmax_bwd)
+
+
+def _shared_scores(h, table, targets, negatives):
+    """Scores of the target [T] and of the shared negatives [T M], and which negatives count."""
+    positive = jnp.einsum("TD,TD->T", h, table[targets])
+    negative = jnp.einsum("TD,MD->TM", h, table[negatives])
+    return positive, negative, negatives[None, :] != targets[:, None]
+
+
+def sampled_softmax(
+    h: Array, table: Array, targets: Array, weights: Array, negatives: Array, log_q: Array
+) -> SumWeight:
+    """Softmax over the target and M shared negatives with logQ correction (Bengio 2008).
+
+    Args:
+        negatives: [M] ids drawn with probability q.
+        log_q: [M] log of the expected count of each (log M q).
+    """
+    positive, negative, counts = _shared_scores(h, table, targets, negatives)
+    negative = jnp.where(counts, negative - log_q, -jnp.inf)
+    return _reduce(jnp.logaddexp(positive, jax.nn.logsumexp(negative, -1)) - positive, weights)
+
+
+def bpr_max(
+    h: Array,
+    table: Array,
+    targets: Array,
+    weights: Array,
+    negatives: Array,
+    regularization: float = 1.0,
+) -> SumWeight:
+    """BPR-max with score regularisation (Hidasi and Karatzoglou, CIKM 2018).
+
+    `-log sum_j s_j sigmoid(r+ - r_j) + lambda sum_j s_j r_j^2`, s the softmax over the negatives.
+
+    Args:
+        negatives: [M] ids shared by all positions; a position's own target does not count.
+        regularization: lambda.
+    """
+    positive, negative, counts = _shared_scores(h, table, targets, negatives)
+    log_s = jax.nn.log_softmax(jnp.where(counts, negative, -jnp.inf), axis=-1)
+    log_s = jnp.where(counts, log_s, -1e9)  # -inf has no gradient
+    won = jax.nn.log_sigmoid(positive[:, None] - negative)
+    loss = -jax.nn.logsumexp(log_s + won, axis=-1)
+    return _reduce(loss + regularization * (jnp.exp(log_s) * negative**2).sum(-1), weights)
+
+
+def top1_max(
+    h: Array, table: Array, targets: Array, weights: Array, negatives: Array
+) -> SumWeight:
+    """TOP1-max (Hidasi and Karatzoglou, CIKM 2018): `sum_j s_j (sg(r_j - r+) + sg(r_j^2))`.
+
+    s is the softmax over the negatives, sg the sigmoid.
+
+    Args:
+        negatives: [M] ids shared by all positions; a position's own target does not count.
+    """
+    positive, negative, counts = _shared_scores(h, table, targets, negatives)
+    s = jax.nn.softmax(jnp.where(counts, negative, -jnp.inf), axis=-1)
+    loss = jax.nn.sigmoid(negative - positive[:, None]) + jax.nn.sigmoid(negative**2)
+    return _reduce((s * loss).sum(-1), weights)
+
+
+class Objective:
+    """An objective with what it draws negatives from, kept on the device.
+
+    Args:
+        config: which loss, how many negatives.
+        items: the store's flat item ids.
+        spans: the training runs: their items are positives (validation and test items are not:
+            they may be drawn, as nothing else would tell the model that they are future).
+        n_items: I.
+
+    Raises:
+        InputError: an objective that needs negatives was given none, or a user has every item.
+    """
+
+    def __init__(self, config: ObjectiveConfig, items: np.ndarray, spans: Spans, n_items: int):
+        self.config = config
+        self.n_items = n_items
+        self.data: dict[str, Any] = {}  # arrays, passed to the jitted step
+        self._longest = 0
+        if config.name == "softmax":
+            return
+        if config.negatives < 1:
+            raise InputError(f"config.objective.negatives: '{config.name}' needs at least 1")
+        if config.shared:
+            used = np.concatenate([items[a:b] for a, b in _runs(spans)])
+            counts = np.bincount(used, minlength=n_items)
+            counts[1:] = np.maximum(counts[1:], 1)  # every item can be drawn
+            self.data["cdf"] = popularity_cdf(counts, config.popularity_power)
+            q = np.maximum(counts, 1.0) ** config.popularity_power
+            expected = config.negatives * q / q[1:].sum()
+            self.data["log_q"] = np.log(expected).astype(np.float32)
+            return
+        offsets, positives = sort_positives(items, spans.starts, spans.stops)
+        lengths = np.diff(offsets)
+        self._longest = int(lengths.max(initial=0))
+        if self._longest >= n_items - 1:
+            user = int(spans.users[int(lengths.argmax())])
+            raise InputError(f"user {user} has all {n_items - 1} items: no negative is left")
+        if offsets[-1] >= 2**31:
+            raise InputError(f"{offsets[-1]} training interactions; at most {2**31 - 1}")
+        self.data["offsets"] = offsets.astype(np.int32)
+        self.data["positives"] = positives
+
+    def __call__(
+        self, h: Array, table: Array, batch: dict[str, Array], data: dict[str, Array], key: Array
+    ) -> SumWeight:
+        """The loss of one batch, (sum, weight).
+
+        Args:
+            h: [B L D].
+            table: [I D].
+            batch: of `recjax.data.pipeline.TrainBatches`.
+            data: `self.data`, as arguments of the jitted step.
+            key: for the negatives.
+        """
+        config = self.config
+        targets = batch["targets"].reshape(-1)
+        weights = (targets != 0).astype(jnp.float32)
+        h = h.reshape(targets.shape[0], -1)
+        if config.name == "softmax":
+            return softmax_cross_entropy(h, table, targets, weights)
+        if config.shared:
+            draw = jax.random.uniform(key, (config.negatives,))
+            cdf = data["cdf"]
+            negatives = jnp.clip(jnp.searchsorted(cdf, draw, side="right"), 1, self.n_items - 1)
+            if config.name == "bpr_max":
+                return bpr_max(h, table, targets, weights, negatives, config.regularization)
+            if config.name == "top1_max":
+                return top1_max(h, table, targets, weights, negatives)
+            log_q = data["log_q"][negatives]
+            return sampled_softmax(h, table, targets, weights, negatives, log_q)
+        runs = batch["sequences"].reshape(-1, 1)
+        starts, stops = data["offsets"][runs], data["offsets"][runs + 1]
+        free = self.n_items - 1 - (stops - starts)
+        shape = (targets.shape[0], config.negatives)
+        ranks = jnp.minimum((jax.random.uniform(key, shape) * free).astype(jnp.int32), free - 1)
+        negatives = nth_negative(ranks, starts, stops, data["positives"], self._longest, jnp)
+        if config.name == "bce":
+            return binary_cross_entropy(h, table, targets, weights, negatives)
+        beta = gbce_beta(self.n_items, config.negatives, config.calibration)
+        return binary_cross_entropy(h, table, targets, weights, negatives, beta)
+
+
+def _runs(spans: Spans):
+    return zip(spans.starts, spans.stops, strict=True)

@@ -1,0 +1,50 @@
+"""Optimisers from a config section."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import optax
+
+from recjax.typing import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    learning_rate: float = 1e-3
+    b1: float = 0.9
+    b2: float = 0.999  # SASRec's authors use 0.98
+    eps: float = 1e-8
+    weight_decay: float = 0.0  # decoupled (AdamW), on matrices only
+    clip_norm: float = 0.0  # global norm of the gradient; 0 = none
+    warmup_steps: int = 0  # linear from 0
+    decay_steps: int = 0  # cosine to 0 that ends at this step; 0 = constant
+
+
+def schedule(config: OptimConfig) -> optax.Schedule:
+    """Learning rate by step: linear warm-up, then constant or cosine decay."""
+
+    def rate(step: Array) -> Array:
+        warm = jnp.minimum(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+        if not config.decay_steps:
+            return config.learning_rate * warm
+        start, end = config.warmup_steps, config.decay_steps
+        done = jnp.clip((step - start) / max(1, end - start), 0.0, 1.0)
+        return config.learning_rate * warm * 0.5 * (1 + jnp.cos(jnp.pi * done))
+
+    return rate
+
+
+def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
+    """Adam, or AdamW where `weight_decay` is set, with clipping before and the schedule after."""
+    parts = []
+    if config.clip_norm:
+        parts.append(optax.clip_by_global_norm(config.clip_norm))
+    parts.append(optax.scale_by_adam(config.b1, config.b2, config.eps))
+    if config.weight_decay:
+        # Biases and norms are vectors and do not decay.
+        def matrices(params):
+            return {path: value.ndim > 1 for path, value in params.items()}
+
+        parts.append(optax.add_decayed_weights(config.weight_decay, mask=matrices))
+    parts.append(optax.scale_by_learning_rate(schedule(config)))
+    return optax.chain(*parts)

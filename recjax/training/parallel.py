@@ -1,0 +1,114 @@
+"""Meshes and shardings: from logical axes to devices.
+
+A model names the logical axes of its parameters (`PARAM_AXES`, an ordered list of regex and axes);
+`RULES` says which mesh axis each logical axis is split over. The same code runs on a laptop
+(a 1x1x1 mesh) and on a pod.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from recjax.errors import InputError
+from recjax.typing import Array, Params
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+# Logical axis -> mesh axes. An axis that is not named here is replicated.
+RULES: dict[str, str | tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "items": ("fsdp", "tensor"),
+    "vocab": ("fsdp", "tensor"),
+    "heads": "tensor",
+    "mlp": "tensor",
+}
+
+AxisRules = Sequence[tuple[str, tuple[str | None, ...]]]
+
+
+def make_mesh(shape: tuple[int, int, int] = (-1, 1, 1)) -> Mesh:
+    """A mesh over all devices with the axes `data`, `fsdp`, `tensor`.
+
+    Args:
+        shape: sizes of the axes; one of them may be -1 (what is left).
+
+    Raises:
+        InputError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.device_count()
+    known = math.prod(s for s in shape if s != -1)
+    sizes = tuple(devices // known if s == -1 else s for s in shape)
+    if shape.count(-1) > 1 or min(sizes) < 1 or math.prod(sizes) != devices:
+        raise InputError(f"config.train.mesh {shape} does not fit {devices} devices")
+    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def spec_for(
+    path: str, shape: tuple[int, ...], axes: AxisRules, mesh: Mesh, rules=None
+) -> PartitionSpec:
+    """The partition of one parameter: first matching rule of `axes`, then `RULES`.
+
+    A dimension that the mesh axes do not divide is replicated, and so is a second dimension that
+    asks for a mesh axis already used by the first.
+
+    Raises:
+        ValueError: no rule covers the parameter, or the rule has another number of axes.
+    """
+    rules = RULES if rules is None else rules
+    for pattern, logical in axes:
+        if re.fullmatch(pattern, path):
+            break
+    else:
+        raise ValueError(f"no sharding rule covers parameter {path}")
+    if logical == (None,):
+        logical = (None,) * len(shape)
+    if len(logical) != len(shape):
+        raise ValueError(f"parameter {path} has shape {shape}, its rule names axes {logical}")
+    used: set[str] = set()
+    spec: list[tuple[str, ...] | None] = []
+    for size, name in zip(shape, logical, strict=True):
+        wanted = rules.get(name, ()) if name else ()
+        wanted = (wanted,) if isinstance(wanted, str) else wanted
+        wanted = tuple(a for a in wanted if a not in used and mesh.shape[a] > 1)
+        if not wanted or size % math.prod(mesh.shape[a] for a in wanted):
+            spec.append(None)
+            continue
+        used.update(wanted)
+        spec.append(wanted)
+    return PartitionSpec(*spec)
+
+
+def param_shardings(abstract: Params, axes: AxisRules, mesh: Mesh) -> dict[str, NamedSharding]:
+    """A sharding for every parameter of an (abstract) parameter dict."""
+    return {p: NamedSharding(mesh, spec_for(p, a.shape, axes, mesh)) for p, a in abstract.items()}
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def data_size(mesh: Mesh) -> int:
+    """Over how many shards the batch axis is split."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh, axis: int = 0) -> dict[str, Array]:
+    """Puts this process's part of a batch on its devices, split over `axis` (the rows)."""
+    spec = PartitionSpec(*(None,) * axis, RULES["batch"])
+    sharding = NamedSharding(mesh, spec)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def replicate(tree, mesh: Mesh):
+    """Puts host arrays, equal on every process, on all devices."""
+    sharding = replicated(mesh)
+
+    def put(x):
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(put, tree)

@@ -1,0 +1,52 @@
+"""The training step: one for everything that trains."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from recjax.training.state import TrainState
+from recjax.typing import Array, Params
+
+# (params, batch, data, key) -> (sum, weight) of the loss.
+LossFn = Callable[[Params, Any, Any, Array], tuple[Array, Array]]
+
+
+def make_steps(loss_fn: LossFn, optimizer: optax.GradientTransformation):
+    """Many training steps in one call.
+
+    Small models finish a step faster than the host can start one, so a call scans over K batches.
+    The state is donated. Step s uses the key `fold_in(key, s)`: a resumed run draws what the
+    uninterrupted one drew.
+
+    Args:
+        loss_fn: `(params, batch, data, key) -> (sum, weight)`.
+        optimizer: the update rule.
+
+    Returns:
+        `steps(state, batches, data, key) -> (state, metrics)`, jitted: `batches` has a leading
+        axis K, `data` is what every step reads (positives, ...), metrics are [K]: `loss`
+        (weighted mean), `weight` and `grad_norm`.
+    """
+
+    def one(state: TrainState, batch: Any, data: Any, key: Array):
+        key = jax.random.fold_in(key, state.step)
+
+        def mean_loss(params):
+            total, weight = loss_fn(params, batch, data, key)
+            return total / jnp.maximum(weight, 1e-9), weight
+
+        (loss, weight), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": loss, "weight": weight, "grad_norm": optax.global_norm(grads)}
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def steps(state: TrainState, batches: Any, data: Any, key: Array):
+        return jax.lax.scan(lambda s, batch: one(s, batch, data, key), state, batches)
+
+    return steps
