@@ -7,7 +7,7 @@ first appearance; the padding-based ids (0 pads, items from 1) are made by `recj
 import dataclasses
 from array import array
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -94,3 +94,140 @@ class LogBuilder:
             user_keys=list(self._user_codes),
             item_keys=list(self._item_codes),
         )
+
+
+def _select(log: InteractionLog, rows: np.ndarray) -> InteractionLog:
+    """The log's rows (mask or indices), id maps untouched."""
+    return dataclasses.replace(
+        log,
+        users=log.users[rows],
+        items=log.items[rows],
+        timestamps=None if log.timestamps is None else log.timestamps[rows],
+        ratings=None if log.ratings is None else log.ratings[rows],
+    )
+
+
+def filter_ratings(log: InteractionLog, minimum: float) -> InteractionLog:
+    """Interactions rated at least `minimum`; `InputError` where the log has no ratings."""
+    if log.ratings is None:
+        raise InputError("config.data.min_rating is set, but the source has no ratings")
+    return _select(log, log.ratings >= minimum)
+
+
+def _pairs(log: InteractionLog) -> np.ndarray:
+    return log.users.astype(np.int64) * max(1, len(log.item_keys)) + log.items
+
+
+def count_duplicates(log: InteractionLog) -> int:
+    """Interactions of a user with an item that the same user had met before."""
+    if not len(log):
+        return 0
+    pairs = _pairs(log)
+    pairs.sort()
+    return int(np.count_nonzero(pairs[1:] == pairs[:-1]))
+
+
+def deduplicate(log: InteractionLog, keep: Literal["first", "last"]) -> InteractionLog:
+    """One interaction per (user, item): the first or the last in time (ties: in the file)."""
+    order = time_order(log)
+    pairs = _pairs(log)[order]
+    if keep == "last":
+        pairs, order = pairs[::-1], order[::-1]
+    _, first = np.unique(pairs, return_index=True)
+    return _select(log, np.sort(order[first]))
+
+
+def k_core(log: InteractionLog, users: int, items: int) -> InteractionLog:
+    """Drops users with fewer than `users` and items with fewer than `items` interactions,
+    again and again until none is left to drop (counts interactions, repeated ones included)."""
+    while True:
+        of_user = np.bincount(log.users, minlength=len(log.user_keys))
+        of_item = np.bincount(log.items, minlength=len(log.item_keys))
+        keep = (of_user[log.users] >= users) & (of_item[log.items] >= items)
+        if keep.all():
+            return log
+        log = _select(log, keep)
+
+
+def time_order(log: InteractionLog) -> np.ndarray:
+    """[N] int64 order by (user, time), stable: equal times stay in file order."""
+    users = log.users
+    if log.timestamps is None:
+        return np.argsort(users, kind="stable")
+    same_user = users[1:] == users[:-1]
+    if not np.any(users[1:] < users[:-1]) and not np.any(
+        same_user & (log.timestamps[1:] < log.timestamps[:-1])
+    ):
+        return np.arange(len(users))  # sorted already: simulated and exported logs are
+    by_time = np.argsort(log.timestamps, kind="stable")
+    return by_time[np.argsort(users[by_time], kind="stable")]
+
+
+def out_of_order(log: InteractionLog) -> int:
+    """Rows whose time lies before that of the same user's previous row in the file."""
+    if log.timestamps is None or len(log) < 2:
+        return 0
+    order = np.argsort(log.users, kind="stable")
+    users, times = log.users[order], log.timestamps[order]
+    return int(np.count_nonzero((users[1:] == users[:-1]) & (times[1:] < times[:-1])))
+
+
+def compact(log: InteractionLog) -> InteractionLog:
+    """New codes in order of the raw keys (numbers by value, else text), unused keys dropped.
+
+    Order of keys, not of appearance, so that an id says nothing about time.
+    """
+
+    def renumber(codes: np.ndarray, keys: list[str]) -> tuple[np.ndarray, list[str]]:
+        used = np.flatnonzero(np.bincount(codes, minlength=len(keys)))
+        chosen = [keys[i] for i in used]
+        order = np.array(_key_order(chosen), np.int64)
+        new = np.zeros(len(keys), np.int32)
+        new[used[order]] = np.arange(len(order), dtype=np.int32)
+        return new[codes], [chosen[i] for i in order]
+
+    users, user_keys = renumber(log.users, log.user_keys)
+    items, item_keys = renumber(log.items, log.item_keys)
+    return dataclasses.replace(
+        log, users=users, items=items, user_keys=user_keys, item_keys=item_keys
+    )
+
+
+def _key_order(keys: list[str]) -> list[int] | np.ndarray:
+    if all(key.isascii() and key.isdigit() and len(key) < 19 for key in keys):
+        return np.argsort(np.array(keys, np.int64), kind="stable")
+    return sorted(range(len(keys)), key=keys.__getitem__)
+
+
+def statistics(
+    offsets: np.ndarray,
+    n_items: int,
+    timestamps: np.ndarray | None = None,
+    ratings: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """What a data set's table in a paper shows.
+
+    Args:
+        offsets: [U+1].
+        n_items: I, padding included.
+        timestamps: [N] or None.
+        ratings: [N] or None.
+    """
+    lengths = np.diff(offsets)
+    out: dict[str, Any] = {
+        "users": len(lengths),
+        "items": n_items - 1,
+        "interactions": int(offsets[-1]),
+        "density": float(offsets[-1] / max(1, len(lengths) * (n_items - 1))),
+        "length": {
+            "min": int(lengths.min()),
+            "median": float(np.median(lengths)),
+            "mean": float(lengths.mean()),
+            "max": int(lengths.max()),
+        },
+    }
+    if timestamps is not None:
+        out["time"] = {"first": int(timestamps.min()), "last": int(timestamps.max())}
+    if ratings is not None:
+        out["rating"] = {"mean": float(np.mean(ratings, dtype=np.float64))}
+    return out

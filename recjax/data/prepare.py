@@ -1,0 +1,126 @@
+"""From a raw log to a store: read, filter, write."""
+
+import dataclasses
+import importlib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from recjax.config import build, nearest, to_plain
+from recjax.data import interactions
+from recjax.data.interactions import BadRows
+from recjax.data.store import Store, hash_file, open_store, write_store
+from recjax.errors import InputError
+
+SOURCES = (
+    "amazon",
+    "movielens",
+    "recbole",
+    "sequences_txt",
+    "simulated",
+    "steam",
+    "table",
+    "tfds",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    source: str  # a reader of `recjax.data.sources`
+    store: str  # folder of the prepared data set
+    path: str = ""  # raw data: as given, else under the folder named by RECJAX_DATA
+    options: dict = dataclasses.field(default_factory=dict)  # the reader's own `Options`
+    min_rating: float | None = None  # drop interactions rated below
+    deduplicate: Literal["keep", "first", "last"] = "keep"  # repeated (user, item) pairs
+    k_core_users: int = 0  # least interactions a user; repeated with k_core_items until stable
+    k_core_items: int = 0  # least interactions an item
+    skip_bad_rows: int = 0  # malformed rows tolerated (and counted) before it is an error
+
+
+def resolve(path: str) -> Path:
+    """The raw data's path: as given, else under `RECJAX_DATA`."""
+    given = Path(path).expanduser()
+    if given.is_absolute() or given.exists():
+        if not given.exists():
+            raise InputError(f"config.data.path: no file or folder {given}")
+        return given
+    root = os.environ.get("RECJAX_DATA")
+    if root and (Path(root) / given).exists():
+        return Path(root) / given
+    where = f"nor {Path(root) / given}" if root else "and RECJAX_DATA is not set"
+    raise InputError(f"config.data.path: no file or folder {given} {where}")
+
+
+def _origin(path: Path | None) -> list[dict[str, Any]]:
+    """Name, size and hash of the raw files."""
+    if path is None:
+        return []
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    base = path.parent if path.is_file() else path
+    return [{"path": str(f.relative_to(base)), **hash_file(f)} for f in files]
+
+
+def prepare(config: DataConfig, *, overwrite: bool = False) -> Store:
+    """Reads a raw log, filters it and writes the store; one that is up to date is only opened.
+
+    The order of the filters: ratings, duplicates, k-core.
+
+    Args:
+        config: what to read and how.
+        overwrite: replace a store made from other data or options.
+
+    Raises:
+        InputError: an unknown source or option, bad rows beyond the limit, nothing left after the
+            filters, or a store at `config.store` made from something else.
+    """
+    if config.source not in SOURCES:
+        raise InputError(
+            f"config.data.source: no reader '{config.source}'; {nearest(config.source, SOURCES)}"
+        )
+    module = importlib.import_module(f"recjax.data.sources.{config.source}")
+    options = build(module.Options, config.options, "config.data.options")
+    path = resolve(config.path) if config.path else None
+    if path is None and config.source != "simulated":
+        raise InputError(f"config.data.path: the '{config.source}' reader needs a file or folder")
+    made_from = {
+        "source": {"name": config.source, "files": _origin(path)},
+        "options": {**to_plain(config), "options": to_plain(options)},
+    }
+    for name in ("store", "path"):  # where things lie is no property of the data
+        made_from["options"].pop(name)
+    if (Path(config.store) / "manifest.json").exists() and not overwrite:
+        store = open_store(config.store)
+        if {key: store.manifest.get(key) for key in made_from} == made_from:
+            return store
+        raise InputError(
+            f"{config.store}: made from other data or options ({_difference(store, made_from)}); "
+            "--overwrite prepares it again, --config.data.store=DIR keeps both"
+        )
+    bad = BadRows(config.skip_bad_rows)
+    log, catalog = module.read(path, options, bad)
+    notes = []
+    late = interactions.out_of_order(log)
+    if late:
+        notes.append(f"{late} rows were out of time order and have been sorted")
+    if config.min_rating is not None:
+        log = interactions.filter_ratings(log, config.min_rating)
+    duplicates = interactions.count_duplicates(log)
+    if config.deduplicate != "keep":
+        log = interactions.deduplicate(log, config.deduplicate)
+    if config.k_core_users or config.k_core_items:
+        log = interactions.k_core(log, config.k_core_users, config.k_core_items)
+    manifest = {
+        **made_from,
+        "bad_rows": {"count": bad.count, "examples": bad.examples},
+        "duplicates": {"found": duplicates, "kept": config.deduplicate},
+        "warnings": notes,
+    }
+    return write_store(config.store, log, catalog, manifest, overwrite=overwrite)
+
+
+def _difference(store: Store, made_from: dict[str, Any]) -> str:
+    old, new = store.manifest.get("options", {}), made_from["options"]
+    changed = [k for k in new if old.get(k) != new[k]]
+    if store.manifest.get("source") != made_from["source"]:
+        changed.insert(0, "source")
+    return "differs in " + ", ".join(changed)

@@ -1,0 +1,39 @@
+"""Lines of raw text files, plain or gzip, with the errors that users meet."""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from recjax.errors import InputError
+
+
+def text_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
+    """`(line number from 1, text without its line end)` of a file; `.gz` is unpacked.
+
+    Raises:
+        InputError: no such file, an empty one, a truncated or damaged gzip, bytes that are not
+            `encoding`; with the line number where there is one.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                yield number, raw.decode(encoding).rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise InputError(f"{path}:{number}: not {encoding} text (byte 0x{byte:02x})") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path}:{number + 1}: truncated or damaged gzip ({error})") from None
+    if not number:
+        raise InputError(f"{path}: the file is empty")
+
+
+def find_file(folder: Path, name: str) -> Path:
+    """`folder/name`, plain or gzip; `InputError` naming both where there is neither."""
+    for candidate in (folder / name, folder / f"{name}.gz"):
+        if candidate.is_file():
+            return candidate
+    raise InputError(f"{folder}: no {name} (or {name}.gz) there")

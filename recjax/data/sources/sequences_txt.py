@@ -1,0 +1,58 @@
+"""Sequence text of S3-Rec and P5: a line a user, `user item item ...`, oldest item first."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
+from recjax.data.sources._lines import text_lines
+from recjax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    items: str = ""  # JSON lines beside the file: item_id, title, and anything else
+    item_key: str = "item_id"  # the records' key of the item
+
+
+def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Catalog]:
+    """Reads a sequence file.
+
+    Args:
+        path: the text file.
+        options: where the catalogue is.
+        bad: takes lines without an item or with an empty field.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: expected the sequence text file, got a folder")
+    log = LogBuilder(timestamps=False, ratings=False)
+    seen: dict[str, int] = {}
+    for number, line in text_lines(path):
+        fields = line.split()
+        if len(fields) < 2:
+            bad.report(path, number, f"expected 'user item item ...', got {line[:60]!r}")
+            continue
+        user, *items = fields
+        if user in seen:
+            bad.report(path, number, f"user {user} again (first on line {seen[user]})")
+            continue
+        seen[user] = number
+        for item in items:
+            log.add(user, item)
+    catalog = read_items(path.parent / options.items, options.item_key, bad) if options.items else {}
+    return log.build(), catalog
+
+
+def read_items(path: Path, key: str, bad: BadRows) -> Catalog:
+    """A catalogue of JSON lines: each record has its item's raw key under `key`."""
+    catalog: Catalog = {}
+    for number, line in text_lines(path):
+        try:
+            record: dict[str, Any] = json.loads(line)
+            item = str(record.pop(key))
+        except (ValueError, KeyError, AttributeError):
+            bad.report(path, number, f"expected a JSON object with '{key}', got {line[:60]!r}")
+            continue
+        catalog[item] = {"title": record.pop("title", None), **record}
+    return catalog

@@ -1,0 +1,273 @@
+"""The prepared data set on disk: a folder of plain arrays that are memory-mapped when read.
+
+    offsets.npy      [U+1] int64   user u's interactions are items[offsets[u]:offsets[u+1]]
+    items.npy        [N] int32     item ids from 1, each user's in time order (0 is padding)
+    timestamps.npy   [N] int64     seconds since the epoch, where the source has them
+    ratings.npy      [N] float32   where the source has them
+    users.jsonl      line u: the raw key of user u
+    catalog.jsonl    line k: what is known of item k+1 ("id", "key", "title", ...)
+    manifest.json    counts, statistics, source hashes, options, and every file's size and hash
+
+The folder is written beside its place and renamed when all of it is on the disk, so one that
+exists is whole.
+"""
+
+import dataclasses
+import errno
+import functools
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recjax.data.interactions import Catalog, InteractionLog, compact, statistics, time_order
+from recjax.errors import InputError
+
+FORMAT_VERSION = 1
+_ARRAYS = {"offsets": np.int64, "items": np.int32, "timestamps": np.int64, "ratings": np.float32}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Store:
+    """A prepared data set, read lazily.
+
+    Attributes:
+        path: the folder.
+        manifest: `manifest.json`.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+
+    def _array(self, name: str) -> np.ndarray | None:
+        if f"{name}.npy" not in self.manifest["files"]:
+            return None
+        return np.load(self.path / f"{name}.npy", mmap_mode="r")
+
+    def _required(self, name: str) -> np.ndarray:
+        array = self._array(name)
+        assert array is not None, name  # `open_store` has seen it
+        return array
+
+    @functools.cached_property
+    def offsets(self) -> np.ndarray:
+        """[U+1] int64."""
+        return self._required("offsets")
+
+    @functools.cached_property
+    def items(self) -> np.ndarray:
+        """[N] int32 item ids."""
+        return self._required("items")
+
+    @functools.cached_property
+    def timestamps(self) -> np.ndarray | None:
+        """[N] int64 seconds, or None."""
+        return self._array("timestamps")
+
+    @functools.cached_property
+    def ratings(self) -> np.ndarray | None:
+        """[N] float32, or None."""
+        return self._array("ratings")
+
+    @property
+    def n_users(self) -> int:
+        return self.manifest["counts"]["users"]
+
+    @property
+    def n_items(self) -> int:
+        """I: items and the padding."""
+        return self.manifest["counts"]["items"] + 1
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash of the data alone: the same data have it, whatever path or options made them."""
+        hashes = {name: entry["sha256"] for name, entry in self.manifest["files"].items()}
+        return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+    @functools.cached_property
+    def user_keys(self) -> list[str]:
+        """[U] raw user ids."""
+        return list(_read_jsonl(self.path / "users.jsonl"))
+
+    @functools.cached_property
+    def catalog(self) -> list[dict[str, Any] | None]:
+        """[I] records by item id; None at 0."""
+        return [None, *_read_jsonl(self.path / "catalog.jsonl")]
+
+    @functools.cached_property
+    def titles(self) -> list[str | None]:
+        """[I] titles by item id; None where unknown, and at 0."""
+        return [record["title"] if record else None for record in self.catalog]
+
+
+def _read_jsonl(path: Path) -> Iterator[Any]:
+    with path.open(encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def open_store(path: str | Path) -> Store:
+    """Opens a prepared data set.
+
+    Raises:
+        InputError: no store there, one of another format version, or one with a missing or
+            truncated file; says to prepare it again.
+    """
+    path = Path(path)
+    manifest_path = path / "manifest.json"
+    if not manifest_path.is_file():
+        raise InputError(f"{path}: no prepared data set there (manifest.json is missing); "
+                         "run `recjax prepare` first")
+    try:
+        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+        version = manifest["format_version"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{manifest_path}: not a manifest of a prepared data set; "
+                         "run `recjax prepare --overwrite`") from None
+    if version != FORMAT_VERSION:
+        raise InputError(f"{path}: format version {version}, this recjax reads {FORMAT_VERSION}; "
+                         "run `recjax prepare --overwrite`")
+    for name, entry in manifest["files"].items():
+        file = path / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != entry["bytes"]:
+            found = "missing" if size is None else f"{size} bytes"
+            raise InputError(f"{file}: {found}, expected {entry['bytes']} bytes; "
+                             "run `recjax prepare --overwrite`")
+    return Store(path, manifest)
+
+
+@contextmanager
+def atomic_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder that appears at `path` whole, or not at all.
+
+    Yields a temporary sibling to write into. On an error the sibling is removed and what stood
+    at `path` stays.
+
+    Raises:
+        InputError: `path` exists and `overwrite` is off; the disk is full or not writable.
+    """
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists already; --overwrite replaces it")
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.iterdir():
+            _fsync(file)
+        _fsync(temporary)
+        if path.exists():
+            old = temporary.with_suffix(".old")
+            path.rename(old)
+            temporary.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            temporary.rename(path)
+        _fsync(path.parent)
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
+        raise InputError(f"cannot write {path}: {reason}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def hash_file(path: Path) -> dict[str, Any]:
+    """`{"bytes", "sha256"}` of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def write_store(
+    path: str | Path,
+    log: InteractionLog,
+    catalog: Catalog,
+    manifest: dict[str, Any],
+    *,
+    overwrite: bool = False,
+) -> Store:
+    """Writes a log as a store. Ids follow the order of the raw keys, rows (user, time).
+
+    Args:
+        path: the folder to make.
+        log: what remains after the filters; must not be empty.
+        catalog: records of the log's items; others are dropped, missing ones get no title.
+        manifest: entries to keep beside counts, statistics and file hashes.
+        overwrite: replace what stands at `path`.
+
+    Raises:
+        InputError: nothing to write, a store is there already, the disk is full or not writable.
+    """
+    path = Path(path)
+    if not len(log):
+        raise InputError(f"{path}: no interaction is left to write; check the filters "
+                         "(min_rating, k_core_users, k_core_items) and the source")
+    log = compact(log)
+    order = time_order(log)
+    lengths = np.bincount(log.users, minlength=len(log.user_keys))
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    arrays = {
+        "offsets": offsets,
+        "items": log.items[order] + 1,
+        "timestamps": None if log.timestamps is None else log.timestamps[order],
+        "ratings": None if log.ratings is None else log.ratings[order],
+    }
+    with atomic_folder(path, overwrite=overwrite) as folder:
+        for name, array in arrays.items():
+            if array is not None:
+                np.save(folder / f"{name}.npy", array.astype(_ARRAYS[name], copy=False))
+        _write_lines(folder / "users.jsonl", map(json.dumps, log.user_keys))
+        untitled = _write_lines(folder / "catalog.jsonl", _records(log.item_keys, catalog))
+        n_items = len(log.item_keys) + 1
+        warnings = list(manifest.get("warnings", []))
+        if untitled:
+            warnings.append(f"{untitled} of {n_items - 1} items have no title")
+        full = {
+            "format_version": FORMAT_VERSION,
+            "counts": {
+                "users": len(lengths),
+                "items": n_items - 1,
+                "interactions": len(log),
+            },
+            "statistics": statistics(offsets, n_items, arrays["timestamps"], arrays["ratings"]),
+            **manifest,
+            "warnings": warnings,
+            "files": {f.name: hash_file(f) for f in sorted(folder.iterdir())},
+        }
+        text = json.dumps(full, indent=2, ensure_ascii=False) + "\n"
+        (folder / "manifest.json").write_text(text, encoding="utf-8")
+    return open_store(path)
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> int:
+    """Writes lines; returns how many of them hold a null title."""
+    untitled = 0
+    with path.open("w", encoding="utf-8") as file:
+        for line in lines:
+            untitled += '"title": null' in line
+            file.write(line + "\n")
+    return untitled
+
+
+def _records(keys: list[str], catalog: Catalog) -> Iterator[str]:
+    for index, key in enumerate(keys, start=1):
+        known = catalog.get(key, {})
+        record = {"id": index, "key": key, "title": known.get("title") or None, **known}
+        record["title"] = record["title"] or None
+        yield json.dumps(record, ensure_ascii=False)
