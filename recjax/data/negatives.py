@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from recjax.errors import InputError
+
 
 def sort_positives(items: np.ndarray, starts: np.ndarray, stops: np.ndarray):
     """Each run's distinct items in rising order, as a CSR pair.
@@ -77,12 +79,12 @@ def uniform_negatives(
         distinct: draw without replacement within a run.
 
     Raises:
-        ValueError: when a run leaves too few items to draw from.
+        InputError: when a run leaves too few items to draw from.
     """
     lengths = np.diff(offsets)
     free = n_items - 1 - lengths
     if len(free) and free.min() < (count if distinct else 1):
-        raise ValueError(
+        raise InputError(
             f"cannot draw {count} negatives: a user leaves {free.min()} of {n_items - 1} items"
         )
     longest = int(lengths.max(initial=0))
@@ -108,40 +110,3 @@ def popularity_cdf(counts: np.ndarray, power: float) -> np.ndarray:
     weights = np.where(counts > 0, np.asarray(counts, np.float64) ** power, 0.0)
     weights[0] = 0.0
     return (np.cumsum(weights) / weights.sum()).astype(np.float32)
-
-
-def popularity_negatives(
-    rng: np.random.Generator,
-    count: int,
-    offsets: np.ndarray,
-    positives: np.ndarray,
-    cdf: np.ndarray,
-) -> np.ndarray:
-    """Negatives by popularity for every run: [n C] int32; positives are redrawn.
-
-    Args:
-        rng: the source of randomness.
-        offsets, positives: what may not be drawn (`sort_positives`).
-        cdf: `popularity_cdf`.
-
-    Raises:
-        ValueError: when a run's positives hold nearly all the popularity (100 redraws failed).
-    """
-    n = len(offsets) - 1
-    width = len(cdf) + 1
-    runs = np.repeat(np.arange(n, dtype=np.int64), np.diff(offsets))
-    keys = runs * width + positives
-    out = np.zeros(n * count, np.int64)
-    owner = np.repeat(np.arange(n, dtype=np.int64), count)
-    left = np.arange(n * count)
-    for _ in range(100):
-        drawn = np.searchsorted(cdf, rng.random(len(left)).astype(np.float32), side="right")
-        drawn = np.minimum(drawn, len(cdf) - 1)
-        query = owner[left] * width + drawn
-        at = np.minimum(np.searchsorted(keys, query), max(len(keys) - 1, 0))
-        hit = keys[at] == query if len(keys) else np.zeros(len(query), bool)
-        out[left] = drawn
-        left = left[hit]
-        if not len(left):
-            return out.reshape(n, count).astype(np.int32)
-    raise ValueError(f"user row {owner[left[0]]}: 100 draws by popularity gave only positives")

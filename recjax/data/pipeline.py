@@ -86,16 +86,20 @@ class TrainBatches:
     def _permutation(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(self.n_sequences)
 
-    def _members(self, step: int) -> np.ndarray:
-        index, count = self.process
-        share = self.batch_size // count
-        place = step * self.batch_size + index * share + np.arange(share)
+    def _members(self, step: int, process: int) -> np.ndarray:
+        share = self.batch_size // self.process[1]
+        place = step * self.batch_size + process * share + np.arange(share)
         epochs, inside = np.divmod(place, self.n_sequences)
         out = np.empty(share, np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
             out[here] = self._permutation(int(epoch))[inside[here]]
         return out
+
+    def _packings(self, step: int, count: int, process: int):
+        layout = pack if self.packed else one_per_row
+        members = [self._members(s, process) for s in range(step, step + count)]
+        return members, [layout(self._windows[2][m], self.length) for m in members]
 
     def __call__(self, step: int, count: int = 1) -> Batch:
         """Batches step .. step + count - 1, stacked: every array [K R L].
@@ -104,13 +108,15 @@ class TrainBatches:
         is compiled once more).
         """
         spans, stops, lengths = self._windows
-        layout = pack if self.packed else one_per_row
-        members = [self._members(s) for s in range(step, step + count)]
-        packings = [layout(lengths[m], self.length) for m in members]
+        index, processes = self.process
+        members, packings = self._packings(step, count, index)
+        needed = max(p.rows for p in packings)
+        for other in range(processes):  # all processes must agree on R
+            if self.packed and other != index:
+                needed = max(needed, *(p.rows for p in self._packings(step, count, other)[1]))
         rows = self._usual_rows
-        extra = _round_up(max(1, rows // 8), self.row_multiple)
-        while rows < max(p.rows for p in packings):
-            rows += extra
+        while rows < needed:
+            rows += _round_up(max(1, self._usual_rows // 8), self.row_multiple)
         names = ("ids", "targets", "positions", "segments", "sequences")
         batch = {name: np.zeros((count, rows * self.length), np.int32) for name in names}
         for k, (member, packing) in enumerate(zip(members, packings, strict=True)):

@@ -85,12 +85,23 @@ def init_state(
         mesh: of `recjax.training.parallel.make_mesh`.
     """
 
+    make = _maker(build, optimizer, seed)
+    return jax.jit(make, out_shardings=state_shardings(jax.eval_shape(make), axes, mesh))()
+
+
+def abstract_state(
+    build: Callable[[nnx.Rngs], nnx.Module], optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
+    """The state's shapes and dtypes; allocates nothing."""
+    return jax.eval_shape(_maker(build, optimizer, seed))
+
+
+def _maker(build, optimizer, seed) -> Callable[[], TrainState]:
     def make() -> TrainState:
         params = _params_of(build(nnx.Rngs(params=jax.random.key(seed))))
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
-    abstract = jax.eval_shape(make)
-    return jax.jit(make, out_shardings=state_shardings(abstract, axes, mesh))()
+    return make
 
 
 def state_shardings(abstract: TrainState, axes: AxisRules, mesh: jax.sharding.Mesh) -> TrainState:

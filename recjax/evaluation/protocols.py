@@ -1,0 +1,215 @@
+"""Named evaluation protocols over (history, target) examples.
+
+- `full`: the target is ranked in the whole catalogue.
+- `unseen`: in the catalogue without the items of the example's history (S3-Rec's table, RecTools'
+  and RecBole's default); a repeated target still takes part.
+- `uni100`: among itself and 100 different items, drawn uniformly from those that the user never
+  met (Kang and McAuley 2018, section IV-B). Not comparable with the others (Krichene and Rendle
+  2020).
+
+Metric names carry the protocol: `test/full/ndcg@10`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recjax.config import nearest
+from recjax.data.negatives import sort_positives, uniform_negatives
+from recjax.data.pipeline import EvalBatches
+from recjax.data.sequences import pad_left
+from recjax.data.splits import Spans
+from recjax.errors import InputError
+from recjax.evaluation.ranking import (
+    coverage,
+    marginal_relevance,
+    rank_catalogue,
+    rank_metrics,
+    ranks_of,
+)
+from recjax.typing import Array
+
+PROTOCOLS = ("full", "unseen", "uni100")
+_NEGATIVES = 100
+
+# (params, batch) -> (h [B D] of each example's newest item, table [I D]).
+EncodeFn = Callable[[Any, dict[str, Array]], tuple[Array, Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    protocols: tuple[str, ...] = ("full",)  # of PROTOCOLS
+    cutoffs: tuple[int, ...] = (1, 5, 10, 20)  # the k of every metric
+    batch_size: int = 256  # examples at a time
+    item_chunk: int = 16384  # items scored at a time
+    max_examples: int = 0  # evaluate a seeded sample of this many; 0 = all
+    mmr_balance: float = 0.5  # lambda of marginal relevance
+    seed: int = 0  # of the sampled negatives and the sample of examples
+
+    def __post_init__(self):
+        for name in self.protocols:
+            if name not in PROTOCOLS:
+                raise InputError(
+                    f"config.evaluation.protocols: no protocol '{name}'; {nearest(name, PROTOCOLS)}"
+                )
+        if not self.cutoffs or min(self.cutoffs) < 1:
+            raise InputError(f"config.evaluation.cutoffs: expected numbers from 1, {self.cutoffs}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluator:
+    """Evaluates a recommender on one set of examples.
+
+    Attributes:
+        config: protocols and metrics.
+        name: prefix of the metric names (`validation`, `test`).
+        items: the store's flat item ids.
+        offsets: [U+1] the store's offsets.
+        examples: history `items[start:stop]`, target `items[stop]`.
+        n_items: I.
+        length: L, the model's window.
+        encode: the model.
+        place: puts a batch on the devices.
+        row_multiple: rows of a batch are a multiple of this.
+        packed: several histories a row.
+    """
+
+    config: EvaluationConfig
+    name: str
+    items: np.ndarray
+    offsets: np.ndarray
+    examples: Spans
+    n_items: int
+    length: int
+    encode: EncodeFn
+    place: Callable[[Any], Any] = jax.device_put
+    row_multiple: int = 1
+    packed: bool = True
+
+    def __post_init__(self):
+        if not len(self.examples):
+            raise InputError(f"the {self.name} split has no example (users with too few items?)")
+
+    @property
+    def metric_names(self) -> list[str]:
+        """The names that `run` gives."""
+        out = []
+        for protocol in self.config.protocols:
+            kinds = ("hr", "ndcg", "mrr") + (() if protocol == "uni100" else ("coverage", "mmr"))
+            names = [f"{kind}@{k}" for kind in kinds for k in self.config.cutoffs]
+            out += [f"{self.name}/{protocol}/{name}" for name in names]
+        return out
+
+    @functools.cached_property
+    def _chosen(self) -> Spans:
+        limit, n = self.config.max_examples, len(self.examples)
+        if not limit or limit >= n:
+            return self.examples
+        return self.examples[
+            np.sort(np.random.default_rng(self.config.seed).choice(n, limit, replace=False))
+        ]
+
+    @functools.cached_property
+    def batches(self) -> EvalBatches:
+        config = self.config
+        return EvalBatches(
+            self.items,
+            self._chosen,
+            self.length,
+            config.batch_size,
+            packed=self.packed,
+            row_multiple=self.row_multiple,
+        )
+
+    @functools.cached_property
+    def _rank(self):
+        config = self.config
+        k = max(config.cutoffs)
+
+        @functools.partial(jax.jit, static_argnames=("lists", "sampled"))
+        def rank(params, batch, *, lists: tuple[str, ...], sampled: bool):
+            h, table = self.encode(params, batch)
+            out = {}
+            for name in lists:
+                seen = batch["seen"] if name == "unseen" else jnp.zeros((len(h), 1), jnp.int32)
+                ranks, top = rank_catalogue(h, table, batch["targets"], seen, k, config.item_chunk)
+                mmr = marginal_relevance(h, table, top, config.cutoffs, config.mmr_balance)
+                out[name] = {"ranks": ranks, "top": top, "mmr": mmr}
+            if sampled:
+                candidates = jnp.concatenate([batch["targets"][:, None], batch["negatives"]], 1)
+                scores = jnp.einsum("BD,BCD->BC", h, table[candidates])
+                out["uni100"] = {"ranks": ranks_of(scores, jnp.zeros(len(h), jnp.int32))}
+            return out
+
+        return rank
+
+    def _batch(self, index: int) -> dict[str, np.ndarray]:
+        batch = self.batches(index)
+        chosen = self._chosen[batch["examples"]]
+        if "unseen" in self.config.protocols:
+            longest = int((chosen.stops - chosen.starts).max())
+            width = 1 << max(0, longest - 1).bit_length()
+            batch["seen"] = pad_left(self.items, chosen.starts, chosen.stops, width)
+        if "uni100" in self.config.protocols:
+            starts, stops = self.offsets[chosen.users], self.offsets[chosen.users + 1]
+            offsets, positives = sort_positives(self.items, starts, stops)
+            rng = np.random.default_rng([self.config.seed, index])
+            batch["negatives"] = uniform_negatives(
+                rng, _NEGATIVES, offsets, positives, self.n_items, distinct=True
+            )
+        return batch
+
+    def rank(self, params: Any) -> Iterator[dict[str, Any]]:
+        """Raw results a batch: `examples` (index into the evaluated examples) and, for every
+        protocol, `ranks` [b], and for catalogue-wide ones `top` [b k] and `mmr` [b cutoffs]."""
+        lists = tuple(p for p in self.config.protocols if p != "uni100")
+        sampled = "uni100" in self.config.protocols
+        waiting = None  # one batch is computed while the next one is made
+        for index in range(len(self.batches)):
+            batch = self._batch(index)
+            real = batch.pop("weights") > 0
+            examples = batch.pop("examples")[real]
+            result = self._rank(params, self.place(batch), lists=lists, sampled=sampled)
+            if waiting:
+                yield _fetch(*waiting)
+            waiting = (examples, real, result)
+        if waiting:
+            yield _fetch(*waiting)
+
+    def run(
+        self, params: Any, progress: Callable[[int], Any] = lambda n: None
+    ) -> dict[str, float]:
+        """Metrics by full name (`test/full/ndcg@10`), means over the examples.
+
+        Args:
+            params: the model's parameters.
+            progress: called with the number of examples done.
+        """
+        parts = []
+        for part in self.rank(params):
+            parts.append(part)
+            progress(len(part["examples"]))
+        out: dict[str, float] = {}
+        cutoffs = self.config.cutoffs
+        for protocol in self.config.protocols:
+            columns = {
+                key: np.concatenate([part[protocol][key] for part in parts])
+                for key in parts[0][protocol]
+            }
+            values = rank_metrics(columns["ranks"], cutoffs)
+            if "top" in columns:
+                values |= coverage(columns["top"], self.n_items, cutoffs)
+                mmr = columns["mmr"].mean(0, dtype=np.float64)
+                values |= {f"mmr@{k}": float(v) for k, v in zip(cutoffs, mmr, strict=True)}
+            out |= {f"{self.name}/{protocol}/{key}": value for key, value in values.items()}
+        return out
+
+
+def _fetch(examples: np.ndarray, real: np.ndarray, result: Any) -> dict[str, Any]:
+    host = jax.tree.map(lambda x: np.asarray(x)[real], result)
+    return {"examples": examples, **host}

@@ -1,0 +1,188 @@
+"""Ranks, top lists and the metrics made of them.
+
+Ranking is streamed over the catalogue: [B, chunk] scores exist at a time, never [users, items].
+
+Letters: B examples, C items of a chunk, k length of the lists, M seen items.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recjax.typing import Array
+
+_BLOCK = 64
+# Two sums of the same products in another order differ by about this share of their size; scores
+# closer than that are ties.
+_ROUNDING = 1e-6
+
+
+def ranks_of(scores: Array, targets: Array) -> Array:
+    """Pessimistic ranks from explicit scores.
+
+    rank = 1 + the number of other candidates that score at least as high as the target; a score
+    that is NaN counts as higher.
+
+    Args:
+        scores: [B C].
+        targets: [B] column of each target.
+
+    Returns:
+        [B] int32, 1 is best.
+    """
+    target = jnp.take_along_axis(scores, targets[:, None], axis=-1)
+    others = jnp.arange(scores.shape[-1]) != targets[:, None]
+    return 1 + jnp.sum(~(scores < target) & others, axis=-1, dtype=jnp.int32)
+
+
+def rank_catalogue(
+    h: Array, table: Array, targets: Array, seen: Array, k: int, chunk: int = 16384
+) -> tuple[Array, Array]:
+    """Rank of each target in the full catalogue, and the k best items.
+
+    Ties are counted pessimistically: rank = 1 + number of items scoring at least as high as the
+    target, itself excluded, where scores within float rounding (1e-6 of the sum of the absolute
+    products) are equal: a model that scores all items alike gets the last rank, not the first.
+    Item 0 (padding) takes no part.
+
+    Args:
+        h: [B D].
+        table: [I D].
+        targets: [B] item ids.
+        seen: [B M] items that take no part (filled up with 0); a target among them still does.
+        k: length of the lists, at most `chunk`.
+        chunk: items scored at a time.
+
+    Returns:
+        `(ranks [B] int32, top [B k] int32)`; `top` is sorted by score and holds 0 where fewer than
+        k items take part.
+    """
+    batch, n_items = h.shape[0], table.shape[0]
+    chunk = min(-(-chunk // _BLOCK) * _BLOCK, n_items)
+    products = h * table[targets]
+    target_score = products.sum(-1)
+    threshold = target_score - _ROUNDING * jnp.abs(products).sum(-1)
+    rows = jnp.arange(batch)[:, None]
+
+    def body(carry, index):
+        above, best, best_ids = carry
+        # The last chunk is moved back inside the table; what it saw already does not count.
+        start = jnp.minimum(index * chunk, n_items - chunk)
+        scores = jnp.einsum("BD,CD->BC", h, jax.lax.dynamic_slice_in_dim(table, start, chunk))
+        ids = start + jnp.arange(chunk)
+        scores = jnp.where((ids >= index * chunk) & (ids > 0), scores, -jnp.inf)
+        scores = scores.at[rows, _inside(seen, start, chunk)].set(-jnp.inf, mode="drop")
+        place = _inside(targets[:, None], start, chunk)
+        # Without the target, count; with it, list.
+        scores = scores.at[rows, place].set(-jnp.inf, mode="drop")
+        above += jnp.sum(~(scores < threshold[:, None]), axis=-1, dtype=jnp.int32)
+        fresh = (targets >= index * chunk)[:, None]
+        place = jnp.where(fresh, place, chunk)
+        scores = scores.at[rows, place].set(target_score[:, None], mode="drop")
+        values, columns = top_k(scores, k)
+        values = jnp.concatenate([best, values], axis=-1)
+        candidates = jnp.concatenate([best_ids, start + columns], axis=-1)
+        best, order = jax.lax.top_k(values, k)
+        return (above, best, jnp.take_along_axis(candidates, order, axis=-1)), None
+
+    start = (
+        jnp.zeros(batch, jnp.int32),
+        jnp.full((batch, k), -jnp.inf, h.dtype),
+        jnp.zeros((batch, k), jnp.int32),
+    )
+    chunks = jnp.arange(-(-n_items // chunk))
+    (above, best, best_ids), _ = jax.lax.scan(body, start, chunks)
+    return 1 + above, jnp.where(best > -jnp.inf, best_ids, 0)
+
+
+def _inside(ids: Array, start: Array, chunk: int) -> Array:
+    """Columns of ids in the chunk at `start`; `chunk` (dropped by a scatter) where outside."""
+    column = ids - start
+    return jnp.where((column >= 0) & (column < chunk), column, chunk)
+
+
+def top_k(scores: Array, k: int) -> tuple[Array, Array]:
+    """The k largest of each row: `(values [B k], columns [B k])`, exact.
+
+    They lie in the k blocks with the largest maxima, so only those are sorted.
+    """
+    batch, n = scores.shape
+    blocks = -(-n // _BLOCK)
+    if blocks <= 2 * k:
+        values, columns = jax.lax.top_k(scores, min(k, n))
+        pad = ((0, 0), (0, k - values.shape[-1]))
+        return jnp.pad(values, pad, constant_values=-jnp.inf), jnp.pad(columns, pad)
+    padded = jnp.pad(scores, ((0, 0), (0, blocks * _BLOCK - n)), constant_values=-jnp.inf)
+    grid = padded.reshape(batch, blocks, _BLOCK)
+    _, chosen = jax.lax.top_k(grid.max(axis=-1), k)
+    values = jnp.take_along_axis(grid, chosen[:, :, None], axis=1).reshape(batch, k * _BLOCK)
+    values, place = jax.lax.top_k(values, k)
+    block = jnp.take_along_axis(chosen, place // _BLOCK, axis=-1)
+    return values, jnp.minimum(block * _BLOCK + place % _BLOCK, n - 1)
+
+
+def marginal_relevance(
+    h: Array, table: Array, top: Array, cutoffs: Sequence[int], balance: float = 0.5
+) -> Array:
+    """Maximal marginal relevance of lists (Carbonell and Goldstein, SIGIR 1998).
+
+    The mean over the first k items i of `balance cos(h, e_i) - (1 - balance) max_j<i cos(e_i, e_j)`
+    (the first item has no redundancy). Higher is more relevant and less redundant.
+
+    Args:
+        h: [B D].
+        table: [I D].
+        top: [B k].
+        cutoffs: lengths of the lists.
+        balance: lambda.
+
+    Returns:
+        [B, len(cutoffs)].
+    """
+    items = _unit(table[top])
+    relevance = jnp.einsum("BD,BkD->Bk", _unit(h), items)
+    alike = jnp.einsum("BiD,BjD->Bij", items, items)
+    earlier = jnp.tril(jnp.ones(alike.shape[1:], bool), -1)
+    redundancy = jnp.where(earlier, alike, -jnp.inf).max(-1).at[:, 0].set(0.0)
+    gain = balance * relevance - (1 - balance) * redundancy
+    return jnp.stack([gain[:, :k].mean(-1) for k in cutoffs], axis=-1)
+
+
+def _unit(x: Array) -> Array:
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def rank_metrics(ranks: np.ndarray, cutoffs: Sequence[int]) -> dict[str, float]:
+    """HR, NDCG and MRR at the cutoffs, for one target an example.
+
+    With one target HR@k equals Recall@k, and the ideal DCG is 1.
+
+    Args:
+        ranks: [n], 1 is best.
+        cutoffs: the k.
+    """
+    ranks = np.asarray(ranks, np.float64)
+    out = {}
+    for k in cutoffs:
+        hit = ranks <= k
+        out[f"hr@{k}"] = float(hit.mean())
+        out[f"ndcg@{k}"] = float((hit / np.log2(ranks + 1)).mean())
+        out[f"mrr@{k}"] = float((hit / ranks).mean())
+    return out
+
+
+def coverage(top: np.ndarray, n_items: int, cutoffs: Sequence[int]) -> dict[str, float]:
+    """Share of the catalogue that appears in at least one list.
+
+    Args:
+        top: [n k] item ids, 0 = none.
+        n_items: I, padding included.
+        cutoffs: lengths of the lists.
+    """
+    out = {}
+    for k in cutoffs:
+        shown = np.unique(top[:, :k])
+        out[f"coverage@{k}"] = int(np.count_nonzero(shown)) / (n_items - 1)
+    return out

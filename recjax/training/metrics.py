@@ -1,0 +1,107 @@
+"""Where a run's numbers go: JSON lines, TensorBoard, a progress bar."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from recjax.errors import InputError
+
+
+class MetricWriter:
+    """Appends metrics to `WORKDIR/metrics.jsonl` and to TensorBoard event files.
+
+    Args:
+        workdir: the run's folder.
+        step: the step that the run resumes from; what lies after it is dropped, for it will be
+            written again.
+    """
+
+    def __init__(self, workdir: Path, step: int = 0):
+        from tensorboardX import SummaryWriter  # slow to import
+
+        self._path = workdir / "metrics.jsonl"
+        kept = [line for line in read_metrics(self._path) if line["step"] <= step]
+        kept = [line for line in kept if not line.get("final")]
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, self._path)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line: the step and its values."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for key, value in values.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                self._board.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+class NoWriter:
+    """Stands in for `MetricWriter` on the processes that do not write."""
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        del step, values
+
+    def close(self) -> None:
+        pass
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`; none where there is no file. A line that a kill cut short
+    at the end is left out."""
+    if not path.exists():
+        return []
+    out = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            out.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise InputError(f"{path}:{number}: not a JSON line") from None
+    return out
+
+
+def progress_bar(total: int, done: int, what: str, unit: str) -> tqdm:
+    """A bar on stderr with rate and time left; silent where stderr is no terminal and
+    `RECJAX_PROGRESS` is not set."""
+    quiet = not (sys.stderr.isatty() or os.environ.get("RECJAX_PROGRESS"))
+    return tqdm(
+        total=total,
+        initial=done,
+        desc=what,
+        unit=unit,
+        disable=quiet,
+        file=sys.stderr,
+        dynamic_ncols=True,
+        mininterval=0.5,
+    )
+
+
+def format_table(metrics: Mapping[str, float]) -> str:
+    """Metrics named `split/protocol/metric@k` as a table: a row a metric, a column a cutoff."""
+    groups: dict[str, dict[str, dict[str, float]]] = {}
+    for name, value in metrics.items():
+        head, _, last = name.rpartition("/")
+        metric, _, cutoff = last.partition("@")
+        groups.setdefault(head, {}).setdefault(metric, {})[cutoff] = value
+    lines = []
+    for head, rows in groups.items():
+        cutoffs = list(dict.fromkeys(c for row in rows.values() for c in row))
+        width = max(len(head), *(len(m) for m in rows))
+        lines.append(f"{head:<{width}}" + "".join(f"{'@' + c:>9}" for c in cutoffs))
+        for metric, row in rows.items():
+            cells = (f"{row[c]:>9.4f}" if c in row else " " * 9 for c in cutoffs)
+            lines.append(f"{metric:<{width}}" + "".join(cells))
+        lines.append("")
+    return "\n".join(lines).rstrip()

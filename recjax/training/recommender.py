@@ -1,0 +1,387 @@
+"""A recommender's run: config, data, model, training, evaluation, in a workdir.
+
+    run = open_run("runs/beauty")            # a finished or interrupted one
+    params = run.restore(run.best_step())
+    metrics = run.evaluator("test").run(params)
+"""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from recjax.config import build, nearest, to_plain
+from recjax.data import splits
+from recjax.data.pipeline import TrainBatches
+from recjax.data.prepare import DataConfig, prepare
+from recjax.data.store import Store, open_store
+from recjax.errors import InputError
+from recjax.evaluation.protocols import EvaluationConfig, Evaluator
+from recjax.models.recommender import make_recommender, model_module
+from recjax.training import parallel
+from recjax.training.checkpoint import Checkpoints, abstract_like, read_json
+from recjax.training.loop import Progress, TrainConfig, fit
+from recjax.training.metrics import MetricWriter, NoWriter, read_metrics
+from recjax.training.objectives import Objective, ObjectiveConfig
+from recjax.training.optim import OptimConfig, make_optimizer
+from recjax.training.state import TrainState, abstract_state, define, init_state, state_shardings
+from recjax.training.step import make_steps
+from recjax.typing import Array, Params
+
+# Keys of a run's config that may change when it is resumed.
+_MAY_CHANGE = ("data.path", "data.store", "train.epochs", "train.patience", "train.mesh")
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitConfig:
+    name: Literal["leave_one_out", "chronological_sequences", "chronological_time"] = (
+        "leave_one_out"
+    )
+    ratios: tuple[int, ...] = (8, 1, 1)  # of the chronological splits
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    data: DataConfig
+    model: dict  # the model's `name`, and fields of its `Config`
+    seed: int = 0  # of weights, shuffles, dropout and negatives
+    split: SplitConfig = SplitConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def make_split(store: Store, config: SplitConfig) -> splits.Split:
+    """The split that a config names."""
+    if config.name == "leave_one_out":
+        return splits.leave_one_out(store.offsets)
+    function = getattr(splits, config.name)
+    return function(store.offsets, store.timestamps, config.ratios)
+
+
+class RecommenderRun:
+    """Everything that a run of a recommender consists of, built from its config.
+
+    Args:
+        config: the run's config.
+        store: the prepared data.
+        workdir: the run's folder, or None for a run that keeps nothing.
+
+    Attributes:
+        mesh: the devices.
+        model: the model's definition (`model.merge(params)` is the module).
+    """
+
+    def __init__(self, config: RunConfig, store: Store, workdir: Path | None = None):
+        self.config, self.store, self.workdir = config, store, workdir
+        self.mesh = parallel.make_mesh(config.train.mesh)
+        self._module = model_module(config.model.get("name", ""))
+        self.model = define(self._build)
+        self.window = self.model_config.max_length
+        self.optimizer = make_optimizer(config.optim)
+
+    def _build(self, rngs: nnx.Rngs) -> Any:
+        return make_recommender(self.config.model, self.store.n_items, rngs)
+
+    @functools.cached_property
+    def model_config(self) -> Any:
+        """The model's own `Config`."""
+        values = {k: v for k, v in self.config.model.items() if k != "name"}
+        return build(self._module.Config, values, "config.model")
+
+    @functools.cached_property
+    def split(self) -> splits.Split:
+        return make_split(self.store, self.config.split)
+
+    @functools.cached_property
+    def batches(self) -> TrainBatches:
+        """The training batches."""
+        train = self.config.train
+        processes = jax.process_count()
+        return TrainBatches(
+            self.store.items,
+            self.split.train,
+            self.window,
+            train.batch_size,
+            self.config.seed,
+            packed=train.packed,
+            row_multiple=max(1, parallel.data_size(self.mesh) // processes),
+            process=(jax.process_index(), processes),
+        )
+
+    def loss_fn(self, objective: Objective) -> Callable[..., tuple[Array, Array]]:
+        """`(params, batch, data, key) -> (sum, weight)`."""
+
+        def loss(params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
+            dropout_key, negatives_key = jax.random.split(key)
+            module = self.model.merge(params)
+            h = module.encode(
+                batch["ids"],
+                positions=batch["positions"],
+                segments=batch["segments"],
+                deterministic=False,
+                rngs=nnx.Rngs(dropout=dropout_key),
+            )
+            return objective(h, module.item_table(), batch, data, negatives_key)
+
+        return loss
+
+    def encode(self, params: Params, batch: dict[str, Array]) -> tuple[Array, Array]:
+        """Hidden states of each example's newest item [B D], and the item table [I D]."""
+        module = self.model.merge(params)
+        h = module.encode(
+            batch["ids"], positions=batch["positions"], segments=batch["segments"]
+        )
+        return h.reshape(-1, h.shape[-1])[batch["last"]], module.item_table()
+
+    @functools.cached_property
+    def initial_state(self) -> TrainState:
+        """A fresh state, born sharded."""
+        return init_state(
+            self._build, self.optimizer, self.config.seed, self._module.PARAM_AXES, self.mesh
+        )
+
+    def abstract_state(self) -> TrainState:
+        """The state's shapes and shardings; allocates nothing."""
+        abstract = abstract_state(self._build, self.optimizer, self.config.seed)
+        shardings = state_shardings(abstract, self._module.PARAM_AXES, self.mesh)
+        return abstract_like(abstract, shardings)
+
+    def make_steps(self) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
+        """`(state, batches) -> (state, metrics)`: see `recjax.training.step`."""
+        objective = Objective(
+            self.config.objective, self.store.items, self.split.train, self.store.n_items
+        )
+        data = parallel.replicate(objective.data, self.mesh)
+        key = jax.random.key(self.config.seed)
+        steps = make_steps(self.loss_fn(objective), self.optimizer)
+        return lambda state, batch: steps(state, batch, data, key)
+
+    def place(self, step: int, count: int) -> dict[str, Array]:
+        """Training batches step .. step + count - 1 on the devices."""
+        return parallel.shard_batch(self.batches(step, count), self.mesh, axis=1)
+
+    def evaluator(self, name: Literal["validation", "test"]) -> Evaluator:
+        """Evaluates on one part of the split."""
+        return Evaluator(
+            self.config.evaluation,
+            name,
+            self.store.items,
+            self.store.offsets,
+            getattr(self.split, name),
+            self.store.n_items,
+            self.window,
+            self.encode,
+            place=lambda batch: parallel.replicate(batch, self.mesh),
+            packed=self.config.train.packed,
+        )
+
+    # --- the workdir
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint belongs to: the model and the data."""
+        return {"model": to_plain(self.config.model), "data": self.store.fingerprint}
+
+    @functools.cached_property
+    def checkpoints(self) -> Checkpoints:
+        """The workdir's checkpoints, for reading."""
+        assert self.workdir is not None
+        return Checkpoints(self.workdir / "checkpoints", read_only=True)
+
+    def latest_step(self) -> int:
+        """The newest complete checkpoint; `InputError` where there is none."""
+        folder = None if self.workdir is None else self.workdir / "checkpoints"
+        step = self.checkpoints.latest() if folder is not None and folder.is_dir() else None
+        if step is None:
+            raise InputError(f"{folder}: no complete checkpoint; run `recjax train` first")
+        return step
+
+    def best_step(self) -> int:
+        """The step of the best validation; the newest one where there was none."""
+        latest = self.latest_step()
+        return Progress(**self._meta(self.checkpoints, latest)["progress"]).best_step or latest
+
+    def _meta(self, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
+        meta = checkpoints.meta(step)
+        for key, expected in self.identity.items():
+            if meta.get(key) != expected:
+                raise InputError(
+                    f"{checkpoints.folder / str(step)}: a checkpoint of another {key}: "
+                    f"{_short(meta.get(key))}, expected {_short(expected)}"
+                )
+        return meta
+
+    def restore(self, step: int) -> Params:
+        """The parameters of a checkpoint."""
+        self._meta(self.checkpoints, step)
+        return self.checkpoints.restore(step, self.abstract_state()).params
+
+    def train(self) -> dict[str, Any]:
+        """Trains, or resumes, or notices that all is done; then tests the best checkpoint.
+
+        Returns:
+            The final line of `metrics.jsonl`: test metrics by name, `step` (of the best
+            checkpoint), and `finished` False when SIGTERM stopped it early.
+        """
+        assert self.workdir is not None
+        validation = self.evaluator("validation")
+        metric = self.config.train.metric
+        if metric not in validation.metric_names:
+            raise InputError(
+                f"config.train.metric: no metric '{metric}' among what config.evaluation "
+                f"computes; {nearest(metric, validation.metric_names)}"
+            )
+        checkpoints = Checkpoints(self.workdir / "checkpoints", self.config.train.keep_checkpoints)
+        writer: MetricWriter | NoWriter = NoWriter()
+        try:
+            latest = checkpoints.latest()
+            progress = Progress()
+            if latest is None:
+                state = self.initial_state
+            else:
+                progress = Progress(**self._meta(checkpoints, latest)["progress"])
+                state = checkpoints.restore(latest, self.abstract_state())
+            if jax.process_index() == 0:
+                writer = MetricWriter(self.workdir, latest or 0)
+            state, progress, finished = fit(
+                state,
+                self.make_steps(),
+                self.place,
+                lambda state: validation.run(state.params),
+                checkpoints,
+                writer,
+                self.config.train,
+                steps_per_epoch=self.batches.steps_per_epoch,
+                progress=progress,
+                meta=self.identity,
+            )
+            if not finished:
+                return {"step": int(state.step), "finished": False}
+            step, params = int(state.step), state.params
+            if progress.best_step not in (None, step):
+                step = progress.best_step
+                params = checkpoints.restore(step, self.abstract_state()).params
+            values = self.evaluator("test").run(params)
+            writer.write(step, {"final": True, **values})
+            return {"step": step, "finished": True, **values}
+        finally:
+            writer.close()
+            checkpoints.close()
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k}={v}" for k, v in value.items())
+    return str(value)[:12]
+
+
+def start_run(config: RunConfig, workdir: Path) -> RecommenderRun:
+    """Opens a run for training: prepares the data where that is missing, sets up the workdir.
+
+    Raises:
+        InputError: the workdir belongs to a run with another config or other data, or cannot be
+            written.
+    """
+    store = _store_of(config)
+    config = dataclasses.replace(
+        config, data=dataclasses.replace(config.data, store=str(store.path.absolute()))
+    )
+    run = RecommenderRun(config, store, workdir)
+    plain = to_plain(config)
+    if (workdir / "config.json").exists():
+        old = read_json(workdir / "config.json", "the run's config")["config"]
+        changed = [k for k in _differences(old, plain) if k not in _MAY_CHANGE]
+        if changed:
+            raise InputError(
+                f"{workdir}: belongs to a run with another config ({', '.join(changed)} differ); "
+                "choose another --workdir, or --overwrite"
+            )
+    if jax.process_index() == 0:
+        record = {"config": plain, "versions": _versions(), "git_commit": _git_commit()}
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            _write_json(workdir / "config.json", record)
+            _write_json(workdir / "manifest.json", store.manifest)
+        except OSError as error:
+            raise InputError(f"cannot write {workdir}: {error.strerror or error}") from error
+    return run
+
+
+def _store_of(config: RunConfig) -> Store:
+    if jax.process_count() == 1:
+        return prepare(config.data)
+    return open_store(config.data.store)  # several processes would write over each other
+
+
+def open_run(workdir: str | Path, **evaluation: Any) -> RecommenderRun:
+    """Opens a run from its workdir alone.
+
+    Args:
+        workdir: the run's folder.
+        **evaluation: fields of `EvaluationConfig` to change.
+
+    Raises:
+        InputError: no run there, or its data set is gone or was replaced by another one.
+    """
+    workdir = Path(workdir)
+    plain = read_json(workdir / "config.json", "a workdir of `recjax train`")["config"]
+    plain["evaluation"] |= evaluation
+    # The mesh was the training machine's; any will do for evaluation.
+    plain["train"]["mesh"] = (-1, 1, 1)
+    config = build(RunConfig, plain, "config")
+    return RecommenderRun(config, open_store(config.data.store), workdir)
+
+
+def final_metrics(workdir: Path) -> dict[str, Any] | None:
+    """The test metrics that training wrote last, or None."""
+    lines = read_metrics(workdir / "metrics.jsonl")
+    return lines[-1] if lines and lines[-1].get("final") else None
+
+
+def _differences(old: Any, new: Any, where: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        out = []
+        for key in [*new, *(k for k in old if k not in new)]:
+            missing = object()
+            path = f"{where}.{key}" if where else key
+            out += _differences(old.get(key, missing), new.get(key, missing), path)
+        return out
+    return [] if old == new else [where]
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _versions() -> dict[str, str]:
+    names = ("recjax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+    out = {"python": platform.python_version()}
+    for name in names:
+        try:
+            out[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            out[name] = "not installed"
+    return out
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
