@@ -10,7 +10,7 @@ import difflib
 import importlib.util
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,13 +41,19 @@ def _load_file(path: Path):
     return module
 
 
-def load_config(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> tuple[ConfigDict, list]:
+def load_config(
+    spec: str,
+    overrides: Iterable[tuple[str, str]] = (),
+    complete: Callable[[ConfigDict], Mapping[str, Any]] = lambda config: config,
+) -> tuple[ConfigDict, list]:
     """Reads a config file and applies the command line's overrides.
 
     Args:
         spec: `FILE.py` or `FILE.py:ARG`; ARG goes to the file's `get_config`.
         overrides: `(dotted.key, text)` pairs; the text is read as a Python literal, else as a
-            string, and must fit the type that the file gives the key.
+            string, and must fit the type that the key has.
+        complete: adds the defaults of keys that the file leaves out, so that they can be
+            overridden too.
 
     Returns:
         The locked config, and the list of `(key, file's value, new value)` that differ.
@@ -57,7 +63,12 @@ def load_config(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> tuple[C
     """
     path, _, arg = spec.partition(":")
     module = _load_file(Path(path))
-    config = module.get_config(arg or None).lock()
+    config = ConfigDict(complete(module.get_config(arg or None))).lock()
+    return config, apply_overrides(config, overrides)
+
+
+def apply_overrides(config: ConfigDict, overrides: Iterable[tuple[str, str]]) -> list:
+    """Sets `(dotted.key, text)` pairs in place; returns `(key, old value, new value)` of changes."""
     changes = []
     for key, text in overrides:
         old = get_key(config, key)
@@ -65,7 +76,7 @@ def load_config(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> tuple[C
         if new != old:
             changes.append((key, old, new))
         _parent(config, key)[key.rpartition(".")[2]] = new
-    return config, changes
+    return changes
 
 
 def _parent(config: ConfigDict, key: str) -> ConfigDict:

@@ -51,13 +51,22 @@ def resolve(path: str) -> Path:
     raise InputError(f"config.data.path: no file or folder {given} {where}")
 
 
-def _origin(path: Path | None) -> list[dict[str, Any]]:
+def _origin(files: list[Path]) -> list[dict[str, Any]]:
     """Name, size and hash of the raw files."""
-    if path is None:
-        return []
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    base = path.parent if path.is_file() else path
-    return [{"path": str(f.relative_to(base)), **hash_file(f)} for f in files]
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{file}: no such file")
+    return [{"name": file.name, **hash_file(file)} for file in files]
+
+
+def read_options(config: DataConfig) -> tuple[Any, Any]:
+    """The reader's module and its `Options`, from the config's `source` and `options`."""
+    if config.source not in SOURCES:
+        raise InputError(
+            f"config.data.source: no reader '{config.source}'; {nearest(config.source, SOURCES)}"
+        )
+    module = importlib.import_module(f"recjax.data.sources.{config.source}")
+    return module, build(module.Options, config.options, "config.data.options")
 
 
 def prepare(config: DataConfig, *, overwrite: bool = False) -> Store:
@@ -73,17 +82,12 @@ def prepare(config: DataConfig, *, overwrite: bool = False) -> Store:
         InputError: an unknown source or option, bad rows beyond the limit, nothing left after the
             filters, or a store at `config.store` made from something else.
     """
-    if config.source not in SOURCES:
-        raise InputError(
-            f"config.data.source: no reader '{config.source}'; {nearest(config.source, SOURCES)}"
-        )
-    module = importlib.import_module(f"recjax.data.sources.{config.source}")
-    options = build(module.Options, config.options, "config.data.options")
-    path = resolve(config.path) if config.path else None
-    if path is None and config.source != "simulated":
+    module, options = read_options(config)
+    if not config.path and config.source != "simulated":
         raise InputError(f"config.data.path: the '{config.source}' reader needs a file or folder")
+    path = resolve(config.path) if config.path else Path()
     made_from = {
-        "source": {"name": config.source, "files": _origin(path)},
+        "source": {"name": config.source, "files": _origin(module.files(path, options))},
         "options": {**to_plain(config), "options": to_plain(options)},
     }
     for name in ("store", "path"):  # where things lie is no property of the data

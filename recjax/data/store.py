@@ -13,6 +13,7 @@ exists is whole.
 """
 
 import dataclasses
+import datetime
 import errno
 import functools
 import hashlib
@@ -271,3 +272,39 @@ def _records(keys: list[str], catalog: Catalog) -> Iterator[str]:
         record = {"id": index, "key": key, "title": known.get("title") or None, **known}
         record["title"] = record["title"] or None
         yield json.dumps(record, ensure_ascii=False)
+
+
+def format_statistics(store: Store) -> str:
+    """The store's statistics as a table."""
+    s = store.manifest["statistics"]
+    length = s["length"]
+    rows = [
+        ("users", f"{s['users']:,}"),
+        ("items", f"{s['items']:,}"),
+        ("interactions", f"{s['interactions']:,}"),
+        ("density", f"{s['density']:.4%}"),
+        (
+            "a user's length",
+            f"{length['min']} .. {length['max']}, mean {length['mean']:.2f}, "
+            f"median {length['median']:g}",
+        ),
+    ]
+    if "time" in s:
+        first, last = (_date(s["time"][k]) for k in ("first", "last"))
+        rows.append(("time", f"{first} .. {last}"))
+    if "rating" in s:
+        rows.append(("mean rating", f"{s['rating']['mean']:.2f}"))
+    bad, duplicates = store.manifest.get("bad_rows", {}), store.manifest.get("duplicates", {})
+    if bad.get("count"):
+        rows.append(("bad rows skipped", f"{bad['count']:,}"))
+    if duplicates.get("found"):
+        rows.append(("repeated (user, item)", f"{duplicates['found']:,} ({duplicates['kept']})"))
+    rows += [("note", text) for text in store.manifest.get("warnings", [])]
+    return "\n".join(f"{name:<22}{value}" for name, value in rows)
+
+
+def _date(seconds: int) -> str:
+    try:
+        return datetime.datetime.fromtimestamp(seconds, datetime.UTC).date().isoformat()
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)

@@ -19,9 +19,9 @@ from recjax.training.state import TrainState
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     batch_size: int = 256  # sequences a step, over all devices
-    epochs: float = 200  # at most this many passes over the training sequences
+    epochs: float = 200.0  # at most this many passes over the training sequences
     steps_per_call: int = 16  # steps in one compiled call
-    evaluate_every: float = 1  # epochs between validations (and checkpoints)
+    evaluate_every: float = 1.0  # epochs between validations (and checkpoints)
     patience: int = 0  # validations without a better metric before it stops; 0 = never
     metric: str = "validation/full/ndcg@10"  # what "better" means; higher is better
     keep_checkpoints: int = 2  # newest ones, beside the best

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
@@ -24,7 +25,7 @@ from flax import nnx
 from recjax.config import build, nearest, to_plain
 from recjax.data import splits
 from recjax.data.pipeline import TrainBatches
-from recjax.data.prepare import DataConfig, prepare
+from recjax.data.prepare import DataConfig, prepare, read_options
 from recjax.data.store import Store, open_store
 from recjax.errors import InputError
 from recjax.evaluation.protocols import EvaluationConfig, Evaluator
@@ -61,6 +62,22 @@ class RunConfig:
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def complete(section: Any) -> dict[str, Any]:
+    """A run's config with all defaults filled in: the model's and the reader's too.
+
+    Raises:
+        InputError: naming the key that is unknown, missing or of the wrong type.
+    """
+    config = build(RunConfig, section, "config")
+    plain = to_plain(config)
+    values = {k: v for k, v in config.model.items() if k != "name"}
+    module = model_module(config.model.get("name", ""))
+    model = build(module.Config, values, "config.model")
+    plain["model"] = {"name": config.model["name"], **to_plain(model)}
+    plain["data"]["options"] = to_plain(read_options(config.data)[1])
+    return plain
 
 
 def make_split(store: Store, config: SplitConfig) -> splits.Split:
@@ -186,6 +203,16 @@ class RecommenderRun:
             self.encode,
             place=lambda batch: parallel.replicate(batch, self.mesh),
             packed=self.config.train.packed,
+        )
+
+    def describe(self) -> str:
+        """One line: model, parameters, data, devices."""
+        parameters = sum(math.prod(a.shape) for a in self.model.shapes.values())
+        devices = f"{self.mesh.size} {jax.devices()[0].platform} device(s)"
+        return (
+            f"{self.config.model['name']}: {parameters:,} parameters; "
+            f"{self.batches.n_sequences:,} training sequences, "
+            f"{self.batches.steps_per_epoch:,} steps an epoch; {devices}"
         )
 
     # --- the workdir

@@ -16,6 +16,13 @@ class Options:
     item_key: str = "item_id"  # the records' key of the item
 
 
+def files(path: Path, options: Options) -> list[Path]:
+    """The raw files that `read` reads."""
+    if path.is_dir():
+        raise InputError(f"{path}: expected the sequence text file, got a folder")
+    return [path, path.parent / options.items] if options.items else [path]
+
+
 def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Catalog]:
     """Reads a sequence file.
 
@@ -24,8 +31,6 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
         options: where the catalogue is.
         bad: takes lines without an item or with an empty field.
     """
-    if path.is_dir():
-        raise InputError(f"{path}: expected the sequence text file, got a folder")
     log = LogBuilder(timestamps=False, ratings=False)
     seen: dict[str, int] = {}
     for number, line in text_lines(path):
@@ -40,7 +45,9 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
         seen[user] = number
         for item in items:
             log.add(user, item)
-    catalog = read_items(path.parent / options.items, options.item_key, bad) if options.items else {}
+    catalog: Catalog = {}
+    if options.items:
+        catalog = read_items(path.parent / options.items, options.item_key, bad)
     return log.build(), catalog
 
 

@@ -1,0 +1,193 @@
+"""The `recjax` command: parse, call, print; no logic.
+
+Exit status: 0 done, 1 failed, 2 bad usage or bad input (one line; `--debug` shows where). Progress
+and tables go to stderr; `--json` prints one JSON line on stdout.
+"""
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from recjax.errors import InputError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="recjax", description="Large language models in sequential recommendation")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, help: str, *, config: bool) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(run=run)
+        if config:
+            sub.add_argument(
+                "--config", required=True, metavar="FILE[:ARG]",
+                help="a python file with get_config(arg); --config.KEY=VALUE changes a key",
+            )  # fmt: skip
+        sub.add_argument("--json", action="store_true", help="one JSON line on stdout")
+        sub.add_argument("--debug", action="store_true", help="show tracebacks")
+        return sub
+
+    overwrite = {"action": "store_true", "help": "replace what stands there"}
+    sub = command("prepare", _prepare, "make a raw log ready for training", config=True)
+    sub.add_argument("--overwrite", **overwrite)
+    sub.add_argument("--skip-bad-rows", type=int, metavar="N", help="tolerate N malformed rows")
+
+    sub = command("train", _train, "train a recommender, or resume its training", config=True)
+    sub.add_argument("--workdir", required=True, type=Path, metavar="DIR")
+    sub.add_argument("--overwrite", **overwrite)
+    sub.add_argument(
+        "--distributed", action="store_true", help="one of several processes (jax.distributed)"
+    )
+
+    sub = command("evaluate", _evaluate, "metrics of a trained recommender", config=False)
+    sub.add_argument("--workdir", required=True, type=Path, metavar="DIR")
+    sub.add_argument("--split", choices=("validation", "test"), default="test")
+    sub.add_argument("--protocols", metavar="A,B", help="in place of the run's (full,unseen,uni100)")
+    sub.add_argument("--step", type=int, metavar="N", help="checkpoint; default: the best one")
+
+    sub = command("simulate", _simulate, "write a simulated raw log", config=False)
+    sub.add_argument("--workdir", required=True, type=Path, metavar="DIR")
+    sub.add_argument("--overwrite", **overwrite)
+    return parser
+
+
+def _overrides(unknown: Sequence[str]) -> list[tuple[str, str]]:
+    """`--config.key=value` and `--config.key value` as pairs."""
+    out, rest = [], list(unknown)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--config."):
+            raise InputError(f"unknown argument '{word}'; see `recjax --help`")
+        key, equals, value = word.removeprefix("--config.").partition("=")
+        if not equals:
+            if not rest:
+                raise InputError(f"argument '{word}' has no value")
+            value = rest.pop(0)
+        out.append((key, value))
+    return out
+
+
+def _say(*lines: str) -> None:
+    print(*lines, sep="\n", file=sys.stderr)
+
+
+def _load(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> Any:
+    from recjax.config import build, load_config
+    from recjax.training.recommender import RunConfig, complete
+
+    config, changes = load_config(args.config, overrides, complete)
+    for key, old, new in changes:
+        _say(f"config.{key}: {old!r} -> {new!r}")
+    return build(RunConfig, config, "config")
+
+
+def _prepare(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
+    from recjax.data.prepare import prepare
+    from recjax.data.store import format_statistics
+
+    if args.skip_bad_rows is not None:
+        overrides = [*overrides, ("data.skip_bad_rows", str(args.skip_bad_rows))]
+    store = prepare(_load(args, overrides).data, overwrite=args.overwrite)
+    _say(format_statistics(store), f"prepared: {store.path}")
+    keys = ("counts", "statistics", "bad_rows", "duplicates", "warnings")
+    return {"store": str(store.path), **{key: store.manifest[key] for key in keys}}
+
+
+def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
+    if args.distributed:
+        import jax
+
+        jax.distributed.initialize()
+    from recjax.training.metrics import format_table
+    from recjax.training.recommender import start_run
+
+    config = _load(args, overrides)
+    if args.overwrite and (args.workdir / "config.json").exists():
+        shutil.rmtree(args.workdir)
+    run = start_run(config, args.workdir)
+    _say(f"workdir: {args.workdir}", run.describe())
+    result = run.train()
+    if not result["finished"]:
+        _say(f"stopped at step {result['step']}; the same command goes on from there")
+        return result
+    metrics = {k: v for k, v in result.items() if "/" in k}
+    _say(format_table(metrics), f"best checkpoint: step {result['step']}; workdir: {args.workdir}")
+    return result
+
+
+def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
+    from recjax.training.metrics import format_table, progress_bar
+    from recjax.training.recommender import open_run
+
+    if overrides:
+        raise InputError("evaluate takes the run's own config; --protocols changes the protocols")
+    changes = {"protocols": tuple(args.protocols.split(","))} if args.protocols else {}
+    run = open_run(args.workdir, **changes)
+    step = run.best_step() if args.step is None else args.step
+    evaluator = run.evaluator(args.split)
+    with progress_bar(len(evaluator.examples), 0, f"evaluating {args.split}", "example") as bar:
+        metrics = evaluator.run(run.restore(step), bar.update)
+    _say(format_table(metrics), f"checkpoint: step {step}; workdir: {args.workdir}")
+    return metrics
+
+
+def _simulate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
+    from ml_collections import ConfigDict
+
+    from recjax.config import apply_overrides, build, to_plain
+    from recjax.data.simulate import SimulateConfig, simulate, write_raw
+
+    section = ConfigDict(to_plain(SimulateConfig()))
+    apply_overrides(section, overrides)
+    log, catalog = simulate(build(SimulateConfig, section, "config"))
+    write_raw(log, catalog, args.workdir, overwrite=args.overwrite)
+    counts = {
+        "users": len(log.user_keys),
+        "items": len(log.item_keys),
+        "interactions": len(log),
+    }
+    _say(", ".join(f"{n:,} {what}" for what, n in counts.items()) + f" in {args.workdir}")
+    return {"folder": str(args.workdir), **counts}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every save
+    try:
+        args, unknown = _parser().parse_known_args(arguments)
+        result = args.run(args, _overrides(unknown))
+        if args.json:
+            print(json.dumps(result))
+        return 0
+    except SystemExit as stop:  # --help
+        return int(stop.code or 0)
+    except InputError as error:
+        if debug:
+            traceback.print_exc()
+        _say(f"recjax: {error}")
+        return 2
+    except KeyboardInterrupt:
+        _say("recjax: interrupted; the same command goes on from the last checkpoint")
+        return 1
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        _say(f"recjax: {type(error).__name__}: {error}")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
