@@ -53,7 +53,7 @@ def _parser() -> _Parser:
     sub = command("evaluate", _evaluate, "metrics of a trained recommender", config=False)
     sub.add_argument("--workdir", required=True, type=Path, metavar="DIR")
     sub.add_argument("--split", choices=("validation", "test"), default="test")
-    sub.add_argument("--protocols", metavar="A,B", help="in place of the run's (full,unseen,uni100)")
+    sub.add_argument("--protocols", metavar="A,B", help="in place of the run's (full,uni100,...)")
     sub.add_argument("--step", type=int, metavar="N", help="checkpoint; default: the best one")
 
     sub = command("simulate", _simulate, "write a simulated raw log", config=False)

@@ -1,0 +1,34 @@
+"""GRU4Rec (Hidasi et al. 2016; Hidasi and Karatzoglou 2018) on Amazon Beauty 2014, 5-core (22,363 users, 12,101 items).
+
+    recjax train --config=configs/recommenders/beauty_gru4rec.py --workdir=runs/beauty_gru4rec
+
+Without an argument BPR-max with 512 shared negatives; `:ce` the full cross-entropy.
+RESULT
+"""
+
+from ml_collections import ConfigDict
+
+from recjax.errors import InputError
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    if arg not in (None, "ce"):
+        raise InputError(f"beauty_gru4rec.py: no argument '{arg}'; expected none, or 'ce'")
+    config = ConfigDict()
+    config.data = {
+        "source": "sequences_txt",
+        "path": "amazon-2014-beauty/Beauty.txt",
+        "store": "prepared/beauty",
+        "options": {"items": "items.jsonl"},
+    }
+    config.model = {"name": "gru4rec", "max_length": 50, "embedding_dropout": 0.5}
+    config.objective = {
+        "name": "bpr_max",
+        "negatives": 512,
+        "popularity_power": 0.5,
+        "regularization": 1.0,
+    }
+    config.train = {"epochs": 200.0, "evaluate_every": 2.0, "patience": 15}
+    if arg == "ce":
+        config.objective = {"name": "softmax"}
+    return config

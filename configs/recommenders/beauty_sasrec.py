@@ -1,0 +1,29 @@
+"""SASRec (Kang and McAuley 2018) on Amazon Beauty 2014, 5-core (22,363 users, 12,101 items).
+
+    recjax train --config=configs/recommenders/beauty_sasrec.py --workdir=runs/beauty_sasrec
+
+Without an argument the paper's binary cross-entropy, one negative; `:ce` the full cross-entropy.
+RESULT
+"""
+
+from ml_collections import ConfigDict
+
+from recjax.errors import InputError
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    if arg not in (None, "ce"):
+        raise InputError(f"beauty_sasrec.py: no argument '{arg}'; expected none, or 'ce'")
+    config = ConfigDict()
+    config.data = {
+        "source": "sequences_txt",
+        "path": "amazon-2014-beauty/Beauty.txt",
+        "store": "prepared/beauty",
+        "options": {"items": "items.jsonl"},
+    }
+    config.model = {"name": "sasrec", "max_length": 50, "dropout": 0.5}
+    config.objective = {"name": "bce"}
+    config.train = {"epochs": 200.0, "evaluate_every": 2.0, "patience": 15}
+    if arg == "ce":
+        config.objective = {"name": "softmax"}
+    return config

@@ -1,0 +1,24 @@
+"""SASRec (Kang and McAuley 2018) on the simulated sample (3,000 readers of 407 books).
+
+    recjax train --config=configs/recommenders/sample_sasrec.py --workdir=runs/sample_sasrec
+
+Without an argument the paper's binary cross-entropy, one negative; `:ce` the full cross-entropy.
+RESULT
+"""
+
+from ml_collections import ConfigDict
+
+from recjax.errors import InputError
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    if arg not in (None, "ce"):
+        raise InputError(f"sample_sasrec.py: no argument '{arg}'; expected none, or 'ce'")
+    config = ConfigDict()
+    config.data = {"source": "simulated", "store": "prepared/sample"}
+    config.model = {"name": "sasrec", "max_length": 50, "dropout": 0.2}
+    config.objective = {"name": "bce"}
+    config.train = {"epochs": 60.0, "evaluate_every": 2.0, "patience": 5}
+    if arg == "ce":
+        config.objective = {"name": "softmax"}
+    return config

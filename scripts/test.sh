@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Lint, types and all tests; arguments go to pytest. RECJAX_DATA names the folder of real data
+# (without it the tests that need it are skipped, and say so).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/_env.sh test,dev
+
+ruff check .
+ruff format --check .
+mypy
+workers=$(python -c 'import os; print(min(4, os.cpu_count() or 1))')
+exec python -m pytest -n "$workers" --dist worksteal "$@"
