@@ -23,7 +23,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> _Parser:
-    parser = _Parser(prog="recjax", description="Large language models in sequential recommendation")
+    parser = _Parser(prog="recjax", description="LLMs in sequential recommendation")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, help: str, *, config: bool) -> argparse.ArgumentParser:
@@ -38,7 +38,7 @@ def _parser() -> _Parser:
         sub.add_argument("--debug", action="store_true", help="show tracebacks")
         return sub
 
-    overwrite = {"action": "store_true", "help": "replace what stands there"}
+    overwrite: dict[str, Any] = {"action": "store_true", "help": "replace what stands there"}
     sub = command("prepare", _prepare, "make a raw log ready for training", config=True)
     sub.add_argument("--overwrite", **overwrite)
     sub.add_argument("--skip-bad-rows", type=int, metavar="N", help="tolerate N malformed rows")

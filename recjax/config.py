@@ -68,7 +68,7 @@ def load_config(
 
 
 def apply_overrides(config: ConfigDict, overrides: Iterable[tuple[str, str]]) -> list:
-    """Sets `(dotted.key, text)` pairs in place; returns `(key, old value, new value)` of changes."""
+    """Sets `(dotted.key, text)` pairs in place; returns the changes `(key, old, new)`."""
     changes = []
     for key, text in overrides:
         old = get_key(config, key)
@@ -87,8 +87,9 @@ def _parent(config: ConfigDict, key: str) -> ConfigDict:
         if not isinstance(node, ConfigDict):
             raise InputError(f"unknown config key '{key}': {here} is a value, not a section")
         if part not in node:
-            raise InputError(f"unknown config key '{key}': {here} has no '{part}'; "
-                             f"{nearest(part, node.keys())}")
+            raise InputError(
+                f"unknown config key '{key}': {here} has no '{part}'; {nearest(part, node.keys())}"
+            )
         if depth < len(parts) - 1:
             node = node[part]
     return node
@@ -101,12 +102,13 @@ def get_key(config: ConfigDict, key: str) -> Any:
 
 def _parse(text: str, old: Any, key: str) -> Any:
     if isinstance(old, ConfigDict):
-        raise InputError(f"config key '{key}' is a section; set one of its keys: "
-                         f"{', '.join(sorted(old.keys()))}")
+        raise InputError(
+            f"config key '{key}' is a section; set one of its keys: {', '.join(sorted(old.keys()))}"
+        )
     if isinstance(old, str):
         return text
     try:
-        value = {"true": True, "false": False, "none": None}.get(text.lower())
+        value: Any = {"true": True, "false": False, "none": None}.get(text.lower())
         if value is None and text.lower() != "none":
             value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -116,8 +118,9 @@ def _parse(text: str, old: Any, key: str) -> Any:
     if isinstance(old, float) and type(value) is int:
         value = float(value)
     if old is not None and value is not None and type(value) is not type(old):
-        raise InputError(f"config key '{key}': expected {type(old).__name__} "
-                         f"(now {old!r}), got {text!r}")
+        raise InputError(
+            f"config key '{key}': expected {type(old).__name__} (now {old!r}), got {text!r}"
+        )
     return value
 
 
@@ -175,7 +178,7 @@ def build(cls: type[T], section: Mapping[str, Any] | ConfigDict, where: str) -> 
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
-    for key in section.keys():
+    for key in section:
         if key not in fields:
             raise InputError(f"unknown config key '{where}.{key}'; {nearest(key, fields)}")
         value, hint = section[key], hints[key]
@@ -184,12 +187,14 @@ def build(cls: type[T], section: Mapping[str, Any] | ConfigDict, where: str) -> 
             continue
         value = _tuples(value)
         if not _matches(value, hint):
-            raise InputError(f"config key '{where}.{key}': expected {_describe(hint)}, "
-                             f"got {value!r}")
+            raise InputError(
+                f"config key '{where}.{key}': expected {_describe(hint)}, got {value!r}"
+            )
         values[key] = float(value) if hint is float else value
     for name, field in fields.items():
-        required = (field.default is dataclasses.MISSING
-                    and field.default_factory is dataclasses.MISSING)
+        required = (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        )
         if required and name not in values:
             raise InputError(f"config section '{where}' lacks the key '{name}'")
     return cls(**values)
@@ -200,7 +205,7 @@ def to_plain(config: Any) -> Any:
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {f.name: to_plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
     if isinstance(config, (ConfigDict, Mapping)):
-        return {k: to_plain(config[k]) for k in config.keys()}
+        return {k: to_plain(config[k]) for k in config}
     if isinstance(config, (list, tuple)):
         return [to_plain(v) for v in config]
     return config

@@ -1,4 +1,4 @@
-"""GRU4Rec (Hidasi et al. 2016; Hidasi and Karatzoglou 2018) on Amazon Beauty 2014, 5-core (22,363 users, 12,101 items).
+"""GRU4Rec (Hidasi and Karatzoglou 2018) on Amazon Beauty 5-core (22,363 users).
 
     recjax train --config=configs/recommenders/beauty_gru4rec.py --workdir=runs/beauty_gru4rec
 

@@ -1,4 +1,4 @@
-"""SASRec (Kang and McAuley 2018) on Amazon Beauty 2014, 5-core (22,363 users, 12,101 items).
+"""SASRec (Kang and McAuley 2018) on Amazon Beauty 5-core (22,363 users).
 
     recjax train --config=configs/recommenders/beauty_sasrec.py --workdir=runs/beauty_sasrec
 

@@ -1,4 +1,4 @@
-"""GRU4Rec (Hidasi et al. 2016; Hidasi and Karatzoglou 2018) on MovieLens-100K (943 users, 1,682 films).
+"""GRU4Rec (Hidasi and Karatzoglou 2018) on MovieLens-100K.
 
     recjax train --config=configs/recommenders/ml100k_gru4rec.py --workdir=runs/ml100k_gru4rec
 
@@ -23,7 +23,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "popularity_power": 0.5,
         "regularization": 1.0,
     }
-    config.train = {"batch_size": 128, "epochs": 400.0, "evaluate_every": 8.0, "patience": 10, "steps_per_call": 8}
+    config.train = {
+        "batch_size": 128,
+        "epochs": 400.0,
+        "evaluate_every": 8.0,
+        "patience": 10,
+        "steps_per_call": 8,
+    }
     if arg == "ce":
         config.objective = {"name": "softmax"}
     return config

@@ -1,4 +1,4 @@
-"""SASRec (Kang and McAuley 2018) on MovieLens-100K (943 users, 1,682 films).
+"""SASRec (Kang and McAuley 2018) on MovieLens-100K.
 
     recjax train --config=configs/recommenders/ml100k_sasrec.py --workdir=runs/ml100k_sasrec
 
@@ -18,7 +18,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data = {"source": "movielens", "path": "ml-100k", "store": "prepared/ml-100k"}
     config.model = {"name": "sasrec", "max_length": 200, "dropout": 0.2}
     config.objective = {"name": "bce"}
-    config.train = {"batch_size": 128, "epochs": 400.0, "evaluate_every": 8.0, "patience": 10, "steps_per_call": 8}
+    config.train = {
+        "batch_size": 128,
+        "epochs": 400.0,
+        "evaluate_every": 8.0,
+        "patience": 10,
+        "steps_per_call": 8,
+    }
     if arg == "ce":
         config.objective = {"name": "softmax"}
     return config

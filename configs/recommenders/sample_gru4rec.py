@@ -1,4 +1,4 @@
-"""GRU4Rec (Hidasi et al. 2016; Hidasi and Karatzoglou 2018) on the simulated sample (3,000 readers of 407 books).
+"""GRU4Rec (Hidasi and Karatzoglou 2018) on the simulated sample.
 
     recjax train --config=configs/recommenders/sample_gru4rec.py --workdir=runs/sample_gru4rec
 

@@ -1,4 +1,4 @@
-"""SASRec (Kang and McAuley 2018) on the simulated sample (3,000 readers of 407 books).
+"""SASRec (Kang and McAuley 2018) on the simulated sample.
 
     recjax train --config=configs/recommenders/sample_sasrec.py --workdir=runs/sample_sasrec
 

@@ -96,7 +96,7 @@ class LogBuilder:
         )
 
 
-def _select(log: InteractionLog, rows: np.ndarray) -> InteractionLog:
+def select(log: InteractionLog, rows: np.ndarray) -> InteractionLog:
     """The log's rows (mask or indices), id maps untouched."""
     return dataclasses.replace(
         log,
@@ -111,7 +111,7 @@ def filter_ratings(log: InteractionLog, minimum: float) -> InteractionLog:
     """Interactions rated at least `minimum`; `InputError` where the log has no ratings."""
     if log.ratings is None:
         raise InputError("config.data.min_rating is set, but the source has no ratings")
-    return _select(log, log.ratings >= minimum)
+    return select(log, log.ratings >= minimum)
 
 
 def _pairs(log: InteractionLog) -> np.ndarray:
@@ -134,7 +134,7 @@ def deduplicate(log: InteractionLog, keep: Literal["first", "last"]) -> Interact
     if keep == "last":
         pairs, order = pairs[::-1], order[::-1]
     _, first = np.unique(pairs, return_index=True)
-    return _select(log, np.sort(order[first]))
+    return select(log, np.sort(order[first]))
 
 
 def k_core(log: InteractionLog, users: int, items: int) -> InteractionLog:
@@ -146,7 +146,7 @@ def k_core(log: InteractionLog, users: int, items: int) -> InteractionLog:
         keep = (of_user[log.users] >= users) & (of_item[log.items] >= items)
         if keep.all():
             return log
-        log = _select(log, keep)
+        log = select(log, keep)
 
 
 def time_order(log: InteractionLog) -> np.ndarray:

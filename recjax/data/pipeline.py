@@ -178,7 +178,7 @@ class EvalBatches:
         flat["ids"][tokens.slot] = self.items[tokens.source]
         flat["positions"][tokens.slot] = tokens.position
         flat["segments"][tokens.slot] = tokens.segment
-        batch = {k: v.reshape(rows, length) for k, v in flat.items()}
+        batch: Batch = {k: v.reshape(rows, length) for k, v in flat.items()}
         last = packing.row * length + packing.column + lengths - 1
         for name, values in (
             ("last", np.maximum(last, 0)),

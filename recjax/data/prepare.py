@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from recjax.config import build, nearest, to_plain
 from recjax.data import interactions
 from recjax.data.interactions import BadRows
@@ -32,6 +34,7 @@ class DataConfig:
     options: dict = dataclasses.field(default_factory=dict)  # the reader's own `Options`
     min_rating: float | None = None  # drop interactions rated below
     deduplicate: Literal["keep", "first", "last"] = "keep"  # repeated (user, item) pairs
+    drop_untitled: bool = False  # interactions with items that have no title
     k_core_users: int = 0  # least interactions a user; repeated with k_core_items until stable
     k_core_items: int = 0  # least interactions an item
     skip_bad_rows: int = 0  # malformed rows tolerated (and counted) before it is an error
@@ -72,7 +75,7 @@ def read_options(config: DataConfig) -> tuple[Any, Any]:
 def prepare(config: DataConfig, *, overwrite: bool = False) -> Store:
     """Reads a raw log, filters it and writes the store; one that is up to date is only opened.
 
-    The order of the filters: ratings, duplicates, k-core.
+    The order of the filters: ratings, titles, duplicates, k-core.
 
     Args:
         config: what to read and how.
@@ -108,6 +111,9 @@ def prepare(config: DataConfig, *, overwrite: bool = False) -> Store:
         notes.append(f"{late} rows were out of time order and have been sorted")
     if config.min_rating is not None:
         log = interactions.filter_ratings(log, config.min_rating)
+    if config.drop_untitled:
+        titled = [bool(catalog.get(key, {}).get("title")) for key in log.item_keys]
+        log = interactions.select(log, np.array(titled)[log.items])
     duplicates = interactions.count_duplicates(log)
     if config.deduplicate != "keep":
         log = interactions.deduplicate(log, config.deduplicate)

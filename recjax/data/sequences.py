@@ -99,9 +99,7 @@ def window_tokens(stops: np.ndarray, lengths: np.ndarray, packing: Packing, leng
     )
 
 
-def pad_left(
-    items: np.ndarray, starts: np.ndarray, stops: np.ndarray, length: int
-) -> np.ndarray:
+def pad_left(items: np.ndarray, starts: np.ndarray, stops: np.ndarray, length: int) -> np.ndarray:
     """The newest `length` items of each run, left-padded with 0: [n L] int32."""
     lengths = np.minimum(stops - starts, length)
     tokens = window_tokens(stops, lengths, one_per_row(lengths, length), length)

@@ -94,8 +94,9 @@ def chronological_sequences(
         ratios: shares of training, validation and test.
     """
     if timestamps is None:
-        raise InputError("config.split.name: 'chronological_sequences' needs timestamps; "
-                         "this data set has none")
+        raise InputError(
+            "config.split.name: 'chronological_sequences' needs timestamps; this data set has none"
+        )
     cuts = _ratios(ratios)
     runs = _all_users(offsets)
     order = np.argsort(np.asarray(timestamps)[runs.stops - 1], kind="stable")
@@ -130,8 +131,9 @@ def chronological_time(
         ratios: shares of the interactions.
     """
     if timestamps is None:
-        raise InputError("config.split.name: 'chronological_time' needs timestamps; "
-                         "this data set has none")
+        raise InputError(
+            "config.split.name: 'chronological_time' needs timestamps; this data set has none"
+        )
     cuts = _ratios(ratios)
     times = np.asarray(timestamps)
     ordered = np.sort(times)

@@ -123,24 +123,32 @@ def open_store(path: str | Path) -> Store:
     path = Path(path)
     manifest_path = path / "manifest.json"
     if not manifest_path.is_file():
-        raise InputError(f"{path}: no prepared data set there (manifest.json is missing); "
-                         "run `recjax prepare` first")
+        raise InputError(
+            f"{path}: no prepared data set there (manifest.json is missing); "
+            "run `recjax prepare` first"
+        )
     try:
         manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
         version = manifest["format_version"]
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{manifest_path}: not a manifest of a prepared data set; "
-                         "run `recjax prepare --overwrite`") from None
+        raise InputError(
+            f"{manifest_path}: not a manifest of a prepared data set; "
+            "run `recjax prepare --overwrite`"
+        ) from None
     if version != FORMAT_VERSION:
-        raise InputError(f"{path}: format version {version}, this recjax reads {FORMAT_VERSION}; "
-                         "run `recjax prepare --overwrite`")
+        raise InputError(
+            f"{path}: format version {version}, this recjax reads {FORMAT_VERSION}; "
+            "run `recjax prepare --overwrite`"
+        )
     for name, entry in manifest["files"].items():
         file = path / name
         size = file.stat().st_size if file.is_file() else None
         if size != entry["bytes"]:
             found = "missing" if size is None else f"{size} bytes"
-            raise InputError(f"{file}: {found}, expected {entry['bytes']} bytes; "
-                             "run `recjax prepare --overwrite`")
+            raise InputError(
+                f"{file}: {found}, expected {entry['bytes']} bytes; "
+                "run `recjax prepare --overwrite`"
+            )
     return Store(path, manifest)
 
 
@@ -216,8 +224,10 @@ def write_store(
     """
     path = Path(path)
     if not len(log):
-        raise InputError(f"{path}: no interaction is left to write; check the filters "
-                         "(min_rating, k_core_users, k_core_items) and the source")
+        raise InputError(
+            f"{path}: no interaction is left to write; check the filters "
+            "(min_rating, k_core_users, k_core_items) and the source"
+        )
     log = compact(log)
     order = time_order(log)
     lengths = np.bincount(log.users, minlength=len(log.user_keys))

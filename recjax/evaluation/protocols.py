@@ -183,9 +183,7 @@ class Evaluator:
         if waiting:
             yield _fetch(*waiting)
 
-    def run(
-        self, params: Any, progress: Callable[[int], Any] = lambda n: None
-    ) -> dict[str, float]:
+    def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
         """Metrics by full name (`test/full/ndcg@10`), means over the examples.
 
         Args:

@@ -11,6 +11,7 @@ embeddings" of the 2018 paper).
 """
 
 import dataclasses
+from typing import Any
 
 from flax import nnx
 
@@ -76,7 +77,7 @@ class Recommender(SequentialRecommender):
     ) -> Array:
         """Hidden states [B L D] of item ids [B L]; h_t has seen items up to t only."""
         _, segments = self.layout(ids, positions, segments)
-        drop = {"deterministic": deterministic, "rngs": rngs}
+        drop: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs}
         x = dropout(self.items(ids), self.config.embedding_dropout, **drop)
         for layer in self.layers:
             x = dropout(layer(x, segments), self.config.hidden_dropout, **drop)

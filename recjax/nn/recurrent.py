@@ -33,6 +33,7 @@ class GRU(nnx.Module):
         gates_x = self.input(x)
         before = jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
         carry_on = (segments == before) & (segments != 0)
+        assert self.recurrent.bias is not None
         kernel, bias = self.recurrent.kernel[...], self.recurrent.bias[...]
 
         def step(h: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:

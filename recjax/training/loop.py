@@ -26,7 +26,7 @@ class TrainConfig:
     metric: str = "validation/full/ndcg@10"  # what "better" means; higher is better
     keep_checkpoints: int = 2  # newest ones, beside the best
     packed: bool = True  # several sequences a row
-    mesh: tuple[int, ...] = (-1, 1, 1)  # devices over data, fsdp, tensor; -1 = what is left
+    mesh: tuple[int, int, int] = (-1, 1, 1)  # devices over data, fsdp, tensor; -1 = what is left
 
     def __post_init__(self):
         for name in ("batch_size", "steps_per_call", "keep_checkpoints"):
@@ -185,9 +185,7 @@ def _checked(metrics: dict[str, Any], first: int) -> float:
     return float(host["loss"].mean())
 
 
-def _judge(
-    progress: Progress, values: dict[str, float], step: int, config: TrainConfig
-) -> None:
+def _judge(progress: Progress, values: dict[str, float], step: int, config: TrainConfig) -> None:
     """Early stopping: is this validation the best one, or one too many without a better one?"""
     value = values[config.metric]
     if value > progress.best_value:

@@ -184,9 +184,7 @@ def bpr_max(
     return _reduce(loss + regularization * (jnp.exp(log_s) * negative**2).sum(-1), weights)
 
 
-def top1_max(
-    h: Array, table: Array, targets: Array, weights: Array, negatives: Array
-) -> SumWeight:
+def top1_max(h: Array, table: Array, targets: Array, weights: Array, negatives: Array) -> SumWeight:
     """TOP1-max (Hidasi and Karatzoglou, CIKM 2018): `sum_j s_j (sg(r_j - r+) + sg(r_j^2))`.
 
     s is the softmax over the negatives, sg the sigmoid.

@@ -23,7 +23,7 @@ class OptimConfig:
 def schedule(config: OptimConfig) -> optax.Schedule:
     """Learning rate by step: linear warm-up, then constant or cosine decay."""
 
-    def rate(step: Array) -> Array:
+    def rate(step: Array) -> Array | float:
         warm = jnp.minimum(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
         if not config.decay_steps:
             return config.learning_rate * warm

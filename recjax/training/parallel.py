@@ -59,10 +59,8 @@ def spec_for(
         ValueError: no rule covers the parameter, or the rule has another number of axes.
     """
     rules = RULES if rules is None else rules
-    for pattern, logical in axes:
-        if re.fullmatch(pattern, path):
-            break
-    else:
+    logical = next((names for pattern, names in axes if re.fullmatch(pattern, path)), None)
+    if logical is None:
         raise ValueError(f"no sharding rule covers parameter {path}")
     if logical == (None,):
         logical = (None,) * len(shape)

@@ -1,8 +1,8 @@
 """A recommender's run: config, data, model, training, evaluation, in a workdir.
 
-    run = open_run("runs/beauty")            # a finished or interrupted one
-    params = run.restore(run.best_step())
-    metrics = run.evaluator("test").run(params)
+run = open_run("runs/beauty")            # a finished or interrupted one
+params = run.restore(run.best_step())
+metrics = run.evaluator("test").run(params)
 """
 
 import dataclasses
@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from recjax.config import build, nearest, to_plain
@@ -57,11 +55,11 @@ class RunConfig:
     data: DataConfig
     model: dict  # the model's `name`, and fields of its `Config`
     seed: int = 0  # of weights, shuffles, dropout and negatives
-    split: SplitConfig = SplitConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
-    optim: OptimConfig = OptimConfig()
-    train: TrainConfig = TrainConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
+    split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
+    objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
 
 
 def complete(section: Any) -> dict[str, Any]:
@@ -158,9 +156,7 @@ class RecommenderRun:
     def encode(self, params: Params, batch: dict[str, Array]) -> tuple[Array, Array]:
         """Hidden states of each example's newest item [B D], and the item table [I D]."""
         module = self.model.merge(params)
-        h = module.encode(
-            batch["ids"], positions=batch["positions"], segments=batch["segments"]
-        )
+        h = module.encode(batch["ids"], positions=batch["positions"], segments=batch["segments"])
         return h.reshape(-1, h.shape[-1])[batch["last"]], module.item_table()
 
     @functools.cached_property

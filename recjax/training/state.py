@@ -105,7 +105,7 @@ def _maker(build, optimizer, seed) -> Callable[[], TrainState]:
 
 
 def state_shardings(abstract: TrainState, axes: AxisRules, mesh: jax.sharding.Mesh) -> TrainState:
-    """Shardings of a state: an optimiser leaf under a parameter's path is split as the parameter."""
+    """Shardings of a state: an optimiser leaf under a parameter's path is split like it."""
     shardings = param_shardings(abstract.params, axes, mesh)
 
     def find(path, leaf):

@@ -1,10 +1,15 @@
 """Lines of raw text files, plain or gzip, with the errors that users meet."""
 
+import ast
+import contextlib
 import gzip
+import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from recjax.data.interactions import BadRows
 from recjax.errors import InputError
 
 
@@ -37,3 +42,20 @@ def find_file(folder: Path, name: str) -> Path:
         if candidate.is_file():
             return candidate
     raise InputError(f"{folder}: no {name} (or {name}.gz) there")
+
+
+def records(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
+    """`(line number, record)` of JSON lines; lines that are Python literals (Amazon 2014, Steam)
+    are read too. Other lines are bad rows."""
+    for number, line in text_lines(path):
+        record: Any = None
+        try:
+            record = json.loads(line)
+        except ValueError:
+            # ast.literal_eval builds literals only; it runs nothing.
+            with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+                record = ast.literal_eval(line)
+        if isinstance(record, dict):
+            yield number, record
+        else:
+            bad.report(path, number, f"expected a JSON object, got {line[:60]!r}")

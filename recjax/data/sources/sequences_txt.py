@@ -1,12 +1,10 @@
 """Sequence text of S3-Rec and P5: a line a user, `user item item ...`, oldest item first."""
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
-from recjax.data.sources._lines import text_lines
+from recjax.data.sources._lines import records, text_lines
 from recjax.errors import InputError
 
 
@@ -54,12 +52,10 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
 def read_items(path: Path, key: str, bad: BadRows) -> Catalog:
     """A catalogue of JSON lines: each record has its item's raw key under `key`."""
     catalog: Catalog = {}
-    for number, line in text_lines(path):
-        try:
-            record: dict[str, Any] = json.loads(line)
-            item = str(record.pop(key))
-        except (ValueError, KeyError, AttributeError):
-            bad.report(path, number, f"expected a JSON object with '{key}', got {line[:60]!r}")
+    for number, record in records(path, bad):
+        if key not in record:
+            bad.report(path, number, f"expected an item under '{key}'")
             continue
+        item = str(record.pop(key))
         catalog[item] = {"title": record.pop("title", None), **record}
     return catalog
