@@ -74,13 +74,10 @@ class TrainBatches:
 
     @functools.cached_property
     def _usual_rows(self) -> int:
-        """Rows that nearly every batch fits: mean + 4 standard deviations, and some slack."""
         share = self.batch_size // self.process[1]
         if not self.packed:
             return _round_up(share, self.row_multiple)
-        lengths = self._windows[2]
-        tokens = share * lengths.mean() + 4 * math.sqrt(share) * lengths.std()
-        return _round_up(min(share, math.ceil(tokens / self.length * 1.02) + 1), self.row_multiple)
+        return _rows_for(self._windows[2], share, self.length, self.row_multiple)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a batch spans at most two epochs
     def _permutation(self, epoch: int) -> np.ndarray:
@@ -114,9 +111,7 @@ class TrainBatches:
         for other in range(processes):  # all processes must agree on R
             if self.packed and other != index:
                 needed = max(needed, *(p.rows for p in self._packings(step, count, other)[1]))
-        rows = self._usual_rows
-        while rows < needed:
-            rows += _round_up(max(1, self._usual_rows // 8), self.row_multiple)
+        rows = _grow(self._usual_rows, needed, self.row_multiple)
         names = ("ids", "targets", "positions", "segments", "sequences")
         batch = {name: np.zeros((count, rows * self.length), np.int32) for name in names}
         for k, (member, packing) in enumerate(zip(members, packings, strict=True)):
@@ -154,25 +149,24 @@ class EvalBatches:
     row_multiple: int = 1
 
     @functools.cached_property
-    def _order(self) -> np.ndarray:
-        """Examples by history length, so that one batch packs well and all need few shapes."""
-        return np.argsort(self._lengths, kind="stable")
-
-    @functools.cached_property
     def _lengths(self) -> np.ndarray:
         return np.minimum(self.spans.stops - self.spans.starts, self.length)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.spans.starts) / self.batch_size)
+        return math.ceil(len(self.spans) / self.batch_size)
+
+    @functools.cached_property
+    def _usual_rows(self) -> int:
+        if not self.packed:
+            return _round_up(self.batch_size, self.row_multiple)
+        return _rows_for(self._lengths, self.batch_size, self.length, self.row_multiple)
 
     def __call__(self, index: int) -> Batch:
         size, length = self.batch_size, self.length
-        examples = self._order[index * size : (index + 1) * size]
+        examples = np.arange(index * size, min((index + 1) * size, len(self.spans)))
         lengths = self._lengths[examples]
         packing = (pack if self.packed else one_per_row)(lengths, length)
-        # Few distinct row counts: powers of two up to B.
-        rows = min(_round_up(size, self.row_multiple), 1 << (packing.rows - 1).bit_length())
-        rows = _round_up(rows if self.packed else size, self.row_multiple)
+        rows = _grow(self._usual_rows, packing.rows, self.row_multiple)
         tokens = window_tokens(self.spans.stops[examples], lengths, packing, length)
         flat = {n: np.zeros(rows * length, np.int32) for n in ("ids", "positions", "segments")}
         flat["ids"][tokens.slot] = self.items[tokens.source]
@@ -193,3 +187,15 @@ class EvalBatches:
 
 def _round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
+
+
+def _rows_for(lengths: np.ndarray, count: int, length: int, multiple: int) -> int:
+    """Rows that nearly every batch of `count` sequences fits: mean + 4 deviations, some slack."""
+    tokens = count * lengths.mean() + 4 * math.sqrt(count) * lengths.std()
+    return _round_up(min(count, math.ceil(tokens / length * 1.02) + 1), multiple)
+
+
+def _grow(rows: int, needed: int, multiple: int) -> int:
+    """`rows`, or in large strides what is needed: every new shape is compiled."""
+    stride = _round_up(max(1, rows // 8), multiple)
+    return rows + max(0, -(-(needed - rows) // stride)) * stride

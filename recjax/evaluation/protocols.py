@@ -24,7 +24,6 @@ import numpy as np
 from recjax.config import nearest
 from recjax.data.negatives import sort_positives, uniform_negatives
 from recjax.data.pipeline import EvalBatches
-from recjax.data.sequences import pad_left
 from recjax.data.splits import Spans
 from recjax.errors import InputError
 from recjax.evaluation.ranking import (
@@ -137,8 +136,9 @@ class Evaluator:
         def rank(params, batch, *, lists: tuple[str, ...], sampled: bool):
             h, table = self.encode(params, batch)
             out = {}
+            nothing = (jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.int32))
             for name in lists:
-                seen = batch["seen"] if name == "full" else jnp.zeros((len(h), 1), jnp.int32)
+                seen = (batch["seen_rows"], batch["seen_items"]) if name == "full" else nothing
                 ranks, top = rank_catalogue(h, table, batch["targets"], seen, k, config.item_chunk)
                 mmr = marginal_relevance(h, table, top, config.cutoffs, config.mmr_balance)
                 out[name] = {"ranks": ranks, "top": top, "mmr": mmr}
@@ -154,9 +154,13 @@ class Evaluator:
         batch = self.batches(index)
         chosen = self._chosen[batch["examples"]]
         if "full" in self.config.protocols:
-            longest = int((chosen.stops - chosen.starts).max())
-            width = 1 << max(0, longest - 1).bit_length()
-            batch["seen"] = pad_left(self.items, chosen.starts, chosen.stops, width)
+            lengths = chosen.stops - chosen.starts
+            pairs = np.zeros((2, 1 << int(lengths.sum() - 1).bit_length()), np.int32)
+            rows = np.repeat(np.arange(len(lengths)), lengths)
+            before = np.cumsum(lengths) - lengths
+            place = np.arange(len(rows)) + np.repeat(chosen.starts - before, lengths)
+            pairs[:, : len(rows)] = rows, self.items[place]
+            batch["seen_rows"], batch["seen_items"] = pairs
         if "uni100" in self.config.protocols:
             starts, stops = self.offsets[chosen.users], self.offsets[chosen.users + 1]
             offsets, positives = sort_positives(self.items, starts, stops)

@@ -13,7 +13,6 @@ import numpy as np
 
 from recjax.typing import Array
 
-_BLOCK = 64
 # Two sums of the same products in another order differ by about this share of their size; scores
 # closer than that are ties.
 _ROUNDING = 1e-6
@@ -38,7 +37,12 @@ def ranks_of(scores: Array, targets: Array) -> Array:
 
 
 def rank_catalogue(
-    h: Array, table: Array, targets: Array, seen: Array, k: int, chunk: int = 16384
+    h: Array,
+    table: Array,
+    targets: Array,
+    seen: tuple[Array, Array],
+    k: int,
+    chunk: int = 16384,
 ) -> tuple[Array, Array]:
     """Rank of each target in the full catalogue, and the k best items.
 
@@ -51,8 +55,9 @@ def rank_catalogue(
         h: [B D].
         table: [I D].
         targets: [B] item ids.
-        seen: [B M] items that take no part (filled up with 0); a target among them still does.
-        k: length of the lists, at most `chunk`.
+        seen: (rows [P], items [P]), pairs of an example and an item that takes no part in its
+            ranking; its target does in any case. Pairs with item 0 change nothing.
+        k: length of the lists.
         chunk: items scored at a time.
 
     Returns:
@@ -60,67 +65,46 @@ def rank_catalogue(
         k items take part.
     """
     batch, n_items = h.shape[0], table.shape[0]
-    chunk = min(-(-chunk // _BLOCK) * _BLOCK, n_items)
+    chunk = min(max(chunk, k), n_items)
     products = h * table[targets]
     target_score = products.sum(-1)
     threshold = target_score - _ROUNDING * jnp.abs(products).sum(-1)
-    rows = jnp.arange(batch)[:, None]
+    rows = jnp.arange(batch)
+    # Item 0 is seen by everybody.
+    seen_rows = jnp.concatenate([rows, seen[0]])
+    seen_items = jnp.concatenate([jnp.zeros(batch, jnp.int32), seen[1]])
 
     def body(carry, index):
-        above, best, best_ids = carry
-        # The last chunk is moved back inside the table; what it saw already does not count.
+        count, best, best_ids = carry
+        # The last chunk is moved back inside the table; what was scored before does not count.
         start = jnp.minimum(index * chunk, n_items - chunk)
+        first = index * chunk
         scores = jnp.einsum("BD,CD->BC", h, jax.lax.dynamic_slice_in_dim(table, start, chunk))
         ids = start + jnp.arange(chunk)
-        scores = jnp.where((ids >= index * chunk) & (ids > 0), scores, -jnp.inf)
-        scores = scores.at[rows, _inside(seen, start, chunk)].set(-jnp.inf, mode="drop")
-        place = _inside(targets[:, None], start, chunk)
-        # Without the target, count; with it, list.
-        scores = scores.at[rows, place].set(-jnp.inf, mode="drop")
-        above += jnp.sum(~(scores < threshold[:, None]), axis=-1, dtype=jnp.int32)
-        fresh = (targets >= index * chunk)[:, None]
-        place = jnp.where(fresh, place, chunk)
-        scores = scores.at[rows, place].set(target_score[:, None], mode="drop")
-        values, columns = top_k(scores, k)
+        inside = (seen_items >= first) & (seen_items < start + chunk)
+        column = jnp.where(inside, seen_items - start, chunk)  # a scatter drops column `chunk`
+        out = jnp.zeros((batch, chunk), bool).at[seen_rows, column].set(True, mode="drop")
+        out |= ids < first
+        scores = jnp.where(out, -jnp.inf, scores)
+        is_target = (ids == targets[:, None]) & (ids >= first)
+        scores = jnp.where(is_target, target_score[:, None], scores)
+        # The target counts itself: that is the 1 of its rank.
+        count += jnp.sum(~(scores < threshold[:, None]), axis=-1, dtype=jnp.int32)
+        values, places = jax.lax.top_k(scores, min(k, chunk))
         values = jnp.concatenate([best, values], axis=-1)
-        candidates = jnp.concatenate([best_ids, start + columns], axis=-1)
+        candidates = jnp.concatenate([best_ids, start + places], axis=-1)
         best, order = jax.lax.top_k(values, k)
-        return (above, best, jnp.take_along_axis(candidates, order, axis=-1)), None
+        return (count, best, jnp.take_along_axis(candidates, order, axis=-1)), None
 
-    start = (
+    nothing = (
         jnp.zeros(batch, jnp.int32),
         jnp.full((batch, k), -jnp.inf, h.dtype),
         jnp.zeros((batch, k), jnp.int32),
     )
     chunks = jnp.arange(-(-n_items // chunk))
-    (above, best, best_ids), _ = jax.lax.scan(body, start, chunks)
-    return 1 + above, jnp.where(best > -jnp.inf, best_ids, 0)
-
-
-def _inside(ids: Array, start: Array, chunk: int) -> Array:
-    """Columns of ids in the chunk at `start`; `chunk` (dropped by a scatter) where outside."""
-    column = ids - start
-    return jnp.where((column >= 0) & (column < chunk), column, chunk)
-
-
-def top_k(scores: Array, k: int) -> tuple[Array, Array]:
-    """The k largest of each row: `(values [B k], columns [B k])`, exact.
-
-    They lie in the k blocks with the largest maxima, so only those are sorted.
-    """
-    batch, n = scores.shape
-    blocks = -(-n // _BLOCK)
-    if blocks <= 2 * k:
-        values, columns = jax.lax.top_k(scores, min(k, n))
-        pad = ((0, 0), (0, k - values.shape[-1]))
-        return jnp.pad(values, pad, constant_values=-jnp.inf), jnp.pad(columns, pad)
-    padded = jnp.pad(scores, ((0, 0), (0, blocks * _BLOCK - n)), constant_values=-jnp.inf)
-    grid = padded.reshape(batch, blocks, _BLOCK)
-    _, chosen = jax.lax.top_k(grid.max(axis=-1), k)
-    values = jnp.take_along_axis(grid, chosen[:, :, None], axis=1).reshape(batch, k * _BLOCK)
-    values, place = jax.lax.top_k(values, k)
-    block = jnp.take_along_axis(chosen, place // _BLOCK, axis=-1)
-    return values, jnp.minimum(block * _BLOCK + place % _BLOCK, n - 1)
+    (count, best, best_ids), _ = jax.lax.scan(body, nothing, chunks)
+    # Where the target's score is no number, all that was masked has counted too.
+    return jnp.minimum(count, n_items - 1), jnp.where(best > -jnp.inf, best_ids, 0)
 
 
 def marginal_relevance(
