@@ -1,11 +1,17 @@
 """Shared fixtures. Eight CPU devices, so that sharding tests run everywhere."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+ROOT = Path(__file__).resolve().parent.parent
+# Compiled programs are kept between runs, and shared with the processes that tests start.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +21,26 @@ def data_root() -> Path:
     if not root:
         pytest.skip("RECJAX_DATA is not set: this test reads real data")
     return Path(root)
+
+
+@pytest.fixture(scope="session")
+def sample_store(tmp_path_factory):
+    """A small simulated data set, prepared."""
+    from recjax.data.prepare import DataConfig, prepare
+
+    folder = tmp_path_factory.mktemp("sample")
+    options = {"users": 120, "mean_length": 10.0, "max_length": 30}
+    return prepare(DataConfig("simulated", str(folder / "store"), options=options))
+
+
+@pytest.fixture
+def recjax(capsys):
+    """Runs the command in this process: `recjax(*args) -> (status, stdout JSON or None, stderr)`."""
+    from recjax.cli import main
+
+    def run(*args):
+        status = main([str(a) for a in args])
+        out, err = capsys.readouterr()
+        return status, json.loads(out) if out.strip() else None, err
+
+    return run

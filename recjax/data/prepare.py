@@ -97,10 +97,11 @@ def prepare(config: DataConfig, *, overwrite: bool = False) -> Store:
         made_from["options"].pop(name)
     if (Path(config.store) / "manifest.json").exists() and not overwrite:
         store = open_store(config.store)
-        if {key: store.manifest.get(key) for key in made_from} == made_from:
+        if not _differences(store, made_from):
             return store
         raise InputError(
-            f"{config.store}: made from other data or options ({_difference(store, made_from)}); "
+            f"{config.store}: made from other data or options (differs in "
+            f"{', '.join(_differences(store, made_from))}); "
             "--overwrite prepares it again, --config.data.store=DIR keeps both"
         )
     bad = BadRows(config.skip_bad_rows)
@@ -128,9 +129,10 @@ def prepare(config: DataConfig, *, overwrite: bool = False) -> Store:
     return write_store(config.store, log, catalog, manifest, overwrite=overwrite)
 
 
-def _difference(store: Store, made_from: dict[str, Any]) -> str:
-    old, new = store.manifest.get("options", {}), made_from["options"]
-    changed = [k for k in new if old.get(k) != new[k]]
-    if store.manifest.get("source") != made_from["source"]:
-        changed.insert(0, "source")
-    return "differs in " + ", ".join(changed)
+def _differences(store: Store, made_from: dict[str, Any]) -> list[str]:
+    """What a store was made from otherwise; an option that it does not know had its default."""
+    old = store.manifest.get("options", {})
+    defaults = {f.name: f.default for f in dataclasses.fields(DataConfig)}
+    new = made_from["options"]
+    changed = [key for key in new if old.get(key, defaults[key]) != new[key]]
+    return (["source"] if store.manifest.get("source") != made_from["source"] else []) + changed

@@ -159,9 +159,8 @@ class RecommenderRun:
         h = module.encode(batch["ids"], positions=batch["positions"], segments=batch["segments"])
         return h.reshape(-1, h.shape[-1])[batch["last"]], module.item_table()
 
-    @functools.cached_property
-    def initial_state(self) -> TrainState:
-        """A fresh state, born sharded."""
+    def init_state(self) -> TrainState:
+        """A fresh state, born sharded (a training step donates it)."""
         return init_state(
             self._build, self.optimizer, self.config.seed, self._module.PARAM_AXES, self.mesh
         )
@@ -273,7 +272,7 @@ class RecommenderRun:
             latest = checkpoints.latest()
             progress = Progress()
             if latest is None:
-                state = self.initial_state
+                state = self.init_state()
             else:
                 progress = Progress(**self._meta(checkpoints, latest)["progress"])
                 state = checkpoints.restore(latest, self.abstract_state())

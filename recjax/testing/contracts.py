@@ -1,0 +1,149 @@
+"""The recommender contract as assertions: every sequential recommender passes them.
+
+CASES = [("sasrec", {...})]      # a new model joins by one line in tests/unit/models
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from recjax.data.sequences import pack, window_tokens
+from recjax.models.recommender import SequentialRecommender, make_recommender, model_module
+from recjax.training.parallel import make_mesh, param_shardings
+from recjax.training.state import define
+
+N_ITEMS = 23
+
+
+def build(section: dict, seed: int = 0) -> SequentialRecommender:
+    """The model with weights large enough that every part of it shows in its output."""
+    model = make_recommender(section, N_ITEMS, nnx.Rngs(params=seed))
+    state = nnx.to_flat_state(nnx.state(model))
+    rng = np.random.default_rng(seed)
+    sharp = [
+        (path, leaf.replace(leaf[...] + 0.4 * rng.standard_normal(leaf.shape).astype("float32")))
+        for path, leaf in state
+    ]
+    nnx.update(model, nnx.from_flat_state(sharp))
+    return model
+
+
+def _ids(section: dict, lengths: list[int], seed: int = 0) -> tuple[np.ndarray, list[np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    length = section["max_length"]
+    histories = [rng.integers(1, N_ITEMS, n).astype(np.int32) for n in lengths]
+    rows = np.zeros((len(lengths), length), np.int32)
+    for row, history in zip(rows, histories, strict=True):
+        row[length - len(history) :] = history
+    return rows, histories
+
+
+def assert_padding_changes_nothing(section: dict) -> None:
+    """A history alone in a short row, left-padded, and packed beside others: the same h."""
+    length = section["max_length"]
+    model = build(section)
+    lengths = [length, 3, 1, length - 3, 2]
+    rows, histories = _ids(section, lengths)
+    padded = model.encode(jnp.array(rows))
+    for k, history in enumerate(histories):
+        alone = model.encode(jnp.array(history)[None])
+        np.testing.assert_allclose(padded[k, -len(history) :], alone[0], atol=2e-5)
+    packing = pack(np.array(lengths), length)
+    assert packing.rows < len(lengths), "nothing was packed: the test would show nothing"
+    stops = np.cumsum(lengths)
+    tokens = window_tokens(stops, np.array(lengths), packing, length)
+    flat = {n: np.zeros(packing.rows * length, np.int32) for n in ("ids", "pos", "seg")}
+    flat["ids"][tokens.slot] = np.concatenate(histories)[tokens.source]
+    flat["pos"][tokens.slot] = tokens.position
+    flat["seg"][tokens.slot] = tokens.segment
+    ids, positions, segments = (jnp.array(v.reshape(-1, length)) for v in flat.values())
+    packed = model.encode(ids, positions=positions, segments=segments)
+    for k, n in enumerate(lengths):
+        row, column = packing.row[k], packing.column[k]
+        np.testing.assert_allclose(
+            packed[row, column : column + n], padded[k, length - n :], atol=2e-5
+        )
+
+
+def assert_causal(section: dict) -> None:
+    """Changing item t changes h from t on, and nothing before."""
+    length = section["max_length"]
+    model = build(section)
+    rows, _ = _ids(section, [length])
+    before = model.encode(jnp.array(rows))
+    for place in (0, length // 2, length - 1):
+        changed = rows.copy()
+        changed[0, place] = changed[0, place] % (N_ITEMS - 1) + 1
+        after = model.encode(jnp.array(changed))
+        np.testing.assert_array_equal(after[0, :place], before[0, :place])
+        assert np.abs(after[0, place] - before[0, place]).max() > 1e-4
+        assert np.abs(after[0, -1] - before[0, -1]).max() > 1e-6, "the newest h must see item t"
+
+
+def assert_scores(section: dict) -> None:
+    """`score` over candidates is `score` over the catalogue, gathered."""
+    model = build(section)
+    h = jax.random.normal(jax.random.key(0), (4, model.item_table().shape[1]))
+    every = model.score(h)
+    assert every.shape == (4, N_ITEMS)
+    shared = jnp.array([3, 1, 22])
+    own = jnp.array([[1, 2], [3, 4], [5, 6], [22, 7]])
+    np.testing.assert_allclose(model.score(h, shared), every[:, shared], rtol=1e-5)
+    gathered = jnp.take_along_axis(every, own, axis=1)
+    np.testing.assert_allclose(model.score(h, own), gathered, rtol=1e-5)
+
+
+def assert_deterministic_and_random(section: dict) -> None:
+    """Without dropout the same twice; with dropout another result, and the same for one key."""
+    model = build(section)
+    ids = jnp.array(_ids(section, [section["max_length"]])[0])
+
+    def dropped(seed):
+        rngs = nnx.Rngs(dropout=jax.random.key(seed))
+        return model.encode(ids, deterministic=False, rngs=rngs)
+
+    np.testing.assert_array_equal(model.encode(ids), model.encode(ids))
+    np.testing.assert_array_equal(dropped(1), dropped(1))
+    assert np.abs(dropped(1) - dropped(2)).max() > 1e-3
+
+
+def assert_traces_once(section: dict) -> None:
+    """Other items, other padding: no new trace."""
+    definition = define(lambda rngs: make_recommender(section, N_ITEMS, rngs))
+    params = {k: jnp.ones(v.shape, v.dtype) for k, v in definition.shapes.items()}
+    traces = 0
+
+    @jax.jit
+    def encode(params, ids):
+        nonlocal traces
+        traces += 1
+        return definition.merge(params).encode(ids)
+
+    for lengths in ([1, 2], [section["max_length"], 3]):
+        encode(params, _ids(section, lengths)[0])
+    assert traces == 1
+
+
+def assert_every_parameter_has_a_sharding(section: dict) -> None:
+    """`PARAM_AXES` covers every parameter, with as many axes as it has."""
+    definition = define(lambda rngs: make_recommender(section, N_ITEMS, rngs))
+    axes = model_module(section["name"]).PARAM_AXES
+    shardings = param_shardings(definition.shapes, axes, make_mesh((-1, 1, 1)))
+    assert set(shardings) == set(definition.shapes)
+
+
+def assert_every_parameter_is_used(section: dict) -> None:
+    """The gradient of the scores reaches every parameter."""
+    definition = define(lambda rngs: make_recommender(section, N_ITEMS, rngs))
+    model = build(section)
+    flat = nnx.to_flat_state(nnx.state(model))
+    params = {"/".join(map(str, path)): leaf[...] for path, leaf in flat}
+    ids = jnp.array(_ids(section, [section["max_length"]] * 3)[0])
+
+    def total(params):
+        module = definition.merge(params)
+        return (module.score(module.encode(ids)[:, -1]) ** 2).sum()
+
+    for path, gradient in jax.grad(total)(params).items():
+        assert np.abs(gradient).max() > 0, f"{path} takes no part"

@@ -1,0 +1,36 @@
+"""Every recommender against the contract; a new one joins by a line in CASES."""
+
+import pytest
+
+from recjax.models.recommender import NAMES
+from recjax.testing import contracts
+
+CASES = [
+    {"name": "sasrec", "max_length": 9, "dim": 8, "mlp_dim": 12, "heads": 2, "dropout": 0.3},
+    {"name": "sasrec", "max_length": 9, "dim": 8, "layers": 1, "scale_embedding": True},
+    {"name": "gru4rec", "max_length": 9, "dim": 8, "layers": 2},
+    {"name": "gru4rec", "max_length": 9, "dim": 8, "tied": False},
+]
+ids = [f"{k}-{c['name']}" for k, c in enumerate(CASES)]
+
+
+def test_all_models_are_here():
+    assert {case["name"] for case in CASES} == set(NAMES)
+
+
+@pytest.mark.parametrize("section", CASES, ids=ids)
+@pytest.mark.parametrize(
+    "assertion",
+    [getattr(contracts, name) for name in dir(contracts) if name.startswith("assert_")],
+    ids=lambda f: f.__name__.removeprefix("assert_"),
+)
+def test_contract(assertion, section):
+    assertion(section)
+
+
+def test_rows_longer_than_the_window_are_refused():
+    import jax.numpy as jnp
+
+    model = contracts.build(CASES[0])
+    with pytest.raises(ValueError, match=r"rows of 10 items; the model's max_length is 9"):
+        model.encode(jnp.ones((1, 10), jnp.int32))
