@@ -63,7 +63,7 @@ def load_config(
     """
     path, _, arg = spec.partition(":")
     module = _load_file(Path(path))
-    config = ConfigDict(complete(module.get_config(arg or None))).lock()
+    config = ConfigDict(_tuples(complete(module.get_config(arg or None)))).lock()
     return config, apply_overrides(config, overrides)
 
 
@@ -157,6 +157,8 @@ def _describe(hint: Any) -> str:
 
 def _tuples(value: Any) -> Any:
     """Lists (what JSON makes of tuples) back to tuples, at every depth."""
+    if isinstance(value, (Mapping, ConfigDict)):
+        return {key: _tuples(value[key]) for key in value}
     return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 

@@ -35,7 +35,7 @@ def sample_store(tmp_path_factory):
 
 @pytest.fixture
 def recjax(capsys):
-    """Runs the command in this process: `recjax(*args) -> (status, stdout JSON or None, stderr)`."""
+    """The command in this process: `recjax(*args) -> (status, JSON of stdout or None, stderr)`."""
     from recjax.cli import main
 
     def run(*args):

@@ -29,6 +29,26 @@ class SequentialRecommender(nnx.Module):
 
     config: Any  # the model's own frozen Config; all have `dim` and `max_length`
 
+    def encode(
+        self,
+        ids: Array,
+        *,
+        positions: Array | None = None,
+        segments: Array | None = None,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
+    ) -> Array:
+        """Hidden states [B L D] of item ids [B L].
+
+        Args:
+            ids: 0 = padding, newest item last.
+            positions: [B L] positions in the window; by default those of left-padded rows.
+            segments: [B L] number of the sequence in a packed row, 0 = padding.
+            deterministic: no dropout.
+            rngs: its `dropout` stream, needed in training.
+        """
+        raise NotImplementedError
+
     def item_table(self) -> Array:
         """The item vectors [I D]; row 0 (padding) takes part in no ranking."""
         raise NotImplementedError

@@ -88,6 +88,7 @@ def softmax_cross_entropy(
 
 
 def _softmax_forward(h, table, targets, weights, chunk, *, grad):
+    table = jnp.asarray(table)
     positions, n_items = h.shape[0], table.shape[0]
     chunk = chunk or max(1, _CHUNK_ELEMENTS // n_items)
     chunk = min(chunk, positions)

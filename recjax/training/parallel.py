@@ -7,14 +7,15 @@ A model names the logical axes of its parameters (`PARAM_AXES`, an ordered list 
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from recjax.errors import InputError
-from recjax.typing import Array, Params
+from recjax.typing import Array
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -80,7 +81,9 @@ def spec_for(
     return PartitionSpec(*spec)
 
 
-def param_shardings(abstract: Params, axes: AxisRules, mesh: Mesh) -> dict[str, NamedSharding]:
+def param_shardings(
+    abstract: Mapping[str, Any], axes: AxisRules, mesh: Mesh
+) -> dict[str, NamedSharding]:
     """A sharding for every parameter of an (abstract) parameter dict."""
     return {p: NamedSharding(mesh, spec_for(p, a.shape, axes, mesh)) for p, a in abstract.items()}
 

@@ -241,8 +241,8 @@ class RecommenderRun:
         for key, expected in self.identity.items():
             if meta.get(key) != expected:
                 raise InputError(
-                    f"{checkpoints.folder / str(step)}: a checkpoint of another {key}: "
-                    f"{_short(meta.get(key))}, expected {_short(expected)}"
+                    f"{checkpoints.folder / str(step)}: a checkpoint of another {key} "
+                    f"({_contrast(meta.get(key), expected)})"
                 )
         return meta
 
@@ -304,10 +304,13 @@ class RecommenderRun:
             checkpoints.close()
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{k}={v}" for k, v in value.items())
-    return str(value)[:12]
+def _contrast(found: Any, expected: Any) -> str:
+    """What differs, in a few words."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        keys = [k for k in {**expected, **found} if found.get(k) != expected.get(k)]
+        keys = ["name"] if "name" in keys else keys
+        return "; ".join(f"{k} {found.get(k)}, expected {expected.get(k)}" for k in keys)
+    return f"{str(found)[:12]}, expected {str(expected)[:12]}"
 
 
 def start_run(config: RunConfig, workdir: Path) -> RecommenderRun:

@@ -42,7 +42,7 @@ def make_steps(loss_fn: LossFn, optimizer: optax.GradientTransformation):
         (loss, weight), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "weight": weight, "grad_norm": optax.global_norm(grads)}
+        metrics = {"loss": loss, "weight": weight, "grad_norm": optax.tree.norm(grads)}
         return TrainState(state.step + 1, params, opt_state), metrics
 
     @functools.partial(jax.jit, donate_argnums=0)

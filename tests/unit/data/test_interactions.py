@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+
+from recjax.data import interactions
+from recjax.data.interactions import LogBuilder
+from recjax.errors import InputError
+
+
+def make(rows, timestamps=True, ratings=True):
+    log = LogBuilder(timestamps=timestamps, ratings=ratings)
+    for row in rows:
+        log.add(*row)
+    return log.build()
+
+
+def rows(log):
+    return [(log.user_keys[u], log.item_keys[i]) for u, i in zip(log.users, log.items, strict=True)]
+
+
+def test_k_core_repeats_until_stable():
+    # c is bought once: without it, user 3 has one item left and goes too; then b has one user.
+    log = make([("1", "a"), ("1", "b"), ("2", "a"), ("2", "d"), ("1", "d"), ("3", "c"), ("3", "b")])
+    core = interactions.k_core(log, users=2, items=2)
+    assert rows(core) == [("1", "a"), ("2", "a"), ("2", "d"), ("1", "d")]
+
+
+def test_deduplicate_first_and_last_in_time():
+    log = make([("1", "a", 30), ("1", "b", 10), ("1", "a", 20), ("2", "a", 5), ("1", "a", 40)])
+    assert interactions.count_duplicates(log) == 2
+    first = interactions.deduplicate(log, "first")
+    assert first.timestamps.tolist() == [10, 20, 5]
+    last = interactions.deduplicate(log, "last")
+    assert last.timestamps.tolist() == [10, 5, 40]
+
+
+def test_filter_ratings():
+    log = make([("1", "a", 0, 3.0), ("1", "b", 0, 4.0)])
+    assert rows(interactions.filter_ratings(log, 4.0)) == [("1", "b")]
+    with pytest.raises(InputError, match="config.data.min_rating is set, but the source has no"):
+        interactions.filter_ratings(make([("1", "a")], ratings=False), 4.0)
+
+
+def test_time_order_is_stable_and_counts_what_was_late():
+    log = make([("2", "a", 5), ("1", "b", 9), ("1", "c", 3), ("1", "d", 9), ("2", "e", 5)])
+    # Users are codes in order of appearance: "2" is 0.
+    assert interactions.time_order(log).tolist() == [0, 4, 2, 1, 3]
+    assert interactions.out_of_order(log) == 1
+    no_times = make([("2", "a"), ("1", "b"), ("2", "c")], timestamps=False)
+    assert interactions.time_order(no_times).tolist() == [0, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [(["10", "9", "100"], ["9", "10", "100"]), (["b", "a", "10"], ["10", "a", "b"])],
+)
+def test_compact_orders_ids_by_key(keys, expected):
+    log = make([("u", key) for key in keys])
+    assert interactions.compact(log).item_keys == expected
+    dropped = interactions.select(log, np.array([0, 2]))
+    assert interactions.compact(dropped).item_keys == [k for k in expected if k != keys[1]]
+
+
+def test_statistics():
+    stats = interactions.statistics(np.array([0, 3, 4, 8]), 6, np.arange(8), np.full(8, 4.5))
+    assert stats["length"] == {"min": 1, "median": 3.0, "mean": 8 / 3, "max": 4}
+    assert stats["density"] == pytest.approx(8 / 15)
+    assert stats["time"] == {"first": 0, "last": 7}
+    assert stats["rating"] == {"mean": 4.5}

@@ -1,0 +1,66 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from recjax.data.negatives import nth_negative, popularity_cdf, sort_positives, uniform_negatives
+from recjax.errors import InputError
+
+
+def test_sorted_positives_are_distinct_in_each_run():
+    items = np.array([5, 2, 5, 9, 1, 1])
+    offsets, positives = sort_positives(items, np.array([0, 4, 6]), np.array([4, 6, 6]))
+    assert offsets.tolist() == [0, 3, 4, 4]
+    assert positives.tolist() == [2, 5, 9, 1]
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_nth_negative_enumerates_the_complement(xp):
+    n_items = 12
+    runs = [[2, 5, 9], [], [1, 2, 3], [11], list(range(1, 11))]
+    positives = np.concatenate(runs).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum([len(r) for r in runs])])
+    for k, run in enumerate(runs):
+        expected = [i for i in range(1, n_items) if i not in run]
+        found = nth_negative(
+            xp.arange(len(expected)),
+            xp.asarray(offsets[k]),
+            xp.asarray(offsets[k + 1]),
+            xp.asarray(positives),
+            max(map(len, runs)),
+            xp,
+        )
+        assert found.tolist() == expected
+
+
+def test_uniform_negatives_are_uniform_and_never_positive():
+    offsets, positives = np.array([0, 2, 3]), np.array([1, 3, 2])
+    rng = np.random.default_rng(0)
+    drawn = uniform_negatives(rng, 20000, offsets, positives, 7, distinct=False)
+    counts = [np.bincount(row, minlength=7) / 20000 for row in drawn]
+    np.testing.assert_allclose(counts[0], [0, 0, 0.25, 0, 0.25, 0.25, 0.25], atol=0.02)
+    np.testing.assert_allclose(counts[1], [0, 0.2, 0, 0.2, 0.2, 0.2, 0.2], atol=0.02)
+
+
+def test_distinct_negatives():
+    offsets, positives = np.array([0, 3]), np.array([2, 4, 9])
+    seen = np.zeros(12)
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        row = uniform_negatives(rng, 4, offsets, positives, 12, distinct=True)[0]
+        assert len(set(row.tolist())) == 4
+        seen[row] += 1
+    assert seen[[0, 2, 4, 9]].sum() == 0
+    # Every one of the 8 free items in half of the draws of 4.
+    np.testing.assert_allclose(np.delete(seen, [0, 2, 4, 9]) / 300, 0.5, atol=0.12)
+
+
+def test_too_few_negatives_left():
+    with pytest.raises(InputError, match="cannot draw 4 negatives: a user leaves 3 of 5 items"):
+        uniform_negatives(
+            np.random.default_rng(0), 4, np.array([0, 2]), np.array([1, 2]), 6, distinct=True
+        )
+
+
+def test_popularity_cdf():
+    cdf = popularity_cdf(np.array([5, 1, 0, 4]), 0.5)
+    np.testing.assert_allclose(cdf, [0, 1 / 3, 1 / 3, 1], rtol=1e-6)

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+
+from recjax.data.pipeline import EvalBatches, TrainBatches
+from recjax.data.splits import Spans, leave_one_out
+from recjax.errors import InputError
+
+
+def spans(lengths):
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    users = np.arange(len(lengths), dtype=np.int32)
+    return Spans(users, offsets[:-1], offsets[1:])
+
+
+def make(lengths=(3, 1, 5, 2, 9, 4, 2, 7), **kwargs):
+    items = np.arange(1, sum(lengths) + 1, dtype=np.int32)
+    options = {"length": 6, "batch_size": 4, "seed": 3, **kwargs}
+    return items, TrainBatches(items, spans(lengths), **options)
+
+
+def pairs(batch, k=0):
+    real = batch["targets"][k] > 0
+    found = zip(batch["ids"][k][real].tolist(), batch["targets"][k][real].tolist(), strict=True)
+    return sorted(found)
+
+
+def test_inputs_and_targets_are_neighbours_of_one_sequence():
+    _, batches = make()
+    owner = np.repeat(np.arange(8), [3, 1, 5, 2, 9, 4, 2, 7])
+    batch = batches(0, 5)
+    real = batch["targets"] > 0
+    assert (real == (batch["ids"] > 0)).all()
+    ids, targets = batch["ids"][real], batch["targets"][real]
+    assert (targets == ids + 1).all()
+    assert (owner[ids - 1] == owner[targets - 1]).all()
+    assert (batch["sequences"][real] == owner[ids - 1]).all()
+
+
+def test_every_sequence_once_an_epoch_and_the_newest_items_kept():
+    _, batches = make()
+    assert batches.n_sequences == 7  # the one with a single item trains nothing
+    seven = make(batch_size=7)[1](0)
+    found = pairs(seven)
+    # The run of nine items is 12..20; its window holds the newest seven, six inputs.
+    expected = [(a, a + 1) for a in (1, 2, 5, 6, 7, 8, 10)] + [(a, a + 1) for a in range(14, 20)]
+    expected += [(21, 22), (22, 23), (23, 24), (25, 26)] + [(a, a + 1) for a in range(27, 33)]
+    assert found == sorted(expected)
+
+
+def test_batches_depend_on_seed_and_step_alone():
+    _, batches = make()
+    together = batches(2, 3)
+    alone = make()[1](3)
+    for name, value in alone.items():
+        np.testing.assert_array_equal(value[0], together[name][1])
+    assert pairs(make(seed=4)[1](0)) != pairs(batches(0))
+
+
+def test_packed_and_padded_hold_the_same_sequences():
+    lengths = [2, 3] * 20
+    packed, padded = (make(lengths, batch_size=20, packed=p)[1](1) for p in (True, False))
+    assert pairs(packed) == pairs(padded)
+    assert packed["ids"].shape[1] < padded["ids"].shape[1] == 20
+    assert (padded["ids"][0, :, -1] > 0).all()  # newest on the right
+
+
+def test_processes_share_a_batch():
+    whole = make(batch_size=8)[1](4)
+    parts = [make(batch_size=8, process=(p, 2))[1](4) for p in range(2)]
+    assert parts[0]["ids"].shape == parts[1]["ids"].shape
+    assert sorted(pairs(parts[0]) + pairs(parts[1])) == pairs(whole)
+    with pytest.raises(InputError, match="batch_size 4 is no multiple of the 3 processes"):
+        make(process=(0, 3))
+
+
+def test_nothing_to_train_on():
+    with pytest.raises(InputError, match="no training sequence has two items"):
+        make(lengths=(1, 1))
+
+
+def test_evaluation_batches_cover_every_example_once():
+    lengths = [4, 3, 12, 5, 3]
+    items = np.arange(1, sum(lengths) + 1, dtype=np.int32)
+    test = leave_one_out(np.concatenate([[0], np.cumsum(lengths)])).test
+    for packed in (True, False):
+        batches = EvalBatches(items, test, length=6, batch_size=2, packed=packed)
+        seen = []
+        for index in range(len(batches)):
+            batch = batches(index)
+            newest = batch["ids"].reshape(-1)[batch["last"]]
+            positions = batch["positions"].reshape(-1)[batch["last"]]
+            for k in np.flatnonzero(batch["weights"]):
+                assert batch["targets"][k] == newest[k] + 1
+                assert positions[k] == 5
+                seen.append((int(batch["examples"][k]), int(batch["targets"][k])))
+        assert seen == [(0, 4), (1, 7), (2, 19), (3, 24), (4, 27)]

@@ -1,0 +1,100 @@
+import json
+
+import pytest
+
+from recjax.data.prepare import DataConfig, prepare, resolve
+from recjax.errors import InputError
+
+
+def write(path, rows, header="user,item,timestamp"):
+    path.write_text("\n".join([header, *rows]) + "\n")
+
+
+@pytest.fixture
+def config(tmp_path):
+    write(tmp_path / "log.csv", ["a,x,3", "a,y,1", "b,x,2", "b,z,1", "a,x,9", "c,w,4"])
+    path = str(tmp_path / "log.csv")
+    return {"source": "table", "path": path, "store": str(tmp_path / "store")}
+
+
+def test_filters_and_manifest(config, tmp_path):
+    items = [json.dumps({"item": k, "title": k.upper()}) for k in "xyz"]
+    (tmp_path / "items.jsonl").write_text("\n".join(items) + "\n")
+    options = {"items": "items.jsonl"}
+    store = prepare(DataConfig(**config, options=options, deduplicate="first", drop_untitled=True))
+    assert store.user_keys == ["a", "b"]  # c touched w alone, which has no title
+    assert store.titles == [None, "X", "Y", "Z"]
+    assert store.items.tolist() == [2, 1, 3, 1]
+    manifest = store.manifest
+    assert manifest["duplicates"] == {"found": 1, "kept": "first"}
+    assert [f["name"] for f in manifest["source"]["files"]] == ["log.csv", "items.jsonl"]
+    assert manifest["warnings"] == ["2 rows were out of time order and have been sorted"]
+    assert manifest["options"]["options"]["items"] == "items.jsonl"
+
+
+def test_up_to_date_stores_are_opened_and_others_kept(config, tmp_path):
+    store = prepare(DataConfig(**config))
+    before = (store.path / "manifest.json").stat().st_mtime_ns
+    assert prepare(DataConfig(**config)).fingerprint == store.fingerprint
+    assert (store.path / "manifest.json").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match=r"made from other data or options \(differs in k_core_us"):
+        prepare(DataConfig(**config, k_core_users=2))
+    write(tmp_path / "log.csv", ["a,x,3"])
+    with pytest.raises(InputError, match=r"differs in source\); --overwrite prepares it again"):
+        prepare(DataConfig(**config))
+    assert prepare(DataConfig(**config), overwrite=True).n_users == 1
+
+
+def test_bad_rows_are_tolerated_up_to_the_limit_and_counted(config, tmp_path):
+    write(tmp_path / "log.csv", ["a,x,3", "oops", "a,y,1", "b,x"])
+    with pytest.raises(InputError, match=r"log.csv:5: 2 fields; expected 3 \(1 bad rows tolerated"):
+        prepare(DataConfig(**config, skip_bad_rows=1))
+    assert not (tmp_path / "store").exists()
+    store = prepare(DataConfig(**config, skip_bad_rows=2))
+    assert store.manifest["bad_rows"]["count"] == 2
+    assert "log.csv:3: 1 fields" in store.manifest["bad_rows"]["examples"][0]
+
+
+def test_what_does_not_exist(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("RECJAX_DATA", str(tmp_path / "data"))
+    with pytest.raises(InputError, match=rf"no file or folder nope nor {tmp_path}/data/nope"):
+        resolve("nope")
+    monkeypatch.delenv("RECJAX_DATA")
+    with pytest.raises(InputError, match="no file or folder nope and RECJAX_DATA is not set"):
+        resolve("nope")
+    with pytest.raises(InputError, match="no reader 'tabel'; did you mean 'table'"):
+        prepare(DataConfig(**config | {"source": "tabel"}))
+    with pytest.raises(InputError, match="config.data.options.usr'; did you mean 'user'"):
+        prepare(DataConfig(**config, options={"usr": "x"}))
+    with pytest.raises(InputError, match="the 'table' reader needs a file or folder"):
+        prepare(DataConfig(**config | {"path": ""}))
+    with pytest.raises(InputError, match="no interaction is left to write"):
+        prepare(DataConfig(**config, k_core_users=50))
+
+
+def test_path_under_the_data_folder(tmp_path, monkeypatch):
+    (tmp_path / "set").mkdir()
+    monkeypatch.setenv("RECJAX_DATA", str(tmp_path))
+    assert resolve("set") == tmp_path / "set"
+
+
+def test_beauty(data_root, tmp_path):
+    path = str(data_root / "amazon-2014-beauty/Beauty.txt")
+    store = prepare(
+        DataConfig("sequences_txt", str(tmp_path / "s"), path, options={"items": "items.jsonl"})
+    )
+    counts = {"users": 22_363, "items": 12_101, "interactions": 198_502}
+    assert store.manifest["counts"] == counts
+    assert store.manifest["warnings"] == ["7 of 12101 items have no title"]
+    assert store.titles[2] == "OPI Red Shatter Crackle Nail Polish E55 New"
+    assert store.n_items == 12_102 and int(store.items.max()) == 12_101
+
+
+def test_ml100k(data_root, tmp_path):
+    from recjax.data.splits import chronological_sequences
+
+    store = prepare(DataConfig("movielens", str(tmp_path / "s"), str(data_root / "ml-100k")))
+    counts = {"users": 943, "items": 1682, "interactions": 100_000}
+    assert store.manifest["counts"] == counts
+    split = chronological_sequences(store.offsets, store.timestamps)
+    assert [len(part) for part in (split.train, split.validation, split.test)] == [754, 94, 95]

@@ -1,0 +1,40 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recjax.data.sequences import one_per_row, pack, pad_left, window_tokens
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=60))
+def test_packing_overlaps_nothing_and_loses_nothing(lengths):
+    lengths = np.array(lengths)
+    packing = pack(lengths, 12)
+    taken = np.zeros((packing.rows, 12), int)
+    for n, row, column in zip(lengths, packing.row, packing.column, strict=True):
+        assert column + n <= 12
+        taken[row, column : column + n] += 1
+    assert taken.max(initial=0) <= 1
+    assert taken.sum() == lengths.sum()
+
+
+def test_packing_saves_rows():
+    assert pack(np.array([5, 5, 5, 5]), 10).rows == 2
+
+
+def test_pad_left_keeps_the_newest_on_the_right():
+    items = np.array([1, 2, 3, 4, 5, 6], np.int32)
+    rows = pad_left(items, np.array([0, 4, 6]), np.array([4, 6, 6]), 3)
+    assert rows.tolist() == [[2, 3, 4], [0, 5, 6], [0, 0, 0]]
+
+
+def test_tokens_of_packed_windows():
+    # Windows [2 3 4] and [6] in one row of four: segments by place, positions as if alone.
+    lengths, stops = np.array([3, 1]), np.array([4, 6])
+    packing = pack(lengths, 4)
+    assert packing.rows == 1
+    tokens = window_tokens(stops, lengths, packing, 4)
+    assert tokens.source.tolist() == [1, 2, 3, 5]
+    assert tokens.slot.tolist() == [0, 1, 2, 3]
+    assert tokens.position.tolist() == [1, 2, 3, 3]
+    assert tokens.segment.tolist() == [1, 1, 1, 2]
+    assert one_per_row(lengths, 4).column.tolist() == [1, 3]

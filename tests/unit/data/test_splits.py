@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from recjax.data import splits
+from recjax.errors import InputError
+
+
+def triples(spans):
+    columns = (spans.users, spans.starts, spans.stops)
+    return list(zip(*(c.tolist() for c in columns), strict=True))
+
+
+OFFSETS = np.array([0, 4, 6, 7, 10])  # lengths 4, 2, 1, 3
+
+
+def test_leave_one_out():
+    split = splits.leave_one_out(OFFSETS)
+    # Short histories train whole; the others without their last two items.
+    assert triples(split.train) == [(0, 0, 2), (1, 4, 6), (2, 6, 7), (3, 7, 8)]
+    assert triples(split.validation) == [(0, 0, 2), (3, 7, 8)]
+    assert triples(split.test) == [(0, 0, 3), (3, 7, 9)]
+
+
+def test_sequences_are_cut_by_the_time_of_their_last_item():
+    last = [50, 10, 40, 20, 30, 60, 70, 80, 90, 100]  # of ten users with two items each
+    times = np.array([[t - 5, t] for t in last]).reshape(-1)
+    split = splits.chronological_sequences(np.arange(0, 21, 2), times)
+    assert split.train.users.tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert triples(split.validation) == [(8, 16, 17)]
+    assert triples(split.test) == [(9, 18, 19)]
+
+
+def test_recinterpreters_counts():
+    offsets = np.arange(0, 2 * 943 + 1, 2)
+    split = splits.chronological_sequences(offsets, np.arange(2 * 943))
+    assert [len(s) for s in (split.train, split.validation, split.test)] == [754, 94, 95]
+
+
+def test_one_cut_in_time():
+    # Two users, interleaved; cuts at the 80 % and 90 % quantiles: times 8 and 9.
+    times = np.array([0, 2, 4, 6, 8, 1, 3, 5, 7, 9])
+    split = splits.chronological_time(np.array([0, 5, 10]), times)
+    assert triples(split.train) == [(0, 0, 4), (1, 5, 9)]
+    assert triples(split.validation) == [(0, 0, 4)]  # history items[0:4], target items[4] at 8
+    assert triples(split.test) == [(1, 5, 9)]
+
+
+@pytest.mark.parametrize("name", ["chronological_sequences", "chronological_time"])
+def test_chronological_splits_need_times_and_ratios(name):
+    function = getattr(splits, name)
+    with pytest.raises(InputError, match=f"config.split.name: '{name}' needs timestamps"):
+        function(OFFSETS, None)
+    with pytest.raises(InputError, match=r"config.split.ratios: .* got \(8, 2\)"):
+        function(OFFSETS, np.arange(10), (8, 2))

@@ -1,0 +1,110 @@
+import errno
+import json
+
+import numpy as np
+import pytest
+
+from recjax.data import store as store_module
+from recjax.data.interactions import LogBuilder
+from recjax.data.store import format_statistics, open_store, write_store
+from recjax.errors import InputError
+
+CATALOG = {"a": {"title": "A", "year": 1900}, "b": {"title": None}, "unused": {"title": "U"}}
+
+
+def make_log(rows=(("u2", "b", 20, 3), ("u1", "a", 30, 5), ("u2", "a", 10, 4), ("u1", "c", 5, 1))):
+    log = LogBuilder(timestamps=True, ratings=True)
+    for row in rows:
+        log.add(*row)
+    return log.build()
+
+
+def test_round_trip(tmp_path):
+    store = write_store(tmp_path / "s", make_log(), CATALOG, {"source": {"name": "test"}})
+    assert store.n_users == 2 and store.n_items == 4
+    assert store.user_keys == ["u1", "u2"]
+    assert store.offsets.tolist() == [0, 2, 4]
+    assert store.items.tolist() == [3, 1, 1, 2]  # in time order; a, b, c = 1, 2, 3
+    assert store.timestamps.tolist() == [5, 30, 10, 20]
+    assert store.ratings.tolist() == [1, 5, 4, 3]
+    assert store.titles == [None, "A", None, None]
+    assert store.catalog[1] == {"id": 1, "key": "a", "title": "A", "year": 1900}
+    assert "2 of 3 items have no title" in store.manifest["warnings"]
+    assert isinstance(store.items, np.memmap)
+    assert [store.offsets.dtype, store.items.dtype] == [np.int64, np.int32]
+    assert "interactions          4" in format_statistics(store)
+
+
+def test_same_data_same_fingerprint(tmp_path):
+    one = write_store(tmp_path / "1", make_log(), CATALOG, {"source": {"name": "x"}})
+    two = write_store(tmp_path / "2", make_log(), CATALOG, {"source": {"name": "y"}})
+    other = write_store(tmp_path / "3", make_log([("u", "a", 1, 1)]), CATALOG, {})
+    assert one.fingerprint == two.fingerprint != other.fingerprint
+
+
+def test_nothing_left(tmp_path):
+    with pytest.raises(InputError, match="no interaction is left to write; check the filters"):
+        write_store(tmp_path / "s", make_log([]), {}, {})
+    assert not (tmp_path / "s").exists()
+
+
+def test_does_not_overwrite_unasked(tmp_path):
+    write_store(tmp_path / "s", make_log(), CATALOG, {})
+    with pytest.raises(InputError, match="s exists already; --overwrite replaces it"):
+        write_store(tmp_path / "s", make_log(), CATALOG, {})
+    replaced = write_store(
+        tmp_path / "s", make_log([("u", "a", 1, 1)]), CATALOG, {}, overwrite=True
+    )
+    assert replaced.n_users == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]  # no leftovers
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, existing):
+    target = tmp_path / "s"
+    if existing:
+        write_store(target, make_log(), CATALOG, {})
+
+    def full(path, lines):
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store_module, "_write_lines", full)
+    with pytest.raises(InputError, match=f"cannot write {target}: the disk is full"):
+        write_store(target, make_log([("u", "a", 1, 1)]), CATALOG, {}, overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == (["s"] if existing else [])
+    if existing:
+        assert open_store(target).n_users == 2
+
+
+def test_unwritable_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write .*file/s: (Not a directory|File exists)"):
+        write_store(tmp_path / "file" / "s", make_log(), CATALOG, {})
+
+
+def edit_manifest(path, **changes):
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | changes))
+
+
+def test_refuses_what_is_no_whole_store(tmp_path):
+    path = tmp_path / "s"
+    with pytest.raises(InputError, match=r"no prepared data set there .* run `recjax prepare`"):
+        open_store(path)
+    write_store(path, make_log(), CATALOG, {})
+    edit_manifest(path, format_version=0)
+    with pytest.raises(InputError, match="format version 0, this recjax reads 1; run `recjax prep"):
+        open_store(path)
+    edit_manifest(path, format_version=1)
+    whole = (path / "items.npy").read_bytes()
+    (path / "items.npy").write_bytes(whole[:-4])
+    size = len(whole)
+    with pytest.raises(InputError, match=f"items.npy: {size - 4} bytes, expected {size} bytes"):
+        open_store(path)
+    (path / "items.npy").unlink()
+    with pytest.raises(InputError, match=r"items.npy: missing, expected"):
+        open_store(path)
+    (path / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match="manifest.json: not a manifest of a prepared data set"):
+        open_store(path)

@@ -1,0 +1,83 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from recjax.evaluation.ranking import (
+    coverage,
+    marginal_relevance,
+    rank_catalogue,
+    rank_metrics,
+    ranks_of,
+)
+
+NOTHING = (jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.int32))
+
+
+def test_ties_and_nan_count_against_the_target():
+    scores = jnp.array([[1.0, 2.0, 2.0, 0.0], [5.0, 5.0, 5.0, 5.0], [jnp.nan, 1.0, 0.0, 2.0]])
+    assert ranks_of(scores, jnp.array([1, 0, 1])).tolist() == [2, 4, 3]
+    # A target whose own score is no number comes last.
+    assert ranks_of(scores, jnp.array([1, 0, 0])).tolist() == [2, 4, 4]
+
+
+@pytest.mark.parametrize(("n_items", "chunk", "k"), [(101, 1000, 20), (101, 30, 20), (64, 16, 5)])
+def test_streamed_ranks_against_brute_force(n_items, chunk, k):
+    rng = np.random.default_rng(0)
+    # Small integers: many exact ties, and sums that are exact in any order.
+    h = rng.integers(-2, 3, (6, 4)).astype(np.float32)
+    table = rng.integers(-2, 3, (n_items, 4)).astype(np.float32)
+    targets = rng.integers(1, n_items, 6)
+    seen = rng.integers(0, n_items, (6, 5))
+    seen[0, 0] = targets[0]  # a repeated target takes part all the same
+    pairs = (jnp.repeat(jnp.arange(6), 5), jnp.array(seen).reshape(-1))
+    ranks, top = rank_catalogue(jnp.array(h), jnp.array(table), jnp.array(targets), pairs, k, chunk)
+    scores = h @ table.T
+    for b in range(6):
+        part = np.ones(n_items, bool)
+        part[0] = False
+        part[seen[b]] = False
+        part[targets[b]] = True
+        others = part & (np.arange(n_items) != targets[b])
+        assert ranks[b] == 1 + (others & (scores[b] >= scores[b, targets[b]])).sum()
+        listed = np.asarray(top[b])
+        assert len(set(listed)) == k and part[listed].all()
+        np.testing.assert_array_equal(scores[b, listed], np.sort(scores[b, part])[::-1][:k])
+
+
+def test_a_list_longer_than_what_takes_part():
+    h, table = jnp.ones((1, 2)), jnp.arange(8.0).reshape(4, 2)
+    pairs = (jnp.zeros(1, jnp.int32), jnp.array([2]))
+    ranks, top = rank_catalogue(h, table, jnp.array([1]), pairs, 4)
+    assert ranks.tolist() == [2] and top.tolist() == [[3, 1, 0, 0]]
+
+
+def test_a_model_that_cannot_tell_items_apart_ranks_last():
+    rng = np.random.default_rng(1)
+    h = jnp.array(rng.standard_normal((8, 33)), jnp.float32)
+    table = jnp.broadcast_to(jnp.array(rng.standard_normal(33), jnp.float32), (50, 33))
+    ranks, _ = rank_catalogue(h, table, jnp.arange(1, 9), NOTHING, 10, 16)
+    assert ranks.tolist() == [49] * 8
+    ranks, _ = rank_catalogue(h * jnp.nan, table, jnp.arange(1, 9), NOTHING, 10, 16)
+    assert ranks.tolist() == [49] * 8
+
+
+def test_metrics_by_hand():
+    metrics = rank_metrics(np.array([1, 2, 4, 11]), (1, 5, 10))
+    assert metrics["hr@1"] == 0.25 and metrics["hr@5"] == 0.75 and metrics["hr@10"] == 0.75
+    assert metrics["ndcg@5"] == pytest.approx((1 + 1 / np.log2(3) + 1 / np.log2(5)) / 4)
+    assert metrics["mrr@10"] == pytest.approx((1 + 0.5 + 0.25) / 4)
+
+
+def test_coverage():
+    top = np.array([[1, 2], [1, 3], [4, 0]])
+    assert coverage(top, 6, (1, 2)) == {"coverage@1": 2 / 5, "coverage@2": 4 / 5}
+
+
+def test_marginal_relevance_by_hand():
+    table = jnp.array([[0.0, 0.0], [2.0, 0.0], [3.0, 3.0], [0.0, 1.0]])
+    values = marginal_relevance(jnp.array([[1.0, 0.0]]), table, jnp.array([[1, 2, 3]]), (1, 2, 3))
+    half = np.sqrt(0.5)
+    gains = [0.5, 0.5 * half - 0.5 * half, 0.0 - 0.5 * half]
+    np.testing.assert_allclose(values[0], [gains[0], np.mean(gains[:2]), np.mean(gains)], atol=1e-6)
+    spread = marginal_relevance(jnp.array([[1.0, 0.0]]), table, jnp.array([[1, 3]]), (2,), 0.9)
+    assert spread[0, 0] == pytest.approx((0.9 + 0.0) / 2)

@@ -1,0 +1,68 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from recjax.nn.attention import MultiHeadAttention
+from recjax.nn.dropout import dropout
+from recjax.nn.masks import segment_mask
+from recjax.nn.recurrent import GRU
+
+
+def test_segment_mask():
+    mask = segment_mask(jnp.array([[0, 1, 1, 2]]), causal=True)[0]
+    expected = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
+    assert mask.astype(int).tolist() == expected
+    both = segment_mask(jnp.array([[0, 1, 1, 2]]), causal=False)[0]
+    assert both.astype(int).tolist() == [[1, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_keeps_the_expectation(rate):
+    x = jnp.ones((400, 400))
+    out = dropout(x, rate, deterministic=False, rngs=nnx.Rngs(dropout=jax.random.key(0)))
+    assert float((out == 0).mean()) == pytest.approx(rate, abs=0.01)
+    assert float(out.mean()) == pytest.approx(1.0, abs=0.03)
+    kept = np.unique(out[out > 0])
+    assert len(kept) == 1 and kept[0] == pytest.approx(1 / (1 - rate), rel=0.02)
+
+
+def test_dropout_off():
+    x = jnp.arange(6.0)
+    assert dropout(x, 0.5, deterministic=True, rngs=None) is x
+    assert dropout(x, 0.0, deterministic=False, rngs=None) is x
+    with pytest.raises(ValueError, match="dropout in training needs rngs"):
+        dropout(x, 0.5, deterministic=False, rngs=None)
+
+
+def test_attention_against_numpy():
+    rng = np.random.default_rng(0)
+    attention = MultiHeadAttention(
+        6, 2, 0.0, kernel_init=nnx.initializers.normal(0.5), rngs=nnx.Rngs(0)
+    )
+    x = rng.standard_normal((1, 4, 6)).astype(np.float32)
+    mask = np.tril(np.ones((1, 4, 4), bool))
+    out = attention(jnp.array(x), jnp.array(x), jnp.array(mask), deterministic=True)
+
+    def linear(layer):
+        return x[0] @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...])
+
+    q, k, v = (linear(getattr(attention, n)) for n in ("query", "key", "value"))
+    heads = []
+    for head in (slice(0, 3), slice(3, 6)):
+        logits = q[:, head] @ k[:, head].T / np.sqrt(3)
+        weights = np.exp(np.where(mask[0], logits, -np.inf))
+        heads.append(weights / weights.sum(-1, keepdims=True) @ v[:, head])
+    expected = np.concatenate(heads, -1) @ np.asarray(attention.out.kernel[...])
+    np.testing.assert_allclose(out[0], expected + np.asarray(attention.out.bias[...]), atol=1e-5)
+
+
+def test_gru_restarts_with_every_segment():
+    gru = GRU(5, 4, kernel_init=nnx.initializers.normal(0.5), rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (1, 6, 5))
+    both = gru(x, jnp.array([[0, 1, 1, 2, 2, 2]]))
+    first = gru(x[:, 1:3], jnp.ones((1, 2), jnp.int32))
+    second = gru(x[:, 3:], jnp.ones((1, 3), jnp.int32))
+    np.testing.assert_allclose(both[:, 1:3], first, atol=1e-6)
+    np.testing.assert_allclose(both[:, 3:], second, atol=1e-6)

@@ -1,0 +1,170 @@
+"""The command's contract: exit status, one line on errors, JSON on stdout."""
+
+import subprocess
+import sys
+
+import pytest
+
+CONFIG = """
+from ml_collections import ConfigDict
+def get_config(arg=None):
+    config = ConfigDict()
+    config.data = {"source": "simulated", "store": STORE,
+                   "options": {"users": 60, "mean_length": 10.0, "max_length": 30}}
+    config.model = {"name": arg or "sasrec", "dim": 8, "max_length": 12}
+    config.objective = {"name": "softmax"}
+    config.train = {"batch_size": 16, "epochs": 4.0, "steps_per_call": 4}
+    return config
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(CONFIG.replace("STORE", repr(str(tmp_path / "store"))))
+    return path
+
+
+def one_line(err):
+    lines = [line for line in err.splitlines() if line.startswith("recjax: ")]
+    assert len(lines) == 1 and err.splitlines()[-1] == lines[0], err
+    return lines[0]
+
+
+def test_prepare_train_evaluate(recjax, config, tmp_path):
+    status, out, err = recjax("prepare", f"--config={config}", "--json")
+    assert status == 0 and out["counts"]["users"] == 60
+    assert "users                 60" in err
+    work = tmp_path / "work"
+    train = ("train", f"--config={config}", f"--workdir={work}", "--json")
+    status, trained, err = recjax(*train, "--config.train.epochs=2", "--config.seed", "5")
+    assert status == 0 and trained["finished"]
+    assert "config.seed: 0 -> 5" in err and "config.train.epochs: 4.0 -> 2.0" in err
+    assert "test/full" in err and str(work) in err
+    status, evaluated, _ = recjax("evaluate", f"--workdir={work}", "--json")
+    assert status == 0
+    assert evaluated == {k: v for k, v in trained.items() if "/" in k}
+    for name in ("config.json", "manifest.json", "metrics.jsonl", "checkpoints"):
+        assert (work / name).exists()
+    status, other, _ = recjax(
+        "evaluate", f"--workdir={work}", "--split=validation", "--protocols=uni100", "--json"
+    )
+    assert status == 0 and set(other) == {
+        f"validation/uni100/{m}@{k}" for m in ("hr", "ndcg", "mrr") for k in (1, 5, 10, 20)
+    }
+    # The same command again notices that all is done.
+    again = recjax(*train, "--config.train.epochs=2", "--config.seed=5")[1]
+    assert again == trained
+
+
+def test_evaluate_without_json_prints_nothing_on_stdout(recjax, config, tmp_path):
+    work = f"--workdir={tmp_path / 'w'}"
+    assert recjax("train", f"--config={config}", work, "--config.train.epochs=1")[:2] == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--config=CONFIG"], "the following arguments are required: --workdir"),
+        (["fly"], "argument COMMAND: invalid choice: 'fly'"),
+        (["prepare", "--config=nowhere.py"], "--config: no file nowhere.py"),
+        (["prepare", "--config=CONFIG", "--confg.seed=1"], "unknown argument '--confg.seed=1'"),
+        (["prepare", "--config=CONFIG", "--config.seed"], "argument '--config.seed' has no value"),
+        (
+            ["prepare", "--config=CONFIG", "--config.data.sorce=x"],
+            "unknown config key 'data.sorce': config.data has no 'sorce'; did you mean 'source'?",
+        ),
+        (
+            ["prepare", "--config=CONFIG", "--config.model.dims=9"],
+            "config.model has no 'dims'; did you mean 'dim'?",
+        ),
+        (
+            ["train", "--config=CONFIG:sasrek", "--workdir=W"],
+            "config.model.name: no recommender 'sasrek'; did you mean 'sasrec'?",
+        ),
+        (
+            ["train", "--config=CONFIG", "--workdir=W", "--config.train.metric=validation/full/hr"],
+            "config.train.metric: no metric 'validation/full/hr' among what config.evaluation",
+        ),
+        (
+            ["train", "--config=CONFIG", "--workdir=W", "--config.train.mesh=(3,1,1)"],
+            "config.train.mesh (3, 1, 1) does not fit 8 devices",
+        ),
+        (["evaluate", "--workdir=W"], "W/config.json: missing; expected a workdir of `recjax tra"),
+        (["simulate", "--workdir=W", "--config.users=0"], "config.users: expected at least 1"),
+    ],
+)
+def test_bad_usage_is_one_line_and_status_2(recjax, config, tmp_path, arguments, message):
+    arguments = [
+        a.replace("CONFIG", str(config)).replace("=W", f"={tmp_path}/W") for a in arguments
+    ]
+    status, out, err = recjax(*arguments)
+    assert (status, out) == (2, None)
+    assert message in one_line(err)
+
+
+def test_checkpoints_of_another_model_or_data_are_refused(recjax, config, tmp_path):
+    work = tmp_path / "w"
+    train = ("train", f"--config={config}", f"--workdir={work}", "--config.train.epochs=1")
+    assert recjax(*train)[0] == 0
+    before = sorted(p.name for p in (work / "checkpoints").iterdir())
+    status, _, err = recjax(*train, "--config.model.dim=16")
+    assert status == 2
+    assert "belongs to a run with another config (model.dim differ)" in one_line(err)
+    # Another model's checkpoints in the folder.
+    other = tmp_path / "other"
+    assert recjax("train", f"--config={config}:gru4rec", f"--workdir={other}")[0] == 0
+    (other / "checkpoints").rename(tmp_path / "kept")
+    (work / "checkpoints").rename(other / "checkpoints")
+    status, _, err = recjax("evaluate", f"--workdir={other}")
+    assert status == 2
+    line = one_line(err)
+    assert "a checkpoint of another model (name sasrec, expected gru4rec)" in line
+    assert sorted(p.name for p in (other / "checkpoints").iterdir()) == before
+    # Another data set in the store's place.
+    (other / "checkpoints").rename(work / "checkpoints")
+    text = config.read_text().replace('"users": 60', '"users": 61')
+    config.write_text(text)
+    assert recjax("prepare", f"--config={config}", "--overwrite")[0] == 0
+    status, _, err = recjax("evaluate", f"--workdir={work}")
+    assert status == 2 and "a checkpoint of another data" in one_line(err)
+
+
+def test_a_diverged_run_fails_and_keeps_its_checkpoints(recjax, config, tmp_path):
+    work = tmp_path / "w"
+    train = ("train", f"--config={config}", f"--workdir={work}")
+    status, _, err = recjax(*train, "--config.optim.learning_rate=1e30")
+    assert status == 1
+    assert "DivergedError: step " in one_line(err)
+
+
+def test_unwritable_workdir(recjax, config, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, _, err = recjax("train", f"--config={config}", f"--workdir={tmp_path}/file/w")
+    assert status == 2 and f"cannot write {tmp_path}/file/w: Not a directory" in one_line(err)
+
+
+def test_debug_shows_the_traceback(recjax, tmp_path):
+    _, _, err = recjax("evaluate", f"--workdir={tmp_path}", "--debug")
+    assert "Traceback" in err
+
+
+def test_simulate_writes_what_the_table_reader_reads(recjax, tmp_path):
+    raw = tmp_path / "raw"
+    arguments = ("simulate", f"--workdir={raw}", "--config.users=50", "--config.max_length=40")
+    status, out, _ = recjax(*arguments, "--json")
+    assert status == 0 and out["users"] == 50
+    status, _, err = recjax(*arguments)
+    assert status == 2 and "raw exists already; --overwrite replaces it" in one_line(err)
+
+
+def test_module_and_script_are_the_same_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "recjax.cli", "evaluate", "--workdir=/nowhere"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "recjax: /nowhere/config.json: missing; expected a workdir of `recjax train`"
+    ]

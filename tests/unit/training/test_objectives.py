@@ -1,0 +1,161 @@
+"""Objectives against plain numpy, position by position."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from recjax.data.splits import Spans
+from recjax.errors import InputError
+from recjax.training import objectives
+from recjax.training.objectives import Objective, ObjectiveConfig
+
+RNG = np.random.default_rng(0)
+T, I, D, M = 11, 17, 5, 4  # noqa: E741 - the letters of design.md
+H = RNG.standard_normal((T, D)).astype(np.float32)
+TABLE = RNG.standard_normal((I, D)).astype(np.float32)
+TARGETS = RNG.integers(1, I, T)
+WEIGHTS = (RNG.random(T) < 0.7).astype(np.float32)
+SHARED = np.array([3, 3, int(TARGETS[0]), 9])
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def weighted(losses):
+    return float((np.array(losses) * WEIGHTS).sum()), float(WEIGHTS.sum())
+
+
+def check(found, losses):
+    np.testing.assert_allclose([float(found[0]), float(found[1])], weighted(losses), rtol=2e-5)
+
+
+def test_bce_and_gbce():
+    negatives = RNG.integers(1, I, (T, M))
+    for beta in (1.0, 0.3):
+        losses = []
+        for t in range(T):
+            p = sigmoid(H[t] @ TABLE[TARGETS[t]])
+            q = sigmoid(TABLE[negatives[t]] @ H[t])
+            losses.append(-np.log(p**beta) - np.log(1 - q).sum())
+        check(objectives.binary_cross_entropy(H, TABLE, TARGETS, WEIGHTS, negatives, beta), losses)
+
+
+def test_gbce_beta():
+    # t = 0 is plain BCE; t = 1 gives the sampling rate.
+    assert objectives.gbce_beta(102, 1, 0.0) == pytest.approx(1.0)
+    assert objectives.gbce_beta(102, 1, 1.0) == pytest.approx(0.01)
+    assert objectives.gbce_beta(102, 4, 0.75) == pytest.approx(0.04 * (0.75 * (1 - 25) + 25))
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 3, 11, 64])
+def test_softmax(chunk):
+    logits = H @ TABLE.T
+    logits[:, 0] = -np.inf
+    losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(T), TARGETS]
+    check(objectives.softmax_cross_entropy(H, TABLE, TARGETS, WEIGHTS, chunk), losses)
+
+
+@pytest.mark.parametrize("chunk", [None, 4])
+def test_softmax_gradient_is_that_of_the_plain_formula(chunk):
+    def plain(h, table):
+        logits = (h @ table.T).at[:, 0].set(-jnp.inf)
+        chosen = jax.nn.log_softmax(logits)[jnp.arange(T), TARGETS]
+        return 3.0 * -(chosen * WEIGHTS).sum()
+
+    def ours(h, table):
+        return 3.0 * objectives.softmax_cross_entropy(h, table, TARGETS, WEIGHTS, chunk)[0]
+
+    expected = jax.grad(plain, (0, 1))(H, TABLE)
+    found = jax.grad(ours, (0, 1))(jnp.array(H), jnp.array(TABLE))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_softmax_survives_huge_scores():
+    loss, _ = objectives.softmax_cross_entropy(1e4 * jnp.array(H), TABLE, TARGETS, WEIGHTS)
+    assert np.isfinite(loss)
+
+
+def test_sampled_softmax_ignores_the_target_among_the_negatives():
+    log_q = RNG.standard_normal(M).astype(np.float32)
+    losses = []
+    for t in range(T):
+        positive = H[t] @ TABLE[TARGETS[t]]
+        others = [
+            H[t] @ TABLE[n] - q for n, q in zip(SHARED, log_q, strict=True) if n != TARGETS[t]
+        ]
+        losses.append(np.log(np.exp([positive, *others]).sum()) - positive)
+    check(objectives.sampled_softmax(H, TABLE, TARGETS, WEIGHTS, SHARED, log_q), losses)
+
+
+def max_losses(loss):
+    out = []
+    for t in range(T):
+        positive = H[t] @ TABLE[TARGETS[t]]
+        r = np.array([H[t] @ TABLE[n] for n in SHARED if n != TARGETS[t]])
+        s = np.exp(r) / np.exp(r).sum()
+        out.append(loss(positive, r, s))
+    return out
+
+
+def test_bpr_max():
+    losses = max_losses(
+        lambda p, r, s: -np.log((s * sigmoid(p - r)).sum()) + 0.7 * (s * r**2).sum()
+    )
+    check(objectives.bpr_max(H, TABLE, TARGETS, WEIGHTS, SHARED, 0.7), losses)
+
+
+def test_top1_max():
+    losses = max_losses(lambda p, r, s: (s * (sigmoid(r - p) + sigmoid(r**2))).sum())
+    check(objectives.top1_max(H, TABLE, TARGETS, WEIGHTS, SHARED), losses)
+
+
+# --- with negatives drawn inside
+
+ITEMS = np.array([1, 2, 3, 4, 2, 5], np.int32)
+SPANS = Spans(np.arange(2, dtype=np.int32), np.array([0, 4]), np.array([4, 6]))
+BATCH = {
+    "targets": jnp.array([[0, 2, 3, 5]]),
+    "sequences": jnp.array([[0, 0, 0, 1]]),
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["bce", "gbce", "softmax", "sampled_softmax", "bpr_max", "top1_max"]
+)
+def test_every_objective_has_finite_gradients_and_counts_its_targets(name):
+    objective = Objective(ObjectiveConfig(name, negatives=3), ITEMS, SPANS, I)
+    h = jax.random.normal(jax.random.key(1), (1, 4, D))
+
+    def loss(h, table):
+        total, weight = objective(h, table, BATCH, objective.data, jax.random.key(0))
+        return total / weight, weight
+
+    (_, weight), (d_h, d_table) = jax.value_and_grad(loss, (0, 1), has_aux=True)(h, TABLE)
+    assert weight == 3
+    assert np.isfinite(d_h).all() and np.isfinite(d_table).all()
+    assert np.abs(d_h[0, 0]).max() == 0, "a position without target takes no part"
+    assert np.abs(d_h[0, 1:]).min() > 0
+
+
+def test_negatives_are_never_positives(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        objectives,
+        "binary_cross_entropy",
+        lambda h, table, targets, weights, negatives, *_: drawn.append(negatives) or (0.0, 1.0),
+    )
+    objective = Objective(ObjectiveConfig("bce", negatives=200), ITEMS, SPANS, 8)
+    objective(jnp.zeros((1, 4, D)), TABLE, BATCH, objective.data, jax.random.key(0))
+    negatives = np.asarray(drawn[0])
+    assert set(np.unique(negatives[:3])) == {5, 6, 7}  # user 0 has 1, 2, 3, 4
+    assert set(np.unique(negatives[3])) == {1, 3, 4, 6, 7}  # user 1 has 2, 5
+
+
+def test_settings_that_cannot_work():
+    with pytest.raises(InputError, match="config.objective.negatives: 'bce' needs at least 1"):
+        Objective(ObjectiveConfig("bce", negatives=0), ITEMS, SPANS, 8)
+    with pytest.raises(InputError, match="user 0 has all 4 items: no negative is left"):
+        Objective(ObjectiveConfig("bce"), ITEMS[:4], SPANS[:1], 5)

@@ -1,0 +1,200 @@
+"""Optimiser, checkpoints, metric files, the loop's decisions."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from recjax.errors import InputError
+from recjax.training.checkpoint import Checkpoints
+from recjax.training.loop import DivergedError, Progress, TrainConfig, _checked, _judge, total_steps
+from recjax.training.metrics import MetricWriter, format_table, read_metrics
+from recjax.training.optim import OptimConfig, make_optimizer, schedule
+from recjax.training.state import TrainState
+from recjax.training.step import make_steps
+
+
+def test_schedule():
+    rate = schedule(OptimConfig(learning_rate=1.0, warmup_steps=4, decay_steps=12))
+    assert [float(rate(s)) for s in (0, 1, 3, 4)] == [0.25, 0.5, 1.0, 1.0]
+    assert float(rate(8)) == pytest.approx(0.5)
+    assert float(rate(12)) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_weight_decay_is_for_matrices():
+    optimizer = make_optimizer(OptimConfig(learning_rate=0.1, weight_decay=0.5))
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["w"], -0.05, rtol=1e-6)
+    np.testing.assert_allclose(updates["b"], 0.0)
+
+
+def test_clipping():
+    optimizer = make_optimizer(OptimConfig(learning_rate=1.0, clip_norm=1.0, eps=1.0))
+    params = {"w": jnp.zeros(2)}
+    updates, _ = optimizer.update({"w": jnp.array([30.0, 40.0])}, optimizer.init(params), params)
+    # Clipped to [0.6, 0.8]; Adam's first step is then g / (|g| + eps).
+    np.testing.assert_allclose(updates["w"], [-0.6 / 1.6, -0.8 / 1.8], rtol=1e-5)
+
+
+def quadratic(params, batch, data, key):
+    noise = jax.random.normal(key)
+    return jnp.sum((params["w"] - batch["x"] - data) ** 2) + 0 * noise, jnp.float32(2)
+
+
+def test_steps_are_the_single_steps_in_order():
+    optimizer = optax.sgd(0.1)
+    x = jnp.arange(3.0)
+
+    def start():
+        params = {"w": jnp.zeros(())}
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    steps = make_steps(quadratic, optimizer)
+    together, metrics = steps(start(), {"x": x}, 1.0, jax.random.key(0))
+    w, losses = 0.0, []
+    for target in (1.0, 2.0, 3.0):
+        losses.append((w - target) ** 2 / 2)  # the mean over a weight of two
+        w -= 0.1 * (w - target)
+    assert float(together.params["w"]) == pytest.approx(w)
+    np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-5)
+    assert int(together.step) == 3 and metrics["weight"].tolist() == [2, 2, 2]
+
+
+def test_the_state_is_donated():
+    steps = make_steps(quadratic, optax.sgd(0.1))
+    state = TrainState(jnp.zeros((), jnp.int32), {"w": jnp.zeros(())}, optax.EmptyState())
+    steps(
+        TrainState(state.step, state.params, optax.sgd(0.1).init(state.params)),
+        {"x": jnp.ones(1)},
+        0.0,
+        jax.random.key(0),
+    )
+    assert state.params["w"].is_deleted()
+
+
+# --- checkpoints
+
+
+def save_all(checkpoints, values):
+    best = None
+    for step, value in enumerate(values, start=1):
+        if best is None or value > values[best - 1]:
+            best = step
+        checkpoints.save(step, {"w/0": jnp.full(3, float(step))}, {"value": value}, best)
+    checkpoints.wait()
+    return best
+
+
+def test_latest_and_best_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c", keep=2)
+    assert checkpoints.latest() is None
+    assert save_all(checkpoints, [0.1, 0.5, 0.2, 0.3, 0.4]) == 2
+    checkpoints.close()
+    reader = Checkpoints(tmp_path / "c", read_only=True)
+    assert reader.latest() == 5
+    abstract = {"w/0": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    assert [reader.restore(s, abstract)["w/0"][0] for s in (2, 4, 5)] == [2, 4, 5]
+    assert reader.meta(2) == {"value": 0.5}
+    with pytest.raises(InputError, match="no complete checkpoint of step 3"):
+        reader.restore(3, abstract)
+
+
+def test_a_half_deleted_step_does_not_count(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c", keep=3)
+    save_all(checkpoints, [0.1, 0.2])
+    checkpoints.close()
+    (tmp_path / "c" / "2" / "_CHECKPOINT_METADATA").unlink()
+    (tmp_path / "c" / "trash").mkdir(exist_ok=True)
+    again = Checkpoints(tmp_path / "c", keep=3)
+    assert again.latest() == 1
+    assert not (tmp_path / "c" / "trash").exists()
+
+
+def test_a_state_of_another_shape_is_refused(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c")
+    save_all(checkpoints, [0.1])
+    for abstract in ({"other": jax.ShapeDtypeStruct((3,), jnp.float32)},):
+        with pytest.raises(InputError, match="c/1: not a checkpoint of this model"):
+            checkpoints.restore(1, abstract)
+
+
+# --- metric files
+
+
+def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
+    writer = MetricWriter(tmp_path)
+    for step in (10, 20, 30):
+        writer.write(step, {"loss": step / 10})
+    writer.write(20, {"final": True, "x": 1.0})
+    writer.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 40, "lo')  # a kill while writing
+    writer = MetricWriter(tmp_path, 20)
+    writer.write(30, {"loss": 9.0})
+    writer.close()
+    assert read_metrics(tmp_path / "metrics.jsonl") == [
+        {"step": 10, "loss": 1.0},
+        {"step": 20, "loss": 2.0},
+        {"step": 30, "loss": 9.0},
+    ]
+    assert list(tmp_path.glob("events.*"))
+
+
+def test_a_damaged_metrics_file_names_its_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps({"step": 1}) + "\noops\n" + json.dumps({"step": 2}) + "\n")
+    with pytest.raises(InputError, match="metrics.jsonl:2: not a JSON line"):
+        read_metrics(path)
+
+
+def test_table():
+    table = format_table({"test/full/hr@1": 0.5, "test/full/hr@10": 0.75, "test/uni100/hr@1": 1.0})
+    assert table.splitlines() == [
+        "test/full       @1      @10",
+        "hr          0.5000   0.7500",
+        "",
+        "test/uni100       @1",
+        "hr            1.0000",
+    ]
+
+
+# --- the loop's decisions
+
+
+def test_early_stopping():
+    config = TrainConfig(patience=2, metric="m")
+    progress = Progress()
+    decisions = []
+    for step, value in enumerate([0.1, 0.3, 0.2, math.nan, 0.4], start=1):
+        _judge(progress, {"m": value}, step, config)
+        decisions.append((progress.best_step, progress.stale, progress.stopped))
+    assert decisions[:4] == [(1, 0, False), (2, 0, False), (2, 1, False), (2, 2, True)]
+    never = Progress()
+    for step in range(9):
+        _judge(never, {"m": -step}, step, TrainConfig(patience=0, metric="m"))
+    assert not never.stopped
+
+
+def test_the_step_that_diverged_is_named():
+    loss = np.array([1.0, 2.0, np.nan, np.nan])
+    with pytest.raises(DivergedError, match="step 103: loss nan, gradient norm 1.0; the last che"):
+        _checked({"loss": loss, "grad_norm": np.ones(4)}, 100)
+    with pytest.raises(DivergedError, match="step 2: loss 1.0, gradient norm inf"):
+        _checked({"loss": np.ones(4), "grad_norm": np.array([1, np.inf, 1, 1])}, 0)
+    assert _checked({"loss": loss[:2], "grad_norm": np.ones(2)}, 0) == 1.5
+
+
+def test_whole_calls():
+    assert total_steps(TrainConfig(epochs=2.5, steps_per_call=8), steps_per_epoch=10) == 32
+
+
+@pytest.mark.parametrize("name", ["batch_size", "epochs", "evaluate_every", "steps_per_call"])
+def test_impossible_settings(name):
+    with pytest.raises(InputError, match=f"config.train.{name}: expected"):
+        TrainConfig(**{name: 0})
