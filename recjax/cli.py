@@ -106,9 +106,9 @@ def _prepare(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict
 
 def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
     if args.distributed:
-        import jax
+        from recjax.training.parallel import start_distributed
 
-        jax.distributed.initialize()
+        start_distributed()
     from recjax.training.metrics import format_table
     from recjax.training.recommender import start_run
 

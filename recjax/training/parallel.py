@@ -6,6 +6,7 @@ A model names the logical axes of its parameters (`PARAM_AXES`, an ordered list 
 """
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,6 +30,17 @@ RULES: dict[str, str | tuple[str, ...]] = {
 }
 
 AxisRules = Sequence[tuple[str, tuple[str | None, ...]]]
+
+
+def start_distributed() -> None:
+    """Joins the other processes (`jax.distributed`).
+
+    Clusters that JAX knows (Slurm, TPU pods, GKE, Open MPI) need nothing; elsewhere the variables
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say who is who.
+    """
+    numbers = [os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID")]
+    count, index = (None if n is None else int(n) for n in numbers)
+    jax.distributed.initialize(os.environ.get("JAX_COORDINATOR_ADDRESS"), count, index)
 
 
 def make_mesh(shape: tuple[int, int, int] = (-1, 1, 1)) -> Mesh:

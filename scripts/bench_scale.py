@@ -1,0 +1,84 @@
+#!/usr/bin/env python
+"""Load test: a million users, a million items, fifty million interactions.
+
+    python scripts/bench_scale.py --store /big/disk/scale [--users N --items N --threads N]
+
+Simulates and prepares (skipped when the store is up to date), trains 100 steps of SASRec with
+sampled softmax, and ranks 10,000 users over the whole catalogue. Prints seconds and the peak of
+resident memory after each stage.
+"""
+
+import argparse
+import os
+import resource
+import time
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--store", required=True, help="folder of the prepared data")
+    parser.add_argument("--users", type=int, default=1_000_000)
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--mean-length", type=float, default=50.0)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--examples", type=int, default=10_000)
+    parser.add_argument("--threads", type=int, default=0, help="cores; 0 = all")
+    return parser.parse_args()
+
+
+class Stages:
+    """Prints what each stage took."""
+
+    def __init__(self):
+        self.start = time.perf_counter()
+
+    def done(self, what: str) -> None:
+        seconds = time.perf_counter() - self.start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        print(f"{what:<46}{seconds:8.1f} s   peak memory so far {peak:6.2f} GB", flush=True)
+        self.start = time.perf_counter()
+
+
+def main() -> None:
+    args = parse()
+    if args.threads:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+    from recjax.config import build
+    from recjax.data.prepare import prepare
+    from recjax.training.recommender import RecommenderRun, RunConfig
+
+    options = {
+        "users": args.users,
+        "items": args.items,
+        "mean_length": args.mean_length,
+        "max_length": 200,
+    }
+    section = {
+        "data": {"source": "simulated", "store": args.store, "options": options},
+        "model": {"name": "sasrec", "max_length": 50},
+        "objective": {"name": "sampled_softmax", "negatives": 1024, "popularity_power": 0.5},
+        "train": {"batch_size": 256, "steps_per_call": 10},
+        "evaluation": {"max_examples": args.examples},
+    }
+    stages = Stages()
+    config = build(RunConfig, section, "config")
+    store = prepare(config.data)
+    counts = store.manifest["counts"]
+    print(", ".join(f"{n:,} {what}" for what, n in counts.items()))
+    stages.done("simulate and prepare")
+
+    run = RecommenderRun(config, store)
+    steps, state = run.make_steps(), run.init_state()
+    stages.done("split, negatives, weights")
+    for call in range(args.steps // 10):
+        state, metrics = steps(state, run.place(10 * call, 10))
+    loss = float(metrics["loss"][-1])
+    stages.done(f"{args.steps} training steps (loss {loss:.3f})")
+    evaluator = run.evaluator("test")
+    values = evaluator.run(state.params)
+    stages.done(f"{args.examples:,} users ranked over the catalogue")
+    print(f"test/full/hr@20 {values['test/full/hr@20']:.5f}")
+
+
+if __name__ == "__main__":
+    main()
