@@ -11,7 +11,7 @@ import numpy as np
 from recjax.config import build, nearest, to_plain
 from recjax.data import interactions
 from recjax.data.interactions import BadRows
-from recjax.data.store import Store, hash_file, open_store, write_store
+from recjax.data.store import Store, check_place, hash_file, open_store, write_store
 from recjax.errors import InputError
 
 SOURCES = (
@@ -59,7 +59,13 @@ def _origin(files: list[Path]) -> list[dict[str, Any]]:
     for file in files:
         if not file.is_file():
             raise InputError(f"{file}: no such file")
-    return [{"name": file.name, **hash_file(file)} for file in files]
+    found = []
+    for file in files:
+        try:
+            found.append({"name": file.name, **hash_file(file)})
+        except OSError as error:
+            raise InputError(f"cannot read {file}: {error.strerror}") from error
+    return found
 
 
 def read_options(config: DataConfig) -> tuple[Any, Any]:
@@ -97,15 +103,18 @@ def prepare(config: DataConfig, *, overwrite: bool = False) -> Store:
         made_from["options"].pop(name)
     if (Path(config.store) / "manifest.json").exists() and not overwrite:
         store = open_store(config.store)
-        if not _differences(store, made_from):
+        if not _differences(store, made_from, options):
             return store
         raise InputError(
             f"{config.store}: made from other data or options (differs in "
-            f"{', '.join(_differences(store, made_from))}); "
+            f"{', '.join(_differences(store, made_from, options))}); "
             "--overwrite prepares it again, --config.data.store=DIR keeps both"
         )
+    check_place(Path(config.store), overwrite=overwrite)  # before the log is read, not after
     bad = BadRows(config.skip_bad_rows)
     log, catalog = module.read(path, options, bad)
+    if not len(log):
+        raise InputError(f"{path}: there is no interaction in it")
     notes = []
     late = interactions.out_of_order(log)
     if late:
@@ -129,10 +138,16 @@ def prepare(config: DataConfig, *, overwrite: bool = False) -> Store:
     return write_store(config.store, log, catalog, manifest, overwrite=overwrite)
 
 
-def _differences(store: Store, made_from: dict[str, Any]) -> list[str]:
+def _differences(store: Store, made_from: dict[str, Any], options: Any) -> list[str]:
     """What a store was made from otherwise; an option that it does not know had its default."""
-    old = store.manifest.get("options", {})
-    defaults = {f.name: f.default for f in dataclasses.fields(DataConfig)}
+    old = _defaults(DataConfig) | store.manifest.get("options", {})
+    old["options"] = _defaults(options) | (old.get("options") or {})
     new = made_from["options"]
-    changed = [key for key in new if old.get(key, defaults[key]) != new[key]]
+    changed = [key for key in new if old[key] != new[key]]
     return (["source"] if store.manifest.get("source") != made_from["source"] else []) + changed
+
+
+def _defaults(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass (or of an instance's class) that have a plain default."""
+    fields = dataclasses.fields(config)
+    return {f.name: to_plain(f.default) for f in fields if f.default is not dataclasses.MISSING}

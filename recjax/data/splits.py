@@ -136,8 +136,9 @@ def chronological_time(
         )
     cuts = _ratios(ratios)
     times = np.asarray(timestamps)
-    ordered = np.sort(times)
-    first, second = (ordered[min(len(ordered) - 1, int(len(ordered) * c))] for c in cuts[:2])
+    # One more time, after all others: a share of 0 is empty.
+    ordered = np.append(np.sort(times), times.max() + 1)
+    first, second = (ordered[int(len(times) * c)] for c in cuts[:2])
     runs = _all_users(offsets)
     owner = np.repeat(runs.users, runs.stops - runs.starts)
     place = np.arange(len(times), dtype=np.int64)

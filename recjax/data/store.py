@@ -33,6 +33,7 @@ from recjax.errors import InputError
 
 FORMAT_VERSION = 1
 _ARRAYS = {"offsets": np.int64, "items": np.int32, "timestamps": np.int64, "ratings": np.float32}
+_ALWAYS = ("offsets.npy", "items.npy", "users.jsonl", "catalog.jsonl")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,6 +131,9 @@ def open_store(path: str | Path) -> Store:
     try:
         manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
         version = manifest["format_version"]
+        if version == FORMAT_VERSION:
+            sizes = {name: manifest["files"][name]["bytes"] for name in _ALWAYS}
+            sizes |= {name: entry["bytes"] for name, entry in manifest["files"].items()}
     except (ValueError, KeyError, TypeError):
         raise InputError(
             f"{manifest_path}: not a manifest of a prepared data set; "
@@ -140,46 +144,76 @@ def open_store(path: str | Path) -> Store:
             f"{path}: format version {version}, this recjax reads {FORMAT_VERSION}; "
             "run `recjax prepare --overwrite`"
         )
-    for name, entry in manifest["files"].items():
+    for name, expected in sizes.items():
         file = path / name
         size = file.stat().st_size if file.is_file() else None
-        if size != entry["bytes"]:
+        if size != expected:
             found = "missing" if size is None else f"{size} bytes"
             raise InputError(
-                f"{file}: {found}, expected {entry['bytes']} bytes; "
-                "run `recjax prepare --overwrite`"
+                f"{file}: {found}, expected {expected} bytes; run `recjax prepare --overwrite`"
             )
     return Store(path, manifest)
 
 
+def check_place(path: Path, *, overwrite: bool, sign: str | None = "manifest.json") -> None:
+    """Whether a folder may be written at `path`.
+
+    Args:
+        path: where it is to stand.
+        overwrite: what stands there may be replaced,
+        sign: but only if it holds this file (None: whatever it is).
+
+    Raises:
+        InputError: it may not.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if sign and not (path / sign).is_file():
+        raise InputError(
+            f"{path} is there and holds no {sign}: it was not made here and is never replaced; "
+            "name another folder"
+        )
+    if not overwrite:
+        raise InputError(f"{path} exists already; --overwrite replaces it")
+
+
 @contextmanager
-def atomic_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
+def atomic_folder(path: Path, *, overwrite: bool, sign: str | None = None) -> Iterator[Path]:
     """A folder that appears at `path` whole, or not at all.
 
     Yields a temporary sibling to write into. On an error the sibling is removed and what stood
     at `path` stays.
 
+    Args:
+        path: the folder to make; where it is a link, what it points to.
+        overwrite: replace what stands there,
+        sign: if it holds this file (`check_place`).
+
     Raises:
-        InputError: `path` exists and `overwrite` is off; the disk is full or not writable.
+        InputError: there is something that may not be replaced; the disk is full or not writable.
     """
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists already; --overwrite replaces it")
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    check_place(path, overwrite=overwrite, sign=sign)
+    place = path.resolve()
+    temporary = place.parent / f".{place.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
         yield temporary
         for file in temporary.iterdir():
             _fsync(file)
         _fsync(temporary)
-        if path.exists():
+        if place.exists():
             old = temporary.with_suffix(".old")
-            path.rename(old)
-            temporary.rename(path)
+            place.rename(old)
+            try:
+                temporary.rename(place)
+            except OSError:
+                old.rename(place)
+                raise
             shutil.rmtree(old, ignore_errors=True)
         else:
-            temporary.rename(path)
-        _fsync(path.parent)
+            temporary.rename(place)
+        _fsync(place.parent)
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
         raise InputError(f"cannot write {path}: {reason}") from error
@@ -220,7 +254,8 @@ def write_store(
         overwrite: replace what stands at `path`.
 
     Raises:
-        InputError: nothing to write, a store is there already, the disk is full or not writable.
+        InputError: nothing to write, something is there already (a folder that is no store is
+            never replaced), the disk is full or not writable.
     """
     path = Path(path)
     if not len(log):
@@ -239,14 +274,15 @@ def write_store(
         "timestamps": None if log.timestamps is None else log.timestamps[order],
         "ratings": None if log.ratings is None else log.ratings[order],
     }
-    with atomic_folder(path, overwrite=overwrite) as folder:
+    with atomic_folder(path, overwrite=overwrite, sign="manifest.json") as folder:
         for name, array in arrays.items():
             if array is not None:
                 np.save(folder / f"{name}.npy", array.astype(_ARRAYS[name], copy=False))
         _write_lines(folder / "users.jsonl", map(json.dumps, log.user_keys))
-        untitled = _write_lines(folder / "catalog.jsonl", _records(log.item_keys, catalog))
+        _write_lines(folder / "catalog.jsonl", _records(log.item_keys, catalog))
         n_items = len(log.item_keys) + 1
         warnings = list(manifest.get("warnings", []))
+        untitled = sum(not catalog.get(key, {}).get("title") for key in log.item_keys)
         if untitled:
             warnings.append(f"{untitled} of {n_items - 1} items have no title")
         full = {
@@ -266,22 +302,18 @@ def write_store(
     return open_store(path)
 
 
-def _write_lines(path: Path, lines: Iterable[str]) -> int:
-    """Writes lines; returns how many of them hold a null title."""
-    untitled = 0
-    with path.open("w", encoding="utf-8") as file:
-        for line in lines:
-            untitled += '"title": null' in line
-            file.write(line + "\n")
-    return untitled
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    # Half of a surrogate pair, which scraped titles do hold, has no UTF-8 and becomes "?".
+    with path.open("w", encoding="utf-8", errors="replace") as file:
+        file.writelines(line + "\n" for line in lines)
 
 
 def _records(keys: list[str], catalog: Catalog) -> Iterator[str]:
     for index, key in enumerate(keys, start=1):
         known = catalog.get(key, {})
-        record = {"id": index, "key": key, "title": known.get("title") or None, **known}
-        record["title"] = record["title"] or None
-        yield json.dumps(record, ensure_ascii=False)
+        ours = {"id": index, "key": key, "title": known.get("title") or None}
+        record = ours | known | ours  # first in order, and a source's own "id" does not win
+        yield json.dumps(record, ensure_ascii=False, default=str)  # dates, decimals
 
 
 def format_statistics(store: Store) -> str:

@@ -1,12 +1,14 @@
 """RecBole's atomic files: tab-separated `.inter` and `.item`, headers typed as `name:type`."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from recjax.config import nearest
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
 from recjax.data.sources._lines import text_lines
+from recjax.data.sources.table import finite, seconds
 from recjax.errors import InputError
 
 
@@ -43,11 +45,11 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
     inter, *item = files(path, options)
     log = LogBuilder(timestamps=bool(options.timestamp), ratings=bool(options.rating))
     wanted = [f for f in (options.user, options.item, options.timestamp, options.rating) if f]
-    for number, row in _rows(inter, wanted, bad):
+    for number, row in _rows(inter, wanted, (), bad):
         try:
-            time = int(float(row[options.timestamp])) if options.timestamp else 0
-            rating = float(row[options.rating]) if options.rating else 0.0
-        except (ValueError, OverflowError):
+            time = seconds(row[options.timestamp]) if options.timestamp else 0
+            rating = finite(row[options.rating]) if options.rating else 0.0
+        except ValueError:
             bad.report(inter, number, "expected numbers as time and rating")
             continue
         user, key = row[options.user], row[options.item]
@@ -61,7 +63,8 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
 def _items(path: Path, options: Options, bad: BadRows) -> Catalog:
     catalog: Catalog = {}
     wanted = [options.item] + ([options.title] if options.title else [])
-    for _, row in _rows(path, wanted, bad):
+    # A title is text, though it is typed token_seq.
+    for _, row in _rows(path, wanted, (options.item, options.title, *_TITLES), bad):
         key = row.pop(options.item)
         field = options.title or next((t for t in _TITLES if t in row), "")
         title = row.pop(field, "")
@@ -69,19 +72,21 @@ def _items(path: Path, options: Options, bad: BadRows) -> Catalog:
     return catalog
 
 
-def _rows(path: Path, wanted: list[str], bad: BadRows):
-    """`(line number, row)`; values of `_seq` fields are lists."""
+def _rows(
+    path: Path, wanted: list[str], texts: tuple[str, ...], bad: BadRows
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """`(line number, row)`; values of `_seq` fields but the `texts` are lists."""
     names: list[str] = []
     sequences: set[str] = set()
     for number, line in text_lines(path):
         fields = line.split("\t")
         if number == 1:
+            fields[0] = fields[0].removeprefix("\ufeff")
             names = [field.partition(":")[0] for field in fields]
-            sequences = {f.partition(":")[0] for f in fields if f.endswith("_seq")}
+            sequences = {f.partition(":")[0] for f in fields if f.endswith("_seq")} - {*texts}
             for name in wanted:
                 if name not in names:
                     raise InputError(f"{path}:1: no field '{name}'; {nearest(name, names)}")
-            sequences -= {"title", *_TITLES}  # a title is text, though typed token_seq
             continue
         if len(fields) != len(names):
             bad.report(path, number, f"{len(fields)} fields; expected {len(names)}")

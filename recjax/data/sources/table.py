@@ -23,6 +23,7 @@ class Options:
     rating: str = ""  # "" = no ratings
     title: str = ""  # title column of the interactions, where there is no items file
     separator: str = ""  # one character; "" = tab for .tsv, else comma
+    quoted: bool = True  # fields may stand in double quotes; off = a quote is a letter
     items: str = ""  # items file beside the interactions: csv, tsv, parquet or .jsonl
     items_key: str = "item"  # columns of the items file
     items_title: str = "title"
@@ -61,13 +62,13 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
     columns |= {k: v for k, v in optional.items() if v}
     log = LogBuilder(timestamps="timestamp" in columns, ratings="rating" in columns)
     catalog: Catalog = {}
-    for number, row in _rows(main, options, columns, bad):
+    for number, row in _rows(main, options, columns, bad, every=False):
         user, item = _key(row[options.user]), _key(row[options.item])
         if not user or not item:
             bad.report(main, number, f"empty '{options.user}' or '{options.item}'")
             continue
         try:
-            time = _seconds(row[options.timestamp]) if options.timestamp else 0
+            time = seconds(row[options.timestamp]) if options.timestamp else 0
         except ValueError:
             bad.report(
                 main,
@@ -77,8 +78,8 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
             )
             continue
         try:
-            rating = _finite(row[options.rating]) if options.rating else 0.0
-        except (TypeError, ValueError):
+            rating = finite(row[options.rating]) if options.rating else 0.0
+        except ValueError:
             bad.report(
                 main, number, f"'{options.rating}' is {row[options.rating]!r}; expected a number"
             )
@@ -97,7 +98,7 @@ def _items(path: Path, options: Options, bad: BadRows) -> Catalog:
         rows: Iterator[tuple[int, Row]] = records(path, bad)
     else:
         columns = {"items_key": options.items_key, "items_title": options.items_title}
-        rows = _rows(path, options, columns, bad)
+        rows = _rows(path, options, columns, bad, every=True)
     for number, row in rows:
         key = _key(row.pop(options.items_key, None))
         if not key:
@@ -109,20 +110,31 @@ def _items(path: Path, options: Options, bad: BadRows) -> Catalog:
 
 
 def _rows(
-    path: Path, options: Options, columns: dict[str, str], bad: BadRows
+    path: Path, options: Options, columns: dict[str, str], bad: BadRows, *, every: bool
 ) -> Iterator[tuple[int, Row]]:
-    """`(line number, row)`; columns named by the options must be there."""
+    """`(line number, row)`; columns named by the options must be there.
+
+    `every` keeps the others too (a parquet file need not be read whole without them).
+    """
     if path.suffix == ".parquet":
-        yield from _parquet_rows(path, columns)
+        yield from _parquet_rows(path, columns, every)
         return
     name = path.name.removesuffix(".gz")
     separator = options.separator or ("\t" if name.endswith((".tsv", ".inter", ".item")) else ",")
     if len(separator) != 1:
         raise InputError(f"config.data.options.separator: expected one character, {separator!r}")
     # csv.reader takes lines and may join some (quoted line ends); its own count names the line.
-    reader = csv.reader((line + "\n" for _, line in text_lines(path)), delimiter=separator)
-    header = next(reader)
-    header[0] = header[0].removeprefix("\ufeff")
+    # Strict: a quote that is never closed would else swallow the rows that follow it.
+    reader = csv.reader(
+        (line.removeprefix("\ufeff") + "\n" for _, line in text_lines(path)),
+        delimiter=separator,
+        quoting=csv.QUOTE_MINIMAL if options.quoted else csv.QUOTE_NONE,
+        strict=True,
+    )
+    try:
+        header = next(reader)
+    except csv.Error as error:
+        raise InputError(f"{path}:1: not a header of csv ({error})") from None
     _check_columns(path, columns, header)
     while True:
         number = reader.line_num + 1
@@ -131,7 +143,8 @@ def _rows(
         except StopIteration:
             return
         except csv.Error as error:
-            bad.report(path, number, f"not csv ({error})")
+            until = f"; read to line {reader.line_num}" if reader.line_num > number else ""
+            bad.report(path, number, f"not csv ({error}{until})")
             continue
         if len(fields) != len(header):
             bad.report(path, number, f"{len(fields)} fields; expected {len(header)}")
@@ -146,26 +159,38 @@ def _check_columns(path: Path, columns: dict[str, str], found: list[str]) -> Non
                 f"{path}: no column '{column}' (config.data.options.{option}); "
                 f"{nearest(column, found)}"
             )
+        if found.count(column) > 1:
+            raise InputError(f"{path}: {found.count(column)} columns are named '{column}'")
 
 
-def _parquet_rows(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, Row]]:
+def _parquet_rows(path: Path, columns: dict[str, str], every: bool) -> Iterator[tuple[int, Row]]:
     try:
+        import pyarrow
         import pyarrow.parquet as parquet
     except ImportError:
         raise InputError(f"{path}: parquet needs pyarrow; pip install 'recjax[parquet]'") from None
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    number = 0
     try:
         table = parquet.ParquetFile(path)
+        _check_columns(path, columns, table.schema_arrow.names)
+        wanted = None if every else sorted(set(columns.values()))
+        for batch in table.iter_batches(batch_size=1 << 16, columns=wanted):
+            for index, field in enumerate(batch.schema):
+                # Python's times have no nanoseconds, and pyarrow would refuse to drop them.
+                if pyarrow.types.is_timestamp(field.type) and field.type.unit == "ns":
+                    coarse = pyarrow.timestamp("us", field.type.tz)
+                    column = batch.column(index).cast(coarse, safe=False)
+                    batch = batch.set_column(index, field.name, column)
+            yield from enumerate(batch.to_pylist(), start=number + 1)
+            number += len(batch)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{path}: not a parquet file ({reason})") from None
-    _check_columns(path, columns, table.schema_arrow.names)
-    number = 0
-    for batch in table.iter_batches(batch_size=1 << 16):
-        for row in batch.to_pylist():
-            number += 1
-            yield number, row
+        where = f" after row {number}" if number else ""
+        raise InputError(f"{path}: not a parquet file, or damaged{where} ({reason})") from None
 
 
 def _key(value: Any) -> str:
@@ -174,27 +199,42 @@ def _key(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _finite(value: Any) -> float:
-    number = float(value)
+def finite(value: Any) -> float:
+    """A number from what a file holds; `ValueError` for anything else, inf and nan too."""
+    try:
+        number = float(value)
+    except (TypeError, OverflowError):
+        raise ValueError from None
     if not math.isfinite(number):
         raise ValueError
     return number
 
 
-def _seconds(value: Any) -> int:
-    """Seconds since the epoch from a number, a date or a time (UTC unless it says otherwise)."""
-    if isinstance(value, (int, float)):
-        return int(_finite(value))
-    if isinstance(value, datetime.datetime):
-        moment = value
-    elif isinstance(value, datetime.date):
-        moment = datetime.datetime(value.year, value.month, value.day)
-    else:
-        text = str(value).strip()
+def seconds(value: Any) -> int:
+    """Seconds since the epoch from a number, a date or a time (UTC unless it says otherwise).
+
+    Raises:
+        ValueError: it is none of these, or does not fit into 64 bits.
+    """
+    if not isinstance(value, datetime.date):  # of which a datetime is one kind
         try:
-            return int(_finite(text))
+            return _whole(value)
         except ValueError:
-            moment = datetime.datetime.fromisoformat(text)
+            moment = datetime.datetime.fromisoformat(str(value).strip())
+    elif isinstance(value, datetime.datetime):
+        moment = value
+    else:
+        moment = datetime.datetime(value.year, value.month, value.day)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.UTC)
     return int(moment.timestamp())
+
+
+def _whole(value: Any) -> int:
+    try:
+        whole = int(value)  # exact, where a float has 53 bits
+    except (TypeError, ValueError, OverflowError):
+        whole = int(finite(value))
+    if not -(2**63) <= whole < 2**63:
+        raise ValueError
+    return whole
