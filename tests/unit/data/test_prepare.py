@@ -1,3 +1,4 @@
+import errno
 import json
 
 import pytest
@@ -98,3 +99,34 @@ def test_ml100k(data_root, tmp_path):
     assert store.manifest["counts"] == counts
     split = chronological_sequences(store.offsets, store.timestamps)
     assert [len(part) for part in (split.train, split.validation, split.test)] == [754, 94, 95]
+
+
+def test_a_wrong_place_is_known_before_the_log_is_read(config, tmp_path):
+    write(tmp_path / "log.csv", ["a,x,oops"])
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"store is there and holds no manifest.json"):
+        prepare(DataConfig(**config), overwrite=True)
+
+
+def test_an_option_newer_than_the_store_had_its_default(config):
+    store = prepare(DataConfig(**config))
+    manifest = json.loads((store.path / "manifest.json").read_text())
+    del manifest["options"]["options"]["quoted"], manifest["options"]["drop_untitled"]
+    (store.path / "manifest.json").write_text(json.dumps(manifest))
+    assert prepare(DataConfig(**config)).fingerprint == store.fingerprint
+    with pytest.raises(InputError, match=r"\(differs in options\)"):
+        prepare(DataConfig(**config, options={"quoted": False}))
+
+
+def test_a_log_that_cannot_be_read_or_is_empty(config, tmp_path, monkeypatch):
+    write(tmp_path / "log.csv", [])
+    with pytest.raises(InputError, match="log.csv: there is no interaction in it"):
+        prepare(DataConfig(**config))
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("recjax.data.prepare.hash_file", refuse)
+    with pytest.raises(InputError, match=r"cannot read .*log.csv: Permission denied"):
+        prepare(DataConfig(**config))

@@ -52,3 +52,20 @@ def test_chronological_splits_need_times_and_ratios(name):
         function(OFFSETS, None)
     with pytest.raises(InputError, match=r"config.split.ratios: .* got \(8, 2\)"):
         function(OFFSETS, np.arange(10), (8, 2))
+
+
+def test_a_share_of_nothing_is_empty():
+    split = splits.chronological_time(np.array([0, 5, 10]), np.arange(10), (8, 2, 0))
+    assert triples(split.train) == [(0, 0, 5), (1, 5, 8)]
+    assert triples(split.validation) == [(1, 5, 8), (1, 5, 9)]
+    assert len(split.test) == 0
+
+
+def test_users_with_one_interaction():
+    offsets, times = np.array([0, 1, 2, 3, 4, 5]), np.array([3, 1, 4, 2, 5])
+    for split in (
+        splits.leave_one_out(offsets),
+        splits.chronological_sequences(offsets, times, (3, 1, 1)),
+        splits.chronological_time(offsets, times, (3, 1, 1)),
+    ):
+        assert len(split.train) and not len(split.validation) and not len(split.test)

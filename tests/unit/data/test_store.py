@@ -1,5 +1,7 @@
+import datetime
 import errno
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,3 +110,87 @@ def test_refuses_what_is_no_whole_store(tmp_path):
     (path / "manifest.json").write_text("{")
     with pytest.raises(InputError, match="manifest.json: not a manifest of a prepared data set"):
         open_store(path)
+
+
+def test_a_folder_that_is_no_store_is_never_replaced(tmp_path):
+    (tmp_path / "home").mkdir()
+    write_store(tmp_path / "home", make_log(), CATALOG, {})  # an empty folder is free
+    (tmp_path / "home" / "manifest.json").unlink()
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"home is there and holds no manifest.json: it was"):
+            write_store(tmp_path / "home", make_log(), CATALOG, {}, overwrite=overwrite)
+    assert (tmp_path / "home" / "items.npy").exists()
+
+
+def test_a_failed_rename_puts_the_old_store_back(tmp_path, monkeypatch):
+    target = tmp_path / "s"
+    write_store(target, make_log(), CATALOG, {})
+    rename = Path.rename
+
+    def failing(self, to):
+        if self.suffix == ".tmp":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(InputError, match=f"cannot write {target}: Input/output error"):
+        write_store(target, make_log([("u", "a", 1, 1)]), CATALOG, {}, overwrite=True)
+    assert open_store(target).n_users == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_killed_writer_leaves_nothing_that_opens(tmp_path, monkeypatch, existing):
+    target = tmp_path / "s"
+    if existing:
+        write_store(target, make_log(), CATALOG, {})
+    with monkeypatch.context() as patch:  # nothing tidies up after a kill
+        patch.setattr(store_module.shutil, "rmtree", lambda *args, **kwargs: None)
+        with (
+            pytest.raises(SystemExit),
+            store_module.atomic_folder(target, overwrite=True) as folder,
+        ):
+            (folder / "items.npy").write_bytes(b"half")
+            raise SystemExit
+    assert len(list(tmp_path.iterdir())) == 1 + existing  # the leftover is real
+    if existing:
+        assert open_store(target).n_users == 2
+    else:
+        with pytest.raises(InputError, match="no prepared data set there"):
+            open_store(target)
+    assert write_store(target, make_log(), CATALOG, {}, overwrite=True).n_users == 2
+
+
+def test_a_store_behind_a_link_is_replaced_in_its_place(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "s")
+    write_store(tmp_path / "link", make_log(), CATALOG, {})
+    write_store(tmp_path / "link", make_log([("u", "a", 1, 1)]), CATALOG, {}, overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert open_store(tmp_path / "disk" / "s").n_users == 1
+
+
+def test_catalog_records_of_any_source(tmp_path):
+    catalog = {
+        "a": {"title": "Half \ud83d", "id": "B00", "key": "other", "on": datetime.date(2020, 1, 2)},
+        "b": {"title": "B", "first": {"title": None}},
+    }
+    store = write_store(tmp_path / "s", make_log([("u", "a", 1), ("u", "b", 2)]), catalog, {})
+    assert store.catalog[1] == {"id": 1, "key": "a", "title": "Half ?", "on": "2020-01-02"}
+    assert store.manifest["warnings"] == []  # a null title inside a record is none of the item's
+
+
+def test_a_manifest_that_lists_no_files(tmp_path):
+    write_store(tmp_path / "s", make_log(), CATALOG, {})
+    edit_manifest(tmp_path / "s", files={})
+    with pytest.raises(InputError, match="manifest.json: not a manifest of a prepared data set"):
+        open_store(tmp_path / "s")
+
+
+def test_the_same_log_makes_the_same_bytes(tmp_path):
+    for name in ("1", "2"):
+        write_store(tmp_path / name, make_log(), CATALOG, {"source": {"name": "x"}})
+    names = [p.name for p in sorted((tmp_path / "1").iterdir())]
+    assert len(names) == 7
+    for name in names:
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()

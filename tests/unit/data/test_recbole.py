@@ -1,0 +1,64 @@
+"""The edges of atomic files; the usual path is in test_sources.py."""
+
+import pytest
+
+from recjax.data.interactions import BadRows
+from recjax.data.sources import recbole
+from recjax.errors import InputError
+
+
+def read(path, limit=0, **options):
+    bad = BadRows(limit)
+    log, catalog = recbole.read(path, recbole.Options(**options), bad)
+    rows = [(log.user_keys[u], log.item_keys[i]) for u, i in zip(log.users, log.items, strict=True)]
+    return log, catalog, rows, bad
+
+
+INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+
+
+def write(tmp_path, inter, item="", encoding="utf-8"):
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    (folder / "toy.inter").write_text(inter, encoding=encoding)
+    if item:
+        (folder / "toy.item").write_text(item, encoding=encoding)
+    return folder
+
+
+def test_a_named_title_is_text_and_byte_order_marks_are_none(tmp_path):
+    item = "item_id:token\tbook_title:token_seq\ttags:token_seq\ni\tThe Big One\tA B\n"
+    folder = write(tmp_path, INTER + "u\ti\t4\t1\n", item, encoding="utf-8-sig")
+    _, catalog, rows, _ = read(folder, title="book_title")
+    assert rows == [("u", "i")]
+    assert catalog == {"i": {"title": "The Big One", "tags": ["A", "B"]}}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("u\ti\tnan\t1", "toy.inter:3: expected numbers as time and rating"),
+        ("u\ti\t4\t1e30", "toy.inter:3: expected numbers as time and rating"),
+        ("u\ti\t4", "toy.inter:3: 3 fields; expected 4"),
+        ("", "toy.inter:3: 1 fields; expected 4"),
+        ("\ti\t4\t1", "toy.inter:3: empty user or item"),
+    ],
+)
+def test_bad_rows(tmp_path, row, message):
+    folder = write(tmp_path, INTER + f"u\ta\t1\t7.5\n{row}\nu\tb\t2\t8\n")
+    with pytest.raises(InputError, match=message):
+        read(folder, rating="rating")
+    log, _, rows, bad = read(folder, limit=1, rating="rating")
+    assert rows == [("u", "a"), ("u", "b")] and bad.count == 1
+    assert log.timestamps.tolist() == [7, 8] and log.ratings.tolist() == [1, 2]
+
+
+def test_what_is_not_there(tmp_path):
+    folder = write(tmp_path, INTER + "u\ti\t4\t1\n", "item_id:token\tyear:float\ni\t1\n")
+    with pytest.raises(InputError, match="toy.inter: expected a folder of RecBole atomic files"):
+        read(folder / "toy.inter")
+    with pytest.raises(InputError, match="other.inter: no such file"):
+        read(folder, name="other")
+    with pytest.raises(InputError, match="toy.item:1: no field 'titel'"):
+        read(folder, title="titel")
+    assert read(folder)[1] == {"i": {"title": None, "year": "1"}}
