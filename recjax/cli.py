@@ -7,7 +7,6 @@ and tables go to stderr; `--json` prints one JSON line on stdout.
 import argparse
 import json
 import logging
-import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -110,11 +109,11 @@ def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[s
 
         start_distributed()
     from recjax.training.metrics import format_table
-    from recjax.training.recommender import start_run
+    from recjax.training.recommender import remove_run, start_run
 
     config = _load(args, overrides)
-    if args.overwrite and (args.workdir / "config.json").exists():
-        shutil.rmtree(args.workdir)
+    if args.overwrite:
+        remove_run(args.workdir)
     run = start_run(config, args.workdir)
     _say(f"workdir: {args.workdir}", run.describe())
     result = run.train()

@@ -18,6 +18,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -143,7 +144,8 @@ def peers(args: argparse.Namespace, data: Path) -> list[dict]:
         command = [args.peers, str(ROOT / "scripts" / "bench_peers.py"), "--peer", peer]
         command += ["--what", what, "--data", str(data), "--threads", str(args.threads)]
         command += ["--steps", str(args.steps)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        with tempfile.TemporaryDirectory() as folder:  # they leave logs where they run
+            done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
         if done.returncode:
             print(f"{peer} {what}: failed\n{done.stderr[-500:]}", file=sys.stderr)
             continue
@@ -196,7 +198,7 @@ def main() -> None:
     if args.peers:
         from recjax.data.prepare import resolve
 
-        rows = peers(args, resolve("amazon-2014-beauty/Beauty.txt"))
+        rows = peers(args, resolve("amazon-2014-beauty/Beauty.txt").absolute())
         figures["peers"] = rows
         print("\npeer      what       a second    times faster    a sample is")
         for row in rows:

@@ -103,10 +103,11 @@ def uniform_negatives(
 
 
 def popularity_cdf(counts: np.ndarray, power: float) -> np.ndarray:
-    """The cumulative distribution of ids when an item is drawn as count ** power: [I] float32.
+    """The cumulative distribution of ids when an item is drawn as count ** power: [I] uint32.
 
-    Item 0 (padding) has probability 0. `searchsorted(cdf, u, side="right")` draws.
+    In units of 2**-32, so that an item of a catalogue of millions is not rounded away. Item 0
+    (padding) has probability 0. `searchsorted(cdf, bits, side="right")` draws, with 32 random bits.
     """
     weights = np.where(counts > 0, np.asarray(counts, np.float64) ** power, 0.0)
     weights[0] = 0.0
-    return (np.cumsum(weights) / weights.sum()).astype(np.float32)
+    return np.rint(np.cumsum(weights) / weights.sum() * (2**32 - 1)).astype(np.uint32)

@@ -241,7 +241,7 @@ def write_raw(
         InputError: the folder exists and `overwrite` is off; the disk is full or not writable.
     """
     assert log.timestamps is not None and log.ratings is not None
-    with atomic_folder(folder, overwrite=overwrite) as temporary:
+    with atomic_folder(folder, overwrite=overwrite, sign="interactions.csv") as temporary:
         with (temporary / "interactions.csv").open("w", encoding="utf-8") as file:
             file.write("user,item,timestamp,rating\n")
             for start in range(0, len(log), 1 << 20):

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -158,6 +159,15 @@ def fit(
                     },
                 )
                 _judge(progress, values, step, config)
+                if jax.process_index() == 0:
+                    newest = progress.best_step == step
+                    best = "the best" if newest else f"best: step {progress.best_step}"
+                    bar.write(
+                        f"step {step} (epoch {step / steps_per_epoch:.1f}): loss {loss:.4f}, "
+                        f"{config.metric} {values[config.metric]:.4f} ({best}), "
+                        f"{rate:,.0f} sequences/s",
+                        file=sys.stderr,
+                    )
                 save()
                 started, sequences = time.perf_counter(), 0
                 if progress.stopped:

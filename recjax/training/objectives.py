@@ -261,9 +261,9 @@ class Objective:
         if config.name == "softmax":
             return softmax_cross_entropy(h, table, targets, weights)
         if config.shared:
-            draw = jax.random.uniform(key, (config.negatives,))
-            cdf = data["cdf"]
-            negatives = jnp.clip(jnp.searchsorted(cdf, draw, side="right"), 1, self.n_items - 1)
+            draw = jax.random.bits(key, (config.negatives,), jnp.uint32)
+            place = jnp.searchsorted(data["cdf"], draw, side="right")
+            negatives = jnp.clip(place, 1, self.n_items - 1)
             if config.name == "bpr_max":
                 return bpr_max(h, table, targets, weights, negatives, config.regularization)
             if config.name == "top1_max":

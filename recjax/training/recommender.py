@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -343,6 +344,16 @@ def start_run(config: RunConfig, workdir: Path) -> RecommenderRun:
         except OSError as error:
             raise InputError(f"cannot write {workdir}: {error.strerror or error}") from error
     return run
+
+
+def remove_run(workdir: Path) -> None:
+    """Removes a run's workdir; `InputError` for a folder that is something else."""
+    if not workdir.exists():
+        return
+    record = read_json(workdir / "config.json", "a workdir of `recjax train`")
+    if not isinstance(record, dict) or not {"config", "versions", "git_commit"} <= record.keys():
+        raise InputError(f"{workdir}: not a workdir of `recjax train`; --overwrite leaves it alone")
+    shutil.rmtree(workdir)
 
 
 def _store_of(config: RunConfig) -> Store:

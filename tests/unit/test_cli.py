@@ -138,6 +138,22 @@ def test_a_diverged_run_fails_and_keeps_its_checkpoints(recjax, config, tmp_path
     assert "DivergedError: step " in one_line(err)
 
 
+def test_overwrite_starts_anew_but_removes_runs_only(recjax, config, tmp_path):
+    work = tmp_path / "w"
+    train = ("train", f"--config={config}", f"--workdir={work}", "--config.train.epochs=1")
+    assert recjax(*train)[0] == 0
+    (work / "mine.txt").write_text("")
+    assert recjax(*train, "--config.model.dim=16", "--overwrite")[0] == 0
+    assert not (work / "mine.txt").exists()
+    model = tmp_path / "llama"
+    model.mkdir()
+    (model / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    other = ("train", f"--config={config}", f"--workdir={model}", "--overwrite")
+    status, _, err = recjax(*other)
+    assert status == 2 and "llama: not a workdir of `recjax train`" in one_line(err)
+    assert (model / "config.json").exists()
+
+
 def test_unwritable_workdir(recjax, config, tmp_path):
     (tmp_path / "file").write_text("")
     status, _, err = recjax("train", f"--config={config}", f"--workdir={tmp_path}/file/w")

@@ -14,11 +14,12 @@ from recjax.errors import InputError
 
 
 def text_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
-    """`(line number from 1, text without its line end)` of a file; `.gz` is unpacked.
+    """`(line number from 1, text without its line end)` of a file; `.gz` is unpacked, a byte order
+    mark is dropped.
 
     Raises:
         InputError: no such file, an empty one, a truncated or damaged gzip, bytes that are not
-            `encoding`; with the line number where there is one.
+            `encoding`, no permission; with the line number where there is one.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -26,12 +27,15 @@ def text_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
-                yield number, raw.decode(encoding).rstrip("\r\n")
+                text = raw.decode(encoding).rstrip("\r\n")
+                yield number, text.removeprefix("\ufeff") if number == 1 else text
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise InputError(f"{path}:{number}: not {encoding} text (byte 0x{byte:02x})") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{path}:{number + 1}: truncated or damaged gzip ({error})") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if not number:
         raise InputError(f"{path}: the file is empty")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
 from recjax.data.sources._lines import find_file, records
+from recjax.data.sources._values import finite, seconds
 from recjax.errors import InputError
 
 # Raw names -> ours; the first of several that is there counts.
@@ -56,12 +57,14 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
         try:
             if "reviewerID" in record:  # 2014, 2018
                 user, item = record["reviewerID"], record["asin"]
-                rating, time = record["overall"], int(record["unixReviewTime"])
+                rating, time = record["overall"], seconds(record["unixReviewTime"])
             else:  # 2023, times in milliseconds
                 user, item = record["user_id"], record.get("parent_asin") or record["asin"]
-                rating, time = record["rating"], int(record["timestamp"]) // 1000
-            log.add(str(user), str(item), time, float(rating))
-        except (KeyError, TypeError, ValueError):
+                rating, time = record["rating"], seconds(record["timestamp"]) // 1000
+            if not user or not item:
+                raise ValueError
+            log.add(str(user), str(item), time, finite(rating))
+        except (KeyError, ValueError):
             bad.report(reviews, number, "expected a review with user, item, rating and time")
     return log.build(), _catalog(metadata, bad) if metadata else {}
 

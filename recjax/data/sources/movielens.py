@@ -10,6 +10,7 @@ import numpy as np
 
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
 from recjax.data.sources._lines import text_lines
+from recjax.data.sources._values import finite, seconds
 from recjax.errors import InputError
 
 
@@ -114,6 +115,8 @@ def _fast_ratings(path: Path, layout: _Layout) -> InteractionLog | None:
         return None
     if not len(rows) or rows["user"].min() < 0 or rows["item"].min() < 0:
         return None
+    if not np.isfinite(rows["rating"]).all():
+        return None
     users, items = (np.unique(rows[k], return_inverse=True) for k in ("user", "item"))
     return InteractionLog(
         users=users[1].astype(np.int32),
@@ -135,7 +138,7 @@ def _ratings(path: Path, layout: _Layout, bad: BadRows) -> InteractionLog:
             user, item, rating, timestamp = fields
             if not (user.isdigit() and item.isdigit()):
                 raise ValueError
-            log.add(user, item, int(timestamp), float(rating))
+            log.add(user, item, seconds(timestamp), finite(rating))
         except ValueError:
             bad.report(path, number, f"expected 'user item rating timestamp', got {line[:60]!r}")
     return log.build()

@@ -8,7 +8,7 @@ from typing import Any
 from recjax.config import nearest
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
 from recjax.data.sources._lines import text_lines
-from recjax.data.sources.table import finite, seconds
+from recjax.data.sources._values import finite, seconds
 from recjax.errors import InputError
 
 
@@ -81,7 +81,6 @@ def _rows(
     for number, line in text_lines(path):
         fields = line.split("\t")
         if number == 1:
-            fields[0] = fields[0].removeprefix("\ufeff")
             names = [field.partition(":")[0] for field in fields]
             sequences = {f.partition(":")[0] for f in fields if f.endswith("_seq")} - {*texts}
             for name in wanted:

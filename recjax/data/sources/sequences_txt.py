@@ -32,7 +32,7 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
     log = LogBuilder(timestamps=False, ratings=False)
     seen: dict[str, int] = {}
     for number, line in text_lines(path):
-        fields = line.removeprefix("\ufeff").split()  # a byte order mark is no part of a user
+        fields = line.split()
         if len(fields) < 2:
             bad.report(path, number, f"expected 'user item item ...', got {line[:60]!r}")
             continue

@@ -2,8 +2,6 @@
 
 import csv
 import dataclasses
-import datetime
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from recjax.config import nearest
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
 from recjax.data.sources._lines import records, text_lines
+from recjax.data.sources._values import finite, seconds
 from recjax.errors import InputError
 
 
@@ -197,44 +196,3 @@ def _key(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # integer columns with gaps come as floats
     return "" if value is None else str(value).strip()
-
-
-def finite(value: Any) -> float:
-    """A number from what a file holds; `ValueError` for anything else, inf and nan too."""
-    try:
-        number = float(value)
-    except (TypeError, OverflowError):
-        raise ValueError from None
-    if not math.isfinite(number):
-        raise ValueError
-    return number
-
-
-def seconds(value: Any) -> int:
-    """Seconds since the epoch from a number, a date or a time (UTC unless it says otherwise).
-
-    Raises:
-        ValueError: it is none of these, or does not fit into 64 bits.
-    """
-    if not isinstance(value, datetime.date):  # of which a datetime is one kind
-        try:
-            return _whole(value)
-        except ValueError:
-            moment = datetime.datetime.fromisoformat(str(value).strip())
-    elif isinstance(value, datetime.datetime):
-        moment = value
-    else:
-        moment = datetime.datetime(value.year, value.month, value.day)
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.UTC)
-    return int(moment.timestamp())
-
-
-def _whole(value: Any) -> int:
-    try:
-        whole = int(value)  # exact, where a float has 53 bits
-    except (TypeError, ValueError, OverflowError):
-        whole = int(finite(value))
-    if not -(2**63) <= whole < 2**63:
-        raise ValueError
-    return whole

@@ -120,7 +120,7 @@ def _builder_class(store: Store) -> Any:
     if store.ratings is not None:
         columns["ratings"] = (store.ratings, np.float32)
 
-    class RecjaxSequences(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class RecjaxSequences(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
         VERSION = tfds.core.Version("1.0.0")
         name = "recjax_sequences"
         pkg_dir_path = Path(__file__).parent

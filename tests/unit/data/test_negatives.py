@@ -63,4 +63,9 @@ def test_too_few_negatives_left():
 
 def test_popularity_cdf():
     cdf = popularity_cdf(np.array([5, 1, 0, 4]), 0.5)
-    np.testing.assert_allclose(cdf, [0, 1 / 3, 1 / 3, 1], rtol=1e-6)
+    assert cdf.dtype == np.uint32
+    np.testing.assert_allclose(cdf / 2**32, [0, 1 / 3, 1 / 3, 1], rtol=1e-6)
+    # No item of a large catalogue vanishes.
+    counts = np.ones(2_000_000)
+    counts[1] = 1e6
+    assert np.diff(popularity_cdf(counts, 1.0).astype(np.int64)).min() > 0
