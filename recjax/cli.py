@@ -109,7 +109,7 @@ def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[s
 
         start_distributed()
     from recjax.training.metrics import format_table
-    from recjax.training.recommender import remove_run, start_run
+    from recjax.training.workdir import remove_run, start_run
 
     config = _load(args, overrides)
     if args.overwrite:
@@ -127,7 +127,7 @@ def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[s
 
 def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
     from recjax.training.metrics import format_table, progress_bar
-    from recjax.training.recommender import open_run
+    from recjax.training.workdir import open_run
 
     if overrides:
         raise InputError("evaluate takes the run's own config; --protocols changes the protocols")

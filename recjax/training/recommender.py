@@ -7,13 +7,7 @@ metrics = run.evaluator("test").run(params)
 
 import dataclasses
 import functools
-import importlib.metadata
-import json
 import math
-import os
-import platform
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -24,23 +18,20 @@ from flax import nnx
 from recjax.config import build, nearest, to_plain
 from recjax.data import splits
 from recjax.data.pipeline import TrainBatches
-from recjax.data.prepare import DataConfig, prepare, read_options
-from recjax.data.store import Store, open_store
+from recjax.data.prepare import DataConfig, read_options
+from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.evaluation.protocols import EvaluationConfig, Evaluator
 from recjax.models.recommender import make_recommender, model_module
 from recjax.training import parallel
-from recjax.training.checkpoint import Checkpoints, abstract_like, read_json
+from recjax.training.checkpoint import Checkpoints, abstract_like
 from recjax.training.loop import Progress, TrainConfig, fit
-from recjax.training.metrics import MetricWriter, NoWriter, read_metrics
+from recjax.training.metrics import MetricWriter, NoWriter
 from recjax.training.objectives import Objective, ObjectiveConfig
 from recjax.training.optim import OptimConfig, make_optimizer
 from recjax.training.state import TrainState, abstract_state, define, init_state, state_shardings
 from recjax.training.step import make_steps
 from recjax.typing import Array, Params
-
-# Keys of a run's config that may change when it is resumed.
-_MAY_CHANGE = ("data.path", "data.store", "train.epochs", "train.patience", "train.mesh")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,112 +303,3 @@ def _contrast(found: Any, expected: Any) -> str:
         keys = ["name"] if "name" in keys else keys
         return "; ".join(f"{k} {found.get(k)}, expected {expected.get(k)}" for k in keys)
     return f"{str(found)[:12]}, expected {str(expected)[:12]}"
-
-
-def start_run(config: RunConfig, workdir: Path) -> RecommenderRun:
-    """Opens a run for training: prepares the data where that is missing, sets up the workdir.
-
-    Raises:
-        InputError: the workdir belongs to a run with another config or other data, or cannot be
-            written.
-    """
-    store = _store_of(config)
-    config = dataclasses.replace(
-        config, data=dataclasses.replace(config.data, store=str(store.path.absolute()))
-    )
-    run = RecommenderRun(config, store, workdir)
-    plain = to_plain(config)
-    if (workdir / "config.json").exists():
-        old = read_json(workdir / "config.json", "the run's config")["config"]
-        changed = [k for k in _differences(old, plain) if k not in _MAY_CHANGE]
-        if changed:
-            raise InputError(
-                f"{workdir}: belongs to a run with another config ({', '.join(changed)} differ); "
-                "choose another --workdir, or --overwrite"
-            )
-    if jax.process_index() == 0:
-        record = {"config": plain, "versions": _versions(), "git_commit": _git_commit()}
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            _write_json(workdir / "config.json", record)
-            _write_json(workdir / "manifest.json", store.manifest)
-        except OSError as error:
-            raise InputError(f"cannot write {workdir}: {error.strerror or error}") from error
-    return run
-
-
-def remove_run(workdir: Path) -> None:
-    """Removes a run's workdir; `InputError` for a folder that is something else."""
-    if not workdir.exists():
-        return
-    record = read_json(workdir / "config.json", "a workdir of `recjax train`")
-    if not isinstance(record, dict) or not {"config", "versions", "git_commit"} <= record.keys():
-        raise InputError(f"{workdir}: not a workdir of `recjax train`; --overwrite leaves it alone")
-    shutil.rmtree(workdir)
-
-
-def _store_of(config: RunConfig) -> Store:
-    if jax.process_count() == 1:
-        return prepare(config.data)
-    return open_store(config.data.store)  # several processes would write over each other
-
-
-def open_run(workdir: str | Path, **evaluation: Any) -> RecommenderRun:
-    """Opens a run from its workdir alone.
-
-    Args:
-        workdir: the run's folder.
-        **evaluation: fields of `EvaluationConfig` to change.
-
-    Raises:
-        InputError: no run there, or its data set is gone or was replaced by another one.
-    """
-    workdir = Path(workdir)
-    plain = read_json(workdir / "config.json", "a workdir of `recjax train`")["config"]
-    plain["evaluation"] |= evaluation
-    # The mesh was the training machine's; any will do for evaluation.
-    plain["train"]["mesh"] = (-1, 1, 1)
-    config = build(RunConfig, plain, "config")
-    return RecommenderRun(config, open_store(config.data.store), workdir)
-
-
-def final_metrics(workdir: Path) -> dict[str, Any] | None:
-    """The test metrics that training wrote last, or None."""
-    lines = read_metrics(workdir / "metrics.jsonl")
-    return lines[-1] if lines and lines[-1].get("final") else None
-
-
-def _differences(old: Any, new: Any, where: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        out = []
-        for key in [*new, *(k for k in old if k not in new)]:
-            missing = object()
-            path = f"{where}.{key}" if where else key
-            out += _differences(old.get(key, missing), new.get(key, missing), path)
-        return out
-    return [] if old == new else [where]
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _versions() -> dict[str, str]:
-    names = ("recjax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
-    out = {"python": platform.python_version()}
-    for name in names:
-        try:
-            out[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            out[name] = "not installed"
-    return out
-
-
-def _git_commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
