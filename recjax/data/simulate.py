@@ -5,8 +5,8 @@ A user has a taste over genres (Dirichlet) that drifts. Each next item either fo
 item of a genre drawn from the taste. Nobody meets an item twice. So there is something to learn at
 every level: popularity, taste, order.
 
-The catalogue (`catalogue.jsonl`) holds titles, authors, first years and genres of books that are
-in the public domain: facts only.
+The catalogue (`catalogue.jsonl`) holds facts only: titles, authors, genres and years of first
+publication (plays: or performance) of books that came out before 1929.
 """
 
 import dataclasses
@@ -29,19 +29,28 @@ _FIRST_DAY, _LAST_DAY = 1577836800, 1672531200  # 2020-01-01 .. 2023-01-01: user
 
 @dataclasses.dataclass(frozen=True)
 class SimulateConfig:
-    seed: int = 0
-    users: int = 3000
+    """What is simulated; the same config gives the same log.
+
+    Raises:
+        InputError: a value out of its range, named as `config.key`.
+    """
+
+    seed: int = 0  # of everything random, 0 or more
+    users: int = 3000  # users, each with at least min_length interactions
     items: int = 0  # 0 = the bundled catalogue; more than it has = further parts of its books
-    mean_length: float = 20.0  # interactions a user, geometric above the minimum
-    min_length: int = 5
-    max_length: int = 100
+    mean_length: float = 20.0  # interactions a user, geometric above the minimum (before the cut)
+    min_length: int = 5  # interactions of the shortest history
+    max_length: int = 100  # longer histories are cut to this; items must be twice as many
     markov: float = 0.5  # probability of a Markov step
-    taste: float = 0.3  # Dirichlet concentration: lower = fewer genres a user
+    taste: float = 0.3  # Dirichlet concentration, up to 1000: lower = fewer genres a user
     drift: float = 0.05  # probability that the taste shifts halfway to a new one, a step
-    popularity: float = 0.8  # Zipf exponent of the items' popularity
+    popularity: float = 0.8  # Zipf exponent of the items' popularity, up to 10
+
+    _where = "config"  # how errors name the section; no field
 
     def __post_init__(self):
         checks = (
+            ("seed", self.seed >= 0, "at least 0"),
             ("users", self.users >= 1, "at least 1"),
             ("items", self.items >= 0, "at least 0"),
             ("min_length", self.min_length >= 1, "at least 1"),
@@ -53,12 +62,13 @@ class SimulateConfig:
             ),
             ("markov", 0 <= self.markov <= 1, "between 0 and 1"),
             ("drift", 0 <= self.drift <= 1, "between 0 and 1"),
-            ("taste", self.taste > 0, "more than 0"),
-            ("popularity", self.popularity >= 0, "at least 0"),
+            ("taste", 0 < self.taste <= 1000, "more than 0 and at most 1000"),
+            ("popularity", 0 <= self.popularity <= 10, "between 0 and 10"),
         )
         for name, good, expected in checks:
             if not good:
-                raise InputError(f"config.{name}: expected {expected}, got {getattr(self, name)}")
+                key = f"{self._where}.{name}"
+                raise InputError(f"{key}: expected {expected}, got {getattr(self, name)}")
 
 
 def load_catalogue() -> list[dict[str, Any]]:
@@ -131,7 +141,7 @@ def _make_world(records: list[dict[str, Any]], config: SimulateConfig) -> _World
 
 
 def simulate(config: SimulateConfig) -> tuple[InteractionLog, Catalog]:
-    """A simulated log, the same for the same config.
+    """A simulated log, the same for the same config, sorted by user and time.
 
     Ratings (1 .. 5) say how well an item's genre fits the user's taste at the time. Times rise
     within a user.
@@ -142,7 +152,7 @@ def simulate(config: SimulateConfig) -> tuple[InteractionLog, Catalog]:
     records = _records(config.items)
     if len(records) < 2 * config.max_length:
         raise InputError(
-            f"config.items: {len(records)} items are too few for histories of up to "
+            f"{config._where}.items: {len(records)} items are too few for histories of up to "
             f"{config.max_length}; expected at least {2 * config.max_length}"
         )
     world = _make_world(records, config)

@@ -5,7 +5,11 @@ from pathlib import Path
 from recjax.data.interactions import BadRows, Catalog, InteractionLog
 from recjax.data.simulate import SimulateConfig, simulate
 
-Options = SimulateConfig
+
+class Options(SimulateConfig):
+    """The simulator's own options; errors name them as they stand in a run's config."""
+
+    _where = "config.data.options"
 
 
 def files(path: Path, options: Options) -> list[Path]:

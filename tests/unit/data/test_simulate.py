@@ -1,14 +1,21 @@
+import csv
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
 
+from recjax.config import build
 from recjax.data import simulate as module
 from recjax.data.interactions import BadRows
 from recjax.data.simulate import SimulateConfig, load_catalogue, simulate, write_raw
-from recjax.data.sources import table
+from recjax.data.sources import simulated, table
 from recjax.errors import InputError
 
+GENRES = {
+    *("Adventure", "Children", "Drama", "Fantasy", "Gothic", "History", "Humour", "Mystery"),
+    *("Philosophy", "Poetry", "Realism", "Romance", "Satire", "Science Fiction", "Travel"),
+}
 SMALL = SimulateConfig(users=800, mean_length=15.0, max_length=60)
 
 
@@ -19,7 +26,9 @@ def test_catalogue_holds_facts_in_one_form():
     for book in books:
         assert set(book) == {"key", "title", "author", "year", "genres"}
         assert 1500 < book["year"] < 1929 and 1 <= len(book["genres"]) <= 2
-        assert book["title"] == book["title"].strip()
+        assert book["title"] == book["title"].strip() and book["author"]
+    genres = Counter(genre for book in books for genre in book["genres"])
+    assert set(genres) == GENRES and min(genres.values()) >= 15
 
 
 def test_same_seed_same_log():
@@ -58,6 +67,27 @@ def test_there_is_order_taste_and_popularity_to_learn():
     assert follows < 0.1
 
 
+def test_the_last_item_says_more_than_popularity():
+    """Hit rate at 10 of each user's last item, scored by counts of the interactions before it."""
+    log, catalog = simulate(SimulateConfig(users=2000))
+    last = np.append(log.users[1:] != log.users[:-1], True)
+    rows = np.flatnonzero(last)
+    history = ~last
+    pairs = history[1:] & (log.users[1:] == log.users[:-1])
+    popular = np.bincount(log.items[history], minlength=len(catalog))
+    follows = np.zeros((len(catalog), len(catalog)))
+    np.add.at(follows, (log.items[:-1][pairs], log.items[1:][pairs]), 1)
+
+    def hit_rate(scores):
+        top = np.argsort(-scores, axis=1)[:, :10]
+        return (top == log.items[rows, None]).any(axis=1).mean()
+
+    by_popularity = hit_rate(np.broadcast_to(popular, (len(rows), len(catalog))))
+    by_last_item = hit_rate(follows[log.items[rows - 1]])
+    assert 0.05 < by_popularity < 0.2
+    assert 0.45 < by_last_item < 0.75
+
+
 def test_more_items_than_books():
     log, catalog = simulate(SimulateConfig(users=300, items=2000, max_length=60))
     assert len(catalog) == 2000 == len({r["title"] for r in catalog.values()})
@@ -67,6 +97,11 @@ def test_more_items_than_books():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"seed": -1}, "config.seed: expected at least 0, got -1"),
+        ({"taste": float("inf")}, "config.taste: expected more than 0 and at most 1000, got inf"),
+        ({"drift": float("nan")}, "config.drift: expected between 0 and 1, got nan"),
+        ({"popularity": 99.0}, "config.popularity: expected between 0 and 10, got 99.0"),
+        ({"max_length": 4}, "config.max_length: expected at least min_length, got 4"),
         ({"users": 0}, "config.users: expected at least 1, got 0"),
         ({"markov": 1.5}, "config.markov: expected between 0 and 1, got 1.5"),
         ({"mean_length": 2.0}, "config.mean_length: expected between min_length and max_length"),
@@ -76,6 +111,38 @@ def test_more_items_than_books():
 def test_bad_options(options, message):
     with pytest.raises(InputError, match=message):
         simulate(SimulateConfig(**options))
+
+
+def test_as_a_source_it_needs_no_file_and_names_its_section(tmp_path):
+    options = build(simulated.Options, {"users": 30, "max_length": 40}, "config.data.options")
+    log, _ = simulated.read(tmp_path / "not there", options, BadRows())
+    expected, _ = simulate(SimulateConfig(users=30, max_length=40))
+    np.testing.assert_array_equal(log.items, expected.items)
+    assert simulated.files(tmp_path, options) == []
+    with pytest.raises(InputError, match="config.data.options.users: expected at least 1, got 0"):
+        build(simulated.Options, {"users": 0}, "config.data.options")
+    few = build(simulated.Options, {"items": 50}, "config.data.options")
+    with pytest.raises(InputError, match="config.data.options.items: 50 items are too few"):
+        simulated.read(tmp_path, few, BadRows())
+
+
+def test_raw_files_are_plain_csv(tmp_path):
+    log, catalog = simulate(SimulateConfig(users=20, max_length=30))
+    write_raw(log, catalog, tmp_path / "raw")
+    with (tmp_path / "raw" / "interactions.csv").open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["user", "item", "timestamp", "rating"]
+    assert len(rows) == len(log)
+    keys = log.user_keys[log.users[7]], log.item_keys[log.items[7]]
+    assert rows[7] == [*keys, str(log.timestamps[7]), f"{log.ratings[7]:.0f}"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["raw"], "no temporary folder is left"
+
+
+def test_raw_files_in_a_place_that_cannot_be_written(tmp_path):
+    log, catalog = simulate(SimulateConfig(users=5, max_length=30))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write .*file/raw: "):
+        write_raw(log, catalog, tmp_path / "file" / "raw")
 
 
 def test_raw_files_are_read_back(tmp_path):
