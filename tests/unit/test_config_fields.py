@@ -1,4 +1,10 @@
-"""Every field of a config is read somewhere: an option that nothing reads is a silent bug."""
+"""Every field of a config is read somewhere: an option that nothing reads is a silent bug.
+
+The sources are parsed. A field counts as read where its name is taken from an expression whose
+type is its class: a parameter annotated so, `self.config`, a local name for either, a section of
+a bigger config. A same-named attribute of something else does not count, nor does a check in
+`__post_init__`.
+"""
 
 import ast
 from pathlib import Path
@@ -6,73 +12,188 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "recjax"
-NAMES = ("Config", "Options")
+SOURCES = {str(p.relative_to(PACKAGE)): p.read_text() for p in sorted(PACKAGE.rglob("*.py"))}
+SUFFIXES = ("Config", "Options")
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
-def config_classes(tree):
-    """Dataclasses named Config, Options, SomethingConfig."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef) and node.name.endswith(NAMES):
-            fields = [s.target.id for s in node.body if isinstance(s, ast.AnnAssign)]
-            yield node, fields
+class Reads:
+    """The fields of config classes, and those that any of the sources read."""
+
+    def __init__(self, sources):
+        trees = {path: ast.parse(text) for path, text in sources.items()}
+        classes = [
+            (path, node)
+            for path, tree in trees.items()
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ClassDef)
+        ]
+        self.known = [f"{path}:{node.name}" for path, node in classes]
+        self.fields, self.bases, self.types, self.seen = {}, {}, {}, set()
+        for path, node in classes:
+            name = f"{path}:{node.name}"
+            self.bases[name] = [self._named(base, path) for base in node.bases]
+            fields = [s for s in node.body if isinstance(s, ast.AnnAssign)]
+            for field in fields:
+                self.types[name, field.target.id] = self._named(field.annotation, path)
+            if node.name.endswith(SUFFIXES):
+                self.fields[name] = [field.target.id for field in fields]
+        # Twice: the first pass finds the types of `self.x = ...`, which may stand after its use.
+        for _ in range(2):
+            self.seen = set()
+            for path, tree in trees.items():
+                self._walk(tree, path, None, {})
+
+    def unread(self):
+        return sorted(
+            f"{name}.{field}"
+            for name, fields in self.fields.items()
+            for field in fields
+            if (name, field) not in self.seen
+        )
+
+    def _named(self, annotation, path):
+        """The class that an annotation names: the module's own, else the only one of that name."""
+        last = getattr(annotation, "attr", getattr(annotation, "id", None))
+        named = [known for known in self.known if known.rpartition(":")[2] == last]
+        own = [known for known in named if known == f"{path}:{last}"]
+        return own[0] if own else named[0] if len(named) == 1 else None
+
+    def _attribute(self, cls, name):
+        """The class of `(a cls).name`."""
+        while cls:
+            if (cls, name) in self.types:
+                return self.types[cls, name]
+            cls = next(iter(self.bases.get(cls, ())), None)
+        return None
+
+    def _type(self, node, path, names):
+        if isinstance(node, ast.Name):
+            return names.get(node.id)
+        if isinstance(node, ast.Attribute):
+            return self._attribute(self._type(node.value, path, names), node.attr)
+        if isinstance(node, ast.Call):  # Config(...), build(Config, ...)
+            called = self._named(node.func, path)
+            if called is None and getattr(node.func, "id", None) == "build" and node.args:
+                called = self._named(node.args[0], path)
+            return called
+        return None
+
+    def _types(self, node, path, names):
+        """As `_type`; `self.config` of a base class may be any of its subclasses' configs."""
+        found = self._type(node, path, names)
+        if found or not isinstance(node, ast.Attribute):
+            return [found]
+        owner = self._type(node.value, path, names)
+        heirs = [cls for cls, bases in self.bases.items() if owner and owner in bases]
+        return [self.types.get((cls, node.attr)) for cls in heirs]
+
+    def _read(self, cls, field):
+        while cls:
+            self.seen.add((cls, field))
+            cls = next(iter(self.bases.get(cls, ())), None)
+
+    def _walk(self, node, path, cls, names, loops=()):
+        """Reads below a node; `names`: local name -> class; `loops`: name -> strings it takes."""
+        loops = dict(loops)
+        if isinstance(node, ast.ClassDef):
+            cls, names = f"{path}:{node.name}", dict(names)
+        elif isinstance(node, FUNCTIONS):
+            if getattr(node, "name", "") == "__post_init__":
+                return
+            names = self._parameters(node, path, cls, names)
+        elif isinstance(node, ast.For) and isinstance(node.iter, ast.Tuple):
+            words = [e.value for e in node.iter.elts if isinstance(e, ast.Constant)]
+            loops[getattr(node.target, "id", None)] = words
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            for owner in self._types(node.value, path, names):
+                self._read(owner, node.attr)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", None) == "getattr":
+            where, what = node.args[:2]
+            for field in loops.get(getattr(what, "id", None), ()):
+                self._read(self._type(where, path, names), field)
+        for child in ast.iter_child_nodes(node):
+            self._walk(child, path, cls, names, loops)
+        if isinstance(node, ast.Assign):
+            self._bind(node, path, names)
+
+    def _parameters(self, node, path, cls, names):
+        names, arguments = dict(names), node.args
+        for place, arg in enumerate(arguments.posonlyargs + arguments.args + arguments.kwonlyargs):
+            if arg.annotation is not None:
+                names[arg.arg] = self._named(arg.annotation, path)
+            elif place == 0 and arg.arg == "self":
+                names["self"] = cls
+            elif names.get(arg.arg) is None and arg.arg in ("config", "options"):
+                own = [known for known in self.fields if known.rpartition(":")[0] == path]
+                names[arg.arg] = own[0] if len(own) == 1 else None
+        return names
+
+    def _bind(self, node, path, names):
+        for target in node.targets:
+            pairs = [(target, node.value)]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs = list(zip(target.elts, node.value.elts, strict=False))
+            for name, value in pairs:
+                found = self._type(value, path, names)
+                if isinstance(name, ast.Name):
+                    names[name.id] = found
+                elif isinstance(name, ast.Attribute) and found:
+                    owner = self._type(name.value, path, names)
+                    self.types[owner, name.attr] = found
 
 
-def reads(tree, outside=None):
-    """Attribute names that are read, as in `config.name`; those in `__post_init__` do not count
-    (a check is no use), nor does what builds the class."""
-    skipped = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node.name == "__post_init__":
-            skipped |= set(map(id, ast.walk(node)))
-    return {
-        n.attr
-        for n in ast.walk(tree)
-        if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Load) and id(n) not in skipped
-    }
+def test_every_field_is_read():
+    assert Reads(SOURCES).unread() == []
 
 
-def unread(own, others):
-    """Fields of one module's configs that neither it nor the other modules read."""
-    tree = ast.parse(own)
-    everywhere = reads(tree).union(*(reads(ast.parse(text)) for text in others))
-    return [
-        f"{node.name}.{field}"
-        for node, fields in config_classes(tree)
-        for field in fields
-        if field not in everywhere
-    ]
-
-
-SOURCES = {p: p.read_text() for p in sorted(PACKAGE.rglob("*.py"))}
-WITH_CONFIG = [
-    p for p, text in SOURCES.items() if any(True for _ in config_classes(ast.parse(text)))
-]
-
-
-@pytest.mark.parametrize("path", WITH_CONFIG, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_every_field_is_read(path):
-    """A model's or reader's own config is read in its module; the others anywhere."""
-    local = path.parent.name in ("models", "sources") and path.name != "recommender.py"
-    others = [text for p, text in SOURCES.items() if p != path]
-    if local:
-        # `dim` and `max_length` belong to the recommender contract and are read by its users.
-        others = [SOURCES[PACKAGE / "models" / "recommender.py"]]
-    found = unread(SOURCES[path], others)
-    if path.name == "tfds.py":  # reads its features by name
-        found = [f for f in found if f.split(".")[1] not in ("user", "item", "title")]
-    assert found == []
-
-
-def test_the_rule_sees_a_dead_field():
-    source = """
+# A config, the two usual ways of keeping one, and a class that has a field of the same name.
+EXAMPLE = """
+import dataclasses
+@dataclasses.dataclass
 class Config:
     used: int = 1
-    dead: int = 2
-    checked: int = 3
     def __post_init__(self):
-        assert self.checked
-def f(config):
-    config.dead = 1
-    return config.used
+        if self.used < 0 or self.checked < 0:
+            raise ValueError
+@dataclasses.dataclass
+class OtherConfig:
+    used: int = 1
+    same: int = 2
+class Model:
+    def __init__(self, config: Config, other: OtherConfig):
+        self.config, self.other = config, other
+    def run(self):
+        config = self.config
+        READ
+        return config.used + self.other.same + self.other.used
 """
-    assert unread(source, []) == ["Config.dead", "Config.checked"]
+
+
+@pytest.mark.parametrize(
+    ("field", "read", "found"),
+    [
+        ("dead", "pass", ["m.py:Config.dead"]),
+        ("checked", "pass", ["m.py:Config.checked"]),  # in __post_init__ only
+        ("same", "pass", ["m.py:Config.same"]),  # read of OtherConfig only
+        ("set_only", "config.set_only = 3", ["m.py:Config.set_only"]),
+        ("a", "for name in ('b',): getattr(config, name)", ["m.py:Config.a"]),
+        ("a", "print(world.a, a)", ["m.py:Config.a"]),
+        ("a", "for name in ('a',): getattr(config, name)", []),
+        ("a", "print(self.config.a)", []),
+        ("a", "print(lambda: config.a)", []),
+    ],
+)
+def test_the_rule_sees_what_is_not_read(field, read, found):
+    source = EXAMPLE.replace("used: int = 1", f"used: int = 1\n    {field}: int = 1", 1)
+    assert Reads({"m.py": source.replace("READ", read)}).unread() == found
+
+
+@pytest.mark.parametrize("name", Reads(SOURCES).fields)
+def test_the_rule_sees_a_field_added_to_any_config(name):
+    path, _, cls = name.rpartition(":")
+    tree = ast.parse(SOURCES[path])
+    (node,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == cls)
+    node.body.append(ast.parse("no_such_field: int = 0").body[0])
+    changed = SOURCES | {path: ast.unparse(tree)}
+    assert Reads(changed).unread() == [f"{name}.no_such_field"]
