@@ -1,9 +1,10 @@
 import dataclasses
+import json
 from typing import Literal
 
 import pytest
 
-from recjax.config import build, load_config, to_plain
+from recjax.config import build, get_key, load_config, nearest, to_plain
 from recjax.errors import InputError
 
 
@@ -57,12 +58,53 @@ def test_overrides_and_their_diff(file):
         ("inner", "1", "config key 'inner' is a section; set one of its keys: kind, rate"),
         ("size", "two", r"config key 'size': expected int \(now 3\), got 'two'"),
         ("size", "2.5", r"config key 'size': expected int \(now 3\), got '2.5'"),
-        ("on", "1", "config key 'on': expected bool"),
+        ("on", "1", r"config key 'on': expected bool \(now False\), got '1'"),
+        ("inner.rate", "x", r"config key 'inner.rate': expected float \(now 0.5\), got 'x'"),
+        ("zzzz", "1", "config has no 'zzzz'; known: inner, limit, on, size, sizes"),
     ],
 )
 def test_bad_overrides(file, key, value, message):
     with pytest.raises(InputError, match=message):
         load_config(str(file), [(key, value)])
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("sizes", "[4, 5]", (4, 5)),
+        ("sizes", "4", (4,)),  # a single one needs no brackets
+        ("limit", "None", None),
+        ("limit", "none", None),
+        ("on", "TRUE", True),
+        ("inner.rate", "1e-3", 0.001),
+        ("inner.kind", "1", "1"),  # a string stays one
+    ],
+)
+def test_how_overrides_are_read(file, key, text, value):
+    found = get_key(load_config(str(file), [(key, text)])[0], key)
+    assert found == value and type(found) is type(value)
+
+
+def test_defaults_that_the_file_leaves_out_can_be_overridden(file):
+    def complete(config):
+        return {**config, "extra": {"depth": 1}}
+
+    config, changes = load_config(str(file), [("extra.depth", "2")], complete)
+    assert changes == [("extra.depth", 1, 2)] and config.extra.depth == 2
+    with pytest.raises(InputError, match="config has no 'extra'"):
+        load_config(str(file), [("extra.depth", "2")])
+
+
+def test_configs_are_locked(file):
+    config, _ = load_config(str(file))
+    with pytest.raises(AttributeError):
+        config.inner.new = 1
+
+
+def test_nearest():
+    assert nearest("epoch", ["epochs", "patience"]) == "did you mean 'epochs'?"
+    assert nearest("qqq", ["b", "a"]) == "known: a, b"
+    assert nearest("qqq", []) == "known: none"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +115,12 @@ def test_bad_overrides(file, key, value, message):
         ({"size": "1"}, "config key 'config.size': expected int, got '1'"),
         ({"size": True}, "config key 'config.size': expected int, got True"),
         ({"size": 1, "inner": {"kind": "c"}}, "'config.inner.kind': expected one of 'a', 'b', got"),
-        ({"size": 1, "sizes": [1, "x"]}, "config key 'config.sizes': expected"),
+        ({"size": 1, "sizes": [1, "x"]}, "config key 'config.sizes': expected tuple"),
+        ({"size": 1, "inner": {"rat": 1}}, "key 'config.inner.rat'; did you mean 'rate'?"),
+        ({"size": 1, "inner": {"rate": True}}, "'config.inner.rate': expected float, got True"),
+        ({"size": 1, "limit": "x"}, r"'config.limit': expected float \| None, got 'x'"),
+        ({"size": 1, "on": 1}, "'config.on': expected bool, got 1"),
+        ({"size": 1, "zzzz": 1}, "'config.zzzz'; known: inner, limit, on, size, sizes"),
     ],
 )
 def test_bad_sections(section, message):
@@ -89,3 +136,19 @@ def test_bad_files(tmp_path):
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(InputError, match=r"empty.py has no get_config\(arg\)"):
         load_config(str(tmp_path / "empty.py"))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"--config: .*config.json is not a python file"):
+        load_config(str(tmp_path / "config.json"))
+
+
+def test_plain_is_json_and_comes_back():
+    outer = Outer(3, (4, 5), Inner(0.5, "b"))
+    plain = to_plain(outer)
+    assert json.loads(json.dumps(plain)) == {
+        "size": 3,
+        "sizes": [4, 5],
+        "inner": {"rate": 0.5, "kind": "b"},
+        "limit": None,
+        "on": False,
+    }
+    assert build(Outer, plain, "config") == outer
