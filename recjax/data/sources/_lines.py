@@ -22,7 +22,9 @@ def text_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]
             `encoding`, no permission; with the line number where there is one.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(
+            f"{path}: {'a folder; expected a file' if path.is_dir() else 'no such file'}"
+        )
     number = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
@@ -55,7 +57,7 @@ def records(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
         record: Any = None
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             # ast.literal_eval builds literals only; it runs nothing.
             with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
                 record = ast.literal_eval(line)

@@ -3,6 +3,7 @@ files) and the 2023 one (`.jsonl.gz`), with their metadata files."""
 
 import dataclasses
 import html
+import re
 from pathlib import Path
 from typing import Any
 
@@ -72,20 +73,34 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
 def _catalog(path: Path, bad: BadRows) -> Catalog:
     catalog: Catalog = {}
     for number, record in records(path, bad):
-        key = record.get("parent_asin") or record.get("asin")
+        key = str(record.get("parent_asin") or record.get("asin") or "")
         if not key:
             bad.report(path, number, "expected an item with 'asin' or 'parent_asin'")
             continue
-        entry: dict[str, Any] = {"title": _text(record.get("title")) or None}
+        title = _clean(record.get("title"))
+        entry: dict[str, Any] = {"title": title if isinstance(title, str) else None}
         for name, raws in _METADATA:
-            value = next((record[r] for r in raws if record.get(r)), None)
+            value = next((v for r in raws if (v := _clean(record.get(r)))), None)
             if value:
                 entry[name] = value
         # Repeated items: a record with a title wins.
         if entry["title"] or key not in catalog:
-            catalog[str(key)] = entry
+            catalog[key] = entry
     return catalog
 
 
-def _text(value: Any) -> str:
-    return " ".join(html.unescape(str(value or "")).split())
+_TAG = re.compile(r"</?[A-Za-z][^<>]*>|<[A-Za-z]+\s[^<>]*=[^<>]*$")  # the last one may be cut off
+# The crawls took scripts and styles of some pages for titles and prices.
+_PAGE_CODE = re.compile(r"getTime\(\)|\.a-box-inner|function\s*\(")
+
+
+def _clean(value: Any) -> Any:
+    """Metadata as text: no tags, entities or line ends; page code and empty things become None."""
+    if isinstance(value, list):
+        return [kept for part in value if (kept := _clean(part))] or None
+    if not isinstance(value, str):
+        return value or None
+    if _PAGE_CODE.search(value):
+        return None
+    text = re.sub(r"^\s*by\s*\n", "", value)  # 2018 brands: "by\n    \n    Apple"
+    return " ".join(_TAG.sub(" ", html.unescape(text)).split()) or None

@@ -4,6 +4,7 @@
 import csv
 import dataclasses
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,28 +25,34 @@ class _Layout:
     ratings: str
     movies: str
     separator: str
-    encoding: str
-    header: bool
+    ratings_header: str = ""  # first lines that must be there; "" = none
+    movies_header: str = ""
 
 
 _LAYOUTS = (
-    _Layout("u.data", "u.item", "\t", "latin-1", False),
-    _Layout("ratings.dat", "movies.dat", "::", "latin-1", False),
-    _Layout("ratings.csv", "movies.csv", ",", "utf-8", True),
+    _Layout("u.data", "u.item", "\t"),
+    _Layout("ratings.dat", "movies.dat", "::"),
+    _Layout(
+        "ratings.csv",
+        "movies.csv",
+        ",",
+        ratings_header="userId,movieId,rating,timestamp",
+        movies_header="movieId,title,genres",
+    ),
 )
 
 _YEAR = re.compile(r"^(.*?)\s*\((\d{4})(?:[-–]\d{0,4})?\)\s*(?:\(V\))?\s*$")  # noqa: RUF001
 _ARTICLES = (
-    "The|A|An|Le|La|Les|L'|Un|Une|Il|Lo|Gli|Una|Uno|El|Los|Las|Der|Die|Das|Ein|Eine"
+    "The|A|An|Le|La|Les|L'|Un|Une|Il|Lo|I|Gli|Una|Uno|El|Los|Las|Der|Die|Das|Ein|Eine"
     "|De|Het|Een|Den|Det|En|Ett|O|Os|Um|Uma"
 )
-_TRAILING = re.compile(rf"^(.+), ({_ARTICLES})$")
+_TRAILING = re.compile(rf"^(a\.k\.a\. )?(.+), ({_ARTICLES})$")
 
 
 def clean_title(raw: str) -> tuple[str, int | None]:
     """`(title, year)` of a raw MovieLens title.
 
-    The year leaves the title and the article comes back to the front, in the alternative title
+    The year leaves the title and the article comes back to the front, in alternative titles
     too: "Postman, The (Postino, Il) (1994)" -> ("The Postman (Il Postino)", 1994).
     """
     title, year = raw.strip(), None
@@ -57,14 +64,16 @@ def clean_title(raw: str) -> tuple[str, int | None]:
         found = _TRAILING.match(text.strip())
         if not found:
             return text.strip()
-        space = "" if found[2].endswith("'") else " "
-        return f"{found[2]}{space}{found[1]}"
+        prefix, rest, article = found[1] or "", found[2], found[3]
+        space = "" if article.endswith("'") else " "
+        return f"{prefix}{article}{space}{rest}"
 
+    # The split gives text, bracket, text, ...: only "text (bracket) (bracket)" is a title with
+    # other ones; brackets elsewhere are part of the title.
     main, *others = re.split(r"\s*\(([^()]*)\)\s*", title)
-    # The split gives text, bracket, text, ...: only "text (bracket)" is a title with another one.
-    if len(others) == 2 and not others[1] and main:
-        return f"{forward(main)} ({forward(others[0])})", year
-    return forward(title), year
+    if not main or any(others[1::2]):
+        return forward(title), year
+    return " ".join([forward(main), *(f"({forward(other)})" for other in others[::2])]), year
 
 
 def _layout(path: Path) -> _Layout:
@@ -98,24 +107,62 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
     return log, _movies(path, layout, options, bad)
 
 
+def _encoding(path: Path, layout: _Layout) -> str:
+    """UTF-8 of csv; of the others UTF-8 (10M) where it is that, else latin-1 (100K, 1M)."""
+    if layout.separator != ",":
+        try:
+            path.read_text("utf-8")
+        except (UnicodeDecodeError, OSError):
+            return "latin-1"
+    return "utf-8"
+
+
+def _rows(path: Path, encoding: str, header: str) -> Iterator[tuple[int, str]]:
+    """Numbered lines after the header, which must be there: else a row would pass for it, or
+    columns in another order for the known ones."""
+    lines = text_lines(path, encoding)
+    if header:
+        _, first = next(lines)
+        if first.replace('"', "").strip() != header:
+            raise InputError(f"{path}:1: expected the header '{header}', got {first[:60]!r}")
+    return lines
+
+
+def _count_lines(path: Path) -> int:
+    count, last = 0, b"\n"
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            count += chunk.count(b"\n")
+            last = chunk[-1:]
+    return count + (last != b"\n")
+
+
 def _fast_ratings(path: Path, layout: _Layout) -> InteractionLog | None:
     """Numbers by the million, or None where a row needs a closer look."""
-    if len(layout.separator) > 1 or not path.stat().st_size:
+    header = layout.ratings_header
+    if next(_rows(path, "utf-8", header), None) is None:
         return None
+    columns = [("user", "i8"), ("item", "i8"), ("rating", "f4"), ("time", "i8")]
+    if layout.separator == "::":  # between single colons, every other field is empty
+        columns = [c for k, own in enumerate(columns) for c in ((f"gap{k}", "S1"), own)][1:]
     try:
         rows = np.loadtxt(
             path,
-            dtype=[("user", "i8"), ("item", "i8"), ("rating", "f4"), ("time", "i8")],
-            delimiter=layout.separator,
-            skiprows=int(layout.header),
+            dtype=columns,
+            delimiter=layout.separator[0],
+            skiprows=int(bool(header)),
             comments=None,
             ndmin=1,
         )
     except ValueError:
         return None
-    if not len(rows) or rows["user"].min() < 0 or rows["item"].min() < 0:
+    if len(rows) != _count_lines(path) - bool(header):  # numpy passes over empty rows
+        return None
+    if rows["user"].min() < 0 or rows["item"].min() < 0:
         return None
     if not np.isfinite(rows["rating"]).all():
+        return None
+    if any(rows[name].any() for name, kind in columns if kind == "S1"):
         return None
     users, items = (np.unique(rows[k], return_inverse=True) for k in ("user", "item"))
     return InteractionLog(
@@ -130,9 +177,7 @@ def _fast_ratings(path: Path, layout: _Layout) -> InteractionLog | None:
 
 def _ratings(path: Path, layout: _Layout, bad: BadRows) -> InteractionLog:
     log = LogBuilder(timestamps=True, ratings=True)
-    for number, line in text_lines(path, layout.encoding):
-        if number == 1 and layout.header:
-            continue
+    for number, line in _rows(path, "utf-8", layout.ratings_header):
         fields = line.split(layout.separator)
         try:
             user, item, rating, timestamp = fields
@@ -147,26 +192,25 @@ def _ratings(path: Path, layout: _Layout, bad: BadRows) -> InteractionLog:
 def _movies(path: Path, layout: _Layout, options: Options, bad: BadRows) -> Catalog:
     genre_names: list[str] = []
     if layout.ratings == "u.data" and (path / "u.genre").exists():
-        for _, line in text_lines(path / "u.genre", layout.encoding):
+        for _, line in text_lines(path / "u.genre", "latin-1"):
             if "|" in line:
                 genre_names.append(line.partition("|")[0])
     catalog: Catalog = {}
     movies = path / layout.movies
-    for number, line in text_lines(movies, layout.encoding):
-        if number == 1 and layout.header:
-            continue
+    for number, line in _rows(movies, _encoding(movies, layout), layout.movies_header):
         try:
             if layout.ratings == "u.data":
                 key, raw, *rest = line.split("|")
                 flags = rest[-len(genre_names) :] if genre_names else []
                 genres = [g for g, flag in zip(genre_names, flags, strict=True) if flag == "1"]
             elif layout.separator == "::":
-                key, raw, joined = line.split("::")
+                key, named = line.split("::", 1)
+                raw, joined = named.rsplit("::", 1)
                 genres = joined.split("|")
             else:
                 key, raw, joined = next(csv.reader([line]))
                 genres = joined.split("|")
-        except (ValueError, StopIteration):
+        except (ValueError, StopIteration, csv.Error):
             bad.report(movies, number, f"expected 'film, title, genres', got {line[:60]!r}")
             continue
         title, year = clean_title(raw)

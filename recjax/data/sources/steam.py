@@ -1,11 +1,15 @@
 """Steam reviews: JSON lines of reviews and of games.
 
-Two layouts: strict JSON (`user_id`, `item_id`, `posted`), and the original crawl of Kang and
-McAuley (2018), `steam_reviews.json.gz`, whose lines are Python literals (`username`, `product_id`,
-`date`)."""
+Three layouts: strict JSON (`user_id`, `item_id`, `posted`), and the original crawls, whose lines
+are Python literals: of Kang and McAuley (2018), `steam_reviews.json.gz` (`username`, `product_id`,
+`date`); of Pathak et al. (2017), `australian_user_reviews.json.gz`, a user a line with `reviews`
+posted as "Posted November 5, 2011."
+"""
 
 import dataclasses
 import datetime
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ class Options:
     reviews: str = "reviews.jsonl"  # in the folder; plain or .gz
     games: str = "games.jsonl"  # "" = titles from the reviews alone
     recommended_only: bool = False  # keep positive reviews only
+    year: int = 0  # of "Posted July 15.": Steam leaves out the crawl's own year; 0 = bad rows
 
 
 def files(path: Path, options: Options) -> list[Path]:
@@ -31,24 +36,53 @@ def _first(record: dict[str, Any], *keys: str) -> Any:
     return next((record[k] for k in keys if record.get(k) not in (None, "")), None)
 
 
+_MONTHS = ["January", "February", "March", "April", "May", "June", "July", "August"]
+_MONTHS += ["September", "October", "November", "December"]
+_POSTED = re.compile(rf"Posted ({'|'.join(_MONTHS)}) (\d{{1,2}})(?:, (\d{{4}}))?\.?")
+
+
+def _day(text: str, year: int) -> datetime.date:
+    """The date of `2011-11-05` or `Posted November 5, 2011.`; `ValueError` for anything else."""
+    posted = _POSTED.fullmatch(text.strip())
+    if not posted:
+        return datetime.date.fromisoformat(text)
+    return datetime.date(int(posted[3] or year), _MONTHS.index(posted[1]) + 1, int(posted[2]))
+
+
+def _reviews(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Single reviews, with the line's number, from lines of one or of all of a user's."""
+    for number, record in records(path, bad):
+        nested = record.get("reviews")
+        if not isinstance(nested, list):
+            yield number, record
+            continue
+        for review in nested:
+            if isinstance(review, dict):
+                yield number, {**review, "user_id": record.get("user_id")}
+            else:
+                bad.report(path, number, f"expected a review, got {str(review)[:60]!r}")
+
+
 def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Catalog]:
     """Reads a folder of Steam reviews.
 
     Args:
         path: the folder.
         options: names of the files.
-        bad: takes lines without user, game or date.
+        bad: takes reviews without user, game or date.
+
+    With `reviews.jsonl` of the Steam data of 2010-2015, interactions with untitled games dropped
+    and a 3-core give 4,838 users, 880 games and 20,970 reviews.
     """
     if not path.is_dir():
         raise InputError(f"{path}: expected the folder of {options.reviews}")
     log = LogBuilder(timestamps=True, ratings=False)
     catalog: Catalog = {}
     reviews = find_file(path, options.reviews)
-    for number, record in records(reviews, bad):
+    for number, record in _reviews(reviews, bad):
         user, item = _first(record, "user_id", "username"), _first(record, "item_id", "product_id")
-        date = _first(record, "posted", "date")
         try:
-            day = datetime.date.fromisoformat(str(date))
+            day = _day(str(_first(record, "posted", "date")), options.year)
         except ValueError:
             day = None
         if user is None or item is None or day is None:

@@ -1,14 +1,15 @@
 """TensorFlow Datasets, in both directions, without TensorFlow.
 
 Reading: a prepared TFDS directory in array_record form whose examples are interactions, such as
-MovieLens' ratings (`movielens/100k-ratings`).
+MovieLens' ratings (`movielens/100k-ratings`), or one that `build_tfds` wrote.
 
 Writing: `build_tfds(store, data_dir)` makes a store available as the TFDS data set
 `recjax_sequences`: an example a user, with `user`, `items` [n] ids, and `timestamps`, `ratings`
-where the store has them:
+where the store has them. The metadata's `items` are the catalogue's records, by id from 1:
 
     build_tfds("prepared/ml-100k", "tfds")
     tfds.data_source("recjax_sequences", data_dir="tfds", split="train")   # tfds 4.9
+    tfds.builder("recjax_sequences", data_dir="tfds").info.metadata["items"][0]["title"]
 
 array_record is the one file format that TFDS reads and writes without TensorFlow.
 """
@@ -17,8 +18,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from recjax.config import nearest
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
+from recjax.data.sources._values import finite, seconds
+from recjax.data.sources.movielens import clean_title
 from recjax.data.store import Store, open_store
 from recjax.errors import InputError
 
@@ -31,6 +36,10 @@ class Options:
     timestamp: str = "timestamp"  # "" = examples are in time order
     rating: str = "user_rating"  # "" = no ratings
     title: str = "movie_title"  # "" = no titles
+    clean_titles: bool = True  # MovieLens' "Shining, The (1980)" -> "The Shining"
+
+
+_NAME = "recjax_sequences"
 
 
 def files(path: Path, options: Options) -> list[Path]:
@@ -38,7 +47,8 @@ def files(path: Path, options: Options) -> list[Path]:
     if not path.is_dir():
         raise InputError(f"{path}: expected the folder of a prepared TFDS data set")
     found = sorted(path.glob(f"*-{options.split}.*"))
-    return [path / "dataset_info.json", path / "features.json", *found]
+    metadata = [p for p in (path / "metadata.json",) if p.exists()]
+    return [path / "dataset_info.json", path / "features.json", *metadata, *found]
 
 
 def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Catalog]:
@@ -46,41 +56,76 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
 
     Args:
         path: the directory of one version of one config.
-        options: features and split.
+        options: features and split; of a `recjax_sequences` only the split counts.
         bad: takes examples with unreadable values.
     """
     import tensorflow_datasets as tfds
 
     try:
-        source = tfds.builder_from_directory(str(path)).as_data_source(options.split)
+        builder = tfds.builder_from_directory(str(path))
+        source = builder.as_data_source(options.split)
     except Exception as error:  # TFDS raises many kinds
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{path}: cannot be read as a prepared array_record TFDS data set with the split "
             f"'{options.split}' ({reason})"
         ) from error
+    if builder.name == _NAME:
+        return _sequences(path, builder.info.metadata, source)
+    for name in ("user", "item", "timestamp", "rating", "title"):
+        feature = getattr(options, name)
+        if feature and feature not in builder.info.features:
+            raise InputError(
+                f"{path}: no feature '{feature}' (config.data.options.{name}); "
+                f"{nearest(feature, builder.info.features)}"
+            )
     log = LogBuilder(timestamps=bool(options.timestamp), ratings=bool(options.rating))
     catalog: Catalog = {}
     for number in range(len(source)):
         example = source[number]
-        for name in ("user", "item", "timestamp", "rating", "title"):
-            feature = getattr(options, name)
-            if feature and feature not in example:
-                raise InputError(
-                    f"{path}: no feature '{feature}' (config.data.options.{name}); "
-                    f"{nearest(feature, example)}"
-                )
-        item = _text(example[options.item])
         try:
-            time = int(example[options.timestamp]) if options.timestamp else 0
-            rating = float(example[options.rating]) if options.rating else 0.0
-        except (TypeError, ValueError):
-            bad.report(path, number + 1, "expected numbers as time and rating")
+            user, item = _text(example[options.user]), _text(example[options.item])
+            time = seconds(example[options.timestamp]) if options.timestamp else 0
+            rating = finite(example[options.rating]) if options.rating else 0.0
+            title = _text(example[options.title]).strip() if options.title else ""
+        except ValueError:  # also of bytes that are not UTF-8
+            bad.report(path, number + 1, "expected UTF-8 text, and numbers as time and rating")
             continue
-        log.add(_text(example[options.user]), item, time, rating)
+        log.add(user, item, time, rating)
         if options.title and item not in catalog:
-            catalog[item] = {"title": _text(example[options.title]).strip() or None}
+            catalog[item] = {"title": title or None}
+            if options.clean_titles:
+                clean, year = clean_title(title)
+                catalog[item] = {"title": clean or None, "year": year}
     return log.build(), catalog
+
+
+def _sequences(path: Path, metadata: Any, source: Any) -> tuple[InteractionLog, Catalog]:
+    """What `build_tfds` wrote, as a log: the same keys, sequences and catalogue."""
+    records = (metadata or {}).get("items")
+    if not records:
+        raise InputError(f"{path}: its metadata lacks 'items'; expected what build_tfds wrote")
+    examples = [source[number] for number in range(len(source))]
+
+    def column(name: str) -> np.ndarray | None:
+        parts = [example[name] for example in examples if name in example]
+        return np.concatenate(parts) if parts else None
+
+    items = column("items")
+    if items is None:
+        raise InputError(f"{path}: there is no sequence in it")
+    log = InteractionLog(
+        users=np.repeat(
+            np.arange(len(examples), dtype=np.int32), [len(e["items"]) for e in examples]
+        ),
+        items=items - np.int32(1),
+        timestamps=column("timestamps"),
+        ratings=column("ratings"),
+        user_keys=[_text(example["user"]) for example in examples],
+        item_keys=[record["key"] for record in records],
+    )
+    known = [{k: v for k, v in r.items() if k not in ("id", "key")} for r in records]
+    return log, dict(zip(log.item_keys, known, strict=True))
 
 
 def _text(value: Any) -> str:
@@ -111,7 +156,6 @@ def build_tfds(store: Store | str | Path, data_dir: str | Path) -> Path:
 
 def _builder_class(store: Store) -> Any:
     """The builder of one store (a class, for TFDS finds names and versions on it)."""
-    import numpy as np
     import tensorflow_datasets as tfds
 
     columns: dict[str, tuple[np.ndarray, Any]] = {"items": (store.items, np.int32)}
@@ -122,7 +166,7 @@ def _builder_class(store: Store) -> Any:
 
     class RecjaxSequences(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
         VERSION = tfds.core.Version("1.0.0")
-        name = "recjax_sequences"
+        name = _NAME
         pkg_dir_path = Path(__file__).parent
 
         def _info(self):
@@ -134,6 +178,7 @@ def _builder_class(store: Store) -> Any:
                 builder=self,
                 description=f"Interaction sequences prepared by recjax ({store.path.name}).",
                 features=tfds.features.FeaturesDict({"user": tfds.features.Text(), **features}),
+                metadata=tfds.core.MetadataDict(items=store.catalog[1:]),
             )
 
         def _split_generators(self, dl_manager):
