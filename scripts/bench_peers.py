@@ -1,21 +1,33 @@
-"""Speed of other libraries' SASRec; one JSON line a measurement on stdout.
+"""Speed of other libraries' SASRec; one JSON line on stdout.
 
 Runs in an environment that has RecTools or RecBole (and not recjax); `bench_recommenders.py` calls
 it, so that all figures of a comparison come from one run on one machine.
 
     PEER_PYTHON scripts/bench_peers.py --peer rectools --what bce --data Beauty.txt --threads 1
+
+Training is each library's own loop over its own data loader: a step lasts from the end of one to
+the end of the next, so it has its batch in it (`compute_seconds` has not). The first two steps are
+left out. Defaults of the libraries stand but for the sizes, the loss and the batch; RecBole's
+feed-forward layers are made as wide as the others'.
 """
 
 import argparse
+import importlib.metadata
+import itertools
 import json
 import os
+import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
+
+WARM_UP = 2  # steps
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peer", choices=("rectools", "recbole"), required=True)
     parser.add_argument("--what", choices=("bce", "softmax", "rank"), required=True)
     parser.add_argument(
@@ -26,16 +38,50 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--length", type=int, default=50)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--users", type=int, default=4096, help="users to rank for")
-    return parser.parse_args()
+    parser.add_argument("--steps", type=int, default=10, help="training steps to time")
+    args = parser.parse_args()
+    if (args.peer, args.what) == ("recbole", "bce"):
+        parser.error("RecBole's SASRec has no binary cross-entropy (its losses are CE and BPR)")
+    if args.steps < 1:
+        parser.error("--steps: expected at least 1")
+    return args
 
 
 def sequences(path: Path) -> list[list[str]]:
     return [line.split() for line in path.read_text().splitlines()]
 
 
-def rectools(args: argparse.Namespace) -> dict:
+class Clock:
+    """Times of steps, and of the waits for their batches."""
+
+    def __init__(self) -> None:
+        self.starts: list[float] = []  # with the batch at hand
+        self.ends: list[float] = []
+
+    def figures(self, batch: int, positions: float, sample: str) -> dict[str, Any]:
+        """Figures of the steps after the first ones.
+
+        Args:
+            batch: samples a step.
+            positions: trained positions (losses) a sample.
+            sample: what one sample is.
+        """
+        ends = self.ends[WARM_UP - 1 :]
+        whole = [after - before for before, after in itertools.pairwise(ends)]
+        pairs = zip(self.starts[WARM_UP:], self.ends[WARM_UP:], strict=True)
+        step = statistics.median(whole)
+        return {
+            "step_seconds": step,
+            "compute_seconds": statistics.median(end - start for start, end in pairs),
+            "steps": len(whole),
+            "samples_per_second": batch / step,
+            "positions_per_sample": positions,
+            "positions_per_second": batch * positions / step,
+            "sample": sample,
+        }
+
+
+def rectools(args: argparse.Namespace) -> dict[str, Any]:
     import pandas as pd
     import torch
     from pytorch_lightning import Callback, Trainer
@@ -43,36 +89,36 @@ def rectools(args: argparse.Namespace) -> dict:
     from rectools.models import SASRecModel
 
     torch.set_num_threads(args.threads)
+    held_out = 1 if args.what == "rank" else 2  # ranking for the test sees the validation's item
     rows = [
         (user, item, place)
         for user, *items in sequences(args.data)
-        for place, item in enumerate(items[:-2])
+        for place, item in enumerate(items[:-held_out])
     ]
     frame = pd.DataFrame(rows, columns=["user_id", "item_id", "datetime"])
     frame["datetime"] = pd.to_datetime(frame["datetime"], unit="D")
     frame["weight"] = 1.0
     dataset = Dataset.construct(frame)
-    times: list[float] = []
+    clock, positions = Clock(), []
 
-    class Clock(Callback):
-        def on_train_batch_start(self, *_):
-            self.start = time.perf_counter()
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer, module, batch, number):
+            positions.append((batch["y"] != 0).sum().item())
+            clock.starts.append(time.perf_counter())
 
         def on_train_batch_end(self, *_):
-            times.append(time.perf_counter() - self.start)
-
-    steps = 1 if args.what == "rank" else args.steps
+            clock.ends.append(time.perf_counter())
 
     def trainer(**_):
         return Trainer(
             max_epochs=1,
-            limit_train_batches=steps + 2,
+            limit_train_batches=1 if args.what == "rank" else WARM_UP + args.steps,
             accelerator="cpu",
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=False,
-            callbacks=[Clock()],
+            callbacks=[Watch()],
         )
 
     model = SASRecModel(
@@ -80,29 +126,47 @@ def rectools(args: argparse.Namespace) -> dict:
         n_heads=1,
         n_factors=args.dim,
         session_max_len=args.length,
-        loss="BCE" if args.what == "bce" else "softmax",
+        loss="softmax" if args.what == "softmax" else "BCE",
         n_negatives=1,
         batch_size=args.batch,
         get_trainer_func=trainer,
         recommend_batch_size=args.batch,
         recommend_n_threads=args.threads,
+        recommend_torch_device="cpu",
     )
     model.fit(dataset)
     if args.what == "rank":
-        users = frame["user_id"].unique()[: args.users]
+        users = frame["user_id"].unique()
         start = time.perf_counter()
         model.recommend(users=users, dataset=dataset, k=10, filter_viewed=True)
         seconds = time.perf_counter() - start
-        return {"users_per_second": len(users) / seconds, "sample": "top 10 of the catalogue"}
-    step = sum(times[2:]) / len(times[2:])
-    return {
-        "step_seconds": step,
-        "samples_per_second": args.batch / step,
-        "sample": "a sequence, a loss at every position",
-    }
+        return {
+            "users": len(users),
+            "users_per_second": len(users) / seconds,
+            "sample": "a user's top 10 of the catalogue less the history, as a table; no metrics",
+        }
+    mean = statistics.mean(positions[WARM_UP:]) / args.batch
+    return clock.figures(args.batch, mean, "a sequence, a loss at every position")
 
 
-def recbole(args: argparse.Namespace) -> dict:
+class Watched:
+    """RecBole's training batches, a few of them: notes when each is asked for and handed out."""
+
+    shuffle = False  # the trainer asks; the loader behind has its own sampler
+
+    def __init__(self, loader: Any, count: int, clock: Clock) -> None:
+        self.loader, self.count, self.clock = loader, count, clock
+
+    def __iter__(self):
+        for number, batch in enumerate(self.loader):
+            self.clock.starts.append(time.perf_counter())
+            yield batch
+            self.clock.ends.append(time.perf_counter())
+            if number == self.count - 1:
+                return
+
+
+def recbole(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     import torch
     from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
@@ -110,75 +174,72 @@ def recbole(args: argparse.Namespace) -> dict:
     from recbole.utils import get_model, init_seed
 
     torch.set_num_threads(args.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "bench").mkdir()
-        with (Path(folder) / "bench" / "bench.inter").open("w") as file:
-            file.write("user_id:token\titem_id:token\ttimestamp:float\n")
-            for user, *items in sequences(args.data):
-                file.writelines(f"{user}\t{item}\t{t}\n" for t, item in enumerate(items))
-        config = Config(
-            model="SASRec",
-            dataset="bench",
-            config_dict={
-                "data_path": folder,
-                "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
-                "MAX_ITEM_LIST_LENGTH": args.length,
-                "n_layers": args.layers,
-                "n_heads": 1,
-                "hidden_size": args.dim,
-                "inner_size": args.dim,
-                "loss_type": "CE",
-                "train_neg_sample_args": None,
-                "train_batch_size": args.batch,
-                "eval_batch_size": args.batch,
-                "eval_args": {
-                    "split": {"LS": "valid_and_test"},
-                    "order": "TO",
-                    "mode": "full",
-                    "group_by": "user",
-                },
-                "topk": [10],
-                "metrics": ["NDCG"],
-                "use_gpu": False,
-                "show_progress": False,
-                "state": "ERROR",
-                "checkpoint_dir": folder,
+    (folder / "bench").mkdir()
+    with (folder / "bench" / "bench.inter").open("w") as file:
+        file.write("user_id:token\titem_id:token\ttimestamp:float\n")
+        for user, *items in sequences(args.data):
+            file.writelines(f"{user}\t{item}\t{t}\n" for t, item in enumerate(items))
+    config = Config(
+        model="SASRec",
+        dataset="bench",
+        config_dict={
+            "data_path": str(folder),
+            "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+            "MAX_ITEM_LIST_LENGTH": args.length,
+            "n_layers": args.layers,
+            "n_heads": 1,
+            "hidden_size": args.dim,
+            "inner_size": args.dim,
+            "loss_type": "CE",
+            "train_neg_sample_args": None,
+            "train_batch_size": args.batch,
+            "eval_batch_size": args.batch,
+            "eval_args": {
+                "split": {"LS": "valid_and_test"},
+                "order": "TO",
+                "mode": "full",
+                "group_by": "user",
             },
-        )
-        init_seed(config["seed"], True)
-        dataset = create_dataset(config)
-        train, _, test = data_preparation(config, dataset)
-        model = get_model("SASRec")(config, train.dataset)
-        if args.what == "rank":
-            start = time.perf_counter()
-            Trainer(config, model).evaluate(test, load_best_model=False)
-            seconds = time.perf_counter() - start
-            rate = len(test.dataset) / seconds
-            return {"users_per_second": rate, "sample": "a metric over the full catalogue"}
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-        model.train()
-        times = []
-        for step, batch in enumerate(train):
-            start = time.perf_counter()
-            optimizer.zero_grad()
-            model.calculate_loss(batch).backward()
-            optimizer.step()
-            times.append(time.perf_counter() - start)
-            if step == args.steps + 1:
-                break
-        seconds = sum(times[2:]) / len(times[2:])
+            "topk": [1, 5, 10, 20],
+            "metrics": ["Hit", "NDCG", "MRR"],
+            "use_gpu": False,
+            "show_progress": False,
+            "state": "ERROR",
+            "checkpoint_dir": str(folder),
+        },
+    )
+    init_seed(config["seed"], True)
+    dataset = create_dataset(config)
+    train, _, test = data_preparation(config, dataset)
+    model = get_model("SASRec")(config, train.dataset)
+    trainer = Trainer(config, model)
+    if args.what == "rank":
+        start = time.perf_counter()
+        trainer.evaluate(test, load_best_model=False)
+        seconds = time.perf_counter() - start
         return {
-            "step_seconds": seconds,
-            "samples_per_second": args.batch / seconds,
-            "sample": "one position (a prefix of a sequence and its next item)",
+            "users": len(test.dataset),
+            "users_per_second": len(test.dataset) / seconds,
+            "sample": "a user's HR, NDCG and MRR over the catalogue, history included",
         }
+    clock = Clock()
+    trainer._train_epoch(Watched(train, WARM_UP + args.steps, clock), 0)
+    return clock.figures(args.batch, 1.0, "one position: a prefix of a sequence and its next item")
 
 
 def main() -> None:
     args = parse()
-    os.environ["OMP_NUM_THREADS"] = str(args.threads)
-    result = {"rectools": rectools, "recbole": recbole}[args.peer](args)
-    print(json.dumps({"peer": args.peer, "what": args.what, **result}))
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # before torch is loaded
+        os.environ[name] = str(args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        # What the libraries print goes to stderr.
+        stdout, sys.stdout = sys.stdout, sys.stderr
+        try:
+            result = recbole(args, Path(folder)) if args.peer == "recbole" else rectools(args)
+        finally:
+            sys.stdout = stdout
+    versions = {name: importlib.metadata.version(name) for name in (args.peer, "torch")}
+    print(json.dumps({"peer": args.peer, "what": args.what, **result, "versions": versions}))
 
 
 if __name__ == "__main__":
