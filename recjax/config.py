@@ -35,7 +35,11 @@ def _load_file(path: Path):
     if spec is None or spec.loader is None:
         raise InputError(f"--config: {path} is not a python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"--config: {path}: {type(error).__name__}: {reason}") from error
     if not hasattr(module, "get_config"):
         raise InputError(f"--config: {path} has no get_config(arg)")
     return module
@@ -63,7 +67,13 @@ def load_config(
     """
     path, _, arg = spec.partition(":")
     module = _load_file(Path(path))
-    config = ConfigDict(_tuples(complete(module.get_config(arg or None)))).lock()
+    try:
+        section = module.get_config(arg or None)
+    except TypeError as error:
+        raise InputError(f"--config: {path}: get_config(arg) failed: {error}") from error
+    if not isinstance(section, ConfigDict):
+        raise InputError(f"--config: {path}: get_config(arg) must return a ConfigDict")
+    config = ConfigDict(_tuples(complete(section))).lock()
     return config, apply_overrides(config, overrides)
 
 
@@ -152,6 +162,8 @@ def _matches(value: Any, hint: Any) -> bool:
 def _describe(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    if typing.get_args(hint):
+        return str(hint).replace("typing.", "")
     return getattr(hint, "__name__", None) or str(hint)
 
 
@@ -185,6 +197,8 @@ def build(cls: type[T], section: Mapping[str, Any] | ConfigDict, where: str) -> 
             raise InputError(f"unknown config key '{where}.{key}'; {nearest(key, fields)}")
         value, hint = section[key], hints[key]
         if dataclasses.is_dataclass(hint):
+            if not isinstance(value, (Mapping, ConfigDict)):
+                raise InputError(f"config key '{where}.{key}': expected a section, got {value!r}")
             values[key] = build(typing.cast(type, hint), value, f"{where}.{key}")
             continue
         value = _tuples(value)

@@ -22,8 +22,6 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: Path, step: int = 0):
-        from tensorboardX import SummaryWriter  # slow to import
-
         self._path = workdir / "metrics.jsonl"
         kept = [line for line in read_metrics(self._path) if line["step"] <= step]
         kept = [line for line in kept if not line.get("final")]
@@ -31,7 +29,7 @@ class MetricWriter:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(temporary, self._path)
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+        self._board = _summary_writer()(str(workdir), purge_step=step + 1 if step else None)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line: the step and its values."""
@@ -44,6 +42,19 @@ class MetricWriter:
     def close(self) -> None:
         self._file.close()
         self._board.close()
+
+
+def _summary_writer() -> Any:
+    """tensorboardX's writer class. Where torch is installed, its import would load it in vain."""
+    hide = "torch" not in sys.modules
+    if hide:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # makes `import torch` fail
+    try:
+        from tensorboardX import SummaryWriter  # slow to import
+    finally:
+        if hide:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 class NoWriter:

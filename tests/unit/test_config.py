@@ -152,3 +152,18 @@ def test_plain_is_json_and_comes_back():
         "on": False,
     }
     assert build(Outer, plain, "config") == outer
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(arg):\n    return {", "broken.py: SyntaxError: "),
+        ("import no_such_module", "broken.py: ModuleNotFoundError: No module named 'no_such_mod"),
+        ("def get_config():\n    pass", "broken.py: get_config.* failed: .*takes 0 positional"),
+        ("def get_config(arg):\n    return {}", "broken.py: get_config.* must return a ConfigDict"),
+    ],
+)
+def test_config_files_that_do_not_run(tmp_path, text, message):
+    (tmp_path / "broken.py").write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_config(str(tmp_path / "broken.py"))

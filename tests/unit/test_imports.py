@@ -212,8 +212,6 @@ def test_no_module_loads_torch_or_tensorflow(decoys):
     assert marks(decoys) == ""
 
 
-# To be dropped when `MetricWriter` keeps tensorboardX's import from loading an installed torch.
-@pytest.mark.xfail(strict=True, reason="importing tensorboardX imports torch where it is installed")
 def test_no_run_loads_torch_or_tensorflow(decoys):
     """Prepared, trained and evaluated by the command."""
     done = python(RUN, decoys)
