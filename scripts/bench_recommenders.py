@@ -179,7 +179,7 @@ def main() -> None:
         ours[name] = {
             "step_seconds": seconds,
             "samples_per_second": run.config.train.batch_size / seconds,
-            "positions_per_sample": positions,
+            "positions_per_second": positions * run.config.train.batch_size / seconds,
             "host_share": host,
             "matmul_share": flops / seconds / rate,
             "profile": parts,
@@ -202,11 +202,10 @@ def main() -> None:
         figures["peers"] = rows
         print("\npeer      what       a second    times faster    a sample is")
         for row in rows:
-            key = "users_per_second" if row["what"] == "rank" else "samples_per_second"
+            key = "users_per_second" if row["what"] == "rank" else "positions_per_second"
             ratio = ours[row["what"]][key] / row[key]
-            if row["peer"] == "recbole" and row["what"] != "rank":
-                ratio *= ours[row["what"]]["positions_per_sample"]
-            print(f"{row['peer']:<10}{row['what']:<9}{row[key]:>10,.0f}{ratio:>14.1f} x", end="")
+            shown = row.get("samples_per_second", row[key])
+            print(f"{row['peer']:<10}{row['what']:<9}{shown:>10,.0f}{ratio:>14.1f} x", end="")
             print(f"{'':9}{row['sample']}")
     if args.out:
         args.out.write_text(json.dumps(figures, indent=2) + "\n")
