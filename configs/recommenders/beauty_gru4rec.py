@@ -3,7 +3,9 @@
     recjax train --config=configs/recommenders/beauty_gru4rec.py --workdir=runs/beauty_gru4rec
 
 Without an argument BPR-max with 512 shared negatives; `:ce` the full cross-entropy.
-RESULT
+Leave-one-out, test/full/ndcg@10: BPR-max 0.0419, `:ce` 0.0399 (12 and 40 minutes on one
+core).
+configs/RESULTS.md has the rest.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,8 @@
     recjax train --config=configs/recommenders/ml100k_gru4rec.py --workdir=runs/ml100k_gru4rec
 
 Without an argument BPR-max with 512 shared negatives; `:ce` the full cross-entropy.
-RESULT
+Leave-one-out, test/full/ndcg@10: BPR-max 0.0933, `:ce` 0.1059 (5 and 9 minutes on one core).
+configs/RESULTS.md has the rest.
 """
 
 from ml_collections import ConfigDict

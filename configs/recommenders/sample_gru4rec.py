@@ -3,7 +3,8 @@
     recjax train --config=configs/recommenders/sample_gru4rec.py --workdir=runs/sample_gru4rec
 
 Without an argument BPR-max with 512 shared negatives; `:ce` the full cross-entropy.
-RESULT
+Leave-one-out, test/full/ndcg@10: BPR-max 0.4462, `:ce` 0.4544 (1.5 minutes on one core).
+configs/RESULTS.md has the rest.
 """
 
 from ml_collections import ConfigDict
