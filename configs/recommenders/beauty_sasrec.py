@@ -23,7 +23,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "store": "prepared/beauty",
         "options": {"items": "items.jsonl"},
     }
-    config.model = {"name": "sasrec", "max_length": 50, "heads": 2, "dropout": 0.5}
+    config.model = {"name": "sasrec", "preset": "s3rec-benchmark"}
     config.objective = {"name": "bce"}
     # 150 epochs of 87 steps; the decay makes the figures of different seeds agree better.
     config.optim = {"decay_steps": 13050}

@@ -16,11 +16,11 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from recjax.config import build, nearest
+from recjax.config import build, nearest, to_plain
 from recjax.errors import InputError
 from recjax.typing import Array
 
-# Config name -> module of `recjax.models`. Each module has `Config`, `Recommender`, `PARAM_AXES`.
+# Config name -> module of `recjax.models`, with `Config`, `PRESETS`, `PARAM_AXES`, `Recommender`.
 NAMES = ("sasrec", "gru4rec")
 
 
@@ -98,19 +98,34 @@ def model_module(name: str) -> Any:
     return importlib.import_module(f"recjax.models.{name}")
 
 
-def make_recommender(
-    section: Any, n_items: int, rngs: nnx.Rngs, where: str = "config.model"
-) -> SequentialRecommender:
-    """A recommender from its config section.
+def read_config(section: Any, where: str = "config.model") -> tuple[Any, Any]:
+    """The module of a model and the model's own `Config`.
 
     Args:
-        section: the model's name under `name`, and fields of its `Config`.
-        n_items: I.
-        rngs: initialiser keys (`params`).
+        section: `name`, fields of the model's `Config`, and `preset`: one of the module's
+            `PRESETS`, whose values the fields change.
         where: name of the section, for errors.
     """
     values = {key: section[key] for key in section}
     if "name" not in values:
         raise InputError(f"config section '{where}' lacks the key 'name' ({', '.join(NAMES)})")
     module = model_module(values.pop("name"))
-    return module.Recommender(build(module.Config, values, where), n_items, rngs=rngs)
+    preset = values.pop("preset", "")
+    if preset:
+        if preset not in module.PRESETS:
+            hint = nearest(preset, module.PRESETS)
+            raise InputError(f"{where}.preset: no preset '{preset}' of {section['name']}; {hint}")
+        values = to_plain(module.PRESETS[preset]) | values
+    return module, build(module.Config, values, where)
+
+
+def make_recommender(section: Any, n_items: int, rngs: nnx.Rngs) -> SequentialRecommender:
+    """A recommender from its config section.
+
+    Args:
+        section: see `read_config`.
+        n_items: I.
+        rngs: initialiser keys (`params`).
+    """
+    module, config = read_config(section)
+    return module.Recommender(config, n_items, rngs=rngs)

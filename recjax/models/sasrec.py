@@ -40,6 +40,7 @@ class Config:
             raise ValueError(f"dim {self.dim} is no multiple of heads {self.heads}")
 
 
+# By name in a config: {"name": "sasrec", "preset": "paper-sparse"}.
 PRESETS = {
     "paper-sparse": Config(dim=50, mlp_dim=50, max_length=50, dropout=0.5),
     "paper-movielens": Config(dim=50, mlp_dim=50, max_length=200, dropout=0.2),

@@ -22,7 +22,7 @@ from recjax.data.prepare import DataConfig, read_options
 from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.evaluation.protocols import EvaluationConfig, Evaluator
-from recjax.models.recommender import make_recommender, model_module
+from recjax.models.recommender import make_recommender, read_config
 from recjax.training import parallel
 from recjax.training.checkpoint import Checkpoints, abstract_like
 from recjax.training.loop import Progress, TrainConfig, fit
@@ -45,7 +45,7 @@ class SplitConfig:
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
     data: DataConfig
-    model: dict  # the model's `name`, and fields of its `Config`
+    model: dict  # the model's `name`, a `preset` of it, and fields of its `Config`
     seed: int = 0  # of weights, shuffles, dropout and negatives
     split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
@@ -62,10 +62,7 @@ def complete(section: Any) -> dict[str, Any]:
     """
     config = build(RunConfig, section, "config")
     plain = to_plain(config)
-    values = {k: v for k, v in config.model.items() if k != "name"}
-    module = model_module(config.model.get("name", ""))
-    model = build(module.Config, values, "config.model")
-    plain["model"] = {"name": config.model["name"], **to_plain(model)}
+    plain["model"] = {"name": config.model.get("name"), **to_plain(read_config(config.model)[1])}
     plain["data"]["options"] = to_plain(read_options(config.data)[1])
     return plain
 
@@ -94,19 +91,13 @@ class RecommenderRun:
     def __init__(self, config: RunConfig, store: Store, workdir: Path | None = None):
         self.config, self.store, self.workdir = config, store, workdir
         self.mesh = parallel.make_mesh(config.train.mesh)
-        self._module = model_module(config.model.get("name", ""))
+        self._module, model_config = read_config(config.model)
         self.model = define(self._build)
-        self.window = self.model_config.max_length
+        self.window = model_config.max_length
         self.optimizer = make_optimizer(config.optim)
 
     def _build(self, rngs: nnx.Rngs) -> Any:
         return make_recommender(self.config.model, self.store.n_items, rngs)
-
-    @functools.cached_property
-    def model_config(self) -> Any:
-        """The model's own `Config`."""
-        values = {k: v for k, v in self.config.model.items() if k != "name"}
-        return build(self._module.Config, values, "config.model")
 
     @functools.cached_property
     def split(self) -> splits.Split:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from recjax.models.recommender import NAMES
+from recjax.errors import InputError
+from recjax.models.recommender import NAMES, model_module, read_config
 from recjax.testing import contracts
 
 CASES = [
@@ -26,6 +27,19 @@ def test_all_models_are_here():
 )
 def test_contract(assertion, section):
     assertion(section)
+
+
+def test_presets():
+    for name in NAMES:
+        module = model_module(name)
+        for preset, expected in module.PRESETS.items():
+            assert read_config({"name": name, "preset": preset})[1] == expected
+    config = read_config({"name": "sasrec", "preset": "s3rec-benchmark", "dim": 32})[1]
+    assert (config.heads, config.dim) == (2, 32)
+    with pytest.raises(InputError, match="no preset 'papr' of sasrec; "):
+        read_config({"name": "sasrec", "preset": "papr"})
+    with pytest.raises(InputError, match=r"lacks the key 'name' \(sasrec, gru4rec\)"):
+        read_config({"dim": 32})
 
 
 def test_rows_longer_than_the_window_are_refused():
