@@ -138,7 +138,6 @@ class EvalBatches:
         length: L.
         batch_size: B.
         packed: pack several histories into a row.
-        row_multiple: R is a multiple of this.
     """
 
     items: np.ndarray
@@ -146,7 +145,6 @@ class EvalBatches:
     length: int
     batch_size: int
     packed: bool = True
-    row_multiple: int = 1
 
     @functools.cached_property
     def _lengths(self) -> np.ndarray:
@@ -158,15 +156,15 @@ class EvalBatches:
     @functools.cached_property
     def _usual_rows(self) -> int:
         if not self.packed:
-            return _round_up(self.batch_size, self.row_multiple)
-        return _rows_for(self._lengths, self.batch_size, self.length, self.row_multiple)
+            return self.batch_size
+        return _rows_for(self._lengths, self.batch_size, self.length, 1)
 
     def __call__(self, index: int) -> Batch:
         size, length = self.batch_size, self.length
         examples = np.arange(index * size, min((index + 1) * size, len(self.spans)))
         lengths = self._lengths[examples]
         packing = (pack if self.packed else one_per_row)(lengths, length)
-        rows = _grow(self._usual_rows, packing.rows, self.row_multiple)
+        rows = _grow(self._usual_rows, packing.rows, 1)
         tokens = window_tokens(self.spans.stops[examples], lengths, packing, length)
         flat = {n: np.zeros(rows * length, np.int32) for n in ("ids", "positions", "segments")}
         flat["ids"][tokens.slot] = self.items[tokens.source]

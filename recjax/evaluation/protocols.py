@@ -1,10 +1,10 @@
 """Named evaluation protocols over (history, target) examples.
 
 - `full`: the target is ranked in the whole catalogue, without the other items of the example's
-  history. This is what the field's published "full ranking" figures are (S3-Rec, and RecTools'
-  and RecBole's default). A target that the history holds too still takes part.
-- `full_with_seen`: in the whole catalogue, items of the history included. Lower, and above all
-  where nobody meets an item twice: a model's nearest items are the ones just seen.
+  history. This is what S3-Rec's table and those that follow it call full ranking, and what RecTools
+  recommends by default. A target that the history holds too still takes part.
+- `full_with_seen`: in the whole catalogue, items of the history included, as RecBole does. Lower,
+  and above all where nobody meets an item twice: a model's nearest items are the ones just seen.
 - `uni100`: among itself and 100 different items, drawn uniformly from those that the user never
   met (Kang and McAuley 2018, section IV-B). Not comparable with the others (Krichene and Rendle
   2020).
@@ -76,7 +76,6 @@ class Evaluator:
         length: L, the model's window.
         encode: the model.
         place: puts a batch on the devices.
-        row_multiple: rows of a batch are a multiple of this.
         packed: several histories a row.
     """
 
@@ -89,7 +88,6 @@ class Evaluator:
     length: int
     encode: EncodeFn
     place: Callable[[Any], Any] = jax.device_put
-    row_multiple: int = 1
     packed: bool = True
 
     def __post_init__(self):
@@ -124,7 +122,6 @@ class Evaluator:
             self.length,
             config.batch_size,
             packed=self.packed,
-            row_multiple=self.row_multiple,
         )
 
     @functools.cached_property

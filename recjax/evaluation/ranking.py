@@ -2,7 +2,7 @@
 
 Ranking is streamed over the catalogue: [B, chunk] scores exist at a time, never [users, items].
 
-Letters: B examples, C items of a chunk, k length of the lists, M seen items.
+Letters: B examples, C items of a chunk, k length of the lists, P seen pairs.
 """
 
 from collections.abc import Sequence

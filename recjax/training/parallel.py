@@ -60,9 +60,7 @@ def make_mesh(shape: tuple[int, int, int] = (-1, 1, 1)) -> Mesh:
     return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def spec_for(
-    path: str, shape: tuple[int, ...], axes: AxisRules, mesh: Mesh, rules=None
-) -> PartitionSpec:
+def spec_for(path: str, shape: tuple[int, ...], axes: AxisRules, mesh: Mesh) -> PartitionSpec:
     """The partition of one parameter: first matching rule of `axes`, then `RULES`.
 
     A dimension that the mesh axes do not divide is replicated, and so is a second dimension that
@@ -71,7 +69,6 @@ def spec_for(
     Raises:
         ValueError: no rule covers the parameter, or the rule has another number of axes.
     """
-    rules = RULES if rules is None else rules
     logical = next((names for pattern, names in axes if re.fullmatch(pattern, path)), None)
     if logical is None:
         raise ValueError(f"no sharding rule covers parameter {path}")
@@ -82,7 +79,7 @@ def spec_for(
     used: set[str] = set()
     spec: list[tuple[str, ...] | None] = []
     for size, name in zip(shape, logical, strict=True):
-        wanted = rules.get(name, ()) if name else ()
+        wanted = RULES.get(name, ()) if name else ()
         wanted = (wanted,) if isinstance(wanted, str) else wanted
         wanted = tuple(a for a in wanted if a not in used and mesh.shape[a] > 1)
         if not wanted or size % math.prod(mesh.shape[a] for a in wanted):
