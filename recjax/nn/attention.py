@@ -29,15 +29,39 @@ class MultiHeadAttention(nnx.Module):
         self.query, self.key, self.value, self.out = linear(), linear(), linear(), linear()
 
     def __call__(
-        self, queries: Array, memory: Array, mask: Array, *, deterministic: bool, rngs=None
+        self,
+        queries: Array,
+        memory: Array,
+        mask: Array,
+        *,
+        repeated: tuple[Array, Array] | None = None,
+        deterministic: bool,
+        rngs=None,
     ) -> Array:
-        """Attends from `queries` [B L D] to `memory` [B M D] where `mask` [B L M] is True."""
+        """Attends from `queries` [B L D] to `memory` [B M D] where `mask` [B L M] is True.
+
+        Args:
+            queries: [B L D].
+            memory: [B M D], keys and values.
+            mask: [B L M] bool.
+            repeated: `(vector [D], count [B L])`: query t meets this vector count_t times more.
+                Equal keys have equal logits, so n of them weigh as one with log(n) added to its
+                logit: the same result as n rows of memory, in one.
+            deterministic: no dropout.
+            rngs: its `dropout` stream.
+        """
         batch, length, dim = queries.shape
+        if repeated is not None:
+            vector, count = repeated
+            memory = jnp.concatenate([memory, jnp.broadcast_to(vector, (batch, 1, dim))], axis=1)
+            mask = jnp.concatenate([mask, (count > 0)[..., None]], axis=-1)
         split = (batch, -1, self.heads, dim // self.heads)
         q = self.query(queries).reshape(split)
         k = self.key(memory).reshape(split)
         v = self.value(memory).reshape(split)
         logits = jnp.einsum("BLNH,BMNH->BNLM", q, k) / jnp.sqrt(q.shape[-1]).astype(q.dtype)
+        if repeated is not None:
+            logits = logits.at[..., -1].add(jnp.log(jnp.maximum(count, 1))[:, None])
         logits = jnp.where(mask[:, None], logits, jnp.finfo(logits.dtype).min)
         weights = jax.nn.softmax(logits, axis=-1)
         weights = dropout(weights, self.dropout_rate, deterministic=deterministic, rngs=rngs)

@@ -9,6 +9,12 @@ from recjax.testing import contracts
 CASES = [
     {"name": "sasrec", "max_length": 9, "dim": 8, "mlp_dim": 12, "heads": 2, "dropout": 0.3},
     {"name": "sasrec", "max_length": 9, "dim": 8, "layers": 1, "scale_embedding": True},
+    {"name": "sasrec", "max_length": 9, "dim": 8, "block": "query", "norm_eps": 1e-8},
+    {"name": "sasrec", "max_length": 9, "dim": 8, "block": "query", "padding": "zero"},
+    {"name": "sasrec", "max_length": 9, "dim": 8, "block": "pre", "padding": "carried"},
+    {"name": "sasrec", "max_length": 9, "dim": 8, "block": "post", "padding": "carried"},
+    {"name": "sasrec", "max_length": 9, "dim": 8, "heads": 2, "padding": "zero"},
+    {"name": "sasrec", "max_length": 9, "dim": 8, "activation": "none", "padding": "carried"},
     {"name": "gru4rec", "max_length": 9, "dim": 8, "layers": 2},
     {"name": "gru4rec", "max_length": 9, "dim": 8, "tied": False},
 ]

@@ -66,3 +66,18 @@ def test_gru_restarts_with_every_segment():
     second = gru(x[:, 3:], jnp.ones((1, 3), jnp.int32))
     np.testing.assert_allclose(both[:, 1:3], first, atol=1e-6)
     np.testing.assert_allclose(both[:, 3:], second, atol=1e-6)
+
+
+def test_a_repeated_vector_is_that_many_rows_of_memory():
+    attention = MultiHeadAttention(
+        6, 2, 0.0, kernel_init=nnx.initializers.normal(0.5), rngs=nnx.Rngs(0)
+    )
+    x, vector = jax.random.normal(jax.random.key(0), (2, 4, 6)), jnp.arange(6.0)
+    mask = jnp.tril(jnp.ones((2, 4, 4), bool))
+    count = jnp.array([[3, 3, 3, 3], [0, 0, 1, 2]])
+    out = attention(x, x, mask, repeated=(vector, count), deterministic=True)
+    memory = jnp.concatenate([x, jnp.broadcast_to(vector, (2, 3, 6))], axis=1)
+    mask = jnp.concatenate([mask, count[..., None] > jnp.arange(3)], axis=-1)
+    expected = attention(x, memory, mask, deterministic=True)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    assert np.abs(out[0] - attention(x, x, mask[..., :4], deterministic=True)[0]).max() > 0.1
