@@ -1,0 +1,118 @@
+"""Reading and writing state dicts: arrays by key in `.safetensors`, `.npz`, `.pt` or `.pth`.
+
+recjax never unpickles: `.npz` is read with `allow_pickle=False`, and `.pt` or `.pth` only by torch
+itself, where it is installed, with `weights_only=True`.
+"""
+
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from recjax.errors import InputError
+
+
+def read_state(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a state dict by key.
+
+    Raises:
+        InputError: naming the file: missing, damaged, of an unknown kind, with something in it that
+            is no array, or `.pt` where torch is not installed.
+    """
+    path = Path(path)
+    reader = _READERS.get(path.suffix)
+    if reader is None:
+        raise InputError(f"{path}: expected a file that ends in {', '.join(_READERS)}")
+    try:
+        return reader(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except InputError:
+        raise
+    except Exception as error:  # each library has its own kinds
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not a readable {path.suffix} file ({reason})") from error
+
+
+def write_state(
+    path: str | Path, state: Mapping[str, np.ndarray], *, overwrite: bool = False
+) -> None:
+    """Writes a state dict as `.safetensors` or `.npz`, complete or not at all.
+
+    Raises:
+        InputError: naming the file: of another kind, there already, or not writable.
+    """
+    path = Path(path)
+    if path.suffix not in _WRITERS:
+        raise InputError(f"{path}: expected a file that ends in {', '.join(_WRITERS)}")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path}: there is a file already; --overwrite replaces it")
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        _WRITERS[path.suffix](temporary, state)
+        os.replace(temporary, path)
+    except (OSError, safetensors.SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {error}") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError
+    return safetensors.numpy.load_file(path)
+
+
+def _write_safetensors(path: Path, state: Mapping[str, np.ndarray]) -> None:
+    safetensors.numpy.save_file(dict(state), path)
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise ValueError("no zip archive")
+    with np.load(path, allow_pickle=False) as archive:
+        return {key: archive[key] for key in archive.files}
+
+
+def _write_npz(path: Path, state: Mapping[str, Any]) -> None:
+    with path.open("wb") as file:
+        np.savez(file, **state)
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError
+    try:
+        import torch  # the one place in recjax; tests/unit/test_imports.py knows it
+    except ImportError:
+        raise InputError(
+            f"{path}: reading {path.suffix} needs torch, which is not installed; where it is, "
+            "safetensors.torch.save_file(torch.load(FILE, map_location='cpu', weights_only=True), "
+            "'FILE.safetensors') makes a file that recjax reads"
+        ) from None
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, Mapping):
+        raise InputError(f"{path}: holds a {type(state).__name__}, expected a state dict")
+    for key, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise InputError(
+                f"{path}: '{key}' is a {type(value).__name__}, expected a tensor; save the model's "
+                "state_dict() alone"
+            )
+    return {str(key): value.detach().numpy() for key, value in state.items()}
+
+
+_READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
+    ".safetensors": _read_safetensors,
+    ".npz": _read_npz,
+    ".pt": _read_torch,
+    ".pth": _read_torch,
+}
+_WRITERS: dict[str, Callable[[Path, Mapping[str, np.ndarray]], None]] = {
+    ".safetensors": _write_safetensors,
+    ".npz": _write_npz,
+}
