@@ -213,7 +213,12 @@ def build(cls: type[T], section: Mapping[str, Any] | ConfigDict, where: str) -> 
         )
         if required and name not in values:
             raise InputError(f"config section '{where}' lacks the key '{name}'")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except InputError:
+        raise
+    except ValueError as error:  # a class's own check does not know where it stands
+        raise InputError(f"{where}: {error}") from None
 
 
 def to_plain(config: Any) -> Any:

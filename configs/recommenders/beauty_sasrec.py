@@ -25,11 +25,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     }
     config.model = {"name": "sasrec", "preset": "s3rec-benchmark"}
     config.objective = {"name": "bce"}
-    # 150 epochs of 87 steps; the decay makes the figures of different seeds agree better.
-    config.optim = {"decay_steps": 13050}
+    # The decay makes the figures of different seeds agree better.
+    config.optim = {"decay_epochs": 150.0}
     config.train = {"epochs": 150.0, "evaluate_every": 2.0}
     if arg == "ce":
-        config.optim = {"decay_steps": 0}
+        config.optim = {"decay_epochs": 0.0}
         config.train = {"epochs": 150.0, "evaluate_every": 2.0, "patience": 5}
         config.objective = {"name": "softmax"}
     return config

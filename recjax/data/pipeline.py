@@ -28,13 +28,17 @@ class TrainBatches:
     (the next item, 0 where there is none), `positions`, `segments` (0 = padding) and `sequences`
     (index of the training sequence, for its positives).
 
+    With `shifted` False the inputs are the whole run and each item is its own target, for models
+    that learn at masked items.
+
     Attributes:
         items: the store's flat item ids.
         spans: what training may see, a run a user; runs under two items train nothing.
-        length: L; longer runs keep their newest L + 1 items.
+        length: L; longer runs keep their newest L inputs.
         batch_size: B, over all processes.
         seed: of the shuffles.
         packed: pack several sequences into a row (see `recjax.data.sequences`).
+        shifted: targets are the next items.
         row_multiple: R is a multiple of this (the data-parallel size of one process).
         process: this process's (index, count).
     """
@@ -45,6 +49,7 @@ class TrainBatches:
     batch_size: int
     seed: int
     packed: bool = True
+    shifted: bool = True
     row_multiple: int = 1
     process: tuple[int, int] = (0, 1)
 
@@ -59,9 +64,10 @@ class TrainBatches:
     @functools.cached_property
     def _windows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(span, stop of the inputs, number of inputs) of every trainable window."""
-        inputs = self.spans.stops - self.spans.starts - 1
-        keep = np.flatnonzero(inputs > 0)
-        return keep, self.spans.stops[keep] - 1, np.minimum(inputs[keep], self.length)
+        items = self.spans.stops - self.spans.starts
+        keep = np.flatnonzero(items > 1)
+        ahead = int(self.shifted)
+        return keep, self.spans.stops[keep] - ahead, np.minimum(items[keep] - ahead, self.length)
 
     @property
     def n_sequences(self) -> int:
@@ -117,7 +123,7 @@ class TrainBatches:
         for k, (member, packing) in enumerate(zip(members, packings, strict=True)):
             tokens = window_tokens(stops[member], lengths[member], packing, self.length)
             batch["ids"][k, tokens.slot] = self.items[tokens.source]
-            batch["targets"][k, tokens.slot] = self.items[tokens.source + 1]
+            batch["targets"][k, tokens.slot] = self.items[tokens.source + int(self.shifted)]
             batch["positions"][k, tokens.slot] = tokens.position
             batch["segments"][k, tokens.slot] = tokens.segment
             batch["sequences"][k, tokens.slot] = spans[member][tokens.sequence]
@@ -138,6 +144,8 @@ class EvalBatches:
         length: L.
         batch_size: B.
         packed: pack several histories into a row.
+        closing: id that follows every history in the window (a mask), `last` then points to it;
+            0 = none.
     """
 
     items: np.ndarray
@@ -145,10 +153,13 @@ class EvalBatches:
     length: int
     batch_size: int
     packed: bool = True
+    closing: int = 0
 
     @functools.cached_property
     def _lengths(self) -> np.ndarray:
-        return np.minimum(self.spans.stops - self.spans.starts, self.length)
+        """Tokens of each example's window."""
+        closed = self.closing != 0
+        return np.minimum(self.spans.stops - self.spans.starts + closed, self.length)
 
     def __len__(self) -> int:
         return math.ceil(len(self.spans) / self.batch_size)
@@ -165,13 +176,16 @@ class EvalBatches:
         lengths = self._lengths[examples]
         packing = (pack if self.packed else one_per_row)(lengths, length)
         rows = _grow(self._usual_rows, packing.rows, 1)
-        tokens = window_tokens(self.spans.stops[examples], lengths, packing, length)
+        closed = int(self.closing != 0)
+        tokens = window_tokens(self.spans.stops[examples] + closed, lengths, packing, length)
         flat = {n: np.zeros(rows * length, np.int32) for n in ("ids", "positions", "segments")}
         flat["ids"][tokens.slot] = self.items[tokens.source]
         flat["positions"][tokens.slot] = tokens.position
         flat["segments"][tokens.slot] = tokens.segment
-        batch: Batch = {k: v.reshape(rows, length) for k, v in flat.items()}
         last = packing.row * length + packing.column + lengths - 1
+        if closed:
+            flat["ids"][last] = self.closing
+        batch: Batch = {k: v.reshape(rows, length) for k, v in flat.items()}
         for name, values in (
             ("last", np.maximum(last, 0)),
             ("targets", self.items[self.spans.stops[examples]]),

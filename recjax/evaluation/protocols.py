@@ -77,6 +77,7 @@ class Evaluator:
         encode: the model.
         place: puts a batch on the devices.
         packed: several histories a row.
+        closing: id of a mask that follows every history; 0 = none.
     """
 
     config: EvaluationConfig
@@ -89,6 +90,7 @@ class Evaluator:
     encode: EncodeFn
     place: Callable[[Any], Any] = jax.device_put
     packed: bool = True
+    closing: int = 0
 
     def __post_init__(self):
         if not len(self.examples):
@@ -122,6 +124,7 @@ class Evaluator:
             self.length,
             config.batch_size,
             packed=self.packed,
+            closing=self.closing,
         )
 
     @functools.cached_property

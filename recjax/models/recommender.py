@@ -2,16 +2,21 @@
 
 Models are NNX modules with
 - `encode(ids [B L], *, positions, segments, deterministic, rngs) -> h [B L D]`,
-- `item_table() -> [I D]`, the vectors that `h` is scored against,
-- `score(h_last [B D], item_ids=None) -> [B I]` or `[B C]`,
+- `item_table() -> [I D]`, the item vectors,
+- `predict(ids [B L], ...) -> [B D]`, what is scored for the item after each row,
+- `score(predicted [B D], item_ids=None) -> [B I]` or `[B C]`,
+- `learn(batch, rngs) -> (vectors [T D], targets [T], sequences [T])`, what training compares,
 - a module-level `PARAM_AXES`: an ordered list of (regex over the parameter path, logical axes).
+
+Most models need `encode` and `item_table` alone: the others have defaults. BERT4Rec learns and
+predicts at masked positions, DreamRec by denoising, Caser has several targets a position.
 
 `positions` and `segments` default to those of left-padded rows; packed rows pass their own (see
 `recjax.data.sequences`).
 """
 
 import importlib
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -21,13 +26,16 @@ from recjax.errors import InputError
 from recjax.typing import Array
 
 # Config name -> module of `recjax.models`, with `Config`, `PRESETS`, `PARAM_AXES`, `Recommender`.
-NAMES = ("sasrec", "gru4rec")
+NAMES = ("gru4rec", "caser", "sasrec", "bert4rec", "dreamrec")
 
 
 class SequentialRecommender(nnx.Module):
     """What the models share: defaults of the packed layout, and scoring by inner product."""
 
     config: Any  # the model's own frozen Config; all have `dim` and `max_length`
+    # A model that sees both sides learns at masked items, and predicts at a mask (id I) that
+    # follows the history; its batches are made for that.
+    masked: ClassVar[bool] = False
 
     def encode(
         self,
@@ -53,22 +61,69 @@ class SequentialRecommender(nnx.Module):
         """The item vectors [I D]; row 0 (padding) takes part in no ranking."""
         raise NotImplementedError
 
-    def score(self, h_last: Array, item_ids: Array | None = None) -> Array:
-        """Inner products of hidden states with items.
+    def predict(
+        self,
+        ids: Array,
+        *,
+        positions: Array | None = None,
+        segments: Array | None = None,
+        last: Array | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> Array:
+        """Vectors [B D] to score the next item with.
 
         Args:
-            h_last: [B D].
+            ids: [B L] histories, newest item last.
+            positions, segments: see `encode`.
+            last: [B] places of the newest items in the flattened ids, where rows are packed.
+            rngs: randomness of a generative model.
+        """
+        del rngs
+        h = self.encode(ids, positions=positions, segments=segments)
+        return h[:, -1] if last is None else h.reshape(-1, h.shape[-1])[last]
+
+    def factors(self, predicted: Array) -> tuple[Array, Array]:
+        """`(vectors [B D'], table [I D'])` whose inner products are the scores."""
+        return predicted, self.item_table()
+
+    def score(self, predicted: Array, item_ids: Array | None = None) -> Array:
+        """Scores of items, higher is better.
+
+        Args:
+            predicted: [B D] of `predict`.
             item_ids: [B C] or [C] candidates; None means the whole catalogue.
 
         Returns:
             [B I] or [B C].
         """
-        table = self.item_table()
+        vectors, table = self.factors(predicted)
         if item_ids is None:
-            return jnp.einsum("BD,ID->BI", h_last, table)
+            return jnp.einsum("BD,ID->BI", vectors, table)
         if item_ids.ndim == 1:
-            return jnp.einsum("BD,CD->BC", h_last, table[item_ids])
-        return jnp.einsum("BD,BCD->BC", h_last, table[item_ids])
+            return jnp.einsum("BD,CD->BC", vectors, table[item_ids])
+        return jnp.einsum("BD,BCD->BC", vectors, table[item_ids])
+
+    def learn(self, batch: dict[str, Array], rngs: nnx.Rngs) -> tuple[Array, Array, Array]:
+        """What an objective compares: `(vectors [T D], targets [T], sequences [T])`.
+
+        Args:
+            batch: `ids`, `targets`, `positions`, `segments`, `sequences`, all [B L], of
+                `recjax.data.pipeline.TrainBatches`.
+            rngs: its `dropout` stream, and `noise` for models that draw more.
+
+        Returns:
+            Vectors that should score high with the targets' (0 = none), and the number of the
+            training sequence that each comes from.
+        """
+        h = self.encode(
+            batch["ids"],
+            positions=batch["positions"],
+            segments=batch["segments"],
+            deterministic=False,
+            rngs=rngs,
+        )
+        flat = (batch[name].reshape(-1) for name in ("targets", "sequences"))
+        return h.reshape(-1, h.shape[-1]), *flat
 
     def layout(
         self, ids: Array, positions: Array | None, segments: Array | None

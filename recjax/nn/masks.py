@@ -22,3 +22,15 @@ def segment_mask(segments: Array, *, causal: bool) -> Array:
     if causal:
         mask &= jnp.tril(jnp.ones((length, length), bool))
     return mask | jnp.eye(length, dtype=bool)
+
+
+def shift(x: Array, places: int) -> Array:
+    """`x` [B L ...] moved `places` to the right (negative: to the left), 0 where nothing was."""
+    if not places:
+        return x
+    width = [(0, 0)] * x.ndim
+    if places > 0:
+        width[1] = (places, 0)
+        return jnp.pad(x, width)[:, : x.shape[1]]
+    width[1] = (0, -places)
+    return jnp.pad(x, width)[:, -places:]

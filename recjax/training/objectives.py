@@ -22,19 +22,34 @@ SumWeight = tuple[Array, Array]
 _CHUNK_ELEMENTS = 1 << 23  # logits held at a time by the chunked softmax: 32 MiB in float32
 
 
+_PAIRWISE = ("bpr", "top1", "bpr_max", "top1_max")
+
+
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-    # bce and gbce: negatives a position; bpr_max and top1_max: negatives shared by the batch.
-    name: Literal["bce", "gbce", "softmax", "sampled_softmax", "bpr_max", "top1_max"] = "bce"
-    negatives: int = 1  # M; softmax needs none
-    popularity_power: float = 0.0  # shared negatives: drawn as count ** power (0 = uniform)
+    # bce and gbce draw negatives for each position; softmax and mse need none; the others share
+    # theirs over the batch.
+    name: Literal[
+        "bce",
+        "gbce",
+        "softmax",
+        "sampled_softmax",
+        "bpr",
+        "top1",
+        "bpr_max",
+        "top1_max",
+        "mse",
+    ] = "bce"
+    negatives: int = 1  # M, drawn from the catalogue
+    batch_negatives: int = 0  # bpr, top1, bpr_max, top1_max: M more, drawn from the batch's targets
+    popularity_power: float = 0.0  # alpha: shared negatives are drawn as count ** alpha
     calibration: float = 0.75  # gbce: t of gSASRec (Petrov and Macdonald 2023)
     regularization: float = 1.0  # bpr_max: lambda of the score penalty
 
     @property
     def shared(self) -> bool:
         """Whether the negatives are shared by the batch."""
-        return self.name in ("bpr_max", "top1_max", "sampled_softmax")
+        return self.name in ("sampled_softmax", *_PAIRWISE)
 
 
 def _reduce(losses: Array, weights: Array) -> SumWeight:
@@ -161,6 +176,33 @@ def sampled_softmax(
     return _reduce(jnp.logaddexp(positive, jax.nn.logsumexp(negative, -1)) - positive, weights)
 
 
+def bpr(h: Array, table: Array, targets: Array, weights: Array, negatives: Array) -> SumWeight:
+    """BPR of GRU4Rec (Hidasi et al., ICLR 2016, section 3.1.3): mean of `-log sg(r+ - r_j)`.
+
+    Args:
+        negatives: [M] ids shared by all positions; a position's own target does not count.
+    """
+    positive, negative, counts = _shared_scores(h, table, targets, negatives)
+    loss = jax.nn.softplus(negative - positive[:, None])
+    return _reduce(_mean_over(loss, counts), weights)
+
+
+def top1(h: Array, table: Array, targets: Array, weights: Array, negatives: Array) -> SumWeight:
+    """TOP1 (Hidasi et al., ICLR 2016, section 3.1.3): mean of `sg(r_j - r+) + sg(r_j^2)`.
+
+    Args:
+        negatives: [M] ids shared by all positions; a position's own target does not count.
+    """
+    positive, negative, counts = _shared_scores(h, table, targets, negatives)
+    loss = jax.nn.sigmoid(negative - positive[:, None]) + jax.nn.sigmoid(negative**2)
+    return _reduce(_mean_over(loss, counts), weights)
+
+
+def _mean_over(losses: Array, counts: Array) -> Array:
+    """Mean over the negatives that count: [T M] -> [T]."""
+    return jnp.where(counts, losses, 0.0).sum(-1) / jnp.maximum(counts.sum(-1), 1)
+
+
 def bpr_max(
     h: Array,
     table: Array,
@@ -199,6 +241,14 @@ def top1_max(h: Array, table: Array, targets: Array, weights: Array, negatives: 
     return _reduce((s * loss).sum(-1), weights)
 
 
+def squared_error(h: Array, table: Array, targets: Array, weights: Array) -> SumWeight:
+    """Mean squared difference of `h` and the target's vector: DreamRec's loss (2023, equation 10).
+
+    Its gradient reaches the item vectors too, as in the authors' code.
+    """
+    return _reduce(jnp.mean((h - table[targets]) ** 2, axis=-1), weights)
+
+
 class Objective:
     """An objective with what it draws negatives from, kept on the device.
 
@@ -218,18 +268,21 @@ class Objective:
         self.n_items = n_items
         self.data: dict[str, Any] = {}  # arrays, passed to the jitted step
         self._longest = 0
-        if config.name == "softmax":
+        if config.batch_negatives and config.name not in _PAIRWISE:
+            raise InputError(f"config.objective.batch_negatives: '{config.name}' takes none")
+        if config.name in ("softmax", "mse"):
             return
-        if config.negatives < 1:
+        if config.negatives + config.batch_negatives < 1 or config.negatives < 0:
             raise InputError(f"config.objective.negatives: '{config.name}' needs at least 1")
         if config.shared:
             used = np.concatenate([items[a:b] for a, b in _runs(spans)])
             counts = np.bincount(used, minlength=n_items)
             counts[1:] = np.maximum(counts[1:], 1)  # every item can be drawn
             self.data["cdf"] = popularity_cdf(counts, config.popularity_power)
-            q = np.maximum(counts, 1.0) ** config.popularity_power
-            expected = config.negatives * q / q[1:].sum()
-            self.data["log_q"] = np.log(expected).astype(np.float32)
+            if config.name == "sampled_softmax":
+                q = np.maximum(counts, 1.0) ** config.popularity_power
+                expected = config.negatives * q / q[1:].sum()
+                self.data["log_q"] = np.log(expected).astype(np.float32)
             return
         offsets, positives = sort_positives(items, spans.starts, spans.stops)
         lengths = np.diff(offsets)
@@ -243,34 +296,40 @@ class Objective:
         self.data["positives"] = positives
 
     def __call__(
-        self, h: Array, table: Array, batch: dict[str, Array], data: dict[str, Array], key: Array
+        self,
+        h: Array,
+        table: Array,
+        targets: Array,
+        sequences: Array,
+        data: dict[str, Array],
+        key: Array,
     ) -> SumWeight:
         """The loss of one batch, (sum, weight).
 
         Args:
-            h: [B L D].
+            h: [T D].
             table: [I D].
-            batch: of `recjax.data.pipeline.TrainBatches`.
+            targets: [T] item ids, 0 = none.
+            sequences: [T] indices of the training sequences (see `TrainBatches`).
             data: `self.data`, as arguments of the jitted step.
             key: for the negatives.
         """
         config = self.config
-        targets = batch["targets"].reshape(-1)
         weights = (targets != 0).astype(jnp.float32)
-        h = h.reshape(targets.shape[0], -1)
         if config.name == "softmax":
             return softmax_cross_entropy(h, table, targets, weights)
+        if config.name == "mse":
+            return squared_error(h, table, targets, weights)
         if config.shared:
-            draw = jax.random.bits(key, (config.negatives,), jnp.uint32)
-            place = jnp.searchsorted(data["cdf"], draw, side="right")
-            negatives = jnp.clip(place, 1, self.n_items - 1)
+            negatives = self._shared_negatives(targets, data, key)
             if config.name == "bpr_max":
                 return bpr_max(h, table, targets, weights, negatives, config.regularization)
-            if config.name == "top1_max":
-                return top1_max(h, table, targets, weights, negatives)
-            log_q = data["log_q"][negatives]
-            return sampled_softmax(h, table, targets, weights, negatives, log_q)
-        runs = batch["sequences"].reshape(-1, 1)
+            if config.name == "sampled_softmax":
+                log_q = data["log_q"][negatives]
+                return sampled_softmax(h, table, targets, weights, negatives, log_q)
+            loss = {"bpr": bpr, "top1": top1, "top1_max": top1_max}[config.name]
+            return loss(h, table, targets, weights, negatives)
+        runs = sequences[:, None]
         starts, stops = data["offsets"][runs], data["offsets"][runs + 1]
         free = self.n_items - 1 - (stops - starts)
         shape = (targets.shape[0], config.negatives)
@@ -280,6 +339,20 @@ class Objective:
             return binary_cross_entropy(h, table, targets, weights, negatives)
         beta = gbce_beta(self.n_items, config.negatives, config.calibration)
         return binary_cross_entropy(h, table, targets, weights, negatives, beta)
+
+    def _shared_negatives(self, targets: Array, data: dict[str, Array], key: Array) -> Array:
+        """Ids [M] from the catalogue, then from the batch's targets (with replacement)."""
+        config = self.config
+        draw = jax.random.bits(key, (config.negatives,), jnp.uint32)
+        place = jnp.searchsorted(data["cdf"], draw, side="right")
+        negatives = jnp.clip(place, 1, self.n_items - 1)
+        if not config.batch_negatives:
+            return negatives
+        real = jnp.cumsum(targets != 0)
+        key = jax.random.fold_in(key, 1)
+        nth = jax.random.randint(key, (config.batch_negatives,), 0, jnp.maximum(real[-1], 1))
+        place = jnp.searchsorted(real, nth, side="right")
+        return jnp.concatenate([negatives, jnp.maximum(targets[place], 1)])
 
 
 def _runs(spans: Spans):

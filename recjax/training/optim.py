@@ -17,25 +17,31 @@ class OptimConfig:
     weight_decay: float = 0.0  # decoupled (AdamW), on matrices only
     clip_norm: float = 0.0  # global norm of the gradient; 0 = none
     warmup_steps: int = 0  # linear from 0
-    decay_steps: int = 0  # cosine to 0 that ends at this step; 0 = constant
+    decay_epochs: float = 0.0  # cosine to 0 that ends after this many epochs; 0 = constant
 
 
-def schedule(config: OptimConfig) -> optax.Schedule:
+def schedule(config: OptimConfig, steps_per_epoch: int) -> optax.Schedule:
     """Learning rate by step: linear warm-up, then constant or cosine decay."""
+    decay_steps = round(config.decay_epochs * steps_per_epoch)
 
     def rate(step: Array) -> Array | float:
         warm = jnp.minimum(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-        if not config.decay_steps:
+        if not decay_steps:
             return config.learning_rate * warm
-        start, end = config.warmup_steps, config.decay_steps
+        start, end = config.warmup_steps, decay_steps
         done = jnp.clip((step - start) / max(1, end - start), 0.0, 1.0)
         return config.learning_rate * warm * 0.5 * (1 + jnp.cos(jnp.pi * done))
 
     return rate
 
 
-def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
-    """Adam, or AdamW where `weight_decay` is set, with clipping before and the schedule after."""
+def make_optimizer(config: OptimConfig, steps_per_epoch: int) -> optax.GradientTransformation:
+    """Adam, or AdamW where `weight_decay` is set, with clipping before and the schedule after.
+
+    Args:
+        config: the update rule.
+        steps_per_epoch: what `decay_epochs` counts in.
+    """
     parts = []
     if config.clip_norm:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
@@ -46,5 +52,5 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
             return {path: value.ndim > 1 for path, value in params.items()}
 
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=matrices))
-    parts.append(optax.scale_by_learning_rate(schedule(config)))
+    parts.append(optax.scale_by_learning_rate(schedule(config, steps_per_epoch)))
     return optax.chain(*parts)

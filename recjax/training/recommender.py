@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import optax
 from flax import nnx
 
 from recjax.config import build, nearest, to_plain
@@ -93,8 +94,8 @@ class RecommenderRun:
         self.mesh = parallel.make_mesh(config.train.mesh)
         self._module, model_config = read_config(config.model)
         self.model = define(self._build)
+        self._masked = self._module.Recommender.masked
         self.window = model_config.max_length
-        self.optimizer = make_optimizer(config.optim)
 
     def _build(self, rngs: nnx.Rngs) -> Any:
         return make_recommender(self.config.model, self.store.n_items, rngs)
@@ -115,32 +116,40 @@ class RecommenderRun:
             train.batch_size,
             self.config.seed,
             packed=train.packed,
+            shifted=not self._masked,
             row_multiple=max(1, parallel.data_size(self.mesh) // processes),
             process=(jax.process_index(), processes),
         )
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        return make_optimizer(self.config.optim, self.batches.steps_per_epoch)
 
     def loss_fn(self, objective: Objective) -> Callable[..., tuple[Array, Array]]:
         """`(params, batch, data, key) -> (sum, weight)`."""
 
         def loss(params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
-            dropout_key, negatives_key = jax.random.split(key)
+            model_key, negatives_key = jax.random.split(key)
             module = self.model.merge(params)
-            h = module.encode(
-                batch["ids"],
-                positions=batch["positions"],
-                segments=batch["segments"],
-                deterministic=False,
-                rngs=nnx.Rngs(dropout=dropout_key),
-            )
-            return objective(h, module.item_table(), batch, data, negatives_key)
+            rngs = nnx.Rngs(dropout=model_key, noise=jax.random.fold_in(model_key, 1))
+            vectors, targets, sequences = module.learn(batch, rngs)
+            return objective(vectors, module.item_table(), targets, sequences, data, negatives_key)
 
         return loss
 
     def encode(self, params: Params, batch: dict[str, Array]) -> tuple[Array, Array]:
-        """Hidden states of each example's newest item [B D], and the item table [I D]."""
+        """`(vectors [B D], table [I D])` whose inner products rank each example's next item."""
         module = self.model.merge(params)
-        h = module.encode(batch["ids"], positions=batch["positions"], segments=batch["segments"])
-        return h.reshape(-1, h.shape[-1])[batch["last"]], module.item_table()
+        # A generative model draws the same noise for the same examples.
+        key = jax.random.fold_in(jax.random.key(self.config.seed), batch["ids"].sum())
+        predicted = module.predict(
+            batch["ids"],
+            positions=batch["positions"],
+            segments=batch["segments"],
+            last=batch["last"],
+            rngs=nnx.Rngs(noise=key),
+        )
+        return module.factors(predicted)
 
     def init_state(self) -> TrainState:
         """A fresh state, born sharded (a training step donates it)."""
@@ -181,6 +190,7 @@ class RecommenderRun:
             self.encode,
             place=lambda batch: parallel.replicate(batch, self.mesh),
             packed=self.config.train.packed,
+            closing=self.store.n_items if self._masked else 0,
         )
 
     def describe(self) -> str:

@@ -82,12 +82,18 @@ def open_run(workdir: str | Path, **evaluation: Any) -> RecommenderRun:
         InputError: no run there, or its data set is gone or was replaced by another one.
     """
     workdir = Path(workdir)
-    plain = read_json(workdir / "config.json", "a workdir of `recjax train`")["config"]
+    plain = to_plain(read_run_config(workdir))
     plain["evaluation"] |= evaluation
     # The mesh was the training machine's; any will do for evaluation.
     plain["train"]["mesh"] = (-1, 1, 1)
     config = build(RunConfig, plain, "config")
     return RecommenderRun(config, open_store(config.data.store), workdir)
+
+
+def read_run_config(workdir: Path) -> RunConfig:
+    """The config of the run that a workdir belongs to; `InputError` where there is none."""
+    record = read_json(workdir / "config.json", "a workdir of `recjax train`")
+    return build(RunConfig, record["config"], "config")
 
 
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:

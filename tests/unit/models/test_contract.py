@@ -17,6 +17,23 @@ CASES = [
     {"name": "sasrec", "max_length": 9, "dim": 8, "activation": "none", "padding": "carried"},
     {"name": "gru4rec", "max_length": 9, "dim": 8, "layers": 2},
     {"name": "gru4rec", "max_length": 9, "dim": 8, "tied": False},
+    {"name": "caser", "max_length": 9, "dim": 8, "window": 4, "horizontal": 3, "vertical": 2},
+    {"name": "caser", "max_length": 9, "dim": 8, "window": 9, "projection": False, "targets": 1},
+    {"name": "caser", "max_length": 9, "dim": 8, "window": 3, "tied": True},
+    {"name": "bert4rec", "max_length": 9, "dim": 8, "mlp_dim": 12, "dropout": 0.3},
+    {"name": "bert4rec", "max_length": 9, "dim": 8, "mask_share": 0.3, "last_share": 0.0},
+    {"name": "dreamrec", "max_length": 9, "dim": 8, "steps": 5, "dropout": 0.3},
+    {
+        "name": "dreamrec",
+        "max_length": 9,
+        "dim": 8,
+        "steps": 20,
+        "denoiser_dim": 12,
+        "dropout": 0.3,
+        "sampler": "ddim",
+        "sampler_steps": 4,
+        "schedule": "cosine",
+    },
 ]
 ids = [f"{k}-{c['name']}" for k, c in enumerate(CASES)]
 
@@ -44,7 +61,7 @@ def test_presets():
     assert (config.heads, config.dim) == (2, 32)
     with pytest.raises(InputError, match="no preset 'papr' of sasrec; "):
         read_config({"name": "sasrec", "preset": "papr"})
-    with pytest.raises(InputError, match=r"lacks the key 'name' \(sasrec, gru4rec\)"):
+    with pytest.raises(InputError, match=r"lacks the key 'name' \(gru4rec, caser, .*dreamrec\)"):
         read_config({"dim": 32})
 
 

@@ -19,14 +19,14 @@ from recjax.training.step import make_steps
 
 
 def test_schedule():
-    rate = schedule(OptimConfig(learning_rate=1.0, warmup_steps=4, decay_steps=12))
+    rate = schedule(OptimConfig(learning_rate=1.0, warmup_steps=4, decay_epochs=1.5), 8)
     assert [float(rate(s)) for s in (0, 1, 3, 4)] == [0.25, 0.5, 1.0, 1.0]
     assert float(rate(8)) == pytest.approx(0.5)
     assert float(rate(12)) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_weight_decay_is_for_matrices():
-    optimizer = make_optimizer(OptimConfig(learning_rate=0.1, weight_decay=0.5))
+    optimizer = make_optimizer(OptimConfig(learning_rate=0.1, weight_decay=0.5), 1)
     params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
@@ -35,7 +35,7 @@ def test_weight_decay_is_for_matrices():
 
 
 def test_clipping():
-    optimizer = make_optimizer(OptimConfig(learning_rate=1.0, clip_norm=1.0, eps=1.0))
+    optimizer = make_optimizer(OptimConfig(learning_rate=1.0, clip_norm=1.0, eps=1.0), 1)
     params = {"w": jnp.zeros(2)}
     updates, _ = optimizer.update({"w": jnp.array([30.0, 40.0])}, optimizer.init(params), params)
     # Clipped to [0.6, 0.8]; Adam's first step is then g / (|g| + eps).

@@ -1,0 +1,24 @@
+"""draft"""
+
+from ml_collections import ConfigDict
+
+from recjax.errors import InputError
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    if arg not in (None, "ce"):
+        raise InputError(f"beauty_caser.py: no argument '{arg}'; expected none, or 'ce'")
+    config = ConfigDict()
+    config.data = {
+        "source": "sequences_txt",
+        "path": "amazon-2014-beauty/Beauty.txt",
+        "store": "prepared/beauty",
+        "options": {"items": "items.jsonl"},
+    }
+    config.model = {"name": "caser", "preset": "paper", "dim": 64}
+    config.objective = {"name": "bce", "negatives": 3}
+    config.train = {"epochs": 200.0, "evaluate_every": 2.0, "patience": 10}
+    if arg == "ce":
+        config.model = {"name": "caser", "targets": 1, "tied": True}
+        config.objective = {"name": "softmax"}
+    return config

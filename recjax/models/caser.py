@@ -1,0 +1,148 @@
+"""Caser: convolutional sequence embedding (Tang and Wang, WSDM 2018).
+
+The last `window` item vectors are an image [window D]. Horizontal filters of every height 1 ..
+`window` slide down it and keep their maximum (section 3.2.1); vertical ones are weighted sums of
+its rows (3.2.2). A fully connected layer makes the state of both (equation 9), and items have
+output vectors of their own (equation 10). With `projection` False the state is the two
+convolutions' output itself, [D n_v + n_h window] wide: the hidden state that RecInterpreter reads
+(section 4.1.2).
+
+The filters of all windows of a sequence are shared work: a row is convolved once, and every
+position has its state.
+
+Deviations: no user vector, so that any history can be encoded, also a new user's (the paper joins
+one to z in equation 10); no output bias. A shorter history stands in its window as if zeros came
+before it, as the paper pads.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from recjax.models.recommender import SequentialRecommender
+from recjax.nn.conv import sliding_max, windows
+from recjax.nn.dropout import dropout
+from recjax.nn.masks import shift
+from recjax.typing import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    dim: int = 64  # D of the item vectors; the paper uses 50
+    window: int = 5  # L of the paper, items that a state has seen (section 4.1.4)
+    targets: int = 3  # T of the paper, the next items that a state is trained on (section 3.4)
+    horizontal: int = 16  # n_h, filters of each height (section 4.1.4)
+    vertical: int = 4  # n_v
+    max_length: int = 50  # items of a history that are read; states see the window alone
+    dropout: float = 0.5  # on the convolutions' output (section 3.4)
+    projection: bool = True  # the fully connected layer of equation 9
+    tied: bool = False  # output vectors = item embeddings; needs the projection
+    init_std: float = 0.02  # of the embeddings
+
+    def __post_init__(self):
+        if self.tied and not self.projection:
+            raise ValueError("tied output vectors need projection=True: a state of width dim")
+
+    @property
+    def features(self) -> int:
+        """Width of the convolutions' output."""
+        return self.dim * self.vertical + self.horizontal * self.window
+
+
+PRESETS = {
+    "paper": Config(dim=50),
+    # Hidden state [D + n_f s_f]: one vertical filter, no projection; windows of ten items.
+    "recinterpreter": Config(window=10, targets=1, vertical=1, projection=False, max_length=10),
+}
+
+PARAM_AXES = (
+    (r"(items|outputs)/embedding", ("items", "width")),
+    (r".*", (None,)),
+)
+
+
+class Recommender(SequentialRecommender):
+    """Caser under the recommender contract.
+
+    Args:
+        config: sizes.
+        n_items: I.
+        rngs: initialiser keys.
+    """
+
+    def __init__(self, config: Config, n_items: int, *, rngs: nnx.Rngs):
+        self.config = config
+        size, width, filters = config.window, config.dim, config.horizontal
+        embedding = nnx.initializers.normal(config.init_std)
+        kernel = nnx.initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
+        self.items = nnx.Embed(n_items, width, embedding_init=embedding, rngs=rngs)
+        self.horizontal = nnx.List(
+            [
+                nnx.Param(kernel(rngs.params(), (height, width, filters), jnp.float32))
+                for height in range(1, size + 1)
+            ]
+        )
+        self.horizontal_bias = nnx.Param(jnp.zeros((size, filters)))
+        vertical = nnx.initializers.lecun_normal()
+        self.vertical = nnx.Param(vertical(rngs.params(), (size, config.vertical), jnp.float32))
+        if config.projection:
+            self.project = nnx.Linear(config.features, width, rngs=rngs)
+        if not config.tied:
+            out = width if config.projection else config.features
+            self.outputs = nnx.Embed(n_items, out, embedding_init=embedding, rngs=rngs)
+
+    def encode(
+        self,
+        ids: Array,
+        *,
+        positions: Array | None = None,
+        segments: Array | None = None,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
+    ) -> Array:
+        """States [B L D'] of item ids [B L]; h_t has seen the `window` items up to t.
+
+        D' is `dim`, or without projection `dim * vertical + horizontal * window`.
+        """
+        _, segments = self.layout(ids, positions, segments)
+        size = self.config.window
+        image = windows(self.items(ids), segments, size)  # [B L window D]
+        down = jnp.einsum("BLwD,wv->BLvD", image, self.vertical[...])
+        features = [down.reshape(*ids.shape, -1), *self._across(image, segments)]
+        drop = {"rate": self.config.dropout, "deterministic": deterministic, "rngs": rngs}
+        h = dropout(jnp.concatenate(features, axis=-1), **drop)
+        return jax.nn.relu(self.project(h)) if self.config.projection else h
+
+    def _across(self, image: Array, segments: Array) -> list[Array]:
+        """Maximum [B L n_h] of the horizontal filters of each height."""
+        size = self.config.window
+        # One product for all heights: lower filters see zeros above.
+        kernels = [
+            jnp.pad(kernel[...], ((size - height, 0), (0, 0), (0, 0)))
+            for height, kernel in enumerate(self.horizontal, start=1)
+        ]
+        bias = self.horizontal_bias[...]
+        ends = jnp.einsum("BLwD,wDhF->BLhF", image, jnp.stack(kernels, axis=2)) + bias
+        ends, start = jax.nn.relu(ends), jax.nn.relu(bias)
+        return [
+            sliding_max(ends[:, :, k], segments, size - k, start[k])  # height k + 1
+            for k in range(size)
+        ]
+
+    def item_table(self) -> Array:
+        """Output vectors [I D']."""
+        table = self.items if self.config.tied else self.outputs
+        return table.embedding[...]
+
+    def learn(self, batch: dict[str, Array], rngs: nnx.Rngs) -> tuple[Array, Array, Array]:
+        """The next `targets` items are targets of every state (equation 11)."""
+        h, targets, sequences = super().learn(batch, rngs)
+        segments = batch["segments"]
+        every = [targets]
+        for ahead in range(1, self.config.targets):
+            same = shift(segments, -ahead) == segments
+            every.append(jnp.where(same, shift(batch["targets"], -ahead), 0).reshape(-1))
+        count = self.config.targets
+        return jnp.tile(h, (count, 1)), jnp.concatenate(every), jnp.tile(sequences, count)

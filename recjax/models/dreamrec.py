@@ -1,0 +1,240 @@
+"""DreamRec: sequential recommendation by guided diffusion (Yang et al., NeurIPS 2023).
+
+A causal Transformer reads the history; its state guides a diffusion model over item embeddings
+that generates the "oracle item", the embedding a user would like best (section 3.2). The denoiser
+guesses the clean embedding x_0; in training the guidance is dropped with probability `null_share`
+for a learned null, and sampling moves away from the unguided guess by `guidance` (3.3.2):
+`(1 + w) f(x_t, c, t) - w f(x_t, null, t)`. Items are ranked by their distance to the oracle item.
+
+The first layer of the denoiser is one product of [x_t, c, embedding of t]; it is kept as three, so
+that sampling computes those of c and t once, and that of x_t once for both guesses.
+
+Deviations: all positions of a sequence train, each towards its next item, in place of one. The
+encoder's blocks are SASRec's (the authors' code: one block of the same parts, its residual from
+the normed query). Distance is Euclidean, as the paper's text says; the authors' code takes inner
+products. `ddim` sampling (Song et al. 2021) is ours.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from recjax.models import sasrec
+from recjax.models.recommender import SequentialRecommender
+from recjax.nn import diffusion
+from recjax.nn.dropout import dropout
+from recjax.nn.masks import segment_mask
+from recjax.typing import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    dim: int = 64  # D (section 4.1)
+    layers: int = 1  # of the encoder; the authors' code has one
+    heads: int = 1
+    mlp_dim: int = 64
+    max_length: int = 50  # L
+    dropout: float = 0.1  # the authors' default
+    init_std: float = 1.0  # of the embeddings: diffusion wants data of unit variance
+    steps: int = 1000  # T of the diffusion; the paper searches 500, 1000, 2000
+    schedule: diffusion.ScheduleName = "linear"
+    beta_min: float = 1e-4  # linear; exp wants 0.1 and 10 (the authors' defaults)
+    beta_max: float = 0.02
+    denoiser_dim: int = 0  # width of its hidden layer; 0 = a linear map (the authors' mlp1)
+    null_share: float = 0.1  # p: how often training drops the guidance
+    guidance: float = 2.0  # w; the paper searches 0 to 10
+    sampler: Literal["ancestral", "ddim"] = "ancestral"
+    sampler_steps: int = 0  # 0 = all T
+
+    def __post_init__(self):
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is no multiple of heads {self.heads}")
+        if self.dim % 2:
+            raise ValueError(f"dim {self.dim} is odd: half of the step's embedding is sines")
+        if not 0 <= self.sampler_steps <= self.steps:
+            raise ValueError(f"sampler_steps {self.sampler_steps}; expected 0 to {self.steps}")
+        if not 0 <= self.null_share < 1:
+            raise ValueError(f"null_share {self.null_share}; expected 0 .. 1")
+
+
+PRESETS = {
+    "paper-yoochoose": Config(steps=500, schedule="exp", beta_min=0.1, beta_max=10.0, guidance=2.0),
+    "paper-kuairec": Config(steps=2000, schedule="cosine", guidance=2.0),
+    "paper-zhihu": Config(steps=500, schedule="linear", guidance=4.0),
+}
+
+PARAM_AXES = sasrec.PARAM_AXES
+
+
+class Denoiser(nnx.Module):
+    """Guesses the clean vector: (x_t, guidance, t) -> x_0."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        dim = config.dim
+        hidden = config.denoiser_dim or dim
+        self.half = dim // 2
+        self.step_up = nnx.Linear(dim, 2 * dim, rngs=rngs)
+        self.step_down = nnx.Linear(2 * dim, dim, rngs=rngs)
+        # A row of a [3 D, hidden] kernel sees 3 D inputs: its variance is 1 / 3 D.
+        init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "truncated_normal")
+        linear = functools.partial(nnx.Linear, dim, hidden, kernel_init=init, rngs=rngs)
+        self.of_x, self.of_guidance = linear(use_bias=False), linear(use_bias=False)
+        self.of_step = linear()
+        self.out = nnx.Linear(hidden, dim, rngs=rngs) if config.denoiser_dim else None
+
+    def step_term(self, t: Array) -> Array:
+        """The part of the first layer that comes from the step: [n] -> [n hidden]."""
+        waves = jnp.exp(-math.log(10000) / max(1, self.half - 1) * jnp.arange(self.half))
+        angles = t[..., None] * waves
+        embedded = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+        return self.of_step(self.step_down(jax.nn.gelu(self.step_up(embedded))))
+
+    def finish(self, first: Array) -> Array:
+        """From the first layer's sum [n hidden] to x_0 [n D]."""
+        return first if self.out is None else self.out(jax.nn.gelu(first))
+
+    def __call__(self, x: Array, guidance: Array, t: Array) -> Array:
+        """x_0 [n D] from x_t [n D], guidance [n D] and t [n]."""
+        return self.finish(self.of_x(x) + self.of_guidance(guidance) + self.step_term(t))
+
+
+class Recommender(SequentialRecommender):
+    """DreamRec under the recommender contract.
+
+    Args:
+        config: sizes, diffusion, sampler.
+        n_items: I.
+        rngs: initialiser keys.
+    """
+
+    def __init__(self, config: Config, n_items: int, *, rngs: nnx.Rngs):
+        self.config = config
+        init = nnx.initializers.normal(config.init_std)
+        small = nnx.initializers.normal(0.02)
+        block = sasrec.Config(
+            dim=config.dim,
+            heads=config.heads,
+            mlp_dim=config.mlp_dim,
+            dropout=config.dropout,
+        )
+        self.items = nnx.Embed(n_items, config.dim, embedding_init=init, rngs=rngs)
+        self.positions = nnx.Embed(config.max_length, config.dim, embedding_init=small, rngs=rngs)
+        self.blocks = nnx.List([sasrec.Block(block, rngs=rngs) for _ in range(config.layers)])
+        self.final_norm = nnx.LayerNorm(config.dim, rngs=rngs)
+        self.null = nnx.Param(init(rngs.params(), (config.dim,), jnp.float32))
+        self.denoiser = Denoiser(config, rngs=rngs)
+
+    @property
+    def alphas_bar(self) -> np.ndarray:
+        """[T] of `recjax.nn.diffusion.schedule`."""
+        config = self.config
+        return diffusion.schedule(config.schedule, config.steps, config.beta_min, config.beta_max)
+
+    def encode(
+        self,
+        ids: Array,
+        *,
+        positions: Array | None = None,
+        segments: Array | None = None,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
+    ) -> Array:
+        """Guidance [B L D] of item ids [B L]; h_t has seen items up to t only."""
+        positions, segments = self.layout(ids, positions, segments)
+        return self.encode_vectors(
+            self.items(ids), positions, segments, deterministic=deterministic, rngs=rngs
+        )
+
+    def encode_vectors(
+        self,
+        vectors: Array,
+        positions: Array,
+        segments: Array,
+        *,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
+    ) -> Array:
+        """Guidance [B L D] of item vectors [B L D], which may be generated ones."""
+        x = vectors + self.positions(positions)
+        x = dropout(x, self.config.dropout, deterministic=deterministic, rngs=rngs)
+        mask = segment_mask(segments, causal=True)
+        for block in self.blocks:
+            x = block(x, mask, deterministic=deterministic, rngs=rngs)
+        return self.final_norm(x)
+
+    def item_table(self) -> Array:
+        return self.items.embedding[...]
+
+    def learn(self, batch: dict[str, Array], rngs: nnx.Rngs) -> tuple[Array, Array, Array]:
+        """Guesses of the targets' vectors from noised ones (Algorithm 1)."""
+        h, targets, sequences = super().learn(batch, rngs)
+        drop, when, noise = (rngs.noise() for _ in range(3))
+        unguided = jax.random.bernoulli(drop, self.config.null_share, targets.shape)
+        guidance = jnp.where(unguided[:, None], self.null[...], h)
+        t = jax.random.randint(when, targets.shape, 0, self.config.steps)
+        clean = self.items(targets)
+        noised = diffusion.add_noise(
+            clean, jax.random.normal(noise, clean.shape), t, self.alphas_bar
+        )
+        return self.denoiser(noised, guidance, t), targets, sequences
+
+    def generate(self, guidance: Array, key: Array) -> Array:
+        """Oracle items e* [B D] from guidance [B D] (Algorithm 2), in one scan."""
+        config, model = self.config, self.denoiser
+        steps = config.sampler_steps or config.steps
+        guided, unguided = model.of_guidance(guidance), model.of_guidance(self.null[...])
+        terms = model.step_term(jnp.arange(config.steps))
+        w = config.guidance
+
+        def denoise(x: Array, t: Array) -> Array:
+            shared = model.of_x(x) + terms[t]
+            guess = model.finish(shared + guided)
+            return (1 + w) * guess - w * model.finish(shared + unguided) if w else guess
+
+        start, way = jax.random.split(key)
+        return diffusion.sample(
+            denoise,
+            jax.random.normal(start, guidance.shape, guidance.dtype),
+            way,
+            self.alphas_bar,
+            steps,
+            eta=1.0 if config.sampler == "ancestral" else 0.0,
+        )
+
+    def predict(
+        self,
+        ids: Array,
+        *,
+        positions: Array | None = None,
+        segments: Array | None = None,
+        last: Array | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> Array:
+        """Oracle items [B D]; see `SequentialRecommender.predict`.
+
+        Args:
+            rngs: its `noise` stream; without it the noise is that of key 0.
+        """
+        guidance = super().predict(ids, positions=positions, segments=segments, last=last)
+        return self.generate(guidance, jax.random.key(0) if rngs is None else rngs.noise())
+
+    def oracle(self, ids: Array, key: Array) -> Array:
+        """The oracle item e* [B D] of each history [B L]."""
+        return self.predict(ids, rngs=nnx.Rngs(noise=key))
+
+    def factors(self, predicted: Array) -> tuple[Array, Array]:
+        """Inner products are `x e - |e|^2 / 2`: the order of `-|x - e|^2`, nearest first."""
+        table = self.item_table()
+        norms = -0.5 * jnp.sum(table**2, axis=-1, keepdims=True)
+        one = jnp.ones((*predicted.shape[:-1], 1), predicted.dtype)
+        both: Any = (
+            jnp.concatenate([predicted, one], axis=-1),
+            jnp.concatenate([table, norms], axis=-1),
+        )
+        return both

@@ -1,0 +1,116 @@
+"""Diffusion on vectors: noise schedules and one sampler (Ho et al. 2020; Song et al. 2021).
+
+Letters: T diffusion steps, S sampling steps. `alphas_bar` [T] is the share of the signal's
+variance that is left after step t = 0 .. T-1 (the papers count from 1).
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recjax.typing import Array
+
+ScheduleName = Literal["linear", "cosine", "exp", "sqrt"]
+
+
+def schedule(name: ScheduleName, steps: int, beta_min: float, beta_max: float) -> np.ndarray:
+    """`alphas_bar` [T] in float64.
+
+    - linear: beta_t from `beta_min` to `beta_max` (Ho et al. 2020; DreamRec uses 1e-4 and 0.02).
+    - exp: the variance-preserving SDE's, `beta_t = 1 - exp(-b_t / T)`, b_t linear from `beta_min`
+      to `beta_max` (Song et al. 2021, equation 32; DreamRec uses 0.1 and 10).
+    - cosine: `alpha_bar = cos^2((t / T + 0.008) / 1.008 * pi / 2)` (Nichol and Dhariwal 2021).
+    - sqrt: `alpha_bar = 1 - sqrt(t / T + 1e-4)` (Li et al. 2022).
+
+    Args:
+        name: of the schedule.
+        steps: T.
+        beta_min, beta_max: range of linear and exp; the others have none.
+    """
+    after = np.arange(1, steps + 1) / steps
+    if name == "linear":
+        return np.cumprod(1 - np.linspace(beta_min, beta_max, steps))
+    if name == "exp":
+        rate = np.linspace(1, 2 * steps + 1, steps) * 0.5 * (beta_max - beta_min) / steps
+        return np.exp(-np.cumsum((beta_min + rate) / steps))
+    if name == "cosine":
+
+        def left(t):
+            return np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
+
+        ratio = left(after) / left(after - 1 / steps)
+        return np.cumprod(1 - np.clip(1 - ratio, 1e-4, 0.9999))
+    if name == "sqrt":
+        kept = 1 - np.sqrt(np.append(1e-4, after + 1e-4))
+        return np.cumprod(1 - np.minimum(1 - kept[1:] / kept[:-1], 0.999))
+    raise ValueError(f"no schedule '{name}'")
+
+
+def add_noise(x: Array, noise: Array, step: Array, alphas_bar: np.ndarray) -> Array:
+    """`x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise` (Ho et al. 2020, equation 4).
+
+    Args:
+        x, noise: [n D].
+        step: [n] t.
+        alphas_bar: of `schedule`.
+    """
+    left = jnp.asarray(alphas_bar, x.dtype)[step][:, None]
+    return jnp.sqrt(left) * x + jnp.sqrt(1 - left) * noise
+
+
+def sampler_table(alphas_bar: np.ndarray, steps: int, eta: float) -> tuple[np.ndarray, np.ndarray]:
+    """Steps [S] from noise to data, and the coefficients [S 3] of each: x_0, x_t, fresh noise.
+
+    Song et al. 2021 (DDIM), equations 12 and 16, over a subset of the steps. `eta` 1 with all
+    steps is the ancestral sampler (the posterior of Ho et al. 2020, equations 6 and 7); 0 adds no
+    noise on the way.
+
+    Args:
+        alphas_bar: of `schedule`.
+        steps: S, at most T.
+        eta: share of the posterior's noise.
+    """
+    if not 1 <= steps <= len(alphas_bar):
+        raise ValueError(f"{steps} sampling steps; expected 1 to {len(alphas_bar)}")
+    places = np.linspace(0, len(alphas_bar) - 1, steps).round().astype(int)
+    if steps == 1:
+        places = np.array([len(alphas_bar) - 1])
+    now = alphas_bar[places]
+    before = np.append(1.0, now[:-1])
+    variance = eta**2 * (1 - before) / (1 - now) * (1 - now / before)
+    of_x = np.sqrt(np.maximum(1 - before - variance, 0) / (1 - now))
+    of_start = np.sqrt(before) - of_x * np.sqrt(now)
+    table = np.stack([of_start, of_x, np.sqrt(variance)], axis=1)
+    return places[::-1].astype(np.int32), table[::-1].astype(np.float32)
+
+
+def sample(
+    denoise: Callable[[Array, Array], Array],
+    noise: Array,
+    key: Array,
+    alphas_bar: np.ndarray,
+    steps: int,
+    eta: float,
+) -> Array:
+    """Draws vectors [n D]: one scan from pure noise to data.
+
+    Args:
+        denoise: `(x_t [n D], t []) -> x_0 [n D]`, the guess of the data.
+        noise: [n D] standard normal, the start.
+        key: of the noise on the way.
+        alphas_bar, steps, eta: see `sampler_table`.
+    """
+    places, table = sampler_table(alphas_bar, steps, eta)
+
+    def step(x: Array, inputs: tuple[Array, Array]):
+        t, (of_start, of_x, of_noise) = inputs
+        x = of_start * denoise(x, t) + of_x * x
+        if eta:
+            fresh = jax.random.normal(jax.random.fold_in(key, t), x.shape, x.dtype)
+            x += of_noise * fresh
+        return x, None
+
+    return jax.lax.scan(step, noise, (jnp.asarray(places), jnp.asarray(table)))[0]

@@ -1,0 +1,109 @@
+"""Weights of other libraries as workdirs: in as step 0, out from any checkpoint."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from recjax.config import to_plain
+from recjax.convert import seqrec_torch
+from recjax.data.prepare import prepare
+from recjax.errors import InputError
+from recjax.models import sasrec
+from recjax.models.recommender import read_config
+from recjax.training.checkpoint import Checkpoints
+from recjax.training.loop import Progress
+from recjax.training.recommender import RecommenderRun, RunConfig
+from recjax.training.workdir import open_run, remove_run, start_run
+
+
+def import_weights(
+    config: RunConfig,
+    workdir: Path,
+    source: str | Path,
+    *,
+    variant: str,
+    heads: int = 1,
+    overwrite: bool = False,
+) -> RecommenderRun:
+    """A workdir whose checkpoint of step 0 holds a PyTorch SASRec's weights.
+
+    It can be evaluated at once, and trained on: the optimiser starts afresh.
+
+    Args:
+        config: the run's. What the weights imply of its model section takes the place of what it
+            says; its data section names the store whose item ids the weights were trained with.
+        workdir: of the new run.
+        source: the file; see `recjax.convert.seqrec_torch`.
+        variant: the version of the public code that trained the weights.
+        heads: of attention.
+        overwrite: replace another run's workdir.
+
+    Raises:
+        InputError: weights and store differ in their number of items; what `seqrec_torch.load` and
+            `start_run` refuse.
+    """
+    name = config.model.get("name")
+    if name != "sasrec":
+        raise InputError(f"config.model.name: '{name}', expected 'sasrec', the model of {source}")
+    base = read_config(config.model)[1]
+    model, params = seqrec_torch.load(source, variant=variant, heads=heads, base=base)
+    config = dataclasses.replace(config, model={"name": name, **to_plain(model)})
+    store, n_items = prepare(config.data), len(params["items/embedding"])
+    if n_items != store.n_items:
+        raise InputError(
+            f"{source}: 'item_emb.weight' has {n_items} rows (padding, then a row an item), "
+            f"expected the {store.n_items} of the store {store.path}"
+        )
+    if overwrite:
+        remove_run(workdir)
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise InputError(f"{workdir}: not empty; choose another --workdir, or --overwrite")
+    run = start_run(config, workdir)
+    state = run.init_state()  # Adam's moments start at 0, whatever the weights
+    placed = {
+        path: jax.make_array_from_callback(
+            leaf.shape, leaf.sharding, np.ascontiguousarray(params[path]).__getitem__
+        )
+        for path, leaf in state.params.items()
+    }
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    try:
+        meta = {**run.identity, "progress": dataclasses.asdict(Progress())}
+        checkpoints.save(0, dataclasses.replace(state, params=placed), meta, None)
+        checkpoints.wait()
+    finally:
+        checkpoints.close()
+    return run
+
+
+def export_weights(
+    workdir: Path, target: Path, *, step: int | None = None, overwrite: bool = False
+) -> dict[str, Any]:
+    """Writes a checkpoint of SASRec as a PyTorch state dict.
+
+    Args:
+        workdir: the run's.
+        target: the `.safetensors` or `.npz` file.
+        step: of the checkpoint; by default the best one.
+        overwrite: replace a file.
+
+    Returns:
+        `file`, `step`, `variant` (the version of the public code that computes the same) and
+        `heads`.
+
+    Raises:
+        InputError: no such run or checkpoint, another model, or one that no version of the public
+            code computes.
+    """
+    run = open_run(workdir)
+    config = read_config(run.config.model)[1]
+    if not isinstance(config, sasrec.Config):
+        name = run.config.model["name"]
+        raise InputError(f"{workdir}: a run of '{name}', expected 'sasrec'")
+    step = run.best_step() if step is None else step
+    params = run.restore(step)
+    variant = seqrec_torch.save(target, config, params, overwrite=overwrite)
+    return {"file": str(target), "step": step, "variant": variant, "heads": config.heads}

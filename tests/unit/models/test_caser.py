@@ -1,0 +1,70 @@
+"""Caser against the paper's formulas, window by window."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from recjax.errors import InputError
+from recjax.models.recommender import read_config
+from recjax.testing import contracts
+
+SECTION = {"name": "caser", "max_length": 8, "dim": 6, "window": 4, "horizontal": 3, "vertical": 2,
+           "projection": False}  # fmt: skip
+
+
+def _state(model, history):
+    """The convolutions of one window in numpy: sections 3.2.1 and 3.2.2."""
+    size = model.config.window
+    image = np.zeros((size, model.config.dim))
+    vectors = np.asarray(model.items.embedding[...])
+    for place, item in enumerate(history[::-1][:size]):
+        image[size - 1 - place] = vectors[item]
+    out = [(np.asarray(model.vertical[...]).T @ image).reshape(-1)]
+    for height in range(1, size + 1):
+        kernel = np.asarray(model.horizontal[height - 1][...])
+        bias = np.asarray(model.horizontal_bias[...])[height - 1]
+        slid = [
+            np.maximum(np.einsum("hD,hDF->F", image[i : i + height], kernel) + bias, 0)
+            for i in range(size - height + 1)
+        ]
+        out.append(np.max(slid, axis=0))
+    return np.concatenate(out)
+
+
+def test_states_are_those_of_the_paper():
+    model = contracts.build(SECTION)
+    history = [3, 9, 1, 22, 5, 5, 7]
+    h = model.encode(jnp.array([history]))
+    assert h.shape == (1, 7, 6 * 2 + 3 * 4)
+    for t in range(7):
+        np.testing.assert_allclose(h[0, t], _state(model, history[: t + 1]), atol=1e-5)
+
+
+def test_hidden_state_of_recinterpreter():
+    config = read_config({"name": "caser", "preset": "recinterpreter", "dim": 32})[1]
+    assert config.features == 32 + 16 * 10 and not config.projection
+
+
+def test_the_next_items_are_targets():
+    """T = 3: each state is compared with up to three items ahead, of its own sequence."""
+    model = contracts.build({**SECTION, "targets": 3})
+    ids = jnp.array([[1, 2, 3, 11, 12, 0, 0, 0]])
+    batch = {
+        "ids": ids,
+        "targets": jnp.array([[2, 3, 4, 12, 13, 0, 0, 0]]),
+        "positions": jnp.array([[5, 6, 7, 6, 7, 0, 0, 0]]),
+        "segments": jnp.array([[1, 1, 1, 2, 2, 0, 0, 0]]),
+        "sequences": jnp.array([[7, 7, 7, 8, 8, 0, 0, 0]]),
+    }
+    h, targets, sequences = model.learn(batch, nnx.Rngs(dropout=0))
+    assert h.shape[0] == 24
+    found = np.asarray(targets).reshape(3, 8).T
+    assert found[:5].tolist() == [[2, 3, 4], [3, 4, 0], [4, 0, 0], [12, 13, 0], [13, 0, 0]]
+    assert not found[5:].any()
+    np.testing.assert_array_equal(sequences[8:16], batch["sequences"][0])
+
+
+def test_tied_vectors_need_the_projection():
+    with pytest.raises(InputError, match="tied output vectors need projection=True"):
+        read_config({"name": "caser", "tied": True, "projection": False})
