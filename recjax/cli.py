@@ -5,6 +5,7 @@ and tables go to stderr; `--json` prints one JSON line on stdout.
 """
 
 import argparse
+import dataclasses
 import json
 import logging
 import sys
@@ -25,12 +26,13 @@ def _parser() -> _Parser:
     parser = _Parser(prog="recjax", description="LLMs in sequential recommendation")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Any, help: str, *, config: bool) -> argparse.ArgumentParser:
+    def command(name: str, run: Any, help: str, *, config: str) -> argparse.ArgumentParser:
+        """`config`: "required", "optional" or "none"."""
         sub = commands.add_parser(name, help=help, description=help)
         sub.set_defaults(run=run)
-        if config:
+        if config != "none":
             sub.add_argument(
-                "--config", required=True, metavar="FILE[:ARG]",
+                "--config", required=config == "required", metavar="FILE[:ARG]",
                 help="a python file with get_config(arg); --config.KEY=VALUE changes a key",
             )  # fmt: skip
         sub.add_argument("--json", action="store_true", help="one JSON line on stdout")
@@ -38,24 +40,41 @@ def _parser() -> _Parser:
         return sub
 
     overwrite: dict[str, Any] = {"action": "store_true", "help": "replace what stands there"}
-    sub = command("prepare", _prepare, "make a raw log ready for training", config=True)
+    sub = command("prepare", _prepare, "make a raw log ready for training", config="required")
     sub.add_argument("--overwrite", **overwrite)
     sub.add_argument("--skip-bad-rows", type=int, metavar="N", help="tolerate N malformed rows")
 
-    sub = command("train", _train, "train a recommender, or resume its training", config=True)
-    sub.add_argument("--workdir", required=True, type=Path, metavar="DIR")
+    sub = command("train", _train, "train a recommender, or resume its training", config="optional")
+    sub.add_argument(
+        "--workdir", required=True, type=Path, metavar="DIR",
+        help="of the run; without --config one that exists, with its own config",
+    )  # fmt: skip
     sub.add_argument("--overwrite", **overwrite)
     sub.add_argument(
         "--distributed", action="store_true", help="one of several processes (jax.distributed)"
     )
 
-    sub = command("evaluate", _evaluate, "metrics of a trained recommender", config=False)
+    sub = command("evaluate", _evaluate, "metrics of a trained recommender", config="none")
     sub.add_argument("--workdir", required=True, type=Path, metavar="DIR")
     sub.add_argument("--split", choices=("validation", "test"), default="test")
     sub.add_argument("--protocols", metavar="A,B", help="in place of the run's (full,uni100,...)")
     sub.add_argument("--step", type=int, metavar="N", help="checkpoint; default: the best one")
 
-    sub = command("simulate", _simulate, "write a simulated raw log", config=False)
+    sub = command("convert", _convert, "weights of PyTorch's SASRec, in or out", config="optional")
+    sub.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="of the run")
+    sub.add_argument(
+        "--from", dest="source", metavar="FILE",
+        help="make the run from a state dict: .safetensors, .npz, or .pt where torch is installed",
+    )  # fmt: skip
+    sub.add_argument(
+        "--variant", metavar="NAME", help="with --from: which version of the code trained it"
+    )
+    sub.add_argument("--heads", type=int, metavar="N", help="with --from: of attention; default 1")
+    sub.add_argument("--to", dest="target", type=Path, metavar="FILE", help="write a state dict")
+    sub.add_argument("--step", type=int, metavar="N", help="with --to: default, the best one")
+    sub.add_argument("--overwrite", **overwrite)
+
+    sub = command("simulate", _simulate, "write a simulated raw log", config="none")
     sub.add_argument("--workdir", required=True, type=Path, metavar="DIR")
     sub.add_argument("--overwrite", **overwrite)
     return parser
@@ -82,10 +101,17 @@ def _say(*lines: str) -> None:
 
 
 def _load(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> Any:
-    from recjax.config import build, load_config
-    from recjax.training.recommender import RunConfig, complete
+    from ml_collections import ConfigDict
 
-    config, changes = load_config(args.config, overrides, complete)
+    from recjax.config import apply_overrides, build, load_config
+    from recjax.training.recommender import RunConfig, complete
+    from recjax.training.workdir import read_run_config
+
+    if args.config is None:
+        config = ConfigDict(dataclasses.asdict(read_run_config(args.workdir))).lock()
+        changes = apply_overrides(config, overrides)
+    else:
+        config, changes = load_config(args.config, overrides, complete)
     for key, old, new in changes:
         _say(f"config.{key}: {old!r} -> {new!r}")
     return build(RunConfig, config, "config")
@@ -139,6 +165,34 @@ def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dic
         metrics = evaluator.run(run.restore(step), bar.update)
     _say(format_table(metrics), f"checkpoint: step {step}; workdir: {args.workdir}")
     return metrics
+
+
+def _convert(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
+    from recjax.config import to_plain
+    from recjax.training.weights import export_weights, import_weights
+
+    if (args.source is None) == (args.target is None):
+        raise InputError("convert needs one of --from FILE (in) and --to FILE (out)")
+    if args.target:
+        if args.config or overrides or args.variant or args.heads is not None:
+            raise InputError("convert --to takes the run's own config, variant and heads")
+        done = export_weights(args.workdir, args.target, step=args.step, overwrite=args.overwrite)
+        _say(
+            f"{done['file']}: step {done['step']}, variant {done['variant']}, heads {done['heads']}"
+        )
+        return done
+    if not args.config or not args.variant or args.step is not None:
+        raise InputError("convert --from needs --config and --variant, and takes no --step")
+    config, heads = _load(args, overrides), 1 if args.heads is None else args.heads
+    run = import_weights(
+        config, args.workdir, args.source,
+        variant=args.variant, heads=heads, overwrite=args.overwrite,
+    )  # fmt: skip
+    for key, new in to_plain(run.config.model).items():
+        if config.model[key] != new:
+            _say(f"config.model.{key}: {config.model[key]!r} -> {new!r}")
+    _say(f"workdir: {args.workdir}, step 0", run.describe())
+    return {"workdir": str(args.workdir), "step": 0, "model": to_plain(run.config.model)}
 
 
 def _simulate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:

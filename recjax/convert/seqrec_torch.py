@@ -106,16 +106,13 @@ def load(
             f"{path}: row 0 of 'pos_emb.weight' is zero, as in the variants {', '.join(later)}; "
             f"expected the first position there (variant {variant})"
         )
-    layers = {m[1] for key in state if (m := re.match(r"attention_layers\.(\d+)\.", key))}
-    try:
-        config = dataclasses.replace(
-            base or Config(),
-            dim=dim, mlp_dim=dim, layers=max(1, len(layers)), heads=heads, max_length=rows, **fields
-        )  # fmt: skip
-    except (ValueError, ZeroDivisionError):
+    layers = {m[1] for key in state if (m := re.match(r"(?:attention|forward)_\w+\.(\d+)\.", key))}
+    if heads < 1 or dim % heads:
         raise InputError(
-            f"{path}: 'item_emb.weight' is {dim} wide, expected a multiple of {heads} heads"
-        ) from None
+            f"{path}: 'item_emb.weight' is {dim} wide, which {heads} heads do not divide"
+        )
+    sizes = {"dim": dim, "mlp_dim": dim, "layers": max(1, len(layers)), "max_length": rows}
+    config = dataclasses.replace(base or Config(), heads=heads, **(fields | sizes))
     return config, to_ours(RULES, state, _shapes(config, n_items), str(path))
 
 

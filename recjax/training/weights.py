@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from recjax.config import to_plain
 from recjax.convert import seqrec_torch
@@ -17,6 +16,7 @@ from recjax.training.checkpoint import Checkpoints
 from recjax.training.loop import Progress
 from recjax.training.recommender import RecommenderRun, RunConfig
 from recjax.training.workdir import open_run, remove_run, start_run
+from recjax.typing import Params
 
 
 def import_weights(
@@ -61,13 +61,14 @@ def import_weights(
         remove_run(workdir)
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise InputError(f"{workdir}: not empty; choose another --workdir, or --overwrite")
-    run = start_run(config, workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {workdir}: {error.strerror or error}") from error
+    run = RecommenderRun(config, store, workdir)
     state = run.init_state()  # Adam's moments start at 0, whatever the weights
-    placed = {
-        path: jax.make_array_from_callback(
-            leaf.shape, leaf.sharding, np.ascontiguousarray(params[path]).__getitem__
-        )
-        for path, leaf in state.params.items()
+    placed: Params = {
+        path: jax.device_put(params[path], leaf.sharding) for path, leaf in state.params.items()
     }
     checkpoints = Checkpoints(workdir / "checkpoints")
     try:
@@ -76,7 +77,8 @@ def import_weights(
         checkpoints.wait()
     finally:
         checkpoints.close()
-    return run
+    # Last: a folder with a config but without the weights would train from scratch.
+    return start_run(config, workdir)
 
 
 def export_weights(
