@@ -8,6 +8,7 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -94,16 +95,26 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             "safetensors.torch.save_file(torch.load(FILE, map_location='cpu', weights_only=True), "
             "'FILE.safetensors') makes a file that recjax reads"
         ) from None
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:  # torch's message advises to trust the file
+        raise InputError(
+            f"{path}: not a file of tensors alone; save the model's state_dict()"
+        ) from None
     if not isinstance(state, Mapping):
         raise InputError(f"{path}: holds a {type(state).__name__}, expected a state dict")
+    out = {}
     for key, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise InputError(
                 f"{path}: '{key}' is a {type(value).__name__}, expected a tensor; save the model's "
                 "state_dict() alone"
             )
-    return {str(key): value.detach().numpy() for key, value in state.items()}
+        try:
+            out[str(key)] = value.detach().numpy()
+        except TypeError:
+            raise InputError(f"{path}: '{key}' is {value.dtype}, expected float32") from None
+    return out
 
 
 _READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {

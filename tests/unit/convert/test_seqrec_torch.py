@@ -161,7 +161,7 @@ def test_missing_and_damaged_files(tmp_path, name):
     with pytest.raises(InputError, match=f"{path}: no such file"):
         read_state(path)
     path.write_bytes(b"\x80\x04N.")  # a pickle of None
-    with pytest.raises(InputError, match=f"{path}: (not a readable|reading .pth? needs torch)"):
+    with pytest.raises(InputError, match=f"{path}: (not a |reading .pth? needs torch)"):
         read_state(path)
 
 
@@ -209,8 +209,11 @@ def test_pt_through_torch(tmp_path):
     with pytest.raises(InputError, match="b.pt: 'epoch' is a int, expected a tensor"):
         read_state(tmp_path / "b.pt")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "c.pt")
-    with pytest.raises(InputError, match="c.pt: not a readable .pt file"):
+    with pytest.raises(InputError, match="c.pt: not a file of tensors alone"):
         read_state(tmp_path / "c.pt")
+    torch.save({"a": torch.zeros(2, dtype=torch.bfloat16)}, tmp_path / "d.pt")
+    with pytest.raises(InputError, match="d.pt: 'a' is torch.bfloat16, expected float32"):
+        read_state(tmp_path / "d.pt")
 
 
 # --- the command
@@ -317,3 +320,9 @@ def test_runs_that_cannot_leave_say_why(recjax, place):
     status, _, err = recjax("convert", "--workdir=run", "--to=out.npz")
     assert status == 2
     assert "out.npz: no version of pmixer/SASRec.pytorch computes what this model does" in err
+
+
+def test_training_without_a_config_needs_a_run(recjax, place):
+    status, _, err = recjax("train", "--workdir=run")
+    assert status == 2
+    assert "recjax: run/config.json: missing; expected a workdir of `recjax train`" in err
