@@ -1,4 +1,11 @@
-"""draft"""
+"""Caser (Tang and Wang 2018) on Amazon Beauty 5-core (22,363 users).
+
+    recjax train --config=configs/recommenders/beauty_caser.py --workdir=runs/beauty_caser
+
+Without an argument the paper's binary cross-entropy, three negatives for each of the next three
+items; `:ce` the full cross-entropy of the next item, with tied item vectors.
+configs/RESULTS.md has the rest.
+"""
 
 from ml_collections import ConfigDict
 

@@ -1,0 +1,33 @@
+"""Caser (Tang and Wang 2018) on Steam reviews, 3-core (4,838 users).
+
+    recjax train --config=configs/recommenders/steam_caser.py --workdir=runs/steam_caser
+
+Without an argument the paper's binary cross-entropy, three negatives for each of the next three
+items; `:ce` the full cross-entropy of the next item, with tied item vectors.
+configs/RESULTS.md has the rest.
+"""
+
+from ml_collections import ConfigDict
+
+from recjax.errors import InputError
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    if arg not in (None, "ce"):
+        raise InputError(f"steam_caser.py: no argument '{arg}'; expected none, or 'ce'")
+    config = ConfigDict()
+    config.data = {
+        "source": "steam",
+        "path": "steam-reviews",
+        "store": "prepared/steam",
+        "drop_untitled": True,
+        "k_core_users": 3,
+        "k_core_items": 3,
+    }
+    config.model = {"name": "caser", "preset": "paper", "dim": 64}
+    config.objective = {"name": "bce", "negatives": 3}
+    config.train = {"epochs": 400.0, "evaluate_every": 4.0, "patience": 10}
+    if arg == "ce":
+        config.model = {"name": "caser", "targets": 1, "tied": True}
+        config.objective = {"name": "softmax"}
+    return config
