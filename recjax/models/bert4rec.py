@@ -175,9 +175,11 @@ class Recommender(SequentialRecommender):
         )
         size = self._most_masked(ids.size)
         places = jnp.nonzero(chosen.reshape(-1), size=size, fill_value=ids.size)[0]
-        flat = (batch[name].reshape(-1) for name in ("targets", "sequences"))
-        gathered = (x.at[places].get(mode="fill", fill_value=0) for x in flat)
-        return h.reshape(ids.size, -1).at[places].get(mode="clip"), *gathered
+        targets, sequences = (
+            batch[name].reshape(-1).at[places].get(mode="fill", fill_value=0)
+            for name in ("targets", "sequences")
+        )
+        return h.reshape(ids.size, -1).at[places].get(mode="clip"), targets, sequences
 
     def _choose(self, positions: Array, segments: Array, rngs: nnx.Rngs) -> Array:
         """Which items are masked: [B L] bool."""

@@ -6,19 +6,23 @@ guesses the clean embedding x_0; in training the guidance is dropped with probab
 for a learned null, and sampling moves away from the unguided guess by `guidance` (3.3.2):
 `(1 + w) f(x_t, c, t) - w f(x_t, null, t)`. Items are ranked by their distance to the oracle item.
 
+Item vectors have the fixed length sqrt(D). Under the paper's loss alone nothing holds free vectors
+apart: they shrink until all are easy to guess (on Beauty the loss falls to 0.05 of the start's
+variance, and HR@20 with it). It also makes nearest and largest inner product the same.
+
 The first layer of the denoiser is one product of [x_t, c, embedding of t]; it is kept as three, so
 that sampling computes those of c and t once, and that of x_t once for both guesses.
 
 Deviations: all positions of a sequence train, each towards its next item, in place of one. The
 encoder's blocks are SASRec's (the authors' code: one block of the same parts, its residual from
-the normed query). Distance is Euclidean, as the paper's text says; the authors' code takes inner
-products. `ddim` sampling (Song et al. 2021) is ours.
+the normed query). The paper's item vectors have free lengths. `ddim` sampling (Song et al. 2021)
+is ours.
 """
 
 import dataclasses
 import functools
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +45,7 @@ class Config:
     mlp_dim: int = 64
     max_length: int = 50  # L
     dropout: float = 0.1  # the authors' default
-    init_std: float = 1.0  # of the embeddings: diffusion wants data of unit variance
+    init_std: float = 1.0  # of the embeddings
     steps: int = 1000  # T of the diffusion; the paper searches 500, 1000, 2000
     schedule: diffusion.ScheduleName = "linear"
     beta_min: float = 1e-4  # linear; exp wants 0.1 and 10 (the authors' defaults)
@@ -148,7 +152,7 @@ class Recommender(SequentialRecommender):
         """Guidance [B L D] of item ids [B L]; h_t has seen items up to t only."""
         positions, segments = self.layout(ids, positions, segments)
         return self.encode_vectors(
-            self.items(ids), positions, segments, deterministic=deterministic, rngs=rngs
+            self.vectors(ids), positions, segments, deterministic=deterministic, rngs=rngs
         )
 
     def encode_vectors(
@@ -169,7 +173,12 @@ class Recommender(SequentialRecommender):
         return self.final_norm(x)
 
     def item_table(self) -> Array:
-        return self.items.embedding[...]
+        """The item vectors [I D], of length sqrt(D)."""
+        return _of_length_sqrt_dim(self.items.embedding[...])
+
+    def vectors(self, ids: Array) -> Array:
+        """`item_table()[ids]`, without making the whole table."""
+        return _of_length_sqrt_dim(self.items(ids))
 
     def learn(self, batch: dict[str, Array], rngs: nnx.Rngs) -> tuple[Array, Array, Array]:
         """Guesses of the targets' vectors from noised ones (Algorithm 1)."""
@@ -178,7 +187,7 @@ class Recommender(SequentialRecommender):
         unguided = jax.random.bernoulli(drop, self.config.null_share, targets.shape)
         guidance = jnp.where(unguided[:, None], self.null[...], h)
         t = jax.random.randint(when, targets.shape, 0, self.config.steps)
-        clean = self.items(targets)
+        clean = self.vectors(targets)
         noised = diffusion.add_noise(
             clean, jax.random.normal(noise, clean.shape), t, self.alphas_bar
         )
@@ -228,13 +237,7 @@ class Recommender(SequentialRecommender):
         """The oracle item e* [B D] of each history [B L]."""
         return self.predict(ids, rngs=nnx.Rngs(noise=key))
 
-    def factors(self, predicted: Array) -> tuple[Array, Array]:
-        """Inner products are `x e - |e|^2 / 2`: the order of `-|x - e|^2`, nearest first."""
-        table = self.item_table()
-        norms = -0.5 * jnp.sum(table**2, axis=-1, keepdims=True)
-        one = jnp.ones((*predicted.shape[:-1], 1), predicted.dtype)
-        both: Any = (
-            jnp.concatenate([predicted, one], axis=-1),
-            jnp.concatenate([table, norms], axis=-1),
-        )
-        return both
+
+def _of_length_sqrt_dim(x: Array) -> Array:
+    norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
+    return x * (math.sqrt(x.shape[-1]) / jnp.maximum(norm, 1e-6))

@@ -122,8 +122,8 @@ class SequentialRecommender(nnx.Module):
             deterministic=False,
             rngs=rngs,
         )
-        flat = (batch[name].reshape(-1) for name in ("targets", "sequences"))
-        return h.reshape(-1, h.shape[-1]), *flat
+        targets, sequences = batch["targets"].reshape(-1), batch["sequences"].reshape(-1)
+        return h.reshape(-1, h.shape[-1]), targets, sequences
 
     def layout(
         self, ids: Array, positions: Array | None, segments: Array | None

@@ -50,6 +50,7 @@ def test_oracle_items_depend_on_the_history_and_the_key():
 
 def test_scores_rank_by_distance():
     model = contracts.build(SECTION)
+    np.testing.assert_allclose((model.item_table() ** 2).sum(-1), 8.0, rtol=1e-5)
     x = jax.random.normal(jax.random.key(1), (3, 8))
     table = np.asarray(model.item_table())
     distance = ((np.asarray(x)[:, None] - table) ** 2).sum(-1)

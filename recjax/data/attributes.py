@@ -1,0 +1,162 @@
+"""Item attributes as arrays: side inputs of models, by item id.
+
+genres = multi_hot(store.catalog, "genres")              # values [I A] 0 or 1, names, known [I]
+years = numbers(store.catalog, "year")                   # values [I 1]
+aspects = read_scores("item_scores.tsv", store.catalog)  # values [I A], a column an aspect
+
+Row 0 is the padding: zeros, unknown. Letters: I items and padding, A attributes.
+"""
+
+import csv
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recjax.config import nearest
+from recjax.data.sources._lines import text_lines
+from recjax.data.sources._values import finite
+from recjax.errors import InputError
+
+Catalog = Sequence[dict[str, Any] | None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attributes:
+    """Arrays of attributes by item id.
+
+    Attributes:
+        names: A names, of the columns.
+        values: [I A] float32; 0 where an item is not known.
+        known: [I] bool, items of which something is known.
+    """
+
+    names: tuple[str, ...]
+    values: np.ndarray
+    known: np.ndarray
+
+    def standardized(self) -> np.ndarray:
+        """[I A] with mean 0 and deviation 1 over the known items; unknown ones stay 0."""
+        values = self.values[self.known]
+        if not len(values):
+            return self.values
+        deviation = values.std(0)
+        scaled = (self.values - values.mean(0)) / np.where(deviation > 0, deviation, 1.0)
+        return np.where(self.known[:, None], scaled, 0.0).astype(np.float32)
+
+
+def multi_hot(catalog: Catalog, key: str, at_least: int = 1) -> Attributes:
+    """Labels (genres, tags, categories, a brand) as columns of zeros and ones.
+
+    Args:
+        catalog: `store.catalog`.
+        key: of the records; its value is a label, a list of labels, or lists of them (Amazon's
+            category paths).
+        at_least: labels of fewer items are left out.
+
+    Returns:
+        Columns by falling number of items, equal ones by name.
+
+    Raises:
+        InputError: no record has the key.
+    """
+    labels = [frozenset(_labels(value)) for value in _column(catalog, key)]
+    counts = Counter(label for some in labels for label in some)
+    kept = [c for c in counts.items() if c[1] >= at_least]
+    names = tuple(name for name, _ in sorted(kept, key=lambda c: (-c[1], c[0])))
+    place = {name: k for k, name in enumerate(names)}
+    values = np.zeros((len(catalog), len(names)), np.float32)
+    for item, some in enumerate(labels):
+        values[item, [place[label] for label in some if label in place]] = 1.0
+    return Attributes(names, values, np.array([bool(some) for some in labels]))
+
+
+def numbers(catalog: Catalog, key: str) -> Attributes:
+    """A number (year, price) as one column.
+
+    Raises:
+        InputError: no record has the key, or one has something else than a number there.
+    """
+    values = np.zeros((len(catalog), 1), np.float32)
+    known = np.zeros(len(catalog), bool)
+    for item, value in enumerate(_column(catalog, key)):
+        if value is None or value == "":
+            continue
+        try:
+            values[item], known[item] = finite(value), True
+        except ValueError:
+            record = catalog[item] or {}
+            raise InputError(
+                f"item {record.get('key', item)}: '{key}' is {value!r}; expected a number"
+            ) from None
+    return Attributes((key,), values, known)
+
+
+def read_scores(path: str | Path, catalog: Catalog, item: str = "item_id") -> Attributes:
+    """A table of numbers by raw item id, such as scores of aspects.
+
+    Args:
+        path: a csv or tsv file with a header; all columns but `item` are attributes.
+        catalog: `store.catalog`; its records' `key` is the raw id. Rows of items outside of it
+            (filtered away by a k-core) are left out.
+        item: name of the column of ids.
+
+    Raises:
+        InputError: naming the file and line: no such column, a row of another width, a value that
+            is no number, an item twice, or no row of an item of the catalogue.
+    """
+    path = Path(path)
+    lines = list(text_lines(path))
+    dialect = "\t" if "\t" in lines[0][1] else ","
+    (_, header), *rows = [
+        (number, cells)
+        for (number, _), cells in zip(lines, csv.reader((t for _, t in lines), delimiter=dialect),
+                                      strict=True)
+    ]  # fmt: skip
+    if item not in header:
+        raise InputError(f"{path}:1: no column '{item}'; {nearest(item, header)}")
+    at = header.index(item)
+    names = tuple(name for name in header if name != item)
+    ids = {str(record["key"]): k for k, record in enumerate(catalog) if record}
+    values = np.zeros((len(catalog), len(names)), np.float32)
+    known = np.zeros(len(catalog), bool)
+    seen: set[str] = set()
+    for number, cells in rows:
+        if len(cells) != len(header):
+            raise InputError(f"{path}:{number}: {len(cells)} columns, expected {len(header)}")
+        key = cells.pop(at)
+        if key in seen:
+            raise InputError(f"{path}:{number}: item {key} a second time")
+        seen.add(key)
+        if key not in ids:
+            continue
+        for column, (name, cell) in enumerate(zip(names, cells, strict=True)):
+            try:
+                values[ids[key], column] = finite(cell)
+            except ValueError:
+                raise InputError(
+                    f"{path}:{number}: '{name}' is {cell!r}; expected a number"
+                ) from None
+        known[ids[key]] = True
+    if not known.any():
+        raise InputError(f"{path}: no row of an item of the catalogue (column '{item}')")
+    return Attributes(names, values, known)
+
+
+def _column(catalog: Catalog, key: str) -> list[Any]:
+    """The value of every record, None where it has none."""
+    known = sorted({k for record in catalog if record for k in record})
+    if key not in known:
+        raise InputError(f"no item of the catalogue has '{key}'; {nearest(key, known)}")
+    return [record.get(key) if record else None for record in catalog]
+
+
+def _labels(value: Any) -> Iterator[str]:
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _labels(part)
+    elif value not in (None, ""):
+        yield str(value)
