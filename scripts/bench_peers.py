@@ -1,14 +1,18 @@
-"""Speed of other libraries' SASRec; one JSON line on stdout.
+"""Speed of other libraries' recommenders; one JSON line on stdout.
 
 Runs in an environment that has RecTools or RecBole (and not recjax); `bench_recommenders.py` calls
 it, so that all figures of a comparison come from one run on one machine.
 
-    PEER_PYTHON scripts/bench_peers.py --peer rectools --what bce --data Beauty.txt --threads 1
+    PEER_PYTHON scripts/bench_peers.py --peer rectools --model sasrec --what bce --data Beauty.txt
 
 Training is each library's own loop over its own data loader: a step lasts from the end of one to
 the end of the next, so it has its batch in it (`compute_seconds` has not). The first two steps are
-left out. Defaults of the libraries stand but for the sizes, the loss and the batch; RecBole's
-feed-forward layers are made as wide as the others'.
+left out. Defaults of the libraries stand but for the sizes, the loss, the batch and how BERT4Rec
+masks (as recjax's config does: defaults mask fewer items a sample, which costs more a position);
+RecBole's feed-forward layers are made as wide as the others'.
+
+RecBole's Caser has one window, the length of its histories, and a filter of every height up to it:
+give it `--length 5` to compare it with a window of 5.
 """
 
 import argparse
@@ -24,11 +28,23 @@ from pathlib import Path
 from typing import Any
 
 WARM_UP = 2  # steps
+WHAT = {  # what can be measured of (peer, model)
+    ("rectools", "sasrec"): ("bce", "softmax", "rank"),
+    ("rectools", "bert4rec"): ("softmax", "rank"),
+    ("recbole", "sasrec"): ("softmax", "rank"),
+    ("recbole", "gru4rec"): ("softmax", "rank"),
+    ("recbole", "caser"): ("softmax", "rank"),
+    ("recbole", "bert4rec"): ("softmax", "rank"),
+}
+now = time.perf_counter
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peer", choices=("rectools", "recbole"), required=True)
+    parser.add_argument(
+        "--model", choices=("sasrec", "gru4rec", "caser", "bert4rec"), default="sasrec"
+    )
     parser.add_argument("--what", choices=("bce", "softmax", "rank"), required=True)
     parser.add_argument(
         "--data", type=Path, required=True, help="sequence text: user item item ..."
@@ -37,11 +53,31 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--length", type=int, default=50)
+    parser.add_argument("--mask-share", type=float, default=0.6, help="masked items of BERT4Rec")
+    parser.add_argument(
+        "--last-share",
+        type=float,
+        default=0.1,
+        help="RecBole's BERT4Rec: batches in which the newest items alone are masked",
+    )
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=10, help="training steps to time")
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu: seconds of this process on the core; for a core that others use too",
+    )
     args = parser.parse_args()
-    if (args.peer, args.what) == ("recbole", "bce"):
-        parser.error("RecBole's SASRec has no binary cross-entropy (its losses are CE and BPR)")
+    possible = WHAT.get((args.peer, args.model), ())
+    if args.what not in possible:
+        parser.error(
+            f"--peer {args.peer} --model {args.model}: no '{args.what}'; measured here: "
+            f"{', '.join(possible) or 'nothing'} (RecTools has no GRU4Rec and no Caser; RecBole's "
+            "losses are CE and BPR)"
+        )
+    if args.clock == "cpu" and args.threads != 1:
+        parser.error("--clock cpu: needs --threads 1 (it adds up the time of all threads)")
     if args.steps < 1:
         parser.error("--steps: expected at least 1")
     return args
@@ -86,7 +122,7 @@ def rectools(args: argparse.Namespace) -> dict[str, Any]:
     import torch
     from pytorch_lightning import Callback, Trainer
     from rectools.dataset import Dataset
-    from rectools.models import SASRecModel
+    from rectools.models import BERT4RecModel, SASRecModel
 
     torch.set_num_threads(args.threads)
     held_out = 1 if args.what == "rank" else 2  # ranking for the test sees the validation's item
@@ -104,10 +140,10 @@ def rectools(args: argparse.Namespace) -> dict[str, Any]:
     class Watch(Callback):
         def on_train_batch_start(self, trainer, module, batch, number):
             positions.append((batch["y"] != 0).sum().item())
-            clock.starts.append(time.perf_counter())
+            clock.starts.append(now())
 
         def on_train_batch_end(self, *_):
-            clock.ends.append(time.perf_counter())
+            clock.ends.append(now())
 
     def trainer(**_):
         return Trainer(
@@ -121,12 +157,14 @@ def rectools(args: argparse.Namespace) -> dict[str, Any]:
             callbacks=[Watch()],
         )
 
-    model = SASRecModel(
+    masked = args.model == "bert4rec"
+    own = {"n_heads": 2, "mask_prob": args.mask_share} if masked else {"n_heads": 1}
+    model = (BERT4RecModel if masked else SASRecModel)(
+        **own,
         n_blocks=args.layers,
-        n_heads=1,
         n_factors=args.dim,
         session_max_len=args.length,
-        loss="softmax" if args.what == "softmax" else "BCE",
+        loss="softmax" if masked or args.what == "softmax" else "BCE",
         n_negatives=1,
         batch_size=args.batch,
         get_trainer_func=trainer,
@@ -137,16 +175,17 @@ def rectools(args: argparse.Namespace) -> dict[str, Any]:
     model.fit(dataset)
     if args.what == "rank":
         users = frame["user_id"].unique()
-        start = time.perf_counter()
+        start = now()
         model.recommend(users=users, dataset=dataset, k=10, filter_viewed=True)
-        seconds = time.perf_counter() - start
+        seconds = now() - start
         return {
             "users": len(users),
             "users_per_second": len(users) / seconds,
             "sample": "a user's top 10 of the catalogue less the history, as a table; no metrics",
         }
     mean = statistics.mean(positions[WARM_UP:]) / args.batch
-    return clock.figures(args.batch, mean, "a sequence, a loss at every position")
+    where = f"{args.mask_share:.0%} of its items masked" if masked else "a loss at every position"
+    return clock.figures(args.batch, mean, f"a sequence, {where}")
 
 
 class Watched:
@@ -159,9 +198,9 @@ class Watched:
 
     def __iter__(self):
         for number, batch in enumerate(self.loader):
-            self.clock.starts.append(time.perf_counter())
+            self.clock.starts.append(now())
             yield batch
-            self.clock.ends.append(time.perf_counter())
+            self.clock.ends.append(now())
             if number == self.count - 1:
                 return
 
@@ -179,17 +218,30 @@ def recbole(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         file.write("user_id:token\titem_id:token\ttimestamp:float\n")
         for user, *items in sequences(args.data):
             file.writelines(f"{user}\t{item}\t{t}\n" for t, item in enumerate(items))
+    name = {"sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser", "bert4rec": "BERT4Rec"}
+    name = name[args.model]
+    masked = args.model == "bert4rec"
+    attention = {"n_layers": args.layers, "hidden_size": args.dim}
+    sizes = {
+        "sasrec": {**attention, "n_heads": 1, "inner_size": args.dim},
+        "gru4rec": {"embedding_size": args.dim, "hidden_size": args.dim, "num_layers": 1},
+        "caser": {"embedding_size": args.dim, "nh": 16, "nv": 4},
+        "bert4rec": {
+            **attention,
+            "n_heads": 2,
+            "inner_size": 4 * args.dim,
+            "mask_ratio": args.mask_share,
+            "ft_ratio": args.last_share,
+        },
+    }
     config = Config(
-        model="SASRec",
+        model=name,
         dataset="bench",
         config_dict={
             "data_path": str(folder),
             "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
             "MAX_ITEM_LIST_LENGTH": args.length,
-            "n_layers": args.layers,
-            "n_heads": 1,
-            "hidden_size": args.dim,
-            "inner_size": args.dim,
+            **sizes[args.model],
             "loss_type": "CE",
             "train_neg_sample_args": None,
             "train_batch_size": args.batch,
@@ -211,24 +263,37 @@ def recbole(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     init_seed(config["seed"], True)
     dataset = create_dataset(config)
     train, _, test = data_preparation(config, dataset)
-    model = get_model("SASRec")(config, train.dataset)
+    model = get_model(name)(config, train.dataset)
     trainer = Trainer(config, model)
     if args.what == "rank":
-        start = time.perf_counter()
+        start = now()
         trainer.evaluate(test, load_best_model=False)
-        seconds = time.perf_counter() - start
+        seconds = now() - start
         return {
             "users": len(test.dataset),
             "users_per_second": len(test.dataset) / seconds,
             "sample": "a user's HR, NDCG and MRR over the catalogue, history included",
         }
+    positions, sample = 1.0, "one position: a prefix of a sequence and its next item"
+    if args.model == "caser":
+        sample = f"one position: the newest {args.length} items of a prefix and the next item"
+    if masked:
+        # Some batches have the newest items masked alone, and the loss leaves out masks in place
+        # 0: counted over more batches than are timed.
+        batches = list(itertools.islice(train, 64))
+        counts = [(batch[config["MASK_INDEX"]] > 0).sum().item() for batch in batches]
+        positions = statistics.mean(counts) / args.batch
+        sample = f"a prefix of a sequence, {args.mask_share:.0%} of its items masked"
     clock = Clock()
     trainer._train_epoch(Watched(train, WARM_UP + args.steps, clock), 0)
-    return clock.figures(args.batch, 1.0, "one position: a prefix of a sequence and its next item")
+    return clock.figures(args.batch, positions, sample)
 
 
 def main() -> None:
     args = parse()
+    if args.clock == "cpu":
+        global now
+        now = time.process_time
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # before torch is loaded
         os.environ[name] = str(args.threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -239,7 +304,8 @@ def main() -> None:
         finally:
             sys.stdout = stdout
     versions = {name: importlib.metadata.version(name) for name in (args.peer, "torch")}
-    print(json.dumps({"peer": args.peer, "what": args.what, **result, "versions": versions}))
+    asked = {key: getattr(args, key) for key in ("peer", "model", "what", "length", "clock")}
+    print(json.dumps({**asked, **result, "versions": versions}))
 
 
 if __name__ == "__main__":
