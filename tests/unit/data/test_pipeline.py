@@ -94,3 +94,34 @@ def test_evaluation_batches_cover_every_example_once():
                 assert positions[k] == 5
                 seen.append((int(batch["examples"][k]), int(batch["targets"][k])))
         assert seen == [(0, 4), (1, 7), (2, 19), (3, 24), (4, 27)]
+
+
+def test_whole_runs_are_their_own_targets():
+    """For models that learn at masked items: inputs and targets are the newest L items."""
+    _, batches = make(batch_size=7, shifted=False)
+    batch = batches(0)
+    np.testing.assert_array_equal(batch["ids"], batch["targets"])
+    found = sorted(batch["ids"][batch["ids"] > 0].tolist())
+    # All runs but the single item 4, and of 12..20 the newest six.
+    assert found == [1, 2, 3, *range(5, 12), *range(15, 27), *range(28, 34)]
+    newest = batch["positions"] == 5
+    assert newest.sum() == 7
+
+
+def test_a_mask_follows_every_history():
+    lengths = [4, 3, 12, 5, 3]
+    items = np.arange(1, sum(lengths) + 1, dtype=np.int32)
+    test = leave_one_out(np.concatenate([[0], np.cumsum(lengths)])).test
+    for packed in (True, False):
+        batches = EvalBatches(items, test, length=6, batch_size=2, packed=packed, closing=99)
+        for index in range(len(batches)):
+            batch = batches(index)
+            ids, last = batch["ids"].reshape(-1), batch["last"]
+            real = batch["weights"] > 0
+            targets = batch["targets"][real]
+            assert (ids[last[real]] == 99).all()
+            np.testing.assert_array_equal(ids[last[real] - 1], targets - 1)
+            assert (batch["positions"].reshape(-1)[last[real]] == 5).all()
+            assert not np.isin(ids, targets).any(), "the answer is in the question"
+
+        assert (batches(1)["ids"] != 0).sum() == 6 + 5  # five newest of eleven, and four

@@ -1,5 +1,7 @@
 """Objectives against plain numpy, position by position."""
 
+import typing
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,6 +92,28 @@ def test_sampled_softmax_ignores_the_target_among_the_negatives():
     check(objectives.sampled_softmax(H, TABLE, TARGETS, WEIGHTS, SHARED, log_q), losses)
 
 
+def test_bpr_and_top1_are_means_over_the_other_items():
+    for function, formula in (
+        (objectives.bpr, lambda p, r: -np.log(sigmoid(p - r))),
+        (objectives.top1, lambda p, r: sigmoid(r - p) + sigmoid(r**2)),
+    ):
+        check(
+            function(H, TABLE, TARGETS, WEIGHTS, SHARED),
+            max_losses(lambda p, r, s, formula=formula: formula(p, r).mean()),
+        )
+
+
+def test_negatives_that_are_all_the_target():
+    only = np.full(2, TARGETS[0])
+    loss, weight = objectives.bpr(H[:1], TABLE, TARGETS[:1], np.ones(1, np.float32), only)
+    assert loss == 0 and weight == 1
+
+
+def test_squared_error():
+    losses = [((H[t] - TABLE[TARGETS[t]]) ** 2).mean() for t in range(T)]
+    check(objectives.squared_error(H, TABLE, TARGETS, WEIGHTS), losses)
+
+
 def max_losses(loss):
     out = []
     for t in range(T):
@@ -116,28 +140,23 @@ def test_top1_max():
 
 ITEMS = np.array([1, 2, 3, 4, 2, 5], np.int32)
 SPANS = Spans(np.arange(2, dtype=np.int32), np.array([0, 4]), np.array([4, 6]))
-BATCH = {
-    "targets": jnp.array([[0, 2, 3, 5]]),
-    "sequences": jnp.array([[0, 0, 0, 1]]),
-}
+NEXT, OWNER = jnp.array([0, 2, 3, 5]), jnp.array([0, 0, 0, 1])
 
 
-@pytest.mark.parametrize(
-    "name", ["bce", "gbce", "softmax", "sampled_softmax", "bpr_max", "top1_max"]
-)
+@pytest.mark.parametrize("name", typing.get_args(typing.get_type_hints(ObjectiveConfig)["name"]))
 def test_every_objective_has_finite_gradients_and_counts_its_targets(name):
     objective = Objective(ObjectiveConfig(name, negatives=3), ITEMS, SPANS, I)
-    h = jax.random.normal(jax.random.key(1), (1, 4, D))
+    h = jax.random.normal(jax.random.key(1), (4, D))
 
     def loss(h, table):
-        total, weight = objective(h, table, BATCH, objective.data, jax.random.key(0))
+        total, weight = objective(h, table, NEXT, OWNER, objective.data, jax.random.key(0))
         return total / weight, weight
 
     (_, weight), (d_h, d_table) = jax.value_and_grad(loss, (0, 1), has_aux=True)(h, TABLE)
     assert weight == 3
     assert np.isfinite(d_h).all() and np.isfinite(d_table).all()
-    assert np.abs(d_h[0, 0]).max() == 0, "a position without target takes no part"
-    assert np.abs(d_h[0, 1:]).min() > 0
+    assert np.abs(d_h[0]).max() == 0, "a position without target takes no part"
+    assert np.abs(d_h[1:]).min() > 0
 
 
 def test_negatives_are_never_positives(monkeypatch):
@@ -148,13 +167,36 @@ def test_negatives_are_never_positives(monkeypatch):
         lambda h, table, targets, weights, negatives, *_: drawn.append(negatives) or (0.0, 1.0),
     )
     objective = Objective(ObjectiveConfig("bce", negatives=200), ITEMS, SPANS, 8)
-    objective(jnp.zeros((1, 4, D)), TABLE, BATCH, objective.data, jax.random.key(0))
+    objective(jnp.zeros((4, D)), TABLE, NEXT, OWNER, objective.data, jax.random.key(0))
     negatives = np.asarray(drawn[0])
     assert set(np.unique(negatives[:3])) == {5, 6, 7}  # user 0 has 1, 2, 3, 4
     assert set(np.unique(negatives[3])) == {1, 3, 4, 6, 7}  # user 1 has 2, 5
 
 
+def test_negatives_of_the_batch_are_its_targets(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        objectives,
+        "bpr",
+        lambda h, table, targets, weights, negatives: drawn.append(negatives) or (0.0, 1.0),
+    )
+    config = ObjectiveConfig("bpr", negatives=500, batch_negatives=300, popularity_power=1.0)
+    objective = Objective(config, ITEMS, SPANS, I)
+    targets = jnp.array([0, 2, 0, 2, 3, 0])
+    objective(jnp.zeros((6, D)), TABLE, targets, OWNER[:1], objective.data, jax.random.key(0))
+    catalogue, batch = np.split(np.asarray(drawn[0]), [500])
+    assert set(batch) == {2, 3}
+    assert np.mean(batch == 2) == pytest.approx(2 / 3, abs=0.1), "as often as they are targets"
+    assert set(catalogue) == set(range(1, I)), "items never met can be drawn too"
+    assert np.mean(catalogue == 2) == pytest.approx(2 / 17, abs=0.04), "by popularity"
+
+
 def test_settings_that_cannot_work():
+    for name in ("bce", "softmax", "sampled_softmax"):
+        with pytest.raises(InputError, match=f"batch_negatives: '{name}' takes none"):
+            Objective(ObjectiveConfig(name, batch_negatives=2), ITEMS, SPANS, 8)
+    with pytest.raises(InputError, match="config.objective.negatives: 'bpr' needs at least 1"):
+        Objective(ObjectiveConfig("bpr", negatives=0), ITEMS, SPANS, 8)
     with pytest.raises(InputError, match="config.objective.negatives: 'bce' needs at least 1"):
         Objective(ObjectiveConfig("bce", negatives=0), ITEMS, SPANS, 8)
     with pytest.raises(InputError, match="user 0 has all 4 items: no negative is left"):
