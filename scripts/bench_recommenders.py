@@ -1,12 +1,14 @@
 #!/usr/bin/env python
-"""Speed of training and full-ranking evaluation, beside other libraries', in one run.
+"""Speed of training, ranking and sampling, beside other libraries', in one run.
 
-    RECJAX_DATA=... python scripts/bench_recommenders.py [--peers PYTHON] [--threads 1]
+    RECJAX_DATA=... python scripts/bench_recommenders.py [--peers PYTHON] [--only sasrec,caser]
 
-A sample is a sequence (a loss at all its positions), except RecBole's, which is one position; the
-ratios are per trained position. All run with the same width, layers, length, batch and threads
-(the process is pinned to that many cores). recjax's batches are packed: the same sequences,
-without the padding.
+Trains every recommender on Beauty with its paper's objective and its modern one, ranks the test
+users over the whole catalogue, and times DreamRec's sampler. A sample is a sequence, except
+RecBole's, which is a prefix of one; ratios are per trained position (a loss that is computed: a
+masked item of BERT4Rec, each of the next items of Caser's paper objective). All run with the same
+width, layers, length, batch and threads (the process is pinned to that many cores). recjax's
+batches are packed: the same sequences, without the padding.
 
 The profile takes the parts of a step away one by one (dropout, the optimiser, the backward pass),
 so its lines add up only roughly.
@@ -15,198 +17,239 @@ so its lines add up only roughly.
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+import _bench
+from _bench import make_run, median_seconds, pin, profile, train_figures
+
+# The arguments of beauty_<model>.py: the paper's objective, then later ones.
+TRAINING = {
+    "sasrec": ("", "ce"),
+    "gru4rec": ("", "plus", "ce"),
+    "caser": ("", "ce"),
+    "bert4rec": ("", "modern"),
+    "dreamrec": ("", "ce"),
+}
+# (peer, what, its further options), and the argument of ours that its training is compared with.
+PEERS = {
+    "sasrec": (
+        ("rectools", "bce", (), ""),
+        ("rectools", "softmax", (), "ce"),
+        ("recbole", "softmax", (), "ce"),
+        ("rectools", "rank", (), ""),
+        ("recbole", "rank", (), ""),
+    ),
+    "gru4rec": (("recbole", "softmax", (), "ce"), ("recbole", "rank", (), "")),
+    "caser": (
+        ("recbole", "softmax", ("--length", "5"), "ce"),
+        ("recbole", "softmax", ("--length", "50"), "ce"),
+        ("recbole", "rank", ("--length", "5"), ""),
+    ),
+    "bert4rec": (
+        ("rectools", "softmax", (), ""),
+        ("recbole", "softmax", (), ""),
+        ("rectools", "rank", (), ""),
+        ("recbole", "rank", (), ""),
+    ),
+    "dreamrec": (),
+}
+SAMPLERS = (("ddim", 50), ("ancestral", 1000))  # ranked with
+SAMPLER_STEPS = (10, 50, 200, 1000)  # timed alone
+TARGET = 2.0  # times faster than the fastest peer
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", default=",".join(TRAINING), help="models, with commas")
     parser.add_argument("--peers", help="python of an environment with RecTools and RecBole")
     parser.add_argument("--steps", type=int, default=10, help="steps of a peer's measurement")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
-    return parser.parse_args()
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu: seconds of the process on the core; for a core that others use too",
+    )
+    args = parser.parse_args()
+    args.only = args.only.split(",")
+    for name in args.only:
+        if name not in TRAINING:
+            parser.error(f"--only: no recommender '{name}'; known: {', '.join(TRAINING)}")
+    if args.clock == "cpu" and args.threads != 1:
+        parser.error("--clock cpu: needs --threads 1 (it adds up the time of all threads)")
+    return args
 
 
-def pin(threads: int) -> None:
-    """On that many cores; the other environments' processes inherit it."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-
-
-def median_seconds(call, repeats: int = 7) -> float:
-    call()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def matmul_rate(jax, jnp) -> float:
+def matmul_rate(jax: Any, jnp: Any) -> float:
     """FLOP/s of a 1024 x 1024 x 1024 float32 product."""
     x = jnp.ones((1024, 1024), jnp.float32)
     product = jax.jit(lambda a: a @ a)
     return 2 * 1024**3 / median_seconds(lambda: product(x).block_until_ready(), 20)
 
 
-def make_run(config: str, *overrides: tuple[str, str]):
-    from recjax.config import build, load_config
-    from recjax.data.prepare import prepare
-    from recjax.training.recommender import RecommenderRun, RunConfig, complete
+def attempt(spec: str, store: Path, overrides: Any = ()) -> Any:
+    """The run, or None where its config refuses."""
+    from recjax.errors import InputError
 
-    path = str(ROOT / "configs" / "recommenders" / config)
-    section, _ = load_config(path, overrides, complete)
-    settings = build(RunConfig, section, "config")
-    return RecommenderRun(settings, prepare(settings.data))
-
-
-def train_seconds(run, jax) -> tuple[float, float]:
-    """(seconds a step with its batch, the batch's share of it)."""
-    steps, count = run.make_steps(), run.config.train.steps_per_call
-    state, times, host = run.init_state(), [], []
-    for call in range(8):
-        start = time.perf_counter()
-        batch = run.place(call * count, count)
-        ready = time.perf_counter()
-        state, metrics = steps(state, batch)
-        jax.block_until_ready(metrics)
-        times.append((time.perf_counter() - start) / count)
-        host.append((ready - start) / count)
-    seconds = statistics.median(times[2:])
-    return seconds, statistics.median(host[2:]) / seconds
+    try:
+        return make_run(spec, store, overrides)
+    except InputError as error:
+        print(f"\nrecjax {spec}: left out: {error}")
+        return None
 
 
-def profile(run, jax) -> dict[str, float]:
-    """Milliseconds of one step's parts, and the arithmetic that the compiler counts in it."""
-    import optax
-
-    from recjax.training import objectives
-
-    objective = objectives.Objective(
-        run.config.objective, run.store.items, run.split.train, run.store.n_items
-    )
-    loss = run.loss_fn(objective)
-    batch = {k: v[0] for k, v in run.place(0, 1).items()}
-    params, data, key = run.init_state().params, objective.data, jax.random.key(0)
-    data = jax.tree.map(jax.numpy.asarray, data)
-    forward = jax.jit(lambda p: loss(p, batch, data, key)[0])
-    both = jax.jit(jax.grad(lambda p: loss(p, batch, data, key)[0]))
-    encode = jax.jit(
-        lambda p: run.model.merge(p).encode(
-            batch["ids"], positions=batch["positions"], segments=batch["segments"]
-        )
-    )
-    grads = both(params)
-    state = run.optimizer.init(params)
-
-    def update(grads, state, params):
-        updates, state = run.optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    update = jax.jit(update)
-
-    def milliseconds(function, *args) -> float:
-        return 1e3 * median_seconds(lambda: jax.block_until_ready(function(*args)), 9)
-
-    parts = {
-        "encoder forward, no dropout": milliseconds(encode, params),
-        "loss forward (dropout, negatives)": milliseconds(forward, params),
-        "loss forward and backward": milliseconds(both, params),
-        "optimiser": milliseconds(update, grads, state, params),
-    }
-    if run.config.model["name"] == "sasrec":  # the compiler counts a loop's body once
-        whole, objectives._CHUNK_ELEMENTS = objectives._CHUNK_ELEMENTS, 1 << 40
-        unrolled = jax.jit(jax.grad(lambda p: loss(p, batch, data, key)[0]))
-        cost = unrolled.lower(params).compile().cost_analysis()
-        objectives._CHUNK_ELEMENTS = whole
-        parts["GFLOP, forward and backward"] = cost["flops"] / 1e9
-    return parts
-
-
-def peers(args: argparse.Namespace, data: Path) -> list[dict]:
+def training(model: str, store: Path, rate: float) -> list[dict[str, Any]]:
     rows = []
-    for peer, what in (
-        ("rectools", "bce"),
-        ("rectools", "softmax"),
-        ("rectools", "rank"),
-        ("recbole", "softmax"),
-        ("recbole", "rank"),
-    ):
-        command = [args.peers, str(ROOT / "scripts" / "bench_peers.py"), "--peer", peer]
-        command += ["--what", what, "--data", str(data), "--threads", str(args.threads)]
-        command += ["--steps", str(args.steps)]
+    for argument in TRAINING[model]:
+        spec = f"{model}:{argument}" if argument else model
+        run = attempt(spec, store)
+        if run is None:
+            continue
+        row = {"model": model, "argument": argument, "objective": run.config.objective.name}
+        row |= train_figures(run)
+        parts = profile(run)
+        flops = parts.get("GFLOP, forward and backward", 0.0) * 1e9
+        row |= {"matmul_share": flops / row["step_seconds"] / rate, "profile": parts}
+        rows.append(row)
+        print(f"\nrecjax {spec} ({row['objective']}): {row['samples_per_second']:,.0f} sequences/s")
+        print(f"  {row['positions_per_second']:,.0f} positions/s", end="")
+        print(f", {1e3 * row['step_seconds']:.1f} ms a step", end="")
+        print(f", {row['host_share']:.1%} of it the host's batch", end="")
+        print(f", {row['matmul_share']:.0%} of the matmul rate" if flops else "")
+        for part, value in parts.items():
+            print(f"    {part:<42}{value:8.2f}", flush=True)
+    return rows
+
+
+def ranking(model: str, store: Path) -> list[dict[str, Any]]:
+    """Users ranked over the catalogue a second, with all metrics."""
+    rows = []
+    for sampler, steps in SAMPLERS if model == "dreamrec" else (("", 0),):
+        changes = []
+        if sampler:  # slow: a sample of the users
+            changes = [("model.sampler", sampler), ("model.sampler_steps", str(steps))]
+            changes.append(("evaluation.max_examples", "5120"))
+        run = attempt(model, store, changes)
+        if run is None:
+            continue
+        evaluator, params = run.evaluator("test"), run.init_state().params
+        users = sum(len(part["examples"]) for part in evaluator.rank(params))
+        seconds = median_seconds(lambda e=evaluator, p=params: e.run(p), 2 if sampler else 3)
+        name = f"{sampler} {steps}".strip() if sampler else ""
+        rows.append({"model": model, "sampler": name, "users_per_second": users / seconds})
+        label = f"{model}, {name}" if name else model
+        print(f"recjax full ranking, {label}: {users / seconds:,.0f} users/s", flush=True)
+    return rows
+
+
+def sampling(store: Path) -> list[dict[str, Any]]:
+    """DreamRec's sampler alone: vectors a second, by steps."""
+    import jax
+
+    rows = []
+    for steps in SAMPLER_STEPS:
+        for sampler in ("ddim", "ancestral"):
+            changes = [("model.sampler", sampler), ("model.sampler_steps", str(steps))]
+            run = attempt("dreamrec", store, changes)
+            if run is None:
+                return rows
+            users = run.config.evaluation.batch_size
+            guidance = jax.random.normal(jax.random.key(0), (users, run.config.model["dim"]))
+            generate = jax.jit(lambda p, g, k, run=run: run.model.merge(p).generate(g, k))
+            inputs = (run.init_state().params, guidance, jax.random.key(1))
+            seconds = median_seconds(lambda f=generate, x=inputs: f(*x).block_until_ready(), 7)
+            rows.append({"sampler": sampler, "steps": steps, "users_per_second": users / seconds})
+            print(
+                f"recjax sampler alone, {sampler:<9} {steps:>4} steps: {users / seconds:>9,.0f} "
+                f"users/s, {1e6 * seconds / steps:6.0f} us a step of {users}",
+                flush=True,
+            )
+    return rows
+
+
+def peers(args: argparse.Namespace, data: Path) -> list[dict[str, Any]]:
+    """The peers' figures, each with the argument of ours that it is compared with."""
+    rows = []
+    wanted = [(model, *measurement) for model in args.only for measurement in PEERS[model]]
+    for model, peer, what, options, argument in wanted:
+        command = [args.peers, str(_bench.ROOT / "scripts" / "bench_peers.py"), "--peer", peer]
+        command += ["--model", model, "--what", what, "--data", str(data), "--clock", args.clock]
+        command += ["--threads", str(args.threads), "--steps", str(args.steps), *options]
         with tempfile.TemporaryDirectory() as folder:  # they leave logs where they run
             done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
         if done.returncode:
-            print(f"{peer} {what}: failed\n{done.stderr[-500:]}", file=sys.stderr)
+            print(f"{peer} {model} {what}: failed\n{done.stderr[-500:]}", file=sys.stderr)
             continue
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        rows.append({**json.loads(done.stdout.splitlines()[-1]), "argument": argument})
     return rows
+
+
+def compare(ours: dict[str, list], rows: list[dict[str, Any]]) -> None:
+    """Prints the table, and adds `times_faster` to its rows."""
+    trained = {(row["model"], row["argument"]): row for row in ours["training"]}
+    ranked = {row["model"]: row for row in ours["ranking"]}
+    layout = "{:<10}{:<9}{:<10}{:>9}{:>10}{:>9}{:>8}  {}"
+    print()
+    print(
+        layout.format("model", "what", "peer", "ms/step", "a second", "ours", "ratio", "a sample")
+    )
+    least: dict[tuple[str, str], float] = {}
+    for row in rows:
+        rank = row["what"] == "rank"
+        key = "users_per_second" if rank else "positions_per_second"
+        us = ranked.get(row["model"]) if rank else trained.get((row["model"], row["argument"]))
+        step = "" if rank else f"{1e3 * row['step_seconds']:,.0f}"
+        shown = ["-", "-"]
+        if us is not None:
+            ratio = row["times_faster"] = us[key] / row[key]
+            which = (row["model"], row["what"])
+            least[which] = min(least.get(which, ratio), ratio)
+            shown = [f"{us[key]:,.0f}", f"{ratio:.1f}x"]
+        names = (row["model"], row["what"], row["peer"])
+        print(layout.format(*names, step, f"{row[key]:,.0f}", *shown, row["sample"]))
+    print("(positions a second in training, users a second in ranking)")
+    for (model, what), ratio in least.items():
+        if ratio < TARGET:
+            print(f"under {TARGET:g} times the fastest peer: {model} {what}, {ratio:.2f}")
 
 
 def main() -> None:
     args = parse()
     pin(args.threads)
+    _bench.use_clock(args.clock)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import jax
     import jax.numpy as jnp
 
-    rate = matmul_rate(jax, jnp)
-    print(f"{args.threads} core(s); float32 matrix product {rate / 1e9:.1f} GFLOP/s")
-    figures: dict = {"threads": args.threads, "matmul_gflops": rate / 1e9, "recjax": {}}
-    ours = figures["recjax"]
-    for name, config in (
-        ("bce", "beauty_sasrec.py"),
-        ("softmax", "beauty_sasrec.py:ce"),
-        ("gru4rec bpr_max", "beauty_gru4rec.py"),
-        ("gru4rec softmax", "beauty_gru4rec.py:ce"),
-    ):
-        run = make_run(config)
-        seconds, host = train_seconds(run, jax)
-        parts = profile(run, jax)
-        flops = parts.get("GFLOP, forward and backward", 0.0) * 1e9
-        targets = run.batches(0, 16)["targets"]
-        positions = float((targets > 0).sum() / 16 / run.config.train.batch_size)
-        ours[name] = {
-            "step_seconds": seconds,
-            "samples_per_second": run.config.train.batch_size / seconds,
-            "positions_per_second": positions * run.config.train.batch_size / seconds,
-            "host_share": host,
-            "matmul_share": flops / seconds / rate,
-            "profile": parts,
-        }
-        print(f"\nrecjax {name}: {ours[name]['samples_per_second']:,.0f} sequences/s")
-        print(f"  {1e3 * seconds:.1f} ms a step, {host:.1%} of it the host's batch", end="")
-        print(f"; {flops / seconds / rate:.0%} of the matmul rate" if flops else "")
-        for part, value in parts.items():
-            print(f"    {part:<36}{value:8.2f}")
-    run = make_run("beauty_sasrec.py")
-    evaluator = run.evaluator("test")
-    params = run.init_state().params
-    seconds = median_seconds(lambda: evaluator.run(params), 3)
-    ours["rank"] = {"users_per_second": len(evaluator.examples) / seconds}
-    print(f"\nrecjax full ranking, all metrics: {ours['rank']['users_per_second']:,.0f} users/s")
-    if args.peers:
-        from recjax.data.prepare import resolve
+    from recjax.data.prepare import resolve
 
-        rows = peers(args, resolve("amazon-2014-beauty/Beauty.txt").absolute())
-        figures["peers"] = rows
-        print("\npeer      what       a second    times faster    a sample is")
-        for row in rows:
-            key = "users_per_second" if row["what"] == "rank" else "positions_per_second"
-            ratio = ours[row["what"]][key] / row[key]
-            shown = row.get("samples_per_second", row[key])
-            print(f"{row['peer']:<10}{row['what']:<9}{shown:>10,.0f}{ratio:>14.1f} x", end="")
-            print(f"{'':9}{row['sample']}")
+    rate = matmul_rate(jax, jnp)
+    print(f"{args.threads} core(s); float32 matrix product {rate / 1e9:.1f} GFLOP/s", flush=True)
+    wall, busy = time.perf_counter(), time.process_time()
+    ours: dict[str, list] = {"training": [], "ranking": [], "sampling": []}
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "store"
+        for model in args.only:
+            ours["training"] += training(model, store, rate)
+        print()
+        for model in args.only:
+            ours["ranking"] += ranking(model, store)
+        if "dreamrec" in args.only:
+            ours["sampling"] += sampling(store)
+    share = (time.process_time() - busy) / (time.perf_counter() - wall)
+    if args.clock == "wall" and share < 0.95:
+        print(f"only {share:.2f} cores were had: are others at work here? (--clock cpu)")
+    figures = {"threads": args.threads, "clock": args.clock, "cores_had": share}
+    figures |= {"matmul_gflops": rate / 1e9, "recjax": ours}
+    if args.peers:
+        figures["peers"] = peers(args, resolve("amazon-2014-beauty/Beauty.txt").absolute())
+        compare(ours, figures["peers"])
     if args.out:
         args.out.write_text(json.dumps(figures, indent=2) + "\n")
 

@@ -1,0 +1,153 @@
+"""What the speed scripts share: the clock, runs of the Beauty configs, timing of training steps."""
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:  # recjax needs no installation to be measured
+    sys.path.insert(0, str(ROOT))
+
+_clock = time.perf_counter
+
+
+def use_clock(name: str) -> None:
+    """`wall`, or `cpu`: this process's seconds on its core, which others may use too."""
+    global _clock
+    _clock = {"wall": time.perf_counter, "cpu": time.process_time}[name]
+
+
+def now() -> float:
+    return _clock()
+
+
+def pin(threads: int) -> None:
+    """On that many cores; the other environments' processes inherit it."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def median_seconds(call: Callable[[], Any], repeats: int = 7) -> float:
+    """Median of `call`'s seconds; it has run once before."""
+    call()
+    times = []
+    for _ in range(repeats):
+        start = now()
+        call()
+        times.append(now() - start)
+    return statistics.median(times)
+
+
+def make_run(config: str, store: Path, overrides: Sequence[tuple[str, str]] = ()) -> Any:
+    """The run of a Beauty config.
+
+    Args:
+        config: `sasrec` or `sasrec:ce`, for `beauty_sasrec.py` and its arguments.
+        store: folder of the prepared data, made by the first call.
+        overrides: see `recjax.config.load_config`.
+
+    Raises:
+        InputError: no such config, or it refuses the argument.
+    """
+    from recjax.config import build, load_config
+    from recjax.data.prepare import prepare
+    from recjax.training.recommender import RecommenderRun, RunConfig, complete
+
+    name, colon, argument = config.partition(":")
+    path = f"{ROOT}/configs/recommenders/beauty_{name}.py{colon}{argument}"
+    ours = [("data.store", str(store)), ("data.options.items", "")]  # titles train nothing
+    section, _ = load_config(path, [*ours, *overrides], complete)
+    settings = build(RunConfig, section, "config")
+    return RecommenderRun(settings, prepare(settings.data))
+
+
+def train_figures(run: Any, seconds: float = 12.0) -> dict[str, float]:
+    """Speed of training steps, each with the making of its batch.
+
+    Args:
+        run: of `make_run`.
+        seconds: calls are timed for about this long; three at least, ten at most.
+    """
+    import jax
+
+    steps, count = run.make_steps(), run.config.train.steps_per_call
+    state, times, host, weights = run.init_state(), [], [], []
+    begun = now()
+    for call in range(11):
+        start = now()
+        batch = run.place(call * count, count)
+        ready = now()
+        state, metrics = steps(state, batch)
+        jax.block_until_ready(metrics)
+        if call:  # the first one compiles
+            times.append((now() - start) / count)
+            host.append((ready - start) / count)
+            weights.append(float(metrics["weight"].mean()))
+        else:
+            begun = now()
+        if len(times) >= 3 and now() - begun > seconds:
+            break
+    step, positions = statistics.median(times), statistics.mean(weights)
+    return {
+        "step_seconds": step,
+        "samples_per_second": run.config.train.batch_size / step,
+        "positions_per_sample": positions / run.config.train.batch_size,
+        "positions_per_second": positions / step,
+        "host_share": statistics.median(host) / step,
+    }
+
+
+def profile(run: Any) -> dict[str, float]:
+    """Milliseconds of one step's parts, and the arithmetic that the compiler counts in it."""
+    import jax
+    import optax
+
+    from recjax.training import objectives
+
+    objective = objectives.Objective(
+        run.config.objective, run.store.items, run.split.train, run.store.n_items
+    )
+    loss = run.loss_fn(objective)
+    batch = {k: v[0] for k, v in run.place(0, 1).items()}
+    params, key = run.init_state().params, jax.random.key(0)
+    data = jax.tree.map(jax.numpy.asarray, objective.data)
+    inputs = (params, batch, data, key)
+
+    def total(*inputs):
+        return loss(*inputs)[0]
+
+    forward, both = jax.jit(total), jax.jit(jax.grad(total))
+    encode = jax.jit(
+        lambda params, batch: run.model.merge(params).encode(
+            batch["ids"], positions=batch["positions"], segments=batch["segments"]
+        )
+    )
+    grads = both(*inputs)
+    state = run.optimizer.init(params)
+
+    def update(grads, state, params):
+        updates, state = run.optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    update = jax.jit(update)
+
+    def milliseconds(function, *args) -> float:
+        return 1e3 * median_seconds(lambda: jax.block_until_ready(function(*args)), 7)
+
+    parts = {
+        "encoder forward, no dropout": milliseconds(encode, params, batch),
+        "loss forward (dropout, noise, negatives)": milliseconds(forward, *inputs),
+        "loss forward and backward": milliseconds(both, *inputs),
+        "optimiser": milliseconds(update, grads, state, params),
+    }
+    if run.config.model["name"] != "gru4rec":  # the compiler counts a loop's body once
+        whole, objectives._CHUNK_ELEMENTS = objectives._CHUNK_ELEMENTS, 1 << 40
+        cost = jax.jit(jax.grad(lambda *x: loss(*x)[0])).lower(*inputs).compile().cost_analysis()
+        objectives._CHUNK_ELEMENTS = whole
+        parts["GFLOP, forward and backward"] = cost["flops"] / 1e9
+    return parts

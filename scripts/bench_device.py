@@ -1,0 +1,140 @@
+#!/usr/bin/env python
+"""Training speed on this machine's device (GPU, TPU or CPU), and the host's share of it.
+
+    python scripts/bench_device.py [--data FOLDER] [--models sasrec,bert4rec,dreamrec] [--json]
+
+Trains SASRec, BERT4Rec and DreamRec on Beauty (`configs/recommenders/beauty_*.py`; `sasrec:ce`
+names a config's argument) on what `jax.devices()` gives. It needs the repository, its packages and
+`amazon-2014-beauty/Beauty.txt` under `--data` or RECJAX_DATA; it keeps nothing.
+
+- loop: the training loop's own order. A call of `steps_per_call` steps is dispatched, the host
+  makes and sends the next batch meanwhile, then reads the call's metrics.
+- device: the same calls back to back over batches that lie on the device already, one wait at the
+  end.
+- host share: 1 - device / loop, what the host adds to a step.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from _bench import make_run, now
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, help="folder of the raw data; else RECJAX_DATA")
+    parser.add_argument("--models", default="sasrec,bert4rec,dreamrec", help="configs, with commas")
+    parser.add_argument("--batch", type=int, default=256, help="sequences a step")
+    parser.add_argument("--steps-per-call", type=int, default=16)
+    parser.add_argument("--calls", type=int, default=8, help="calls of a round")
+    parser.add_argument("--rounds", type=int, default=5, help="of each way, in turns")
+    parser.add_argument("--json", action="store_true", help="one JSON object in place of the table")
+    args = parser.parse_args()
+    for name in ("batch", "steps_per_call", "calls", "rounds"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')}: expected at least 1")
+    return args
+
+
+def measure(run: Any, calls: int, rounds: int) -> dict[str, Any]:
+    """Figures of one run; see the module's docstring."""
+    import jax
+    import numpy as np
+
+    count, batch_size = run.config.train.steps_per_call, run.config.train.batch_size
+    steps, state = run.make_steps(), run.init_state()
+    start = now()
+    placed = [run.place(call * count, count) for call in range(calls)]
+    jax.block_until_ready(placed)
+    making = (now() - start) / (calls * count)
+    start = now()
+    state, metrics = steps(state, placed[0])
+    jax.block_until_ready(metrics)
+    first = now() - start
+    for batch in placed:  # a batch of another shape is compiled here
+        state, metrics = steps(state, batch)
+    jax.block_until_ready(metrics)
+    shapes = {batch["ids"].shape for batch in placed}
+    device, loop = [], []
+    for _ in range(rounds):
+        start = now()
+        for batch in placed:
+            state, metrics = steps(state, batch)
+        jax.block_until_ready((state, metrics))
+        device.append((now() - start) / (calls * count))
+
+        batch = run.place(0, count)
+        jax.block_until_ready((state, batch))
+        start = now()
+        for call in range(1, calls + 1):
+            state, metrics = steps(state, batch)
+            batch = run.place(call % calls * count, count)
+            losses = {key: np.asarray(value) for key, value in metrics.items()}
+        loop.append((now() - start) / (calls * count))
+    assert np.isfinite(losses["loss"]).all()
+    on_device, in_loop = statistics.median(device), statistics.median(loop)
+    return {
+        "objective": run.config.objective.name,
+        "batch_size": batch_size,
+        "steps_per_call": count,
+        "rows": max(shape[1] for shape in shapes),
+        "sequences_per_second": batch_size / in_loop,
+        "positions_per_second": float(losses["weight"].mean()) / in_loop,
+        "loop_step_seconds": in_loop,
+        "device_step_seconds": on_device,
+        "host_share": 1 - on_device / in_loop,
+        "host_batch_seconds": making,
+        "compile_seconds": first - count * on_device,
+    }
+
+
+def main() -> None:
+    args = parse()
+    if args.data:
+        os.environ["RECJAX_DATA"] = str(args.data.absolute())
+    import jax
+
+    from recjax.errors import InputError
+
+    device = jax.devices()[0]
+    name = f"{jax.device_count()} x {device.device_kind} ({device.platform})"
+    overrides = [
+        ("train.batch_size", str(args.batch)),
+        ("train.steps_per_call", str(args.steps_per_call)),
+    ]
+    if not args.json:
+        print(f"{name}, jax {jax.__version__}; {args.batch} sequences a step, ", end="")
+        print(f"{args.steps_per_call} steps a call, medians of {args.rounds} rounds")
+        print(
+            f"{'model':<14}{'objective':<11}{'sequences/s':>12}{'ms/step':>9}{'device ms':>11}"
+            f"{'host share':>12}{'batch ms':>10}{'compile s':>11}"
+        )
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for spec in args.models.split(","):
+            try:
+                run = make_run(spec, Path(folder) / "store", overrides)
+            except InputError as error:
+                sys.exit(f"bench_device.py: {error}")
+            row = {"model": spec, **measure(run, args.calls, args.rounds)}
+            rows.append(row)
+            if not args.json:
+                print(
+                    f"{spec:<14}{row['objective']:<11}{row['sequences_per_second']:>12,.0f}"
+                    f"{1e3 * row['loop_step_seconds']:>9.2f}"
+                    f"{1e3 * row['device_step_seconds']:>11.2f}{row['host_share']:>12.1%}"
+                    f"{1e3 * row['host_batch_seconds']:>10.2f}{row['compile_seconds']:>11.1f}",
+                    flush=True,
+                )
+    if args.json:
+        print(json.dumps({"device": name, "jax": jax.__version__, "rows": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
