@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from recjax.models.recommender import SequentialRecommender
+from recjax.models.recommender import Learned, SequentialRecommender
 from recjax.nn.attention import MultiHeadAttention
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import segment_mask
@@ -158,7 +158,7 @@ class Recommender(SequentialRecommender):
                 raise ValueError("packed rows need `last`, the places of their masks")
         return super().predict(ids, positions=positions, segments=segments, last=last, rngs=rngs)
 
-    def learn(self, batch: dict[str, Array], rngs: nnx.Rngs) -> tuple[Array, Array, Array]:
+    def learn(self, batch: dict[str, Array], rngs: nnx.Rngs) -> Learned:
         """Masks items, and gathers the states of the masked ones.
 
         The number T of vectors is fixed (a compiled step has fixed shapes) and such that more
@@ -179,7 +179,8 @@ class Recommender(SequentialRecommender):
             batch[name].reshape(-1).at[places].get(mode="fill", fill_value=0)
             for name in ("targets", "sequences")
         )
-        return h.reshape(ids.size, -1).at[places].get(mode="clip"), targets, sequences
+        vectors = h.reshape(ids.size, -1).at[places].get(mode="clip")
+        return Learned(vectors, targets, sequences)
 
     def _choose(self, positions: Array, segments: Array, rngs: nnx.Rngs) -> Array:
         """Which items are masked: [B L] bool."""

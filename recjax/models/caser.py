@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from recjax.models.recommender import SequentialRecommender
+from recjax.models.recommender import Learned, SequentialRecommender
 from recjax.nn.conv import sliding_max, windows
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import shift
@@ -136,13 +136,13 @@ class Recommender(SequentialRecommender):
         table = self.items if self.config.tied else self.outputs
         return table.embedding[...]
 
-    def learn(self, batch: dict[str, Array], rngs: nnx.Rngs) -> tuple[Array, Array, Array]:
+    def learn(self, batch: dict[str, Array], rngs: nnx.Rngs) -> Learned:
         """The next `targets` items are targets of every state (equation 11)."""
-        h, targets, sequences = super().learn(batch, rngs)
+        h, targets, sequences, _ = super().learn(batch, rngs)
         segments = batch["segments"]
         every = [targets]
         for ahead in range(1, self.config.targets):
             same = shift(segments, -ahead) == segments
             every.append(jnp.where(same, shift(batch["targets"], -ahead), 0).reshape(-1))
         count = self.config.targets
-        return jnp.tile(h, (count, 1)), jnp.concatenate(every), jnp.tile(sequences, count)
+        return Learned(jnp.tile(h, (count, 1)), jnp.concatenate(every), jnp.tile(sequences, count))

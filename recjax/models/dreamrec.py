@@ -30,7 +30,7 @@ import numpy as np
 from flax import nnx
 
 from recjax.models import sasrec
-from recjax.models.recommender import SequentialRecommender
+from recjax.models.recommender import Learned, SequentialRecommender
 from recjax.nn import diffusion
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import segment_mask
@@ -180,9 +180,9 @@ class Recommender(SequentialRecommender):
         """`item_table()[ids]`, without making the whole table."""
         return _of_length_sqrt_dim(self.items(ids))
 
-    def learn(self, batch: dict[str, Array], rngs: nnx.Rngs) -> tuple[Array, Array, Array]:
+    def learn(self, batch: dict[str, Array], rngs: nnx.Rngs) -> Learned:
         """Guesses of the targets' vectors from noised ones (Algorithm 1)."""
-        h, targets, sequences = super().learn(batch, rngs)
+        h, targets, sequences, _ = super().learn(batch, rngs)
         drop, when, noise = (rngs.noise() for _ in range(3))
         unguided = jax.random.bernoulli(drop, self.config.null_share, targets.shape)
         guidance = jnp.where(unguided[:, None], self.null[...], h)
@@ -191,7 +191,9 @@ class Recommender(SequentialRecommender):
         noised = diffusion.add_noise(
             clean, jax.random.normal(noise, clean.shape), t, self.alphas_bar
         )
-        return self.denoiser(noised, guidance, t), targets, sequences
+        # As states they are of length 1 at first, as if scores were divided by sqrt(D).
+        states = h / math.sqrt(h.shape[-1])
+        return Learned(self.denoiser(noised, guidance, t), targets, sequences, states)
 
     def generate(self, guidance: Array, key: Array) -> Array:
         """Oracle items e* [B D] from guidance [B D] (Algorithm 2), in one scan."""

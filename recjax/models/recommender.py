@@ -5,7 +5,7 @@ Models are NNX modules with
 - `item_table() -> [I D]`, the item vectors,
 - `predict(ids [B L], ...) -> [B D]`, what is scored for the item after each row,
 - `score(predicted [B D], item_ids=None) -> [B I]` or `[B C]`,
-- `learn(batch, rngs) -> (vectors [T D], targets [T], sequences [T])`, what training compares,
+- `learn(batch, rngs) -> Learned`, what training compares,
 - a module-level `PARAM_AXES`: an ordered list of (regex over the parameter path, logical axes).
 
 Most models need `encode` and `item_table` alone: the others have defaults. BERT4Rec learns and
@@ -16,7 +16,7 @@ predicts at masked positions, DreamRec by denoising, Caser has several targets a
 """
 
 import importlib
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -27,6 +27,22 @@ from recjax.typing import Array
 
 # Config name -> module of `recjax.models`, with `Config`, `PRESETS`, `PARAM_AXES`, `Recommender`.
 NAMES = ("gru4rec", "caser", "sasrec", "bert4rec", "dreamrec")
+
+
+class Learned(NamedTuple):
+    """What a model gives an objective: T vectors and the items they should find.
+
+    Attributes:
+        vectors: [T D].
+        targets: [T] item ids, 0 = none.
+        sequences: [T] number of the training sequence each comes from.
+        states: [T D] of a generative model, the states that guided it.
+    """
+
+    vectors: Array
+    targets: Array
+    sequences: Array
+    states: Array | None = None
 
 
 class SequentialRecommender(nnx.Module):
@@ -103,17 +119,13 @@ class SequentialRecommender(nnx.Module):
             return jnp.einsum("BD,CD->BC", vectors, table[item_ids])
         return jnp.einsum("BD,BCD->BC", vectors, table[item_ids])
 
-    def learn(self, batch: dict[str, Array], rngs: nnx.Rngs) -> tuple[Array, Array, Array]:
-        """What an objective compares: `(vectors [T D], targets [T], sequences [T])`.
+    def learn(self, batch: dict[str, Array], rngs: nnx.Rngs) -> Learned:
+        """What an objective compares; by default the state of every position and the next item.
 
         Args:
             batch: `ids`, `targets`, `positions`, `segments`, `sequences`, all [B L], of
                 `recjax.data.pipeline.TrainBatches`.
             rngs: its `dropout` stream, and `noise` for models that draw more.
-
-        Returns:
-            Vectors that should score high with the targets' (0 = none), and the number of the
-            training sequence that each comes from.
         """
         h = self.encode(
             batch["ids"],
@@ -123,7 +135,7 @@ class SequentialRecommender(nnx.Module):
             rngs=rngs,
         )
         targets, sequences = batch["targets"].reshape(-1), batch["sequences"].reshape(-1)
-        return h.reshape(-1, h.shape[-1]), targets, sequences
+        return Learned(h.reshape(-1, h.shape[-1]), targets, sequences)
 
     def layout(
         self, ids: Array, positions: Array | None, segments: Array | None

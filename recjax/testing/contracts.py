@@ -187,7 +187,7 @@ def assert_learns_targets_of_its_own_sequence(section: dict) -> None:
     items = np.arange(1, 17, dtype=np.int32)
     batches = TrainBatches(items, spans, length, 4, seed=0, shifted=not model.masked)
     batch = {name: jnp.array(value[0]) for name, value in batches(0).items()}
-    vectors, targets, sequences = model.learn(batch, nnx.Rngs(dropout=1, noise=2))
+    vectors, targets, sequences, _ = model.learn(batch, nnx.Rngs(dropout=1, noise=2))
     assert vectors.shape[0] == targets.shape[0] == sequences.shape[0]
     assert vectors.shape[1] == model.item_table().shape[1]
     real = np.asarray(targets) > 0

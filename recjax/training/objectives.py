@@ -45,6 +45,7 @@ class ObjectiveConfig:
     popularity_power: float = 0.0  # alpha: shared negatives are drawn as count ** alpha
     calibration: float = 0.75  # gbce: t of gSASRec (Petrov and Macdonald 2023)
     regularization: float = 1.0  # bpr_max: lambda of the score penalty
+    states_weight: float = 0.0  # adds the softmax of the states that guide a generative model
 
     @property
     def shared(self) -> bool:
@@ -303,6 +304,7 @@ class Objective:
         sequences: Array,
         data: dict[str, Array],
         key: Array,
+        states: Array | None = None,
     ) -> SumWeight:
         """The loss of one batch, (sum, weight).
 
@@ -313,7 +315,25 @@ class Objective:
             sequences: [T] indices of the training sequences (see `TrainBatches`).
             data: `self.data`, as arguments of the jitted step.
             key: for the negatives.
+            states: [T D] of a generative model; `states_weight` times their cross-entropy is
+                added, which makes them recommend by themselves (as DimeRec does, Li et al. 2025).
+
+        Raises:
+            InputError: `states_weight` is set, and the model has no such states.
         """
+        total, weight = self._main(h, table, targets, sequences, data, key)
+        if self.config.states_weight:
+            if states is None:
+                raise InputError(
+                    "config.objective.states_weight: only a generative model has such states"
+                )
+            guided, _ = softmax_cross_entropy(
+                states, table, targets, (targets != 0).astype(jnp.float32)
+            )
+            total += self.config.states_weight * guided
+        return total, weight
+
+    def _main(self, h, table, targets, sequences, data, key) -> SumWeight:
         config = self.config
         weights = (targets != 0).astype(jnp.float32)
         if config.name == "softmax":

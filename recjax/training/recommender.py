@@ -132,8 +132,10 @@ class RecommenderRun:
             model_key, negatives_key = jax.random.split(key)
             module = self.model.merge(params)
             rngs = nnx.Rngs(dropout=model_key, noise=jax.random.fold_in(model_key, 1))
-            vectors, targets, sequences = module.learn(batch, rngs)
-            return objective(vectors, module.item_table(), targets, sequences, data, negatives_key)
+            vectors, targets, sequences, states = module.learn(batch, rngs)
+            return objective(
+                vectors, module.item_table(), targets, sequences, data, negatives_key, states
+            )
 
         return loss
 

@@ -69,7 +69,7 @@ def test_guidance_is_dropped_at_random():
         "segments": jnp.ones_like(ids),
         "sequences": jnp.zeros_like(ids),
     }
-    vectors, targets, _ = model.learn(batch, nnx.Rngs(noise=0, dropout=0))
+    vectors, targets, *_ = model.learn(batch, nnx.Rngs(noise=0, dropout=0))
     other = model.learn({**batch, "ids": ids % 22 + 1}, nnx.Rngs(noise=0, dropout=0))[0]
     same = (np.abs(vectors - other).max(-1) == 0).mean()
     assert same == pytest.approx(0.3, abs=0.03)
@@ -100,7 +100,7 @@ def test_learns_the_one_successor():
 
     def loss(params, key):
         module = definition.merge(params)
-        vectors, targets, _ = module.learn(batch, nnx.Rngs(key))
+        vectors, targets, *_ = module.learn(batch, nnx.Rngs(key))
         total, weight = squared_error(vectors, module.item_table(), targets, (targets > 0) * 1.0)
         return total / weight
 

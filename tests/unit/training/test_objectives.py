@@ -191,6 +191,19 @@ def test_negatives_of_the_batch_are_its_targets(monkeypatch):
     assert np.mean(catalogue == 2) == pytest.approx(2 / 17, abs=0.04), "by popularity"
 
 
+def test_states_of_a_generative_model_add_their_cross_entropy():
+    objective = Objective(ObjectiveConfig("mse", states_weight=0.5), ITEMS, SPANS, I)
+    h, states = H[:4], H[4:8]
+    key = jax.random.key(0)
+    total, weight = objective(h, TABLE, NEXT, OWNER, objective.data, key, states)
+    real = (np.asarray(NEXT) > 0).astype(np.float32)
+    error, _ = objectives.squared_error(h, TABLE, NEXT, real)
+    guided, _ = objectives.softmax_cross_entropy(states, TABLE, NEXT, real)
+    assert float(total) == pytest.approx(float(error + 0.5 * guided), rel=1e-5) and weight == 3
+    with pytest.raises(InputError, match="only a generative model has such states"):
+        objective(h, TABLE, NEXT, OWNER, objective.data, key)
+
+
 def test_settings_that_cannot_work():
     for name in ("bce", "softmax", "sampled_softmax"):
         with pytest.raises(InputError, match=f"batch_negatives: '{name}' takes none"):
