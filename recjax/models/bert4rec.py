@@ -36,7 +36,7 @@ class Config:
     heads: int = 2  # h
     mlp_dim: int = 256  # 4 D
     max_length: int = 50  # N: 200 for MovieLens, 50 elsewhere; the mask takes one place of it
-    dropout: float = 0.1  # the authors' code; 0.2 for the embeddings' output in some of its configs
+    dropout: float = 0.1  # BERT's
     mask_share: float = 0.6  # rho: Beauty 0.6, Steam 0.4, MovieLens 0.2 (section 4.6)
     last_share: float = 0.1  # of the sequences, in which the newest item alone is masked
     init_std: float = 0.02  # (section 4.3)
