@@ -33,7 +33,7 @@ TRAINING = {
     "gru4rec": ("", "plus", "ce"),
     "caser": ("", "ce"),
     "bert4rec": ("", "modern"),
-    "dreamrec": ("", "ce"),
+    "dreamrec": ("", "guided"),
 }
 # (peer, what, its further options), and the argument of ours that its training is compared with.
 PEERS = {
@@ -58,7 +58,7 @@ PEERS = {
     ),
     "dreamrec": (),
 }
-SAMPLERS = (("ddim", 50), ("ancestral", 1000))  # ranked with
+SAMPLERS = (("ddim", 10), ("ddim", 50), ("ancestral", 1000))  # ranked with
 SAMPLER_STEPS = (10, 50, 200, 1000)  # timed alone
 TARGET = 2.0  # times faster than the fastest peer
 
@@ -153,23 +153,29 @@ def sampling(store: Path) -> list[dict[str, Any]]:
     import jax
 
     rows = []
-    for steps in SAMPLER_STEPS:
-        for sampler in ("ddim", "ancestral"):
-            changes = [("model.sampler", sampler), ("model.sampler_steps", str(steps))]
-            run = attempt("dreamrec", store, changes)
-            if run is None:
-                return rows
-            users = run.config.evaluation.batch_size
-            guidance = jax.random.normal(jax.random.key(0), (users, run.config.model["dim"]))
-            generate = jax.jit(lambda p, g, k, run=run: run.model.merge(p).generate(g, k))
-            inputs = (run.init_state().params, guidance, jax.random.key(1))
-            seconds = median_seconds(lambda f=generate, x=inputs: f(*x).block_until_ready(), 7)
-            rows.append({"sampler": sampler, "steps": steps, "users_per_second": users / seconds})
-            print(
-                f"recjax sampler alone, {sampler:<9} {steps:>4} steps: {users / seconds:>9,.0f} "
-                f"users/s, {1e6 * seconds / steps:6.0f} us a step of {users}",
-                flush=True,
-            )
+    wanted = [
+        (f"dreamrec:{argument}".rstrip(":"), sampler, steps)
+        for argument in TRAINING["dreamrec"]
+        for steps in SAMPLER_STEPS
+        for sampler in ("ddim", "ancestral")
+    ]
+    for spec, sampler, steps in wanted:
+        changes = [("model.sampler", sampler), ("model.sampler_steps", str(steps))]
+        run = attempt(spec, store, changes)
+        if run is None:
+            continue
+        users, dim = run.config.evaluation.batch_size, run.config.model["dim"]
+        guidance = jax.random.normal(jax.random.key(0), (users, dim))
+        generate = jax.jit(lambda p, g, k, run=run: run.model.merge(p).generate(g, k))
+        inputs = (run.init_state().params, guidance, jax.random.key(1))
+        seconds = median_seconds(lambda f=generate, x=inputs: f(*x).block_until_ready(), 5)
+        row = {"config": spec, "dim": dim, "sampler": sampler, "steps": steps}
+        rows.append({**row, "users_per_second": users / seconds})
+        print(
+            f"recjax sampler alone, D {dim:>3}, {sampler:<9} {steps:>4} steps: "
+            f"{users / seconds:>9,.0f} users/s, {1e6 * seconds / steps:6.0f} us a step of {users}",
+            flush=True,
+        )
     return rows
 
 
