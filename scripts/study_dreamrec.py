@@ -38,7 +38,9 @@ def main() -> None:
     try:
         run = open_run(args.workdir, protocols=("full",), cutoffs=(20,), max_examples=args.examples)
         if run.config.model["name"] != "dreamrec":
-            raise InputError(f"{args.workdir}: a run of {run.config.model['name']}, not of dreamrec")
+            raise InputError(
+                f"{args.workdir}: a run of {run.config.model['name']}, not of dreamrec"
+            )
         params = run.restore(run.best_step())
     except InputError as error:
         sys.exit(f"study_dreamrec.py: {error}")

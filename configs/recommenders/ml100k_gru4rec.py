@@ -2,7 +2,7 @@
 
     recjax train --config=configs/recommenders/ml100k_gru4rec.py --workdir=runs/ml100k_gru4rec
 
-Without an argument the first paper's BPR over the batch's own items; `:plus` GRU4Rec+ (Hidasi and
+Without an argument the first paper's BPR, 256 negatives for the batch; `:plus` GRU4Rec+ (Hidasi and
 Karatzoglou 2018), BPR-max with additional negatives; `:ce` the full cross-entropy.
 configs/RESULTS.md has the rest.
 """
@@ -18,7 +18,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = ConfigDict()
     config.data = {"source": "movielens", "path": "ml-100k", "store": "prepared/ml-100k"}
     config.model = {"name": "gru4rec", "max_length": 200, "embedding_dropout": 0.2}
-    config.objective = {"name": "bpr", "negatives": 0, "batch_negatives": 256}
+    config.objective = {"name": "bpr", "negatives": 256}
     config.train = {
         "batch_size": 128,
         "epochs": 400.0,

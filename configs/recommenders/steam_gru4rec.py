@@ -2,7 +2,7 @@
 
     recjax train --config=configs/recommenders/steam_gru4rec.py --workdir=runs/steam_gru4rec
 
-Without an argument the first paper's BPR over the batch's own items; `:plus` GRU4Rec+ (Hidasi and
+Without an argument the first paper's BPR, 256 negatives for the batch; `:plus` GRU4Rec+ (Hidasi and
 Karatzoglou 2018), BPR-max with additional negatives; `:ce` the full cross-entropy.
 configs/RESULTS.md has the rest.
 """
@@ -25,7 +25,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "k_core_items": 3,
     }
     config.model = {"name": "gru4rec", "max_length": 50, "embedding_dropout": 0.5}
-    config.objective = {"name": "bpr", "negatives": 0, "batch_negatives": 256}
+    config.objective = {"name": "bpr", "negatives": 256}
     config.train = {"epochs": 400.0, "evaluate_every": 4.0, "patience": 10}
     if arg == "plus":
         config.objective = {

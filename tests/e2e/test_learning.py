@@ -8,12 +8,12 @@ from recjax.config import build
 from recjax.training.recommender import RecommenderRun, RunConfig, make_split
 
 
-def make_run(store, model, objective, **train):
+def make_run(store, model, objective, rate=5e-3, **train):
     section = {
         "data": {"source": "simulated", "store": str(store.path)},
         "model": {"max_length": 30, "dim": 32, **model},
         "objective": objective,
-        "optim": {"learning_rate": 5e-3},
+        "optim": {"learning_rate": rate},
         "train": {"batch_size": 32, "steps_per_call": 50, **train},
     }
     return RecommenderRun(build(RunConfig, section, "config"), store)
@@ -24,6 +24,13 @@ def make_run(store, model, objective, **train):
     [
         ({"name": "sasrec", "dropout": 0.0}, {"name": "softmax"}, 0.0),
         ({"name": "gru4rec", "embedding_dropout": 0.0}, {"name": "softmax"}, 0.0),
+        ({"name": "caser", "dropout": 0.0}, {"name": "bce", "negatives": 3}, 0.0),
+        ({"name": "bert4rec", "dropout": 0.0}, {"name": "softmax"}, 0.0),
+        (
+            {"name": "dreamrec", "dropout": 0.0, "init_std": 0.05, "steps": 50},
+            {"name": "mse", "states_weight": 1.0},
+            0.0,
+        ),
         # Its second term is a sigmoid of a square.
         ({"name": "gru4rec", "embedding_dropout": 0.0}, {"name": "top1_max", "negatives": 64}, 0.5),
     ],
@@ -47,14 +54,31 @@ def popularity_hits(store, k=10):
     return np.isin(store.items[split.test.stops], best).mean()
 
 
-def test_a_trained_model_beats_popularity(tmp_path):
+@pytest.mark.parametrize(
+    ("model", "objective"),
+    [
+        ({"name": "gru4rec", "embedding_dropout": 0.2}, {"name": "softmax"}),
+        ({"name": "caser", "tied": True, "targets": 1, "dropout": 0.2}, {"name": "softmax"}),
+        (
+            {"name": "bert4rec", "dim": 64, "mask_share": 0.3, "last_share": 0.3},
+            {"name": "softmax"},
+        ),
+        (
+            {"name": "dreamrec", "init_std": 0.05, "sampler": "ddim", "sampler_steps": 5},
+            {"name": "mse", "states_weight": 1.0},
+        ),
+    ],
+    ids=["gru4rec", "caser", "bert4rec", "dreamrec"],
+)
+def test_a_trained_model_beats_popularity(tmp_path, model, objective):
     from recjax.data.prepare import DataConfig, prepare
 
     options = {"users": 1000, "max_length": 60}
     store = prepare(DataConfig("simulated", str(tmp_path / "s"), options=options))
-    run = make_run(store, {"name": "gru4rec", "embedding_dropout": 0.2}, {"name": "softmax"})
+    slow = model["name"] == "bert4rec"  # few targets a step, and no high rate with post-norm
+    run = make_run(store, model, objective, **({"rate": 1e-3, "batch_size": 128} if slow else {}))
     steps, state = run.make_steps(), run.init_state()
-    for call in range(8):
+    for call in range(14 if slow else 8):
         state, _ = steps(state, run.place(call * 50, 50))
     hits = run.evaluator("test").run(state.params)["test/full/hr@10"]
     assert hits > 2.5 * popularity_hits(store), hits

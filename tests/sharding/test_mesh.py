@@ -50,18 +50,21 @@ def one_device(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("mesh", "objective"),
+    ("mesh", "model", "objective"),
     [
-        ((8, 1, 1), "softmax"),
-        ((1, 8, 1), "bce"),
-        ((2, 2, 2), "softmax"),
-        ((2, 2, 2), "bpr_max"),
+        ((8, 1, 1), "sasrec", "softmax"),
+        ((1, 8, 1), "sasrec", "bce"),
+        ((2, 2, 2), "sasrec", "softmax"),
+        ((2, 2, 2), "sasrec", "bpr_max"),
+        ((2, 2, 2), "caser", "bce"),
+        ((2, 2, 2), "bert4rec", "softmax"),
+        ((2, 2, 2), "dreamrec", "mse"),
     ],
 )
-def test_any_mesh_trains_like_one_device(sample_store, one_device, mesh, objective):
-    alone = one_device(lambda: make_run(sample_store, (1, 1, 1), objective=objective))
+def test_any_mesh_trains_like_one_device(sample_store, one_device, mesh, model, objective):
+    alone = one_device(lambda: make_run(sample_store, (1, 1, 1), model, objective))
     expected, _ = losses(alone)
-    run = make_run(sample_store, mesh, objective=objective)
+    run = make_run(sample_store, mesh, model, objective)
     found, state = losses(run)
     np.testing.assert_allclose(found, expected, rtol=2e-4)
     ours = run.evaluator("test").run(state.params)
