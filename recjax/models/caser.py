@@ -131,6 +131,29 @@ class Recommender(SequentialRecommender):
             for k in range(size)
         ]
 
+    def predict(
+        self,
+        ids: Array,
+        *,
+        positions: Array | None = None,
+        segments: Array | None = None,
+        last: Array | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> Array:
+        """States [B D'] of the newest items alone; see `SequentialRecommender.predict`."""
+        size = self.config.window
+        if last is None:
+            ids, segments = ids[:, -size:], None if segments is None else segments[:, -size:]
+        else:
+            _, segments = self.layout(ids, positions, segments)
+            places = last[:, None] - jnp.arange(size - 1, -1, -1)
+            column = last[:, None] % ids.shape[1]
+            inside = column >= jnp.arange(size - 1, -1, -1)  # of the row
+            flat = segments.reshape(-1)
+            same = inside & (flat[places] == flat[last][:, None])
+            ids, segments = jnp.where(same, ids.reshape(-1)[places], 0), same.astype(jnp.int32)
+        return super().predict(ids, segments=segments, rngs=rngs)
+
     def item_table(self) -> Array:
         """Output vectors [I D']."""
         table = self.items if self.config.tied else self.outputs

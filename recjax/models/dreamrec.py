@@ -103,9 +103,13 @@ class Denoiser(nnx.Module):
         """From the first layer's sum [n hidden] to x_0 [n D]."""
         return first if self.out is None else self.out(jax.nn.gelu(first))
 
-    def __call__(self, x: Array, guidance: Array, t: Array) -> Array:
-        """x_0 [n D] from x_t [n D], guidance [n D] and t [n]."""
-        return self.finish(self.of_x(x) + self.of_guidance(guidance) + self.step_term(t))
+    def __call__(self, x: Array, guidance: Array, t: Array, steps: int) -> Array:
+        """x_0 [n D] from x_t [n D], guidance [n D] and t [n] < steps.
+
+        There are fewer steps than vectors in a batch: each step's term is made once.
+        """
+        terms = self.step_term(jnp.arange(steps))[t]
+        return self.finish(self.of_x(x) + self.of_guidance(guidance) + terms)
 
 
 class Recommender(SequentialRecommender):
@@ -193,18 +197,19 @@ class Recommender(SequentialRecommender):
         )
         # As states they are of length 1 at first, as if scores were divided by sqrt(D).
         states = h / math.sqrt(h.shape[-1])
-        return Learned(self.denoiser(noised, guidance, t), targets, sequences, states)
+        return Learned(
+            self.denoiser(noised, guidance, t, self.config.steps), targets, sequences, states
+        )
 
     def generate(self, guidance: Array, key: Array) -> Array:
         """Oracle items e* [B D] from guidance [B D] (Algorithm 2), in one scan."""
         config, model = self.config, self.denoiser
         steps = config.sampler_steps or config.steps
         guided, unguided = model.of_guidance(guidance), model.of_guidance(self.null[...])
-        terms = model.step_term(jnp.arange(config.steps))
         w = config.guidance
 
-        def denoise(x: Array, t: Array) -> Array:
-            shared = model.of_x(x) + terms[t]
+        def denoise(x: Array, term: Array) -> Array:
+            shared = model.of_x(x) + term
             guess = model.finish(shared + guided)
             return (1 + w) * guess - w * model.finish(shared + unguided) if w else guess
 
@@ -216,6 +221,7 @@ class Recommender(SequentialRecommender):
             self.alphas_bar,
             steps,
             eta=1.0 if config.sampler == "ancestral" else 0.0,
+            embed=model.step_term,
         )
 
     def predict(

@@ -94,23 +94,26 @@ def sample(
     alphas_bar: np.ndarray,
     steps: int,
     eta: float,
+    embed: Callable[[Array], Array] = lambda t: t,
 ) -> Array:
     """Draws vectors [n D]: one scan from pure noise to data.
 
     Args:
-        denoise: `(x_t [n D], t []) -> x_0 [n D]`, the guess of the data.
+        denoise: `(x_t [n D], embed(t)) -> x_0 [n D]`, the guess of the data.
         noise: [n D] standard normal, the start.
         key: of the noise on the way.
         alphas_bar, steps, eta: see `sampler_table`.
+        embed: what `denoise` wants to know of t, computed for all steps [S] at once.
     """
     places, table = sampler_table(alphas_bar, steps, eta)
 
-    def step(x: Array, inputs: tuple[Array, Array]):
-        t, (of_start, of_x, of_noise) = inputs
-        x = of_start * denoise(x, t) + of_x * x
+    def step(x: Array, inputs: tuple[Array, Array, Array]):
+        t, embedded, (of_start, of_x, of_noise) = inputs
+        x = of_start * denoise(x, embedded) + of_x * x
         if eta:
             fresh = jax.random.normal(jax.random.fold_in(key, t), x.shape, x.dtype)
             x += of_noise * fresh
         return x, None
 
-    return jax.lax.scan(step, noise, (jnp.asarray(places), jnp.asarray(table)))[0]
+    times = jnp.asarray(places)
+    return jax.lax.scan(step, noise, (times, embed(times), jnp.asarray(table)))[0]

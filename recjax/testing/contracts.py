@@ -47,9 +47,10 @@ def assert_padding_changes_nothing(section: dict) -> None:
     model = build(section)
     lengths = [length, 3, 1, length - 3, 2]
     rows, histories = _ids(section, lengths)
-    padded = model.encode(jnp.array(rows))
+    encode = jax.jit(model.encode)
+    padded = encode(jnp.array(rows))
     for k, history in enumerate(histories):
-        alone = model.encode(jnp.array(history)[None])
+        alone = encode(jnp.array(history)[None])
         np.testing.assert_allclose(padded[k, -len(history) :], alone[0], atol=2e-5)
     packing = pack(np.array(lengths), length)
     assert packing.rows < len(lengths), "nothing was packed: the test would show nothing"
@@ -60,7 +61,7 @@ def assert_padding_changes_nothing(section: dict) -> None:
     flat["pos"][tokens.slot] = tokens.position
     flat["seg"][tokens.slot] = tokens.segment
     ids, positions, segments = (jnp.array(v.reshape(-1, length)) for v in flat.values())
-    packed = model.encode(ids, positions=positions, segments=segments)
+    packed = encode(ids, positions=positions, segments=segments)
     for k, n in enumerate(lengths):
         row, column = packing.row[k], packing.column[k]
         np.testing.assert_allclose(
@@ -73,11 +74,12 @@ def assert_causal(section: dict) -> None:
     length = section["max_length"]
     model = build(section)
     rows, _ = _ids(section, [length])
-    before = model.encode(jnp.array(rows))
+    encode = jax.jit(model.encode)
+    before = encode(jnp.array(rows))
     for place in (0, length // 2, length - 1):
         changed = rows.copy()
         changed[0, place] = changed[0, place] % (N_ITEMS - 1) + 1
-        after = model.encode(jnp.array(changed))
+        after = encode(jnp.array(changed))
         if model.masked:
             assert np.abs(after[0, :place] - before[0, :place]).max(initial=1) > 1e-6
         else:
@@ -105,11 +107,13 @@ def assert_deterministic_and_random(section: dict) -> None:
     model = build(section)
     ids = jnp.array(_ids(section, [section["max_length"]])[0])
 
+    @jax.jit
     def dropped(seed):
         rngs = nnx.Rngs(dropout=jax.random.key(seed))
         return model.encode(ids, deterministic=False, rngs=rngs)
 
-    np.testing.assert_array_equal(model.encode(ids), model.encode(ids))
+    encode = jax.jit(model.encode)
+    np.testing.assert_array_equal(encode(ids), encode(ids))
     np.testing.assert_array_equal(dropped(1), dropped(1))
     assert np.abs(dropped(1) - dropped(2)).max() > 1e-3
 
@@ -151,7 +155,7 @@ def assert_every_parameter_is_used(section: dict) -> None:
         module = definition.merge(params)
         return (module.score(module.predict(ids)) ** 2).sum()
 
-    for path, gradient in jax.grad(total)(params).items():
+    for path, gradient in jax.jit(jax.grad(total))(params).items():
         assert np.abs(gradient).max() > 0, f"{path} takes no part"
 
 
@@ -166,16 +170,14 @@ def assert_predictions_are_those_of_an_evaluation_batch(section: dict) -> None:
     closing = N_ITEMS if model.masked else 0
     batch = EvalBatches(items, spans, length, 5, closing=closing)(0)
     assert batch["segments"].max() > 1, "nothing was packed: the test would show nothing"
-    packed = model.predict(
-        jnp.array(batch["ids"]),
-        positions=jnp.array(batch["positions"]),
-        segments=jnp.array(batch["segments"]),
-        last=jnp.array(batch["last"]),
-        rngs=nnx.Rngs(noise=0),
-    )
-    plain = model.predict(
-        jnp.array(pad_left(items, spans.starts, stops, length)), rngs=nnx.Rngs(noise=0)
-    )
+
+    @jax.jit
+    def predict(ids, **places):
+        return model.predict(ids, **places, rngs=nnx.Rngs(noise=0))
+
+    names = ("positions", "segments", "last")
+    packed = predict(batch["ids"], **{name: batch[name] for name in names})
+    plain = predict(pad_left(items, spans.starts, stops, length))
     np.testing.assert_allclose(packed, plain, atol=5e-5)
 
 
@@ -187,7 +189,8 @@ def assert_learns_targets_of_its_own_sequence(section: dict) -> None:
     items = np.arange(1, 17, dtype=np.int32)
     batches = TrainBatches(items, spans, length, 4, seed=0, shifted=not model.masked)
     batch = {name: jnp.array(value[0]) for name, value in batches(0).items()}
-    vectors, targets, sequences, _ = model.learn(batch, nnx.Rngs(dropout=1, noise=2))
+    learn = jax.jit(lambda batch: model.learn(batch, nnx.Rngs(dropout=1, noise=2)))
+    vectors, targets, sequences, _ = learn(batch)
     assert vectors.shape[0] == targets.shape[0] == sequences.shape[0]
     assert vectors.shape[1] == model.item_table().shape[1]
     real = np.asarray(targets) > 0

@@ -28,7 +28,7 @@ def test_sampler_is_the_papers_formula():
         beta = 1 - left[t] / before
         step = jnp.full(2, t)
         null = jnp.broadcast_to(model.null[...], h.shape)
-        guess = 2.5 * model.denoiser(x, h, step) - 1.5 * model.denoiser(x, null, step)
+        guess = 2.5 * model.denoiser(x, h, step, 30) - 1.5 * model.denoiser(x, null, step, 30)
         mean = np.sqrt(before) * beta / (1 - left[t]) * guess
         mean += np.sqrt(1 - beta) * (1 - before) / (1 - left[t]) * x
         spread = np.sqrt(beta * (1 - before) / (1 - left[t]))
