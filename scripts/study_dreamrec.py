@@ -12,6 +12,7 @@ timed on a second pass. Sampling needs no new training: w and the sampler are re
 import argparse
 import dataclasses
 import json
+import logging
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
+    logging.getLogger("absl").setLevel(logging.ERROR)
     from recjax.errors import InputError
     from recjax.training.recommender import RecommenderRun
     from recjax.training.workdir import open_run
