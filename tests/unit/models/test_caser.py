@@ -41,6 +41,19 @@ def test_states_are_those_of_the_paper():
         np.testing.assert_allclose(h[0, t], _state(model, history[: t + 1]), atol=1e-5)
 
 
+def test_predictions_are_the_newest_states():
+    """From the windows alone, in packed rows too, where a neighbour stands before the window."""
+    model = contracts.build(SECTION)
+    ids = jnp.array([[3, 9, 1, 22, 5, 5, 7, 0], [4, 2, 8, 6, 1, 1, 9, 3]])
+    segments = jnp.array([[1, 1, 1, 1, 1, 2, 2, 0], [1, 2, 2, 3, 3, 3, 3, 3]])
+    h = model.encode(ids, segments=segments).reshape(16, -1)
+    last = jnp.array([4, 6, 8, 10, 15])
+    found = model.predict(ids, segments=segments, last=last)
+    np.testing.assert_allclose(found, h[last], atol=1e-5)
+    rows = jnp.array([[0, 0, 3, 9], [5, 1, 2, 7]])
+    np.testing.assert_allclose(model.predict(rows), model.encode(rows)[:, -1], atol=1e-5)
+
+
 def test_hidden_state_of_recinterpreter():
     config = read_config({"name": "caser", "preset": "recinterpreter", "dim": 32})[1]
     assert config.features == 32 + 16 * 10 and not config.projection
