@@ -4,6 +4,8 @@
 
 Without an argument the paper's binary cross-entropy, three negatives for each of the next three
 items; `:ce` the full cross-entropy of the next item, with tied item vectors.
+Leave-one-out, test/full/ndcg@10: BCE 0.1274, `:ce` 0.1269 (means of 3 seeds; 1 minute on one
+core).
 configs/RESULTS.md has the rest.
 """
 

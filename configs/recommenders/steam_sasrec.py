@@ -3,6 +3,8 @@
     recjax train --config=configs/recommenders/steam_sasrec.py --workdir=runs/steam_sasrec
 
 Without an argument the paper's binary cross-entropy, one negative; `:ce` the full cross-entropy.
+Leave-one-out, test/full/ndcg@10: BCE 0.1263, `:ce` 0.1271 (means of 3 seeds; 1 minute on one
+core).
 configs/RESULTS.md has the rest.
 """
 
