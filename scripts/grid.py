@@ -72,10 +72,11 @@ def train(args: argparse.Namespace, point: list[tuple[str, str]], rest: list[str
 def main() -> None:
     args, rest = parse()
     points = [list(p) for p in itertools.product(*map(axis, args.vary))]
-    try:
-        part, parts = map(int, args.part.split("/"))
-        assert 1 <= part <= parts
-    except (ValueError, AssertionError):
+    numbers = args.part.split("/")
+    if not all(text.isdecimal() for text in numbers) or len(numbers) != 2:
+        sys.exit(f"grid.py: --part {args.part}: expected k/n, 1 <= k <= n")
+    part, parts = map(int, numbers)
+    if not 1 <= part <= parts:
         sys.exit(f"grid.py: --part {args.part}: expected k/n, 1 <= k <= n")
     rows = [train(args, point, rest) for point in points[part - 1 :: parts]]
     metric = next(key for key in rows[0] if key.startswith("validation/"))
