@@ -110,12 +110,10 @@ def read_scores(path: str | Path, catalog: Catalog, item: str = "item_id") -> At
     """
     path = Path(path)
     lines = list(text_lines(path))
-    dialect = "\t" if "\t" in lines[0][1] else ","
+    delimiter = "\t" if "\t" in lines[0][1] else ","
     (_, header), *rows = [
-        (number, cells)
-        for (number, _), cells in zip(lines, csv.reader((t for _, t in lines), delimiter=dialect),
-                                      strict=True)
-    ]  # fmt: skip
+        (number, next(csv.reader([text], delimiter=delimiter))) for number, text in lines
+    ]
     if item not in header:
         raise InputError(f"{path}:1: no column '{item}'; {nearest(item, header)}")
     at = header.index(item)

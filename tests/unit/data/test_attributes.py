@@ -53,7 +53,9 @@ def test_scores_by_raw_id(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,pace\na,1\n", "scores.csv:1: no column 'item_id'; did you mean|:1: no column"),
+        ("id,pace\na,1\n", "scores.csv:1: no column 'item_id'; "),
+        ('item_id,pace\n"a,1\nb,2"\n', "scores.csv:2: 1 columns, expected 2"),
+        ("item_id,pace\n\na,1\n", "scores.csv:2: 0 columns, expected 2"),
         ("item_id,pace\na,1,2\n", "scores.csv:2: 3 columns, expected 2"),
         ("item_id,pace\na,1\na,2\n", "scores.csv:3: item a a second time"),
         ("item_id,pace\na,nan\n", "scores.csv:2: 'pace' is 'nan'; expected a number"),
