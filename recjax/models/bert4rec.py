@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from recjax.models import sasrec
 from recjax.models.recommender import Learned, SequentialRecommender
 from recjax.nn.attention import MultiHeadAttention
 from recjax.nn.dropout import dropout
@@ -54,17 +55,7 @@ PRESETS = {
     "paper-movielens": Config(max_length=200, mask_share=0.2),
 }
 
-PARAM_AXES = (
-    (r"items/embedding", ("items", "width")),
-    (r"positions/embedding", (None, "width")),
-    (r".*attention/(query|key|value)/kernel", ("width", "heads")),
-    (r".*attention/out/kernel", ("heads", "width")),
-    (r".*attention/(query|key|value)/bias", ("heads",)),
-    (r".*up/kernel", ("width", "mlp")),
-    (r".*up/bias", ("mlp",)),
-    (r".*down/kernel", ("mlp", "width")),
-    (r".*", (None,)),
-)
+PARAM_AXES = sasrec.PARAM_AXES  # its parts have the same names
 
 
 class Block(nnx.Module):
@@ -152,10 +143,10 @@ class Recommender(SequentialRecommender):
             rngs: not used.
         """
         if last is None:
-            ids = jnp.pad(ids, ((0, 0), (0, 1)), constant_values=self.mask_id)
-            ids = ids[:, -self.config.max_length :]
             if positions is not None or segments is not None:
                 raise ValueError("packed rows need `last`, the places of their masks")
+            ids = jnp.pad(ids, ((0, 0), (0, 1)), constant_values=self.mask_id)
+            ids = ids[:, -self.config.max_length :]
         return super().predict(ids, positions=positions, segments=segments, last=last, rngs=rngs)
 
     def learn(self, batch: dict[str, Array], rngs: nnx.Rngs) -> Learned:

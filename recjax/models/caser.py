@@ -44,6 +44,8 @@ class Config:
     def __post_init__(self):
         if self.tied and not self.projection:
             raise ValueError("tied output vectors need projection=True: a state of width dim")
+        if not 1 <= self.window <= self.max_length:
+            raise ValueError(f"window {self.window}; expected 1 to max_length {self.max_length}")
 
     @property
     def features(self) -> int:

@@ -48,8 +48,8 @@ class Config:
     init_std: float = 1.0  # of the embeddings
     steps: int = 1000  # T of the diffusion; the paper searches 500, 1000, 2000
     schedule: diffusion.ScheduleName = "linear"
-    beta_min: float = 1e-4  # linear; exp wants 0.1 and 10 (the authors' defaults)
-    beta_max: float = 0.02
+    beta_min: float | None = None  # of linear and exp; None = the authors' (`diffusion.BETAS`)
+    beta_max: float | None = None
     denoiser_dim: int = 0  # width of its hidden layer; 0 = a linear map (the authors' mlp1)
     null_share: float = 0.1  # p: how often training drops the guidance
     guidance: float = 2.0  # w; the paper searches 0 to 10
@@ -65,10 +65,21 @@ class Config:
             raise ValueError(f"sampler_steps {self.sampler_steps}; expected 0 to {self.steps}")
         if not 0 <= self.null_share < 1:
             raise ValueError(f"null_share {self.null_share}; expected 0 .. 1")
+        left = self.alphas_bar[-1]
+        if not 0 < left < 0.5:
+            raise ValueError(
+                f"schedule '{self.schedule}' leaves {left:.0%} of the signal after {self.steps} "
+                "steps; expected under 50 %: sampling starts from noise alone"
+            )
+
+    @property
+    def alphas_bar(self) -> np.ndarray:
+        """[T] of `recjax.nn.diffusion.schedule`."""
+        return diffusion.schedule(self.schedule, self.steps, self.beta_min, self.beta_max)
 
 
 PRESETS = {
-    "paper-yoochoose": Config(steps=500, schedule="exp", beta_min=0.1, beta_max=10.0, guidance=2.0),
+    "paper-yoochoose": Config(steps=500, schedule="exp", guidance=2.0),
     "paper-kuairec": Config(steps=2000, schedule="cosine", guidance=2.0),
     "paper-zhihu": Config(steps=500, schedule="linear", guidance=4.0),
 }
@@ -138,12 +149,6 @@ class Recommender(SequentialRecommender):
         self.null = nnx.Param(init(rngs.params(), (config.dim,), jnp.float32))
         self.denoiser = Denoiser(config, rngs=rngs)
 
-    @property
-    def alphas_bar(self) -> np.ndarray:
-        """[T] of `recjax.nn.diffusion.schedule`."""
-        config = self.config
-        return diffusion.schedule(config.schedule, config.steps, config.beta_min, config.beta_max)
-
     def encode(
         self,
         ids: Array,
@@ -193,7 +198,7 @@ class Recommender(SequentialRecommender):
         t = jax.random.randint(when, targets.shape, 0, self.config.steps)
         clean = self.vectors(targets)
         noised = diffusion.add_noise(
-            clean, jax.random.normal(noise, clean.shape), t, self.alphas_bar
+            clean, jax.random.normal(noise, clean.shape), t, self.config.alphas_bar
         )
         # As states they are of length 1 at first, as if scores were divided by sqrt(D).
         states = h / math.sqrt(h.shape[-1])
@@ -218,7 +223,7 @@ class Recommender(SequentialRecommender):
             denoise,
             jax.random.normal(start, guidance.shape, guidance.dtype),
             way,
-            self.alphas_bar,
+            config.alphas_bar,
             steps,
             eta=1.0 if config.sampler == "ancestral" else 0.0,
             embed=model.step_term,
@@ -247,5 +252,4 @@ class Recommender(SequentialRecommender):
 
 
 def _of_length_sqrt_dim(x: Array) -> Array:
-    norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
-    return x * (math.sqrt(x.shape[-1]) / jnp.maximum(norm, 1e-6))
+    return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-12)

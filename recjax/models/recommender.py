@@ -98,12 +98,8 @@ class SequentialRecommender(nnx.Module):
         h = self.encode(ids, positions=positions, segments=segments)
         return h[:, -1] if last is None else h.reshape(-1, h.shape[-1])[last]
 
-    def factors(self, predicted: Array) -> tuple[Array, Array]:
-        """`(vectors [B D'], table [I D'])` whose inner products are the scores."""
-        return predicted, self.item_table()
-
     def score(self, predicted: Array, item_ids: Array | None = None) -> Array:
-        """Scores of items, higher is better.
+        """Inner products with items, higher is better.
 
         Args:
             predicted: [B D] of `predict`.
@@ -112,12 +108,12 @@ class SequentialRecommender(nnx.Module):
         Returns:
             [B I] or [B C].
         """
-        vectors, table = self.factors(predicted)
+        table = self.item_table()
         if item_ids is None:
-            return jnp.einsum("BD,ID->BI", vectors, table)
+            return jnp.einsum("BD,ID->BI", predicted, table)
         if item_ids.ndim == 1:
-            return jnp.einsum("BD,CD->BC", vectors, table[item_ids])
-        return jnp.einsum("BD,BCD->BC", vectors, table[item_ids])
+            return jnp.einsum("BD,CD->BC", predicted, table[item_ids])
+        return jnp.einsum("BD,BCD->BC", predicted, table[item_ids])
 
     def learn(self, batch: dict[str, Array], rngs: nnx.Rngs) -> Learned:
         """What an objective compares; by default the state of every position and the next item.

@@ -14,22 +14,29 @@ import numpy as np
 from recjax.typing import Array
 
 ScheduleName = Literal["linear", "cosine", "exp", "sqrt"]
+# DreamRec's ranges (the authors' code); the other schedules have none.
+BETAS = {"linear": (1e-4, 0.02), "exp": (0.1, 10.0)}
 
 
-def schedule(name: ScheduleName, steps: int, beta_min: float, beta_max: float) -> np.ndarray:
+def schedule(
+    name: ScheduleName, steps: int, beta_min: float | None = None, beta_max: float | None = None
+) -> np.ndarray:
     """`alphas_bar` [T] in float64.
 
-    - linear: beta_t from `beta_min` to `beta_max` (Ho et al. 2020; DreamRec uses 1e-4 and 0.02).
+    - linear: beta_t from `beta_min` to `beta_max` (Ho et al. 2020).
     - exp: the variance-preserving SDE's, `beta_t = 1 - exp(-b_t / T)`, b_t linear from `beta_min`
-      to `beta_max` (Song et al. 2021, equation 32; DreamRec uses 0.1 and 10).
+      to `beta_max` (Song et al. 2021, equation 32).
     - cosine: `alpha_bar = cos^2((t / T + 0.008) / 1.008 * pi / 2)` (Nichol and Dhariwal 2021).
     - sqrt: `alpha_bar = 1 - sqrt(t / T + 1e-4)` (Li et al. 2022).
 
     Args:
         name: of the schedule.
         steps: T.
-        beta_min, beta_max: range of linear and exp; the others have none.
+        beta_min, beta_max: range of linear and exp; by default that of `BETAS`.
     """
+    low, high = BETAS.get(name, (0.0, 0.0))
+    beta_min = low if beta_min is None else beta_min
+    beta_max = high if beta_max is None else beta_max
     after = np.arange(1, steps + 1) / steps
     if name == "linear":
         return np.cumprod(1 - np.linspace(beta_min, beta_max, steps))

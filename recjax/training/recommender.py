@@ -151,7 +151,7 @@ class RecommenderRun:
             last=batch["last"],
             rngs=nnx.Rngs(noise=key),
         )
-        return module.factors(predicted)
+        return predicted, module.item_table()
 
     def init_state(self) -> TrainState:
         """A fresh state, born sharded (a training step donates it)."""

@@ -27,7 +27,13 @@ def make_run(store, model, objective, rate=5e-3, **train):
         ({"name": "caser", "dropout": 0.0}, {"name": "bce", "negatives": 3}, 0.0),
         ({"name": "bert4rec", "dropout": 0.0}, {"name": "softmax"}, 0.0),
         (
-            {"name": "dreamrec", "dropout": 0.0, "init_std": 0.05, "steps": 50},
+            {
+                "name": "dreamrec",
+                "dropout": 0.0,
+                "init_std": 0.05,
+                "steps": 50,
+                "schedule": "cosine",
+            },
             {"name": "mse", "states_weight": 1.0},
             0.0,
         ),

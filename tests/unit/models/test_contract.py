@@ -22,7 +22,7 @@ CASES = [
     {"name": "caser", "max_length": 9, "dim": 8, "window": 3, "tied": True},
     {"name": "bert4rec", "max_length": 9, "dim": 8, "mlp_dim": 12, "dropout": 0.3},
     {"name": "bert4rec", "max_length": 9, "dim": 8, "mask_share": 0.3, "last_share": 0.0},
-    {"name": "dreamrec", "max_length": 9, "dim": 8, "steps": 5, "dropout": 0.3},
+    {"name": "dreamrec", "max_length": 9, "dim": 8, "steps": 5, "schedule": "sqrt", "dropout": 0.3},
     {
         "name": "dreamrec",
         "max_length": 9,

@@ -12,7 +12,8 @@ from recjax.nn import diffusion
 from recjax.testing import contracts
 from recjax.training.state import define
 
-SECTION = {"name": "dreamrec", "max_length": 6, "dim": 8, "steps": 30, "denoiser_dim": 16}
+SECTION = {"name": "dreamrec", "max_length": 6, "dim": 8, "steps": 30, "denoiser_dim": 16,
+           "schedule": "cosine"}  # fmt: skip
 IDS = jnp.array([[0, 0, 3, 5, 7, 2], [1, 4, 9, 9, 2, 6]])
 
 
@@ -22,7 +23,7 @@ def test_sampler_is_the_papers_formula():
     h = model.encode(IDS)[:, -1]
     start, way = jax.random.split(jax.random.key(5))
     x = jax.random.normal(start, h.shape)
-    left = diffusion.schedule("linear", 30, 1e-4, 0.02)
+    left = diffusion.schedule("cosine", 30)
     for t in range(29, -1, -1):
         before = left[t - 1] if t else 1.0
         beta = 1 - left[t] / before
@@ -125,6 +126,8 @@ def test_settings_are_checked():
         ({"dim": 7}, "is odd"),
         ({"steps": 10, "sampler_steps": 11}, "expected 0 to 10"),
         ({"null_share": 1.0}, "expected 0 .. 1"),
+        ({"steps": 50}, "'linear' leaves 60% of the signal after 50 steps"),
+        ({"schedule": "exp", "beta_max": 0.02}, "'exp' leaves 9"),
     ):
         with pytest.raises(InputError, match=message):
             read_config({"name": "dreamrec", **values})
