@@ -67,3 +67,46 @@ class MultiHeadAttention(nnx.Module):
         weights = dropout(weights, self.dropout_rate, deterministic=deterministic, rngs=rngs)
         mixed = jnp.einsum("BNLM,BMNH->BLNH", weights, v)
         return self.out(mixed.reshape(batch, length, dim))
+
+
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array | None,
+    *,
+    causal: bool = False,
+    prefix: tuple[Array, Array] | None = None,
+) -> Array:
+    """Grouped-query attention of a language model, softmax in float32.
+
+    Args:
+        q: [B N T H].
+        k, v: [B K M H]; query head n reads key head n // (N / K).
+        mask: [B T M] bool, True = may attend; a query that may attend to nothing gets a mean.
+        causal: query t may attend to keys up to t only (T = M).
+        prefix: keys and values [K P H] that come before, for all rows and queries alike.
+
+    Returns:
+        [B N T H].
+    """
+    rows, heads, length, dim = q.shape
+    kv_heads = k.shape[1]
+    if causal:
+        triangle = jnp.tril(jnp.ones((length, length), bool))
+        mask = triangle[None] if mask is None else mask & triangle
+    q = (q * dim**-0.5).reshape(rows, kv_heads, heads // kv_heads, length, dim)
+    logits = jnp.einsum("BKGTH,BKMH->BKGTM", q, k, preferred_element_type=jnp.float32)
+    if mask is not None:
+        logits = jnp.where(mask[:, None, None], logits, jnp.finfo(jnp.float32).min)
+    if prefix is not None:
+        before = jnp.einsum("BKGTH,KPH->BKGTP", q, prefix[0], preferred_element_type=jnp.float32)
+        logits = jnp.concatenate([before, logits], axis=-1)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    if prefix is None:
+        mixed = jnp.einsum("BKGTM,BKMH->BKGTH", weights, v)
+    else:
+        count = prefix[0].shape[1]
+        mixed = jnp.einsum("BKGTP,KPH->BKGTH", weights[..., :count], prefix[1])
+        mixed += jnp.einsum("BKGTM,BKMH->BKGTH", weights[..., count:], v)
+    return mixed.reshape(rows, heads, length, dim)

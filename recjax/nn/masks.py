@@ -34,3 +34,15 @@ def shift(x: Array, places: int) -> Array:
         return jnp.pad(x, width)[:, : x.shape[1]]
     width[1] = (0, -places)
     return jnp.pad(x, width)[:, -places:]
+
+
+def causal_mask(real: Array) -> Array:
+    """Every token sees the real tokens up to itself.
+
+    Args:
+        real: [B T] bool, False = padding.
+
+    Returns:
+        [B T T] bool, query by key.
+    """
+    return real.astype(bool)[:, None] & jnp.tril(jnp.ones((real.shape[-1],) * 2, bool))

@@ -25,7 +25,9 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
     "items": ("fsdp", "tensor"),
     "vocab": ("fsdp", "tensor"),
+    "embed": "fsdp",
     "heads": "tensor",
+    "kv_heads": "tensor",
     "mlp": "tensor",
 }
 

@@ -1,0 +1,307 @@
+"""LLaMA 1, 2 and 3.x (Touvron et al. 2023; Dubey et al. 2024) for weights of Hugging Face.
+
+h = embedding; h += out(attention(norm(h))); h += down(silu(gate(norm h)) * up(norm h)); the head
+reads norm(h). Norms are RMSNorm in float32; queries and keys are rotated (RoPE, half-split);
+query head n reads key/value head n // (N / K); attention is scaled by 1 / sqrt(H), with its softmax
+in float32. Activations have the type of the embeddings, parameters that of their arrays.
+
+    logits, _ = model(tokens)                                  # [B T] -> [B T V]
+    h, cache = model.hidden(tokens, cache=model.empty_cache(rows, slots))
+    logits, cache = model(next_tokens, cache=cache)            # cached == uncached
+
+Layers are stacked on a leading axis. Without a cache they are scanned; with one they are unrolled,
+so that each layer's cache is written in place. A cached call expects `positions` and `mask` of the
+new tokens only.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from recjax.nn.attention import attend
+from recjax.nn.cache import KVCache, empty_cache
+from recjax.nn.lora import Linear, lora_axes
+from recjax.nn.masks import causal_mask
+from recjax.nn.norms import RMSNorm
+from recjax.nn.positions import RopeScaling, rope_angles, rope_frequencies, rotate
+from recjax.typing import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    vocab_size: int = 32000  # V
+    dim: int = 256  # E
+    mlp_dim: int = 704  # F; LLaMA's is 2/3 of 4 E, rounded up
+    layers: int = 4
+    heads: int = 4  # N
+    kv_heads: int = 4  # K; fewer than N: grouped-query attention
+    head_dim: int = 64  # H; E / N in the published models, but not by need
+    max_length: int = 2048  # the longest input it was trained on; positions may go on
+    norm_eps: float = 1e-5  # 1e-6 in LLaMA 1
+    rope_theta: float = 10000.0  # 500,000 in LLaMA 3
+    rope_scaling: RopeScaling | None = None  # LLaMA 3.1 and later
+    tied: bool = False  # the head is the embedding; LLaMA 3.2 1B and 3B
+    init_std: float = 0.02  # of all matrices, at the start of training
+    # What the backward pass keeps: "none": recomputes nothing; "dots": recomputes all but matrix
+    # products; "full": recomputes a layer from its input.
+    remat: Literal["none", "dots", "full"] = "none"
+    unroll: int = 1  # layers a step of the scan: more compile longer and may run faster
+
+    def __post_init__(self):
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads {self.heads} is no multiple of kv_heads {self.kv_heads}")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim {self.head_dim}: rotary embeddings need pairs")
+
+
+_LLAMA_3: dict[str, Any] = {
+    "rope_theta": 500000.0,
+    "vocab_size": 128256,
+    "tied": True,
+    "max_length": 131072,
+}
+# Sizes of the published models, by Hugging Face's names, and small ones to train.
+PRESETS = {
+    "llama-7b": Config(
+        dim=4096, mlp_dim=11008, layers=32, heads=32, kv_heads=32, head_dim=128, norm_eps=1e-6
+    ),
+    "llama-2-7b": Config(
+        dim=4096, mlp_dim=11008, layers=32, heads=32, kv_heads=32, head_dim=128, max_length=4096
+    ),
+    "llama-3.2-1b": Config(
+        dim=2048, mlp_dim=8192, layers=16, heads=32, kv_heads=8, head_dim=64,
+        rope_scaling=RopeScaling(32.0, 1.0, 4.0, 8192), **_LLAMA_3,
+    ),
+    "llama-3.2-3b": Config(
+        dim=3072, mlp_dim=8192, layers=28, heads=24, kv_heads=8, head_dim=128,
+        rope_scaling=RopeScaling(32.0, 1.0, 4.0, 8192), **_LLAMA_3,
+    ),
+    # Of karpathy/llama2.c, whose vocabulary is LLaMA's.
+    "stories-15m": Config(
+        dim=288, mlp_dim=768, layers=6, heads=6, kv_heads=6, head_dim=48, max_length=256, tied=True
+    ),
+    "stories-110m": Config(
+        dim=768, mlp_dim=2048, layers=12, heads=12, kv_heads=12, max_length=1024, tied=True
+    ),
+}  # fmt: skip
+
+PARAM_AXES = lora_axes(
+    (
+        (r"embedding", ("vocab", "embed")),
+        (r"layers/attention/query/kernel", (None, "embed", "heads")),
+        (r"layers/attention/(key|value)/kernel", (None, "embed", "kv_heads")),
+        (r"layers/attention/out/kernel", (None, "heads", "embed")),
+        (r"layers/(gate|up)/kernel", (None, "embed", "mlp")),
+        (r"layers/down/kernel", (None, "mlp", "embed")),
+        (r"head/kernel", ("embed", "vocab")),
+        (r".*/scale", (None,)),
+    )
+)
+
+
+class Attention(nnx.Module):
+    """The projections of self-attention, of all layers."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: Any):
+        options = _options(config, rngs, dtype)
+        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
+        self.query = Linear(config.dim, config.heads * config.head_dim, **options)
+        self.key = Linear(config.dim, config.kv_heads * config.head_dim, **options)
+        self.value = Linear(config.dim, config.kv_heads * config.head_dim, **options)
+        self.out = Linear(config.heads * config.head_dim, config.dim, **options)
+
+    def project(
+        self, x: Array, angles: tuple[Array, Array], keys: list
+    ) -> tuple[Array, Array, Array]:
+        """Queries [B N T H], and keys and values [B K T H], of x [B T E]."""
+
+        def split(y: Array, heads: int) -> Array:
+            return jnp.einsum("BTNH->BNTH", y.reshape(*y.shape[:2], heads, self.head_dim))
+
+        q = split(self.query(x, keys[0]), self.heads)
+        k = split(self.key(x, keys[1]), self.kv_heads)
+        v = split(self.value(x, keys[2]), self.kv_heads)
+        return rotate(q, angles), rotate(k, angles), v
+
+    def merge(self, mixed: Array, key: Array | None) -> Array:
+        """[B N T H] of all heads -> [B T E]."""
+        together = jnp.einsum("BNTH->BTNH", mixed)
+        return self.out(together.reshape(*together.shape[:2], -1), key)
+
+
+class Layers(nnx.Module):
+    """All layers: every parameter has a leading layer axis. A slice of it is one layer."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: Any):
+        options, stack = _options(config, rngs, dtype), (config.layers,)
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps, stack=stack, dtype=dtype)
+        self.attention = Attention(config, rngs=rngs, dtype=dtype)
+        self.mlp_norm = RMSNorm(config.dim, config.norm_eps, stack=stack, dtype=dtype)
+        self.gate = Linear(config.dim, config.mlp_dim, **options)
+        self.up = Linear(config.dim, config.mlp_dim, **options)
+        self.down = Linear(config.mlp_dim, config.dim, **options)
+
+    def mlp(self, x: Array, keys: list) -> Array:
+        """x [B T E] plus the gated feed-forward network of its norm."""
+        normed = self.mlp_norm(x)
+        gated = jax.nn.silu(self.gate(normed, keys[4])) * self.up(normed, keys[5])
+        return x + self.down(gated, keys[6])
+
+
+def _options(config: Config, rngs: nnx.Rngs, dtype: Any) -> dict[str, Any]:
+    init = nnx.initializers.normal(config.init_std)
+    return {"stack": (config.layers,), "init": init, "rngs": rngs, "dtype": dtype}
+
+
+def _keys(key: Array | None) -> list[Array | None]:
+    """A dropout key for each linear map of a layer, or none."""
+    return [None] * 7 if key is None else list(jax.random.split(key, 7))
+
+
+class Llama(nnx.Module):
+    """A decoder-only language model.
+
+    Args:
+        config: sizes.
+        rngs: initialiser keys (`params`).
+        dtype: of the parameters.
+    """
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
+        self.config = config
+        init = nnx.initializers.normal(config.init_std)
+        shape = (config.vocab_size, config.dim)
+        self.embedding = nnx.Param(init(rngs.params(), shape, dtype))
+        self.layers = Layers(config, rngs=rngs, dtype=dtype)
+        self.final_norm = RMSNorm(config.dim, config.norm_eps, dtype=dtype)
+        head = {"init": init, "rngs": rngs, "dtype": dtype}
+        self.head = None if config.tied else Linear(config.dim, config.vocab_size, **head)
+
+    def embed(self, tokens: Array) -> Array:
+        """Embeddings [B T E] of tokens [B T]."""
+        return self.embedding[...][tokens]
+
+    def logits(self, h: Array) -> Array:
+        """Logits [... V] of final hidden states [... E]."""
+        if self.head is not None:
+            return self.head(h)
+        return jnp.einsum("...E,VE->...V", h, self.embedding[...].astype(h.dtype))
+
+    def head_table(self) -> Array:
+        """The head as a row [E] a token: [V E]."""
+        return self.embedding[...] if self.head is None else self.head.kernel[...].T
+
+    def empty_cache(self, rows: int, slots: int) -> KVCache:
+        """A cache for `slots` tokens in each of `rows` rows."""
+        config = self.config
+        return empty_cache(
+            config.layers, rows, slots, config.kv_heads, config.head_dim, self.embedding.dtype
+        )
+
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        positions: Array | None = None,
+        mask: Array | None = None,
+        cache: KVCache | None = None,
+        key: Array | None = None,
+    ) -> tuple[Array, KVCache | None]:
+        """Logits [B T V] of the token after each place, and the cache with these tokens in it.
+
+        Args:
+            inputs, positions, mask, cache, key: see `hidden`.
+        """
+        h, cache = self.hidden(inputs, positions=positions, mask=mask, cache=cache, key=key)
+        return self.logits(h), cache
+
+    def hidden(
+        self,
+        inputs: Array,
+        *,
+        positions: Array | None = None,
+        mask: Array | None = None,
+        cache: KVCache | None = None,
+        key: Array | None = None,
+    ) -> tuple[Array, KVCache | None]:
+        """Final hidden states [B T E], after the last norm.
+
+        Args:
+            inputs: tokens [B T], or embeddings [B T E], e.g. with soft tokens among them.
+            positions: [B T]; by default the number of real tokens before each.
+            mask: [B T] bool, real tokens (causal attention to real tokens only); or, without a
+                cache, [B T T] bool, query by key, True = may attend. By default all are real.
+            cache: what came before.
+            key: of the adapters' dropout; none outside training.
+
+        Returns:
+            The states, and the cache with these tokens in it (None where there was none).
+        """
+        x = self.embed(inputs) if inputs.ndim == 2 else inputs
+        if cache is not None:
+            return self._cached(x, positions, mask, cache)
+        h, _ = self._scanned(x, positions, mask, key)
+        return self.final_norm(h), None
+
+    def hidden_states(
+        self, inputs: Array, *, positions: Array | None = None, mask: Array | None = None
+    ) -> Array:
+        """What enters each layer, and leaves the last one before its norm: [layers+1 B T E]."""
+        x = self.embed(inputs) if inputs.ndim == 2 else inputs
+        last, entered = self._scanned(x, positions, mask, None, keep=True)
+        return jnp.concatenate([entered, last[None]])
+
+    def _angles(self, positions: Array) -> tuple[Array, Array]:
+        config = self.config
+        frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+        return rope_angles(positions, frequencies)
+
+    def _scanned(self, x, positions, mask, key, keep: bool = False) -> tuple[Array, Any]:
+        if positions is None:
+            real = mask if mask is not None and mask.ndim == 2 else jnp.ones(x.shape[:2], bool)
+            positions = jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
+        angles = self._angles(positions)
+        if mask is not None and mask.ndim == 2:
+            mask = causal_mask(mask)
+        graph, stacked = nnx.split(self.layers)
+
+        def layer(x: Array, at: tuple[Any, Array | None]) -> tuple[Array, Any]:
+            one, keys = nnx.merge(graph, at[0]), _keys(at[1])
+            q, k, v = one.attention.project(one.attention_norm(x), angles, keys)
+            mixed = attend(q, k, v, mask, causal=mask is None)
+            out = one.mlp(x + one.attention.merge(mixed, keys[3]), keys)
+            return out, (x if keep else None)
+
+        policies = jax.checkpoint_policies
+        if self.config.remat == "full":
+            layer = jax.checkpoint(layer)
+        elif self.config.remat == "dots":
+            layer = jax.checkpoint(layer, policy=policies.dots_with_no_batch_dims_saveable)
+        keys = None if key is None else jax.random.split(key, self.config.layers)
+        return jax.lax.scan(layer, x, (stacked, keys), unroll=self.config.unroll)
+
+    def _cached(self, x, positions, real, cache: KVCache) -> tuple[Array, KVCache]:
+        rows, length, _ = x.shape
+        real = jnp.ones((rows, length), bool) if real is None else real.astype(bool)
+        if positions is None:
+            positions = cache.position[:, None] + jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
+        angles, slot, after = self._angles(positions), cache.length, cache.advance(real)
+        slots = jnp.arange(after.valid.shape[1])
+        seen = slots <= (slot + jnp.arange(length))[:, None]
+        mask = after.valid[:, None] & seen
+        graph, stacked = nnx.split(self.layers)
+        keys, values, none = [], [], _keys(None)
+        for n in range(self.config.layers):
+            one = nnx.merge(graph, jax.tree.map(lambda a, n=n: a[n], stacked))
+            q, k, v = one.attention.project(one.attention_norm(x), angles, none)
+            k, v = cache.write(n, k, v, slot)
+            prefix = (cache.prefix_keys[n], cache.prefix_values[n]) if cache.prefix_keys else None
+            mixed = attend(q, k, v, mask, prefix=prefix)
+            x = one.mlp(x + one.attention.merge(mixed, None), none)
+            keys.append(k)
+            values.append(v)
+        after = dataclasses.replace(after, keys=tuple(keys), values=tuple(values))
+        return self.final_norm(x), after

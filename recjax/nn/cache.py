@@ -1,0 +1,99 @@
+"""Keys and values of what a language model has read already."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from recjax.typing import Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KVCache:
+    """M slots a row, filled from the left; the layers apart, so that each is updated in place.
+
+    All rows write the same slot at the same time: rows of different lengths are padded on the left
+    and `valid` says which slots hold a token. A prompt that all rows begin with is kept once, as
+    `prefix_keys` and `prefix_values`, and is read by all of them as one matrix.
+
+    Attributes:
+        keys, values: a [B K M H] each layer.
+        valid: [B M] bool, slots that may be attended to.
+        position: [B] int32, position of the next token.
+        length: [] int32, slots in use.
+        prefix_keys, prefix_values: a [K P H] each layer, or none.
+    """
+
+    keys: tuple[Array, ...]
+    values: tuple[Array, ...]
+    valid: Array
+    position: Array
+    length: Array
+    prefix_keys: tuple[Array, ...] = ()
+    prefix_values: tuple[Array, ...] = ()
+
+    @property
+    def prefix_length(self) -> int:
+        """P."""
+        return self.prefix_keys[0].shape[1] if self.prefix_keys else 0
+
+    def take(self, rows: Array) -> "KVCache":
+        """The cache of other rows, e.g. of a beam's survivors: row b is the old row `rows[b]`."""
+        keys, values = (tuple(a[rows] for a in some) for some in (self.keys, self.values))
+        valid, position = self.valid[rows], self.position[rows]
+        return dataclasses.replace(self, keys=keys, values=values, valid=valid, position=position)
+
+    def as_prefix(self) -> "KVCache":
+        """What row 0 holds here, all of its slots full, as a prefix; `start` makes the rows."""
+        if self.prefix_keys:
+            raise ValueError("the cache has a prefix already")
+        keys, values = (tuple(a[0] for a in some) for some in (self.keys, self.values))
+        return dataclasses.replace(self, prefix_keys=keys, prefix_values=values).start(1, 0)
+
+    def start(self, rows: int, slots: int) -> "KVCache":
+        """An empty cache of this prefix.
+
+        Args:
+            rows: B.
+            slots: M, how many tokens may follow the prefix.
+        """
+        kv_heads, _, head_dim = self.prefix_keys[0].shape
+        layers, dtype = len(self.prefix_keys), self.prefix_keys[0].dtype
+        empty = empty_cache(layers, rows, slots, kv_heads, head_dim, dtype)
+        return dataclasses.replace(
+            empty,
+            position=empty.position + self.prefix_length,
+            prefix_keys=self.prefix_keys,
+            prefix_values=self.prefix_values,
+        )
+
+    def advance(self, real: Array) -> "KVCache":
+        """Takes the next T slots of every row for tokens of which `real` [B T] are no padding."""
+        valid = jax.lax.dynamic_update_slice(self.valid, real, (0, self.length))
+        return dataclasses.replace(
+            self,
+            valid=valid,
+            position=self.position + real.sum(axis=-1, dtype=jnp.int32),
+            length=self.length + real.shape[1],
+        )
+
+    def write(self, layer: int, keys: Array, values: Array, slot: Array) -> tuple[Array, Array]:
+        """A layer's [B K M H] keys and values with those of T tokens, [B K T H], from `slot` on."""
+        place = (0, 0, slot, 0)
+        return (
+            jax.lax.dynamic_update_slice(self.keys[layer], keys, place),
+            jax.lax.dynamic_update_slice(self.values[layer], values, place),
+        )
+
+
+def empty_cache(layers: int, rows: int, slots: int, kv_heads: int, head_dim: int, dtype) -> KVCache:
+    """A cache of [layers] x [rows kv_heads slots head_dim] without a prefix."""
+    empty = tuple(jnp.zeros((rows, kv_heads, slots, head_dim), dtype) for _ in range(layers))
+    return KVCache(
+        keys=empty,
+        values=empty,
+        valid=jnp.zeros((rows, slots), bool),
+        position=jnp.zeros((rows,), jnp.int32),
+        length=jnp.zeros((), jnp.int32),
+    )

@@ -1,0 +1,187 @@
+"""Linear maps, and low-rank adapters on them (LoRA, Hu et al. 2021).
+
+y = x W + (alpha / R) dropout(x) A B, with B = 0 at the start, so that an adapted model begins as
+the model it adapts (section 4.1).
+
+    config = LoRAConfig(rank=8, targets=(r"layers/attention/(query|value)",))
+    model = add_lora(Llama(...), config, rngs)     # new parameters "layers/attention/query/lora/a"
+    plain = merge_lora(params, config)             # the same function without them
+
+Deviations: A and B are cast to the activations' type, where peft casts the activations to theirs
+(alike in float32). Layers are stacked, so A is [layers in R] and B [layers R out].
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from recjax.errors import InputError
+from recjax.nn.dropout import dropout
+from recjax.typing import Array, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRAConfig:
+    rank: int = 8  # R
+    alpha: float = 16.0  # the update is scaled by alpha / R
+    dropout: float = 0.0  # on the adapter's input
+    targets: tuple[str, ...] = (r"layers/attention/(query|value)",)  # regex over module paths
+
+    def __post_init__(self):
+        if self.rank < 1:
+            raise ValueError(f"rank {self.rank}: expected at least 1")
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+class LoRAParam(nnx.Variable):
+    """A parameter of an adapter: no `nnx.Param`, so that filters tell it from the base."""
+
+
+class LoRA(nnx.Module):
+    """The low-rank update of one linear map (or of a stack of them)."""
+
+    def __init__(
+        self, stack: tuple[int, ...], in_dim: int, out_dim: int, config: LoRAConfig, rngs: nnx.Rngs
+    ):
+        self.scale, self.rate = config.scale, config.dropout
+        # Uniform as peft's: bound sqrt(1 / in), which is Kaiming's with a = sqrt(5).
+        bound = in_dim**-0.5
+        shape = (*stack, in_dim, config.rank)
+        self.a = LoRAParam(
+            jax.random.uniform(rngs.params(), shape, jnp.float32, minval=-bound, maxval=bound)
+        )
+        self.b = LoRAParam(jnp.zeros((*stack, config.rank, out_dim), jnp.float32))
+
+    def __call__(self, x: Array, key: Array | None) -> Array:
+        rngs = None if key is None else nnx.Rngs(dropout=key)
+        x = dropout(x, self.rate, deterministic=key is None, rngs=rngs)
+        return (x @ self.a[...].astype(x.dtype)) @ self.b[...].astype(x.dtype) * self.scale
+
+
+class Linear(nnx.Module):
+    """A linear map without bias, [... in] -> [... out], which may carry an adapter.
+
+    Args:
+        in_dim, out_dim: sizes of the kernel [*stack in out].
+        stack: leading axes, for layers that are scanned.
+        init: initialiser of the kernel.
+        rngs: its key.
+        dtype: of the kernel.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        *,
+        stack: tuple[int, ...] = (),
+        init: Callable[..., Array],
+        rngs: nnx.Rngs,
+        dtype: Any = jnp.float32,
+    ):
+        self.kernel = nnx.Param(init(rngs.params(), (*stack, in_dim, out_dim), dtype))
+        self.lora: LoRA | None = nnx.data(None)
+
+    def __call__(self, x: Array, key: Array | None = None) -> Array:
+        """Maps x [... in]; with a `key`, an adapter's dropout is on."""
+        y = x @ self.kernel[...].astype(x.dtype)
+        return y if self.lora is None else y + self.lora(x, key)
+
+
+def add_lora(model: Any, config: LoRAConfig, rngs: nnx.Rngs) -> Any:
+    """Puts an adapter on every linear map whose path one of the targets matches in full.
+
+    Args:
+        model: a module with `Linear`s; changed in place.
+        config: rank, scale and targets.
+        rngs: initialiser keys (`params`).
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: a target that matches no linear map.
+    """
+    linears = {
+        "/".join(map(str, path)): module
+        for path, module in nnx.iter_modules(model)
+        if isinstance(module, Linear)
+    }
+    for target in config.targets:
+        if not any(re.fullmatch(target, path) for path in linears):
+            raise InputError(f"LoRA target '{target}' matches none of: {', '.join(linears)}")
+    for path, linear in linears.items():
+        if any(re.fullmatch(target, path) for target in config.targets):
+            *stack, in_dim, out_dim = linear.kernel.shape
+            linear.lora = LoRA(tuple(stack), in_dim, out_dim, config, rngs)
+    return model
+
+
+def merge_lora(params: Params, config: LoRAConfig) -> Params:
+    """Parameters without adapters that compute the same: W + (alpha / R) A B."""
+    return _shifted(params, _updates(params, config.scale))
+
+
+def unmerge_lora(params: Params, lora: Params, config: LoRAConfig) -> Params:
+    """Takes adapters out of merged parameters.
+
+    Args:
+        params: of `merge_lora`.
+        lora: the adapters' own parameters by path.
+        config: that they were merged with.
+
+    Returns:
+        The base's and the adapters' parameters (up to rounding).
+    """
+    return _shifted(params, _updates(lora, -config.scale)) | lora
+
+
+def is_lora(path: str) -> bool:
+    """Whether a parameter belongs to an adapter."""
+    return re.fullmatch(r".*/lora/[ab]", path) is not None
+
+
+def lora_axes(axes: tuple[tuple[str, tuple[str | None, ...]], ...]) -> tuple:
+    """Sharding rules with those of adapters: A is split like its kernel's input, B like its output.
+
+    Args:
+        axes: `(regex over paths, logical axes)`, kernels as `.../kernel`.
+    """
+    out: list[tuple[str, tuple[str | None, ...]]] = []
+    for pattern, names in axes:
+        if pattern.endswith("/kernel"):
+            base, (*stack, into, outof) = pattern.removesuffix("kernel"), names
+            out += [
+                (f"{base}lora/a", (*stack, into, "rank")),
+                (f"{base}lora/b", (*stack, "rank", outof)),
+            ]
+        out.append((pattern, names))
+    return tuple(out)
+
+
+def _updates(params: Params, scale: float) -> Params:
+    """By kernel path, what the adapters add to it, in float32."""
+    out = {}
+    for path, a in params.items():
+        if path.endswith("/lora/a"):
+            b = params[path.removesuffix("a") + "b"]
+            a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+            out[path.removesuffix("lora/a") + "kernel"] = scale * (a @ b)
+    return out
+
+
+def _shifted(params: Params, updates: Params) -> Params:
+    def shift(path: str, kernel: Array) -> Array:
+        if path not in updates:
+            return kernel
+        return (kernel.astype(jnp.float32) + updates[path]).astype(kernel.dtype)
+
+    return {path: shift(path, kernel) for path, kernel in params.items() if not is_lora(path)}

@@ -1,0 +1,30 @@
+"""Normalisations."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from recjax.typing import Array
+
+
+class RMSNorm(nnx.Module):
+    """Root mean square norm (Zhang and Sennrich 2019), computed in float32 whatever the input.
+
+    `x / sqrt(mean(x^2) + eps)`, rounded to the input's type, then times `scale`, in this order, as
+    published LLaMA weights expect.
+
+    Args:
+        dim: E.
+        eps: inside the root.
+        stack: leading axes of the scale, for layers that are scanned.
+        dtype: of the scale.
+    """
+
+    def __init__(self, dim: int, eps: float, *, stack: tuple[int, ...] = (), dtype=jnp.float32):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones((*stack, dim), dtype))
+
+    def __call__(self, x: Array) -> Array:
+        wide = x.astype(jnp.float32)
+        wide *= lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        return wide.astype(x.dtype) * self.scale[...].astype(x.dtype)

@@ -1,0 +1,58 @@
+"""Rotary position embeddings (RoPE, Su et al. 2021), and LLaMA 3's scaling of them."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from recjax.typing import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """`rope_type: llama3`: long wavelengths are stretched (LLaMA 3.1 and later).
+
+    A frequency of wavelength w stays where w < context / high_freq_factor, is divided by `factor`
+    where w > context / low_freq_factor, and is interpolated between.
+    """
+
+    factor: float  # 8 in 3.1, 32 in 3.2
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int  # the context of pre-training, 8,192
+
+
+def rope_frequencies(dim: int, theta: float, scaling: RopeScaling | None = None) -> np.ndarray:
+    """The angle that one position adds, for each pair of a head: [H/2] float32.
+
+    Args:
+        dim: H, even.
+        theta: base of the frequencies.
+        scaling: LLaMA 3's, or none.
+    """
+    frequencies = theta ** -(np.arange(0, dim, 2) / dim)
+    if scaling is not None:
+        low, high = scaling.low_freq_factor, scaling.high_freq_factor
+        turns = scaling.original_max_position_embeddings * frequencies / (2 * np.pi)
+        kept = np.clip((turns - low) / (high - low), 0, 1)
+        frequencies = kept * frequencies + (1 - kept) * frequencies / scaling.factor
+    return frequencies.astype(np.float32)
+
+
+def rope_angles(positions: Array, frequencies: np.ndarray) -> tuple[Array, Array]:
+    """`(cos, sin)`, each [B T H/2] float32, of positions [B T]."""
+    angles = positions[..., None].astype(jnp.float32) * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: Array, angles: tuple[Array, Array]) -> Array:
+    """Rotates the pairs (j, j + H/2) of every head: the half-split form of Hugging Face's weights.
+
+    Args:
+        x: [B N T H].
+        angles: of `rope_angles`.
+    """
+    cos, sin = (a[:, None] for a in angles)
+    left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
+    return rotated.astype(x.dtype)
