@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import nnx
 
 from recjax.config import nearest
 from recjax.convert.files import read_state, write_state
 from recjax.convert.mapping import POINTWISE, TRANSPOSE, Rule, split, to_ours, to_theirs
 from recjax.errors import InputError
+from recjax.models.definition import define
 from recjax.models.sasrec import Config, Recommender
 
 
@@ -113,7 +113,8 @@ def load(
         )
     sizes = {"dim": dim, "mlp_dim": dim, "layers": max(1, len(layers)), "max_length": rows}
     config = dataclasses.replace(base or Config(), heads=heads, **(fields | sizes))
-    return config, to_ours(RULES, state, _shapes(config, n_items), str(path))
+    shapes = define(lambda rngs: Recommender(config, n_items, rngs=rngs)).shapes
+    return config, to_ours(RULES, state, shapes, str(path))
 
 
 def save(
@@ -149,12 +150,6 @@ def _matrix(state: Mapping[str, np.ndarray], name: str, path: str | Path) -> tup
     if len(shape) != 2 or min(shape) < 2:
         raise InputError(f"{path}: '{key}' has shape {shape}, expected two rows or more [rows D]")
     return shape
-
-
-def _shapes(config: Config, n_items: int) -> dict[str, Any]:
-    """Our parameters' shapes by path; allocates nothing."""
-    model = nnx.eval_shape(lambda: Recommender(config, n_items, rngs=nnx.Rngs(0)))
-    return {"/".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(nnx.state(model))}
 
 
 def _variant(config: Config, path: str | Path) -> str:

@@ -11,9 +11,9 @@ from flax import nnx
 from recjax.data.pipeline import EvalBatches, TrainBatches
 from recjax.data.sequences import pack, pad_left, window_tokens
 from recjax.data.splits import Spans
+from recjax.models.definition import define
 from recjax.models.recommender import SequentialRecommender, make_recommender, model_module
 from recjax.training.parallel import make_mesh, param_shardings
-from recjax.training.state import define
 
 N_ITEMS = 23
 

@@ -23,6 +23,7 @@ from recjax.data.prepare import DataConfig, read_options
 from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.evaluation.protocols import EvaluationConfig, Evaluator
+from recjax.models.definition import define
 from recjax.models.recommender import make_recommender, read_config
 from recjax.training import parallel
 from recjax.training.checkpoint import Checkpoints, abstract_like
@@ -30,7 +31,7 @@ from recjax.training.loop import Progress, TrainConfig, fit
 from recjax.training.metrics import MetricWriter, NoWriter
 from recjax.training.objectives import Objective, ObjectiveConfig
 from recjax.training.optim import OptimConfig, make_optimizer
-from recjax.training.state import TrainState, abstract_state, define, init_state, state_shardings
+from recjax.training.state import TrainState, abstract_state, init_state, state_shardings
 from recjax.training.step import make_steps
 from recjax.typing import Array, Params
 

@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from recjax.convert import seqrec_torch
+from recjax.models.definition import define
 from recjax.models.sasrec import Recommender
-from recjax.training.state import define
 
 GOLDEN = np.load(Path(__file__).parent.parent / "data" / "sasrec_torch.npz")
 HEADS, TOLERANCE = 2, 1e-5

@@ -7,10 +7,10 @@ import pytest
 from flax import nnx
 
 from recjax.errors import InputError
+from recjax.models.definition import define
 from recjax.models.recommender import make_recommender, read_config
 from recjax.nn import diffusion
 from recjax.testing import contracts
-from recjax.training.state import define
 
 SECTION = {"name": "dreamrec", "max_length": 6, "dim": 8, "steps": 30, "denoiser_dim": 16,
            "schedule": "cosine"}  # fmt: skip

@@ -1,0 +1,50 @@
+"""Models as plain arrays: NNX builds and names the modules, the step sees a flat dict.
+
+`nnx.jit` costs milliseconds a step on small models; a `jax.jit` over a dict of arrays costs a
+tenth (ecosystem measurements), and checkpoints, shardings and conversions want paths anyway.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import jax
+from flax import nnx
+
+from recjax.typing import Params
+
+M = TypeVar("M", bound=nnx.Module)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModelDef(Generic[M]):
+    """What a model is without its arrays.
+
+    Attributes:
+        graphdef: NNX's static half.
+        paths: parameter path -> NNX path.
+        shapes: parameter path -> abstract array.
+    """
+
+    graphdef: Any
+    paths: dict[str, tuple]
+    shapes: dict[str, jax.ShapeDtypeStruct]
+
+    def merge(self, params: Params) -> M:
+        """The module over these arrays (under jit too)."""
+        flat = [(path, params[name]) for name, path in self.paths.items()]
+        return nnx.merge(self.graphdef, nnx.from_flat_state(flat))
+
+
+def define(build: Callable[[nnx.Rngs], M]) -> ModelDef[M]:
+    """The definition of the model that `build(rngs)` makes; allocates nothing."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    flat = {"/".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
+    shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, (_, v) in flat.items()}
+    return ModelDef(graphdef, {k: path for k, (path, _) in flat.items()}, shapes)
+
+
+def params_of(model: nnx.Module) -> Params:
+    """The arrays of a module by path."""
+    state = nnx.to_flat_state(nnx.state(model))
+    return {"/".join(map(str, path)): leaf[...] for path, leaf in state}
