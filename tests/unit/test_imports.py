@@ -35,8 +35,9 @@ NEVER = {"torch", "tensorflow", "pandas"}
 # torch reads its own .pt files where it is installed, for no one else may unpickle them.
 UNPICKLES = "convert/files.py"
 LAZY = {"transformers", "tensorflow_datasets", "pyarrow", "matplotlib", "tensorboardX"}
+LAZY |= {"tokenizers", "sentencepiece"}
 OF_DATA = {"numpy", "recjax"} | set(sys.stdlib_module_names)
-OF_DATA_LAZY = OF_DATA | {"tensorflow_datasets", "pyarrow"}
+OF_DATA_LAZY = OF_DATA | {"tensorflow_datasets", "pyarrow", "tokenizers", "sentencepiece"}
 
 
 def imports(node, lazy=False):
@@ -106,6 +107,8 @@ def test_imports_point_down(path):
             "try:\n    import pyarrow.parquet\nexcept ImportError:\n    pass",
             "imports pyarrow at module level",
         ),
+        ("data/x.py", "import tokenizers", "imports tokenizers at module level"),
+        ("data/x.py", "def f():\n    import transformers", "data imports transformers"),
         ("data/x.py", "def f():\n    import pandas", "imports pandas"),
         ("nn/x.py", "import recjax.models.sasrec", "nn imports models"),
         ("models/x.py", "from recjax.training import loop", "models imports training"),
@@ -134,6 +137,7 @@ def test_the_rule_sees_violations(where, source, found):
     [
         ("data/x.py", "import numpy as np\nfrom recjax.config import nearest"),
         ("data/x.py", "def f():\n    import pyarrow.parquet"),
+        ("data/x.py", "def f():\n    import tokenizers\n    from sentencepiece import X"),
         ("convert/files.py", "def f():\n    import torch"),
         ("models/x.py", "def f():\n    import transformers"),
         ("training/x.py", "from recjax.data.splits import Spans\nimport recjax.models.sasrec"),
@@ -164,7 +168,8 @@ def test_data_loads_without_jax():
 import importlib, sys
 for name in {modules!r}:
     importlib.import_module(name)
-heavy = {{"jax", "flax", "pandas", "pyarrow", "tensorflow_datasets"}} & set(sys.modules)
+heavy = {{"jax", "flax", "pandas", "pyarrow", "tensorflow_datasets", "tokenizers"}}
+heavy &= set(sys.modules)
 sys.exit(f"loaded: {{heavy}}" if heavy else 0)
 """
     done = python(code)

@@ -1,0 +1,234 @@
+"""What turns text into ids: the `tokenizers` library, or SentencePiece itself.
+
+Both take texts that begin (`start`), and get the blank before them that the model was trained
+with, and texts that go on after other tokens, which do not. `special`: names of control tokens
+in the text stand for the tokens.
+"""
+
+import base64
+import functools
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recjax.errors import InputError
+
+# A character that no model has a piece with: what follows it is cut into pieces as if it went on.
+_ANCHOR = "\ue000"
+
+
+class FastEngine:
+    """A tokenizer of the `tokenizers` library.
+
+    Args:
+        tokenizer: a `tokenizers.Tokenizer`; its own special tokens are never added to a text.
+    """
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+        self.size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    @classmethod
+    def of_json(cls, path: Path) -> "FastEngine":
+        """Of a tokenizer.json; `InputError` for anything else."""
+        import tokenizers
+
+        try:
+            return cls(tokenizers.Tokenizer.from_file(str(path)))
+        except Exception as error:  # the library raises nothing narrower
+            raise InputError(f"{path}: damaged, or no tokenizer.json ({error})") from error
+
+    @classmethod
+    def of_gpt2(cls, vocab: Path, merges: Path) -> "FastEngine":
+        """Of GPT-2's vocab.json and merges.txt; `InputError` for anything else."""
+        import tokenizers
+
+        if not merges.is_file():
+            raise InputError(f"{merges}: missing; a tokenizer of vocab.json needs it")
+        try:
+            bpe = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(str(vocab), str(merges)))
+        except Exception as error:
+            raise InputError(f"{vocab}: damaged, or no GPT-2 tokenizer ({error})") from error
+        bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        bpe.decoder = tokenizers.decoders.ByteLevel()
+        if bpe.token_to_id("<|endoftext|>") is not None:
+            bpe.add_special_tokens(["<|endoftext|>"])
+        return cls(bpe)
+
+    @functools.cached_property
+    def _going_on(self) -> Any:
+        """The tokenizer without the blank that it puts before a text."""
+        from tokenizers import Tokenizer
+
+        spec = json.loads(self.tokenizer.to_str())
+        normalizer = _parts(spec["normalizer"], "normalizers")
+        kept = [part for part in normalizer if part["type"] != "Prepend"]
+        if len(kept) < len(normalizer):
+            spec["normalizer"] = {"type": "Sequence", "normalizers": kept}
+        for part in _parts(spec["pre_tokenizer"], "pretokenizers"):
+            if part["type"] == "Metaspace":
+                part["prepend_scheme"] = "never"
+            elif part["type"] == "ByteLevel":
+                part["add_prefix_space"] = False
+        return Tokenizer.from_str(json.dumps(spec))
+
+    def encode(self, texts: Sequence[str], start: bool, special: bool) -> list[list[int]]:
+        tokenizer = self.tokenizer if start else self._going_on
+        tokenizer.encode_special_tokens = not special
+        done = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in done]
+
+    def decode(self, ids: Sequence[int], skip_special: bool) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=skip_special)
+
+    def token(self, index: int) -> str | None:
+        return self.tokenizer.id_to_token(index)
+
+    def id_of(self, token: str) -> int | None:
+        return self.tokenizer.token_to_id(token)
+
+
+def _parts(spec: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
+    """The steps of a normalizer or pre-tokenizer."""
+    if spec is None:
+        return []
+    return spec[key] if spec["type"] == "Sequence" else [spec]
+
+
+class SentencePieceEngine:
+    """A SentencePiece model.
+
+    Args:
+        path: `tokenizer.model`.
+        added: tokens beyond the model's: name -> (id, whether it is a control token).
+    """
+
+    def __init__(self, path: Path, added: dict[str, tuple[int, bool]]):
+        from sentencepiece import SentencePieceProcessor
+
+        try:
+            self.model = SentencePieceProcessor(model_file=str(path))
+        except (RuntimeError, OSError) as error:
+            reason = "a tiktoken file; expected" if is_tiktoken(path) else "damaged, or not"
+            raise InputError(f"{path}: {reason} a SentencePiece model") from error
+        pieces = self.model.vocab_size()
+        self._added = {name: k for name, k in added.items() if k[0] >= pieces}
+        self._names = {index: name for name, (index, _) in self._added.items()}
+        self.size = 1 + max([pieces - 1, *self._names])
+        self._controls = {
+            self.model.id_to_piece(k): k for k in range(pieces) if self.model.is_control(k)
+        }
+        self._controls |= {name: k for name, (k, control) in self._added.items() if control}
+        self._anchor = self.model.encode(_ANCHOR)
+
+    def encode(self, texts: Sequence[str], start: bool, special: bool) -> list[list[int]]:
+        named = {name: k for name, (k, control) in self._added.items() if not control}
+        named |= self._controls if special else {}
+        if not named and start:
+            return self.model.encode(list(texts))
+        return [self._encode(text, start, named) for text in texts]
+
+    def _encode(self, text: str, start: bool, named: dict[str, int]) -> list[int]:
+        longest_first = sorted(named, key=len, reverse=True)
+        pattern = f"({'|'.join(map(re.escape, longest_first))})"
+        out: list[int] = []
+        for part in re.split(pattern, text) if named else [text]:
+            if part in named:
+                out.append(named[part])
+            elif part and start and not out:
+                out += self.model.encode(part)
+            elif part:
+                out += self.model.encode(_ANCHOR + part)[len(self._anchor) :]
+        return out
+
+    def decode(self, ids: Sequence[int], skip_special: bool) -> str:
+        names = self._names | {k: name for name, k in self._controls.items()}
+        hidden = set(self._controls.values()) if skip_special else set()
+        out, run = "", list[int]()
+
+        def flush() -> str:
+            if out:  # the model drops the blank before a text's first word
+                return self.model.decode([*self._anchor, *run])[len(_ANCHOR) :] if run else ""
+            return self.model.decode(run)
+
+        for index in map(int, ids):
+            if index in hidden or index >= self.size:
+                continue
+            if index in names:
+                out += flush() + names[index]
+                run = []
+            else:
+                run.append(index)
+        return out + flush()
+
+    def token(self, index: int) -> str | None:
+        if 0 <= index < self.model.vocab_size():
+            return self.model.id_to_piece(index)
+        return self._names.get(index)
+
+    def id_of(self, token: str) -> int | None:
+        if token in self._added:
+            return self._added[token][0]
+        index = self.model.piece_to_id(token)
+        return index if self.model.id_to_piece(index) == token else None
+
+    def fast(self) -> Any:
+        """The model as a `tokenizers.Tokenizer`, or None where that cuts texts otherwise.
+
+        SentencePiece's BPE joins the pair whose piece scores highest. Transformers 5 orders the
+        joins otherwise and drops a leading blank.
+        """
+        from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+
+        model = self.model
+        pieces = [model.id_to_piece(k) for k in range(model.vocab_size())]
+        vocab = {piece: k for k, piece in enumerate(pieces)}
+        joins = []
+        for k, piece in enumerate(pieces):
+            if model.is_control(k) or model.is_unknown(k) or model.is_byte(k):
+                continue
+            for at in range(1, len(piece)):
+                left, right = vocab.get(piece[:at]), vocab.get(piece[at:])
+                if left is not None and right is not None:
+                    joins.append((-model.get_score(k), left, right))
+        unknown = pieces[model.unk_id()]
+        tokenizer = Tokenizer(
+            models.BPE(
+                vocab, [(pieces[left], pieces[right]) for _, left, right in sorted(joins)],
+                unk_token=unknown, fuse_unk=True, byte_fallback=True,
+            )
+        )  # fmt: skip
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
+        tokenizer.decoder = decoders.Sequence(
+            [
+                decoders.Replace("▁", " "),
+                decoders.ByteFallback(),
+                decoders.Fuse(),
+                decoders.Strip(" ", 1, 0),
+            ]
+        )
+        controls = [pieces[k] for k in range(len(pieces)) if model.is_control(k)]
+        tokenizer.add_special_tokens([unknown, *controls])
+        for name in sorted(self._added, key=lambda n: self._added[n][0]):
+            control = self._added[name][1]
+            tokenizer.add_tokens([AddedToken(name, normalized=False, special=control)])
+        words = [p.replace("▁", " ") for p in pieces if not p.startswith("<")]
+        probe = ["".join(words[k : k + 7]) for k in range(0, len(words), 97)]
+        probe += [" two  blanks ", "ünï\n\tcødé ☃", "1999, 日本語"]
+        same = FastEngine(tokenizer).encode(probe, True, False) == self.model.encode(probe)
+        same = same and all(tokenizer.token_to_id(n) == k for n, (k, _) in self._added.items())
+        return tokenizer if same else None
+
+
+def is_tiktoken(path: Path) -> bool:
+    """Whether a `tokenizer.model` is LLaMA 3's: lines of base64 and a rank."""
+    with path.open("rb") as file:
+        token, _, rank = file.readline(1000).partition(b" ")
+    try:
+        return rank.strip().isdigit() and bool(base64.b64decode(token, validate=True))
+    except ValueError:
+        return False

@@ -1,0 +1,264 @@
+"""Tokenizers against SentencePiece itself, Transformers, and the rules of the docstrings."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from recjax.data.tokenizers import check_size, load_tokenizer, pad_left, train_bpe
+from recjax.errors import InputError
+
+# Where Transformers 5 differs from SentencePiece, and other odd ones.
+TEXTS = [
+    "A user has watched Twelve Monkeys, Cat People.",
+    " one blank before",
+    "  two",
+    "two  blanks  between",
+    "trailing ",
+    "\n line\n\nbreaks \t tab",
+    "a title with </s> and <s> in it",
+    "日本語のゲーム, Café, 🎮, \x01",
+    "1999 - Special Edition  Double Pack",
+    " ",
+    "",
+]
+
+
+@pytest.fixture(scope="module")
+def folders(data_root):
+    return {name: data_root / "tokenizers" / name for name in ("llama2", "gpt2")}
+
+
+@pytest.fixture(scope="module")
+def llama(folders):
+    return load_tokenizer(folders["llama2"], size=32000)
+
+
+@pytest.fixture(scope="module")
+def gpt2(folders):
+    return load_tokenizer(folders["gpt2"])
+
+
+@pytest.fixture(scope="module")
+def pieces(folders):
+    from sentencepiece import SentencePieceProcessor
+
+    return SentencePieceProcessor(model_file=str(folders["llama2"] / "tokenizer.model"))
+
+
+@pytest.fixture(scope="module")
+def small():
+    texts = [f"The Matrix ({1900 + n}), then Heat and the Alien." for n in range(50)]
+    return train_bpe(texts, 300, extra_tokens=["<item_1>", "<item_2>"])
+
+
+def odd_titles(data_root):
+    games = (data_root / "steam-reviews" / "games.jsonl").read_text(encoding="utf-8").splitlines()
+    return [str(json.loads(line).get("title")) for line in games]
+
+
+def test_llama_is_sentencepiece_itself(llama, pieces, data_root):
+    texts = TEXTS + odd_titles(data_root)
+    expected = pieces.encode(texts)
+    assert llama.encode_batch(texts) == expected
+    assert [llama.encode(text) for text in TEXTS] == expected[: len(TEXTS)]
+    assert (llama.size, llama.bos_id, llama.eos_id, llama.pad_id) == (32000, 1, 2, 0)
+    assert llama.encode("a", bos=True, eos=True) == [1, 263, 2]
+    assert (llama.token(263), llama.id_of("▁a"), llama.id_of("no such")) == ("▁a", 263, None)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "small"])
+def test_texts_come_back(name, request):
+    tokenizer = request.getfixturevalue(name)
+    for text in TEXTS:
+        ids = tokenizer.encode(text, bos=True, eos=True)
+        assert tokenizer.decode(np.array(ids)) == text
+        assert max(ids) < tokenizer.size
+
+
+def test_an_answer_goes_on_after_its_prompt(llama, gpt2):
+    for tokenizer in (llama, gpt2):
+        whole = tokenizer.encode("Which film? Twelve Monkeys.")
+        answer = tokenizer.encode(" Twelve Monkeys.", start=False)
+        assert tokenizer.encode("Which film?") + answer == whole
+    assert llama.encode(". x", start=False) != llama.encode(". x")
+
+
+def test_names_of_control_tokens_are_text_unless_asked(llama, small):
+    assert 2 not in llama.encode("x</s>y")
+    assert llama.encode("x</s>y", special=True) == [921, 2, 29891]
+    assert llama.decode([921, 2, 921]) == "x x"
+    assert llama.decode([921, 2, 921], skip_special=False) == "x</s> x"
+    assert small.eos_id not in small.encode("x</s>")
+    assert small.encode("x</s>", special=True)[-1] == small.eos_id
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_placeholder_is_a_word(name, request):
+    """The ids around it are those around a word of one token."""
+    tokenizer = request.getfixturevalue(name)
+    for text in ("A user has watched {soft}. What", "lists: {soft}, {soft} and\n {soft}", "{soft}"):
+        ids, is_soft = tokenizer.encode_with_soft(text, bos=True)
+        word = tokenizer.encode(" films", start=False)
+        worded = tokenizer.encode(text.replace("{soft}", "films"), bos=True)
+        if text == "{soft}" and name == "gpt2":  # no blank before a text
+            worded = [tokenizer.bos_id, *word]
+        assert len(word) == 1 and ids != worded
+        assert [word[0] if soft else k for k, soft in zip(ids, is_soft, strict=True)] == worded
+        assert {k for k, soft in zip(ids, is_soft, strict=True) if soft} == {tokenizer.pad_id}
+
+
+def test_several_soft_tokens_a_placeholder(llama):
+    one, _ = llama.encode_with_soft("a {soft} b {soft}.")
+    ids, is_soft = llama.encode_with_soft("a [X] b [X].", soft=(2, 3), mark="[X]", eos=True)
+    assert is_soft == [False, True, True, False, True, True, True, False, False]
+    kept = [k for k, soft in zip(ids, is_soft, strict=True) if not soft]
+    assert kept == [one[0], one[2], one[4], 2]
+    with pytest.raises(InputError, match="a prompt has 0 of '{soft}', expected at least 1"):
+        llama.encode_with_soft("no placeholder")
+    with pytest.raises(InputError, match="a prompt has 1 of '{soft}', expected 2"):
+        llama.encode_with_soft("{soft}", soft=(1, 1))
+
+
+def test_an_extra_token_stands_where_a_placeholder_would(small):
+    first = small.id_of("<item_1>")
+    assert (small.id_of("<item_2>"), small.size) == (first + 1, first + 2)
+    ids, is_soft = small.encode_with_soft("The {soft}, then {soft}.")
+    named = small.encode("The <item_1>, then <item_1>.")
+    assert [first if soft else k for k, soft in zip(ids, is_soft, strict=True)] == named
+    assert small.decode(named) == "The<item_1>, then<item_1>."
+
+
+def test_digits_are_tokens_and_training_repeats(small):
+    again = train_bpe(["ab ab 1999 1999"] * 3, 1000)
+    assert [again.token(k) for k in again.encode("1999")] == ["1", "9", "9", "9"]
+    assert again.size < 1000
+    assert (small.pad_id, small.bos_id, small.eos_id) == (0, 1, 2)
+    texts = [f"word{n % 7} other{n % 5}" for n in range(99)]
+    first, second = (train_bpe(texts, 280).encode("word1 other2 x") for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "small"])
+def test_saved_files_give_the_same_ids_here_and_in_transformers(name, request, tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = request.getfixturevalue(name)
+    tokenizer.save(tmp_path / "a")
+    # A language model's folder has its config too: LlamaTokenizer must not take over.
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    (tmp_path / "a" / "config.json").write_text(json.dumps(config))
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "a")
+    load_tokenizer(tmp_path / "a").save(tmp_path / "b")
+    ours = load_tokenizer(tmp_path / "b")
+    for text in [*TEXTS, "see <item_1>, <item_2>"]:
+        expected = tokenizer.encode(text)
+        assert ours.encode(text) == expected
+        if "</s>" in text:  # Transformers takes it for the token
+            expected = tokenizer.encode(text, special=True)
+        if not (name == "llama" and "</s>" in text):  # legacy: a blank after a control token
+            assert theirs(text, add_special_tokens=False)["input_ids"] == expected, text
+    begun = theirs("x")["input_ids"]
+    assert begun == tokenizer.encode("x", bos=name != "gpt2")
+    roles = ("bos_id", "eos_id", "pad_id", "size")
+    assert [getattr(ours, r) for r in roles] == [getattr(tokenizer, r) for r in roles]
+    for file in (tmp_path / "b").iterdir():
+        assert file.read_bytes() == (tmp_path / "a" / file.name).read_bytes()
+    assert (theirs.bos_token_id, theirs.eos_token_id) == (ours.bos_id, ours.eos_id)
+
+
+def test_a_tokenizer_json_alone_follows_the_same_rules(llama, tmp_path):
+    llama.save(tmp_path)
+    (tmp_path / "tokenizer.model").unlink()
+    fast = load_tokenizer(tmp_path)
+    prompt = "watched {soft}. Which of [{soft}]?"
+    assert fast.encode_with_soft(prompt) == llama.encode_with_soft(prompt)
+    for text in TEXTS:
+        for start in (True, False):
+            assert fast.encode(text, start=start) == llama.encode(text, start=start), text
+
+
+def test_tokens_added_to_a_sentencepiece_model(folders, tmp_path):
+    shutil.copyfile(folders["llama2"] / "tokenizer.model", tmp_path / "tokenizer.model")
+    added = {"32000": {"content": "[PAD]", "special": True}, "32001": {"content": "<film>"}}
+    config = {"added_tokens_decoder": added, "pad_token": "[PAD]", "chat_template": "kept"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = load_tokenizer(tmp_path)
+    assert (tokenizer.size, tokenizer.pad_id, tokenizer.token(32001)) == (32002, 32000, "<film>")
+    assert tokenizer.encode("a<film> b [PAD]")[:3] == [263, 32001, 289]
+    assert 32000 not in tokenizer.encode("a [PAD]")
+    assert tokenizer.decode([263, 32001, 289, 32000, 40000]) == "a<film> b"
+    tokenizer.save(tmp_path / "out")
+    assert load_tokenizer(tmp_path / "out").encode("a<film> b") == [263, 32001, 289]
+    assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["chat_template"]
+
+
+def test_llama_3_keeps_a_tiktoken_file_beside_its_json(small, tmp_path):
+    small.save(tmp_path)
+    (tmp_path / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")
+    assert load_tokenizer(tmp_path).encode("The") == small.encode("The")
+    with pytest.raises(InputError, match="tokenizer.model: a tiktoken file; expected a SentenceP"):
+        load_tokenizer(tmp_path / "tokenizer.model")
+    # The ends of a text by the model's config, which may name several.
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        (tmp_path / name).unlink()
+    (tmp_path / "config.json").write_text('{"bos_token_id": 5, "eos_token_id": [7, 8]}')
+    found = load_tokenizer(tmp_path)
+    assert (found.bos_id, found.eos_id, found.pad_id) == (5, 7, 0)
+
+
+def test_rows_that_pad_an_embedding_are_right_others_are_another_model_s(gpt2):
+    for rows in (50257, 50304):
+        check_size(gpt2, rows)
+    for rows in (50258, 50272, 50368, 60000):
+        with pytest.raises(InputError, match=f"50257 ids, fewer than .* has rows \\({rows}\\)"):
+            check_size(gpt2, rows)
+    with pytest.raises(InputError, match="50257 ids, more than .* has rows \\(50256\\)"):
+        check_size(gpt2, 50256)
+
+
+def test_bad_files_are_one_error_each(folders, tmp_path):
+    def refused(path, message, **options):
+        with pytest.raises(InputError, match=message) as error:
+            load_tokenizer(path, **options)
+        assert "\n" not in str(error.value)
+
+    refused(tmp_path / "nowhere", "nowhere: no such file or folder")
+    refused(tmp_path, "no tokenizer there; expected tokenizer.model, tokenizer.json")
+    model = (folders["llama2"] / "tokenizer.model").read_bytes()
+    (tmp_path / "tokenizer.model").write_bytes(model[: len(model) // 2 + 3])
+    refused(tmp_path, "tokenizer.model: damaged, or not a SentencePiece model")
+    (tmp_path / "tokenizer.model").unlink()
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
+    refused(tmp_path, "tokenizer.json: damaged")
+    (tmp_path / "tokenizer.json").unlink()
+    shutil.copyfile(folders["gpt2"] / "vocab.json", tmp_path / "vocab.json")
+    refused(tmp_path, "merges.txt: missing")
+    shutil.copyfile(folders["gpt2"] / "merges.txt", tmp_path / "merges.txt")
+    refused(tmp_path, "50257 ids, fewer than the model's embedding has rows \\(60000", size=60000)
+    (tmp_path / "tokenizer_config.json").write_text('{"pad_token": {"content": "[PAD]"}}')
+    refused(tmp_path, "tokenizer_config.json: pad_token '\\[PAD\\]' is no token")
+
+
+def test_what_a_tokenizer_has_not(gpt2, small, folders):
+    assert (gpt2.bos_id, gpt2.eos_id, gpt2.pad_id) == (50256, 50256, 50256)
+    bare = train_bpe(["x"], 259)
+    bare.bos_id = None
+    with pytest.raises(InputError, match="the tokenizer has no bos token"):
+        bare.encode("x", bos=True)
+    with pytest.raises(InputError, match="a vocabulary of 258 tokens: expected at least 259"):
+        train_bpe(["x"], 258)
+    with pytest.raises(InputError, match="extra token '<s>' is a token already"):
+        train_bpe(["x"], 259, extra_tokens=["<s>"])
+
+
+def test_pad_left():
+    tokens, mask = pad_left([[5, 6, 7], [], [8]], pad_id=9)
+    assert tokens.tolist() == [[5, 6, 7], [9, 9, 9], [9, 9, 8]]
+    assert mask.tolist() == [[True] * 3, [False] * 3, [False, False, True]]
+    assert tokens.dtype == np.int32
+    tokens, mask = pad_left([[5, 6, 7]], pad_id=0, sizes=(8, 4, 2))
+    assert tokens.tolist() == [[0, 5, 6, 7]] and mask.sum() == 3
+    with pytest.raises(InputError, match="a text of 3 tokens; expected at most 2"):
+        pad_left([[5, 6, 7]], pad_id=0, sizes=(2,))
