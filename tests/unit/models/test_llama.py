@@ -1,0 +1,210 @@
+"""The language-model contract: cached == uncached, padding, positions, masks, types, shardings."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from recjax.models.definition import define, params_of
+from recjax.models.llama import PARAM_AXES, PRESETS, Config, Llama
+from recjax.nn.positions import RopeScaling
+from recjax.training.parallel import make_mesh, param_shardings
+
+BASE = Config(
+    vocab_size=23, dim=12, mlp_dim=20, layers=3, heads=4, kv_heads=2, head_dim=6, init_std=0.4
+)
+CONFIGS = [
+    BASE,
+    dataclasses.replace(BASE, kv_heads=4, tied=True),
+    dataclasses.replace(BASE, kv_heads=1, rope_scaling=RopeScaling(4.0, 1.0, 4.0, 16)),
+]
+RNG = np.random.default_rng(0)
+TOKENS = jnp.array(RNG.integers(0, 23, (3, 11)), jnp.int32)
+
+
+def model_of(config):
+    return Llama(config, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture(params=range(len(CONFIGS)), ids=["gqa", "mha-tied", "mqa-llama3"])
+def model(request):
+    return model_of(CONFIGS[request.param])
+
+
+def test_causal(model):
+    before = model(TOKENS)[0]
+    after = model(TOKENS.at[:, 6].set((TOKENS[:, 6] + 1) % 23))[0]
+    np.testing.assert_array_equal(before[:, :6], after[:, :6])
+    assert np.abs(before[:, 6:] - after[:, 6:]).max(axis=(0, 2)).min() > 1e-4
+
+
+@pytest.mark.parametrize("parts", [(1,) * 11, (5, 1, 1, 4), (11,)])
+def test_cached_equals_uncached_at_every_place(model, parts):
+    cache, out, start = model.empty_cache(3, 13), [], 0
+    for length in parts:
+        logits, cache = model(TOKENS[:, start : start + length], cache=cache)
+        out.append(logits)
+        start += length
+    np.testing.assert_allclose(jnp.concatenate(out, axis=1), model(TOKENS)[0], atol=2e-5)
+    assert int(cache.length) == 11 and cache.position.tolist() == [11] * 3
+
+
+def test_left_padding_changes_nothing_cached_or_not(model):
+    lengths = np.array([11, 4, 1])
+    mask = jnp.arange(11) >= 11 - lengths[:, None]
+    padded = model(TOKENS, mask=mask)[0]
+    first, cache = model(TOKENS[:, :7], mask=mask[:, :7], cache=model.empty_cache(3, 11))
+    second, cache = model(TOKENS[:, 7:], mask=mask[:, 7:], cache=cache)
+    cached = jnp.concatenate([first, second], axis=1)
+    assert cache.position.tolist() == lengths.tolist()
+    for row, length in enumerate(lengths):
+        alone = model(TOKENS[row : row + 1, 11 - length :])[0][0]
+        np.testing.assert_allclose(padded[row, 11 - length :], alone, atol=2e-5)
+        np.testing.assert_allclose(cached[row, 11 - length :], alone, atol=2e-5)
+
+
+def test_a_shared_prefix_is_the_same_as_repeating_it(model):
+    prefix, rest = TOKENS[:1, :5], TOKENS[:, 5:]
+    mask = jnp.arange(6) >= np.array([0, 2, 5])[:, None]
+    _, cache = model(prefix, cache=model.empty_cache(1, 5))
+    cache = cache.as_prefix().start(3, 6)
+    first, cache = model(rest[:, :4], mask=mask[:, :4], cache=cache)
+    second, cache = model(rest[:, 4:], mask=mask[:, 4:], cache=cache)
+    whole = jnp.concatenate([jnp.repeat(prefix, 3, axis=0), rest], axis=1)
+    every = jnp.concatenate([jnp.ones((3, 5), bool), mask], axis=1)
+    expected = model(whole, mask=every)[0][:, 5:]
+    got = jnp.concatenate([first, second], axis=1)
+    np.testing.assert_allclose(got[mask], expected[mask], atol=2e-5)
+
+
+def test_rows_of_a_cache_can_be_taken(model):
+    _, cache = model(TOKENS[:, :6], cache=model.empty_cache(3, 8))
+    rows = jnp.array([2, 2, 0])
+    got, _ = model(TOKENS[rows, 6:8], cache=cache.take(rows))
+    np.testing.assert_allclose(got, model(TOKENS[rows, :8])[0][:, 6:], atol=2e-5)
+
+
+def test_positions_and_masks_are_arguments(model):
+    """Two documents packed in a row, each with its own positions: as if each were alone."""
+    segments = np.array([0] * 4 + [1] * 7)
+    mask = (segments[:, None] == segments) & np.tril(np.ones((11, 11), bool))
+    positions = np.concatenate([np.arange(4), np.arange(7)])
+    packed = model(TOKENS, positions=jnp.tile(positions, (3, 1)), mask=jnp.tile(mask, (3, 1, 1)))[0]
+    np.testing.assert_allclose(packed[:, :4], model(TOKENS[:, :4])[0], atol=2e-5)
+    np.testing.assert_allclose(packed[:, 4:], model(TOKENS[:, 4:])[0], atol=2e-5)
+
+
+def test_embeddings_in_the_place_of_tokens(model):
+    np.testing.assert_array_equal(model(model.embed(TOKENS))[0], model(TOKENS)[0])
+
+
+def test_hidden_states_are_every_layers(model):
+    states = model.hidden_states(TOKENS)
+    assert states.shape == (4, 3, 11, 12)
+    np.testing.assert_array_equal(states[0], model.embed(TOKENS))
+    np.testing.assert_allclose(model.logits(model.final_norm(states[-1])), model(TOKENS)[0])
+
+
+@pytest.mark.parametrize("change", [{"remat": "full"}, {"remat": "dots"}, {"unroll": 3}])
+def test_execution_options_change_no_number(change):
+    """Loss and gradients are those of the plain scan."""
+
+    def gradients(config):
+        definition = define(lambda rngs: Llama(config, rngs=rngs))
+        params = params_of(model_of(BASE))
+        return jax.grad(lambda p: (definition.merge(p)(TOKENS)[0] ** 2).mean())(params)
+
+    expected, got = gradients(BASE), gradients(dataclasses.replace(BASE, **change))
+    for path, gradient in expected.items():
+        np.testing.assert_allclose(got[path], gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_remat_recomputes():
+    """What the backward pass keeps shrinks: the scan's residuals, counted in the jaxpr."""
+
+    def kept(remat):
+        config = dataclasses.replace(BASE, remat=remat)
+        definition = define(lambda rngs: Llama(config, rngs=rngs))
+        params = params_of(model_of(BASE))
+        _, pullback = jax.vjp(lambda p: definition.merge(p)(TOKENS)[0], params)
+        return sum(leaf.size for leaf in jax.tree.leaves(pullback))
+
+    assert kept("full") < kept("dots") < kept("none")
+
+
+CHANGES = {
+    "norm_eps": 0.1, "rope_theta": 100.0, "rope_scaling": RopeScaling(8.0, 1.0, 4.0, 8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_numbers_of_the_config_are_read(field):
+    definition = define(
+        lambda r: Llama(dataclasses.replace(BASE, **{field: CHANGES[field]}), rngs=r)
+    )
+    changed = definition.merge(params_of(model_of(BASE)))(TOKENS)[0]
+    assert np.abs(changed - model_of(BASE)(TOKENS)[0]).max() > 1e-2
+
+
+def test_bfloat16_stays_bfloat16():
+    half = Llama(BASE, rngs=nnx.Rngs(0), dtype=jnp.bfloat16)
+    logits, cache = half(TOKENS, cache=half.empty_cache(3, 11))
+    assert logits.dtype == cache.keys[0].dtype == jnp.bfloat16
+    assert all(a.dtype == jnp.bfloat16 for a in params_of(half).values())
+    expected = define(lambda r: Llama(BASE, rngs=r)).merge(
+        {k: v.astype(jnp.float32) for k, v in params_of(half).items()}
+    )(TOKENS)[0]
+    error = np.abs(np.asarray(logits, np.float32) - expected)
+    assert error.mean() < 0.05 * np.abs(expected).mean()
+
+
+def test_every_parameter_takes_part(model):
+    definition = define(lambda rngs: Llama(model.config, rngs=rngs))
+    gradients = jax.grad(lambda p: (definition.merge(p)(TOKENS)[0] ** 2).sum())(params_of(model))
+    for path, gradient in gradients.items():
+        assert np.abs(gradient).max() > 0, path
+
+
+def test_generation_traces_once_per_shape():
+    definition = define(lambda rngs: Llama(BASE, rngs=rngs))
+    params, traces = params_of(model_of(BASE)), 0
+
+    @jax.jit
+    def step(params, tokens, cache):
+        nonlocal traces
+        traces += 1
+        return definition.merge(params)(tokens, cache=cache)
+
+    cache = model_of(BASE).empty_cache(3, 11)
+    for t in range(4):
+        _, cache = step(params, TOKENS[:, t : t + 1], cache)
+    assert traces == 1
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_published_sizes_and_shardings(name):
+    """Parameter counts of the published models, and a sharding for each parameter."""
+    definition = define(lambda rngs: Llama(PRESETS[name], rngs=rngs))
+    count = sum(int(np.prod(a.shape)) for a in definition.shapes.values())
+    expected = {
+        "llama-7b": 6_738_415_616,
+        "llama-2-7b": 6_738_415_616,
+        "llama-3.2-1b": 1_235_814_400,
+        "llama-3.2-3b": 3_212_749_824,
+        "stories-15m": 15_191_712,
+        "stories-110m": 109_529_856,
+    }
+    assert count == expected[name]
+    specs = param_shardings(definition.shapes, PARAM_AXES, make_mesh((1, 4, 2)))
+    whole = {path for path, sharding in specs.items() if not any(sharding.spec)}
+    assert whole == {path for path in definition.shapes if path.endswith("scale")}
+
+
+def test_bad_sizes():
+    with pytest.raises(ValueError, match="heads 3 is no multiple of kv_heads 2"):
+        Config(heads=3, kv_heads=2)
+    with pytest.raises(ValueError, match="head_dim 7"):
+        Config(head_dim=7)
