@@ -87,23 +87,30 @@ def gbce_beta(n_items: int, negatives: int, calibration: float) -> float:
     return rate * (calibration * (1 - 1 / rate) + 1 / rate)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def softmax_cross_entropy(
-    h: Array, table: Array, targets: Array, weights: Array, chunk: int | None = None
+    h: Array,
+    table: Array,
+    targets: Array,
+    weights: Array,
+    chunk: int | None = None,
+    padded: bool = True,
 ) -> SumWeight:
     """Cross-entropy over the full catalogue, never holding all [T I] logits.
 
     Positions are taken `chunk` at a time; the gradient of a chunk is made in the forward pass,
     while its logits are at hand, so nothing is recomputed: three matrix products, as without
-    chunks, and memory of chunk x I.
+    chunks, and memory of chunk x I. A table that is not differentiated costs no gradient: two.
 
     Args:
         chunk: positions at a time; None picks about 32 MiB of logits.
+        padded: row 0 of the table is padding, and no candidate.
     """
-    return _softmax_forward(h, table, targets, weights, chunk, grad=False)[0]
+    return _softmax_forward(h, table, targets, weights, chunk, padded)[0]
 
 
-def _softmax_forward(h, table, targets, weights, chunk, *, grad):
+def _softmax_forward(h, table, targets, weights, chunk, padded, grads=(False, False)):
+    """(sum, weight), and the gradients of `h` and of `table` where `grads` asks for them."""
     table = jnp.asarray(table)
     positions, n_items = h.shape[0], table.shape[0]
     chunk = chunk or max(1, _CHUNK_ELEMENTS // n_items)
@@ -119,41 +126,49 @@ def _softmax_forward(h, table, targets, weights, chunk, *, grad):
         total, d_table = carry
         h_c, target_c, weight_c = block
         logits = jnp.einsum("TD,ID->TI", h_c, table, preferred_element_type=jnp.float32)
-        logits = logits.at[:, 0].set(-jnp.inf)  # padding is no candidate
+        if padded:
+            logits = logits.at[:, 0].set(-jnp.inf)
         top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
         exp = jnp.exp(logits - top)
         norm = exp.sum(axis=-1, keepdims=True)
         chosen = jnp.take_along_axis(logits, target_c[:, None], axis=-1)
         losses = (jnp.log(norm) + top - chosen)[:, 0]
         total = total + jnp.sum(jnp.where(weight_c > 0, losses * weight_c, 0.0))
-        if not grad:
+        if not any(grads):
             return (total, d_table), None
         # d loss / d logits = weight * (softmax - one_hot(target)); the one-hot part is a gather
         # and a scatter, cheaper than a second pass over the logits.
-        p = exp * (weight_c[:, None] / norm)
-        d_h = jnp.einsum("TI,ID->TD", p, table) - weight_c[:, None] * table[target_c]
-        d_table = d_table + jnp.einsum("TI,TD->ID", p, h_c)
-        d_table = d_table.at[target_c].add(-weight_c[:, None] * h_c)
+        p = (exp * (weight_c[:, None] / norm)).astype(h.dtype)
+        d_h, wide = None, {"preferred_element_type": jnp.float32}
+        if grads[0]:
+            d_h = jnp.einsum("TI,ID->TD", p, table, **wide) - weight_c[:, None] * table[target_c]
+            d_h = d_h.astype(h.dtype)
+        if grads[1]:
+            d_table = d_table + jnp.einsum("TI,TD->ID", p, h_c, **wide)
+            d_table = d_table.at[target_c].add(-weight_c[:, None] * h_c)
         return (total, d_table), d_h
 
-    start = (jnp.zeros((), jnp.float32), jnp.zeros_like(table) if grad else None)
+    empty = jnp.zeros(table.shape, jnp.float32) if grads[1] else None
+    start = (jnp.zeros((), jnp.float32), empty)
     (total, d_table), d_h = jax.lax.scan(body, start, (split(h), split(targets), split(weights)))
-    if grad:
+    if d_h is not None:
         d_h = d_h.reshape(blocks * chunk, -1)[:positions]
+    if d_table is not None:
+        d_table = d_table.astype(table.dtype)
     return (total, jnp.sum(weights)), (d_h, d_table)
 
 
-def _softmax_fwd(h, table, targets, weights, chunk):
-    return _softmax_forward(h, table, targets, weights, chunk, grad=True)
+def _softmax_fwd(h, table, targets, weights, chunk, padded):
+    arrays = (a.value for a in (h, table, targets, weights))
+    return _softmax_forward(*arrays, chunk, padded, grads=(h.perturbed, table.perturbed))
 
 
-def _softmax_bwd(chunk, residuals, cotangent):
-    d_h, d_table = residuals
-    scale = cotangent[0]
-    return d_h * scale, d_table * scale, None, None
+def _softmax_bwd(chunk, padded, residuals, cotangent):
+    d_h, d_table = (None if d is None else d * cotangent[0].astype(d.dtype) for d in residuals)
+    return d_h, d_table, None, None
 
 
-softmax_cross_entropy.defvjp(_softmax_fwd, _softmax_bwd)
+softmax_cross_entropy.defvjp(_softmax_fwd, _softmax_bwd, symbolic_zeros=True)
 
 
 def _shared_scores(h, table, targets, negatives):

@@ -75,6 +75,55 @@ def test_softmax_gradient_is_that_of_the_plain_formula(chunk):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_softmax_without_padding_takes_row_0_for_a_candidate():
+    targets = np.where(np.arange(T) % 2, TARGETS, 0)
+
+    def plain(h, table):
+        chosen = jax.nn.log_softmax(h @ table.T)[jnp.arange(T), targets]
+        return -(chosen * WEIGHTS).sum()
+
+    def ours(h, table):
+        return objectives.softmax_cross_entropy(h, table, targets, WEIGHTS, 4, False)[0]
+
+    expected = jax.value_and_grad(plain, (0, 1))(H, TABLE)
+    found = jax.value_and_grad(ours, (0, 1))(jnp.array(H), jnp.array(TABLE))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected
+    )
+
+
+@pytest.mark.parametrize("argnums", [0, 1])
+def test_softmax_makes_only_the_gradient_that_is_asked_for(argnums):
+    """Three matrix products for both gradients, two for one; and it is the same one."""
+    h, table = jnp.ones((64, 32)), jnp.ones((128, 32))
+    targets, weights = jnp.ones(64, int), jnp.ones(64)
+
+    def loss(h, table):
+        return objectives.softmax_cross_entropy(h, table, targets, weights)[0]
+
+    def products(wrt):
+        cost = jax.jit(jax.grad(loss, wrt)).lower(h, table).compile().cost_analysis()
+        return cost["flops"] / (2 * h.size * len(table))
+
+    assert 2 < products(argnums) < 2.5 < 3 < products((0, 1)) < 3.5
+    one, both = jax.grad(loss, argnums)(h, table), jax.grad(loss, (0, 1))(h, table)
+    np.testing.assert_array_equal(one, both[argnums])
+
+
+def test_softmax_in_half_precision_sums_in_float32():
+    def gradients(dtype, chunk):
+        def loss(h, table):
+            return objectives.softmax_cross_entropy(h, table, TARGETS, WEIGHTS, chunk)[0]
+
+        return jax.grad(loss, (0, 1))(jnp.array(H, dtype), jnp.array(TABLE, dtype))
+
+    for found, expected in zip(
+        gradients(jnp.bfloat16, 1), gradients(jnp.float32, None), strict=True
+    ):
+        assert found.dtype == jnp.bfloat16
+        np.testing.assert_allclose(np.asarray(found, np.float32), expected, atol=0.04)
+
+
 def test_softmax_survives_huge_scores():
     loss, _ = objectives.softmax_cross_entropy(1e4 * jnp.array(H), TABLE, TARGETS, WEIGHTS)
     assert np.isfinite(loss)

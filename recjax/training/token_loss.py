@@ -1,0 +1,42 @@
+"""The next-token loss of a language model, at labelled places only."""
+
+import jax.numpy as jnp
+
+from recjax.training.objectives import SumWeight, softmax_cross_entropy
+from recjax.typing import Array
+
+
+def token_loss(
+    h: Array, table: Array, labels: Array, *, budget: int | None = None, chunk: int | None = None
+) -> SumWeight:
+    """Cross-entropy of the labelled tokens, as (sum, number of labels).
+
+    A prompt's tokens have no labels: their hidden states are left out before the head, which for a
+    small model with a large vocabulary costs as much as its layers. What remains is taken `chunk`
+    at a time (`softmax_cross_entropy`), so [B T V] logits never exist, and a table that is not
+    trained costs no gradient.
+
+    Args:
+        h: final hidden states [B T E].
+        table: of the head, [V E] (`Llama.head_table`).
+        labels: [B T] int32, as in transformers: the token at this very place, which the place
+            before predicts; negative (-100) = no label, as at the first token of each text that
+            is packed into a row. What stands at the first place is never used.
+        budget: at most this many labels in the batch (static); by default all B (T - 1) places are
+            taken, labelled or not. The loss is nan if there are more: none is left out silently.
+        chunk: labels at a time; None picks about 32 MiB of logits.
+    """
+    h = h[:, :-1].reshape(-1, h.shape[-1])
+    labels = labels[:, 1:].reshape(-1)
+    real = labels >= 0
+    count = jnp.sum(real)
+    if budget is not None and budget < labels.size:
+        # Places past the count are out of range: they read as 0 and pass no gradient back.
+        places = jnp.nonzero(real, size=budget, fill_value=labels.size)[0]
+        h = h.at[places].get(mode="fill", fill_value=0)
+        labels = labels.at[places].get(mode="fill", fill_value=-1)
+        real = labels >= 0
+    targets = jnp.where(real, labels, 0)
+    total, weight = softmax_cross_entropy(h, table, targets, real.astype(jnp.float32), chunk, False)
+    # A factor, so that the gradients are nan too.
+    return total * jnp.where(count > weight, jnp.nan, 1.0), weight
