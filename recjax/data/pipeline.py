@@ -83,7 +83,7 @@ class TrainBatches:
         share = self.batch_size // self.process[1]
         if not self.packed:
             return _round_up(share, self.row_multiple)
-        return _rows_for(self._windows[2], share, self.length, self.row_multiple)
+        return rows_for(self._windows[2], share, self.length, self.row_multiple)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a batch spans at most two epochs
     def _permutation(self, epoch: int) -> np.ndarray:
@@ -117,7 +117,7 @@ class TrainBatches:
         for other in range(processes):  # all processes must agree on R
             if self.packed and other != index:
                 needed = max(needed, *(p.rows for p in self._packings(step, count, other)[1]))
-        rows = _grow(self._usual_rows, needed, self.row_multiple)
+        rows = grow_rows(self._usual_rows, needed, self.row_multiple)
         names = ("ids", "targets", "positions", "segments", "sequences")
         batch = {name: np.zeros((count, rows * self.length), np.int32) for name in names}
         for k, (member, packing) in enumerate(zip(members, packings, strict=True)):
@@ -168,14 +168,14 @@ class EvalBatches:
     def _usual_rows(self) -> int:
         if not self.packed:
             return self.batch_size
-        return _rows_for(self._lengths, self.batch_size, self.length, 1)
+        return rows_for(self._lengths, self.batch_size, self.length, 1)
 
     def __call__(self, index: int) -> Batch:
         size, length = self.batch_size, self.length
         examples = np.arange(index * size, min((index + 1) * size, len(self.spans)))
         lengths = self._lengths[examples]
         packing = (pack if self.packed else one_per_row)(lengths, length)
-        rows = _grow(self._usual_rows, packing.rows, 1)
+        rows = grow_rows(self._usual_rows, packing.rows, 1)
         closed = int(self.closing != 0)
         tokens = window_tokens(self.spans.stops[examples] + closed, lengths, packing, length)
         flat = {n: np.zeros(rows * length, np.int32) for n in ("ids", "positions", "segments")}
@@ -201,13 +201,13 @@ def _round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
-def _rows_for(lengths: np.ndarray, count: int, length: int, multiple: int) -> int:
+def rows_for(lengths: np.ndarray, count: int, length: int, multiple: int) -> int:
     """Rows that nearly every batch of `count` sequences fits: mean + 4 deviations, some slack."""
     tokens = count * lengths.mean() + 4 * math.sqrt(count) * lengths.std()
     return _round_up(min(count, math.ceil(tokens / length * 1.02) + 1), multiple)
 
 
-def _grow(rows: int, needed: int, multiple: int) -> int:
+def grow_rows(rows: int, needed: int, multiple: int) -> int:
     """`rows`, or in large strides what is needed: every new shape is compiled."""
     stride = _round_up(max(1, rows // 8), multiple)
     return rows + max(0, -(-(needed - rows) // stride)) * stride
