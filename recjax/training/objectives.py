@@ -159,8 +159,9 @@ def _softmax_forward(h, table, targets, weights, chunk, padded, grads=(False, Fa
 
 
 def _softmax_fwd(h, table, targets, weights, chunk, padded):
-    arrays = (a.value for a in (h, table, targets, weights))
-    return _softmax_forward(*arrays, chunk, padded, grads=(h.perturbed, table.perturbed))
+    asked = h.perturbed, table.perturbed
+    h, table, targets, weights = (a.value for a in (h, table, targets, weights))
+    return _softmax_forward(h, table, targets, weights, chunk, padded, asked)
 
 
 def _softmax_bwd(chunk, padded, residuals, cotangent):

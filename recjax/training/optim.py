@@ -47,9 +47,12 @@ def make_optimizer(config: OptimConfig, steps_per_epoch: int) -> optax.GradientT
         parts.append(optax.clip_by_global_norm(config.clip_norm))
     parts.append(optax.scale_by_adam(config.b1, config.b2, config.eps))
     if config.weight_decay:
-        # Biases and norms are vectors and do not decay.
+        # Biases and norms are vectors and do not decay. Of layers in a stack, norms are matrices.
         def matrices(params):
-            return {path: value.ndim > 1 for path, value in params.items()}
+            return {
+                path: value.ndim > 1 and not path.endswith("/scale")
+                for path, value in params.items()
+            }
 
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=matrices))
     parts.append(optax.scale_by_learning_rate(schedule(config, steps_per_epoch)))

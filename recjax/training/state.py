@@ -1,7 +1,7 @@
 """What a training step changes, born sharded."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -49,6 +49,50 @@ def init_state(
 
     make = _maker(build, optimizer, seed)
     return jax.jit(make, out_shardings=state_shardings(jax.eval_shape(make), axes, mesh))()
+
+
+def state_of(
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    axes: AxisRules,
+    mesh: jax.sharding.Mesh,
+) -> TrainState:
+    """A fresh state of parameters that exist already, e.g. of what is trained in a loaded model.
+
+    Args:
+        params: by path; they become the state's own, and are donated with it.
+        optimizer, axes, mesh: see `init_state`.
+    """
+
+    def make(params: Params) -> TrainState:
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    shardings = state_shardings(jax.eval_shape(make, params), axes, mesh)
+    params = jax.device_put(params, shardings.params)
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
+    return TrainState(jax.device_put(jnp.int32(0), shardings.step), params, opt_state)
+
+
+def init_params(
+    build: Callable[[nnx.Rngs], nnx.Module],
+    seed: int,
+    axes: AxisRules,
+    mesh: jax.sharding.Mesh,
+    *,
+    but: Collection[str] = (),
+) -> Params:
+    """Initial parameters, born sharded, but for those that are there already (a loaded base's).
+
+    Args:
+        build, seed, axes, mesh: see `init_state`; each parameter is the one that it would make.
+        but: paths to leave out; they are not made.
+    """
+
+    def make() -> Params:
+        params = params_of(build(nnx.Rngs(params=jax.random.key(seed))))
+        return {path: value for path, value in params.items() if path not in but}
+
+    return jax.jit(make, out_shardings=param_shardings(jax.eval_shape(make), axes, mesh))()
 
 
 def abstract_state(

@@ -34,6 +34,14 @@ def test_weight_decay_is_for_matrices():
     np.testing.assert_allclose(updates["b"], 0.0)
 
 
+def test_weight_decay_leaves_stacked_norms_alone():
+    optimizer = make_optimizer(OptimConfig(learning_rate=0.1, weight_decay=0.5), 1)
+    params = {"layers/norm/scale": jnp.ones((2, 3)), "layers/up/kernel": jnp.ones((2, 3, 3))}
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    assert not updates["layers/norm/scale"].any() and updates["layers/up/kernel"].all()
+
+
 def test_clipping():
     optimizer = make_optimizer(OptimConfig(learning_rate=1.0, clip_norm=1.0, eps=1.0), 1)
     params = {"w": jnp.zeros(2)}
