@@ -345,7 +345,7 @@ def _write(
         logits, cache = model(tokens[:, None], cache=cache)
         return logits[:, 0], cache
 
-    options = {"limit": limit, "stop": stop, "pad_id": pad_id, "processors": processors}
+    options: dict[str, Any] = {"limit": limit, "stop": stop, "pad_id": pad_id, "processors": processors}
     if beams == 1:
         return decode(
             step, logits, cache, max_new_tokens=max_new_tokens, sampler=sampler, keys=keys,
