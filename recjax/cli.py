@@ -44,7 +44,7 @@ def _parser() -> _Parser:
     sub.add_argument("--overwrite", **overwrite)
     sub.add_argument("--skip-bad-rows", type=int, metavar="N", help="tolerate N malformed rows")
 
-    sub = command("train", _train, "train a recommender, or resume its training", config="optional")
+    sub = command("train", _train, "train a model, or resume its training", config="optional")
     sub.add_argument(
         "--workdir", required=True, type=Path, metavar="DIR",
         help="of the run; without --config one that exists, with its own config",
@@ -54,7 +54,7 @@ def _parser() -> _Parser:
         "--distributed", action="store_true", help="one of several processes (jax.distributed)"
     )
 
-    sub = command("evaluate", _evaluate, "metrics of a trained recommender", config="none")
+    sub = command("evaluate", _evaluate, "metrics of a trained model", config="none")
     sub.add_argument("--workdir", required=True, type=Path, metavar="DIR")
     sub.add_argument("--split", choices=("validation", "test"), default="test")
     sub.add_argument("--protocols", metavar="A,B", help="in place of the run's (full,uni100,...)")
@@ -103,18 +103,18 @@ def _say(*lines: str) -> None:
 def _load(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> Any:
     from ml_collections import ConfigDict
 
-    from recjax.config import apply_overrides, build, load_config
-    from recjax.training.recommender import RunConfig, complete
-    from recjax.training.workdir import read_run_config
+    from recjax.config import apply_overrides, load_config
+    from recjax.training.workdir import build_config, complete, read_run_config
 
     if args.config is None:
-        config = ConfigDict(dataclasses.asdict(read_run_config(args.workdir))).lock()
+        old = read_run_config(args.workdir)
+        config = ConfigDict({"system": old.system, **dataclasses.asdict(old)}).lock()
         changes = apply_overrides(config, overrides)
     else:
         config, changes = load_config(args.config, overrides, complete)
     for key, old, new in changes:
         _say(f"config.{key}: {old!r} -> {new!r}")
-    return build(RunConfig, config, "config")
+    return build_config(config)
 
 
 def _prepare(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:

@@ -20,53 +20,56 @@ from recjax.data.textualize import Document
 from recjax.data.tokenizers import Tokenizer
 from recjax.errors import InputError
 
-_SAMPLE = 512  # documents from which the usual number of rows is estimated
+NO_LABEL = -100  # as in PyTorch and Transformers
+_SAMPLE = 512  # documents from which the usual numbers of rows and labels are estimated
+_LABEL_SLACK = 1.25
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoded:
-    """Documents as tokens, one after the other.
+    """Documents as tokens, one after the other, each cut to the row length.
 
     Attributes:
-        tokens: [n] int32, each document's prompt, text and end; cut to the row length and 1.
-        learned: [n] bool, tokens of the text and the end.
+        tokens: [n] int32.
+        labels: [n] int32, the token where it is learned, else `NO_LABEL`.
         lengths: tokens of each document.
     """
 
     tokens: np.ndarray
-    learned: np.ndarray
+    labels: np.ndarray
     lengths: np.ndarray
 
 
 def encode(documents: Sequence[Document], tokenizer: Tokenizer, length: int) -> Encoded:
     """Tokens of documents: `<s>`, the prompt, the text going on after it, `</s>`.
 
+    Text and end are learned.
+
     Args:
         documents: to encode.
         tokenizer: of the model.
-        length: T; a document may have one token more, for the last one is no input.
+        length: T.
     """
     prompts = tokenizer.encode_batch([d.prompt for d in documents], bos=True)
-    whole = [not d.prompt for d in documents]
-    texts = _by_start([d.text for d in documents], whole, tokenizer)
-    cut = length + 1
-    rows = [[*p, *t][:cut] for p, t in zip(prompts, texts, strict=True)]
-    lengths = np.array([len(row) for row in rows], np.int64)
-    given = np.minimum([len(p) for p in prompts], lengths)
-    place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    tokens = np.concatenate([np.asarray(row, np.int32) for row in rows])
-    return Encoded(tokens, place >= np.repeat(given, lengths), lengths)
-
-
-def _by_start(texts: Sequence[str], start: Sequence[bool], tokenizer: Tokenizer) -> list[list[int]]:
-    """Each text with its end, as the beginning of a document or as what goes on."""
-    out: list[list[int]] = [[]] * len(texts)
-    for kind in (True, False):
-        places = [k for k, begins in enumerate(start) if begins == kind]
-        done = tokenizer.encode_batch([texts[k] for k in places], eos=True, start=kind)
+    texts: list[list[int]] = [[]] * len(documents)
+    for begins in (True, False):
+        places = [k for k, d in enumerate(documents) if begins != bool(d.prompt)]
+        done = tokenizer.encode_batch([documents[k].text for k in places], eos=True, start=begins)
         for k, ids in zip(places, done, strict=True):
-            out[k] = ids
-    return out
+            texts[k] = ids
+    rows = [[*p, *t][:length] for p, t in zip(prompts, texts, strict=True)]
+    lengths = np.array([len(row) for row in rows], np.int64)
+    given = np.array([len(p) for p in prompts])
+    tokens = np.concatenate([np.asarray(row, np.int32) for row in rows])
+    document, position = _places(lengths)
+    labels = np.where(position < given[document], NO_LABEL, tokens).astype(np.int32)
+    return Encoded(tokens, labels, lengths)
+
+
+def _places(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of every token: its document, and its position in it."""
+    document = np.repeat(np.arange(len(lengths)), lengths)
+    return document, np.arange(len(document)) - (np.cumsum(lengths) - lengths)[document]
 
 
 def lay_out(encoded: Encoded, length: int, rows: int) -> Batch:
@@ -78,42 +81,29 @@ def lay_out(encoded: Encoded, length: int, rows: int) -> Batch:
         rows: R, no fewer than are needed.
 
     Returns:
-        All [R T]: `tokens` and `targets` (the next token) int32; `weights` float32, 1 where the
-        target is learned; `positions` int32 within the document; `segments` int32, 1, 2, ... in
-        each row and 0 at padding; `documents` int32, index of the document.
+        All [R T] int32: `tokens`; `labels` as `training.token_loss` takes them; `positions` within
+        the document; `segments`, 1, 2, ... in each row and 0 at padding; `documents`, index of the
+        document.
     """
-    sizes = encoded.lengths - 1
-    packing = pack(sizes, length)
-    source, document, position = _inputs(encoded.lengths)
+    packing = pack(encoded.lengths, length)
+    document, position = _places(encoded.lengths)
     slot = (packing.row * length + packing.column)[document] + position
     by_place = np.lexsort((packing.column, packing.row))
-    segment = np.empty(len(sizes), np.int64)
+    segment = np.empty(len(by_place), np.int64)
     ordered = packing.row[by_place]
-    first = np.searchsorted(ordered, ordered)
-    segment[by_place] = np.arange(len(sizes)) - first + 1
-    values = {
-        "tokens": encoded.tokens[source],
-        "targets": encoded.tokens[source + 1],
-        "weights": encoded.learned[source + 1],
-        "positions": position,
-        "segments": segment[document],
-        "documents": document,
-    }
+    segment[by_place] = 1 + np.arange(len(by_place)) - np.searchsorted(ordered, ordered)
     out = {}
-    for name, value in values.items():
-        flat = np.zeros(rows * length, np.float32 if name == "weights" else np.int32)
-        flat[slot] = value
+    for name, values, empty in (
+        ("tokens", encoded.tokens, 0),
+        ("labels", encoded.labels, NO_LABEL),
+        ("positions", position, 0),
+        ("segments", segment[document], 0),
+        ("documents", document, 0),
+    ):
+        flat = np.full(rows * length, empty, np.int32)
+        flat[slot] = values
         out[name] = flat.reshape(rows, length)
     return out
-
-
-def _inputs(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of every token but the documents' last ones: its index, document and position."""
-    sizes = lengths - 1
-    document = np.repeat(np.arange(len(sizes)), sizes)
-    position = np.arange(len(document)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    starts = np.cumsum(lengths) - lengths
-    return starts[document] + position, document, position
 
 
 class Stream(Protocol):
@@ -167,10 +157,27 @@ class TokenBatches:
         return self.batch_size // self.process[1]
 
     @functools.cached_property
+    def _sample(self) -> Encoded:
+        places = range(min(_SAMPLE, len(self.documents)))
+        return encode([self.documents(p) for p in places], self.tokenizer, self.length)
+
+    @functools.cached_property
     def _usual_rows(self) -> int:
-        some = [self.documents(place) for place in range(min(_SAMPLE, len(self.documents)))]
-        sizes = encode(some, self.tokenizer, self.length).lengths - 1
-        return rows_for(sizes, self._share, self.length, self.row_multiple)
+        return rows_for(self._sample.lengths, self._share, self.length, self.row_multiple)
+
+    @functools.cached_property
+    def label_share(self) -> float:
+        """No batch has more labels than this share of its R T places.
+
+        A batch that would gets more rows. The loss needs to look at so many places only.
+        """
+        share = (self._sample.labels != NO_LABEL).mean()
+        return min(1.0, max(float(share) * _LABEL_SLACK, 1 / self.length))
+
+    def _needed(self, encoded: Encoded) -> int:
+        labels = int((encoded.labels != NO_LABEL).sum())
+        rows = math.ceil(labels / (self.label_share * self.length))
+        return max(rows, pack(encoded.lengths, self.length).rows)
 
     def _encoded(self, step: int, process: int) -> Encoded:
         first = step * self.batch_size + process * self._share
@@ -187,7 +194,7 @@ class TokenBatches:
         steps = range(step, step + count)
         encoded = [self._encoded(s, index) for s in steps]
         others = [self._encoded(s, p) for s in steps for p in range(processes) if p != index]
-        needed = max(pack(e.lengths - 1, self.length).rows for e in [*encoded, *others])
+        needed = max(map(self._needed, [*encoded, *others]))
         rows = grow_rows(self._usual_rows, needed, self.row_multiple)
         batches = [lay_out(e, self.length, rows) for e in encoded]
         return {k: np.stack([b[k] for b in batches]) for k in batches[0] if k != "documents"}
@@ -210,5 +217,5 @@ def fixed_batches(
     count = math.ceil(len(documents) / batch_size)
     parts = [documents[k * batch_size : (k + 1) * batch_size] for k in range(count)]
     encoded = [encode(part, tokenizer, length) for part in parts]
-    rows = max(pack(e.lengths - 1, length).rows for e in encoded)
+    rows = max(pack(e.lengths, length).rows for e in encoded)
     return [lay_out(e, length, rows) for e in encoded]

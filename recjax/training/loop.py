@@ -19,14 +19,14 @@ from recjax.training.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    batch_size: int = 256  # sequences a step, over all devices
-    epochs: float = 200.0  # at most this many passes over the training sequences
+    batch_size: int = 256  # sequences (documents) a step, over all devices
+    epochs: float = 200.0  # at most this many passes over them
     steps_per_call: int = 16  # steps in one compiled call
     evaluate_every: float = 1.0  # epochs between validations (and checkpoints)
     patience: int = 0  # validations without a better metric before it stops; 0 = never
-    metric: str = "validation/full/ndcg@10"  # what "better" means; higher is better
+    # What "better" means: higher; lower where its name ends in "loss" or "perplexity".
+    metric: str = "validation/full/ndcg@10"
     keep_checkpoints: int = 2  # newest ones, beside the best
-    packed: bool = True  # several sequences a row
     mesh: tuple[int, int, int] = (-1, 1, 1)  # devices over data, fsdp, tensor; -1 = what is left
 
     def __post_init__(self):
@@ -36,6 +36,9 @@ class TrainConfig:
         for name in ("epochs", "evaluate_every"):
             if getattr(self, name) <= 0:
                 raise InputError(f"config.train.{name}: expected more than 0")
+
+
+_LOWER_IS_BETTER = ("loss", "perplexity")
 
 
 class DivergedError(RuntimeError):
@@ -52,7 +55,7 @@ class Progress:
 
     Attributes:
         best_step: step of the best validation, or None.
-        best_value: its metric.
+        best_value: its metric; negative where lower is better.
         stale: validations since then.
         stopped: early stopping has ended the run.
     """
@@ -101,6 +104,7 @@ def fit(
     steps_per_epoch: int,
     progress: Progress,
     meta: dict[str, Any],
+    unit: str = "sequences",
 ) -> tuple[TrainState, Progress, bool]:
     """Trains until the epochs are done, validation stops to improve, or SIGTERM arrives.
 
@@ -115,6 +119,7 @@ def fit(
         steps_per_epoch: of the training data.
         progress: of an interrupted run, or a fresh one.
         meta: saved with every checkpoint.
+        unit: what a step has `batch_size` of.
 
     Returns:
         `(state, progress, finished)`; `finished` is False after SIGTERM.
@@ -135,18 +140,18 @@ def fit(
     bar = progress_bar(last, step, "training", "step")
     with bar, _StopSignal() as stop:
         batch = batches(step, count) if step < last and not progress.stopped else None
-        started, sequences = time.perf_counter(), 0
+        started, done = time.perf_counter(), 0
         while batch is not None:
             state, metrics = steps(state, batch)
             first, step = step, step + count
             # The device works on this call while the host makes the next batch.
             batch = batches(step, count) if step < last else None
             loss = _checked(metrics, first)
-            sequences += count * config.batch_size
+            done += count * config.batch_size
             elapsed = time.perf_counter() - started
-            rate = sequences / elapsed
+            rate = done / elapsed
             bar.update(count)
-            bar.set_postfix_str(f"loss {loss:.4f}, {rate:,.0f} sequences/s", refresh=False)
+            bar.set_postfix_str(f"loss {loss:.4f}, {rate:,.0f} {unit}/s", refresh=False)
             if step % every == 0 or step == last:
                 values = evaluate(state)
                 writer.write(
@@ -154,7 +159,7 @@ def fit(
                     {
                         "loss": loss,
                         "epoch": step / steps_per_epoch,
-                        "sequences_per_second": round(rate, 1),
+                        f"{unit}_per_second": round(rate, 1),
                         **values,
                     },
                 )
@@ -165,11 +170,11 @@ def fit(
                     bar.write(
                         f"step {step} (epoch {step / steps_per_epoch:.1f}): loss {loss:.4f}, "
                         f"{config.metric} {values[config.metric]:.4f} ({best}), "
-                        f"{rate:,.0f} sequences/s",
+                        f"{rate:,.0f} {unit}/s",
                         file=sys.stderr,
                     )
                 save()
-                started, sequences = time.perf_counter(), 0
+                started, done = time.perf_counter(), 0
                 if progress.stopped:
                     break
             preempted = jax.process_count() > 1 and checkpoints.preempted(step)
@@ -198,6 +203,8 @@ def _checked(metrics: dict[str, Any], first: int) -> float:
 def _judge(progress: Progress, values: dict[str, float], step: int, config: TrainConfig) -> None:
     """Early stopping: is this validation the best one, or one too many without a better one?"""
     value = values[config.metric]
+    if config.metric.rpartition("/")[2] in _LOWER_IS_BETTER:
+        value = -value
     if value > progress.best_value:
         progress.best_step, progress.best_value, progress.stale = step, value, 0
         return

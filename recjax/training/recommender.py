@@ -16,21 +16,20 @@ import jax
 import optax
 from flax import nnx
 
-from recjax.config import build, nearest, to_plain
+from recjax.config import build, to_plain
 from recjax.data import splits
 from recjax.data.pipeline import TrainBatches
 from recjax.data.prepare import DataConfig, read_options
 from recjax.data.store import Store
-from recjax.errors import InputError
 from recjax.evaluation.protocols import EvaluationConfig, Evaluator
 from recjax.models.definition import define
 from recjax.models.recommender import make_recommender, read_config
 from recjax.training import parallel
-from recjax.training.checkpoint import Checkpoints, abstract_like
-from recjax.training.loop import Progress, TrainConfig, fit
-from recjax.training.metrics import MetricWriter, NoWriter
+from recjax.training.checkpoint import abstract_like
+from recjax.training.loop import TrainConfig
 from recjax.training.objectives import Objective, ObjectiveConfig
 from recjax.training.optim import OptimConfig, make_optimizer
+from recjax.training.run import Run
 from recjax.training.state import TrainState, abstract_state, init_state, state_shardings
 from recjax.training.step import make_steps
 from recjax.typing import Array, Params
@@ -45,6 +44,11 @@ class SplitConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RecommenderTrainConfig(TrainConfig):
+    packed: bool = True  # several sequences a row
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     data: DataConfig
     model: dict  # the model's `name`, a `preset` of it, and fields of its `Config`
@@ -52,8 +56,10 @@ class RunConfig:
     split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
-    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    train: RecommenderTrainConfig = dataclasses.field(default_factory=RecommenderTrainConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+
+    system = "recommender"  # its name in `workdir.SYSTEMS`; no field
 
 
 def complete(section: Any) -> dict[str, Any]:
@@ -77,7 +83,7 @@ def make_split(store: Store, config: SplitConfig) -> splits.Split:
     return function(store.offsets, store.timestamps, config.ratios)
 
 
-class RecommenderRun:
+class RecommenderRun(Run):
     """Everything that a run of a recommender consists of, built from its config.
 
     Args:
@@ -91,7 +97,8 @@ class RecommenderRun:
     """
 
     def __init__(self, config: RunConfig, store: Store, workdir: Path | None = None):
-        self.config, self.store, self.workdir = config, store, workdir
+        super().__init__(config.train, workdir)
+        self.config, self.store = config, store
         self.mesh = parallel.make_mesh(config.train.mesh)
         self._module, model_config = read_config(config.model)
         self.model = define(self._build)
@@ -206,104 +213,7 @@ class RecommenderRun:
             f"{self.batches.steps_per_epoch:,} steps an epoch; {devices}"
         )
 
-    # --- the workdir
-
     @property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint belongs to: the model and the data."""
         return {"model": to_plain(self.config.model), "data": self.store.fingerprint}
-
-    @functools.cached_property
-    def checkpoints(self) -> Checkpoints:
-        """The workdir's checkpoints, for reading."""
-        assert self.workdir is not None
-        return Checkpoints(self.workdir / "checkpoints", read_only=True)
-
-    def latest_step(self) -> int:
-        """The newest complete checkpoint; `InputError` where there is none."""
-        folder = None if self.workdir is None else self.workdir / "checkpoints"
-        step = self.checkpoints.latest() if folder is not None and folder.is_dir() else None
-        if step is None:
-            raise InputError(f"{folder}: no complete checkpoint; run `recjax train` first")
-        return step
-
-    def best_step(self) -> int:
-        """The step of the best validation; the newest one where there was none."""
-        latest = self.latest_step()
-        return Progress(**self._meta(self.checkpoints, latest)["progress"]).best_step or latest
-
-    def _meta(self, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
-        meta = checkpoints.meta(step)
-        for key, expected in self.identity.items():
-            if meta.get(key) != expected:
-                raise InputError(
-                    f"{checkpoints.folder / str(step)}: a checkpoint of another {key} "
-                    f"({_contrast(meta.get(key), expected)})"
-                )
-        return meta
-
-    def restore(self, step: int) -> Params:
-        """The parameters of a checkpoint."""
-        self._meta(self.checkpoints, step)
-        return self.checkpoints.restore(step, self.abstract_state()).params
-
-    def train(self) -> dict[str, Any]:
-        """Trains, or resumes, or notices that all is done; then tests the best checkpoint.
-
-        Returns:
-            The final line of `metrics.jsonl`: test metrics by name, `step` (of the best
-            checkpoint), and `finished` False when SIGTERM stopped it early.
-        """
-        assert self.workdir is not None
-        validation = self.evaluator("validation")
-        metric = self.config.train.metric
-        if metric not in validation.metric_names:
-            raise InputError(
-                f"config.train.metric: no metric '{metric}' among what config.evaluation "
-                f"computes; {nearest(metric, validation.metric_names)}"
-            )
-        checkpoints = Checkpoints(self.workdir / "checkpoints", self.config.train.keep_checkpoints)
-        writer: MetricWriter | NoWriter = NoWriter()
-        try:
-            latest = checkpoints.latest()
-            progress = Progress()
-            if latest is None:
-                state = self.init_state()
-            else:
-                progress = Progress(**self._meta(checkpoints, latest)["progress"])
-                state = checkpoints.restore(latest, self.abstract_state())
-            if jax.process_index() == 0:
-                writer = MetricWriter(self.workdir, latest or 0)
-            state, progress, finished = fit(
-                state,
-                self.make_steps(),
-                self.place,
-                lambda state: validation.run(state.params),
-                checkpoints,
-                writer,
-                self.config.train,
-                steps_per_epoch=self.batches.steps_per_epoch,
-                progress=progress,
-                meta=self.identity,
-            )
-            if not finished:
-                return {"step": int(state.step), "finished": False}
-            step, params = int(state.step), state.params
-            if progress.best_step not in (None, step):
-                step = progress.best_step
-                params = checkpoints.restore(step, self.abstract_state()).params
-            values = self.evaluator("test").run(params)
-            writer.write(step, {"final": True, **values})
-            return {"step": step, "finished": True, **values}
-        finally:
-            writer.close()
-            checkpoints.close()
-
-
-def _contrast(found: Any, expected: Any) -> str:
-    """What differs, in a few words."""
-    if isinstance(found, dict) and isinstance(expected, dict):
-        keys = [k for k in {**expected, **found} if found.get(k) != expected.get(k)]
-        keys = ["name"] if "name" in keys else keys
-        return "; ".join(f"{k} {found.get(k)}, expected {expected.get(k)}" for k in keys)
-    return f"{str(found)[:12]}, expected {str(expected)[:12]}"

@@ -1,6 +1,7 @@
 """A run's folder: `config.json manifest.json metrics.jsonl checkpoints/ events.*`."""
 
 import dataclasses
+import importlib
 import importlib.metadata
 import json
 import os
@@ -12,19 +13,66 @@ from typing import Any
 
 import jax
 
-from recjax.config import build, to_plain
+from recjax.config import build, nearest, to_plain
 from recjax.data.prepare import prepare
 from recjax.data.store import Store, open_store
 from recjax.errors import InputError
 from recjax.training.checkpoint import read_json
-from recjax.training.recommender import RecommenderRun, RunConfig
 
+# What a config's key `system` may name: the module, its config's class and its run's. A module
+# also has `complete(section)`, which fills in all defaults.
+SYSTEMS = {
+    "recommender": ("recommender", "RunConfig", "RecommenderRun"),
+    "language_model": ("language_model", "LanguageRunConfig", "LanguageRun"),
+}
 # Keys of a run's config that may change when it is resumed.
 _MAY_CHANGE = ("data.path", "data.store", "train.epochs", "train.patience", "train.mesh")
 
 
-def start_run(config: RunConfig, workdir: Path) -> RecommenderRun:
+def _system(section: Any) -> tuple[str, Any, dict[str, Any]]:
+    """The system that a config names, its module, and the config's other keys."""
+    rest = {key: section[key] for key in section}
+    name = rest.pop("system", "recommender")
+    if name not in SYSTEMS:
+        raise InputError(f"config.system: no system '{name}'; {nearest(str(name), SYSTEMS)}")
+    return name, importlib.import_module(f"recjax.training.{SYSTEMS[name][0]}"), rest
+
+
+def complete(section: Any) -> dict[str, Any]:
+    """A run's config with all defaults filled in.
+
+    Raises:
+        InputError: naming the key that is unknown, missing or of the wrong type.
+    """
+    name, module, rest = _system(section)
+    return {"system": name, **module.complete(rest)}
+
+
+def build_config(section: Any) -> Any:
+    """The config's dataclass, of the system that it names."""
+    name, module, rest = _system(section)
+    return build(getattr(module, SYSTEMS[name][1]), rest, "config")
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """What `build_config` makes the same config of, ready for JSON."""
+    return {"system": config.system, **to_plain(config)}
+
+
+def _run(config: Any, store: Store, workdir: Path) -> Any:
+    _, module, _ = _system({"system": config.system})
+    return getattr(module, SYSTEMS[config.system][2])(config, store, workdir)
+
+
+def start_run(config: Any, workdir: Path) -> Any:
     """Opens a run for training: prepares the data where that is missing, sets up the workdir.
+
+    Args:
+        config: of `build_config`.
+        workdir: the run's folder.
+
+    Returns:
+        The system's `Run`.
 
     Raises:
         InputError: the workdir belongs to a run with another config or other data, or cannot be
@@ -34,10 +82,11 @@ def start_run(config: RunConfig, workdir: Path) -> RecommenderRun:
     config = dataclasses.replace(
         config, data=dataclasses.replace(config.data, store=str(store.path.absolute()))
     )
-    run = RecommenderRun(config, store, workdir)
-    plain = to_plain(config)
+    run = _run(config, store, workdir)
+    plain = plain_config(config)
     if (workdir / "config.json").exists():
         old = read_json(workdir / "config.json", "the run's config")["config"]
+        old = {"system": "recommender", **old}
         changed = [k for k in _differences(old, plain) if k not in _MAY_CHANGE]
         if changed:
             raise InputError(
@@ -65,35 +114,38 @@ def remove_run(workdir: Path) -> None:
     shutil.rmtree(workdir)
 
 
-def _store_of(config: RunConfig) -> Store:
+def _store_of(config: Any) -> Store:
     if jax.process_count() == 1:
         return prepare(config.data)
     return open_store(config.data.store)  # several processes would write over each other
 
 
-def open_run(workdir: str | Path, **evaluation: Any) -> RecommenderRun:
+def open_run(workdir: str | Path, **evaluation: Any) -> Any:
     """Opens a run from its workdir alone.
 
     Args:
         workdir: the run's folder.
-        **evaluation: fields of `EvaluationConfig` to change.
+        **evaluation: keys of the config's `evaluation` section to change.
+
+    Returns:
+        The system's `Run`.
 
     Raises:
         InputError: no run there, or its data set is gone or was replaced by another one.
     """
     workdir = Path(workdir)
-    plain = to_plain(read_run_config(workdir))
+    plain = plain_config(read_run_config(workdir))
     plain["evaluation"] |= evaluation
     # The mesh was the training machine's; any will do for evaluation.
     plain["train"]["mesh"] = (-1, 1, 1)
-    config = build(RunConfig, plain, "config")
-    return RecommenderRun(config, open_store(config.data.store), workdir)
+    config = build_config(plain)
+    return _run(config, open_store(config.data.store), workdir)
 
 
-def read_run_config(workdir: Path) -> RunConfig:
+def read_run_config(workdir: Path) -> Any:
     """The config of the run that a workdir belongs to; `InputError` where there is none."""
     record = read_json(workdir / "config.json", "a workdir of `recjax train`")
-    return build(RunConfig, record["config"], "config")
+    return build_config(record["config"])
 
 
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:

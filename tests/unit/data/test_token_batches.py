@@ -31,15 +31,13 @@ def make(**options):
 
 
 def read_back(batch, k=0):
-    """Every packed document: its tokens, which are learned, its positions."""
+    """Every packed document: its tokens, labels and positions."""
     out = []
     for row in range(batch["tokens"].shape[1]):
         part = {name: value[k, row] for name, value in batch.items()}
         for segment in range(1, part["segments"].max() + 1):
             at = part["segments"] == segment
-            tokens = [*part["tokens"][at], part["targets"][at][-1]]
-            assert (part["targets"][at][:-1] == part["tokens"][at][1:]).all()
-            out.append((tokens, part["weights"][at].tolist(), part["positions"][at].tolist()))
+            out.append(tuple(part[n][at].tolist() for n in ("tokens", "labels", "positions")))
     return out
 
 
@@ -47,8 +45,8 @@ def expected(place):
     document = Stream()(place)
     prompt = TOKENIZER.encode(document.prompt, bos=True)
     text = TOKENIZER.encode(document.text, eos=True, start=not document.prompt)
-    learned = [0.0] * (len(prompt) - 1) + [1.0] * len(text)
-    return [*prompt, *text], learned, list(range(len(prompt) + len(text) - 1))
+    whole = [*prompt, *text]
+    return whole, [-100] * len(prompt) + text, list(range(len(whole)))
 
 
 def test_rows_hold_the_stream_s_documents_and_learn_the_texts():
@@ -57,7 +55,7 @@ def test_rows_hold_the_stream_s_documents_and_learn_the_texts():
         places = range((2 + k) * 8, (3 + k) * 8)
         assert sorted(read_back(batch, k)) == sorted(expected(p) for p in places)
     padding = batch["segments"] == 0
-    assert padding.any() and not batch["weights"][padding].any()
+    assert padding.any() and (batch["labels"][padding] == -100).all()
     assert (batch["tokens"].shape[1] < 8) and "documents" not in batch
 
 
@@ -87,12 +85,30 @@ def test_processes_share_a_batch_and_agree_on_its_shape():
 
 def test_long_documents_are_cut():
     batch = make(length=10)(0)
-    for tokens, learned, positions in read_back(batch):
-        assert len(tokens) <= 11 and len(learned) == len(positions) == len(tokens) - 1
+    for tokens, labels, positions in read_back(batch):
+        assert len(tokens) == len(labels) == len(positions) <= 10
     encoded = encode([Document("items", "", "y" * 99)], TOKENIZER, 10)
-    assert encoded.lengths.tolist() == [11] and encoded.tokens[0] == TOKENIZER.bos_id
+    assert encoded.lengths.tolist() == [10] and encoded.tokens[0] == TOKENIZER.bos_id
     # A prompt that fills the row leaves nothing to learn, and does not fail.
-    assert not encode([Document("items", "p" * 50, "y")], TOKENIZER, 10).learned.any()
+    encoded = encode([Document("items", "p" * 50, "y")], TOKENIZER, 10)
+    assert (encoded.labels == -100).all() and encoded.lengths.tolist() == [10]
+
+
+class Growing(Stream):
+    """Nothing but prompts at first, nothing but text later."""
+
+    def __call__(self, place):
+        text = "t" * 15
+        return Document("items", "" if place >= 600 else text, text if place >= 600 else "")
+
+
+def test_labels_never_exceed_their_share():
+    for stream in (Stream(), Growing(n=900)):
+        batches = make(documents=stream)
+        for step in (0, 1, 80, 100):
+            labels = batches(step)["labels"]
+            assert 0 < (labels != -100).sum() <= batches.label_share * labels.size
+    assert batches.label_share < 0.2 and labels.shape[1] > batches(0)["labels"].shape[1]
 
 
 def test_fixed_batches_keep_order_and_number_their_documents():
@@ -104,7 +120,7 @@ def test_fixed_batches_keep_order_and_number_their_documents():
         for k in range(batch["documents"].max() + 1):
             at = (batch["documents"] == k) & (batch["segments"] > 0)
             order = np.argsort(batch["positions"][at])
-            tokens = [*batch["tokens"][at][order], TOKENIZER.eos_id]
+            tokens = batch["tokens"][at][order].tolist()
             assert tokens == expected(number * 4 + k)[0]
 
 

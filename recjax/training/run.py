@@ -1,0 +1,185 @@
+"""What all runs share: a workdir, checkpoints, training that resumes, the test at the end."""
+
+import abc
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+
+from recjax.config import nearest
+from recjax.errors import InputError
+from recjax.training.checkpoint import Checkpoints
+from recjax.training.loop import Progress, TrainConfig, fit
+from recjax.training.metrics import MetricWriter, NoWriter
+from recjax.training.state import TrainState
+from recjax.typing import Array, Params
+
+
+class Evaluation(Protocol):
+    """Measures one part of the split."""
+
+    @property
+    def examples(self) -> Any: ...
+
+    @property
+    def metric_names(self) -> list[str]: ...
+
+    def run(self, params: Any, progress: Callable[[int], Any] = ...) -> dict[str, float]: ...
+
+
+class RunBatches(Protocol):
+    """Training batches by step."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+
+class Run(abc.ABC):
+    """A run in its workdir; a system says what is trained and how it is measured.
+
+    Args:
+        train: the config's section.
+        workdir: the run's folder, or None for a run that keeps nothing.
+    """
+
+    unit = "sequences"  # what a batch has `batch_size` of
+
+    def __init__(self, train: TrainConfig, workdir: Path | None):
+        self._train, self.workdir = train, workdir
+
+    @property
+    @abc.abstractmethod
+    def batches(self) -> RunBatches:
+        """The training batches."""
+
+    @property
+    @abc.abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint belongs to: the model and the data."""
+
+    @abc.abstractmethod
+    def init_state(self) -> TrainState:
+        """A fresh state, born sharded (a training step donates it)."""
+
+    @abc.abstractmethod
+    def abstract_state(self) -> TrainState:
+        """The state's shapes and shardings; allocates nothing."""
+
+    @abc.abstractmethod
+    def make_steps(self) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
+        """`(state, batches) -> (state, metrics)`: see `recjax.training.step`."""
+
+    @abc.abstractmethod
+    def place(self, step: int, count: int) -> dict[str, Array]:
+        """Training batches step .. step + count - 1 on the devices."""
+
+    @abc.abstractmethod
+    def evaluator(self, name: Any) -> Evaluation:
+        """Measures on one part of the split, "validation" or "test"."""
+
+    @abc.abstractmethod
+    def describe(self) -> str:
+        """One line: model, parameters, data, devices."""
+
+    def finish(self, params: Params) -> dict[str, Any]:
+        """What a system does with the best parameters, after the test; returns more results."""
+        del params
+        return {}
+
+    @functools.cached_property
+    def checkpoints(self) -> Checkpoints:
+        """The workdir's checkpoints, for reading."""
+        assert self.workdir is not None
+        return Checkpoints(self.workdir / "checkpoints", read_only=True)
+
+    def latest_step(self) -> int:
+        """The newest complete checkpoint; `InputError` where there is none."""
+        folder = None if self.workdir is None else self.workdir / "checkpoints"
+        step = self.checkpoints.latest() if folder is not None and folder.is_dir() else None
+        if step is None:
+            raise InputError(f"{folder}: no complete checkpoint; run `recjax train` first")
+        return step
+
+    def best_step(self) -> int:
+        """The step of the best validation; the newest one where there was none."""
+        latest = self.latest_step()
+        return Progress(**self._meta(self.checkpoints, latest)["progress"]).best_step or latest
+
+    def _meta(self, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
+        meta = checkpoints.meta(step)
+        for key, expected in self.identity.items():
+            if meta.get(key) != expected:
+                raise InputError(
+                    f"{checkpoints.folder / str(step)}: a checkpoint of another {key} "
+                    f"({_contrast(meta.get(key), expected)})"
+                )
+        return meta
+
+    def restore(self, step: int) -> Params:
+        """The parameters of a checkpoint."""
+        self._meta(self.checkpoints, step)
+        return self.checkpoints.restore(step, self.abstract_state()).params
+
+    def train(self) -> dict[str, Any]:
+        """Trains, or resumes, or notices that all is done; then tests the best checkpoint.
+
+        Returns:
+            The final line of `metrics.jsonl`: test metrics by name, `step` (of the best
+            checkpoint), and `finished` False when SIGTERM stopped it early.
+        """
+        assert self.workdir is not None
+        validation = self.evaluator("validation")
+        metric = self._train.metric
+        if metric not in validation.metric_names:
+            raise InputError(
+                f"config.train.metric: no metric '{metric}' among what config.evaluation "
+                f"computes; {nearest(metric, validation.metric_names)}"
+            )
+        checkpoints = Checkpoints(self.workdir / "checkpoints", self._train.keep_checkpoints)
+        writer: MetricWriter | NoWriter = NoWriter()
+        try:
+            latest = checkpoints.latest()
+            progress = Progress()
+            if latest is None:
+                state = self.init_state()
+            else:
+                progress = Progress(**self._meta(checkpoints, latest)["progress"])
+                state = checkpoints.restore(latest, self.abstract_state())
+            if jax.process_index() == 0:
+                writer = MetricWriter(self.workdir, latest or 0)
+            state, progress, finished = fit(
+                state,
+                self.make_steps(),
+                self.place,
+                lambda state: validation.run(state.params),
+                checkpoints,
+                writer,
+                self._train,
+                steps_per_epoch=self.batches.steps_per_epoch,
+                progress=progress,
+                meta=self.identity,
+                unit=self.unit,
+            )
+            if not finished:
+                return {"step": int(state.step), "finished": False}
+            step, params = int(state.step), state.params
+            if progress.best_step not in (None, step):
+                step = progress.best_step
+                params = checkpoints.restore(step, self.abstract_state()).params
+            values = self.evaluator("test").run(params)
+            writer.write(step, {"final": True, **values})
+            return {"step": step, "finished": True, **values, **self.finish(params)}
+        finally:
+            writer.close()
+            checkpoints.close()
+
+
+def _contrast(found: Any, expected: Any) -> str:
+    """What differs, in a few words."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        keys = [k for k in {**expected, **found} if found.get(k) != expected.get(k)]
+        keys = ["name"] if "name" in keys else keys
+        return "; ".join(f"{k} {found.get(k)}, expected {expected.get(k)}" for k in keys)
+    return f"{str(found)[:12]}, expected {str(expected)[:12]}"
