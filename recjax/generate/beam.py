@@ -1,0 +1,177 @@
+"""Beam search: the sequences of high total probability, several a row.
+
+The rules are those of transformers' `generate` (5.x), so that scores and sequences agree with it:
+- Each step ranks all continuations of a row's beams by summed log-probability and looks at the
+  best `beams * max(2, 1 + stop tokens)`: of the first `beams` those that end are candidates for
+  the result, and the best `beams` that do not end go on.
+- A result's score is its summed log-probability / length ** length_penalty; the length counts the
+  new tokens, the stop token among them. At the limit every beam ends.
+- A row is done when its results are full and (`early_stopping` True) at once; (False) when the
+  best beam, scored at its present length, is no better than the worst result; ("never") when it
+  is no better even at the length that favours it most, which is the search of the textbooks.
+
+Deviations: a row that is done is left alone, in transformers too it cannot change any more. A
+sequence of probability 0 is no result (transformers may return it with a score of about -1e9).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from recjax.generate.loop import Step, is_stop, no_stop
+from recjax.generate.processors import Processor
+from recjax.generate.sampling import top_k
+from recjax.typing import Array
+
+# `(cache, rows [n]) -> cache` with n rows, of which row b is the old row `rows[b]`.
+Reorder = Callable[[Any, Array], Any]
+
+
+class Beams(NamedTuple):
+    """What `beam_search` found, the best first.
+
+    Attributes:
+        tokens: [B beams max_new_tokens] int32, the pad id after the end.
+        lengths: [B beams] new tokens, the stop token among them; 0 where nothing was found.
+        scores: [B beams] summed log-probability / length ** length_penalty; -inf where there
+            were fewer sequences than beams.
+    """
+
+    tokens: Array
+    lengths: Array
+    scores: Array
+
+
+class _Search(NamedTuple):
+    length: Array  # [] tokens so far
+    tokens: Array  # [B beams max_new_tokens] of the beams that go on
+    sums: Array  # [B beams] their log-probabilities, falling; -inf = no beam
+    found: Beams
+    done: Array  # [B]
+    states: Any  # of the processors, B * beams rows
+
+
+def beam_search(
+    step: Step,
+    logits: Array,
+    cache: Any,
+    reorder: Reorder,
+    *,
+    max_new_tokens: int,
+    beams: int,
+    limit: Array | int | None = None,
+    stop: Array | None = None,
+    pad_id: Array | int = 0,
+    length_penalty: Array | float = 1.0,
+    early_stopping: Literal[True, False, "never"] = False,
+    processors: Sequence[Processor] = (),
+) -> Beams:
+    """The best `beams` continuations of each prompt; ends when every row is done.
+
+    To be called inside a jitted function. Static are `max_new_tokens`, `beams`, `early_stopping`,
+    `step`, `reorder` and the number of stop tokens.
+
+    Args:
+        step: the model after its prefill, on B * beams rows: row b * beams + k is beam k of row b.
+        logits: [B V] after each prompt's last token.
+        cache: after the B prompts; `reorder` makes the rows of the beams.
+        reorder: picks rows of the cache, first B * beams of its B rows.
+        max_new_tokens: length of the buffers, at least 1.
+        beams: how many sequences a row keeps and returns.
+        limit: [] or [B] tokens to write, at most `max_new_tokens`, which is the default; from 1.
+        stop: [n] tokens that end a sequence, -1 = none; by default nothing but the limit does.
+        pad_id: what follows a sequence's end; a token that `step` accepts.
+        length_penalty: 0 compares sums, 1 means, more favours longer sequences.
+        early_stopping: when a row is done; see above.
+        processors: applied to log-probabilities in their order, and not normalised after.
+    """
+    if max_new_tokens < 1 or beams < 1:
+        raise ValueError(f"max_new_tokens {max_new_tokens}, beams {beams}; expected 1 or more")
+    rows, vocab = logits.shape
+    stop = no_stop() if stop is None else stop
+    limit = jnp.broadcast_to(max_new_tokens if limit is None else limit, (rows,))
+    limit = jnp.minimum(limit, max_new_tokens)
+    considered = min(beams * max(2, 1 + stop.size), beams * vocab)
+    first_row = jnp.arange(rows)[:, None] * beams
+
+    def select(search: _Search, logits: Array) -> tuple[Array, Array, _Search]:
+        """Tokens [B * beams], the rows that they follow [B * beams], and the search after them."""
+        logits = logits.astype(jnp.float32)
+        norm = jax.nn.logsumexp(logits, -1, keepdims=True)
+        if processors:
+            logits, norm = logits - norm, jnp.zeros_like(norm)
+        for processor, state in zip(processors, search.states, strict=True):
+            logits = processor(state, logits, search.length)
+        # The best of each beam first: they are few, and only they need the norm and the sums.
+        steps, tokens = top_k(logits, min(considered, vocab))
+        sums = (steps - norm).reshape(rows, beams, -1) + search.sums[..., None]
+        sums, places = top_k(sums.reshape(rows, -1), considered)
+        parents = places // steps.shape[1]
+        tokens = jnp.take_along_axis(tokens.reshape(rows, -1), places, 1)
+        written = jnp.take_along_axis(search.tokens, parents[..., None], 1)
+        written = written.at[..., search.length].set(tokens)
+        length = search.length + 1
+        ends = is_stop(tokens, stop) | (length >= limit)[:, None]
+
+        scores = sums[:, :beams] / length.astype(jnp.float32) ** length_penalty
+        scores = jnp.where(ends[:, :beams] & ~search.done[:, None], scores, -jnp.inf)
+        lengths = jnp.where(scores > -jnp.inf, length, 0)
+        new = Beams(jnp.where(lengths[..., None] > 0, written[:, :beams], pad_id), lengths, scores)
+        both = (jnp.concatenate(pair, axis=1) for pair in zip(search.found, new, strict=True))
+        found = _best(Beams(*both), beams)
+
+        sums, chosen = top_k(jnp.where(ends, -jnp.inf, sums), beams)
+        parents, tokens, written = (
+            jnp.take_along_axis(a, chosen.reshape(chosen.shape + (1,) * (a.ndim - 2)), 1)
+            for a in (parents, tokens, written)
+        )
+        rows_before = (first_row + parents).reshape(-1)
+        tokens = jnp.where(sums > -jnp.inf, tokens, pad_id).astype(jnp.int32)
+        flat = tokens.reshape(-1)
+        alive = (sums > -jnp.inf).reshape(-1)
+        states = tuple(
+            processor.update(jax.tree.map(lambda a: a[rows_before], state), flat, alive)
+            for processor, state in zip(processors, search.states, strict=True)
+        )
+        done = search.done | _done(found.scores, sums[:, 0], length)
+        return flat, rows_before, _Search(length, written, sums, found, done, states)
+
+    def _done(scores: Array, best: Array, length: Array) -> Array:
+        """[B] that nothing better can come of the best sum [B]."""
+        full = scores[:, -1] > -jnp.inf
+        at = jnp.broadcast_to(length, limit.shape).astype(jnp.float32)
+        if early_stopping == "never":
+            at = jnp.where(length_penalty > 0, limit, at)
+        hopeless = full & (best / at**length_penalty <= scores[:, -1])
+        return hopeless | (best == -jnp.inf) | (full if early_stopping is True else False)
+
+    def body(carry: tuple[Array, Any, _Search]) -> tuple[Array, Any, _Search]:
+        tokens, cache, search = carry
+        logits, cache = step(tokens, cache)
+        tokens, rows_before, search = select(search, logits)
+        return tokens, reorder(cache, rows_before), search
+
+    empty = jnp.full((rows, beams, max_new_tokens), pad_id, jnp.int32)
+    nothing = jnp.full((rows, beams), -jnp.inf)
+    search = _Search(
+        jnp.int32(0),
+        empty,
+        nothing.at[:, 0].set(0.0),  # the beams begin alike: one of them counts
+        Beams(empty, jnp.zeros((rows, beams), jnp.int32), nothing),
+        jnp.zeros(rows, bool),
+        tuple(processor.init(rows * beams) for processor in processors),
+    )
+    tokens, rows_before, search = select(search, jnp.repeat(logits, beams, axis=0))
+    cache = reorder(cache, rows_before // beams)
+    carry = tokens, cache, search
+    return lax.while_loop(lambda carry: ~carry[2].done.all(), body, carry)[2].found
+
+
+def _best(found: Beams, beams: int) -> Beams:
+    """The `beams` of highest score, those found first among equals."""
+    scores, order = top_k(found.scores, beams)
+    tokens = jnp.take_along_axis(found.tokens, order[..., None], 1)
+    return Beams(tokens, jnp.take_along_axis(found.lengths, order, 1), scores)

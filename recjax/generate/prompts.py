@@ -1,0 +1,112 @@
+"""Prompts as rows of ids, and what they begin with alike."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from recjax.errors import InputError
+
+_STEP = 16  # a shared beginning counts from this many tokens on, in steps of as many
+
+
+class Prompts(NamedTuple):
+    """B prompts without padding.
+
+    Attributes:
+        rows: B arrays of ids [T].
+        soft: B arrays [T], 1 where a soft token stands, or None where there are none.
+    """
+
+    rows: list[np.ndarray]
+    soft: list[np.ndarray] | None
+
+    def shared(self) -> int:
+        """How many tokens all begin with, soft ones apart: a prefix worth reading once, or 0.
+
+        One token at least is left to each row, and the length is a multiple of 16, so that chance
+        likenesses do not make a new program a batch.
+        """
+        if len(self.rows) < 2:
+            return 0
+        length = min(map(len, self.rows)) - 1
+        heads = np.stack([row[:length] for row in self.rows])
+        same = (heads == heads[0]).all(axis=0)
+        if self.soft is not None:
+            same &= ~np.stack([row[:length] for row in self.soft]).any(axis=0)
+        count = length if same.all() else int(np.argmin(same))
+        return count // _STEP * _STEP
+
+    def after(self, start: int) -> "Prompts":
+        """The prompts without their first `start` tokens."""
+        soft = None if self.soft is None else [row[start:] for row in self.soft]
+        return Prompts([row[start:] for row in self.rows], soft)
+
+
+def read_prompts(
+    prompts: Sequence[Sequence[int]] | np.ndarray,
+    vocab_size: int,
+    mask: Any | None = None,
+    is_soft: Any | None = None,
+) -> Prompts:
+    """Prompts from ids.
+
+    Args:
+        prompts: B lists of ids, or [B T].
+        vocab_size: V.
+        mask: [B T], True (or 1) = real; padding stands on the left.
+        is_soft: [B T], True where a soft token stands.
+
+    Raises:
+        InputError: no prompts, an empty one, ids outside the vocabulary, shapes that differ,
+            padding after a token.
+    """
+    if not len(prompts):
+        raise InputError("no prompts")
+    if mask is not None or is_soft is not None:
+        prompts = check_ids(prompts, vocab_size)
+    real = _like(mask, prompts, "mask", True)
+    for number, row in enumerate(real):
+        if not row.any():
+            raise InputError(f"prompt {number} is empty")
+        if (np.diff(row.astype(np.int8)) < 0).any():
+            raise InputError(f"prompt {number} has padding after a token; it stands on the left")
+    both = list(zip(prompts, real, strict=True))
+    rows = [check_ids(np.asarray(row)[None], vocab_size)[0][kept] for row, kept in both]
+    if is_soft is None:
+        return Prompts(rows, None)
+    marks = zip(_like(is_soft, prompts, "soft places", False), real, strict=True)
+    return Prompts(rows, [row[kept].astype(np.int32) for row, kept in marks])
+
+
+def _like(array: Any | None, prompts: Any, what: str, default: bool) -> list[np.ndarray]:
+    """A flag for each id; all `default` where none are given."""
+    if array is None:
+        return [np.full(len(row), default) for row in prompts]
+    flags = np.asarray(array).astype(bool)
+    if flags.shape != prompts.shape:
+        raise InputError(f"{what} of shape {flags.shape}, expected {prompts.shape}")
+    return list(flags)
+
+
+def check_ids(tokens: Any, vocab_size: int) -> np.ndarray:
+    """Ids as a host array [B T] int32.
+
+    Raises:
+        InputError: another shape or type, or ids outside the vocabulary.
+    """
+    ids = np.asarray(tokens)
+    if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer) or not ids.size:
+        raise InputError(f"tokens: {ids.dtype} of shape {ids.shape}, expected integers [B T]")
+    low, high = ids.min(), ids.max()
+    if low < 0 or high >= vocab_size:
+        wrong = low if low < 0 else high
+        raise InputError(f"token {wrong}: expected ids from 0 to {vocab_size - 1}")
+    return ids.astype(np.int32)
+
+
+def lengths(longest: int) -> list[int]:
+    """To what lengths prompts are padded: 16 24 32 48 64 96 ... up to one that holds `longest`."""
+    top = max(4, math.ceil(math.log2(longest)))
+    return sorted(size for k in range(4, top + 1) for size in (2**k, 3 * 2 ** (k - 1)))
