@@ -10,8 +10,8 @@ on the left to a few lengths, so that few programs are compiled.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -19,20 +19,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from recjax.data.tokenizers import Tokenizer, pad_left
+from recjax.convert.language_model import read_language_model
+from recjax.convert.tensors import read_object
+from recjax.data.tokenizers import FILES as TOKENIZER_FILES
+from recjax.data.tokenizers import Tokenizer, load_tokenizer, pad_left
 from recjax.errors import InputError
 from recjax.generate.beam import beam_search
 from recjax.generate.buckets import bucket
 from recjax.generate.loop import Generated, decode
 from recjax.generate.processors import Processor
+from recjax.generate.prompts import Prompts, check_ids, lengths, read_prompts
 from recjax.generate.sampling import Sampler, row_keys
 from recjax.models.definition import ModelDef
 from recjax.nn.cache import KVCache
 from recjax.nn.soft import place_soft
-from recjax.training.parallel import RULES, data_size, replicated
+from recjax.training.parallel import RULES, data_size, param_shardings, replicated
 from recjax.typing import Array, Params
 
-_SHARED = 16  # a shared beginning counts from this many tokens on, in steps of as many
 _KEPT = 4  # shared beginnings whose caches are kept
 
 
@@ -52,6 +55,57 @@ class Generation:
     lengths: np.ndarray
     scores: np.ndarray
     texts: list[str] | None
+
+
+def load_llm(
+    path: str | Path, *, dtype: Any = None, mesh: Mesh | None = None, **fields: Any
+) -> "LanguageModel":
+    """A language model from a folder: Hugging Face's, recjax's own, or another of its forms.
+
+    The tokenizer is that of the folder, if it has one. A generation ends at the tokens that
+    `generation_config.json`, else `config.json`, names as `eos_token_id`.
+
+    Args:
+        path: the folder; the forms are those of `recjax.convert.language_model`.
+        dtype: of the parameters: "float32", "bfloat16" or "float16"; by default that of the files.
+        mesh: of `recjax.training.parallel.make_mesh`; each device gets its part straight from the
+            files. By default all is on the first device.
+        fields: of the model's config that no file tells: `remat`, `unroll`.
+
+    Raises:
+        InputError: one line naming the file, the key and what was expected: no model there, an
+            architecture that is not implemented, a damaged or missing file, a tokenizer of another
+            model.
+    """
+    folder = Path(path).expanduser()
+
+    def shardings(shapes: Any, axes: Any) -> Any:
+        assert mesh is not None
+        return param_shardings(shapes, axes, mesh)
+
+    model = read_language_model(
+        folder, dtype=dtype, shardings=None if mesh is None else shardings, **fields
+    )
+    tokenizer = None
+    if any((folder / name).is_file() for name in TOKENIZER_FILES):
+        tokenizer = load_tokenizer(folder, size=model.config.vocab_size)
+    return LanguageModel(
+        model.definition, model.params, model.config,
+        tokenizer=tokenizer, stop=_stop_ids(folder), mesh=mesh,
+    )  # fmt: skip
+
+
+def _stop_ids(folder: Path) -> tuple[int, ...]:
+    """The ids that end a text, by the folder's own files."""
+    for name in ("generation_config.json", "config.json"):
+        if (folder / name).is_file():
+            ids = read_object(folder / name).get("eos_token_id")
+            if ids is not None:
+                ids = ids if isinstance(ids, list) else [ids]
+                if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+                    raise InputError(f"{folder / name}: eos_token_id {ids}, expected ids")
+                return tuple(ids)
+    return ()
 
 
 class LanguageModel:
@@ -103,7 +157,8 @@ class LanguageModel:
         Raises:
             InputError: shapes that do not fit, or ids outside the vocabulary.
         """
-        tokens = self._checked(tokens)
+        if np.ndim(tokens) != 3:
+            tokens = check_ids(tokens, self.config.vocab_size)
         if positions is not None and np.shape(positions) != tokens.shape[:2]:
             expected = tokens.shape[:2]
             raise InputError(f"positions have shape {np.shape(positions)}, expected {expected}")
@@ -159,23 +214,20 @@ class LanguageModel:
             raise InputError(f"max_new_tokens {max_new_tokens}: expected at least 1")
         if beams > 1 and temperature:
             raise InputError("beam search draws nothing: temperature must be 0")
-        prompts, soft_rows = self._rows(prompts, mask, soft)
+        given = self._prompts(prompts, mask, soft)
+        start = given.shared()
+        prefix = self.prefix_cache(given.rows[0][:start].tolist()) if start else None
+        rest, pad_id = given.after(start), 0 if self.tokenizer is None else self.tokenizer.pad_id
+        sizes = lengths(max(map(len, rest.rows)))
+        tokens, real = pad_left(rest.rows, pad_id=pad_id, sizes=sizes)
+        is_soft = None if rest.soft is None else pad_left(rest.soft, pad_id=0, sizes=sizes)[0] > 0
         stop = self.stop if stop is None else tuple(stop)
-        start = _shared(prompts, soft_rows)
-        prefix = self.prefix_cache(prompts[0][:start]) if start else None
-        pad_id = 0 if self.tokenizer is None else self.tokenizer.pad_id
-        rest = [row[start:] for row in prompts]
-        sizes = _lengths(max(map(len, rest)))
-        tokens, real = pad_left(rest, pad_id=pad_id, sizes=sizes)
-        is_soft = None
-        if soft_rows is not None:
-            is_soft = pad_left([row[start:] for row in soft_rows], pad_id=0, sizes=sizes)[0] > 0
         sampler = None
         if temperature:
             top_p = None if top_p is None else jnp.float32(top_p)
             sampler = Sampler(jnp.float32(temperature), top_p, top_k)
         inputs = self._placed(tokens, real, is_soft, None if soft is None else soft[1])
-        new = bucket(max_new_tokens, _lengths(max_new_tokens))
+        new = bucket(max_new_tokens, lengths(max_new_tokens))
         written = self._write(
             self.params,
             prefix,
@@ -195,10 +247,11 @@ class LanguageModel:
 
     def prefix_cache(self, tokens: Sequence[int]) -> KVCache:
         """What the model keeps of a beginning that rows share (`KVCache.start` makes the rows)."""
-        name = tuple(int(token) for token in tokens)
+        ids = check_ids([tokens], self.config.vocab_size)
+        name = tuple(ids[0].tolist())
         cache = self._prefixes.pop(name, None)
         if cache is None:
-            cache = self._read(self.params, np.array([name], np.int32))
+            cache = self._read(self.params, ids)
         self._prefixes[name] = cache  # the newest last
         while len(self._prefixes) > _KEPT:
             del self._prefixes[next(iter(self._prefixes))]
@@ -215,93 +268,41 @@ class LanguageModel:
             texts = [self.tokenizer.decode(row[:n]) for row, n in zip(*best, strict=True)]
         return Generation(tokens[..., :limit], lengths, scores, texts)
 
-    def _rows(
-        self, prompts: Any, mask: Any, soft: tuple[Any, Any] | None
-    ) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
-        """Each prompt's ids, and which of them are soft, without padding."""
-        if isinstance(prompts, str) or not len(prompts):
-            raise InputError("prompts: expected a list of texts or of ids, at least one")
-        if isinstance(prompts[0], str):
+    def _prompts(self, prompts: Any, mask: Any, soft: tuple[Any, Any] | None) -> Prompts:
+        """Texts or ids as rows of ids, checked."""
+        if isinstance(prompts, str):
+            raise InputError("prompts: expected a list of texts or of ids, got one text")
+        if len(prompts) and isinstance(prompts[0], str):
             if self.tokenizer is None:
                 raise InputError("prompts as text need a tokenizer; this model came without one")
             prompts = self.tokenizer.encode_batch(prompts, bos=self.tokenizer.bos_id is not None)
-        if mask is not None or soft is not None:
-            prompts = self._checked(prompts)
-        real = [np.ones(len(row), bool) for row in prompts]
-        if mask is not None:
-            real = list(np.asarray(mask).astype(bool))
-            if np.shape(real) != prompts.shape:
-                raise InputError(f"mask of shape {np.shape(mask)}, expected {prompts.shape}")
-        for number, row in enumerate(real):
-            if not row.any():
-                raise InputError(f"prompt {number} is empty")
-            if (np.diff(row.astype(np.int8)) < 0).any():
-                raise InputError(
-                    f"prompt {number} has padding after a token; it stands on the left"
-                )
-        rows = [
-            self._checked(np.asarray(row)[None])[0][r] for row, r in zip(prompts, real, strict=True)
-        ]
-        if soft is None:
-            return rows, None
-        is_soft, vectors = (np.asarray(part) for part in soft)
-        if is_soft.shape != prompts.shape or vectors.shape[::2] != (len(rows), self.config.dim):
-            raise InputError(
-                f"soft: shapes {is_soft.shape} and {vectors.shape}, expected {prompts.shape} and "
-                f"[{len(rows)} S {self.config.dim}]"
-            )
-        marks = [row[r].astype(np.int32) for row, r in zip(is_soft.astype(bool), real, strict=True)]
-        most = max(int(row.sum()) for row in marks)
-        if most > vectors.shape[1]:
-            raise InputError(f"soft: {most} places in a row, but {vectors.shape[1]} vectors")
-        return rows, marks
-
-    def _checked(self, tokens: Any) -> Any:
-        """Ids as a host array [B T], all of them in the vocabulary; embeddings as they are."""
-        if np.ndim(tokens) == 3:
-            return tokens
-        ids = np.asarray(tokens)
-        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer) or not ids.size:
-            raise InputError(
-                f"tokens of type {ids.dtype} and shape {ids.shape}; expected integers [B T] or "
-                "embeddings [B T E]"
-            )
-        low, high, size = ids.min(), ids.max(), self.config.vocab_size
-        if low < 0 or high >= size:
-            raise InputError(f"token {low if low < 0 else high}: expected ids from 0 to {size - 1}")
-        return ids.astype(np.int32)
+        is_soft, vectors = (None, None) if soft is None else soft
+        given = read_prompts(prompts, self.config.vocab_size, mask, is_soft)
+        if given.soft is not None:
+            shape: tuple[int, ...] = getattr(vectors, "shape", ())
+            rows = len(given.rows)
+            if len(shape) != 3 or shape[::2] != (rows, self.config.dim):
+                expected = f"[{rows} S {self.config.dim}]"
+                raise InputError(f"soft vectors of shape {shape}, expected {expected}")
+            most = max(int(row.sum()) for row in given.soft)
+            if most > shape[1]:
+                raise InputError(f"soft: {most} places in a row, but {shape[1]} vectors")
+        return given
 
     def _placed(self, *arrays: Any) -> list[Any]:
         """Arrays [B ...] on the mesh, split over rows where they divide."""
-        if self.mesh is None:
+        mesh = self.mesh
+        if mesh is None:
             return list(arrays)
-        sharding = NamedSharding(self.mesh, PartitionSpec(RULES["batch"]))
+        split = NamedSharding(mesh, PartitionSpec(RULES["batch"]))
 
         def put(array: Any) -> Any:
             if array is None:
                 return None
-            divides = array.shape[0] % data_size(self.mesh) == 0
-            return jax.device_put(array, sharding if divides else replicated(self.mesh))
+            divides = np.shape(array)[0] % data_size(mesh) == 0
+            return jax.device_put(array, split if divides else replicated(mesh))
 
         return [put(array) for array in arrays]
-
-
-def _shared(prompts: list[np.ndarray], soft: list[np.ndarray] | None) -> int:
-    """How many tokens all prompts begin with: the length of a prefix worth keeping, or 0."""
-    if len(prompts) < 2:
-        return 0
-    length = min(map(len, prompts)) - 1  # something must be left to read
-    same = (np.stack([row[:length] for row in prompts]) == prompts[0][:length]).all(axis=0)
-    if soft is not None:
-        same &= ~np.stack([row[:length] for row in soft]).any(axis=0)
-    count = length if same.all() else int(np.argmin(same))
-    return count // _SHARED * _SHARED
-
-
-def _lengths(longest: int) -> list[int]:
-    """Powers of two and halves between, from 16 on: 16 24 32 48 64 ..."""
-    top = max(4, math.ceil(math.log2(longest)))
-    return sorted(size for k in range(4, top + 1) for size in (2**k, 3 * 2 ** (k - 1)))
 
 
 def _read(definition: ModelDef, params: Params, tokens: Array) -> KVCache:
@@ -336,7 +337,7 @@ def _write(
     slots = length + max_new_tokens
     cache = model.empty_cache(rows, slots) if prefix is None else prefix.start(rows, slots)
     inputs = tokens
-    if is_soft is not None:
+    if is_soft is not None and vectors is not None:
         inputs = place_soft(model.embed(tokens), is_soft, vectors)
     h, cache = model.hidden(inputs, mask=real, cache=cache)
     logits = model.logits(h[:, -1])
@@ -345,7 +346,12 @@ def _write(
         logits, cache = model(tokens[:, None], cache=cache)
         return logits[:, 0], cache
 
-    options: dict[str, Any] = {"limit": limit, "stop": stop, "pad_id": pad_id, "processors": processors}
+    options: dict[str, Any] = {
+        "limit": limit,
+        "stop": stop,
+        "pad_id": pad_id,
+        "processors": processors,
+    }
     if beams == 1:
         return decode(
             step, logits, cache, max_new_tokens=max_new_tokens, sampler=sampler, keys=keys,

@@ -33,6 +33,8 @@ _USUAL = {
     "unk": ("<unk>",),
 }
 _CONFIGS = ("special_tokens_map.json", "tokenizer_config.json")  # the second one wins
+# What a folder with a tokenizer has one of, the first of them first.
+FILES = ("tokenizer.model", "tokenizer.json", "vocab.json")
 
 
 class Tokenizer:
@@ -222,8 +224,7 @@ def load_tokenizer(path: str | Path, *, size: int | None = None) -> Tokenizer:
     if path.is_file() and path.name != "vocab.json":
         main = path
     elif path.is_dir() or path.is_file():
-        names = ("tokenizer.model", "tokenizer.json", "vocab.json")
-        found = [folder / name for name in names if (folder / name).is_file()]
+        found = [folder / name for name in FILES if (folder / name).is_file()]
         if len(found) > 1 and found[0].suffix == ".model" and is_tiktoken(found[0]):
             found = found[1:]  # LLaMA 3
         if not found:
@@ -380,7 +381,7 @@ def _roles(folder: Path, engine: FastEngine | SentencePieceEngine) -> dict[str, 
 
 
 def pad_left(
-    rows: Sequence[Sequence[int]], *, pad_id: int, sizes: Sequence[int] = ()
+    rows: Sequence[Sequence[int] | np.ndarray], *, pad_id: int, sizes: Sequence[int] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of ids as one array, padded on the left.
 

@@ -1,0 +1,207 @@
+"""The public door: what a language model takes, gives, refuses and compiles."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import recjax
+from recjax.data.tokenizers import train_bpe
+from recjax.errors import InputError
+from recjax.generate.processors import ForbiddenTokens
+from recjax.llm import LanguageModel
+from recjax.models.definition import define, params_of
+from recjax.models.llama import Config, Llama
+
+CONFIG = Config(
+    vocab_size=320, dim=16, mlp_dim=24, layers=2, heads=4, kv_heads=2, head_dim=8, init_std=0.3
+)
+RNG = np.random.default_rng(0)
+LONG = RNG.integers(0, 320, 40)
+PROMPTS = [[*LONG, 7, 8, 9], [*LONG, 1], [*LONG, 4, 4]]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    texts = ["the user has watched the film", "which film was it? 1995", "a long film"] * 5
+    return train_bpe(texts, 320)
+
+
+def make(tokenizer=None, **options):
+    definition = define(lambda rngs: Llama(CONFIG, rngs=rngs))
+    params = params_of(Llama(CONFIG, rngs=nnx.Rngs(0)))
+    return LanguageModel(definition, params, CONFIG, tokenizer=tokenizer, **options)
+
+
+@pytest.fixture(scope="module")
+def lm(tokenizer):
+    return make(tokenizer)
+
+
+def greedily(lm, prompt, count):
+    """Without cache, padding or buckets: the whole sequence is read again for each token."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(int(lm([tokens])[0, -1].argmax()))
+    return tokens[len(prompt) :]
+
+
+def test_generation_equals_rereading_the_whole_sequence(lm):
+    """Three lengths, a beginning that is read once, rows padded to a bucket."""
+    got = lm.generate(PROMPTS, max_new_tokens=5)
+    assert [len(prefix) for prefix in lm._prefixes] == [32]
+    for row, prompt in zip(got.tokens, PROMPTS, strict=True):
+        assert row.tolist() == greedily(lm, prompt, 5)
+    alone = [lm.generate([prompt], max_new_tokens=5).tokens[0] for prompt in PROMPTS]
+    np.testing.assert_array_equal(got.tokens, alone)
+
+
+def test_scores_are_log_probabilities(lm):
+    got = lm.generate(PROMPTS[:1], max_new_tokens=3)
+    whole = np.array([[*PROMPTS[0], *got.tokens[0]]])
+    expected = jax.nn.log_softmax(lm(whole)[0, len(PROMPTS[0]) - 1 : -1])
+    np.testing.assert_allclose(
+        got.scores[0], np.asarray(expected)[np.arange(3), got.tokens[0]], atol=1e-4
+    )
+
+
+def test_ids_lists_and_masks_are_the_same_prompts(lm):
+    ids = np.zeros((3, 43), int)
+    mask = np.zeros((3, 43), int)
+    for row, prompt in enumerate(PROMPTS):
+        ids[row, 43 - len(prompt) :] = prompt
+        mask[row, 43 - len(prompt) :] = 1
+    expected = lm.generate(PROMPTS, max_new_tokens=4).tokens
+    np.testing.assert_array_equal(lm.generate(ids, mask=mask, max_new_tokens=4).tokens, expected)
+
+
+def test_texts_in_and_out(lm, tokenizer):
+    texts = ["the film", "which"]
+    got = lm.generate(texts, max_new_tokens=4)
+    ids = tokenizer.encode_batch(texts, bos=True)
+    np.testing.assert_array_equal(got.tokens, lm.generate(ids, max_new_tokens=4).tokens)
+    assert got.texts == [tokenizer.decode(row) for row in got.tokens]
+
+
+def test_soft_tokens_are_vectors_in_the_place_of_tokens(lm):
+    """A token's own embedding as a soft token changes nothing; another vector does."""
+    ids = np.array([prompt[-20:] for prompt in PROMPTS])
+    is_soft = np.zeros(ids.shape, bool)
+    is_soft[:, 5], is_soft[:, 9] = True, True
+    table = np.asarray(lm.params["embedding"])
+    own = table[ids[:, [5, 9]]]
+    hidden = np.where(is_soft, 0, ids)
+    expected = lm.generate(ids, max_new_tokens=4).tokens
+    got = lm.generate(hidden, soft=(is_soft, own), max_new_tokens=4).tokens
+    np.testing.assert_array_equal(got, expected)
+    other = lm.generate(hidden, soft=(is_soft, own[:, ::-1]), max_new_tokens=4).tokens
+    assert (other != expected).any()
+
+
+def test_a_shared_beginning_ends_before_the_soft_tokens(lm):
+    ids = np.array([PROMPTS[0]] * 2)
+    is_soft = np.zeros(ids.shape, bool)
+    is_soft[:, 20] = True
+    lm._prefixes.clear()
+    lm.generate(ids, soft=(is_soft, RNG.normal(size=(2, 1, 16))), max_new_tokens=2)
+    assert [len(prefix) for prefix in lm._prefixes] == [16]
+
+
+def test_stop_tokens_processors_and_draws(lm):
+    free = lm.generate(PROMPTS, max_new_tokens=6)
+    stop = int(free.tokens[0, 2])
+    first = free.tokens[0].tolist().index(stop)
+    stopped = lm.generate(PROMPTS, max_new_tokens=6, stop=[stop])
+    assert stopped.lengths[0] == first + 1
+    assert (stopped.tokens[0, first + 1 :] == lm.tokenizer.pad_id).all()
+    never = lm.generate(PROMPTS, max_new_tokens=6, processors=[ForbiddenTokens(jnp.array([stop]))])
+    assert stop not in never.tokens[0]
+    draws = [
+        lm.generate(PROMPTS, temperature=5.0, max_new_tokens=6, seed=s).tokens for s in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert (draws[0] != draws[2]).any()
+    best = lm.generate(PROMPTS, temperature=5.0, top_k=1, max_new_tokens=6)
+    np.testing.assert_array_equal(best.tokens, free.tokens)
+
+
+def test_beams_find_no_worse(lm):
+    greedy = lm.generate(PROMPTS, max_new_tokens=4)
+    beams = lm.generate(PROMPTS, max_new_tokens=4, beams=4, length_penalty=0.0)
+    assert beams.tokens.shape == (3, 4, 4)
+    assert (beams.scores[:, 0] >= greedy.scores.sum(axis=1) - 1e-4).all()
+    assert beams.texts == [lm.tokenizer.decode(row[0]) for row in beams.tokens]
+
+
+def test_one_program_serves_a_bucket(tokenizer):
+    lm = make(tokenizer)
+    for length in (3, 9, 16):
+        lm.generate([LONG[:length].tolist()], max_new_tokens=9 + length // 4)
+    assert lm._write._cache_size() == 1
+    lm.generate([LONG[:17].tolist()], max_new_tokens=9)
+    assert lm._write._cache_size() == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda lm: lm([[1, 320]]), "token 320: expected ids from 0 to 319"),
+        (lambda lm: lm([[-1]]), "token -1"),
+        (lambda lm: lm([1, 2]), r"shape \(2,\), expected integers"),
+        (lambda lm: lm([[0.5]]), "float64"),
+        (lambda lm: lm([[1, 2]], positions=[[0]]), r"positions .*\(1, 2\)"),
+        (lambda lm: lm([[1, 2]], mask=[[True]]), r"mask .*\(1, 2\) or \(1, 2, 2\)"),
+        (lambda lm: lm.generate([]), "no prompts"),
+        (lambda lm: lm.generate("text"), "got one text"),
+        (lambda lm: lm.generate([[1], []]), "prompt 1 is empty"),
+        (lambda lm: lm.generate([[400]]), "token 400"),
+        (lambda lm: lm.generate(np.ones((1, 3), int), mask=[[1, 0, 1]]), "prompt 0 has padding"),
+        (lambda lm: lm.generate(np.ones((1, 3), int), mask=[[1, 1]]), "mask of shape"),
+        (lambda lm: lm.generate([[1]], max_new_tokens=0), "max_new_tokens 0"),
+        (lambda lm: lm.generate([[1]], beams=2, temperature=1.0), "temperature must be 0"),
+        (
+            lambda lm: lm.generate(np.ones((1, 3), int), soft=([[0, 1, 1]], np.ones((1, 1, 16)))),
+            "2 places in a row, but 1 vectors",
+        ),
+        (
+            lambda lm: lm.generate(np.ones((1, 3), int), soft=([[0, 0, 1]], np.ones((1, 1, 8)))),
+            r"expected \[1 S 16\]",
+        ),
+    ],
+)  # fmt: skip
+def test_bad_input(lm, call, message):
+    with pytest.raises(InputError, match=message):
+        call(lm)
+
+
+def test_texts_need_a_tokenizer():
+    with pytest.raises(InputError, match="came without one"):
+        make().generate(["text"])
+
+
+def test_load_llm_reads_folder_tokenizer_and_stops(tmp_path, tokenizer):
+    from recjax.convert.language_model import write_language_model
+
+    lm = make()
+    write_language_model(tmp_path / "lm", "hf", CONFIG, lm.params)
+    tokenizer.save(tmp_path / "lm")
+    (tmp_path / "lm" / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 6]}))
+    loaded = recjax.load_llm(tmp_path / "lm")
+    np.testing.assert_array_equal(loaded([LONG]), lm([LONG]))
+    assert loaded.stop == (5, 6) and loaded.tokenizer.size == tokenizer.size
+    half = recjax.load_llm(tmp_path / "lm", dtype="bfloat16", remat="full")
+    assert half([LONG]).dtype == jnp.bfloat16 and half.config.remat == "full"
+    with pytest.raises(InputError, match="generation_config.json: eos_token_id"):
+        (tmp_path / "lm" / "generation_config.json").write_text('{"eos_token_id": "x"}')
+        recjax.load_llm(tmp_path / "lm")
+    with pytest.raises(InputError, match="no such folder"):
+        recjax.load_llm(tmp_path / "nothing")
+
+
+def test_the_package_itself_is_light():
+    assert "load_llm" in recjax.__all__
+    with pytest.raises(AttributeError, match="no attribute 'load_lm'"):
+        recjax.load_lm  # noqa: B018
