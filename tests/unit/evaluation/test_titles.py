@@ -8,7 +8,7 @@ from recjax.evaluation import titles as module
 from recjax.evaluation.titles import TitleIndex, normalise, slot, strict
 
 TITLES = [
-    "", "The Matrix", "Matrix", "20,000 Leagues Under the Sea", "Crying Game",
+    "", "The Matrix", "Matrix", "20,000 Leagues Under the Sea", "Crying Game", "Wonderful Life",
     "???", "Swords and Sorcery - Underworld - Definitive Edition", "C++ (a*b)?", "A", "Leagues",
     "三国志", "Amélie",
 ]  # fmt: skip
