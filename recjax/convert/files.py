@@ -4,9 +4,11 @@ recjax never unpickles: `.npz` is read with `allow_pickle=False`, and `.pt` or `
 itself, where it is installed, with `weights_only=True`.
 """
 
+import contextlib
 import os
+import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -60,6 +62,47 @@ def write_state(
     except (OSError, safetensors.SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         raise InputError(f"cannot write {path}: {error}") from error
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A folder to write in, which takes its place when the block ends without an error.
+
+    A kill at any moment leaves the old folder or the new one; between its two renames, the old one
+    stands beside its place, and `settled` puts it back.
+
+    Raises:
+        InputError: something stands there already, or the place cannot be written.
+    """
+    path = settled(path.absolute())
+    if path.exists() and not (path.is_dir() and (overwrite or not any(path.iterdir()))):
+        raise InputError(f"{path}: not empty; choose another folder, or --overwrite")
+    temporary, old = path.with_name(f"{path.name}.tmp"), _old(path)
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            os.rename(path, old)
+        os.rename(temporary, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def settled(path: Path) -> Path:
+    """The path; what a kill left beside it is back in its place."""
+    old = _old(path)
+    if old.is_dir() and not path.exists():
+        os.rename(old, path)
+    return path
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f"{path.name}.old")
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

@@ -13,6 +13,8 @@ is refused, never read as its nearest relative.
 """
 
 import dataclasses
+import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -23,8 +25,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from recjax.convert import llama_hf
-from recjax.convert.mapping import load
-from recjax.convert.tensors import read_folder, read_object
+from recjax.convert.files import new_folder, settled
+from recjax.convert.mapping import cast, load, tensors
+from recjax.convert.tensors import read_folder, read_object, write_folder
 from recjax.errors import InputError
 from recjax.models import llama
 from recjax.models.definition import ModelDef, define
@@ -43,18 +46,20 @@ class Family:
 
     Attributes:
         name: `model_type` of `config.json`.
+        config: the class of its sizes.
         build: `(config, rngs=..., dtype=...) -> module`.
         axes: logical axes of the parameters.
         hf: Hugging Face's form of it: `read_config`, `write_config`, `RULES`, `tidy`.
     """
 
     name: str
+    config: type
     build: Callable[..., nnx.Module]
     axes: Axes
     hf: ModuleType
 
 
-FAMILIES = {"llama": Family("llama", llama.Llama, llama.PARAM_AXES, llama_hf)}
+FAMILIES = {"llama": Family("llama", llama.Config, llama.Llama, llama.PARAM_AXES, llama_hf)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,18 +70,30 @@ class Loaded:
         family: its architecture.
         config: its sizes, e.g. `recjax.models.llama.Config`.
         params: arrays by path.
-        folder: where it was read; tokenizer files are there too, if anywhere.
+        folder: where it was read; tokenizer files are there too, if anywhere. None: it is new.
     """
 
     family: Family
     config: Any
     params: Params
-    folder: Path
+    folder: Path | None = None
 
     @property
     def definition(self) -> ModelDef:
         """The module without its arrays: `definition.merge(params)` is the model."""
         return define(lambda rngs: self.family.build(self.config, rngs=rngs))
+
+
+def language_model(config: Any, params: Params, folder: Path | None = None) -> Loaded:
+    """A model that is in memory, e.g. to write it.
+
+    Args:
+        config: of a family.
+        params: arrays by path.
+        folder: with the tokenizer and the other files that belong to it.
+    """
+    family = next(f for f in FAMILIES.values() if isinstance(config, f.config))
+    return Loaded(family, config, params, folder)
 
 
 def read_language_model(
@@ -102,7 +119,7 @@ def read_language_model(
             architecture or an attribute that is not implemented, a file that is missing, truncated
             or damaged, a tensor that is missing, unknown or has another shape.
     """
-    folder = Path(path)
+    folder = settled(Path(path))
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected that of a language model")
     if dtype is not None and jnp.dtype(dtype) not in map(jnp.dtype, _DTYPES):
@@ -121,6 +138,78 @@ def read_language_model(
 
 
 _DTYPES = ("float32", "bfloat16", "float16")
+# What belongs to a model beside its weights, and is handed on as it is.
+_COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+SHARD_BYTES = 5 * 10**9
+
+
+def write_language_model(
+    path: str | Path,
+    model: Loaded,
+    *,
+    dtype: Any = None,
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+) -> Path:
+    """Writes a model as transformers does, with the companions of the folder that it came from.
+
+    `config.json` stays as it was, byte by byte, where it still says what the model is. The folder
+    appears complete or not at all.
+
+    Args:
+        path: a new folder.
+        model: of `read_language_model` or `language_model`.
+        dtype: of the numbers in the files; by default that of the parameters.
+        overwrite: replace a folder.
+        shard_bytes: the largest size of a file of weights.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: the folder is not empty or cannot be written; numbers beyond float16's range.
+    """
+    path = Path(path)
+    hf = model.family.hf
+    with new_folder(path, overwrite=overwrite) as folder:
+        state = {k: cast(t, dtype) for k, t in tensors(hf.RULES, model.params).items()}
+        write_folder(folder, state, shard_bytes)
+        name = str(next(iter(state.values())).dtype)
+        (folder / "config.json").write_bytes(_config_file(model, name))
+        _copy_companions(model.folder, folder)
+    return path
+
+
+def _config_file(model: Loaded, dtype: str) -> bytes:
+    """`config.json`: that of the model's folder where it is still true, else a new one."""
+    hf, base = model.family.hf, None
+    file = None if model.folder is None else model.folder / "config.json"
+    if file is not None and file.is_file():
+        base = read_object(file)
+        before = hf.read_config(base, str(file))
+        # Not all of our fields are told by files.
+        true = hf.write_config(before, dtype) == hf.write_config(model.config, dtype)
+        if true and base.get("dtype", base.get("torch_dtype", dtype)) == dtype:
+            return file.read_bytes()
+    new = hf.write_config(model.config, dtype, base)
+    return (json.dumps(new, indent=2) + "\n").encode()
+
+
+def _copy_companions(source: Path | None, folder: Path) -> None:
+    for name in _COMPANIONS:
+        if source is not None and (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 
 def family_of(attributes: Mapping[str, Any], where: str) -> Family:

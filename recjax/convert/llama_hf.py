@@ -249,7 +249,9 @@ def _read_rope(attributes: Mapping[str, Any], where: str) -> tuple[float, RopeSc
         if rope.get(key) is None:
             raise InputError(f"{where}: lacks the key '{key}'")
     kinds = (float, float, float, int)
-    numbers = [_number(rope, k, kind, where) for k, kind in zip(wanted, kinds, strict=True)]
+    numbers: list[Any] = [
+        _number(rope, k, kind, where) for k, kind in zip(wanted, kinds, strict=True)
+    ]
     if numbers[1] >= numbers[2]:
         raise InputError(f"{where}: expected low_freq_factor below high_freq_factor")
     return theta, RopeScaling(*numbers)

@@ -30,6 +30,8 @@ from recjax.convert.tensors import FLOATS, Index, Tensor, chunks, tensor_of
 from recjax.errors import InputError
 from recjax.typing import Params
 
+TILE = 64  # rows and columns that are transposed at once
+
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
@@ -265,7 +267,18 @@ class _Fill:
             part = tensor.read((rows, *theirs[1:]))
             _check(part, out.dtype, tensor.source, pair.key)
             start = theirs[0].start
-            view[rows.start - start : rows.stop - start] = part
+            _copy(view[rows.start - start : rows.stop - start], part)
+
+
+def _copy(out: np.ndarray, part: np.ndarray) -> None:
+    """`out[...] = part`, in tiles: a transposition at once would miss the cache at every number."""
+    if part.ndim != 2 or out.strides[1] < out.strides[0]:
+        out[...] = part
+        return
+    for row in range(0, part.shape[0], TILE):
+        for column in range(0, part.shape[1], TILE):
+            tile = (slice(row, row + TILE), slice(column, column + TILE))
+            out[tile] = part[tile]
 
 
 def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -305,6 +318,24 @@ def tensors(rules: Sequence[Rule], params: Mapping[str, Any]) -> dict[str, Tenso
         return Tensor(shape, np.dtype(params[pair.paths[0]].dtype), pair.key, read)
 
     return {key: tensor(pair) for key, pair in _pairs(rules, params).items()}
+
+
+def cast(tensor: Tensor, dtype: Any) -> Tensor:
+    """A tensor whose numbers are converted when they are read; None: as they are.
+
+    Raises:
+        InputError: when read: numbers that are not finite, or beyond float16's range.
+    """
+    if dtype is None or np.dtype(dtype) == tensor.dtype:
+        return tensor
+    to = np.dtype(dtype)
+
+    def read(index: Index) -> np.ndarray:
+        part = tensor.read(index)
+        _check(part, to, "parameters", tensor.source)
+        return part.astype(to)
+
+    return dataclasses.replace(tensor, dtype=to, reader=read)
 
 
 def to_theirs(rules: Sequence[Rule], params: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -124,13 +124,15 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
     where = read_object(path).get("weight_map")
     if not isinstance(where, dict) or not all(isinstance(v, str) for v in where.values()):
         raise InputError(f"{path}: expected 'weight_map', the file of each key")
-    out: dict[str, Tensor] = {}
-    for name in dict.fromkeys(where.values()):
-        shard = path.parent / name
+    names = list(dict.fromkeys(where.values()))
+    for name in names:
         if Path(name).name != name:
             raise InputError(f"{path}: '{name}': expected the name of a file beside it")
-        if not shard.is_file():
-            raise InputError(f"{shard}: missing; {path.name} names it")
+        if not (path.parent / name).is_file():
+            raise InputError(f"{path.parent / name}: missing; {path.name} names it")
+    out: dict[str, Tensor] = {}
+    for name in names:
+        shard = path.parent / name
         for key, tensor in read_file(shard).items():
             if where.get(key) != name:
                 raise InputError(
@@ -195,7 +197,7 @@ def read_object(path: Path) -> dict[str, Any]:
 def write_folder(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int) -> None:
     """Writes tensors as `model.safetensors`, or as shards with an index above a size.
 
-    Names, order and index are those that transformers writes.
+    Files are named as transformers names them, and filled in the order of the model.
 
     Args:
         folder: exists.
@@ -217,7 +219,7 @@ def write_folder(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int) 
     if len(shards) == 1:
         write_file(folder / SINGLE, tensors)
         return
-    where = {}
+    where: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         write_file(folder / name, shard)
