@@ -15,7 +15,7 @@ this reads a soft token as it reads them.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -340,6 +340,16 @@ class Documents:
         size = int(rng.integers(least, min(self.config.window, stop - start) + 1))
         stop = int(rng.integers(start + size, stop + 1))
         return self.about_history(kind, self.items[stop - size : stop].tolist(), form)
+
+    def corpus(self) -> Iterator[str]:
+        """Texts to train a tokenizer on: all titles and all words of prompts, no item token."""
+        for item in range(1, len(self.catalog)):
+            for form in range(len(_ITEMS)):
+                yield self.about_item("items", item, form).text
+        for prompt in (*NAMING, *RECOVERY, *RESIDUAL):
+            yield question(prompt, self.words, [""] * prompt.question.count(SOFT))
+            yield answer(prompt, self.words, [])
+        yield from (history_text([], self.words, form) for form in range(len(_HISTORIES)))
 
     def fixed(self, kind: str, member: int) -> Document:
         """A document for measuring: the newest window of a run, a paraphrase by its number."""

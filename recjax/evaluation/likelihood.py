@@ -1,0 +1,156 @@
+"""What a language model makes of documents: the likelihood of their text, without generating.
+
+Letters: R packed rows, T tokens, M labelled places.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recjax.data.textualize import KINDS, Document, Documents
+from recjax.data.token_batches import NO_LABEL, fixed_batches
+from recjax.data.tokenizers import Tokenizer
+from recjax.typing import Array
+
+_CHUNK = 512  # places whose logits are held at a time
+
+# `(params, batch) -> (negative log-likelihood [M], whether the likeliest token was right [M])` of
+# the tokens at `places` [M], flat in the [R T] of `tokens`, `positions` and `segments`.
+PredictFn = Callable[[Any, Mapping[str, Array]], tuple[Array, Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class LikelihoodConfig:
+    batch_size: int = 128  # documents a batch
+    max_examples: int = 500  # documents of each kind; 0 = all
+    seed: int = 0  # of their choice
+
+
+def likelihood(h: Array, targets: Array, logits: Callable[[Array], Array]) -> tuple[Array, Array]:
+    """Negative log-likelihood, and whether the likeliest token is the target.
+
+    Args:
+        h: [M E] hidden states before the targets, M a multiple of 512.
+        targets: [M].
+        logits: the model's head, [m E] -> [m V].
+    """
+
+    def chunk(part: tuple[Array, Array]) -> tuple[Array, Array]:
+        scores = logits(part[0]).astype(jnp.float32)
+        chosen = jnp.take_along_axis(scores, part[1][:, None], axis=-1)[:, 0]
+        return jax.nn.logsumexp(scores, axis=-1) - chosen, scores.argmax(axis=-1) == part[1]
+
+    parts = (h.reshape(-1, _CHUNK, h.shape[-1]), targets.reshape(-1, _CHUNK))
+    loss, right = jax.lax.map(chunk, parts)
+    return loss.reshape(-1), right.reshape(-1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LikelihoodEvaluator:
+    """How well a language model continues documents, given what comes before (no generation).
+
+    Of each kind of document: `loss` (nats a token), `perplexity`, `accuracy` (share of tokens that
+    were the likeliest) and `exact` (share of documents whose text was the likeliest at every
+    token, which is what greedy decoding would have said). "text" is all kinds together. Histories
+    are those of the split's part with their targets, the newest window of each; documents about
+    items are those that training knows, for a catalogue has no unseen items.
+
+    Attributes:
+        config: how many documents.
+        name: prefix of the metric names ("validation", "test").
+        documents: of the split's part: its runs with their targets.
+        tokenizer: of the model.
+        length: T.
+        predict: the model.
+        place: puts a batch on the devices.
+    """
+
+    config: LikelihoodConfig
+    name: str
+    documents: Documents
+    tokenizer: Tokenizer
+    length: int
+    predict: PredictFn
+    place: Callable[[Any], Any] = jax.device_put
+
+    @functools.cached_property
+    def examples(self) -> list[Document]:
+        """The documents that are measured, kind by kind."""
+        rng = np.random.default_rng(self.config.seed)
+        out = []
+        for kind in KINDS:
+            members = self.documents.members(kind)
+            if not self.documents.counts[kind]:
+                continue
+            if 0 < self.config.max_examples < len(members):
+                members = np.sort(rng.choice(members, self.config.max_examples, replace=False))
+            out += [self.documents.fixed(kind, int(member)) for member in members]
+        return out
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds that are measured."""
+        return tuple(dict.fromkeys(document.kind for document in self.examples))
+
+    @property
+    def metric_names(self) -> list[str]:
+        """The names that `run` gives."""
+        measures = ("loss", "perplexity", "accuracy", "exact")
+        return [f"{self.name}/{kind}/{m}" for kind in ("text", *self.kinds) for m in measures]
+
+    @functools.cached_property
+    def _batches(self) -> list[dict[str, np.ndarray]]:
+        """Packed rows with `places` [M] of the labels, M the same in all; 0 fills up."""
+        batches = fixed_batches(self.examples, self.tokenizer, self.length, self.config.batch_size)
+        places = [np.flatnonzero(batch["labels"] != NO_LABEL) for batch in batches]
+        most = -(-max(map(len, places)) // _CHUNK) * _CHUNK
+        return [
+            {**batch, "places": np.pad(place, (0, most - len(place))).astype(np.int32)}
+            for batch, place in zip(batches, places, strict=True)
+        ]
+
+    @functools.cached_property
+    def _predict(self) -> Callable[..., tuple[Array, Array]]:
+        return jax.jit(self.predict)
+
+    def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
+        """Metrics by name (`validation/naming/exact`).
+
+        Args:
+            params: the model's parameters.
+            progress: called with the number of documents done.
+        """
+        size, done = self.config.batch_size, 0
+        number = {kind: k for k, kind in enumerate(self.kinds)}
+        kind_of = np.array([number[document.kind] for document in self.examples])
+        loss, right, tokens = (np.zeros(len(self.examples)) for _ in range(3))
+        for batch in self._batches:
+            documents = batch["documents"].reshape(-1)
+            real = batch["places"] > 0
+            inputs = {k: batch[k] for k in ("tokens", "positions", "segments", "places")}
+            results = self._predict(params, self.place(inputs))
+            owner = done + documents[batch["places"][real]]
+            for total, values in zip((loss, right), results, strict=True):
+                total += np.bincount(owner, np.asarray(values)[real], minlength=len(total))
+            tokens += np.bincount(owner, minlength=len(tokens))
+            count = min(size, len(self.examples) - done)
+            done += count
+            progress(count)
+        out: dict[str, float] = {}
+        for name in ("text", *self.kinds):
+            mine = np.ones(len(kind_of), bool) if name == "text" else kind_of == number[name]
+            mean = float(loss[mine].sum() / tokens[mine].sum())
+            measured = {
+                "loss": mean,
+                "perplexity": math.exp(min(mean, 700.0)),
+                "accuracy": float(right[mine].sum() / tokens[mine].sum()),
+                "exact": float((right[mine] == tokens[mine]).mean()),
+            }
+            out |= {f"{self.name}/{name}/{key}": value for key, value in measured.items()}
+        return out

@@ -1,0 +1,285 @@
+"""A language model's run: pre-trained on the text of a catalogue, written in Hugging Face's form.
+
+    recjax train --config=configs/llm/catalogue.py --workdir=runs/catalogue
+
+The text is that of `recjax.data.textualize`: what is known of the items, and histories of the
+split's training part alone. The best checkpoint ends as WORKDIR/hf (config.json,
+model.safetensors, tokenizer files), which goes through the same loader as a published model.
+
+Letters: T row length in tokens, R packed rows.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import optax
+from flax import nnx
+
+from recjax.config import build, nearest, to_plain
+from recjax.convert.language_model import FAMILIES, language_model, write_language_model
+from recjax.data import splits
+from recjax.data.prepare import DataConfig, read_options
+from recjax.data.splits import Spans
+from recjax.data.store import Store, atomic_folder
+from recjax.data.textualize import Documents, TextConfig, item_tokens
+from recjax.data.token_batches import TokenBatches
+from recjax.data.tokenizers import Tokenizer, load_tokenizer, train_bpe
+from recjax.errors import InputError
+from recjax.evaluation.likelihood import LikelihoodConfig, LikelihoodEvaluator, likelihood
+from recjax.models import llama
+from recjax.models.definition import ModelDef, define
+from recjax.nn.masks import segment_mask
+from recjax.training import parallel
+from recjax.training.checkpoint import abstract_like
+from recjax.training.loop import TrainConfig
+from recjax.training.optim import OptimConfig, make_optimizer
+from recjax.training.recommender import SplitConfig, make_split
+from recjax.training.run import Run
+from recjax.training.state import TrainState, abstract_state, init_state, state_shardings
+from recjax.training.step import make_steps
+from recjax.training.token_loss import token_loss
+from recjax.typing import Array, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    vocab_size: int = 2000  # ids of the BPE; the items' own tokens come on top
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageTrainConfig(TrainConfig):
+    batch_size: int = 128  # documents a step, over all devices
+    epochs: float = 10.0
+    metric: str = "validation/text/loss"
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageRunConfig:
+    data: DataConfig
+    model: dict  # `name` (llama), a `preset`, and fields of its `Config` but vocab_size
+    seed: int = 0  # of weights and documents
+    split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
+    tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
+    text: TextConfig = dataclasses.field(default_factory=TextConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: LanguageTrainConfig = dataclasses.field(default_factory=LanguageTrainConfig)
+    evaluation: LikelihoodConfig = dataclasses.field(default_factory=LikelihoodConfig)
+
+    system = "language_model"  # its name in `workdir.SYSTEMS`; no field
+
+
+def read_model(section: Mapping[str, Any], vocab_size: int) -> llama.Config:
+    """The model's config from its section.
+
+    Args:
+        section: `name`, optionally `preset`, fields of the model's `Config`; its `max_length` is
+            the length of the rows that it is trained on.
+        vocab_size: V, the tokenizer's.
+    """
+    values = {key: section[key] for key in section}
+    name = values.pop("name", "llama")
+    if name not in FAMILIES:
+        hint = nearest(str(name), FAMILIES)
+        raise InputError(f"config.model.name: no language model '{name}'; {hint}")
+    if "vocab_size" in values:
+        raise InputError(
+            "config.model.vocab_size: is the tokenizer's size; set config.tokenizer.vocab_size"
+        )
+    preset = values.pop("preset", "")
+    if preset:
+        if preset not in llama.PRESETS:
+            hint = nearest(preset, llama.PRESETS)
+            raise InputError(f"config.model.preset: no preset '{preset}' of {name}; {hint}")
+        values = to_plain(llama.PRESETS[preset]) | values
+    return build(llama.Config, values | {"vocab_size": vocab_size}, "config.model")
+
+
+def complete(section: Any) -> dict[str, Any]:
+    """A run's config with all defaults filled in: the model's and the reader's too.
+
+    Raises:
+        InputError: naming the key that is unknown, missing or of the wrong type.
+    """
+    config = build(LanguageRunConfig, section, "config")
+    plain = to_plain(config)
+    model = to_plain(read_model(config.model, config.tokenizer.vocab_size))
+    del model["vocab_size"]
+    plain["model"] = {"name": config.model.get("name", "llama"), **model}
+    plain["data"]["options"] = to_plain(read_options(config.data)[1])
+    return plain
+
+
+class LanguageRun(Run):
+    """Everything that a language model's run consists of, built from its config.
+
+    Args:
+        config: the run's config.
+        store: the prepared data.
+        workdir: the run's folder, or None for a run that keeps nothing.
+
+    Attributes:
+        mesh: the devices.
+    """
+
+    unit = "documents"
+
+    def __init__(self, config: LanguageRunConfig, store: Store, workdir: Path | None = None):
+        super().__init__(config.train, workdir)
+        self.config, self.store = config, store
+        self.mesh = parallel.make_mesh(config.train.mesh)
+        self._family = FAMILIES[config.model.get("name", "llama")]
+
+    @functools.cached_property
+    def split(self) -> splits.Split:
+        return make_split(self.store, self.config.split)
+
+    def documents_of(self, spans: Spans) -> Documents:
+        """The text of the catalogue and of these runs."""
+        return Documents(
+            self.config.text, self.store.catalog, self.store.items, spans, self.config.seed
+        )
+
+    @functools.cached_property
+    def documents(self) -> Documents:
+        """What the model learns from: the split's training part alone."""
+        return self.documents_of(self.split.train)
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The workdir's tokenizer; before there is one, trained on the catalogue's text."""
+        folder = None if self.workdir is None else self.workdir / "tokenizer"
+        if folder is not None and folder.is_dir():
+            return load_tokenizer(folder)
+        extra = item_tokens(self.store.n_items) if self.config.text.item_tokens else []
+        tokenizer = train_bpe(
+            self.documents.corpus(), self.config.tokenizer.vocab_size, extra_tokens=extra
+        )
+        if folder is not None and jax.process_index() == 0:
+            with atomic_folder(folder, overwrite=False) as temporary:
+                tokenizer.save(temporary)
+                ends = {
+                    "bos_token_id": tokenizer.bos_id,
+                    "eos_token_id": tokenizer.eos_id,
+                    "pad_token_id": tokenizer.pad_id,
+                }
+                text = json.dumps(ends, indent=2) + "\n"
+                (temporary / "generation_config.json").write_text(text, encoding="utf-8")
+        return tokenizer
+
+    @functools.cached_property
+    def model_config(self) -> llama.Config:
+        return read_model(self.config.model, self.tokenizer.size)
+
+    @functools.cached_property
+    def model(self) -> ModelDef:
+        """The model's definition (`model.merge(params)` is the module)."""
+        return define(self._build)
+
+    def _build(self, rngs: nnx.Rngs) -> Any:
+        return self._family.build(self.model_config, rngs=rngs)
+
+    @functools.cached_property
+    def batches(self) -> TokenBatches:
+        """The training batches."""
+        processes = jax.process_count()
+        return TokenBatches(
+            self.documents,
+            self.tokenizer,
+            self.model_config.max_length,
+            self.config.train.batch_size,
+            row_multiple=max(1, parallel.data_size(self.mesh) // processes),
+            process=(jax.process_index(), processes),
+        )
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        return make_optimizer(self.config.optim, self.batches.steps_per_epoch)
+
+    def _hidden(self, module: Any, batch: Mapping[str, Array]) -> Array:
+        """Final hidden states [R T E] of packed rows."""
+        mask = segment_mask(batch["segments"], causal=True)
+        embedded = module.embed(batch["tokens"])
+        return module.hidden(embedded, positions=batch["positions"], mask=mask)[0]
+
+    def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
+        """(sum, weight) of the labelled tokens' loss."""
+        del data, key
+        module = self.model.merge(params)
+        labels = batch["labels"]
+        budget = math.ceil(self.batches.label_share * labels.size)
+        return token_loss(self._hidden(module, batch), module.head_table(), labels, budget=budget)
+
+    def init_state(self) -> TrainState:
+        """A fresh state, born sharded (a training step donates it)."""
+        return init_state(
+            self._build, self.optimizer, self.config.seed, self._family.axes, self.mesh
+        )
+
+    def abstract_state(self) -> TrainState:
+        """The state's shapes and shardings; allocates nothing."""
+        abstract = abstract_state(self._build, self.optimizer, self.config.seed)
+        shardings = state_shardings(abstract, self._family.axes, self.mesh)
+        return abstract_like(abstract, shardings)
+
+    def make_steps(self) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
+        """`(state, batches) -> (state, metrics)`: see `recjax.training.step`."""
+        key = jax.random.key(self.config.seed)
+        steps = make_steps(self.loss_fn, self.optimizer)
+        return lambda state, batch: steps(state, batch, None, key)
+
+    def place(self, step: int, count: int) -> dict[str, Array]:
+        """Training batches step .. step + count - 1 on the devices."""
+        return parallel.shard_batch(self.batches(step, count), self.mesh, axis=1)
+
+    def evaluator(self, name: Literal["validation", "test"]) -> LikelihoodEvaluator:
+        """Measures on one part of the split: histories with their targets, and all items."""
+        part = getattr(self.split, name)
+        return LikelihoodEvaluator(
+            self.config.evaluation,
+            name,
+            self.documents_of(dataclasses.replace(part, stops=part.stops + 1)),
+            self.tokenizer,
+            self.model_config.max_length,
+            self.predict,
+            place=lambda batch: parallel.replicate(batch, self.mesh),
+        )
+
+    def predict(self, params: Params, batch: Mapping[str, Array]) -> tuple[Array, Array]:
+        """See `recjax.evaluation.likelihood.PredictFn`."""
+        module = self.model.merge(params)
+        h = self._hidden(module, batch)
+        before = h.reshape(-1, h.shape[-1])[batch["places"] - 1]
+        targets = batch["tokens"].reshape(-1)[batch["places"]]
+        return likelihood(before, targets, module.logits)
+
+    def describe(self) -> str:
+        """One line: model, parameters, data, devices."""
+        parameters = sum(math.prod(a.shape) for a in self.model.shapes.values())
+        devices = f"{self.mesh.size} {jax.devices()[0].platform} device(s)"
+        return (
+            f"{self._family.name}: {parameters:,} parameters, {self.tokenizer.size:,} tokens; "
+            f"{len(self.documents):,} documents and {self.batches.steps_per_epoch:,} steps an "
+            f"epoch; {devices}"
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint belongs to: the model and the data."""
+        model = {**to_plain(self.config.model), "vocab_size": self.tokenizer.size}
+        return {"model": model, "data": self.store.fingerprint}
+
+    def finish(self, params: Params) -> dict[str, Any]:
+        """Writes the best parameters as WORKDIR/hf."""
+        assert self.workdir is not None
+        folder = self.workdir / "hf"
+        everywhere = jax.jit(lambda p: p, out_shardings=parallel.replicated(self.mesh))(params)
+        if jax.process_index() == 0:
+            model = language_model(self.model_config, everywhere, self.workdir / "tokenizer")
+            write_language_model(folder, model, overwrite=True)
+        return {"folder": str(folder)}
