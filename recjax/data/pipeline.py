@@ -34,11 +34,13 @@ class TrainBatches:
     Attributes:
         items: the store's flat item ids.
         spans: what training may see, a run a user; runs under two items train nothing.
-        length: L; longer runs keep their newest L inputs.
+        length: L; of longer runs the newest L inputs, or windows of L inputs.
         batch_size: B, over all processes.
         seed: of the shuffles.
         packed: pack several sequences into a row (see `recjax.data.sequences`).
         shifted: targets are the next items.
+        stride: 0 keeps the newest window of a longer run; n > 0 takes it and those that end n, 2 n,
+            ... items before, until the run's first item is in one (n up to L: no item is left out).
         row_multiple: R is a multiple of this (the data-parallel size of one process).
         process: this process's (index, count).
     """
@@ -50,12 +52,17 @@ class TrainBatches:
     seed: int
     packed: bool = True
     shifted: bool = True
+    stride: int = 0
     row_multiple: int = 1
     process: tuple[int, int] = (0, 1)
 
     def __post_init__(self):
         if self.n_sequences == 0:
             raise InputError("no training sequence has two items: nothing to train on")
+        if not 0 <= self.stride <= self.length:
+            raise InputError(
+                f"config.train.stride: {self.stride}, expected 0 to the window's {self.length}"
+            )
         if self.batch_size % self.process[1]:
             raise InputError(
                 f"batch_size {self.batch_size} is no multiple of the {self.process[1]} processes"
@@ -64,10 +71,17 @@ class TrainBatches:
     @functools.cached_property
     def _windows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(span, stop of the inputs, number of inputs) of every trainable window."""
-        items = self.spans.stops - self.spans.starts
-        keep = np.flatnonzero(items > 1)
         ahead = int(self.shifted)
-        return keep, self.spans.stops[keep] - ahead, np.minimum(items[keep] - ahead, self.length)
+        keep = np.flatnonzero(self.spans.stops - self.spans.starts > 1)
+        inputs = (self.spans.stops - self.spans.starts)[keep] - ahead
+        more = np.maximum(0, inputs - self.length)
+        counts = 1 + (-(-more // self.stride) if self.stride else 0 * more)
+        which = np.repeat(np.arange(len(keep)), counts)
+        before = self.stride * (
+            np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
+        )
+        stops = self.spans.stops[keep][which] - ahead - before
+        return keep[which], stops, np.minimum(inputs[which] - before, self.length)
 
     @property
     def n_sequences(self) -> int:

@@ -46,6 +46,9 @@ class SplitConfig:
 @dataclasses.dataclass(frozen=True)
 class RecommenderTrainConfig(TrainConfig):
     packed: bool = True  # several sequences a row
+    # Of a sequence longer than the model's window: 0 trains on its newest window alone, n on that
+    # and on those that end n, 2 n, ... items before.
+    stride: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +127,7 @@ class RecommenderRun(Run):
             train.batch_size,
             self.config.seed,
             packed=train.packed,
+            stride=train.stride,
             shifted=not self._masked,
             row_multiple=max(1, parallel.data_size(self.mesh) // processes),
             process=(jax.process_index(), processes),

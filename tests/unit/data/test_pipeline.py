@@ -125,3 +125,25 @@ def test_a_mask_follows_every_history():
             assert not np.isin(ids, targets).any(), "the answer is in the question"
 
         assert (batches(1)["ids"] != 0).sum() == 6 + 5  # five newest of eleven, and four
+
+
+@pytest.mark.parametrize(("stride", "count"), [(0, 3), (4, 6), (3, 6), (1, 12)])
+def test_stride_takes_earlier_windows_too(stride, count):
+    """Runs of 2, 14 and 3 items in windows of 4 inputs: the long one has 13 inputs."""
+    items = np.arange(100, dtype=np.int32)
+    spans = Spans(np.arange(3), np.array([10, 20, 40]), np.array([12, 34, 43]))
+    batches = TrainBatches(items, spans, 4, 4, seed=0, stride=stride)
+    assert batches.n_sequences == count
+    which, stops, lengths = batches._windows
+    rows = [items[stop - n : stop] for stop, n in zip(stops, lengths, strict=True)]
+    long = [row for row, span in zip(rows, which, strict=True) if span == 1]
+    assert [row[-1] for row in long] == [32 - (stride or 1) * k for k in range(count - 2)]
+    assert all(row[0] >= 20 and 1 <= len(row) <= 4 for row in long)
+    if stride:
+        assert set(np.concatenate(long)) == set(range(20, 33)), "every input is in a window"
+
+
+def test_a_stride_beyond_the_window_would_lose_items():
+    spans = Spans(np.arange(1), np.array([0]), np.array([9]))
+    with pytest.raises(InputError, match="config.train.stride: 5, expected 0 to the window's 4"):
+        TrainBatches(np.arange(9, dtype=np.int32), spans, 4, 1, seed=0, stride=5)
