@@ -56,10 +56,11 @@ def greedy(logits: Array) -> Array:
 
 
 def log_prob(logits: Array, tokens: Array) -> Array:
-    """Log-probability of one token a row, [B V], [B] -> [B] float32."""
+    """Log-probability of one token a row, [B V], [B] -> [B] float32; -inf where all is -inf."""
     logits = logits.astype(jnp.float32)
     chosen = jnp.take_along_axis(logits, tokens[:, None], 1)[:, 0]
-    return chosen - jax.nn.logsumexp(logits, -1)
+    norm = jax.nn.logsumexp(logits, -1)
+    return jnp.where(norm > -jnp.inf, chosen - norm, -jnp.inf)
 
 
 def row_keys(key: Array, rows: Array) -> Array:
