@@ -21,7 +21,7 @@ import numpy as np
 from _bench import ROOT
 
 from recjax.convert.llama_hf import RULES, write_config
-from recjax.convert.mapping import tensors
+from recjax.convert.mapping import to_tensors
 from recjax.convert.tensors import FLOATS, Tensor, write_folder
 from recjax.models.definition import define
 from recjax.models.llama import Config, Llama
@@ -67,7 +67,7 @@ def write(folder: Path, config: Config, dtype: np.dtype) -> int:
     # Shapes alone are enough to name the tensors; their numbers are made when they are written.
     state = {
         key: Tensor(t.shape, dtype, key, lambda index, s=t.shape: np.resize(block, s)[index])
-        for key, t in tensors(RULES, shapes).items()
+        for key, t in to_tensors(RULES, shapes).items()
     }
     write_folder(folder, state, shard_bytes=10**9)
     (folder / "config.json").write_text(json.dumps(write_config(config, dtype.name)))

@@ -13,6 +13,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -154,7 +155,11 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
                 "state_dict() alone"
             )
         try:
-            out[str(key)] = value.detach().numpy()
+            if value.dtype == torch.bfloat16:  # which torch does not hand to numpy
+                bits = value.detach().view(torch.int16).numpy()
+                out[str(key)] = bits.view(ml_dtypes.bfloat16)
+            else:
+                out[str(key)] = value.detach().numpy()
         except TypeError:
             raise InputError(f"{path}: '{key}' is {value.dtype}, expected float32") from None
     return out

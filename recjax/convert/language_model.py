@@ -3,13 +3,18 @@
 model = read_language_model("FOLDER", dtype=jnp.bfloat16)      # recognises the form by its files
 model.config, model.params                                     # our Config, parameters by path
 logits, _ = model.definition.merge(model.params)(tokens)
+write_language_model("NEW_FOLDER", model, form="hf")
 
-| form | files                                                                                  |
-|------|----------------------------------------------------------------------------------------|
-| hf   | `config.json`, `model.safetensors` or shards with `model.safetensors.index.json`       |
+| form   | files                                                                               |
+|--------|-------------------------------------------------------------------------------------|
+| recjax | `config.json`, Orbax checkpoint in `params/`                                         |
+| hf     | `config.json`, `model.safetensors` or shards with `model.safetensors.index.json`     |
+| meta   | `params.json`, `consolidated.00.safetensors` or `.pth`, a file a parallel part       |
+| flax   | `config.json`, `flax_model.msgpack` or shards with `flax_model.msgpack.index.json`   |
 
-What a model is, is read from its own files: a `config.json` whose model_type is not in `FAMILIES`
-is refused, never read as its nearest relative.
+Where a folder has files of several forms, the first of the table counts. What a model is, is read
+from its own files: a `config.json` whose model_type is not in `FAMILIES` is refused, never read as
+its nearest relative.
 """
 
 import dataclasses
@@ -24,10 +29,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from recjax.convert import llama_hf
+from recjax.config import nearest
+from recjax.convert import flax_files, llama_hf, llama_meta, orbax_files, tensors
 from recjax.convert.files import new_folder, settled
-from recjax.convert.mapping import cast, load, tensors
-from recjax.convert.tensors import read_folder, read_object, write_folder
+from recjax.convert.mapping import Rule, cast, load, to_tensors
+from recjax.convert.tensors import Tensor, read_object
 from recjax.errors import InputError
 from recjax.models import llama
 from recjax.models.definition import ModelDef, define
@@ -60,6 +66,15 @@ class Family:
 
 
 FAMILIES = {"llama": Family("llama", llama.Config, llama.Llama, llama.PARAM_AXES, llama_hf)}
+
+
+# Form -> the files that tell it.
+FORMS: dict[str, tuple[str, ...]] = {
+    "recjax": (orbax_files.FOLDER,),
+    "hf": (tensors.SINGLE, tensors.INDEX),
+    "meta": (llama_meta.PARAMS,),
+    "flax": (flax_files.SINGLE, flax_files.INDEX),
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,18 +137,21 @@ def read_language_model(
     folder = settled(Path(path))
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected that of a language model")
-    if dtype is not None and jnp.dtype(dtype) not in map(jnp.dtype, _DTYPES):
-        raise InputError(f"dtype {dtype}: expected one of {', '.join(_DTYPES)}")
-    file = folder / "config.json"
-    attributes = read_object(file)
-    family = family_of(attributes, str(file))
-    config = dataclasses.replace(family.hf.read_config(attributes, str(file)), **fields)
-    state = family.hf.tidy(read_folder(folder), config)
-    model = Loaded(family, config, {}, folder)
+    _check_dtype(dtype)
+    form = _form_of(folder)
+    if form == "recjax":
+        family, config = _read_config(folder)
+        rules: tuple[Rule, ...] = ()
+        state: dict[str, Tensor] = {}
+    else:
+        family, config, rules, state = _READERS[form](folder)
+    model = Loaded(family, dataclasses.replace(config, **fields), {}, folder)
+    shapes = model.definition.shapes
     place = None if shardings is None else lambda shapes: shardings(shapes, family.axes)
-    params = load(
-        family.hf.RULES, state, model.definition.shapes, str(folder), dtype=dtype, shardings=place
-    )
+    if form == "recjax":
+        params = orbax_files.read_params(folder, shapes, dtype=dtype, shardings=place)
+    else:
+        params = load(rules, state, shapes, str(folder), dtype=dtype, shardings=place)
     return dataclasses.replace(model, params=params)
 
 
@@ -158,35 +176,52 @@ def write_language_model(
     path: str | Path,
     model: Loaded,
     *,
+    form: str = "hf",
     dtype: Any = None,
     overwrite: bool = False,
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
-    """Writes a model as transformers does, with the companions of the folder that it came from.
+    """Writes a model, with the tokenizer files of the folder that it came from.
 
     `config.json` stays as it was, byte by byte, where it still says what the model is. The folder
-    appears complete or not at all.
+    appears complete or not at all. One process writes, whatever devices it has.
 
     Args:
         path: a new folder.
         model: of `read_language_model` or `language_model`.
+        form: of the table above.
         dtype: of the numbers in the files; by default that of the parameters.
         overwrite: replace a folder.
-        shard_bytes: the largest size of a file of weights.
+        shard_bytes: the largest size of a file of weights (hf).
 
     Returns:
         The folder.
 
     Raises:
-        InputError: the folder is not empty or cannot be written; numbers beyond float16's range.
+        InputError: an unknown form, or one that cannot express the model; the folder is not empty
+            or cannot be written; numbers beyond float16's range.
     """
-    path = Path(path)
-    hf = model.family.hf
+    if form not in FORMS:
+        raise InputError(f"form '{form}': unknown; {nearest(form, FORMS)}")
+    _check_dtype(dtype)
+    path, family = Path(path), model.family
+    name = str(jnp.dtype(dtype or next(iter(model.params.values())).dtype))
+
+    def state(rules: tuple[Rule, ...]) -> dict[str, Tensor]:
+        return {key: cast(t, dtype) for key, t in to_tensors(rules, model.params).items()}
+
     with new_folder(path, overwrite=overwrite) as folder:
-        state = {k: cast(t, dtype) for k, t in tensors(hf.RULES, model.params).items()}
-        write_folder(folder, state, shard_bytes)
-        name = str(next(iter(state.values())).dtype)
-        (folder / "config.json").write_bytes(_config_file(model, name))
+        if form == "hf":
+            tensors.write_folder(folder, state(family.hf.RULES), shard_bytes)
+        elif form == "recjax":
+            orbax_files.write_params(folder, model.params, dtype)
+        elif form == "flax":
+            named = state(flax_files.rules_of(family.hf.RULES))
+            flax_files.write_folder(folder, named, tied=model.config.tied)
+        else:
+            llama_meta.write(folder, model.config, state(llama_meta.rules(model.config)))
+        if form != "meta":
+            (folder / "config.json").write_bytes(_config_file(model, name))
         _copy_companions(model.folder, folder)
     return path
 
@@ -210,6 +245,59 @@ def _copy_companions(source: Path | None, folder: Path) -> None:
     for name in _COMPANIONS:
         if source is not None and (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
+
+
+def _form_of(folder: Path) -> str:
+    """Which form the files of a folder have."""
+    for form, patterns in FORMS.items():
+        if any(next(folder.glob(pattern), None) for pattern in patterns):
+            return form
+    if (folder / "adapter_config.json").exists():
+        raise InputError(
+            f"{folder}: an adapter of peft; expected the folder of its base model, and the adapter "
+            "beside it (--adapter)"
+        )
+    if (folder / "config.json").exists():
+        return "hf"  # whose reader says what is missing
+    files = ", ".join(patterns[0] for patterns in FORMS.values())
+    raise InputError(f"{folder}: no language model; expected config.json and one of {files}")
+
+
+def _read_config(folder: Path) -> tuple[Family, Any]:
+    file = folder / "config.json"
+    attributes = read_object(file)
+    family = family_of(attributes, str(file))
+    return family, family.hf.read_config(attributes, str(file))
+
+
+_Read = tuple[Family, Any, tuple[Rule, ...], dict[str, Tensor]]
+
+
+def _read_hf(folder: Path) -> _Read:
+    family, config = _read_config(folder)
+    return family, config, family.hf.RULES, family.hf.tidy(tensors.read_folder(folder), config)
+
+
+def _read_flax(folder: Path) -> _Read:
+    family, config = _read_config(folder)
+    rules = flax_files.rules_of(family.hf.RULES)
+    return family, config, rules, flax_files.read_folder(folder, tied=config.tied)
+
+
+def _read_meta(folder: Path) -> _Read:
+    return FAMILIES["llama"], *llama_meta.read(folder)
+
+
+_READERS = {"hf": _read_hf, "flax": _read_flax, "meta": _read_meta}
+
+
+def _check_dtype(dtype: Any) -> None:
+    try:
+        known = dtype is None or jnp.dtype(dtype).name in _DTYPES
+    except TypeError:
+        known = False
+    if not known:
+        raise InputError(f"dtype {dtype}: expected one of {', '.join(_DTYPES)}")
 
 
 def family_of(attributes: Mapping[str, Any], where: str) -> Family:

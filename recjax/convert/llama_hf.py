@@ -212,7 +212,8 @@ def _number(values: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
     value = values[key]
     if kind is float and type(value) is int:
         value = float(value)
-    if type(value) is not kind or (kind is not bool and value <= 0):
+    fits = type(value) is kind
+    if not fits or (kind is not bool and value <= 0):
         what = "true or false" if kind is bool else f"a positive {kind.__name__}"
         raise InputError(f"{where}: '{key}' is {values[key]!r}, expected {what}")
     return value

@@ -12,7 +12,7 @@ is accounted for: what a file has beyond the table, lacks, or has in another sha
 error.
 
 Large models never stand in memory twice: `load` reads tensor by tensor, in parts, straight into the
-array of the device that is to hold it, and `tensors` hands out one tensor at a time.
+array of the device that is to hold it, and `to_tensors` hands out one tensor at a time.
 """
 
 import dataclasses
@@ -305,7 +305,7 @@ def _finite(part: np.ndarray) -> bool:
     return not bool(((part.view(np.uint16) & ones) == ones).any())
 
 
-def tensors(rules: Sequence[Rule], params: Mapping[str, Any]) -> dict[str, Tensor]:
+def to_tensors(rules: Sequence[Rule], params: Mapping[str, Any]) -> dict[str, Tensor]:
     """Their state dict, in PyTorch's order; each tensor is made from ours when it is read."""
 
     def tensor(pair: _Pair) -> Tensor:
@@ -340,7 +340,7 @@ def cast(tensor: Tensor, dtype: Any) -> Tensor:
 
 def to_theirs(rules: Sequence[Rule], params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Their state dict, in PyTorch's order, from our parameters."""
-    state = tensors(rules, params)
+    state = to_tensors(rules, params)
     return {key: np.ascontiguousarray(tensor.read()) for key, tensor in state.items()}
 
 

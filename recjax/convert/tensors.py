@@ -59,6 +59,13 @@ def tensor_of(array: np.ndarray, source: str) -> Tensor:
     return Tensor(array.shape, array.dtype, source, lambda index: array[index])
 
 
+def transposed(tensor: Tensor) -> Tensor:
+    """A matrix with its axes exchanged."""
+    return dataclasses.replace(
+        tensor, shape=tensor.shape[::-1], reader=lambda index: tensor.read(index[::-1]).T
+    )
+
+
 def joined(tensors: list[Tensor], axis: int) -> Tensor:
     """Tensors side by side along one axis, as one.
 
