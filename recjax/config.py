@@ -196,10 +196,14 @@ def build(cls: type[T], section: Mapping[str, Any] | ConfigDict, where: str) -> 
         if key not in fields:
             raise InputError(f"unknown config key '{where}.{key}'; {nearest(key, fields)}")
         value, hint = section[key], hints[key]
-        if dataclasses.is_dataclass(hint):
-            if not isinstance(value, (Mapping, ConfigDict)):
-                raise InputError(f"config key '{where}.{key}': expected a section, got {value!r}")
-            values[key] = build(typing.cast(type, hint), value, f"{where}.{key}")
+        is_section = isinstance(value, (Mapping, ConfigDict))
+        if dataclasses.is_dataclass(hint) and not is_section:
+            raise InputError(f"config key '{where}.{key}': expected a section, got {value!r}")
+        # `Section | None` is a section too.
+        kinds = (hint, *typing.get_args(hint))
+        inner = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+        if inner is not None and is_section:
+            values[key] = build(typing.cast(type, inner), value, f"{where}.{key}")
             continue
         value = _tuples(value)
         if not _matches(value, hint):

@@ -100,7 +100,8 @@ def progress_bar(total: int, done: int, what: str, unit: str) -> tqdm:
 
 
 def format_table(metrics: Mapping[str, float]) -> str:
-    """Metrics named `split/protocol/metric@k` as a table: a row a metric, a column a cutoff."""
+    """Metrics named `split/protocol/metric@k` as a table: a row a metric, a column a cutoff (one
+    without a name where metrics have none)."""
     groups: dict[str, dict[str, dict[str, float]]] = {}
     for name, value in metrics.items():
         head, _, last = name.rpartition("/")
@@ -110,7 +111,7 @@ def format_table(metrics: Mapping[str, float]) -> str:
     for head, rows in groups.items():
         cutoffs = list(dict.fromkeys(c for row in rows.values() for c in row))
         width = max(len(head), *(len(m) for m in rows))
-        lines.append(f"{head:<{width}}" + "".join(f"{'@' + c:>9}" for c in cutoffs))
+        lines.append(f"{head:<{width}}" + "".join(f"{'@' + c if c else '':>9}" for c in cutoffs))
         for metric, row in rows.items():
             cells = (f"{row[c]:>9.4f}" if c in row else " " * 9 for c in cutoffs)
             lines.append(f"{metric:<{width}}" + "".join(cells))

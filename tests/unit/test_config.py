@@ -21,6 +21,7 @@ class Outer:
     inner: Inner = dataclasses.field(default_factory=Inner)
     limit: float | None = None
     on: bool = False
+    other: Inner | None = None
 
 
 FILE = """
@@ -119,8 +120,10 @@ def test_nearest():
         ({"size": 1, "inner": {"rat": 1}}, "key 'config.inner.rat'; did you mean 'rate'?"),
         ({"size": 1, "inner": {"rate": True}}, "'config.inner.rate': expected float, got True"),
         ({"size": 1, "limit": "x"}, r"'config.limit': expected float \| None, got 'x'"),
+        ({"size": 1, "other": {"rat": 1}}, "key 'config.other.rat'; did you mean 'rate'?"),
+        ({"size": 1, "other": 3}, "'config.other': expected .*Inner \\| None, got 3"),
         ({"size": 1, "on": 1}, "'config.on': expected bool, got 1"),
-        ({"size": 1, "zzzz": 1}, "'config.zzzz'; known: inner, limit, on, size, sizes"),
+        ({"size": 1, "zzzz": 1}, "'config.zzzz'; known: inner, limit, on, other, size, sizes"),
     ],
 )
 def test_bad_sections(section, message):
@@ -143,6 +146,8 @@ def test_bad_files(tmp_path):
 
 def test_plain_is_json_and_comes_back():
     outer = Outer(3, (4, 5), Inner(0.5, "b"))
+    both = dataclasses.replace(outer, other=Inner(0.7))
+    assert build(Outer, to_plain(both), "config") == both
     plain = to_plain(outer)
     assert json.loads(json.dumps(plain)) == {
         "size": 3,
@@ -150,6 +155,7 @@ def test_plain_is_json_and_comes_back():
         "inner": {"rate": 0.5, "kind": "b"},
         "limit": None,
         "on": False,
+        "other": None,
     }
     assert build(Outer, plain, "config") == outer
 
