@@ -10,6 +10,7 @@ on the left to a few lengths, so that few programs are compiled.
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -217,6 +218,9 @@ class LanguageModel:
         given = self._prompts(prompts, mask, soft)
         start = given.shared()
         prefix = self.prefix_cache(given.rows[0][:start].tolist()) if start else None
+        longest, known = max(map(len, given.rows)) + max_new_tokens, self.config.max_length
+        if longest > known:
+            warnings.warn(f"up to {longest} tokens; the model was trained on {known}", stacklevel=2)
         rest, pad_id = given.after(start), 0 if self.tokenizer is None else self.tokenizer.pad_id
         sizes = lengths(max(map(len, rest.rows)))
         tokens, real = pad_left(rest.rows, pad_id=pad_id, sizes=sizes)

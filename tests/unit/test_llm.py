@@ -1,5 +1,6 @@
 """The public door: what a language model takes, gives, refuses and compiles."""
 
+import dataclasses
 import json
 
 import jax
@@ -175,6 +176,14 @@ def test_one_program_serves_a_bucket(tokenizer):
 def test_bad_input(lm, call, message):
     with pytest.raises(InputError, match=message):
         call(lm)
+
+
+def test_longer_than_what_it_was_trained_on_is_said():
+    definition = define(lambda rngs: Llama(CONFIG, rngs=rngs))
+    config = dataclasses.replace(CONFIG, max_length=8)
+    lm = LanguageModel(definition, params_of(Llama(CONFIG, rngs=nnx.Rngs(0))), config)
+    with pytest.warns(UserWarning, match="up to 9 tokens; the model was trained on 8"):
+        lm.generate([[1, 2, 3]], max_new_tokens=6)
 
 
 def test_texts_need_a_tokenizer():
