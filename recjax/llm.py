@@ -20,7 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from recjax.convert.language_model import read_language_model
+from recjax.convert.language_model import (
+    language_model,
+    read_language_model,
+    write_language_model,
+)
 from recjax.convert.tensors import read_object
 from recjax.data.tokenizers import FILES as TOKENIZER_FILES
 from recjax.data.tokenizers import Tokenizer, load_tokenizer, pad_left
@@ -92,7 +96,7 @@ def load_llm(
         tokenizer = load_tokenizer(folder, size=model.config.vocab_size)
     return LanguageModel(
         model.definition, model.params, model.config,
-        tokenizer=tokenizer, stop=_stop_ids(folder), mesh=mesh,
+        tokenizer=tokenizer, stop=_stop_ids(folder), mesh=mesh, folder=folder,
     )  # fmt: skip
 
 
@@ -119,6 +123,7 @@ class LanguageModel:
         tokenizer: for prompts as text.
         stop: ids that end a generation.
         mesh: devices that the parameters are split over.
+        folder: where it was read: `save` takes the files of its tokenizer along.
 
     Attributes:
         config, tokenizer, params, definition: as given.
@@ -133,7 +138,9 @@ class LanguageModel:
         tokenizer: Tokenizer | None = None,
         stop: Sequence[int] = (),
         mesh: Mesh | None = None,
+        folder: Path | None = None,
     ):
+        self.folder = folder
         self.definition, self.params, self.config = definition, params, config
         self.tokenizer, self.stop, self.mesh = tokenizer, tuple(stop), mesh
         self._prefixes: dict[tuple[int, ...], KVCache] = {}
@@ -260,6 +267,20 @@ class LanguageModel:
         while len(self._prefixes) > _KEPT:
             del self._prefixes[next(iter(self._prefixes))]
         return cache
+
+    def save(
+        self, path: str | Path, *, form: str = "hf", dtype: Any = None, overwrite: bool = False
+    ) -> Path:
+        """Writes the model and its tokenizer; see `recjax.convert.language_model`.
+
+        Args:
+            path: a new folder.
+            form: "hf", "recjax", "meta" or "flax".
+            dtype: of the numbers in the files; by default that of the parameters.
+            overwrite: replace a folder.
+        """
+        model = language_model(self.config, self.params, self.folder)
+        return write_language_model(path, model, form=form, dtype=dtype, overwrite=overwrite)
 
     def _generation(self, written: Any, limit: int) -> Generation:
         tokens, lengths = np.asarray(written.tokens), np.asarray(written.lengths)

@@ -192,15 +192,18 @@ def test_texts_need_a_tokenizer():
 
 
 def test_load_llm_reads_folder_tokenizer_and_stops(tmp_path, tokenizer):
-    from recjax.convert.language_model import write_language_model
+    from recjax.convert.language_model import language_model, write_language_model
 
     lm = make()
-    write_language_model(tmp_path / "lm", "hf", CONFIG, lm.params)
+    write_language_model(tmp_path / "lm", language_model(CONFIG, lm.params))
     tokenizer.save(tmp_path / "lm")
     (tmp_path / "lm" / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 6]}))
     loaded = recjax.load_llm(tmp_path / "lm")
     np.testing.assert_array_equal(loaded([LONG]), lm([LONG]))
     assert loaded.stop == (5, 6) and loaded.tokenizer.size == tokenizer.size
+    again = recjax.load_llm(loaded.save(tmp_path / "again", form="recjax"))
+    np.testing.assert_array_equal(again([LONG]), lm([LONG]))
+    assert again.stop == (5, 6) and again.tokenizer.encode("a film") == tokenizer.encode("a film")
     half = recjax.load_llm(tmp_path / "lm", dtype="bfloat16", remat="full")
     assert half([LONG]).dtype == jnp.bfloat16 and half.config.remat == "full"
     with pytest.raises(InputError, match="generation_config.json: eos_token_id"):
