@@ -180,7 +180,9 @@ def write(folder: Path, config: Config, state: Mapping[str, Tensor]) -> None:
     """
     scaling = config.rope_scaling
     if config.head_dim * config.heads != config.dim:
-        raise InputError(f"Meta's form knows heads of dim / n_heads alone, not of {config.head_dim}")
+        raise InputError(
+            f"Meta's form knows heads of dim / n_heads alone, not of {config.head_dim}"
+        )
     if scaling and scaling != RopeScaling(scaling.factor, 1.0, 4.0, _CONTEXT):
         raise InputError(f"Meta's form knows LLaMA 3's RoPE scaling alone, not {scaling}")
     values: dict[str, Any] = {
