@@ -36,6 +36,11 @@ class Reads:
             fields = [s for s in node.body if isinstance(s, ast.AnnAssign)]
             for field in fields:
                 self.types[name, field.target.id] = self._named(field.annotation, path)
+            for method in node.body:
+                decorators = getattr(method, "decorator_list", ())
+                kinds = {getattr(d, "attr", getattr(d, "id", None)) for d in decorators}
+                if kinds & {"property", "cached_property"}:
+                    self.types[name, method.name] = self._named(method.returns, path)
             if node.name.endswith(SUFFIXES):
                 self.fields[name] = [field.target.id for field in fields]
         # Twice: the first pass finds the types of `self.x = ...`, which may stand after its use.
@@ -49,14 +54,25 @@ class Reads:
             f"{name}.{field}"
             for name, fields in self.fields.items()
             for field in fields
-            if (name, field) not in self.seen
+            if not self._seen(name, field)
         )
 
+    def _seen(self, cls, field):
+        """Whether the field is read, of the class or of the base whose default it changes."""
+        while cls:
+            if (cls, field) in self.seen:
+                return True
+            cls = next(iter(self.bases.get(cls, ())), None)
+        return False
+
     def _named(self, annotation, path):
-        """The class that an annotation names: the module's own, else the only one of that name."""
+        """The class that an annotation names: that of the module which it names, the module's own,
+        else the only one of that name."""
         last = getattr(annotation, "attr", getattr(annotation, "id", None))
         named = [known for known in self.known if known.rpartition(":")[2] == last]
-        own = [known for known in named if known == f"{path}:{last}"]
+        module = getattr(getattr(annotation, "value", None), "id", None)
+        there = [known for known in named if Path(known.rpartition(":")[0]).stem == module]
+        own = there or [known for known in named if known == f"{path}:{last}"]
         return own[0] if own else named[0] if len(named) == 1 else None
 
     def _attribute(self, cls, name):
@@ -160,9 +176,18 @@ class Config:
 class OtherConfig:
     used: int = 1
     same: int = 2
+@dataclasses.dataclass
+class HeirConfig(Config):
+    used: int = 3
 class Model:
     def __init__(self, config: Config, other: OtherConfig):
         self.config, self.other = config, other
+    @property
+    def mine(self) -> Config:
+        return self.config
+    @functools.cached_property
+    def heir(self) -> HeirConfig:
+        return self.config
     def run(self):
         config = self.config
         READ
@@ -182,6 +207,8 @@ class Model:
         ("a", "for name in ('a',): getattr(config, name)", []),
         ("a", "print(self.config.a)", []),
         ("a", "print(lambda: config.a)", []),
+        ("a", "print(self.mine.a)", []),
+        ("a", "print(self.heir.a)", []),
     ],
 )
 def test_the_rule_sees_what_is_not_read(field, read, found):

@@ -2,18 +2,20 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from recjax.config import build
+from recjax.config import build, load_config
 from recjax.data.tokenizers import load_tokenizer
 from recjax.errors import InputError
 from recjax.training.language_model import LanguageRun, LanguageRunConfig, complete, read_model
 from recjax.training.state import TrainState
 from recjax.training.workdir import build_config, plain_config
+from recjax.training.workdir import complete as complete_any
 
 SIZES = {"dim": 16, "mlp_dim": 24, "layers": 2, "heads": 2, "kv_heads": 1, "head_dim": 8}
 
@@ -144,6 +146,23 @@ def test_presets_and_defaults(sample_store):
 def test_bad_configs(sample_store, changes, message):
     with pytest.raises(InputError, match=message):
         complete(section(sample_store, **changes))
+
+
+CATALOGUE = Path(__file__).resolve().parents[3] / "configs" / "llm" / "catalogue.py"
+
+
+@pytest.mark.parametrize("arg", ["", ":ml100k", ":steam"])
+def test_the_shipped_config(arg):
+    section, _ = load_config(f"{CATALOGUE}{arg}", [], complete_any)
+    config = build_config(section)
+    assert isinstance(config, LanguageRunConfig)
+    assert read_model(config.model, 4000).layers == 2
+    # Histories of validation and test users are no one's training text.
+    assert (config.split.name == "chronological_sequences") == bool(arg)
+    with pytest.raises(
+        InputError, match="catalogue.py: no argument 'ml1m'; expected none, 'ml100k"
+    ):
+        load_config(f"{CATALOGUE}:ml1m")
 
 
 def test_unknown_systems_name_the_nearest():
