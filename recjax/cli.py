@@ -60,19 +60,36 @@ def _parser() -> _Parser:
     sub.add_argument("--protocols", metavar="A,B", help="in place of the run's (full,uni100,...)")
     sub.add_argument("--step", type=int, metavar="N", help="checkpoint; default: the best one")
 
-    sub = command("convert", _convert, "weights of PyTorch's SASRec, in or out", config="optional")
-    sub.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="of the run")
-    sub.add_argument(
-        "--from", dest="source", metavar="FILE",
-        help="make the run from a state dict: .safetensors, .npz, or .pt where torch is installed",
+    sub = command(
+        "convert", _convert, "weights of language models, or of PyTorch's SASRec, in or out",
+        config="optional",
     )  # fmt: skip
     sub.add_argument(
+        "--from", dest="source", metavar="PATH",
+        help="folder of a language model in any form; with --workdir, a state dict that makes the "
+        "run: .safetensors, .npz, or .pt where torch is installed",
+    )  # fmt: skip
+    sub.add_argument(
+        "--to", dest="target", type=Path, metavar="PATH",
+        help="a new folder for the language model; with --workdir, a file for the run's weights",
+    )  # fmt: skip
+    sub.add_argument("--overwrite", **overwrite)
+    group = sub.add_argument_group("language models")
+    group.add_argument("--form", metavar="NAME", help="of --to: hf (default), recjax, flax, meta")
+    group.add_argument("--dtype", metavar="NAME", help="float32, bfloat16, float16; default: kept")
+    group.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="of peft (LoRA), merged into the weights"
+    )
+    group.add_argument(
+        "--check", action="store_true", help="compare logits with transformers; needs torch"
+    )
+    group = sub.add_argument_group("recommenders")
+    group.add_argument("--workdir", type=Path, metavar="DIR", help="of the run")
+    group.add_argument(
         "--variant", metavar="NAME", help="with --from: which version of the code trained it"
     )
-    sub.add_argument("--heads", type=int, metavar="N", help="with --from: of attention; default 1")
-    sub.add_argument("--to", dest="target", type=Path, metavar="FILE", help="write a state dict")
-    sub.add_argument("--step", type=int, metavar="N", help="with --to: default, the best one")
-    sub.add_argument("--overwrite", **overwrite)
+    group.add_argument("--heads", type=int, metavar="N", help="with --from: default 1")
+    group.add_argument("--step", type=int, metavar="N", help="with --to: default, the best one")
 
     sub = command("simulate", _simulate, "write a simulated raw log", config="none")
     sub.add_argument("--workdir", required=True, type=Path, metavar="DIR")
@@ -171,6 +188,10 @@ def _convert(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict
     from recjax.config import to_plain
     from recjax.training.weights import export_weights, import_weights
 
+    if args.workdir is None:
+        return _transfer(args, overrides)
+    if args.form or args.dtype or args.adapter or args.check:
+        raise InputError("--form, --dtype, --adapter and --check are of language models; no run's")
     if (args.source is None) == (args.target is None):
         raise InputError("convert needs one of --from FILE (in) and --to FILE (out)")
     if args.target:
@@ -193,6 +214,30 @@ def _convert(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict
             _say(f"config.model.{key}: {config.model[key]!r} -> {new!r}")
     _say(f"workdir: {args.workdir}, step 0", run.describe())
     return {"workdir": str(args.workdir), "step": 0, "model": to_plain(run.config.model)}
+
+
+def _transfer(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
+    from recjax.convert.transfer import transfer
+
+    other = (args.config, args.variant, args.heads, args.step, overrides or None)
+    if args.source is None or any(value is not None for value in other):
+        raise InputError(
+            "convert needs --workdir for a recommender's run; or, for a language model, "
+            "--from FOLDER and --to FOLDER alone"
+        )
+    done = transfer(
+        Path(args.source), args.target, form=args.form or "hf", dtype=args.dtype,
+        adapter=args.adapter, check=args.check, overwrite=args.overwrite,
+    )  # fmt: skip
+    _say(f"{args.source}: form {done['source_form']}, {done['parameters']:,} parameters")
+    if args.target:
+        _say(f"{args.target}: form {done['form']}, {done['dtype']}")
+    if args.check:
+        _say(
+            f"logits differ from those of transformers by {done['max_difference']:.2g} at most; "
+            f"the largest is {done['largest_logit']:.3g}"
+        )
+    return done
 
 
 def _simulate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:

@@ -75,9 +75,8 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         InputError: something stands there already, or the place cannot be written.
     """
-    path = settled(path.absolute())
-    if path.exists() and not (path.is_dir() and (overwrite or not any(path.iterdir()))):
-        raise InputError(f"{path}: not empty; choose another folder, or --overwrite")
+    path = path.absolute()
+    require_free(path, overwrite=overwrite)
     temporary, old = path.with_name(f"{path.name}.tmp"), _old(path)
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -92,6 +91,13 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def require_free(path: Path, *, overwrite: bool) -> None:
+    """Refuses a place for a folder where something stands that may not be replaced."""
+    settled(path)
+    if path.exists() and not (path.is_dir() and (overwrite or not any(path.iterdir()))):
+        raise InputError(f"{path}: not empty; choose another folder, or --overwrite")
 
 
 def settled(path: Path) -> Path:

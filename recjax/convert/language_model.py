@@ -31,7 +31,7 @@ from flax import nnx
 
 from recjax.config import nearest
 from recjax.convert import flax_files, llama_hf, llama_meta, orbax_files, tensors
-from recjax.convert.files import new_folder, settled
+from recjax.convert.files import new_folder, require_free, settled
 from recjax.convert.mapping import Rule, cast, load, to_tensors
 from recjax.convert.tensors import Tensor, read_object
 from recjax.errors import InputError
@@ -134,11 +134,9 @@ def read_language_model(
             architecture or an attribute that is not implemented, a file that is missing, truncated
             or damaged, a tensor that is missing, unknown or has another shape.
     """
-    folder = settled(Path(path))
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected that of a language model")
     _check_dtype(dtype)
-    form = _form_of(folder)
+    folder = Path(path)
+    form = form_of(folder)
     if form == "recjax":
         family, config = _read_config(folder)
         rules: tuple[Rule, ...] = ()
@@ -201,10 +199,8 @@ def write_language_model(
         InputError: an unknown form, or one that cannot express the model; the folder is not empty
             or cannot be written; numbers beyond float16's range.
     """
-    if form not in FORMS:
-        raise InputError(f"form '{form}': unknown; {nearest(form, FORMS)}")
-    _check_dtype(dtype)
     path, family = Path(path), model.family
+    check_target(path, form=form, dtype=dtype, overwrite=overwrite)
     name = str(jnp.dtype(dtype or next(iter(model.params.values())).dtype))
 
     def state(rules: tuple[Rule, ...]) -> dict[str, Tensor]:
@@ -224,6 +220,14 @@ def write_language_model(
             (folder / "config.json").write_bytes(_config_file(model, name))
         _copy_companions(model.folder, folder)
     return path
+
+
+def check_target(path: Path, *, form: str, dtype: Any, overwrite: bool) -> None:
+    """Refuses at once what `write_language_model` would refuse after a model was read."""
+    if form not in FORMS:
+        raise InputError(f"form '{form}': unknown; {nearest(form, FORMS)}")
+    _check_dtype(dtype)
+    require_free(path, overwrite=overwrite)
 
 
 def _config_file(model: Loaded, dtype: str) -> bytes:
@@ -247,8 +251,14 @@ def _copy_companions(source: Path | None, folder: Path) -> None:
             shutil.copyfile(source / name, folder / name)
 
 
-def _form_of(folder: Path) -> str:
-    """Which form the files of a folder have."""
+def form_of(folder: Path) -> str:
+    """Which form a folder's files have, by its table.
+
+    Raises:
+        InputError: no such folder, or none of a language model.
+    """
+    if not settled(folder).is_dir():
+        raise InputError(f"{folder}: no such folder; expected that of a language model")
     for form, patterns in FORMS.items():
         if any(next(folder.glob(pattern), None) for pattern in patterns):
             return form

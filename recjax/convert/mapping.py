@@ -350,5 +350,8 @@ def _traced_row(array: jax.Array, row: jax.Array) -> jax.Array:
 
 
 def _row(array: Any, row: int) -> Any:
-    # One program a shape, not one a layer.
-    return array[row] if isinstance(array, np.ndarray) else _traced_row(array, jnp.int32(row))
+    if isinstance(array, np.ndarray):
+        return array[row]
+    # One program a shape, not one a layer; of what every process holds, the process's own copy.
+    local = array.addressable_data(0) if array.is_fully_replicated else array
+    return _traced_row(local, jnp.int32(row))

@@ -249,3 +249,33 @@ def test_adapters_of_other_kinds_are_refused(tmp_path, base, changes, message):
     with pytest.raises(InputError) as error:
         ours.read_adapter(tmp_path / "adapter", loaded)
     assert f"adapter_config.json: {message}" in str(error.value)
+
+
+@pytest.mark.parametrize("form", ["hf", "meta", "flax", "recjax"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_check_of_the_command(tmp_path, base, recjax, form, dtype):
+    torch_adapter(base[0]).save_pretrained(tmp_path / "adapter")
+    if form == "meta":  # which knows LLaMA 3's scaling alone
+        torch_model().save_pretrained(tmp_path / "base")
+    status, out, err = recjax(
+        "convert", f"--from={tmp_path / 'base'}", f"--to={tmp_path / 'out'}", f"--form={form}",
+        f"--dtype={dtype}", f"--adapter={tmp_path / 'adapter'}", "--check", "--json",
+    )  # fmt: skip
+    assert status == 0, err
+    assert 0 < out["max_difference"] <= out["tolerance"] * out["largest_logit"]
+    assert "logits differ from those of transformers by" in err
+
+
+def test_the_check_sees_a_difference(tmp_path, base, recjax, monkeypatch):
+    """transformers reads another epsilon than we do."""
+    assert recjax("convert", f"--from={tmp_path / 'base'}", "--check")[0] == 0
+    from recjax.convert import transfer
+
+    def wrong(path, **options):
+        found = read_language_model(path, **options)
+        config = dataclasses.replace(found.config, norm_eps=1e-2)
+        return dataclasses.replace(found, config=config)
+
+    monkeypatch.setattr(transfer, "read_language_model", wrong)
+    status, _, err = recjax("convert", f"--from={tmp_path / 'base'}", "--check")
+    assert status == 1 and "Mismatch: logits differ from those of transformers by" in err
