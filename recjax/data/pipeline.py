@@ -97,7 +97,7 @@ class TrainBatches:
         share = self.batch_size // self.process[1]
         if not self.packed:
             return _round_up(share, self.row_multiple)
-        return rows_for(self._windows[2], share, self.length, self.row_multiple)
+        return _rows_for(self._windows[2], share, self.length, self.row_multiple)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a batch spans at most two epochs
     def _permutation(self, epoch: int) -> np.ndarray:
@@ -182,7 +182,7 @@ class EvalBatches:
     def _usual_rows(self) -> int:
         if not self.packed:
             return self.batch_size
-        return rows_for(self._lengths, self.batch_size, self.length, 1)
+        return _rows_for(self._lengths, self.batch_size, self.length, 1)
 
     def __call__(self, index: int) -> Batch:
         size, length = self.batch_size, self.length
@@ -215,7 +215,7 @@ def _round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
-def rows_for(lengths: np.ndarray, count: int, length: int, multiple: int) -> int:
+def _rows_for(lengths: np.ndarray, count: int, length: int, multiple: int) -> int:
     """Rows that nearly every batch of `count` sequences fits: mean + 4 deviations, some slack."""
     tokens = count * lengths.mean() + 4 * math.sqrt(count) * lengths.std()
     return _round_up(min(count, math.ceil(tokens / length * 1.02) + 1), multiple)

@@ -14,15 +14,14 @@ from typing import Protocol
 
 import numpy as np
 
-from recjax.data.pipeline import Batch, grow_rows, rows_for
+from recjax.data.pipeline import Batch, grow_rows
 from recjax.data.sequences import pack
 from recjax.data.textualize import Document
 from recjax.data.tokenizers import Tokenizer
 from recjax.errors import InputError
 
 NO_LABEL = -100  # as in PyTorch and Transformers
-_SAMPLE = 512  # documents from which the usual numbers of rows and labels are estimated
-_LABEL_SLACK = 1.25
+_SAMPLE = 16  # batches from which the usual numbers of rows and labels are taken
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -157,13 +156,13 @@ class TokenBatches:
         return self.batch_size // self.process[1]
 
     @functools.cached_property
-    def _sample(self) -> Encoded:
-        places = range(min(_SAMPLE, len(self.documents)))
-        return encode([self.documents(p) for p in places], self.tokenizer, self.length)
+    def _sample(self) -> list[Encoded]:
+        return [self._encoded(step, 0) for step in range(_SAMPLE)]
 
     @functools.cached_property
     def _usual_rows(self) -> int:
-        return rows_for(self._sample.lengths, self._share, self.length, self.row_multiple)
+        """Rows that nearly all batches fit: the most that the first ones need."""
+        return self.row_multiple * -(-max(map(self._needed, self._sample)) // self.row_multiple)
 
     @functools.cached_property
     def label_share(self) -> float:
@@ -171,8 +170,9 @@ class TokenBatches:
 
         A batch that would gets more rows. The loss needs to look at so many places only.
         """
-        share = (self._sample.labels != NO_LABEL).mean()
-        return min(1.0, max(float(share) * _LABEL_SLACK, 1 / self.length))
+        labels = max(int((e.labels != NO_LABEL).sum()) for e in self._sample)
+        rows = max(pack(e.lengths, self.length).rows for e in self._sample)
+        return min(1.0, max(1, labels) / (rows * self.length))
 
     def _needed(self, encoded: Encoded) -> int:
         labels = int((encoded.labels != NO_LABEL).sum())
