@@ -14,7 +14,7 @@ from recjax.data.tokenizers import load_tokenizer
 from recjax.errors import InputError
 from recjax.training.language_model import LanguageRun, LanguageRunConfig, complete, read_model
 from recjax.training.state import TrainState
-from recjax.training.workdir import build_config, plain_config
+from recjax.training.workdir import build_config, plain_config, read_run_config, start_run
 from recjax.training.workdir import complete as complete_any
 
 SIZES = {"dim": 16, "mlp_dim": 24, "layers": 2, "heads": 2, "kv_heads": 1, "head_dim": 8}
@@ -171,3 +171,25 @@ def test_unknown_systems_name_the_nearest():
         InputError, match="config.system: no system 'recomender'; did you mean 'rec"
     ):
         build_config({"system": "recomender"})
+
+
+def test_a_workdir_from_before_there_were_systems_is_a_recommender_s(sample_store, tmp_path):
+    data = section(sample_store)["data"]
+    data["options"] = {"users": 120, "mean_length": 10.0, "max_length": 30}
+    config = build_config(
+        {
+            "data": data,
+            "model": {"name": "sasrec", "dim": 8, "max_length": 8},
+        }
+    )
+    assert config.system == "recommender"
+    start_run(config, tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    record = json.loads(file.read_text())
+    assert record["config"].pop("system") == "recommender"
+    file.write_text(json.dumps(record))
+    assert read_run_config(tmp_path / "run").system == "recommender"
+    assert start_run(config, tmp_path / "run").latest_step
+    other = build_config({"system": "language_model", **section(sample_store, data=data)})
+    with pytest.raises(InputError, match="another config \\(.*system"):
+        start_run(other, tmp_path / "run")
