@@ -7,8 +7,12 @@ RECJAX_DATA; RecInterpreter's split). WORKDIR/hf is the model in Hugging Face's 
 tokenizer: `recjax.load_llm("runs/catalogue/hf")`.
 
 Wide and shallow: what an item's single token has to tell apart are hundreds of titles, and width
-is what tells them apart; composing text of titles takes little depth. `test/naming/exact` is the
+is what tells them apart; text made of titles takes little depth. `test/naming/exact` is the
 share of items that the model names, letter by letter, from their token alone.
+
+The sample, 1.8M parameters, leave-one-out, 2 epochs: test/naming/exact 0.990 (of 200 books),
+test/residual/exact 0.860 (of 200 histories with their held-out books). 327 seconds of CPU time, under 3 minutes on two free cores. `:ml100k` and
+`:steam` (8M parameters, 6 epochs) take hours on a CPU and have not been measured yet.
 """
 
 from typing import Any
@@ -28,11 +32,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.system = "language_model"
     config.data = {"source": "simulated", "store": "prepared/sample"}
     config.model = _LLAMA | {
-        "dim": 256, "mlp_dim": 512, "heads": 4, "kv_heads": 4, "max_length": 192,
+        "dim": 256, "mlp_dim": 512, "heads": 4, "kv_heads": 4, "max_length": 256,
     }  # fmt: skip
     config.tokenizer = {"vocab_size": 1500}
     config.text = {
-        "domain": "book", "naming": 16.0, "histories": 0.25, "recovery": 0.5, "residual": 1.0,
+        "domain": "book", "naming": 12.0, "histories": 0.25, "recovery": 0.5, "residual": 1.0,
     }  # fmt: skip
     config.optim = {
         "learning_rate": 3e-3, "warmup_steps": 40, "clip_norm": 1.0, "decay_epochs": 2.0,
