@@ -91,6 +91,20 @@ def _parser() -> _Parser:
     group.add_argument("--heads", type=int, metavar="N", help="with --from: default 1")
     group.add_argument("--step", type=int, metavar="N", help="with --to: default, the best one")
 
+    sub = command(
+        "plan", _plan, "what training a language model would take; allocates nothing",
+        config="optional",
+    )  # fmt: skip
+    sub.add_argument("--preset", metavar="NAME", help="a published model's sizes, e.g. llama-7b")
+    sub.add_argument("--from", dest="source", metavar="DIR", help="a folder with config.json")
+    sub.add_argument("--mesh", default="1,1,1", metavar="D,F,T", help="devices: data,fsdp,tensor")
+    sub.add_argument("--batch", type=int, default=8, metavar="N", help="rows of a step")
+    sub.add_argument("--length", type=int, default=512, metavar="N", help="tokens of a row")
+    sub.add_argument("--train", default="lora", metavar="WHAT", help="adapter, lora or full")
+    sub.add_argument("--rank", type=int, default=8, metavar="N", help="of LoRA")
+    sub.add_argument("--dtype", default="bfloat16", metavar="NAME", help="of model, activations")
+    sub.add_argument("--remat", default="none", metavar="WHAT", help="none, dots or full")
+
     sub = command("simulate", _simulate, "write a simulated raw log", config="none")
     sub.add_argument("--workdir", required=True, type=Path, metavar="DIR")
     sub.add_argument("--overwrite", **overwrite)
@@ -238,6 +252,22 @@ def _transfer(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dic
             f"the largest is {done['largest_logit']:.3g}"
         )
     return done
+
+
+def _plan(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
+    from recjax.training.plan import find_config, make_plan
+
+    if sum(given is not None for given in (args.config, args.preset, args.source)) != 1:
+        raise InputError("plan needs one of --preset NAME, --from FOLDER and --config FILE")
+    run = _load(args, overrides) if args.config else None
+    if overrides and run is None:
+        raise InputError("--config.KEY=VALUE needs --config FILE")
+    plan = make_plan(
+        find_config(args.preset, args.source, run, remat=args.remat), mesh=args.mesh,
+        batch=args.batch, length=args.length, train=args.train, dtype=args.dtype, rank=args.rank,
+    )  # fmt: skip
+    _say(plan.table())
+    return plan.as_dict()
 
 
 def _simulate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:

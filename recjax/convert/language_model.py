@@ -99,6 +99,11 @@ class Loaded:
         return define(lambda rngs: self.family.build(self.config, rngs=rngs))
 
 
+def family_for(config: Any) -> Family:
+    """The family whose config this is."""
+    return next(family for family in FAMILIES.values() if isinstance(config, family.config))
+
+
 def language_model(config: Any, params: Params, folder: Path | None = None) -> Loaded:
     """A model that is in memory, e.g. to write it.
 
@@ -107,8 +112,7 @@ def language_model(config: Any, params: Params, folder: Path | None = None) -> L
         params: arrays by path.
         folder: with the tokenizer and the other files that belong to it.
     """
-    family = next(f for f in FAMILIES.values() if isinstance(config, f.config))
-    return Loaded(family, config, params, folder)
+    return Loaded(family_for(config), config, params, folder)
 
 
 def read_language_model(
@@ -138,7 +142,7 @@ def read_language_model(
     folder = Path(path)
     form = form_of(folder)
     if form == "recjax":
-        family, config = _read_config(folder)
+        family, config = read_config(folder)
         rules: tuple[Rule, ...] = ()
         state: dict[str, Tensor] = {}
     else:
@@ -153,7 +157,7 @@ def read_language_model(
     return dataclasses.replace(model, params=params)
 
 
-_DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16")
 # What belongs to a model beside its weights, and is handed on as it is.
 _COMPANIONS = (
     "tokenizer.json",
@@ -273,7 +277,12 @@ def form_of(folder: Path) -> str:
     raise InputError(f"{folder}: no language model; expected config.json and one of {files}")
 
 
-def _read_config(folder: Path) -> tuple[Family, Any]:
+def read_config(folder: Path) -> tuple[Family, Any]:
+    """The family and the config that a folder's `config.json` names.
+
+    Raises:
+        InputError: naming the file and the attribute.
+    """
     file = folder / "config.json"
     attributes = read_object(file)
     family = family_of(attributes, str(file))
@@ -284,12 +293,12 @@ _Read = tuple[Family, Any, tuple[Rule, ...], dict[str, Tensor]]
 
 
 def _read_hf(folder: Path) -> _Read:
-    family, config = _read_config(folder)
+    family, config = read_config(folder)
     return family, config, family.hf.RULES, family.hf.tidy(tensors.read_folder(folder), config)
 
 
 def _read_flax(folder: Path) -> _Read:
-    family, config = _read_config(folder)
+    family, config = read_config(folder)
     rules = flax_files.rules_of(family.hf.RULES)
     return family, config, rules, flax_files.read_folder(folder, tied=config.tied)
 
@@ -303,11 +312,11 @@ _READERS = {"hf": _read_hf, "flax": _read_flax, "meta": _read_meta}
 
 def _check_dtype(dtype: Any) -> None:
     try:
-        known = dtype is None or jnp.dtype(dtype).name in _DTYPES
+        known = dtype is None or jnp.dtype(dtype).name in DTYPES
     except TypeError:
         known = False
     if not known:
-        raise InputError(f"dtype {dtype}: expected one of {', '.join(_DTYPES)}")
+        raise InputError(f"dtype {dtype}: expected one of {', '.join(DTYPES)}")
 
 
 def family_of(attributes: Mapping[str, Any], where: str) -> Family:

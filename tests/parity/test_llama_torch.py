@@ -256,7 +256,7 @@ def test_adapters_of_other_kinds_are_refused(tmp_path, base, changes, message):
 def test_the_check_of_the_command(tmp_path, base, recjax, form, dtype):
     torch_adapter(base[0]).save_pretrained(tmp_path / "adapter")
     if form == "meta":  # which knows LLaMA 3's scaling alone
-        torch_model().save_pretrained(tmp_path / "base")
+        torch_model(num_key_value_heads=2).save_pretrained(tmp_path / "base")
     status, out, err = recjax(
         "convert", f"--from={tmp_path / 'base'}", f"--to={tmp_path / 'out'}", f"--form={form}",
         f"--dtype={dtype}", f"--adapter={tmp_path / 'adapter'}", "--check", "--json",

@@ -1,0 +1,293 @@
+"""What training a language model would take, before anything is allocated.
+
+    plan = make_plan(PRESETS["llama-7b"], mesh="1,8,1", batch=64, length=512, train="lora")
+    print(plan.table())
+
+Everything is counted on abstract arrays. Parameters, gradients and optimiser are exact. Activations
+are what differentiation keeps from the forward pass for the backward pass (its residuals, without
+the parameters among them): XLA may fuse some of them away and needs working memory of its own, so
+this is an estimate. FLOPs are those of all matrix products that are traced, two a multiplication
+and addition; a program that leaves out the masked half of causal attention does less.
+"""
+
+import dataclasses
+import functools
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import AbstractMesh, AxisType
+
+from recjax.config import build, nearest, to_plain
+from recjax.convert.language_model import DTYPES, family_for, read_config
+from recjax.errors import InputError
+from recjax.models import llama
+from recjax.models.definition import define
+from recjax.nn.lora import LoRAConfig, add_lora
+from recjax.nn.soft import place_soft
+from recjax.training.freezing import FULL, LORA, Rules, split_params
+from recjax.training.language_model import LanguageRunConfig, read_model
+from recjax.training.optim import OptimConfig, make_optimizer
+from recjax.training.parallel import MESH_AXES, param_shardings
+from recjax.training.state import TrainState, state_shardings
+from recjax.training.token_loss import token_loss
+
+# A recommender's states [D] become soft tokens by one linear map; so many a row.
+_ADAPTER, _WIDTH, _SOFT = "adapter/kernel", 64, 10
+_RULES: dict[str, Rules] = {
+    "adapter": ((r"adapter/.*", True), (r".*", False)),
+    "lora": LORA,
+    "full": FULL,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a training step takes; bytes are those of one device.
+
+    Attributes:
+        parameters: of the model, with those of an adapter.
+        trained: how many of them are trained.
+        devices: of the mesh.
+        tokens: of a step, on all devices.
+        frozen_bytes, trained_bytes: of the parameters.
+        gradient_bytes: of the trained parameters.
+        optimizer_bytes: Adam's moments.
+        activation_bytes: what differentiation keeps; an estimate.
+        flops_per_token: forward and backward.
+    """
+
+    parameters: int
+    trained: int
+    devices: int
+    tokens: int
+    frozen_bytes: int
+    trained_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+    flops_per_token: float
+
+    @property
+    def total_bytes(self) -> int:
+        """Of one device, all parts together."""
+        return sum(getattr(self, name) for name in self.__dict__ if name.endswith("_bytes"))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The numbers by name."""
+        return {**dataclasses.asdict(self), "total_bytes": self.total_bytes}
+
+    def table(self) -> str:
+        """The numbers as text."""
+        lines = [
+            f"{self.parameters:,} parameters, {self.trained:,} trained; {self.tokens:,} tokens a "
+            f"step on {self.devices} device(s)",
+            f"{self.flops_per_token:.3g} FLOPs a token, "
+            f"{self.flops_per_token / self.parameters:.2f} a parameter",
+            "GB on each device:",
+        ]
+        parts = {
+            "frozen parameters": self.frozen_bytes,
+            "trained parameters": self.trained_bytes,
+            "gradients": self.gradient_bytes,
+            "optimiser": self.optimizer_bytes,
+            "activations (estimate)": self.activation_bytes,
+            "together": self.total_bytes,
+        }
+        return "\n".join(lines + [f"  {name:<24}{size / 1e9:9.3f}" for name, size in parts.items()])
+
+
+def find_config(
+    preset: str | None = None,
+    folder: str | None = None,
+    run: Any = None,
+    *,
+    remat: str = "none",
+) -> Any:
+    """A model's config from one of three places.
+
+    Args:
+        preset: a name in the models' `PRESETS`.
+        folder: with a `config.json`.
+        run: the config of a run that trains a language model.
+        remat: what the backward pass recomputes; see the model's `Config`.
+
+    Raises:
+        InputError: no such preset, folder, or policy; a run that trains no language model.
+    """
+    if preset is not None:
+        if preset not in llama.PRESETS:
+            raise InputError(f"preset '{preset}': unknown; {nearest(preset, llama.PRESETS)}")
+        config: Any = llama.PRESETS[preset]
+    elif folder is not None:
+        config = read_config(Path(folder))[1]
+    else:
+        if run.system != LanguageRunConfig.system:
+            raise InputError(
+                f"config.system: '{run.system}', expected '{LanguageRunConfig.system}'"
+            )
+        config = read_model(run.model, run.tokenizer.vocab_size)
+    return build(type(config), to_plain(config) | {"remat": remat}, "plan")
+
+
+def make_plan(
+    config: Any,
+    *,
+    mesh: str = "1,1,1",
+    batch: int = 8,
+    length: int = 512,
+    train: str = "full",
+    dtype: str = "float32",
+    rank: int = 8,
+) -> Plan:
+    """Plans the training of a language model with Adam; allocates nothing.
+
+    Args:
+        config: the model's, e.g. `recjax.models.llama.PRESETS["llama-7b"]`.
+        mesh: sizes of the axes data,fsdp,tensor; no such devices need to be there.
+        batch: rows of a step, on all devices.
+        length: T, tokens of a row.
+        train: "adapter": one linear map from a recommender's width of 64 to soft tokens, into the
+            frozen model; "lora"; "full".
+        dtype: of the model's parameters and activations. What is trained beside a frozen model is
+            in float32.
+        rank: R, for "lora", on the queries and values.
+
+    Raises:
+        InputError: another `train`, a mesh of other than three sizes, rows that the mesh does not
+            divide.
+    """
+    if train not in _RULES:
+        raise InputError(f"train '{train}': expected one of {', '.join(_RULES)}")
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype}: expected one of {', '.join(DTYPES)}")
+    try:
+        data, fsdp, tensor = map(int, mesh.split(","))
+    except ValueError:
+        data = fsdp = tensor = 0
+    if min(data, fsdp, tensor) < 1:
+        raise InputError(f"mesh {mesh}: expected three sizes, {','.join(MESH_AXES)}")
+    rows = data * fsdp
+    if rank < 1 or length < 2:
+        raise InputError(f"rank {rank}, length {length}: expected at least 1 and 2")
+    if batch < 1 or batch % rows:
+        raise InputError(f"batch {batch}: expected a multiple of data x fsdp, {rows}")
+    family = family_for(config)
+
+    def module(rngs: nnx.Rngs) -> Any:
+        model = family.build(config, rngs=rngs, dtype=jnp.dtype(dtype))
+        return add_lora(model, LoRAConfig(rank), rngs) if train == "lora" else model
+
+    definition = define(module)
+    params = dict(definition.shapes)
+    axes = (*family.axes, (_ADAPTER, (None, "embed")))
+    if train == "adapter":
+        params[_ADAPTER] = jax.ShapeDtypeStruct((_WIDTH, config.dim), jnp.float32)
+    trained, frozen = split_params(params, _RULES[train])
+    places: Any = AbstractMesh(
+        (data, fsdp, tensor), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES)
+    )
+    optimizer = make_optimizer(OptimConfig(), 1)
+    state = jax.eval_shape(
+        lambda p: TrainState(jnp.zeros((), jnp.int32), p, optimizer.init(p)), trained
+    )
+    opt_places = state_shardings(state, axes, places).opt_state
+
+    def loss(trained: Any, frozen: Any, tokens: Any, states: Any) -> Any:
+        all_params = {**frozen, **trained}
+        model = definition.merge(all_params)
+        h = model.embed(tokens)
+        if train == "adapter":
+            is_soft = jnp.arange(length)[None] < min(_SOFT, length)
+            is_soft = jnp.broadcast_to(is_soft, tokens.shape)
+            h = place_soft(h, is_soft, states @ all_params[_ADAPTER])
+        total, weight = token_loss(model.hidden(h)[0], model.head_table(), tokens)
+        return total / weight
+
+    inputs = (
+        trained, frozen,
+        jax.ShapeDtypeStruct((batch, length), jnp.int32),
+        jax.ShapeDtypeStruct((batch, _SOFT, _WIDTH), jnp.float32),
+    )  # fmt: skip
+    kept = jax.eval_shape(lambda t, *rest: jax.vjp(lambda p: loss(p, *rest), t)[1], *inputs)
+    jaxpr = jax.make_jaxpr(jax.value_and_grad(loss))(*inputs)
+    sharded = functools.partial(_sharded_bytes, axes=axes, mesh=places)
+    return Plan(
+        parameters=_size(params),
+        trained=_size(trained),
+        devices=rows * tensor,
+        tokens=batch * length,
+        frozen_bytes=sharded(frozen),
+        trained_bytes=sharded(trained),
+        gradient_bytes=sharded(trained),
+        optimizer_bytes=sum(
+            _bytes(place.shard_shape(leaf.shape), leaf.dtype)
+            for leaf, place in zip(
+                jax.tree.leaves(state.opt_state), jax.tree.leaves(opt_places), strict=True
+            )
+        ),
+        activation_bytes=_activation_bytes(kept, params, config.dim, rows, tensor),
+        flops_per_token=product_flops(jaxpr) / (batch * length),
+    )
+
+
+def _size(arrays: dict[str, Any]) -> int:
+    return sum(math.prod(leaf.shape) for leaf in arrays.values())
+
+
+def _bytes(shape: tuple[int, ...], dtype: Any) -> int:
+    return math.prod(shape) * jnp.dtype(dtype).itemsize
+
+
+def _sharded_bytes(arrays: dict[str, Any], *, axes: Any, mesh: Any) -> int:
+    """Bytes of a device's part."""
+    places = param_shardings(arrays, axes, mesh)
+    return sum(_bytes(places[k].shard_shape(a.shape), a.dtype) for k, a in arrays.items())
+
+
+def _activation_bytes(kept: Any, params: dict[str, Any], dim: int, rows: int, tensor: int) -> int:
+    """Bytes of a device's residuals that are no parameters (none of their shapes, by number).
+
+    The rows are split over data and fsdp; what is not of the model's width (heads, feed-forward)
+    over tensor, too.
+    """
+    known = Counter((leaf.shape, jnp.dtype(leaf.dtype)) for leaf in params.values())
+    total = 0
+    for leaf in jax.tree.leaves(kept):
+        kind = (leaf.shape, jnp.dtype(leaf.dtype))
+        if known[kind]:
+            known[kind] -= 1
+            continue
+        wide = leaf.ndim > 1 and leaf.shape[-1] not in (dim, 1)
+        total += math.ceil(_bytes(leaf.shape, leaf.dtype) / (rows * (tensor if wide else 1)))
+    return total
+
+
+def product_flops(jaxpr: Any) -> int:
+    """FLOPs of the matrix products of a traced function, loops of known length unrolled.
+
+    Args:
+        jaxpr: of `jax.make_jaxpr`.
+    """
+    total = 0
+    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        if eqn.primitive.name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            sizes = (eqn.invars[0].aval.shape[axis] for axis in contracted)
+            total += 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(sizes)
+        inside = sum(map(product_flops, _inner(eqn)))
+        total += inside * (eqn.params["length"] if eqn.primitive.name == "scan" else 1)
+    return total
+
+
+def _inner(eqn: Any) -> Iterator[Any]:
+    """The jaxprs that an equation runs."""
+    for value in eqn.params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if hasattr(item, "eqns") or hasattr(getattr(item, "jaxpr", None), "eqns"):
+                yield item

@@ -1,0 +1,162 @@
+"""Plans say what training takes."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from recjax.models.definition import params_of
+from recjax.models.llama import PARAM_AXES, PRESETS, Config, Llama
+from recjax.nn.lora import LoRAConfig, add_lora
+from recjax.training.freezing import FULL, LORA, split_params
+from recjax.training.optim import OptimConfig, make_optimizer
+from recjax.training.parallel import MESH_AXES, param_shardings
+from recjax.training.plan import find_config, make_plan, product_flops
+from recjax.training.state import state_of
+
+SMALL = Config(
+    vocab_size=64, dim=32, mlp_dim=48, layers=3, heads=4, kv_heads=2, head_dim=8, max_length=64
+)
+
+
+def test_a_published_model():
+    """The shapes of LLaMA-7B: nothing is allocated, and the FLOPs are 4 N and 6 N a token."""
+    config = PRESETS["llama-7b"]
+    plans = {
+        train: make_plan(config, mesh="1,8,1", batch=64, length=256, train=train, dtype="bfloat16")
+        for train in ("adapter", "lora", "full")
+    }
+    count = 6_738_415_616
+    assert plans["full"].parameters == plans["full"].trained == count
+    assert plans["adapter"].trained == 64 * 4096
+    assert plans["lora"].trained == 32 * 2 * (8 * 4096 * 2)
+    assert plans["lora"].parameters == count + plans["lora"].trained
+    # Vectors are on every device, the matrices (and the table) split over eight.
+    vectors = (2 * 32 + 1) * 4096
+    assert plans["full"].trained_bytes == 2 * ((count - vectors) // 8 + vectors)
+    assert plans["adapter"].frozen_bytes == plans["full"].trained_bytes
+    products = count - 32000 * 4096 - vectors  # a look-up multiplies nothing
+    for train, factor in (("adapter", 4), ("lora", 4), ("full", 6)):
+        assert products * factor < plans[train].flops_per_token < 1.06 * products * factor
+
+
+@pytest.mark.parametrize("train", ["lora", "full"])
+@pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2), (1, 8, 1), (1, 2, 4)])
+def test_bytes_are_those_of_real_arrays(train, mesh):
+    def build(rngs):
+        model = Llama(SMALL, rngs=rngs)
+        return add_lora(model, LoRAConfig(4), rngs) if train == "lora" else model
+
+    params = params_of(build(nnx.Rngs(0)))
+    trained, frozen = split_params(params, LORA if train == "lora" else FULL)
+    chosen = np.array(jax.devices()[: math.prod(mesh)]).reshape(mesh)
+    devices = jax.sharding.Mesh(chosen, MESH_AXES)
+    state = state_of(trained, make_optimizer(OptimConfig(), 1), PARAM_AXES, devices)
+    placed = jax.device_put(frozen, param_shardings(frozen, PARAM_AXES, devices))
+
+    def held(tree):
+        return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
+
+    text = ",".join(map(str, mesh))
+    plan = make_plan(SMALL, mesh=text, batch=8, length=16, train=train, rank=4)
+    assert plan.frozen_bytes == held(placed)
+    assert plan.trained_bytes == plan.gradient_bytes == held(state.params)
+    assert plan.optimizer_bytes == held(state.opt_state)
+    assert plan.devices == math.prod(mesh)
+    assert plan.total_bytes == plan.activation_bytes + held((placed, state.opt_state)) + 2 * held(
+        state.params
+    )
+
+
+def test_activations():
+    """Linear in the rows, split over them; recomputation keeps less and multiplies more."""
+    base = make_plan(SMALL, batch=8, length=16)
+    assert make_plan(SMALL, batch=16, length=16).activation_bytes == pytest.approx(
+        2 * base.activation_bytes, rel=0.05
+    )
+    halves = make_plan(SMALL, mesh="1,2,1", batch=8, length=16)
+    assert halves.activation_bytes == pytest.approx(base.activation_bytes / 2, rel=0.05)
+    split = make_plan(SMALL, mesh="1,1,2", batch=8, length=16)
+    assert base.activation_bytes / 2 < split.activation_bytes < 0.9 * base.activation_bytes
+    less = make_plan(dataclasses.replace(SMALL, remat="full"), batch=8, length=16)
+    assert less.activation_bytes < base.activation_bytes / 3
+    assert less.flops_per_token > 1.2 * base.flops_per_token
+    # At least what enters and leaves each linear map of each layer.
+    tokens, config = 8 * 16, SMALL
+    widths = 2 * config.dim + config.heads * config.head_dim + config.mlp_dim
+    assert base.activation_bytes > 4 * tokens * config.layers * widths
+    half = make_plan(SMALL, batch=8, length=16, dtype="bfloat16")
+    assert half.activation_bytes < 0.75 * base.activation_bytes
+
+
+def test_flops_of_products():
+    a, b = jnp.zeros((3, 5)), jnp.zeros((5, 7))
+
+    def looped(a, b):
+        step = jax.jit(jax.checkpoint(lambda c, _: (c @ b @ b.T, None)))
+        return jax.lax.scan(step, a, None, length=4)[0].sum()
+
+    assert product_flops(jax.make_jaxpr(lambda a, b: a @ b)(a, b)) == 2 * 3 * 5 * 7
+    assert product_flops(jax.make_jaxpr(looped)(a, b)) == 4 * 2 * (2 * 3 * 5 * 7)
+    batched = jax.make_jaxpr(lambda a: jnp.einsum("bij,bkj->bik", a, a))(jnp.zeros((2, 3, 4)))
+    assert product_flops(batched) == 2 * (2 * 3 * 3 * 4)
+
+
+def test_the_command(recjax):
+    status, out, err = recjax(
+        "plan", "--preset=llama-7b", "--mesh=1,8,1", "--batch=8", "--length=64", "--json"
+    )
+    assert status == 0 and out["trained"] == 4_194_304 and out["total_bytes"] > 1e9
+    assert "GB on each device:" in err and "4,194,304 trained; 512 tokens a step on 8" in err
+
+
+def test_of_a_folder_and_of_a_run(recjax, tmp_path):
+    folder = Path(__file__).parents[2] / "data" / "llama" / "llama_gqa"
+    assert recjax("plan", f"--from={folder}", "--train=full", "--json")[1]["parameters"] == 145_856
+    (tmp_path / "config.py").write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config(arg=None):\n"
+        "    model = {'name': 'llama', 'layers': 1, 'dim': 16, 'heads': 2, 'kv_heads': 2,\n"
+        "             'head_dim': 8, 'mlp_dim': 8}\n"
+        "    return ConfigDict({'system': arg, 'data': {'source': 'simulated', 'store': 'x'},\n"
+        "                       'model': model if arg == 'language_model' else {'name': 'sasrec'}})"
+    )
+    run = f"--config={tmp_path / 'config.py'}:language_model"
+    status, out, err = recjax("plan", run, "--train=full", "--json", "--config.model.layers=2")
+    assert status == 0, err
+    assert out["parameters"] == 2 * 2000 * 16 + 2 * (4 * 256 + 3 * 128 + 32) + 16
+    status, _, err = recjax("plan", f"--config={tmp_path / 'config.py'}:recommender")
+    assert status == 2 and "config.system: 'recommender', expected 'language_model'" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "plan needs one of --preset NAME, --from FOLDER and --config FILE"),
+        (["--preset=llama-7b", "--from=x"], "plan needs one of --preset NAME, --from FOLDER and"),
+        (["--preset=lama-7b"], "preset 'lama-7b': unknown; did you mean 'llama-7b'?"),
+        (["--preset=llama-7b", "--mesh=8"], "mesh 8: expected three sizes, data,fsdp,tensor"),
+        (["--preset=llama-7b", "--mesh=1,0,1"], "mesh 1,0,1: expected three sizes"),
+        (["--preset=llama-7b", "--mesh=1,3,1"], "batch 8: expected a multiple of data x fsdp, 3"),
+        (["--preset=llama-7b", "--train=some"], "train 'some': expected one of adapter, lora, fu"),
+        (["--preset=llama-7b", "--remat=some"], "'plan.remat': expected one of 'none', 'dots', '"),
+        (["--preset=llama-7b", "--rank=0"], "rank 0, length 512: expected at least 1 and 2"),
+        (["--preset=llama-7b", "--dtype=int8"], "dtype int8: expected one of float32, bfloat16"),
+        (["--preset=llama-7b", "--config.seed=1"], "--config.KEY=VALUE needs --config FILE"),
+        (["--from=nowhere"], "nowhere/config.json: no such file"),
+    ],
+)
+def test_bad_usage(recjax, arguments, message):
+    status, out, err = recjax("plan", *arguments)
+    assert (status, out) == (2, None) and message in err and err.count("\n") == 1
+
+
+def test_a_config_is_found():
+    assert find_config("llama-7b", remat="dots") == dataclasses.replace(
+        PRESETS["llama-7b"], remat="dots"
+    )
