@@ -357,7 +357,7 @@ def _write(
     beams: int,
 ) -> Any:
     """Prefill and decoding, one program."""
-    model = definition.merge(params)
+    model = definition.merge(params).for_decoding()
     rows, length = tokens.shape
     slots = length + max_new_tokens
     cache = model.empty_cache(rows, slots) if prefix is None else prefix.start(rows, slots)

@@ -10,8 +10,8 @@ in float32. Activations have the type of the embeddings, parameters that of thei
     logits, cache = model(next_tokens, cache=cache)            # cached == uncached
 
 Layers are stacked on a leading axis. Without a cache they are scanned; with one they are unrolled,
-so that each layer's cache is written in place. A cached call expects `positions` and `mask` of the
-new tokens only.
+so that each layer's cache is written in place (`for_decoding` before a loop of such calls). A
+cached call expects `positions` and `mask` of the new tokens only.
 """
 
 import dataclasses
@@ -179,6 +179,7 @@ class Llama(nnx.Module):
         self.final_norm = RMSNorm(config.dim, config.norm_eps, dtype=dtype)
         head = {"init": init, "rngs": rngs, "dtype": dtype}
         self.head = None if config.tied else Linear(config.dim, config.vocab_size, **head)
+        self._apart: list[Layers] = nnx.data([])  # of `for_decoding`
 
     def embed(self, tokens: Array) -> Array:
         """Embeddings [B T E] of tokens [B T]."""
@@ -254,6 +255,23 @@ class Llama(nnx.Module):
         last, entered = self._scanned(x, positions, mask, None, keep=True)
         return jnp.concatenate([entered, last[None]])
 
+    def for_decoding(self) -> "Llama":
+        """This model with its layers taken apart once: for cached calls inside a loop.
+
+        XLA on a CPU would copy each layer out of its stack in every turn of the loop. On other
+        devices a slice of the stack is read where it lies, and nothing is taken apart.
+        """
+        if jax.default_backend() == "cpu":
+            self._apart = nnx.data(self._split_layers())
+        return self
+
+    def _split_layers(self) -> list[Layers]:
+        graph, stacked = nnx.split(self.layers)
+        return [
+            nnx.merge(graph, jax.tree.map(lambda a, n=n: a[n], stacked))
+            for n in range(self.config.layers)
+        ]
+
     def _angles(self, positions: Array) -> tuple[Array, Array]:
         config = self.config
         frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
@@ -292,10 +310,8 @@ class Llama(nnx.Module):
         slots = jnp.arange(after.valid.shape[1])
         seen = slots <= (slot + jnp.arange(length))[:, None]
         mask = after.valid[:, None] & seen
-        graph, stacked = nnx.split(self.layers)
         keys, values, none = [], [], _keys(None)
-        for n in range(self.config.layers):
-            one = nnx.merge(graph, jax.tree.map(lambda a, n=n: a[n], stacked))
+        for n, one in enumerate(self._apart or self._split_layers()):
             q, k, v = one.attention.project(one.attention_norm(x), angles, none)
             k, v = cache.write(n, k, v, slot)
             prefix = (cache.prefix_keys[n], cache.prefix_values[n]) if cache.prefix_keys else None

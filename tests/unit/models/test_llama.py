@@ -1,6 +1,7 @@
 """The language-model contract: cached == uncached, padding, positions, masks, types, shardings."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -182,6 +183,33 @@ def test_generation_traces_once_per_shape():
     for t in range(4):
         _, cache = step(params, TOKENS[:, t : t + 1], cache)
     assert traces == 1
+
+
+def test_decoding_takes_layers_apart_before_the_loop():
+    """Same logits; and inside the loop no layer is sliced out of its stack."""
+    definition, params = define(lambda rngs: Llama(BASE, rngs=rngs)), params_of(model_of(BASE))
+
+    def generate(prepare, params):
+        model = prepare(definition.merge(params))
+
+        def body(_, carry):
+            token, cache = carry
+            logits, cache = model(token, cache=cache)
+            return jnp.argmax(logits[:, -1:], axis=-1), cache
+
+        return jax.lax.fori_loop(0, 5, body, (TOKENS[:, :1], model.empty_cache(3, 8)))
+
+    def slices_in_the_loop(prepare):
+        program = jax.make_jaxpr(functools.partial(generate, prepare))(params)
+        loop = next(e for e in program.jaxpr.eqns if e.primitive.name in ("while", "scan"))
+        body = loop.params.get("body_jaxpr") or loop.params["jaxpr"]
+        count = sum(e.primitive.name == "slice" for e in body.jaxpr.eqns)
+        return count, jax.jit(functools.partial(generate, prepare))(params)
+
+    plain, expected = slices_in_the_loop(lambda model: model)
+    apart, got = slices_in_the_loop(Llama.for_decoding)
+    assert plain >= 9 * BASE.layers and apart <= plain - 9 * BASE.layers
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, expected)
 
 
 @pytest.mark.parametrize("name", PRESETS)
