@@ -22,10 +22,13 @@ T = TypeVar("T")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for an unknown name: the nearest known one, else all of them."""
+    """A hint for an unknown name: the nearest known one, else all of them, or 20 of many."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known) or 'none'}"
+    if close:
+        return f"did you mean '{close[0]}'?"
+    more = f", ... ({len(known)})" if len(known) > 20 else ""
+    return f"known: {', '.join(known[:20]) or 'none'}{more}"
 
 
 def _load_file(path: Path):

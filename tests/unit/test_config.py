@@ -173,3 +173,11 @@ def test_config_files_that_do_not_run(tmp_path, text, message):
     (tmp_path / "broken.py").write_text(text)
     with pytest.raises(InputError, match=message):
         load_config(str(tmp_path / "broken.py"))
+
+
+def test_nearest_names_one_or_a_few():
+    assert nearest("dims", ["dim", "layers"]) == "did you mean 'dim'?"
+    assert nearest("x", ["b", "a"]) == "known: a, b"
+    assert nearest("x", []) == "known: none"
+    many = [f"name_{n:02}" for n in range(30)]
+    assert nearest("x", many).endswith("name_19, ... (30)")
