@@ -82,7 +82,8 @@ _FIXED: dict[str, Any] = {
 # the model, tasks that are not language modelling, and how to generate.
 _HARMLESS = {
     "model_type", "architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path",
-    "name_or_path", "_commit_hash", "transformers.js_config", "unsloth_version", "unsloth_fixed", "use_cache",
+    "name_or_path", "_commit_hash", "transformers.js_config", "unsloth_version", "unsloth_fixed",
+    "use_cache",
     "pretraining_tp", "return_dict", "use_return_dict", "output_hidden_states",
     "output_attentions", "torchscript", "use_bfloat16", "tf_legacy_loss", "gradient_checkpointing",
     "_attn_implementation", "attn_implementation", "_attn_implementation_autoset",
