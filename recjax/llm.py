@@ -61,6 +61,10 @@ class Generation:
     scores: np.ndarray
     texts: list[str] | None
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Where an array is asked for, the tokens."""
+        return np.array(self.tokens, dtype, copy=copy)
+
 
 def load_llm(
     path: str | Path, *, dtype: Any = None, mesh: Mesh | None = None, **fields: Any

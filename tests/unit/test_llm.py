@@ -58,6 +58,7 @@ def test_generation_equals_rereading_the_whole_sequence(lm):
         assert row.tolist() == greedily(lm, prompt, 5)
     alone = [lm.generate([prompt], max_new_tokens=5).tokens[0] for prompt in PROMPTS]
     np.testing.assert_array_equal(got.tokens, alone)
+    np.testing.assert_array_equal(got, alone)
 
 
 def test_scores_are_log_probabilities(lm):
