@@ -84,7 +84,7 @@ def test_half_precision_has_its_softmax_in_float32():
     got = attend(q, k, v, MASK)
     assert got.dtype == jnp.bfloat16
     wide = plain(*(x.astype(jnp.float32) for x in (q, k, v)), MASK)
-    np.testing.assert_allclose(np.asarray(got, np.float32), wide, atol=0.1)
+    np.testing.assert_allclose(np.asarray(got, np.float32), wide, atol=0.2)  # of values up to 9
     assert np.abs(np.asarray(got, np.float32) - wide).mean() < 0.01
 
 
