@@ -103,7 +103,7 @@ def attend(
         mixed = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
         return jnp.einsum("BTNH->BNTH", mixed)
     # The query heads of a group are more queries of its key head: plain batched products.
-    q = (q * dim**-0.5).reshape(rows, kv_heads, -1, dim)
+    q = q.reshape(rows, kv_heads, -1, dim)
     if prefix is None:
         mixed = _attend(q, k, v, _bias(mask))
     else:
@@ -125,9 +125,16 @@ def _bias(mask: Array | None) -> Array | None:
     return None if mask is None else jnp.where(mask, 0.0, -1e30)
 
 
+def _product(letters: str, a: Array, b: Array) -> Array:
+    """An einsum in float32. A CPU's own half-precision products lack shapes (jax 0.12) or speed."""
+    if jax.default_backend() == "cpu":
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    return jnp.einsum(letters, a, b, preferred_element_type=jnp.float32)
+
+
 def _logits(q: Array, k: Array, bias: Array | None) -> Array:
     """[B K X M] in float32, of queries [B K X H] with X = (N / K) T and keys [B K M H]."""
-    logits = jnp.einsum("BKXH,BKMH->BKXM", q, k, preferred_element_type=jnp.float32)
+    logits = _product("BKXH,BKMH->BKXM", q, k) * q.shape[-1] ** -0.5
     if bias is None:
         return logits
     shape = logits.shape
@@ -137,7 +144,7 @@ def _logits(q: Array, k: Array, bias: Array | None) -> Array:
 
 @jax.custom_vjp
 def _attend(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
-    """Softmax attention of scaled queries [B K X H], with its derivative by hand.
+    """Softmax attention of queries [B K X H], with its derivative by hand.
 
     The weights are divided by their sum after the product with the values, where there is less to
     divide; autodiff would make up for that in the backward pass with more passes over [B K X M].
@@ -150,23 +157,22 @@ def _attend_fwd(q, k, v, bias):
     weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
     norm = 1 / weights.sum(axis=-1, keepdims=True)
     weights = weights.astype(v.dtype)
-    mixed = jnp.einsum("BKXM,BKMH->BKXH", weights, v, preferred_element_type=jnp.float32)
+    mixed = _product("BKXM,BKMH->BKXH", weights, v)
     mixed = (mixed * norm).astype(v.dtype)
     return mixed, (q, k, v, bias, weights, norm, mixed)
 
 
 def _attend_bwd(residuals, d_mixed):
     q, k, v, bias, weights, norm, mixed = residuals
-    wide = {"preferred_element_type": jnp.float32}
     scaled = d_mixed * norm
     # d loss / d logits = weights * (d_weights - their mean), the weights not divided yet.
     mean = (mixed * scaled).sum(axis=-1, keepdims=True)
     scaled = scaled.astype(v.dtype)
-    d_v = jnp.einsum("BKXM,BKXH->BKMH", weights, scaled, **wide)
-    d_logits = jnp.einsum("BKXH,BKMH->BKXM", scaled, v, **wide) - mean
-    d_logits = (weights * d_logits).astype(q.dtype)
-    d_q = jnp.einsum("BKXM,BKMH->BKXH", d_logits, k, **wide)
-    d_k = jnp.einsum("BKXM,BKXH->BKMH", d_logits, q, **wide)
+    d_v = _product("BKXM,BKXH->BKMH", weights, scaled)
+    d_logits = _product("BKXH,BKMH->BKXM", scaled, v) - mean
+    d_logits = (weights * d_logits * q.shape[-1] ** -0.5).astype(q.dtype)  # of q k, not scaled
+    d_q = _product("BKXM,BKMH->BKXH", d_logits, k)
+    d_k = _product("BKXM,BKXH->BKMH", d_logits, q)
     d_bias = None if bias is None else jnp.zeros_like(bias)
     return d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype), d_bias
 
@@ -178,12 +184,11 @@ def _attend_after(
     q: Array, k: Array, v: Array, bias: Array | None, first_k: Array, first_v: Array
 ) -> Array:
     """`_attend` with keys and values [K P H] before those of the rows, read as one matrix."""
-    before = jnp.einsum("BKXH,KPH->BKXP", q, first_k, preferred_element_type=jnp.float32)
+    before = _product("BKXH,KPH->BKXP", q, first_k) * q.shape[-1] ** -0.5
     logits = _logits(q, k, bias)
     top = jnp.maximum(before.max(axis=-1), logits.max(axis=-1))[..., None]
     before, logits = jnp.exp(before - top), jnp.exp(logits - top)
     norm = before.sum(axis=-1, keepdims=True) + logits.sum(axis=-1, keepdims=True)
-    wide = {"preferred_element_type": jnp.float32}
-    mixed = jnp.einsum("BKXP,KPH->BKXH", before.astype(v.dtype), first_v, **wide)
-    mixed += jnp.einsum("BKXM,BKMH->BKXH", logits.astype(v.dtype), v, **wide)
+    mixed = _product("BKXP,KPH->BKXH", before.astype(v.dtype), first_v)
+    mixed += _product("BKXM,BKMH->BKXH", logits.astype(v.dtype), v)
     return (mixed / norm).astype(v.dtype)
