@@ -306,7 +306,9 @@ class Llama(nnx.Module):
         real = jnp.ones((rows, length), bool) if real is None else real.astype(bool)
         if positions is None:
             positions = cache.position[:, None] + jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
-        angles, slot, after = self._angles(positions), cache.length, cache.advance(real)
+        # Behind a barrier, or XLA computes the sines again in every layer.
+        angles = jax.lax.optimization_barrier(self._angles(positions))
+        slot, after = cache.length, cache.advance(real)
         slots = jnp.arange(after.valid.shape[1])
         seen = slots <= (slot + jnp.arange(length))[:, None]
         mask = after.valid[:, None] & seen
