@@ -1,0 +1,188 @@
+"""Adapters: hidden states of a recommender -> soft tokens of a language model.
+
+The paper's (RecInterpreter, Yang et al. 2023, section 4.1.2) is `linear` with one soft token: a
+convolutional filter over the L positions, [B L D] -> [B D], then one linear map to the width of
+the language model, shared by all representations of a prompt. Caser's one vector has no positions,
+so the linear map is alone. Here the same with k soft tokens, with a hidden layer (`mlp`), and the
+Q-Former (Li et al. 2023) that the paper names as future work: learned queries that attend to all
+positions.
+
+An adapter maps h [B L D] (or [B D], L = 1) to [B S E].
+
+Deviations: hidden states are centred and scaled first by the mean and standard deviation of the
+training states (which a linear map absorbs), so that one learning rate fits every recommender. Soft
+tokens are scaled to the size of the model's own embeddings at the start. The paper does not say how
+its adapter starts; the filter starts as the newest position.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from recjax.nn.attention import attend
+from recjax.nn.norms import RMSNorm
+from recjax.typing import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    name: Literal["linear", "mlp", "qformer"] = "linear"
+    soft: int = 1  # S, soft tokens for a representation; the paper's 1
+    hidden: int = 256  # width of the hidden layer (mlp) or of the queries (qformer)
+    layers: int = 2  # of the Q-Former
+    heads: int = 4  # of the Q-Former
+
+    def __post_init__(self):
+        if min(self.soft, self.hidden, self.layers, self.heads) < 1:
+            raise ValueError("soft, hidden, layers and heads: expected at least 1")
+        if self.name == "qformer" and self.hidden % self.heads:
+            raise ValueError(f"hidden {self.hidden} is no multiple of heads {self.heads}")
+
+
+class Scaling(nnx.Module):
+    """Centres and scales features [... D]; what it knows is measured, not trained.
+
+    Args:
+        mean, deviation: [D] of the training states.
+    """
+
+    def __init__(self, mean: Array, deviation: Array):
+        self.mean = nnx.Variable(jnp.asarray(mean, jnp.float32))
+        self.deviation = nnx.Variable(jnp.asarray(deviation, jnp.float32))
+
+    def __call__(self, h: Array) -> Array:
+        return (h - self.mean[...]) / jnp.maximum(self.deviation[...], 1e-6)
+
+
+class Linear(nnx.Module):
+    """The paper's adapter: filter, then a linear map; with a hidden layer, `mlp`.
+
+    Args:
+        config: sizes.
+        length, dim: L and D of the hidden states.
+        embed: E.
+        size: root mean square of the language model's embeddings.
+        rngs: initialiser keys.
+    """
+
+    def __init__(
+        self, config: Config, length: int, dim: int, embed: int, size: float, *, rngs: nnx.Rngs
+    ):
+        self.soft = config.soft
+        self.filter = nnx.Param(jnp.zeros(length).at[-1].set(1.0)) if length > 1 else None
+        widths = [dim, config.hidden] if config.name == "mlp" else [dim]
+        init = nnx.initializers.lecun_normal()
+        self.up = (
+            nnx.Linear(dim, config.hidden, kernel_init=init, rngs=rngs)
+            if config.name == "mlp"
+            else None
+        )
+        scaled = nnx.initializers.variance_scaling(size**2, "fan_in", "normal")
+        self.out = nnx.Linear(widths[-1], config.soft * embed, kernel_init=scaled, rngs=rngs)
+
+    def __call__(self, h: Array) -> Array:
+        """h [B L D] -> [B S E]."""
+        x = h[:, -1] if self.filter is None else jnp.einsum("BLD,L->BD", h, self.filter[...])
+        if self.up is not None:
+            x = jax.nn.gelu(self.up(x))
+        return self.out(x).reshape(len(h), self.soft, -1)
+
+
+class _Block(nnx.Module):
+    """Queries attend to each other, then to the hidden states; then a feed-forward network."""
+
+    def __init__(self, dim: int, heads: int, *, rngs: nnx.Rngs):
+        def linear(into: int, outof: int) -> nnx.Linear:
+            return nnx.Linear(into, outof, use_bias=False, rngs=rngs)
+
+        self.heads = heads
+        self.own, self.own_out = linear(dim, 3 * dim), linear(dim, dim)
+        self.query, self.memory, self.cross_out = (
+            linear(dim, dim),
+            linear(dim, 2 * dim),
+            linear(dim, dim),
+        )
+        self.up, self.down = linear(dim, 4 * dim), linear(4 * dim, dim)
+        self.own_norm, self.cross_norm, self.mlp_norm = (RMSNorm(dim, 1e-6) for _ in range(3))
+
+    def _split(self, x: Array, parts: int) -> list[Array]:
+        """[B T parts*D] -> parts of [B N T H]."""
+        rows, length, _ = x.shape
+        heads = x.reshape(rows, length, parts, self.heads, -1)
+        return list(jnp.einsum("BTPNH->PBNTH", heads))
+
+    def _attend(self, q: Array, k: Array, v: Array) -> Array:
+        mixed = jnp.einsum("BNTH->BTNH", attend(q, k, v, None))
+        return mixed.reshape(*mixed.shape[:2], -1)
+
+    def __call__(self, x: Array, memory: Array) -> Array:
+        x = x + self.own_out(self._attend(*self._split(self.own(self.own_norm(x)), 3)))
+        (q,) = self._split(self.query(self.cross_norm(x)), 1)
+        x = x + self.cross_out(self._attend(q, *self._split(self.memory(memory), 2)))
+        return x + self.down(jax.nn.gelu(self.up(self.mlp_norm(x))))
+
+
+class QFormer(nnx.Module):
+    """S learned queries that read all positions (Li et al. 2023, section 3.1, without the text).
+
+    Args: as `Linear`.
+    """
+
+    def __init__(
+        self, config: Config, length: int, dim: int, embed: int, size: float, *, rngs: nnx.Rngs
+    ):
+        width = config.hidden
+        normal = nnx.initializers.normal(0.02)
+        self.read = nnx.Linear(dim, width, rngs=rngs)
+        self.positions = nnx.Param(normal(rngs.params(), (length, width)))
+        self.queries = nnx.Param(normal(rngs.params(), (config.soft, width)) * 50)
+        self.blocks = nnx.List(
+            [_Block(width, config.heads, rngs=rngs) for _ in range(config.layers)]
+        )
+        self.norm = RMSNorm(width, 1e-6)
+        scaled = nnx.initializers.variance_scaling(size**2, "fan_in", "normal")
+        self.out = nnx.Linear(width, embed, kernel_init=scaled, rngs=rngs)
+
+    def __call__(self, h: Array) -> Array:
+        """h [B L D] -> [B S E]."""
+        memory = self.read(h) + self.positions[...]
+        x = jnp.broadcast_to(self.queries[...], (len(h), *self.queries.shape))
+        for block in self.blocks:
+            x = block(x, memory)
+        return self.out(self.norm(x))
+
+
+class Adapter(nnx.Module):
+    """Any of the adapters, behind its scaling.
+
+    Args:
+        config: which, and sizes.
+        mean, deviation: [D] of the training states.
+        length: L.
+        embed: E.
+        size: root mean square of the language model's embeddings.
+        rngs: initialiser keys.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        mean: Any,
+        deviation: Any,
+        length: int,
+        embed: int,
+        size: float,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.scaling = Scaling(mean, deviation)
+        make = QFormer if config.name == "qformer" else Linear
+        self.body = make(config, length, len(mean), embed, size, rngs=rngs)
+
+    def __call__(self, h: Array) -> Array:
+        """Soft tokens [B S E] of hidden states [B L D] or [B D]."""
+        h = h[:, None] if h.ndim == 2 else h
+        return self.body(self.scaling(h))

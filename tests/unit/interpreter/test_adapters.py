@@ -1,0 +1,77 @@
+"""Adapters: shapes, the paper's form, what each reads, what is trained."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from recjax.interpreter.adapters import Adapter, Config
+from recjax.models.definition import define, params_of
+
+L, D, E = 6, 8, 12
+MEAN, DEVIATION = np.arange(8.0), np.full(8, 2.0)
+H = jnp.array(np.random.default_rng(0).normal(size=(5, L, D)) * DEVIATION + MEAN, jnp.float32)
+
+
+def make(name, soft=3, length=L, **options):
+    config = Config(name, soft=soft, hidden=16, **options)
+    return Adapter(config, MEAN, DEVIATION, length, E, 0.5, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp", "qformer"])
+def test_shapes_with_and_without_positions(name):
+    assert make(name)(H).shape == (5, 3, E)
+    assert make(name, length=1)(H[:, -1]).shape == (5, 3, E)
+
+
+def test_the_papers_form_by_hand():
+    """A filter over the positions, then one linear map."""
+    adapter = make("linear", soft=1)
+    adapter.body.filter[...] = jnp.arange(L) / 10.0
+    centred = (np.asarray(H) - MEAN) / DEVIATION
+    mixed = np.einsum("BLD,L->BD", centred, np.arange(L) / 10.0)
+    expected = mixed @ np.asarray(adapter.body.out.kernel) + np.asarray(adapter.body.out.bias)
+    np.testing.assert_allclose(adapter(H)[:, 0], expected, atol=1e-5)
+    trained = {k: v.size for k, v in params_of(adapter).items() if not k.startswith("scaling")}
+    assert trained == {"body/filter": L, "body/out/kernel": D * E, "body/out/bias": E}
+
+
+def test_at_the_start_the_filter_reads_the_newest_position():
+    adapter = make("linear")
+    np.testing.assert_array_equal(adapter(H), adapter(H.at[:, :-1].set(7.0)))
+    assert np.abs(adapter(H) - adapter(H.at[:, -1].set(7.0))).max() > 0.01
+
+
+def test_the_qformer_reads_all_positions_and_their_order():
+    adapter = make("qformer")
+    for place in range(L):
+        assert np.abs(adapter(H) - adapter(H.at[:, place].add(3.0))).max() > 1e-4
+    assert np.abs(adapter(H) - adapter(H[:, ::-1])).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["linear", "qformer"])
+def test_soft_tokens_start_at_the_size_of_embeddings(name):
+    rng = np.random.default_rng(1)
+    h = jnp.array(rng.normal(size=(200, L, 64)), jnp.float32)
+    config = Config(name, soft=4, hidden=64)
+    adapter = Adapter(config, np.zeros(64), np.ones(64), L, 96, 0.02, rngs=nnx.Rngs(0))
+    assert 0.5 < float((adapter(h) ** 2).mean() ** 0.5) / 0.02 < 2
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp", "qformer"])
+def test_every_trained_parameter_takes_part(name):
+    definition = define(lambda rngs: make(name))
+    params = params_of(make(name))
+    weights = jnp.array(np.random.default_rng(2).normal(size=(5, 3, E)), jnp.float32)
+    loss = lambda p: (definition.merge(p)(H) * weights).sum()  # noqa: E731
+    for path, gradient in jax.grad(loss)(params).items():
+        if not path.startswith("scaling"):
+            assert np.abs(gradient).max() > 0, path
+
+
+def test_bad_sizes():
+    with pytest.raises(ValueError, match="at least 1"):
+        Config(soft=0)
+    with pytest.raises(ValueError, match="hidden 10 is no multiple of heads 4"):
+        Config("qformer", hidden=10)
