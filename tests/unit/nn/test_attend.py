@@ -13,7 +13,8 @@ B, N, T, M, H, P = 2, 4, 5, 5, 6, 3
 
 def arrays(kv_heads):
     shapes = (B, N, T, H), (B, kv_heads, M, H), (B, kv_heads, M, H)
-    return [jnp.array(3 * RNG.standard_normal(s), jnp.float32) for s in shapes]
+    rng = np.random.default_rng(kv_heads)  # its own: the order of the tests is not fixed
+    return [jnp.array(3 * rng.standard_normal(s), jnp.float32) for s in shapes]
 
 
 def plain(q, k, v, mask, width=H):
@@ -30,7 +31,7 @@ MASK = jnp.array(RNG.random((B, T, M)) < 0.6).at[:, :, 0].set(True)
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("mask", [None, MASK])
 def test_value_and_gradients(kv_heads, mask):
-    weights = jnp.array(RNG.standard_normal((B, N, T, H)), jnp.float32)
+    weights = jnp.array(np.random.default_rng(9).standard_normal((B, N, T, H)), jnp.float32)
 
     def both(function):
         def loss(q, k, v):
@@ -42,7 +43,7 @@ def test_value_and_gradients(kv_heads, mask):
 
     arrays_ = arrays(kv_heads)
     for got, expected in zip(both(attend), both(plain), strict=True):
-        np.testing.assert_allclose(got, expected, atol=1e-5)
+        np.testing.assert_allclose(got, expected, atol=3e-5)
 
 
 @pytest.mark.parametrize("mask", [None, MASK])
