@@ -37,7 +37,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     }  # fmt: skip
     config.tokenizer = {"vocab_size": 1500}
     config.text = {
-        "domain": "book", "naming": 12.0, "histories": 0.25, "recovery": 0.5, "residual": 1.0,
+        "domain": "book", "items": 1.0, "naming": 4.0, "histories": 0.1, "recovery": 0.5,
+        "residual": 1.0,
     }  # fmt: skip
     config.optim = {
         "learning_rate": 3e-3, "warmup_steps": 40, "clip_norm": 1.0, "decay_epochs": 2.0,
@@ -46,24 +47,26 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.evaluation = {"max_examples": 200}
     if arg is None:
         return config
-    config.split = {"name": "chronological_sequences"}
+    config.split = {"name": "chronological_sequences", "by": "user"}
     config.model = _LLAMA | {
-        "dim": 512, "mlp_dim": 1024, "heads": 8, "kv_heads": 8, "max_length": 256,
+        "dim": 512, "mlp_dim": 1024, "heads": 4, "kv_heads": 4, "max_length": 256,
     }  # fmt: skip
-    config.tokenizer = {"vocab_size": 4000}
-    config.optim.learning_rate = 1.5e-3
-    config.optim.decay_epochs = config.train.epochs = 6.0
-    config.train.batch_size = 128
+    config.tokenizer = {"vocab_size": 3000}
+    config.optim.warmup_steps = 100
+    config.optim.decay_epochs = config.train.epochs = 4.0
+    config.optim.b2 = 0.98
     if arg == "ml100k":  # 754 training sequences of 106 films each
         config.data = {"source": "movielens", "path": "ml-100k", "store": "prepared/ml-100k"}
         config.text = {
-            "domain": "movie", "naming": 16.0, "histories": 5.0, "recovery": 8.0, "residual": 16.0,
+            "domain": "movie", "items": 1.0, "naming": 4.0, "histories": 1.0, "recovery": 6.0,
+            "residual": 10.0,
         }  # fmt: skip
     else:
         config.data = {
             "source": "steam", "path": "steam-reviews", "store": "prepared/steam", **_STEAM,
         }  # fmt: skip
         config.text = {
-            "domain": "game", "naming": 16.0, "histories": 0.5, "recovery": 1.0, "residual": 2.0,
+            "domain": "game", "items": 1.0, "naming": 4.0, "histories": 0.2, "recovery": 1.0,
+            "residual": 1.5,
         }  # fmt: skip
     return config

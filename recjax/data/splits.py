@@ -4,6 +4,7 @@ Letters: U users, n runs or examples.
 """
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 
@@ -77,29 +78,43 @@ def _ratios(ratios: tuple[int, ...]) -> np.ndarray:
 
 
 def chronological_sequences(
-    offsets: np.ndarray, timestamps: np.ndarray | None, ratios: tuple[int, ...] = (8, 1, 1)
+    offsets: np.ndarray,
+    timestamps: np.ndarray | None,
+    ratios: tuple[int, ...] = (8, 1, 1),
+    by: Literal["end", "start", "user"] = "end",
 ) -> Split:
-    """RecInterpreter's split (section 4.1.1): whole sequences, sorted by time, cut by ratio.
+    """RecInterpreter's split (section 4.1.1): whole sequences, sorted, cut by ratio.
 
-    One sequence a user, sorted by the time of its last interaction (ties: in order of users) and
-    cut at the floors of the cumulative ratios: ML-100K's 943 become 754, 94 and 95. A validation
-    or test sequence is one example whose target is its last item.
+    One sequence a user, sorted (ties: in order of users) and cut at the floors of the cumulative
+    ratios: ML-100K's 943 become 754, 94 and 95. A validation or test sequence is one example
+    whose target is its last item.
 
-    Leaks: a training sequence may overlap in time with test sequences (it only ends earlier); no
-    test user is seen in training.
+    The paper sorts "in chronological order" and does not say by which time. On ML-100K its
+    popularity baseline (the ten most frequent items of the training windows), which recovers
+    nothing of 74.74 % of the test sequences, comes out with `by="user"` alone (80.00 % by "end",
+    64.21 % by "start"), and then training knows all last items of the test (85.26 % and 97.89 %).
+
+    Leaks: a training sequence may overlap in time with test sequences (by "end" it only ends
+    earlier); no test user is seen in training.
 
     Args:
         offsets: [U+1].
-        timestamps: [N].
+        timestamps: [N]; None will do for "user".
         ratios: shares of training, validation and test.
+        by: the time of the last interaction ("end"), of the first ("start"), or the order in
+            which the data set numbers its users ("user").
     """
-    if timestamps is None:
-        raise InputError(
-            "config.split.name: 'chronological_sequences' needs timestamps; this data set has none"
-        )
     cuts = _ratios(ratios)
     runs = _all_users(offsets)
-    order = np.argsort(np.asarray(timestamps)[runs.stops - 1], kind="stable")
+    order = np.arange(len(runs))
+    if by != "user":
+        if timestamps is None:
+            raise InputError(
+                "config.split.name: 'chronological_sequences' needs timestamps; this data set has "
+                "none"
+            )
+        when = runs.stops - 1 if by == "end" else runs.starts
+        order = np.argsort(np.asarray(timestamps)[when], kind="stable")
     first, second = (int(np.floor(len(order) * c + 1e-9)) for c in cuts[:2])
 
     def examples(users: np.ndarray) -> Spans:

@@ -1,103 +1,39 @@
-"""Items, histories and questions about them as text, and as the stream that trains a model.
+"""A catalogue and its histories as text, as a stream of documents that trains a language model.
 
-titles = item_titles(store.catalog, WORDS["movie"])        # [I], by item id
-question(RESIDUAL[0], WORDS["movie"])                       # with two placeholders of soft tokens
-answer(RESIDUAL[0], WORDS["movie"], [titles[7]])
+titles = item_titles(store.catalog, PROMPTS.of("movie"))        # [I], by item id
 
 Titles are as the reader left them: MovieLens' "Matrix, The (1999)" is "The Matrix" with the year
 apart. Text never has to be parsed back: what a text is about is known by item id. An item
 without a title is "Untitled" and its words and id ("Untitled movie 267"), so no two are the same.
 
-In the place of a title may stand an item's own token (`item_token`), which a language model
-learns to name, and in the place of a hidden state a list of such tokens: a model that has learned
-this reads a soft token as it reads them.
+Where a question has the representation of a history, the document has a soft token: a blend of
+vectors, one an item, that are learned along with the model and not kept. A model that has learned
+to name what a blend is made of knows what to say of one vector, and an adapter of a few hundred
+thousand parameters can steer it.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from recjax.data.prompts import (
+    PROMPTS,
+    Prompt,
+    PromptTable,
+    Words,
+    answer,
+    listed,
+    question,
+    read_prompts,
+)
 from recjax.data.splits import Spans
 from recjax.data.tokenizers import SOFT
 from recjax.errors import InputError
 
-Domain = Literal["movie", "game", "product", "book"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Words:
-    """The words of a domain: "has watched", "the watching list", "a movie", "movies"."""
-
-    past: str
-    doing: str
-    item: str
-    items: str
-
-
-WORDS: dict[str, Words] = {
-    "movie": Words("watched", "watching", "movie", "movies"),
-    "game": Words("played", "playing", "game", "games"),
-    "product": Words("bought", "buying", "product", "products"),
-    "book": Words("read", "reading", "book", "books"),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Prompt:
-    """A question and its answer, with `{past}`, `{doing}`, `{item}` and `{items}` for the words.
-
-    Attributes:
-        question: with `{soft}` where a representation stands.
-        answer: with `{titles}`.
-    """
-
-    question: str
-    answer: str
-
-
-_WATCHED = "A person has {past} a series of {items}. "
-_USER = "A user has {past} a series of {items}, which can be represented as "
-# RecInterpreter (Yang et al. 2023): section 3.1, section 1, and paraphrases.
-RECOVERY = (
-    Prompt(
-        _WATCHED + "The {doing} list can be represented as: {soft}. "
-        "Describe this {doing} history of the person in detail.",
-        "This user has {past} {titles} in the previous.",
-    ),
-    Prompt(_USER + "{soft}. What {items} has the user {past}?", "The user has {past} {titles}."),
-    Prompt(
-        "Here is the {doing} history of a user: {soft}. Name its {items}.",
-        "The {items} are {titles}.",
-    ),
-)
-# Section 3.2, section 1, and paraphrases.
-RESIDUAL = (
-    Prompt(
-        _WATCHED + "The {doing} list can be represented as List1: {soft}. After {doing} another "
-        "{item}, the {doing} list can further be represented as List2: {soft}. "
-        "What is the {item} in List2 but not in List1?",
-        "This user {past} {item} {titles} in List2 but not in List1.",
-    ),
-    Prompt(
-        _USER + "{soft}. After {doing} another {item}, the {doing} history can be represented as "
-        "{soft}. What is the additional {item} the user {past}?",
-        "The additional {item} is {titles}.",
-    ),
-    Prompt(
-        "The {doing} history of a user was {soft} and has become {soft}. "
-        "Which {item} is new in it?",
-        "The new {item} is {titles}.",
-    ),
-)
-# One item, from its own token.
-NAMING = (
-    Prompt("Which {item} is {soft}?", "It is {titles}."),
-    Prompt("A user has {past} the {item} {soft}. What is its title?", "Its title is {titles}."),
-    Prompt("The title of the {item} {soft} is", "{titles}."),
-)
 _HISTORIES = (
     "This user has {past} {titles} in the previous.",
     "The {doing} history of a user: {titles}.",
@@ -126,51 +62,6 @@ def item_titles(catalog: Sequence[Mapping[str, Any] | None], words: Words) -> li
         title = " ".join(str((record or {}).get("title") or "").split())
         out.append(title or f"Untitled {words.item} {item}")
     return out
-
-
-def item_token(item: int) -> str:
-    """The token of an item: "<item_7>"."""
-    return f"<item_{item}>"
-
-
-def item_tokens(n_items: int) -> list[str]:
-    """The tokens of the items 1 .. I-1, in order.
-
-    Args:
-        n_items: I, padding included.
-    """
-    return [item_token(item) for item in range(1, n_items)]
-
-
-def listed(names: Sequence[str]) -> str:
-    """Titles or tokens in a row: "Twelve Monkeys, Cat People, Omen"."""
-    return ", ".join(names)
-
-
-def question(prompt: Prompt, words: Words, shown: Sequence[str] | None = None) -> str:
-    """A prompt's question.
-
-    Args:
-        prompt: of a task.
-        words: of the domain.
-        shown: what stands in the place of each representation, in order, such as lists of item
-            tokens; None leaves the placeholders that `Tokenizer.encode_with_soft` takes.
-    """
-    text = prompt.question
-    parts = text.split(SOFT)
-    filled = [SOFT] * (len(parts) - 1) if shown is None else list(shown)
-    if len(filled) != len(parts) - 1:
-        raise InputError(f"a prompt with {len(parts) - 1} of '{SOFT}' got {len(filled)} texts")
-    own = dataclasses.asdict(words)
-    # Word by word, so that braces in a title are text.
-    return "".join(
-        part.format(**own) + fill for part, fill in zip(parts, [*filled, ""], strict=True)
-    )
-
-
-def answer(prompt: Prompt, words: Words, titles: Sequence[str]) -> str:
-    """A prompt's answer, about one or several titles."""
-    return prompt.answer.format(titles=listed(titles), **dataclasses.asdict(words))
 
 
 def history_text(titles: Sequence[str], words: Words, form: int = 0) -> str:
@@ -209,28 +100,58 @@ def _value(value: Any) -> str:
 class TextConfig:
     """What a language model of a catalogue reads, in documents an epoch."""
 
-    domain: Domain = "movie"  # the words
+    domain: str = "movie"  # the words
+    prompts: str = ""  # a file that adds domains and prompts; see `recjax.data.prompts`
     window: int = 10  # items of a history, at most; RecInterpreter's 10
     items: float = 1.0  # documents an item: what is known of it
-    naming: float = 8.0  # documents an item: its title, asked by its token
+    naming: float = 1.0  # documents an item: titles after their soft tokens, the item's first
+    names: int = 8  # titles in such a document
     histories: float = 1.0  # documents a training sequence: titles in a row
-    recovery: float = 1.0  # documents a training sequence: titles, asked by the items' tokens
-    residual: float = 2.0  # documents a training sequence: the item that one list has more
+    recovery: float = 1.0  # documents a training sequence: what a history has
+    residual: float = 2.0  # documents a training sequence: what one history has more
+    random: float = 0.5  # share of recovery and residual documents about random items
+    noise: float = 0.5  # of soft tokens, at most; deviation in units of the items' vectors
 
     def __post_init__(self):
         if self.window < 2:
             raise InputError("config.text.window: expected at least 2")
-        if min(getattr(self, kind) for kind in KINDS) < 0:
-            raise InputError(f"config.text: {', '.join(KINDS)} are at least 0")
+        if self.names < 1:
+            raise InputError("config.text.names: expected at least 1")
+        if min(getattr(self, kind) for kind in KINDS) < 0 or self.noise < 0:
+            raise InputError(f"config.text: {', '.join(KINDS)} and noise are at least 0")
+        if not 0 <= self.random <= 1:
+            raise InputError("config.text.random: expected 0 to 1")
 
     @property
-    def item_tokens(self) -> bool:
-        """Whether items have tokens of their own."""
+    def soft(self) -> bool:
+        """Whether any document has soft tokens."""
         return self.naming + self.recovery + self.residual > 0
 
 
 KINDS = ("items", "naming", "histories", "recovery", "residual")
-_TASKS = {"naming": NAMING, "recovery": RECOVERY, "residual": RESIDUAL}
+# How fast older items fade in a blend: the weight of the k-th newest is decay^k. Drawn between
+# these; the one that measures is in the middle.
+_DECAYS = {"naming": (0.0, 0.8), "recovery": (0.6, 1.0), "residual": (0.0, 0.8)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Blend:
+    """What a soft token is made of: items, and their weights (of length 1 as a vector)."""
+
+    items: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+def blend(items: Sequence[int], decay: float) -> Blend:
+    """A history in one vector: the k-th newest item weighs decay^k.
+
+    Args:
+        items: ids, newest last.
+        decay: 0 leaves the newest alone, 1 weighs all alike.
+    """
+    weights = [decay**k for k in range(len(items))][::-1]
+    norm = math.hypot(*weights)
+    return Blend(tuple(items), tuple(w / norm for w in weights))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,13 +160,39 @@ class Document:
 
     Attributes:
         kind: of `KINDS`.
-        prompt: what is given and not learned; "" for none.
-        text: what is learned; goes on after the prompt.
+        pieces: texts in order, and whether they are learned; None stands for a soft token.
+        blends: what the soft tokens are made of, in order.
     """
 
     kind: str
-    prompt: str
-    text: str
+    pieces: tuple[tuple[str | None, bool], ...]
+    blends: tuple[Blend, ...] = ()
+
+    @property
+    def given(self) -> str:
+        """What is not learned, `{soft}` for soft tokens."""
+        return "".join(SOFT if t is None else t for t, learned in self.pieces if not learned)
+
+    @property
+    def text(self) -> str:
+        """What is learned."""
+        return "".join(text or "" for text, learned in self.pieces if learned)
+
+
+def asked(
+    kind: str, prompt: Prompt, words: Words, titles: Sequence[str], blends: Sequence[Blend] = ()
+) -> Document:
+    """A question and its answer as a document.
+
+    A soft token stands for a word: the blank before it is its own, as in
+    `Tokenizer.encode_with_soft`.
+    """
+    parts = question(prompt, words).split(SOFT)
+    pieces: list[tuple[str | None, bool]] = []
+    for part in parts[:-1]:
+        pieces += [(part.removesuffix(" "), False), (None, False)]
+    pieces += [(parts[-1], False), (" " + answer(prompt, words, titles), True)]
+    return Document(kind, tuple(pieces), tuple(blends))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -254,6 +201,9 @@ class Documents:
 
     One shuffled epoch follows another. Each draws anew which paraphrase a document has, and which
     part of its run: up to `window` items that end anywhere in it.
+
+    Answers name the items of a history from the newest on: it weighs most in its representation,
+    so what is said first is what is known best.
 
     Attributes:
         config: how many of which kind.
@@ -279,9 +229,14 @@ class Documents:
         """[I] titles by item id."""
         return item_titles(self.catalog, self.words)
 
+    @functools.cached_property
+    def table(self) -> PromptTable:
+        """The prompts."""
+        return read_prompts(self.config.prompts) if self.config.prompts else PROMPTS
+
     @property
     def words(self) -> Words:
-        return WORDS[self.config.domain]
+        return self.table.of(self.config.domain)
 
     @functools.cached_property
     def _members(self) -> dict[str, np.ndarray]:
@@ -298,15 +253,7 @@ class Documents:
     @functools.cached_property
     def counts(self) -> dict[str, int]:
         """Documents of each kind in an epoch."""
-        config = self.config
-        rates = {
-            "items": config.items,
-            "naming": config.naming,
-            "histories": config.histories,
-            "recovery": config.recovery,
-            "residual": config.residual,
-        }
-        return {kind: round(rates[kind] * len(self._members[kind])) for kind in KINDS}
+        return {k: round(getattr(self.config, k) * len(self._members[k])) for k in KINDS}
 
     def __len__(self) -> int:
         """Documents in an epoch."""
@@ -333,64 +280,84 @@ class Documents:
         kind, member = KINDS[kinds[inside]], int(members[inside])
         rng = np.random.default_rng([self.seed, epoch, inside])
         form = int(rng.integers(1 << 16))
-        if kind in ("items", "naming"):
-            return self.about_item(kind, member, form)
+        if kind == "items":
+            return self._of_item(member, form)
+        if kind == "naming":
+            others = self._random(rng, self.config.names - 1)
+            return self._naming([member, *others], rng)
         start, stop = int(self.spans.starts[member]), int(self.spans.stops[member])
         least = _least(kind)
         size = int(rng.integers(least, min(self.config.window, stop - start) + 1))
         stop = int(rng.integers(start + size, stop + 1))
-        return self.about_history(kind, self.items[stop - size : stop].tolist(), form)
+        history = self.items[stop - size : stop].tolist()
+        if kind != "histories" and rng.random() < self.config.random:
+            history = self._random(rng, int(rng.integers(least, self.config.window + 1)))
+        decay = rng.uniform(*_DECAYS[kind]) if kind in _DECAYS else 0.0
+        return self._of_history(kind, history, form, decay)
+
+    def _random(self, rng: np.random.Generator, count: int) -> list[int]:
+        """Different items, all alike likely."""
+        known = len(self.catalog) - 1
+        return (1 + rng.choice(known, min(count, known), replace=False)).tolist()
 
     def corpus(self) -> Iterator[str]:
-        """Texts to train a tokenizer on: all titles and all words of prompts, no item token."""
+        """Texts to train a tokenizer on: all titles and all words of prompts."""
         for item in range(1, len(self.catalog)):
             for form in range(len(_ITEMS)):
-                yield self.about_item("items", item, form).text
-        for prompt in (*NAMING, *RECOVERY, *RESIDUAL):
-            yield question(prompt, self.words, [""] * prompt.question.count(SOFT))
+                yield self._of_item(item, form).text
+        for prompt in (*self.table.recovery, *self.table.residual):
+            yield from question(prompt, self.words).split(SOFT)
             yield answer(prompt, self.words, [])
         yield from (history_text([], self.words, form) for form in range(len(_HISTORIES)))
 
     def fixed(self, kind: str, member: int) -> Document:
         """A document for measuring: the newest window of a run, a paraphrase by its number."""
-        if kind in ("items", "naming"):
-            return self.about_item(kind, member, member)
+        if kind == "items":
+            return self._of_item(member, member)
+        if kind == "naming":
+            return self._naming([member])
         start, stop = int(self.spans.starts[member]), int(self.spans.stops[member])
         start = max(start, stop - self.config.window)
-        return self.about_history(kind, self.items[start:stop].tolist(), member)
+        low, high = _DECAYS.get(kind, (0.0, 0.0))
+        return self._of_history(kind, self.items[start:stop].tolist(), member, (low + high) / 2)
 
     def members(self, kind: str) -> np.ndarray:
         """What `fixed` can be asked of a kind: items, or runs that are long enough."""
         return self._members[kind]
 
-    def about_item(self, kind: str, item: int, form: int) -> Document:
-        """A document of kind "items" or "naming"."""
-        title = self.titles[item]
-        if kind == "items":
-            return Document(kind, "", item_text(self.catalog[item], title, self.words, form))
-        return self._asked(kind, form, [item_token(item)], [title])
+    def _of_item(self, item: int, form: int) -> Document:
+        text = item_text(self.catalog[item], self.titles[item], self.words, form)
+        return Document("items", ((text, True),))
 
-    def about_history(self, kind: str, history: Sequence[int], form: int) -> Document:
-        """A document of kind "histories", "recovery" or "residual".
-
-        Args:
-            kind: which.
-            history: item ids, newest last; at least two for "residual".
-            form: which paraphrase.
+    def _naming(self, items: Sequence[int], rng: np.random.Generator | None = None) -> Document:
+        """Titles, each after a soft token: the item's vector, or (half of those that train) that of
+        a history which ends with it.
         """
+        pieces: list[tuple[str | None, bool]] = []
+        blends = []
+        for item in items:
+            history, decay = [item], 0.0
+            if rng is not None and rng.random() < 0.5:
+                older = self._random(rng, int(rng.integers(1, self.config.window)))
+                history, decay = [*(k for k in older if k != item), item], 0.0
+                decay = rng.uniform(*_DECAYS["naming"])
+            blends.append(blend(history, decay))
+            pieces += [(None, False), (f" {self.titles[item]},", True)]
+        return Document("naming", tuple(pieces), tuple(blends))
+
+    def _of_history(
+        self, kind: str, history: Sequence[int], form: int, decay: float = 0.0
+    ) -> Document:
+        """A document of kind "histories", "recovery" or "residual"; the newest item is last."""
         titles = [self.titles[item] for item in history]
         if kind == "histories":
-            return Document(kind, "", history_text(titles, self.words, form))
-        tokens = [item_token(item) for item in history]
+            return Document(kind, ((history_text(titles, self.words, form), True),))
+        prompts = getattr(self.table, kind)
+        prompt, now = prompts[form % len(prompts)], blend(history, decay)
         if kind == "recovery":
-            return self._asked(kind, form, ["".join(tokens)], titles)
-        return self._asked(kind, form, ["".join(tokens[:-1]), "".join(tokens)], titles[-1:])
-
-    def _asked(self, kind: str, form: int, shown: list[str], titles: list[str]) -> Document:
-        prompt = _TASKS[kind][form % len(_TASKS[kind])]
-        return Document(
-            kind, question(prompt, self.words, shown), " " + answer(prompt, self.words, titles)
-        )
+            return asked(kind, prompt, self.words, titles[::-1], [now])
+        before = blend(history[:-1], decay)
+        return asked(kind, prompt, self.words, titles[-1:], [before, now])
 
 
 def _least(kind: str) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from recjax.data.pipeline import Batch, grow_rows
 from recjax.data.sequences import pack
-from recjax.data.textualize import Document
+from recjax.data.textualize import Blend, Document
 from recjax.data.tokenizers import Tokenizer
 from recjax.errors import InputError
 
@@ -31,38 +31,67 @@ class Encoded:
     Attributes:
         tokens: [n] int32.
         labels: [n] int32, the token where it is learned, else `NO_LABEL`.
+        soft: [n] int32, which of the blends stands here, from 1 on; 0 for a token.
         lengths: tokens of each document.
+        blends: of all documents, in order.
     """
 
     tokens: np.ndarray
     labels: np.ndarray
+    soft: np.ndarray
     lengths: np.ndarray
+    blends: list[Blend]
 
 
 def encode(documents: Sequence[Document], tokenizer: Tokenizer, length: int) -> Encoded:
-    """Tokens of documents: `<s>`, the prompt, the text going on after it, `</s>`.
+    """Tokens of documents: `<s>`, the pieces, each going on after the one before, `</s>`.
 
-    Text and end are learned.
+    The end is learned where the last piece is.
 
     Args:
         documents: to encode.
         tokenizer: of the model.
         length: T.
     """
-    prompts = tokenizer.encode_batch([d.prompt for d in documents], bos=True)
-    texts: list[list[int]] = [[]] * len(documents)
+    pieces = [(text, k == 0) for d in documents for k, (text, _) in enumerate(d.pieces)]
+    ids: list[list[int]] = [[tokenizer.pad_id] for _ in pieces]
     for begins in (True, False):
-        places = [k for k, d in enumerate(documents) if begins != bool(d.prompt)]
-        done = tokenizer.encode_batch([documents[k].text for k in places], eos=True, start=begins)
-        for k, ids in zip(places, done, strict=True):
-            texts[k] = ids
-    rows = [[*p, *t][:length] for p, t in zip(prompts, texts, strict=True)]
-    lengths = np.array([len(row) for row in rows], np.int64)
-    given = np.array([len(p) for p in prompts])
-    tokens = np.concatenate([np.asarray(row, np.int32) for row in rows])
-    document, position = _places(lengths)
-    labels = np.where(position < given[document], NO_LABEL, tokens).astype(np.int32)
-    return Encoded(tokens, labels, lengths)
+        places = [k for k, (text, first) in enumerate(pieces) if text and first == begins]
+        done = tokenizer.encode_batch([pieces[k][0] or "" for k in places], start=begins)
+        for k, found in zip(places, done, strict=True):
+            ids[k] = found
+    bos, eos = tokenizer.encode("", bos=True), tokenizer.encode("", eos=True)
+    blends = [blend for document in documents for blend in document.blends]
+    tokens, labels, soft, lengths = [], [], [], []
+    piece, first = 0, 1
+    for document in documents:
+        row, learned, places = [*bos], [False] * len(bos), [0] * len(bos)
+        number = first
+        for text, wanted in document.pieces:
+            found = ids[piece]
+            row += found
+            learned += [wanted] * len(found)
+            places += [number if text is None else 0] * len(found)
+            number += text is None
+            piece += 1
+        row += eos
+        learned += [document.pieces[-1][1]] * len(eos)
+        places += [0] * len(eos)
+        if number - first != len(document.blends):
+            raise ValueError(f"{len(document.blends)} blends, expected {number - first}")
+        first = number
+        row, learned = row[:length], learned[:length]
+        tokens += row
+        labels += [t if on else NO_LABEL for t, on in zip(row, learned, strict=True)]
+        soft += places[:length]
+        lengths.append(len(row))
+    return Encoded(
+        np.asarray(tokens, np.int32),
+        np.asarray(labels, np.int32),
+        np.asarray(soft, np.int32),
+        np.asarray(lengths, np.int64),
+        blends,
+    )
 
 
 def _places(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -71,18 +100,21 @@ def _places(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return document, np.arange(len(document)) - (np.cumsum(lengths) - lengths)[document]
 
 
-def lay_out(encoded: Encoded, length: int, rows: int) -> Batch:
+def lay_out(encoded: Encoded, length: int, rows: int, soft: int = 0, width: int = 0) -> Batch:
     """Documents packed into rows.
 
     Args:
         encoded: of `encode` for the same length.
         length: T.
         rows: R, no fewer than are needed.
+        soft: S, soft tokens a row, no fewer than are needed.
+        width: W, items a blend, no fewer than are needed.
 
     Returns:
         All [R T] int32: `tokens`; `labels` as `training.token_loss` takes them; `positions` within
         the document; `segments`, 1, 2, ... in each row and 0 at padding; `documents`, index of the
-        document.
+        document. With S > 0 also `is_soft` [R T] bool, and of each row's soft tokens in order
+        `blend_items` [R S W] int32 and `blend_weights` [R S W] float32.
     """
     packing = pack(encoded.lengths, length)
     document, position = _places(encoded.lengths)
@@ -98,11 +130,38 @@ def lay_out(encoded: Encoded, length: int, rows: int) -> Batch:
         ("positions", position, 0),
         ("segments", segment[document], 0),
         ("documents", document, 0),
+        ("soft", encoded.soft, 0),
     ):
         flat = np.full(rows * length, empty, np.int32)
         flat[slot] = values
         out[name] = flat.reshape(rows, length)
-    return out
+    which = out.pop("soft")
+    return out | _soft_tokens(which, encoded.blends, soft, width) if soft else out
+
+
+def _soft_tokens(which: np.ndarray, blends: Sequence[Blend], soft: int, width: int) -> Batch:
+    """What `lay_out` returns of soft tokens; which [R T] = the number of the blend, or 0."""
+    items = np.zeros((len(blends) + 1, width), np.int32)
+    weights = np.zeros((len(blends) + 1, width), np.float32)
+    for number, blend in enumerate(blends, start=1):
+        items[number, : len(blend.items)] = blend.items
+        weights[number, : len(blend.items)] = blend.weights
+    is_soft = which > 0
+    row, column = np.nonzero(is_soft)
+    taken = np.zeros((len(which), soft), np.int64)
+    taken[row, (np.cumsum(is_soft, axis=1) - 1)[row, column]] = which[row, column]
+    return {"is_soft": is_soft, "blend_items": items[taken], "blend_weights": weights[taken]}
+
+
+def _soft_shape(encoded: Sequence[Encoded], length: int) -> tuple[int, int]:
+    """(S, W): soft tokens in the row that has most of them, items in the largest blend."""
+    soft = width = 0
+    for part in encoded:
+        document, _ = _places(part.lengths)
+        row = pack(part.lengths, length).row[document[part.soft > 0]]
+        soft = max(soft, int(np.bincount(row).max()) if len(row) else 0)
+        width = max([width, *(len(blend.items) for blend in part.blends)])
+    return soft, width
 
 
 class Stream(Protocol):
@@ -174,6 +233,11 @@ class TokenBatches:
         rows = max(pack(e.lengths, self.length).rows for e in self._sample)
         return min(1.0, max(1, labels) / (rows * self.length))
 
+    @functools.cached_property
+    def _usual_soft(self) -> tuple[int, int]:
+        """S and W that nearly all batches fit."""
+        return _soft_shape(self._sample, self.length)
+
     def _needed(self, encoded: Encoded) -> int:
         labels = int((encoded.labels != NO_LABEL).sum())
         rows = math.ceil(labels / (self.label_share * self.length))
@@ -196,7 +260,9 @@ class TokenBatches:
         others = [self._encoded(s, p) for s in steps for p in range(processes) if p != index]
         needed = max(map(self._needed, [*encoded, *others]))
         rows = grow_rows(self._usual_rows, needed, self.row_multiple)
-        batches = [lay_out(e, self.length, rows) for e in encoded]
+        usual, most = self._usual_soft, _soft_shape([*encoded, *others], self.length)
+        shape = [grow_rows(u, m, 8) for u, m in zip(usual, most, strict=True)]
+        batches = [lay_out(e, self.length, rows, *shape) for e in encoded]
         return {k: np.stack([b[k] for b in batches]) for k in batches[0] if k != "documents"}
 
 
@@ -218,4 +284,5 @@ def fixed_batches(
     parts = [documents[k * batch_size : (k + 1) * batch_size] for k in range(count)]
     encoded = [encode(part, tokenizer, length) for part in parts]
     rows = max(pack(e.lengths, length).rows for e in encoded)
-    return [lay_out(e, length, rows) for e in encoded]
+    shape = _soft_shape(encoded, length)
+    return [lay_out(e, length, rows, *shape) for e in encoded]

@@ -21,7 +21,8 @@ from recjax.typing import Array
 _CHUNK = 512  # places whose logits are held at a time
 
 # `(params, batch) -> (negative log-likelihood [M], whether the likeliest token was right [M])` of
-# the tokens at `places` [M], flat in the [R T] of `tokens`, `positions` and `segments`.
+# the tokens at `places` [M], flat in the [R T] of `tokens`, `positions` and `segments`; soft tokens
+# as in `recjax.data.token_batches`.
 PredictFn = Callable[[Any, Mapping[str, Array]], tuple[Array, Array]]
 
 
@@ -133,7 +134,7 @@ class LikelihoodEvaluator:
         for batch in self._batches:
             documents = batch["documents"].reshape(-1)
             real = batch["places"] > 0
-            inputs = {k: batch[k] for k in ("tokens", "positions", "segments", "places")}
+            inputs = {k: batch[k] for k in batch if k not in ("labels", "documents")}
             results = self._predict(params, self.place(inputs))
             owner = done + documents[batch["places"][real]]
             for total, values in zip((loss, right), results, strict=True):

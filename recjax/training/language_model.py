@@ -6,7 +6,10 @@ The text is that of `recjax.data.textualize`: what is known of the items, and hi
 split's training part alone. The best checkpoint ends as WORKDIR/hf (config.json,
 model.safetensors, tokenizer files), which goes through the same loader as a published model.
 
-Letters: T row length in tokens, R packed rows.
+Soft tokens are blends of vectors, one an item, that are trained beside the model (`_Reader`) and
+are not kept: the model alone is written.
+
+Letters: T row length in tokens, R packed rows, S soft tokens a row, W items a blend.
 """
 
 import dataclasses
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
@@ -27,7 +31,7 @@ from recjax.data import splits
 from recjax.data.prepare import DataConfig, read_options
 from recjax.data.splits import Spans
 from recjax.data.store import Store, atomic_folder
-from recjax.data.textualize import Documents, TextConfig, item_tokens
+from recjax.data.textualize import Documents, TextConfig
 from recjax.data.token_batches import TokenBatches
 from recjax.data.tokenizers import Tokenizer, load_tokenizer, train_bpe
 from recjax.errors import InputError
@@ -35,6 +39,7 @@ from recjax.evaluation.likelihood import LikelihoodConfig, LikelihoodEvaluator, 
 from recjax.models import llama
 from recjax.models.definition import ModelDef, define
 from recjax.nn.masks import segment_mask
+from recjax.nn.soft import place_soft
 from recjax.training import parallel
 from recjax.training.checkpoint import abstract_like
 from recjax.training.loop import TrainConfig
@@ -49,7 +54,7 @@ from recjax.typing import Array, Params
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    vocab_size: int = 2000  # ids of the BPE; the items' own tokens come on top
+    vocab_size: int = 2000  # ids of the BPE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +120,41 @@ def complete(section: Any) -> dict[str, Any]:
     return plain
 
 
+class _Reader(nnx.Module):
+    """A language model, and the vectors [I E] that its soft tokens are blends of.
+
+    Args:
+        model: the language model.
+        n_items: I; 0 where no text has soft tokens.
+        config: the model's.
+        rngs: initialiser keys.
+    """
+
+    def __init__(self, model: Any, n_items: int, config: llama.Config, *, rngs: nnx.Rngs):
+        self.model = model
+        init = nnx.initializers.normal(config.init_std)
+        shape = (n_items, config.dim)
+        self.items = nnx.Param(init(rngs.params(), shape)) if n_items else None
+
+    def embed(self, batch: Mapping[str, Array], noise: float, key: Array | None) -> Array:
+        """Embeddings [R T E] of a batch of `recjax.data.token_batches`.
+
+        Each soft token gets noise of its own strength, evenly drawn up to `noise` times the root
+        mean square of the items' vectors: an adapter will not hit a blend exactly.
+        """
+        x = self.model.embed(batch["tokens"])
+        if self.items is None or "is_soft" not in batch:
+            return x
+        table = self.items[...]
+        soft = jnp.einsum("RSW,RSWE->RSE", batch["blend_weights"], table[batch["blend_items"]])
+        if key is not None and noise:
+            how, what = jax.random.split(key)
+            size = jnp.sqrt(jnp.mean(jnp.square(jax.lax.stop_gradient(table))))
+            strength = jax.random.uniform(how, (*soft.shape[:2], 1), maxval=noise)
+            soft += size * strength * jax.random.normal(what, soft.shape)
+        return place_soft(x, batch["is_soft"], soft)
+
+
 class LanguageRun(Run):
     """Everything that a language model's run consists of, built from its config.
 
@@ -156,10 +196,7 @@ class LanguageRun(Run):
         folder = None if self.workdir is None else self.workdir / "tokenizer"
         if folder is not None and folder.is_dir():
             return load_tokenizer(folder)
-        extra = item_tokens(self.store.n_items) if self.config.text.item_tokens else []
-        tokenizer = train_bpe(
-            self.documents.corpus(), self.config.tokenizer.vocab_size, extra_tokens=extra
-        )
+        tokenizer = train_bpe(self.documents.corpus(), self.config.tokenizer.vocab_size)
         if folder is not None and jax.process_index() == 0:
             with atomic_folder(folder, overwrite=False) as temporary:
                 tokenizer.save(temporary)
@@ -182,7 +219,14 @@ class LanguageRun(Run):
         return define(self._build)
 
     def _build(self, rngs: nnx.Rngs) -> Any:
-        return self._family.build(self.model_config, rngs=rngs)
+        model = self._family.build(self.model_config, rngs=rngs)
+        items = self.store.n_items if self.config.text.soft else 0
+        return _Reader(model, items, self.model_config, rngs=rngs)
+
+    @functools.cached_property
+    def _axes(self) -> parallel.AxisRules:
+        own = ((r"items", ("vocab", "embed")),)
+        return (*((f"model/{pattern}", names) for pattern, names in self._family.axes), *own)
 
     @functools.cached_property
     def batches(self) -> TokenBatches:
@@ -201,30 +245,29 @@ class LanguageRun(Run):
     def optimizer(self) -> optax.GradientTransformation:
         return make_optimizer(self.config.optim, self.batches.steps_per_epoch)
 
-    def _hidden(self, module: Any, batch: Mapping[str, Array]) -> Array:
-        """Final hidden states [R T E] of packed rows."""
+    def _hidden(self, module: Any, batch: Mapping[str, Array], key: Array | None = None) -> Array:
+        """Final hidden states [R T E] of packed rows; with noise on soft tokens where `key` is."""
         mask = segment_mask(batch["segments"], causal=True)
-        embedded = module.embed(batch["tokens"])
-        return module.hidden(embedded, positions=batch["positions"], mask=mask)[0]
+        embedded = module.embed(batch, self.config.text.noise, key)
+        return module.model.hidden(embedded, positions=batch["positions"], mask=mask)[0]
 
     def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
         """(sum, weight) of the labelled tokens' loss."""
-        del data, key
+        del data
         module = self.model.merge(params)
         labels = batch["labels"]
         budget = math.ceil(self.batches.label_share * labels.size)
-        return token_loss(self._hidden(module, batch), module.head_table(), labels, budget=budget)
+        h = self._hidden(module, batch, key)
+        return token_loss(h, module.model.head_table(), labels, budget=budget)
 
     def init_state(self) -> TrainState:
         """A fresh state, born sharded (a training step donates it)."""
-        return init_state(
-            self._build, self.optimizer, self.config.seed, self._family.axes, self.mesh
-        )
+        return init_state(self._build, self.optimizer, self.config.seed, self._axes, self.mesh)
 
     def abstract_state(self) -> TrainState:
         """The state's shapes and shardings; allocates nothing."""
         abstract = abstract_state(self._build, self.optimizer, self.config.seed)
-        shardings = state_shardings(abstract, self._family.axes, self.mesh)
+        shardings = state_shardings(abstract, self._axes, self.mesh)
         return abstract_like(abstract, shardings)
 
     def make_steps(self) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
@@ -256,14 +299,16 @@ class LanguageRun(Run):
         h = self._hidden(module, batch)
         before = h.reshape(-1, h.shape[-1])[batch["places"] - 1]
         targets = batch["tokens"].reshape(-1)[batch["places"]]
-        return likelihood(before, targets, module.logits)
+        return likelihood(before, targets, module.model.logits)
 
     def describe(self) -> str:
         """One line: model, parameters, data, devices."""
-        parameters = sum(math.prod(a.shape) for a in self.model.shapes.values())
+        sizes = {path: math.prod(a.shape) for path, a in self.model.shapes.items()}
+        items = sizes.pop("items", 0)
         devices = f"{self.mesh.size} {jax.devices()[0].platform} device(s)"
         return (
-            f"{self._family.name}: {parameters:,} parameters, {self.tokenizer.size:,} tokens; "
+            f"{self._family.name}: {sum(sizes.values()):,} parameters and {items:,} of the items' "
+            f"vectors, {self.tokenizer.size:,} tokens; "
             f"{len(self.documents):,} documents and {self.batches.steps_per_epoch:,} steps an "
             f"epoch; {devices}"
         )
@@ -278,6 +323,8 @@ class LanguageRun(Run):
         """Writes the best parameters as WORKDIR/hf."""
         assert self.workdir is not None
         folder = self.workdir / "hf"
+        own = "model/"
+        params = {p.removeprefix(own): a for p, a in params.items() if p.startswith(own)}
         everywhere = jax.jit(lambda p: p, out_shardings=parallel.replicated(self.mesh))(params)
         if jax.process_index() == 0:
             model = language_model(self.model_config, everywhere, self.workdir / "tokenizer")

@@ -41,6 +41,7 @@ class SplitConfig:
         "leave_one_out"
     )
     ratios: tuple[int, ...] = (8, 1, 1)  # of the chronological splits
+    by: Literal["end", "start", "user"] = "end"  # how chronological_sequences sorts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +83,10 @@ def make_split(store: Store, config: SplitConfig) -> splits.Split:
     """The split that a config names."""
     if config.name == "leave_one_out":
         return splits.leave_one_out(store.offsets)
-    function = getattr(splits, config.name)
-    return function(store.offsets, store.timestamps, config.ratios)
+    given = store.offsets, store.timestamps, config.ratios
+    if config.name == "chronological_sequences":
+        return splits.chronological_sequences(*given, config.by)
+    return splits.chronological_time(*given)
 
 
 class RecommenderRun(Run):

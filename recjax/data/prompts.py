@@ -1,0 +1,207 @@
+"""Questions about histories and their answers, in the words of a domain.
+
+words = PROMPTS.of("movie")
+question(PROMPTS.residual[0], words)                 # with two placeholders of soft tokens
+answer(PROMPTS.residual[0], words, ["The Matrix"])
+
+`PROMPTS` has RecInterpreter's questions and paraphrases for four domains. A JSON file adds more:
+
+    {"words": {"song": {"past": "heard", "doing": "hearing", "item": "song", "items": "songs"}},
+     "recovery": [{"question": "Which {items} are in {soft}?", "answer": "It has {titles}."}],
+     "residual": [{"question": "Which {item} made {soft} become {soft}?",
+                   "answer": "It was {titles}."}]}
+
+Of the two representations of a residual question the first is that of the shorter history.
+"""
+
+import dataclasses
+import json
+import string
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recjax.config import nearest
+from recjax.data.tokenizers import SOFT
+from recjax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """The words of a domain: "has watched", "the watching list", "a movie", "movies"."""
+
+    past: str
+    doing: str
+    item: str
+    items: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A question and its answer, with `{past}`, `{doing}`, `{item}` and `{items}` for the words.
+
+    Attributes:
+        question: with `{soft}` where a representation stands.
+        answer: with `{titles}`.
+    """
+
+    question: str
+    answer: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptTable:
+    """All that a language model is asked. The first prompt of a task is the one that measures.
+
+    Attributes:
+        words: by domain.
+        recovery: what a history has; one representation a question.
+        residual: what the second of two histories has more.
+    """
+
+    words: Mapping[str, Words]
+    recovery: tuple[Prompt, ...]
+    residual: tuple[Prompt, ...]
+
+    def of(self, domain: str) -> Words:
+        """The words of a domain; `InputError` naming the nearest for an unknown one."""
+        if domain not in self.words:
+            raise InputError(f"no words for the domain '{domain}'; {nearest(domain, self.words)}")
+        return self.words[domain]
+
+
+_WATCHED = "A person has {past} a series of {items}. "
+_USER = "A user has {past} a series of {items}, which can be represented as "
+PROMPTS = PromptTable(
+    words={
+        "movie": Words("watched", "watching", "movie", "movies"),
+        "game": Words("played", "playing", "game", "games"),
+        "product": Words("bought", "buying", "product", "products"),
+        "book": Words("read", "reading", "book", "books"),
+    },
+    # RecInterpreter (Yang et al. 2023): section 3.1, section 1, and a paraphrase.
+    recovery=(
+        Prompt(
+            _WATCHED + "The {doing} list can be represented as: {soft}. "
+            "Describe this {doing} history of the person in detail.",
+            "This user has {past} {titles} in the previous.",
+        ),
+        Prompt(
+            _USER + "{soft}. What {items} has the user {past}?", "The user has {past} {titles}."
+        ),
+        Prompt(
+            "Here is the {doing} history of a user: {soft}. Name its {items}.",
+            "The {items} are {titles}.",
+        ),
+    ),
+    # Section 3.2, section 1, and a paraphrase.
+    residual=(
+        Prompt(
+            _WATCHED + "The {doing} list can be represented as List1: {soft}. After {doing} "
+            "another {item}, the {doing} list can further be represented as List2: {soft}. "
+            "What is the {item} in List2 but not in List1?",
+            "This user {past} {item} {titles} in List2 but not in List1.",
+        ),
+        Prompt(
+            _USER + "{soft}. After {doing} another {item}, the {doing} history can be "
+            "represented as {soft}. What is the additional {item} the user {past}?",
+            "The additional {item} is {titles}.",
+        ),
+        Prompt(
+            "The {doing} history of a user was {soft} and has become {soft}. "
+            "Which {item} is new in it?",
+            "The new {item} is {titles}.",
+        ),
+    ),
+)
+REPRESENTATIONS = {"recovery": 1, "residual": 2}  # how many a question has
+_WORDS = tuple(field.name for field in dataclasses.fields(Words))
+
+
+def read_prompts(path: str | Path) -> PromptTable:
+    """`PROMPTS` with what a JSON file adds; see above. Its prompts come after the others.
+
+    Raises:
+        InputError: naming the file and the entry that is missing, unknown or malformed.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not readable as prompts in JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected an object with words, recovery or residual")
+    for key in content:
+        if key not in ("words", *REPRESENTATIONS):
+            raise InputError(f"{path}: unknown key '{key}'; expected words, recovery or residual")
+    words = {
+        str(domain): Words(**_fields(entry, _WORDS, f"{path}: words.{domain}"))
+        for domain, entry in _object(content.get("words", {}), f"{path}: words").items()
+    }
+    added = {}
+    for task, count in REPRESENTATIONS.items():
+        entries = content.get(task, [])
+        if not isinstance(entries, list):
+            raise InputError(f"{path}: {task}: expected a list of prompts")
+        added[task] = tuple(
+            _prompt(entry, count, f"{path}: {task}[{n}]") for n, entry in enumerate(entries)
+        )
+    return PromptTable(
+        {**PROMPTS.words, **words},
+        PROMPTS.recovery + added["recovery"],
+        PROMPTS.residual + added["residual"],
+    )
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: expected an object")
+    return value
+
+
+def _fields(value: Any, names: Sequence[str], where: str) -> dict[str, str]:
+    """Exactly these keys, all of them text."""
+    found = _object(value, where)
+    if set(found) != set(names) or not all(isinstance(text, str) for text in found.values()):
+        raise InputError(f"{where}: expected the texts {', '.join(names)}")
+    return found
+
+
+def _prompt(value: Any, count: int, where: str) -> Prompt:
+    prompt = Prompt(**_fields(value, ("question", "answer"), where))
+    for text, name, times in ((prompt.question, "soft", count), (prompt.answer, "titles", 1)):
+        try:
+            found = [
+                field for _, field, _, _ in string.Formatter().parse(text) if field is not None
+            ]
+        except ValueError as error:
+            raise InputError(f"{where}: '{text}': {error}") from error
+        unknown = sorted(set(found) - {name, *_WORDS})
+        if unknown:
+            raise InputError(f"{where}: unknown place '{{{unknown[0]}}}' in '{text}'")
+        if found.count(name) != times:
+            raise InputError(f"{where}: '{text}' needs {times} of '{{{name}}}'")
+    return prompt
+
+
+def listed(names: Sequence[str]) -> str:
+    """Titles in a row: "Twelve Monkeys, Cat People, Omen"."""
+    return ", ".join(names)
+
+
+def question(prompt: Prompt, words: Words) -> str:
+    """A prompt's question, with the placeholders that `Tokenizer.encode_with_soft` takes."""
+    own = dataclasses.asdict(words)
+    return SOFT.join(part.format(**own) for part in prompt.question.split(SOFT))
+
+
+def answer(prompt: Prompt, words: Words, titles: Sequence[str]) -> str:
+    """A prompt's answer, about one or several titles."""
+    return prompt.answer.format(titles=listed(titles), **dataclasses.asdict(words))
+
+
+def around(prompt: Prompt, words: Words) -> tuple[str, str]:
+    """The words of an answer before and after its titles."""
+    before, after = prompt.answer.split("{titles}")
+    own = dataclasses.asdict(words)
+    return before.format(**own), after.format(**own)
