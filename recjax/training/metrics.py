@@ -99,16 +99,22 @@ def progress_bar(total: int, done: int, what: str, unit: str) -> tqdm:
     )
 
 
-def format_table(metrics: Mapping[str, float]) -> str:
-    """Metrics named `split/protocol/metric@k` as a table: a row a metric, a column a cutoff (one
-    without a name where metrics have none)."""
+def group_metrics(metrics: Mapping[str, float]) -> dict[str, dict[str, dict[str, float]]]:
+    """Metrics named `split/protocol/metric@k` as `{split/protocol: {metric: {k: value}}}`; k is ""
+    where a metric has none."""
     groups: dict[str, dict[str, dict[str, float]]] = {}
     for name, value in metrics.items():
         head, _, last = name.rpartition("/")
         metric, _, cutoff = last.partition("@")
         groups.setdefault(head, {}).setdefault(metric, {})[cutoff] = value
+    return groups
+
+
+def format_table(metrics: Mapping[str, float]) -> str:
+    """Metrics as a table for each split and protocol: a row a metric, a column a cutoff (one
+    without a name where metrics have none)."""
     lines = []
-    for head, rows in groups.items():
+    for head, rows in group_metrics(metrics).items():
         cutoffs = list(dict.fromkeys(c for row in rows.values() for c in row))
         width = max(len(head), *(len(m) for m in rows))
         lines.append(f"{head:<{width}}" + "".join(f"{'@' + c if c else '':>9}" for c in cutoffs))
