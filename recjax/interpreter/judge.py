@@ -1,0 +1,359 @@
+"""A judge: which of several recommendations would this user prefer?
+
+    ballots = [Ballot(history, {"random": "Omen", "SASRec": "Alien", "DreamRec": "Brazil"}), ...]
+    verdict = hold(ballots, LikelihoodJudge(lm))
+    verdict.share("DreamRec")            # Share(value=0.51, low=0.41, high=0.60)
+
+RecInterpreter (Yang et al. 2023, section 4.4, Table 3) asks ChatGPT, for what an oracle item is
+called may be in no catalogue, and then no rank tells how good it is. The judge here is a local
+language model's likelihood, any OpenAI-compatible endpoint (`recjax.interpreter.endpoint`), or any
+function from questions to choices.
+
+Deviations: the order of the options is drawn for each ballot, for judges prefer places as well as
+titles; ties and refusals are counted; shares have intervals. The paper does none of the three.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recjax.data.prompts import PROMPTS, Words, listed
+from recjax.errors import InputError
+from recjax.evaluation.intervals import wilson
+from recjax.evaluation.likelihood import likelihood
+from recjax.evaluation.titles import normalise, strict
+from recjax.generate.buckets import bucket
+from recjax.generate.prompts import lengths
+from recjax.llm import LanguageModel
+from recjax.models.definition import ModelDef
+from recjax.training.parallel import replicate
+from recjax.typing import Array, Params
+
+# Section 4.4, with the words of the domain.
+_PROMPT = (
+    "A person has {past} a series of {items}: {history}. "
+    "Which of the following {items} does this person prefer? {options}. Please pick one."
+)
+_TIE = 1e-6  # nats a token: less than what the shape of a batch changes
+_PLACES = 512  # `likelihood` takes a multiple of so many
+_PADDING = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Ballot:
+    """A user's history and what each source recommends.
+
+    Attributes:
+        history: titles, newest last.
+        candidates: title by the name of its source.
+    """
+
+    history: Sequence[str]
+    candidates: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A ballot as a judge gets it.
+
+    Attributes:
+        number: of the ballot, from 0.
+        prompt: the whole text.
+        options: the titles in the order of the prompt; no two have one normal form.
+    """
+
+    number: int
+    prompt: str
+    options: tuple[str, ...]
+
+
+# Which option (its place in `Question.options`), or why none.
+Choice = int | Literal["tie", "refusal"]
+Judge = Callable[[Sequence[Question]], Sequence[Choice]]
+
+
+class Share(NamedTuple):
+    """A share and its 95 % interval (Wilson's)."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What came out.
+
+    Attributes:
+        sources: their names.
+        chosen: for each ballot the sources whose title was chosen: one, several that recommend the
+            same title, or none (a tie or a refusal).
+        ties: ballots in which the judge found the best options equally good.
+        refusals: ballots in which it named none, or several.
+    """
+
+    sources: tuple[str, ...]
+    chosen: tuple[tuple[str, ...], ...]
+    ties: int
+    refusals: int
+
+    @property
+    def ballots(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def decided(self) -> int:
+        """Ballots that are no tie and no refusal."""
+        return sum(map(bool, self.chosen))
+
+    @property
+    def shared(self) -> int:
+        """Decided ballots whose chosen title came from several sources."""
+        return sum(len(names) > 1 for names in self.chosen)
+
+    def votes(self, source: str) -> float:
+        """Ballots that a source won; one that k sources won together is 1/k for each."""
+        return sum(1 / len(names) for names in self.chosen if source in names)
+
+    def share(self, source: str) -> Share:
+        """Of the decided ballots; 0 with the interval from 0 to 1 where none is decided."""
+        return self._share(source, self.decided)
+
+    def share_of_all(self, source: str) -> Share:
+        """Of all ballots, ties and refusals among them."""
+        return self._share(source, self.ballots)
+
+    def _share(self, source: str, n: int) -> Share:
+        votes = min(self.votes(source), n)  # thirds may add up to a little more
+        return Share(votes / max(n, 1), *wilson(votes, n))
+
+    def metrics(self) -> dict[str, float]:
+        """All figures by name: `judge/DreamRec/share`, its `_low` and `_high`, `judge/ties`."""
+        out: dict[str, float] = {
+            f"judge/{name}": getattr(self, name)
+            for name in ("ballots", "decided", "ties", "refusals", "shared")
+        }
+        for source in self.sources:
+            for name in ("share", "share_of_all"):
+                value, low, high = getattr(self, name)(source)
+                prefix = f"judge/{source}/{name}"
+                out |= {prefix: value, f"{prefix}_low": low, f"{prefix}_high": high}
+        return out
+
+
+def hold(
+    ballots: Sequence[Ballot], judge: Judge, *, words: Words = PROMPTS.words["movie"], seed: int = 0
+) -> Verdict:
+    """Asks a judge about each ballot and counts.
+
+    Titles of one normal form (`recjax.evaluation.titles`) are one option, spelled as the first
+    source spells it; if it is chosen, each of its sources gets an equal part of the vote. Where
+    all sources recommend one title nothing is asked, and all get their part.
+
+    Args:
+        ballots: all with the same sources. Numbered from 0.
+        judge: `LikelihoodJudge`, `EndpointJudge`, or a function.
+        words: of the domain.
+        seed: of the order of the options, which depends on it and the ballot's number only.
+
+    Raises:
+        InputError: no ballots; or, naming the ballot's number, an empty history or title, fewer
+            than two sources or other ones than ballot 0 has.
+    """
+    if not ballots:
+        raise InputError("no ballots")
+    sources = tuple(ballots[0].candidates)
+    options = [_options(ballot, number, sources) for number, ballot in enumerate(ballots)]
+    questions = []
+    for number, (ballot, titles) in enumerate(zip(ballots, options, strict=True)):
+        if len(titles) > 1:
+            order = np.random.default_rng([seed, number]).permutation(len(titles))
+            shown = tuple(list(titles)[place] for place in order)
+            questions.append(Question(number, _prompt(ballot.history, shown, words), shown))
+    choices = judge(questions) if questions else ()
+    chosen = [tuple(next(iter(titles.values()))) for titles in options]
+    for question, choice in zip(questions, choices, strict=True):
+        if isinstance(choice, str):
+            chosen[question.number] = ()
+        else:
+            chosen[question.number] = tuple(options[question.number][question.options[choice]])
+    ties, refusals = (sum(choice == kind for choice in choices) for kind in ("tie", "refusal"))
+    return Verdict(sources, tuple(chosen), ties, refusals)
+
+
+def _options(ballot: Ballot, number: int, sources: tuple[str, ...]) -> dict[str, list[str]]:
+    """The different titles of a ballot, each with its sources; checked."""
+    if len(sources) < 2 or set(ballot.candidates) != set(sources):
+        expected = ", ".join(sources) if len(sources) > 1 else "at least two sources"
+        raise InputError(
+            f"ballot {number}: candidates of {', '.join(ballot.candidates) or 'no source'}; "
+            f"expected {expected}"
+        )
+    history = ballot.history
+    if isinstance(history, str) or not len(history) or not all(map(str.strip, history)):
+        raise InputError(f"ballot {number}: a history that is empty or has an empty title")
+    titles: dict[str, str] = {}
+    out: dict[str, list[str]] = {}
+    for source in sources:
+        title = strict(ballot.candidates[source])
+        if not title:
+            raise InputError(f"ballot {number}: {source} has an empty title")
+        out.setdefault(titles.setdefault(normalise(title), title), []).append(source)
+    return out
+
+
+def _prompt(history: Sequence[str], options: Sequence[str], words: Words) -> str:
+    comma = "," if len(options) > 2 else ""
+    return _PROMPT.format(
+        past=words.past,
+        items=words.items,
+        history=listed([strict(title) for title in history]),
+        options=f"{listed(options[:-1])}{comma} or {options[-1]}",
+    )
+
+
+class LikelihoodJudge:
+    """The option that a language model holds most likely as the answer.
+
+    An option's score is the mean log-probability of the tokens of its title, after the prompt and a
+    blank: the mean, so that long titles do not lose by their length. Two best options within 1e-6
+    are a tie. The options of a ballot share one row and do not see each other, so that its prompt
+    is read once; rows are padded to a few lengths, with one compiled program for each.
+
+    Args:
+        lm: with a tokenizer.
+        tokens: at most so many in a batch (one ballot at least), which bounds the memory. Logits
+            are held for 512 of them.
+
+    Raises:
+        InputError: `lm` has no tokenizer.
+    """
+
+    def __init__(self, lm: LanguageModel, *, tokens: int = 4096):
+        if lm.tokenizer is None:
+            raise InputError("a judge needs a language model with a tokenizer")
+        self._lm, self._tokenizer, self._tokens = lm, lm.tokenizer, tokens
+        self._score = jax.jit(functools.partial(_score, lm.definition))
+
+    def __call__(self, questions: Sequence[Question]) -> list[Choice]:
+        return [_best(scores) for scores in self.scores(questions)]
+
+    def scores(self, questions: Sequence[Question]) -> list[np.ndarray]:
+        """Nats a token, an array with one number an option for each question.
+
+        Raises:
+            InputError: a prompt with an option is longer than what the model was trained on.
+        """
+        rows = [self._row(question) for question in questions]
+        sizes = lengths(max(len(row.tokens) for row in rows))
+        by_size: dict[int, list[int]] = {}
+        for index, row in enumerate(rows):
+            by_size.setdefault(bucket(len(row.tokens), sizes), []).append(index)
+        out = [np.zeros(0)] * len(rows)
+        for size, members in by_size.items():
+            # Batches of equal numbers of rows and places: one program.
+            batches = -(-len(members) * size // max(self._tokens, size))
+            count = -(-len(members) // batches)
+            parts = [members[start : start + count] for start in range(0, len(members), count)]
+            most = max(sum(len(rows[index].places) for index in part) for part in parts)
+            places = -(-most // _PLACES) * _PLACES
+            for part in parts:
+                scored = self._batch([rows[index] for index in part], (count, size), places)
+                for index, scores in zip(part, scored, strict=True):
+                    out[index] = scores
+        return out
+
+    def _row(self, question: Question) -> "_Row":
+        encode = self._tokenizer.encode_batch
+        (prompt,) = encode([question.prompt], bos=self._tokenizer.bos_id is not None)
+        answers = encode([f" {option}" for option in question.options], start=False)
+        longest, known = len(prompt) + max(map(len, answers)), self._lm.config.max_length
+        if longest > known:
+            raise InputError(
+                f"ballot {question.number}: {longest} tokens with the answer; the model was "
+                f"trained on {known}; expected a shorter history"
+            )
+        counts = [len(prompt), *map(len, answers)]
+        within = np.concatenate([np.arange(count) for count in counts])
+        segments = np.repeat(np.arange(len(counts)), counts)
+        places = np.arange(len(prompt), len(within))
+        before = np.where(within[places] == 0, len(prompt) - 1, places - 1)
+        return _Row(
+            tokens=np.concatenate([prompt, *answers]),
+            positions=np.where(segments == 0, within, len(prompt) + within),
+            segments=segments,
+            places=places,
+            before=before,
+        )
+
+    def _batch(
+        self, rows: Sequence["_Row"], shape: tuple[int, int], places: int
+    ) -> list[np.ndarray]:
+        """Scores of rows, padded to [R T] with room for so many places."""
+        tokens, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        segments = np.full(shape, _PADDING, np.int32)
+        targets, before = np.zeros(places, np.int32), np.zeros(places, np.int32)
+        stop, spans = 0, []
+        for number, row in enumerate(rows):
+            used = slice(len(row.tokens))
+            tokens[number, used], positions[number, used] = row.tokens, row.positions
+            segments[number, used] = row.segments
+            start, stop = stop, stop + len(row.places)
+            targets[start:stop] = row.tokens[row.places]
+            before[start:stop] = number * shape[1] + row.before
+            spans.append(slice(start, stop))
+        inputs: Any = (tokens, positions, segments, before, targets)
+        if self._lm.mesh is not None:
+            inputs = replicate(inputs, self._lm.mesh)
+        scores = -np.asarray(self._score(self._lm.params, *inputs), np.float64)
+        out = []
+        for row, span in zip(rows, spans, strict=True):
+            option = row.segments[row.places] - 1
+            out.append(np.bincount(option, scores[span]) / np.bincount(option))
+        return out
+
+
+class _Row(NamedTuple):
+    """A prompt (segment 0) and after it each option (segments 1, 2, ...), T tokens together.
+
+    Attributes:
+        tokens, segments: [T].
+        positions: [T]; each option goes on from the prompt.
+        places: of the options' tokens.
+        before: of what predicts each of them: the token before it, or the prompt's last.
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    segments: np.ndarray
+    places: np.ndarray
+    before: np.ndarray
+
+
+def _score(
+    definition: ModelDef,
+    params: Params,
+    tokens: Array,
+    positions: Array,
+    segments: Array,
+    before: Array,
+    targets: Array,
+) -> Array:
+    """Negative log-likelihood [M] of targets [M] at flat places `before` [M] of rows [R T]."""
+    model = definition.merge(params)
+    seen = segments[:, None, :]
+    mask = ((seen == 0) | (seen == segments[:, :, None])) & jnp.tril(
+        jnp.ones((tokens.shape[1],) * 2, bool)
+    )
+    h, _ = model.hidden(tokens, positions=positions, mask=mask)
+    return likelihood(h.reshape(-1, h.shape[-1])[before], targets, model.logits)[0]
+
+
+def _best(scores: np.ndarray) -> Choice:
+    second, first = np.sort(scores)[-2:]
+    return "tie" if first - second <= _TIE else int(scores.argmax())
