@@ -105,6 +105,10 @@ def _parser() -> _Parser:
     sub.add_argument("--dtype", default="bfloat16", metavar="NAME", help="of model, activations")
     sub.add_argument("--remat", default="none", metavar="WHAT", help="none, dots or full")
 
+    sub = command("report", _report, "one HTML page of a run", config="none")
+    sub.add_argument("--workdir", required=True, type=Path, metavar="DIR")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="default: WORKDIR/report.html")
+
     sub = command("simulate", _simulate, "write a simulated raw log", config="none")
     sub.add_argument("--workdir", required=True, type=Path, metavar="DIR")
     sub.add_argument("--overwrite", **overwrite)
@@ -268,6 +272,16 @@ def _plan(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[st
     )  # fmt: skip
     _say(plan.table())
     return plan.as_dict()
+
+
+def _report(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
+    from recjax.report.page import write_report
+
+    if overrides:
+        raise InputError("report takes no --config.KEY: it shows the run as it is")
+    page = write_report(args.workdir, args.out)
+    _say(f"report: {page}")
+    return {"report": str(page)}
 
 
 def _simulate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:

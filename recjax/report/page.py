@@ -1,0 +1,230 @@
+"""One self-contained HTML page of a run: `recjax report`.
+
+The page reads a workdir alone, of any system: config.json, manifest.json, metrics.jsonl and
+results.json (see `recjax.report.sections`), whichever are there. It loads nothing, runs no script,
+and is the same bytes for the same workdir.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from recjax.errors import InputError
+from recjax.report.html import block, figure, fold, section_html, settings, slug, table
+from recjax.report.markup import Html, element, join
+from recjax.report.numbers import format_number
+from recjax.report.plots import line_chart
+from recjax.report.sections import Section, read_results
+from recjax.training.checkpoint import read_json
+from recjax.training.metrics import group_metrics, read_metrics
+from recjax.training.workdir import complete
+
+_FILES = ("config.json", "metrics.jsonl", "results.json")
+# Nothing is loaded, no script runs, whatever a title says.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def write_report(workdir: str | Path, out: str | Path | None = None) -> Path:
+    """Writes the page of a run.
+
+    Args:
+        workdir: the run's folder.
+        out: the page; WORKDIR/report.html where None.
+
+    Returns:
+        Where it stands.
+
+    Raises:
+        InputError: no run there, or naming the file and key that cannot be read, or a page that
+            cannot be written.
+    """
+    workdir = Path(workdir)
+    out = workdir / "report.html" if out is None else Path(out)
+    if out.suffix not in (".html", ".htm"):
+        raise InputError(f"--out {out}: expected a name that ends in .html")
+    text = make_page(workdir)
+    temporary = out.with_suffix(".tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, out)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
+    return out
+
+
+def make_page(workdir: Path) -> str:
+    """The page of a run as text; see `write_report`."""
+    if not any((workdir / name).exists() for name in _FILES):
+        raise InputError(f"{workdir}: no run; expected one of {', '.join(_FILES)} in it")
+    record = _read(workdir / "config.json", "the run's config")
+    manifest = _read(workdir / "manifest.json", "the data's manifest")
+    lines = _metrics(workdir / "metrics.jsonl")
+    results: tuple[Section, ...] = ()
+    if (workdir / "results.json").exists():
+        results = read_results(workdir / "results.json")
+    config = record.get("config", {})
+    name = workdir.resolve().name
+    title = " · ".join(filter(None, (_model(config), name)))
+    parts = [element("header", *_heading(title, config, manifest, lines))]
+    blocks = [(section.title, section_html(section)) for section in results]
+    ids = [slug(section, number) for number, (section, _) in enumerate(blocks, start=1)]
+    if len(blocks) > 2:
+        links = [element("a", to, href=f"#{id}") for (to, _), id in zip(blocks, ids, strict=True)]
+        items = [element("li", link) for link in links]
+        parts.append(element("nav", element("ul", *items), aria_label="Results"))
+    parts += [_settings(record), _manifest(manifest)]
+    if lines:
+        parts += [_final_metrics(lines), _curves(lines, _metric_of(config))]
+    parts += [block(*section, id=id) for section, id in zip(blocks, ids, strict=True)]
+    return _document(title, element("main", *parts))
+
+
+def _document(title: str, body: Html) -> str:
+    style = resources.files("recjax.report").joinpath("page.css").read_text(encoding="utf-8")
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("title", title),
+        element("style", Html(style)),
+    )
+    return join(
+        Html("<!doctype html>\n"), element("html", head, element("body", body), lang="en"), "\n"
+    )
+
+
+def _model(config: Mapping[str, Any]) -> str:
+    model = config.get("model")
+    name = model.get("name") if isinstance(model, Mapping) else model
+    return name if isinstance(name, str) else ""
+
+
+def _heading(
+    title: str,
+    config: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    lines: list[dict[str, Any]],
+) -> list[Html]:
+    system = config.get("system")
+    above = system.replace("_", " ") if isinstance(system, str) else "run"
+    counts = manifest.get("counts")
+    facts = []
+    if isinstance(counts, Mapping):
+        facts = [f"{format_number(n)} {what}" for what, n in counts.items() if isinstance(n, int)]
+    if lines:
+        facts.append(f"{format_number(lines[-1]['step'])} steps")
+    parts = [element("p", above, class_="above"), element("h1", title)]
+    return [*parts, element("p", " · ".join(facts), class_="facts")] if facts else parts
+
+
+def _defaults(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The config with every setting at its default but the data's and the model's name; None for
+    a system that has settings without defaults, and for a config of another version."""
+    model = config.get("model")
+    if not isinstance(model, Mapping):
+        return None
+    given = {key: config[key] for key in ("system", "data") if key in config}
+    try:
+        return complete({**given, "model": {"name": model.get("name")}})
+    except InputError:
+        return None
+
+
+def _settings(record: Mapping[str, Any]) -> Html:
+    config = record.get("config")
+    if not isinstance(config, Mapping):
+        return Html("")
+    # JSON has made lists of tuples.
+    defaults = json.loads(json.dumps(_defaults(config)))
+    others = {key: value for key, value in record.items() if key != "config"}
+    note = "what differs from its default is set in bold" if defaults else ""
+    parts = [fold("Settings", settings(config, defaults), note=note)]
+    return join(*parts, fold("Versions", settings(others)) if others else "")
+
+
+def _manifest(manifest: Mapping[str, Any]) -> Html:
+    return fold("Data", settings(manifest)) if manifest else Html("")
+
+
+def _final_metrics(lines: list[dict[str, Any]]) -> Html:
+    line = next((line for line in reversed(lines) if line.get("final")), None)
+    step = format_number((line or lines[-1])["step"])
+    said = f"Of the best checkpoint, step {step}."
+    if line is None:
+        said = f"The run has not ended; these are of its last validation, step {step}."
+    values = {key: value for key, value in (line or lines[-1]).items() if "/" in key}
+    groups = group_metrics(values)
+    cutoffs = {k for rows in groups.values() for row in rows.values() for k in row}
+    if cutoffs <= {""}:  # protocols have few metrics each: one table
+        names = list(dict.fromkeys(name for rows in groups.values() for name in rows))
+        rows = [[head, *(row.get(n, {}).get("") for n in names)] for head, row in groups.items()]
+        tables = [table(["", *names], rows)]
+    else:
+        tables = []
+        for head, group in groups.items():
+            ks = list(dict.fromkeys(k for row in group.values() for k in row))
+            rows = [[name, *(row.get(k) for k in ks)] for name, row in group.items()]
+            tables.append(table([head, *(f"@{k}" if k else "" for k in ks)], rows))
+    return block("Metrics", element("p", said, class_="note"), *tables, id="metrics")
+
+
+def _curves(lines: list[dict[str, Any]], metric: str) -> Html:
+    """Loss and validation metric; the other numbers folded, the cutoffs of one in one chart."""
+    training = [line for line in lines if not line.get("final")]
+    final = next((line["step"] for line in lines if line.get("final")), None)
+    series: dict[str, list[tuple[Any, Any]]] = {}
+    for line in training:
+        for key, value in line.items():
+            if key not in ("step", "epoch") and not isinstance(value, (str, bool)):
+                series.setdefault(key, []).append((line["step"], value))
+    if not series:
+        return Html("")
+    charts = {key: {key: series.pop(key)} for key in ("loss", metric) if key in series}
+    others: dict[str, dict[str, list[tuple[Any, Any]]]] = {}
+    for key, points in series.items():
+        head, _, last = key.rpartition("/")
+        name, cut, cutoff = key.partition("@")
+        chart, label = (name, f"@{cutoff}") if cut else (last, head or key)
+        others.setdefault(chart, {})[label] = points
+    caption = ""
+    if final is not None and training and len(charts) > 0:
+        caption = f"Dashed: step {format_number(final)}, the best checkpoint."
+    shown = [figure(line_chart(key, "step", key, chart, at=final)) for key, chart in charts.items()]
+    hidden = [figure(line_chart(key, "step", key, chart)) for key, chart in others.items()]
+    grid = element("div", *shown, class_="charts")
+    more = element("div", *hidden, class_="charts")
+    return block(
+        "Training",
+        *([grid, element("p", caption, class_="note")] if shown else []),
+        fold("More curves", more, open=not shown) if hidden else "",
+        id="training",
+    )
+
+
+def _metric_of(config: Mapping[str, Any]) -> str:
+    train = config.get("train")
+    name = train.get("metric") if isinstance(train, Mapping) else None
+    return name if isinstance(name, str) else ""
+
+
+def _read(path: Path, what: str) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    value = read_json(path, what)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected an object, {what}")
+    return value
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    lines = read_metrics(path)
+    for number, line in enumerate(lines, start=1):
+        step = line.get("step") if isinstance(line, dict) else None
+        if isinstance(step, bool) or not isinstance(step, (int, float)):
+            raise InputError(f"{path}:{number}: expected an object with a number as its step")
+    return lines
