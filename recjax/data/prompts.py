@@ -16,7 +16,7 @@ Of the two representations of a residual question the first is that of the short
 
 import dataclasses
 import json
-import string
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,14 +116,20 @@ PROMPTS = PromptTable(
 )
 REPRESENTATIONS = {"recovery": 1, "residual": 2}  # how many a question has
 _WORDS = tuple(field.name for field in dataclasses.fields(Words))
+_PLACE = re.compile(r"\{(\w*)\}")
 
 
 def read_prompts(path: str | Path) -> PromptTable:
     """`PROMPTS` with what a JSON file adds; see above. Its prompts come after the others.
 
+    Args:
+        path: of the file; "" adds nothing.
+
     Raises:
         InputError: naming the file and the entry that is missing, unknown or malformed.
     """
+    if not path:
+        return PROMPTS
     path = Path(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -135,7 +141,7 @@ def read_prompts(path: str | Path) -> PromptTable:
         if key not in ("words", *REPRESENTATIONS):
             raise InputError(f"{path}: unknown key '{key}'; expected words, recovery or residual")
     words = {
-        str(domain): Words(**_fields(entry, _WORDS, f"{path}: words.{domain}"))
+        domain: Words(**_fields(entry, _WORDS, f"{path}: words.{domain}", places=False))
         for domain, entry in _object(content.get("words", {}), f"{path}: words").items()
     }
     added = {}
@@ -159,23 +165,21 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _fields(value: Any, names: Sequence[str], where: str) -> dict[str, str]:
-    """Exactly these keys, all of them text."""
+def _fields(value: Any, names: Sequence[str], where: str, *, places: bool = True) -> dict[str, str]:
+    """Exactly these keys, all of them text, with no braces but those of places."""
     found = _object(value, where)
     if set(found) != set(names) or not all(isinstance(text, str) for text in found.values()):
         raise InputError(f"{where}: expected the texts {', '.join(names)}")
+    for text in found.values():
+        if set("{}") & set(_PLACE.sub("", text) if places else text):
+            raise InputError(f"{where}: a brace in '{text}'")
     return found
 
 
 def _prompt(value: Any, count: int, where: str) -> Prompt:
     prompt = Prompt(**_fields(value, ("question", "answer"), where))
     for text, name, times in ((prompt.question, "soft", count), (prompt.answer, "titles", 1)):
-        try:
-            found = [
-                field for _, field, _, _ in string.Formatter().parse(text) if field is not None
-            ]
-        except ValueError as error:
-            raise InputError(f"{where}: '{text}': {error}") from error
+        found = _PLACE.findall(text)
         unknown = sorted(set(found) - {name, *_WORDS})
         if unknown:
             raise InputError(f"{where}: unknown place '{{{unknown[0]}}}' in '{text}'")

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from recjax.data.prompts import (
-    PROMPTS,
     Prompt,
     PromptTable,
     Words,
@@ -232,7 +231,7 @@ class Documents:
     @functools.cached_property
     def table(self) -> PromptTable:
         """The prompts."""
-        return read_prompts(self.config.prompts) if self.config.prompts else PROMPTS
+        return read_prompts(self.config.prompts)
 
     @property
     def words(self) -> Words:

@@ -54,7 +54,7 @@ def encode(documents: Sequence[Document], tokenizer: Tokenizer, length: int) -> 
         length: T.
     """
     pieces = [(text, k == 0) for d in documents for k, (text, _) in enumerate(d.pieces)]
-    ids: list[list[int]] = [[tokenizer.pad_id] for _ in pieces]
+    ids: list[list[int]] = [[tokenizer.pad_id] if text is None else [] for text, _ in pieces]
     for begins in (True, False):
         places = [k for k, (text, first) in enumerate(pieces) if text and first == begins]
         done = tokenizer.encode_batch([pieces[k][0] or "" for k in places], start=begins)

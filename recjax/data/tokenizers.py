@@ -275,24 +275,18 @@ def check_size(tokenizer: Tokenizer, vocab_size: int, where: str = "the tokenize
     )
 
 
-def train_bpe(
-    texts: Iterable[str], vocab_size: int, *, extra_tokens: Sequence[str] = ()
-) -> Tokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """A byte-level BPE for the texts of a catalogue: no text is unknown to it.
 
-    Ids 0, 1 and 2 are `<pad>`, `<s>` and `</s>`, then come bytes and their joins, at last the
-    extra tokens, in order, so that they can be cut off. Each digit is a token. An extra token is
-    written as its name and stands for a word: the blank before it is its own, as with the
-    placeholders of `encode_with_soft`.
+    Ids 0, 1 and 2 are `<pad>`, `<s>` and `</s>`, then come bytes and their joins. Each digit is a
+    token.
 
     Args:
         texts: to learn from.
-        vocab_size: ids without the extra tokens; fewer where the texts do not have that many
-            pairs that occur twice.
-        extra_tokens: names of single tokens (`<item_1>`, ...).
+        vocab_size: ids; fewer where the texts do not have that many pairs that occur twice.
 
     Raises:
-        InputError: `vocab_size` below 259, or an extra token that is there already.
+        InputError: `vocab_size` below 259.
     """
     import tokenizers
 
@@ -316,10 +310,6 @@ def train_bpe(
     )
     bpe.train_from_iterator(texts, trainer)
     _begin_with_bos(bpe, BOS, special.index(BOS))
-    for name in extra_tokens:
-        if bpe.token_to_id(name) is not None:
-            raise InputError(f"extra token '{name}' is a token already")
-        bpe.add_tokens([tokenizers.AddedToken(name, lstrip=True, normalized=False, special=False)])
     return Tokenizer(FastEngine(bpe), {"pad": 0, "bos": 1, "eos": 2})
 
 

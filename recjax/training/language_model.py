@@ -29,6 +29,7 @@ from recjax.config import build, nearest, to_plain
 from recjax.convert.language_model import FAMILIES, language_model, write_language_model
 from recjax.data import splits
 from recjax.data.prepare import DataConfig, read_options
+from recjax.data.prompts import read_prompts
 from recjax.data.splits import Spans
 from recjax.data.store import Store, atomic_folder
 from recjax.data.textualize import Documents, TextConfig
@@ -109,9 +110,11 @@ def complete(section: Any) -> dict[str, Any]:
     """A run's config with all defaults filled in: the model's and the reader's too.
 
     Raises:
-        InputError: naming the key that is unknown, missing or of the wrong type.
+        InputError: naming the key that is unknown, missing or of the wrong type, or what is wrong
+            with the file of prompts.
     """
     config = build(LanguageRunConfig, section, "config")
+    read_prompts(config.text.prompts).of(config.text.domain)
     plain = to_plain(config)
     model = to_plain(read_model(config.model, config.tokenizer.vocab_size))
     del model["vocab_size"]

@@ -50,7 +50,7 @@ def pieces(folders):
 @pytest.fixture(scope="module")
 def small():
     texts = [f"The Matrix ({1900 + n}), then Heat and the Alien." for n in range(50)]
-    return train_bpe(texts, 300, extra_tokens=["<item_1>", "<item_2>"])
+    return train_bpe(texts, 300)
 
 
 def odd_titles(data_root):
@@ -121,15 +121,6 @@ def test_several_soft_tokens_a_placeholder(llama):
         llama.encode_with_soft("{soft}", soft=(1, 1))
 
 
-def test_an_extra_token_stands_where_a_placeholder_would(small):
-    first = small.id_of("<item_1>")
-    assert (small.id_of("<item_2>"), small.size) == (first + 1, first + 2)
-    ids, is_soft = small.encode_with_soft("The {soft}, then {soft}.")
-    named = small.encode("The <item_1>, then <item_1>.")
-    assert [first if soft else k for k, soft in zip(ids, is_soft, strict=True)] == named
-    assert small.decode(named) == "The<item_1>, then<item_1>."
-
-
 def test_digits_are_tokens_and_training_repeats(small):
     again = train_bpe(["ab ab 1999 1999"] * 3, 1000)
     assert [again.token(k) for k in again.encode("1999")] == ["1", "9", "9", "9"]
@@ -152,7 +143,7 @@ def test_saved_files_give_the_same_ids_here_and_in_transformers(name, request, t
     theirs = AutoTokenizer.from_pretrained(tmp_path / "a")
     load_tokenizer(tmp_path / "a").save(tmp_path / "b")
     ours = load_tokenizer(tmp_path / "b")
-    for text in [*TEXTS, "see <item_1>, <item_2>"]:
+    for text in TEXTS:
         expected = tokenizer.encode(text)
         assert ours.encode(text) == expected
         if "</s>" in text:  # Transformers takes it for the token
@@ -249,8 +240,6 @@ def test_what_a_tokenizer_has_not(gpt2, small, folders):
         bare.encode("x", bos=True)
     with pytest.raises(InputError, match="a vocabulary of 258 tokens: expected at least 259"):
         train_bpe(["x"], 258)
-    with pytest.raises(InputError, match="extra token '<s>' is a token already"):
-        train_bpe(["x"], 259, extra_tokens=["<s>"])
 
 
 def test_pad_left():
