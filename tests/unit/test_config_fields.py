@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "recjax"
 SOURCES = {str(p.relative_to(PACKAGE)): p.read_text() for p in sorted(PACKAGE.rglob("*.py"))}
 SUFFIXES = ("Config", "Options")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
 class Reads:
@@ -30,6 +31,7 @@ class Reads:
         ]
         self.known = [f"{path}:{node.name}" for path, node in classes]
         self.fields, self.bases, self.types, self.seen = {}, {}, {}, set()
+        self.constants = {path: self._constants(tree) for path, tree in trees.items()}
         for path, node in classes:
             name = f"{path}:{node.name}"
             self.bases[name] = [self._named(base, path) for base in node.bases]
@@ -56,6 +58,20 @@ class Reads:
             for field in fields
             if not self._seen(name, field)
         )
+
+    def _constants(self, tree):
+        """A module's own tuples, by name."""
+        out = {}
+        for node in tree.body:
+            targets = getattr(node, "targets", [getattr(node, "target", None)])
+            if isinstance(getattr(node, "value", None), ast.Tuple):
+                out |= {target.id: node.value for target in targets if isinstance(target, ast.Name)}
+        return out
+
+    def _strings(self, node, path):
+        """The strings of a tuple that is written here or is a constant of the module."""
+        node = self.constants[path].get(getattr(node, "id", None), node)
+        return [e.value for e in getattr(node, "elts", ()) if isinstance(e, ast.Constant)]
 
     def _seen(self, cls, field):
         """Whether the field is read, of the class or of the base whose default it changes."""
@@ -118,9 +134,9 @@ class Reads:
             if getattr(node, "name", "") == "__post_init__":
                 return
             names = self._parameters(node, path, cls, names)
-        elif isinstance(node, ast.For) and isinstance(node.iter, ast.Tuple):
-            words = [e.value for e in node.iter.elts if isinstance(e, ast.Constant)]
-            loops[getattr(node.target, "id", None)] = words
+        elif isinstance(node, (ast.For, *COMPREHENSIONS)):
+            for loop in getattr(node, "generators", [node]):
+                loops[getattr(loop.target, "id", None)] = self._strings(loop.iter, path)
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
             for owner in self._types(node.value, path, names):
                 self._read(owner, node.attr)
@@ -166,6 +182,7 @@ def test_every_field_is_read():
 # A config, the two usual ways of keeping one, and a class that has a field of the same name.
 EXAMPLE = """
 import dataclasses
+NAMES = ("a", "used")
 @dataclasses.dataclass
 class Config:
     used: int = 1
@@ -203,8 +220,13 @@ class Model:
         ("same", "pass", ["m.py:Config.same"]),  # read of OtherConfig only
         ("set_only", "config.set_only = 3", ["m.py:Config.set_only"]),
         ("a", "for name in ('b',): getattr(config, name)", ["m.py:Config.a"]),
+        ("a", "{k: getattr(config, k) for k in OTHERS}", ["m.py:Config.a"]),
+        ("a", "print(getattr(world, k) for k in NAMES)", ["m.py:Config.a"]),
         ("a", "print(world.a, a)", ["m.py:Config.a"]),
         ("a", "for name in ('a',): getattr(config, name)", []),
+        ("a", "for name in NAMES: getattr(config, name)", []),
+        ("a", "{k: getattr(config, k) for k in NAMES}", []),
+        ("a", "print(getattr(config, k) for _ in x for k in ('a', 'b'))", []),
         ("a", "print(self.config.a)", []),
         ("a", "print(lambda: config.a)", []),
         ("a", "print(self.mine.a)", []),
