@@ -10,6 +10,7 @@ from recjax.report.plots import bar_chart, line_chart
 from recjax.report.sections import Bars, Case, Cases, Item, Lines, Section, Table, Text
 
 MARKS = {"hit": "✓", "miss": "✗", "unknown": "?"}
+_LONG = 18  # characters; cells of longer texts keep some width on a phone
 
 
 def slug(title: str, number: int) -> str:
@@ -37,34 +38,31 @@ def paragraphs(text: str, class_: str | None = None) -> Html:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Html:
     """A table that scrolls where it is too wide; numbers stand at the right."""
-    numeric = [
-        any(isinstance(row[k], (int, float)) for row in rows)
-        and not any(isinstance(row[k], str) for row in rows)
-        for k in range(len(columns))
-    ]
-    head = element(
-        "tr",
-        *(
-            element("th", name, scope="col", class_="n" if right else None)
-            for name, right in zip(columns, numeric, strict=True)
-        ),
+    kinds = [_kind([row[k] for row in rows]) for k in range(len(columns))]
+    head = (
+        element("th", name, scope="col", class_=kind)
+        for name, kind in zip(columns, kinds, strict=True)
     )
-    body = [
-        element(
-            "tr",
-            *(_cell(cell, right) for cell, right in zip(row, numeric, strict=True)),
-        )
+    body = (
+        element("tr", *(_cell(cell, kind) for cell, kind in zip(row, kinds, strict=True)))
         for row in rows
-    ]
-    whole = element("table", element("thead", head), element("tbody", *body))
+    )
+    whole = element("table", element("thead", element("tr", *head)), element("tbody", *body))
     return element("div", whole, class_="wide")
 
 
-def _cell(value: Any, numeric: bool) -> Html:
+def _kind(cells: Sequence[Any]) -> str | None:
+    """A column's class: numbers, long texts, or neither."""
+    texts = [cell for cell in cells if isinstance(cell, str)]
+    if not texts:
+        return "n"
+    return "long" if max(map(len, texts)) > _LONG else None
+
+
+def _cell(value: Any, kind: str | None) -> Html:
     if isinstance(value, str):
-        return element("td", value, dir="auto")
-    right = numeric or value is not None
-    return element("td", format_number(value), class_="n" if right else None)
+        return element("td", value, dir="auto", class_=kind)
+    return element("td", format_number(value), class_=kind if value is None else "n")
 
 
 def section_html(section: Section) -> Html:
@@ -90,16 +88,14 @@ def figure(*content: str, caption: str = "") -> Html:
 
 def _bars(section: Bars) -> Html:
     chart = bar_chart(section.title, section.labels, section.series, percent=section.percent)
-    shown = []
-    for label, *numbers in zip(section.labels, *section.series.values(), strict=True):
-        if section.percent:
-            numbers = [None if n is None else 100.0 * n for n in numbers]
-        shown.append([label, *numbers])
-    if not shown or not section.series:
+    if not section.labels or not section.series:
         return figure(chart)
-    unit = "in per cent" if section.percent else ""
-    numbers = fold("Numbers", table(["", *section.series], shown), note=unit)
-    return figure(chart, numbers)
+    factor, unit = (100.0, "in per cent") if section.percent else (1, "")
+    rows = [
+        [label, *(None if number is None else factor * number for number in numbers)]
+        for label, *numbers in zip(section.labels, *section.series.values(), strict=True)
+    ]
+    return figure(chart, fold("Numbers", table(["", *section.series], rows), note=unit))
 
 
 def _cases(section: Cases) -> Html:
@@ -134,7 +130,7 @@ def _case(case: Case) -> Html:
 def _side(title: str, items: Sequence[Item]) -> Html:
     marked = [item for item in items if item.mark]
     hits = sum(item.mark == "hit" for item in items)
-    count = element("small", f"{hits} of {len(items)}") if marked else ""
+    count = element("small", f"{hits} of {len(items)} hit") if marked else ""
     listed = [
         element(
             "li",

@@ -19,7 +19,7 @@ def finite(value: Any) -> float | None:
 def format_number(value: int | float | None) -> str:
     """Integers with thousands separators, other numbers with 4 significant digits."""
     if value is None:
-        return "–"
+        return "–"  # noqa: RUF001
     if isinstance(value, int):
         return f"{value:,}"
     if not math.isfinite(value):
@@ -28,6 +28,13 @@ def format_number(value: int | float | None) -> str:
     if size != 0 and not 1e-4 <= size < 1e15:
         return f"{value:.3e}"
     return f"{value:,.0f}" if size >= 999.95 else f"{value or 0.0:#.4g}"
+
+
+def format_short(value: float) -> str:
+    """What fits on a bar: 3 significant digits, whole numbers below a million whole."""
+    if abs(value) < 1e6 and (value == int(value) or abs(value) >= 999.5):
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
 
 
 def format_percent(value: float) -> str:

@@ -65,20 +65,20 @@ def make_page(workdir: Path) -> str:
     results: tuple[Section, ...] = ()
     if (workdir / "results.json").exists():
         results = read_results(workdir / "results.json")
-    config = record.get("config", {})
+    config = record.get("config")
+    config = config if isinstance(config, dict) else {}
     name = workdir.resolve().name
     title = " · ".join(filter(None, (_model(config), name)))
     parts = [element("header", *_heading(title, config, manifest, lines))]
-    blocks = [(section.title, section_html(section)) for section in results]
-    ids = [slug(section, number) for number, (section, _) in enumerate(blocks, start=1)]
+    parts += [_settings(record), _manifest(manifest)]
+    blocks = [*_final_metrics(lines), *_curves(lines, str(_section(config, "train").get("metric")))]
+    blocks += [(section.title, section_html(section)) for section in results]
+    ids = [slug(heading, number) for number, (heading, _) in enumerate(blocks, start=1)]
     if len(blocks) > 2:
         links = [element("a", to, href=f"#{id}") for (to, _), id in zip(blocks, ids, strict=True)]
         items = [element("li", link) for link in links]
-        parts.append(element("nav", element("ul", *items), aria_label="Results"))
-    parts += [_settings(record), _manifest(manifest)]
-    if lines:
-        parts += [_final_metrics(lines), _curves(lines, _metric_of(config))]
-    parts += [block(*section, id=id) for section, id in zip(blocks, ids, strict=True)]
+        parts.append(element("nav", element("ul", *items), aria_label="On this page"))
+    parts += [block(*content, id=id) for content, id in zip(blocks, ids, strict=True)]
     return _document(title, element("main", *parts))
 
 
@@ -99,9 +99,17 @@ def _document(title: str, body: Html) -> str:
 
 
 def _model(config: Mapping[str, Any]) -> str:
-    model = config.get("model")
-    name = model.get("name") if isinstance(model, Mapping) else model
-    return name if isinstance(name, str) else ""
+    """What was trained: a model, or an adapter between two."""
+    for section in ("model", "adapter"):
+        name = _section(config, section).get("name")
+        if isinstance(name, str):
+            return name
+    return ""
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = config.get(name)
+    return section if isinstance(section, Mapping) else {}
 
 
 def _heading(
@@ -112,35 +120,33 @@ def _heading(
 ) -> list[Html]:
     system = config.get("system")
     above = system.replace("_", " ") if isinstance(system, str) else "run"
-    counts = manifest.get("counts")
-    facts = []
-    if isinstance(counts, Mapping):
-        facts = [f"{format_number(n)} {what}" for what, n in counts.items() if isinstance(n, int)]
+    counts = _section(manifest, "counts").items()
+    facts = [f"{format_number(n)} {what}" for what, n in counts if isinstance(n, int)]
     if lines:
-        facts.append(f"{format_number(lines[-1]['step'])} steps")
+        facts.append(f"{format_number(max(line['step'] for line in lines))} steps")
     parts = [element("p", above, class_="above"), element("h1", title)]
     return [*parts, element("p", " · ".join(facts), class_="facts")] if facts else parts
 
 
 def _defaults(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The config with every setting at its default but the data's and the model's name; None for
-    a system that has settings without defaults, and for a config of another version."""
-    model = config.get("model")
-    if not isinstance(model, Mapping):
-        return None
-    given = {key: config[key] for key in ("system", "data") if key in config}
+    """The config with its sections at their defaults, but the data's and the model's name; None
+    for a system that is not known here, and for a config of another version."""
+    given = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
+    if "data" in config:
+        given["data"] = config["data"]
+    if "model" in config:
+        given["model"] = {"name": _section(config, "model").get("name")}
     try:
-        return complete({**given, "model": {"name": model.get("name")}})
-    except InputError:
+        return complete(given)
+    except ValueError:  # InputError too
         return None
 
 
 def _settings(record: Mapping[str, Any]) -> Html:
     config = record.get("config")
     if not isinstance(config, Mapping):
-        return Html("")
-    # JSON has made lists of tuples.
-    defaults = json.loads(json.dumps(_defaults(config)))
+        return fold("Settings", settings(record)) if record else Html("")
+    defaults = json.loads(json.dumps(_defaults(config)))  # tuples are lists there, as in config
     others = {key: value for key, value in record.items() if key != "config"}
     note = "what differs from its default is set in bold" if defaults else ""
     parts = [fold("Settings", settings(config, defaults), note=note)]
@@ -151,13 +157,19 @@ def _manifest(manifest: Mapping[str, Any]) -> Html:
     return fold("Data", settings(manifest)) if manifest else Html("")
 
 
-def _final_metrics(lines: list[dict[str, Any]]) -> Html:
-    line = next((line for line in reversed(lines) if line.get("final")), None)
-    step = format_number((line or lines[-1])["step"])
+def _final_metrics(lines: list[dict[str, Any]]) -> list[tuple[str, Html]]:
+    """The final line's metrics; of a run that has not ended, those of its last validation."""
+    final = [line for line in lines if line.get("final")]
+    for line in reversed(final or lines):
+        values = {k: v for k, v in line.items() if "/" in k and isinstance(v, (int, float))}
+        if values:
+            break
+    else:
+        return []
+    step = format_number(line["step"])
     said = f"Of the best checkpoint, step {step}."
-    if line is None:
+    if not final:
         said = f"The run has not ended; these are of its last validation, step {step}."
-    values = {key: value for key, value in (line or lines[-1]).items() if "/" in key}
     groups = group_metrics(values)
     cutoffs = {k for rows in groups.values() for row in rows.values() for k in row}
     if cutoffs <= {""}:  # protocols have few metrics each: one table
@@ -170,10 +182,10 @@ def _final_metrics(lines: list[dict[str, Any]]) -> Html:
             ks = list(dict.fromkeys(k for row in group.values() for k in row))
             rows = [[name, *(row.get(k) for k in ks)] for name, row in group.items()]
             tables.append(table([head, *(f"@{k}" if k else "" for k in ks)], rows))
-    return block("Metrics", element("p", said, class_="note"), *tables, id="metrics")
+    return [("Metrics", join(element("p", said, class_="note"), *tables))]
 
 
-def _curves(lines: list[dict[str, Any]], metric: str) -> Html:
+def _curves(lines: list[dict[str, Any]], metric: str) -> list[tuple[str, Html]]:
     """Loss and validation metric; the other numbers folded, the cutoffs of one in one chart."""
     training = [line for line in lines if not line.get("final")]
     final = next((line["step"] for line in lines if line.get("final")), None)
@@ -183,7 +195,7 @@ def _curves(lines: list[dict[str, Any]], metric: str) -> Html:
             if key not in ("step", "epoch") and not isinstance(value, (str, bool)):
                 series.setdefault(key, []).append((line["step"], value))
     if not series:
-        return Html("")
+        return []
     charts = {key: {key: series.pop(key)} for key in ("loss", metric) if key in series}
     others: dict[str, dict[str, list[tuple[Any, Any]]]] = {}
     for key, points in series.items():
@@ -192,24 +204,16 @@ def _curves(lines: list[dict[str, Any]], metric: str) -> Html:
         chart, label = (name, f"@{cutoff}") if cut else (last, head or key)
         others.setdefault(chart, {})[label] = points
     caption = ""
-    if final is not None and training and len(charts) > 0:
+    if final is not None:
         caption = f"Dashed: step {format_number(final)}, the best checkpoint."
     shown = [figure(line_chart(key, "step", key, chart, at=final)) for key, chart in charts.items()]
     hidden = [figure(line_chart(key, "step", key, chart)) for key, chart in others.items()]
     grid = element("div", *shown, class_="charts")
     more = element("div", *hidden, class_="charts")
-    return block(
-        "Training",
-        *([grid, element("p", caption, class_="note")] if shown else []),
-        fold("More curves", more, open=not shown) if hidden else "",
-        id="training",
-    )
-
-
-def _metric_of(config: Mapping[str, Any]) -> str:
-    train = config.get("train")
-    name = train.get("metric") if isinstance(train, Mapping) else None
-    return name if isinstance(name, str) else ""
+    content = [grid, element("p", caption, class_="note") if caption else ""] if shown else []
+    if hidden:
+        content.append(fold("More curves", more, open=not shown))
+    return [("Training", join(*content))]
 
 
 def _read(path: Path, what: str) -> dict[str, Any]:

@@ -5,11 +5,11 @@ and dashes come from the page's style sheet (classes s0 .. s5). What is no finit
 out, and said to be.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recjax.report.markup import Html, element, join
-from recjax.report.numbers import axis, finite, format_number, format_percent
+from recjax.report.numbers import axis, finite, format_number, format_percent, format_short
 
 _STYLES = 6  # of series, in page.css
 _MOST_POINTS = 800  # of a line; more are thinned
@@ -68,9 +68,9 @@ def line_chart(
     up = _Scale(min(b for _, b in every), max(b for _, b in every))
     parts = [_grid(up)]
     for tick, label in zip(across.ticks, across.labels, strict=True):
-        place = across.share(tick)
-        if -1e-6 <= place <= 1 + 1e-6:
-            parts.append(_text(label, place, 1.0, dy="1.6em", text_anchor="middle"))
+        share = across.share(tick)
+        if -1e-6 <= share <= 1 + 1e-6:
+            parts.append(_text(label, share, 1.0, dy="1.6em", text_anchor="middle"))
     if at is not None:
         place = _percent(across.share(at))
         parts.append(element("line", x1=place, x2=place, y1="0", y2="100%", class_="at"))
@@ -92,7 +92,7 @@ def line_chart(
             parts += [
                 element(
                     "circle",
-                    element("title", f"{name}: {x} {format_number(_short(a))}, {format_number(b)}"),
+                    element("title", f"{name}: {x} {format_short(a)}, {format_number(b)}"),
                     cx=_percent(across.share(a)), cy=_percent(1 - up.share(b)), r="2.5",
                     class_=f"s{list(series).index(name) % _STYLES}",
                 )
@@ -103,7 +103,7 @@ def line_chart(
     }
     return join(
         _legend(list(series), last, line=True),
-        element("div", y, class_="axis"),
+        element("div", y, class_="axis") if list(series) != [y] else "",
         _plot(title, up, parts),
         element("div", x, class_="axis x"),
         _left_out(left_out),
@@ -129,9 +129,7 @@ def bar_chart(
     values = [value for row in bars.values() for value in row if value is not None]
     if not values:
         return element("p", _EMPTY, class_="empty")
-    write: Callable[[float], str] = (
-        format_percent if percent else (lambda value: format_number(_short(value)))
-    )
+    write = format_percent if percent else format_short
     low, high = min(0.0, *values), max(0.0, *values)
     up = _Scale(low, high if low < high else 1.0, factor=100 if percent else 1)
     count = len(labels) * len(bars)
@@ -192,11 +190,6 @@ class _Scale:
         return (value - self._low) / self._reach
 
 
-def _short(value: float) -> int | float:
-    """5 for 5.0: a number that says how many."""
-    return int(value) if value == int(value) and abs(value) < 1e15 else value
-
-
 def _percent(share: float) -> str:
     return f"{100 * share:.2f}%".replace("-0.00", "0.00")
 
@@ -252,8 +245,8 @@ def _legend(names: Sequence[str], last: Mapping[str, str], *, line: bool) -> Htm
         if line:
             mark = element("line", x1="0", x2="26", y1="6", y2="6", class_=style)
         else:
-            mark = element("rect", x="7", y="0", width="12", height="12", class_=style)
-        swatch = element("svg", mark, width="26", height="12", aria_hidden="true")
+            mark = element("rect", width="12", height="12", class_=style)
+        swatch = element("svg", mark, width="26" if line else "12", height="12", aria_hidden="true")
         value = element("b", last[name]) if name in last else ""
         entries.append(element("li", swatch, element("span", name), value))
     return element("ul", *entries, class_="legend")
