@@ -135,21 +135,30 @@ def _say(*lines: str) -> None:
     print(*lines, sep="\n", file=sys.stderr)
 
 
+def _workdir() -> Any:
+    """`recjax.training.workdir`, with all systems in its table."""
+    import recjax.interpreter.run  # noqa: F401 - adds its own
+    from recjax.training import workdir
+
+    return workdir
+
+
 def _load(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> Any:
     from ml_collections import ConfigDict
 
     from recjax.config import apply_overrides, load_config
-    from recjax.training.workdir import build_config, complete, read_run_config
+
+    workdir = _workdir()
 
     if args.config is None:
-        old = read_run_config(args.workdir)
+        old = workdir.read_run_config(args.workdir)
         config = ConfigDict({"system": old.system, **dataclasses.asdict(old)}).lock()
         changes = apply_overrides(config, overrides)
     else:
-        config, changes = load_config(args.config, overrides, complete)
+        config, changes = load_config(args.config, overrides, workdir.complete)
     for key, old, new in changes:
         _say(f"config.{key}: {old!r} -> {new!r}")
-    return build_config(config)
+    return workdir.build_config(config)
 
 
 def _prepare(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
@@ -170,12 +179,11 @@ def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[s
 
         start_distributed()
     from recjax.training.metrics import format_table
-    from recjax.training.workdir import remove_run, start_run
 
     config = _load(args, overrides)
     if args.overwrite:
-        remove_run(args.workdir)
-    run = start_run(config, args.workdir)
+        _workdir().remove_run(args.workdir)
+    run = _workdir().start_run(config, args.workdir)
     _say(f"workdir: {args.workdir}", run.describe())
     result = run.train()
     if not result["finished"]:
@@ -188,12 +196,11 @@ def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[s
 
 def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
     from recjax.training.metrics import format_table, progress_bar
-    from recjax.training.workdir import open_run
 
     if overrides:
         raise InputError("evaluate takes the run's own config; --protocols changes the protocols")
     changes = {"protocols": tuple(args.protocols.split(","))} if args.protocols else {}
-    run = open_run(args.workdir, **changes)
+    run = _workdir().open_run(args.workdir, **changes)
     step = run.best_step() if args.step is None else args.step
     evaluator = run.evaluator(args.split)
     with progress_bar(len(evaluator.examples), 0, f"evaluating {args.split}", "example") as bar:

@@ -54,7 +54,8 @@ class Scaling(nnx.Module):
         self.deviation = nnx.Variable(jnp.asarray(deviation, jnp.float32))
 
     def __call__(self, h: Array) -> Array:
-        return (h - self.mean[...]) / jnp.maximum(self.deviation[...], 1e-6)
+        mean, deviation = jax.lax.stop_gradient((self.mean[...], self.deviation[...]))
+        return (h - mean) / jnp.maximum(deviation, 1e-6)
 
 
 class Linear(nnx.Module):

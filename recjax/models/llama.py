@@ -226,6 +226,7 @@ class Llama(nnx.Module):
         positions: Array | None = None,
         mask: Array | None = None,
         cache: KVCache | None = None,
+        prefix: KVCache | None = None,
         key: Array | None = None,
     ) -> tuple[Array, KVCache | None]:
         """Final hidden states [B T E], after the last norm.
@@ -236,6 +237,8 @@ class Llama(nnx.Module):
             mask: [B T] bool, real tokens (causal attention to real tokens only); or, without a
                 cache, [B T T] bool, query by key, True = may attend. By default all are real.
             cache: what came before.
+            prefix: where there is no cache: of `KVCache.as_prefix`, what all rows have read before.
+                It is not written to, so training may read it.
             key: of the adapters' dropout; none outside training.
 
         Returns:
@@ -244,7 +247,7 @@ class Llama(nnx.Module):
         x = self.embed(inputs) if inputs.ndim == 2 else inputs
         if cache is not None:
             return self._cached(x, positions, mask, cache)
-        h, _ = self._scanned(x, positions, mask, key)
+        h, _ = self._scanned(x, positions, mask, key, prefix)
         return self.final_norm(h), None
 
     def hidden_states(
@@ -252,7 +255,7 @@ class Llama(nnx.Module):
     ) -> Array:
         """What enters each layer, and leaves the last one before its norm: [layers+1 B T E]."""
         x = self.embed(inputs) if inputs.ndim == 2 else inputs
-        last, entered = self._scanned(x, positions, mask, None, keep=True)
+        last, entered = self._scanned(x, positions, mask, None, None, keep=True)
         return jnp.concatenate([entered, last[None]])
 
     def for_decoding(self) -> "Llama":
@@ -277,19 +280,20 @@ class Llama(nnx.Module):
         frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
         return rope_angles(positions, frequencies)
 
-    def _scanned(self, x, positions, mask, key, keep: bool = False) -> tuple[Array, Any]:
+    def _scanned(self, x, positions, mask, key, prefix, keep: bool = False) -> tuple[Array, Any]:
         if positions is None:
             real = mask if mask is not None and mask.ndim == 2 else jnp.ones(x.shape[:2], bool)
             positions = jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
+            positions += 0 if prefix is None else prefix.prefix_length
         angles = self._angles(positions)
         if mask is not None and mask.ndim == 2:
             mask = causal_mask(mask)
         graph, stacked = nnx.split(self.layers)
 
-        def layer(x: Array, at: tuple[Any, Array | None]) -> tuple[Array, Any]:
+        def layer(x: Array, at: tuple[Any, Array | None, Any]) -> tuple[Array, Any]:
             one, keys = nnx.merge(graph, at[0]), _keys(at[1])
             q, k, v = one.attention.project(one.attention_norm(x), angles, keys)
-            mixed = attend(q, k, v, mask, causal=mask is None)
+            mixed = attend(q, k, v, mask, causal=mask is None, prefix=at[2])
             out = one.mlp(x + one.attention.merge(mixed, keys[3]), keys)
             return out, (x if keep else None)
 
@@ -299,7 +303,10 @@ class Llama(nnx.Module):
         elif self.config.remat == "dots":
             layer = jax.checkpoint(layer, policy=policies.dots_with_no_batch_dims_saveable)
         keys = None if key is None else jax.random.split(key, self.config.layers)
-        return jax.lax.scan(layer, x, (stacked, keys), unroll=self.config.unroll)
+        before = None
+        if prefix is not None and prefix.prefix_keys:
+            before = (jnp.stack(prefix.prefix_keys), jnp.stack(prefix.prefix_values))
+        return jax.lax.scan(layer, x, (stacked, keys, before), unroll=self.config.unroll)
 
     def _cached(self, x, positions, real, cache: KVCache) -> tuple[Array, KVCache]:
         rows, length, _ = x.shape

@@ -17,14 +17,24 @@ class OptimConfig:
     weight_decay: float = 0.0  # decoupled (AdamW), on matrices only
     clip_norm: float = 0.0  # global norm of the gradient; 0 = none
     warmup_steps: int = 0  # linear from 0
+    # Holds `ramp_rate` until the first of these epochs, then rises linearly to the learning rate at
+    # the second; (0, 0) = no ramp.
+    ramp_epochs: tuple[float, float] = (0.0, 0.0)
+    ramp_rate: float = 0.0
     decay_epochs: float = 0.0  # cosine to 0 that ends after this many epochs; 0 = constant
 
 
 def schedule(config: OptimConfig, steps_per_epoch: int) -> optax.Schedule:
-    """Learning rate by step: linear warm-up, then constant or cosine decay."""
+    """Learning rate by step: linear warm-up, then constant or cosine decay; or a ramp."""
     decay_steps = round(config.decay_epochs * steps_per_epoch)
 
+    begin, end_of_ramp = config.ramp_epochs
+
     def rate(step: Array) -> Array | float:
+        if end_of_ramp:
+            risen = (step / steps_per_epoch - begin) / max(end_of_ramp - begin, 1e-9)
+            rise = config.learning_rate - config.ramp_rate
+            return config.ramp_rate + rise * jnp.clip(risen, 0.0, 1.0)
         warm = jnp.minimum(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
         if not decay_steps:
             return config.learning_rate * warm

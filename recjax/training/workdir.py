@@ -1,13 +1,13 @@
 """A run's folder: `config.json manifest.json metrics.jsonl checkpoints/ events.*`."""
 
 import dataclasses
-import importlib
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,68 @@ from recjax.config import build, nearest, to_plain
 from recjax.data.prepare import prepare
 from recjax.data.store import Store, open_store
 from recjax.errors import InputError
+from recjax.training import language_model, recommender
 from recjax.training.checkpoint import read_json
 
-# What a config's key `system` may name: the module, its config's class and its run's. A module
-# also has `complete(section)`, which fills in all defaults.
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """What a config's key `system` may name.
+
+    Attributes:
+        config: the class of its configs, which have `system`, `train` and `evaluation`.
+        run: the class of its runs, of (config, store, workdir).
+        complete: fills in all defaults of a config's section.
+        store: opens the prepared data, or prepares it: of the config and whether it may.
+        settled: the config with the paths of what it reads made absolute.
+    """
+
+    config: Any
+    run: Any
+    complete: Callable[[Any], dict[str, Any]]
+    store: Callable[[Any, bool], Store]
+    settled: Callable[[Any, Store], Any]
+
+
+def _own_store(config: Any, may_prepare: bool) -> Store:
+    return prepare(config.data) if may_prepare else open_store(config.data.store)
+
+
+def _own_settled(config: Any, store: Store) -> Any:
+    data = dataclasses.replace(config.data, store=str(store.path.absolute()))
+    return dataclasses.replace(config, data=data)
+
+
+# Systems above this layer add themselves (`recjax.interpreter.run`).
 SYSTEMS = {
-    "recommender": ("recommender", "RunConfig", "RecommenderRun"),
-    "language_model": ("language_model", "LanguageRunConfig", "LanguageRun"),
+    "recommender": System(
+        recommender.RunConfig,
+        recommender.RecommenderRun,
+        recommender.complete,
+        _own_store,
+        _own_settled,
+    ),
+    "language_model": System(
+        language_model.LanguageRunConfig,
+        language_model.LanguageRun,
+        language_model.complete,
+        _own_store,
+        _own_settled,
+    ),
 }
 # Keys of a run's config that may change when it is resumed.
-_MAY_CHANGE = ("data.path", "data.store", "train.epochs", "train.patience", "train.mesh")
+_MAY_CHANGE = (
+    "data.path", "data.store", "recommender", "llm", "train.epochs", "train.patience", "train.mesh",
+)  # fmt: skip
 
 
-def _system(section: Any) -> tuple[str, Any, dict[str, Any]]:
-    """The system that a config names, its module, and the config's other keys."""
+def _system(section: Any) -> tuple[str, System, dict[str, Any]]:
+    """The name of the system that a config names, the system, and the config's other keys."""
     rest = {key: section[key] for key in section}
     name = rest.pop("system", "recommender")
     if name not in SYSTEMS:
         raise InputError(f"config.system: no system '{name}'; {nearest(str(name), SYSTEMS)}")
-    return name, importlib.import_module(f"recjax.training.{SYSTEMS[name][0]}"), rest
+    return name, SYSTEMS[name], rest
 
 
 def complete(section: Any) -> dict[str, Any]:
@@ -44,24 +87,19 @@ def complete(section: Any) -> dict[str, Any]:
     Raises:
         InputError: naming the key that is unknown, missing or of the wrong type.
     """
-    name, module, rest = _system(section)
-    return {"system": name, **module.complete(rest)}
+    name, system, rest = _system(section)
+    return {"system": name, **system.complete(rest)}
 
 
 def build_config(section: Any) -> Any:
     """The config's dataclass, of the system that it names."""
-    name, module, rest = _system(section)
-    return build(getattr(module, SYSTEMS[name][1]), rest, "config")
+    _, system, rest = _system(section)
+    return build(system.config, rest, "config")
 
 
 def plain_config(config: Any) -> dict[str, Any]:
     """What `build_config` makes the same config of, ready for JSON."""
     return {"system": config.system, **to_plain(config)}
-
-
-def _run(config: Any, store: Store, workdir: Path) -> Any:
-    _, module, _ = _system({"system": config.system})
-    return getattr(module, SYSTEMS[config.system][2])(config, store, workdir)
 
 
 def start_run(config: Any, workdir: Path) -> Any:
@@ -78,11 +116,11 @@ def start_run(config: Any, workdir: Path) -> Any:
         InputError: the workdir belongs to a run with another config or other data, or cannot be
             written.
     """
-    store = _store_of(config)
-    config = dataclasses.replace(
-        config, data=dataclasses.replace(config.data, store=str(store.path.absolute()))
-    )
-    run = _run(config, store, workdir)
+    system = SYSTEMS[config.system]
+    # Several processes would write over each other.
+    store = system.store(config, jax.process_count() == 1)
+    config = system.settled(config, store)
+    run = system.run(config, store, workdir)
     plain = plain_config(config)
     if (workdir / "config.json").exists():
         old = read_json(workdir / "config.json", "the run's config")["config"]
@@ -114,12 +152,6 @@ def remove_run(workdir: Path) -> None:
     shutil.rmtree(workdir)
 
 
-def _store_of(config: Any) -> Store:
-    if jax.process_count() == 1:
-        return prepare(config.data)
-    return open_store(config.data.store)  # several processes would write over each other
-
-
 def open_run(workdir: str | Path, **evaluation: Any) -> Any:
     """Opens a run from its workdir alone.
 
@@ -139,7 +171,8 @@ def open_run(workdir: str | Path, **evaluation: Any) -> Any:
     # The mesh was the training machine's; any will do for evaluation.
     plain["train"]["mesh"] = (-1, 1, 1)
     config = build_config(plain)
-    return _run(config, open_store(config.data.store), workdir)
+    system = SYSTEMS[config.system]
+    return system.run(config, system.store(config, False), workdir)
 
 
 def read_run_config(workdir: Path) -> Any:

@@ -1,0 +1,128 @@
+"""How much of what states stand for is said: residual accuracy, recovered items, baselines.
+
+A title counts for all items that have it: two items of one title cannot be told apart in words.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from recjax.evaluation.intervals import wilson
+from recjax.interpreter.examples import Windows
+from recjax.interpreter.reader import Answer
+
+
+@dataclasses.dataclass(frozen=True)
+class Residual:
+    """Which added items were named (Table 2).
+
+    Attributes:
+        right: [n] bool, after normalisation of titles (`recjax.evaluation.titles`).
+        strict: [n] bool, letter by letter.
+        outside: [n] bool, no title of the catalogue was named.
+    """
+
+    right: np.ndarray
+    strict: np.ndarray
+    outside: np.ndarray
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the accuracy (Wilson's)."""
+        return wilson(int(self.right.sum()), len(self.right))
+
+    def metrics(self) -> dict[str, float]:
+        """`accuracy`, `strict` and `outside`, shares of the examples."""
+        return {
+            "accuracy": float(self.right.mean()),
+            "strict": float(self.strict.mean()),
+            "outside": float(self.outside.mean()),
+        }
+
+
+def measure_residual(answers: Sequence[Answer], newest: np.ndarray) -> Residual:
+    """Residual answers against the items that were added [n]."""
+    pairs = list(zip(answers, newest.tolist(), strict=True))
+    return Residual(
+        np.array([item in answer.items for answer, item in pairs]),
+        np.array([item in answer.strict_items for answer, item in pairs]),
+        np.array([not answer.known for answer, _ in pairs]),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Recovery:
+    """How many items of each history were named (Figure 4).
+
+    Attributes:
+        counts: [n] items of the history that are among the named ones.
+        strict: [n] the same, letter by letter.
+        named: [n] titles that were said.
+        outside: [n] of them, titles that the catalogue has not.
+        window: W.
+    """
+
+    counts: np.ndarray
+    strict: np.ndarray
+    named: np.ndarray
+    outside: np.ndarray
+    window: int
+
+    @property
+    def distribution(self) -> np.ndarray:
+        """[W + 1] share of the histories by the number of recovered items."""
+        return np.bincount(self.counts, minlength=self.window + 1) / len(self.counts)
+
+    def metrics(self) -> dict[str, float]:
+        """`mean`, `strict`, `none`, `more_than_3`, `more_than_5`, and `outside` of what is said."""
+        return {
+            "mean": float(self.counts.mean()),
+            "strict": float(self.strict.mean()),
+            "none": float((self.counts == 0).mean()),
+            "more_than_3": float((self.counts > 3).mean()),
+            "more_than_5": float((self.counts > 5).mean()),
+            "outside": float(self.outside.sum() / max(1, self.named.sum())),
+        }
+
+
+RESIDUAL_NAMES = ("accuracy", "strict", "outside")
+RECOVERY_NAMES = ("mean", "strict", "none", "more_than_3", "more_than_5", "outside")
+
+
+def _recovered(histories: np.ndarray, named: Sequence[frozenset[int]]) -> np.ndarray:
+    pairs = zip(histories, named, strict=True)
+    return np.array([sum(int(item) in some for item in row if item) for row, some in pairs])
+
+
+def measure_recovery(answers: Sequence[Answer], windows: Windows) -> Recovery:
+    """Recovery answers against the histories."""
+    histories = windows.ids()
+    return Recovery(
+        _recovered(histories, [answer.items for answer in answers]),
+        _recovered(histories, [answer.strict_items for answer in answers]),
+        np.array([len(answer.named) for answer in answers]),
+        np.array([sum(not one.items for one in answer.named) for answer in answers]),
+        windows.window,
+    )
+
+
+def popular(trained: Windows, n_items: int, count: int) -> np.ndarray:
+    """[count] the most frequent items of the newest training windows (ties: smaller ids first).
+
+    Args:
+        trained: the newest window of every training sequence.
+        n_items: I.
+        count: how many.
+    """
+    frequency = np.bincount(trained.ids().reshape(-1), minlength=n_items)
+    frequency[0] = 0
+    return np.argsort(-frequency, kind="stable")[:count]
+
+
+def popularity_recovery(items: np.ndarray, windows: Windows) -> Recovery:
+    """The baseline of Figure 4: these items are said of every history."""
+    histories = windows.ids()
+    counts = _recovered(histories, [frozenset(items.tolist())] * len(histories))
+    said = np.full(len(histories), len(items))
+    return Recovery(counts, counts, said, np.zeros_like(said), windows.window)

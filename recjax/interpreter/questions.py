@@ -1,0 +1,158 @@
+"""What an interpreter asks a language model, as tokens: questions with soft places, and answers.
+
+Letters: B rows, T tokens, S soft tokens a representation, P tokens that all rows begin with.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from recjax.data.prompts import (
+    PROMPTS,
+    Prompt,
+    PromptTable,
+    Words,
+    answer,
+    question,
+    read_prompts,
+)
+from recjax.data.token_batches import NO_LABEL
+from recjax.data.tokenizers import Tokenizer
+from recjax.errors import InputError
+from recjax.generate.buckets import bucket
+from recjax.generate.prompts import lengths
+
+Task = Literal["residual", "recovery"]
+TASKS: tuple[Task, ...] = ("residual", "recovery")
+
+
+@dataclasses.dataclass(frozen=True)
+class AskConfig:
+    """What is asked, and how often in training."""
+
+    domain: str = "movie"  # the words
+    prompts: str = ""  # a file that adds domains and prompts; see `recjax.data.prompts`
+    window: int = 10  # items of a history, at most (section 4.1.2)
+    residual: float = 1.0  # share of training steps that ask what was added (section 3.2)
+    recovery: float = 0.0  # share that ask for the whole history (section 3.1)
+    residual_tokens: int = 50  # longest answer (section 4.1.2)
+    recovery_tokens: int = 100
+
+    def __post_init__(self):
+        if self.window < 2:
+            raise InputError("config.ask.window: expected at least 2")
+        if min(self.residual, self.recovery) < 0 or not self.residual + self.recovery:
+            raise InputError("config.ask: residual and recovery are shares, one above 0")
+        if min(self.residual_tokens, self.recovery_tokens) < 1:
+            raise InputError("config.ask: residual_tokens and recovery_tokens are at least 1")
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks that are trained."""
+        return tuple(task for task in TASKS if getattr(self, task))
+
+    def longest(self, task: Task) -> int:
+        """Tokens of an answer, at most."""
+        return self.residual_tokens if task == "residual" else self.recovery_tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A question's tokens.
+
+    Attributes:
+        ids: with `pad_id` at soft places.
+        is_soft: as many flags.
+    """
+
+    ids: list[int]
+    is_soft: list[bool]
+
+    @property
+    def before(self) -> int:
+        """P: tokens before the first soft one, the same for everybody."""
+        return self.is_soft.index(True)
+
+
+class Questions:
+    """The questions of a table in a model's tokens.
+
+    Args:
+        config: domain, prompts, lengths of answers.
+        tokenizer: of the language model.
+        soft: S.
+        max_length: what the language model has been trained on.
+
+    Raises:
+        InputError: an unknown domain, a malformed file, a question that does not leave room for
+            its answer.
+    """
+
+    def __init__(self, config: AskConfig, tokenizer: Tokenizer, soft: int, max_length: int):
+        self.config, self.tokenizer, self._soft = config, tokenizer, soft
+        self.table: PromptTable = read_prompts(config.prompts) if config.prompts else PROMPTS
+        self.words: Words = self.table.of(config.domain)
+        for task in config.tasks:
+            for form in range(self.forms(task)):
+                used = len(self.question(task, form).ids)
+                if used >= max_length:
+                    raise InputError(
+                        f"prompt {form} of {task} takes {used} tokens; the language model reads "
+                        f"{max_length}"
+                    )
+
+    def prompt(self, task: Task, form: int) -> Prompt:
+        """A prompt of the table."""
+        return getattr(self.table, task)[form]
+
+    def forms(self, task: Task) -> int:
+        """How many prompts a task has."""
+        return len(getattr(self.table, task))
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019 - as long-lived as its questions
+    def question(self, task: Task, form: int = 0) -> Question:
+        """The tokens of a question."""
+        tokenizer = self.tokenizer
+        ids, is_soft = tokenizer.encode_with_soft(
+            question(self.prompt(task, form), self.words),
+            soft=self._soft,
+            bos=tokenizer.bos_id is not None,
+        )
+        return Question(ids, is_soft)
+
+    def answers(self, task: Task, form: int, titles: Sequence[Sequence[str]]) -> list[list[int]]:
+        """The tokens of answers about titles, with the end; cut at the longest answer."""
+        prompt = self.prompt(task, form)
+        texts = [" " + answer(prompt, self.words, some) for some in titles]
+        ids = self.tokenizer.encode_batch(texts, eos=self.tokenizer.eos_id is not None, start=False)
+        return [row[: self.config.longest(task)] for row in ids]
+
+    def lay_out(
+        self, task: Task, form: int, titles: Sequence[Sequence[str]]
+    ) -> tuple[list[int], dict[str, np.ndarray]]:
+        """A training batch: what all rows begin with, and the rest of each row.
+
+        Returns:
+            The first P tokens, and [B T] arrays of what follows: `tokens`, `is_soft`, `real`,
+            padded on the right to one of a few lengths; and `labels` [B A], the answers' tokens,
+            which are the last A of T.
+        """
+        asked = self.question(task, form)
+        start = asked.before
+        rest, soft = asked.ids[start:], asked.is_soft[start:]
+        answers = self.answers(task, form, titles)
+        longest = len(rest) + max(map(len, answers))
+        shape = (len(answers), bucket(longest, lengths(longest)))
+        tokens = np.full(shape, self.tokenizer.pad_id, np.int32)
+        labels = np.full((shape[0], shape[1] - len(rest)), NO_LABEL, np.int32)
+        is_soft, real = np.zeros(shape, bool), np.zeros(shape, bool)
+        tokens[:, : len(rest)], is_soft[:, : len(rest)] = rest, soft
+        for row, ids in enumerate(answers):
+            end = len(rest) + len(ids)
+            tokens[row, len(rest) : end] = labels[row, : len(ids)] = ids
+            real[row, :end] = True
+        batch = {"tokens": tokens, "is_soft": is_soft, "real": real, "labels": labels}
+        return asked.ids[:start], batch

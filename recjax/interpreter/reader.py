@@ -1,0 +1,151 @@
+"""Reading states: questions to the language model, its answers, and the titles that they name."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from recjax.data.prompts import around
+from recjax.evaluation.titles import Named, TitleIndex, slot, strict
+from recjax.generate.constrained import constrain
+from recjax.generate.processors import Processor
+from recjax.generate.templates import Slot, Template, Trie
+from recjax.interpreter.learning import Learner
+from recjax.interpreter.questions import Task
+from recjax.llm import LanguageModel
+from recjax.typing import Params
+
+Decoding = Literal["greedy", "beam", "constrained"]
+DECODINGS: tuple[Decoding, ...] = ("greedy", "beam", "constrained")
+_BEAMS = 4
+_BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the language model said of one example.
+
+    Attributes:
+        text: all of it.
+        named: the titles in it, in order; a residual answer has one at most.
+        strict: the items of the same title letter by letter, for each of `named`.
+    """
+
+    text: str
+    named: tuple[Named, ...]
+    strict: tuple[tuple[int, ...], ...]
+
+    @property
+    def items(self) -> frozenset[int]:
+        """All items that are named; those of one title all count."""
+        return frozenset(item for one in self.named for item in one.items)
+
+    @property
+    def strict_items(self) -> frozenset[int]:
+        """All items that are named letter by letter."""
+        return frozenset(item for items in self.strict for item in items)
+
+    @property
+    def known(self) -> bool:
+        """Whether anything in the catalogue is named."""
+        return bool(self.items)
+
+
+class Reader:
+    """Asks a language model about states.
+
+    Args:
+        learner: adapter, language model and questions.
+        params: of the adapter.
+        titles: [I] of the catalogue, by item id; "" is no title.
+    """
+
+    def __init__(self, learner: Learner, params: Params, titles: Sequence[str]):
+        self._learner, self._params = learner, params
+        self.index = TitleIndex(titles)
+        self._strict = TitleIndex(titles, strict)
+        adapter = learner.adapter
+        self._soft: Callable[..., Any] = jax.jit(lambda p, h: adapter.merge(p)(h))
+
+    @property
+    def llm(self) -> LanguageModel:
+        return self._learner.llm
+
+    def read(
+        self,
+        states: Any,
+        task: Task,
+        *,
+        decoding: Decoding = "greedy",
+        form: int = 0,
+        progress: Callable[[int], Any] = lambda n: None,
+    ) -> list[Answer]:
+        """Answers about states.
+
+        Args:
+            states: [B n L D], n = 2 (before, after) for "residual", 1 for "recovery".
+            task: what is asked.
+            decoding: "greedy"; "beam" (4 beams); or "constrained", greedy among the titles of the
+                catalogue in the words of the prompt's answer.
+            form: which prompt of the table.
+            progress: called with the number of answers that are done.
+        """
+        texts: list[str] = []
+        for first in range(0, len(states), _BATCH):
+            part = np.asarray(states[first : first + _BATCH])
+            texts += self._texts(part, task, decoding, form)
+            progress(len(part))
+        before, after = around(self._learner.questions.prompt(task, form), self._words)
+        return [self._answer(text, task, before, after) for text in texts]
+
+    @property
+    def _words(self) -> Any:
+        return self._learner.questions.words
+
+    def _texts(self, states: np.ndarray, task: Task, decoding: Decoding, form: int) -> list[str]:
+        learner, count = self._learner, len(states)
+        # As many rows as ever: no program is compiled for the rest of a list.
+        states = states[np.minimum(np.arange(_BATCH), count - 1)]
+        soft = self._soft(self._params, states.reshape(-1, learner.length, learner.dim))
+        soft = soft.reshape(_BATCH, -1, soft.shape[-1])
+        asked = learner.questions.question(task, form)
+        ids, is_soft = (np.tile(np.asarray(a), (_BATCH, 1)) for a in (asked.ids, asked.is_soft))
+        done = self.llm.generate(
+            ids,
+            soft=(is_soft, soft),
+            max_new_tokens=learner.questions.config.longest(task),
+            beams=_BEAMS if decoding == "beam" else 1,
+            processors=(self._constraint(task, form),) if decoding == "constrained" else (),
+        )
+        assert done.texts is not None
+        return done.texts[:count]
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019 - as long-lived as its reader
+    def _constraint(self, task: Task, form: int) -> Processor:
+        """Only answers in the prompt's words, about titles of the catalogue."""
+        tokenizer = self._learner.questions.tokenizer
+        before, after = around(self._learner.questions.prompt(task, form), self._words)
+
+        def encode(text: str) -> list[int]:
+            return tokenizer.encode(text, start=False)
+
+        titles = [title for title in dict.fromkeys(self.index.titles) if title.strip()]
+        # As in an answer: a blank before each title belongs to it.
+        trie = Trie([encode(f" {title}") for title in titles])
+        separator = tuple(encode(",")) if task == "recovery" else ()
+        parts: list[Any] = [encode(f" {before}".rstrip()), Slot(separator), encode(after)]
+        template = Template(trie, [p for p in parts if isinstance(p, Slot) or p])
+        return constrain(template, self.llm.stop, self.llm.config.vocab_size)
+
+    def _answer(self, text: str, task: Task, before: str, after: str) -> Answer:
+        inside = slot(text, before, after)
+        if inside is None:
+            return Answer(text, (), ())
+        if task == "recovery":
+            named = tuple(self.index.named(inside))
+        else:
+            named = (Named(inside, self.index.find(inside)),) if inside else ()
+        return Answer(text, named, tuple(self._strict.find(one.text) for one in named))

@@ -1,0 +1,336 @@
+"""An interpreter's run: a trained recommender, a language model, and the adapter between them.
+
+    recjax train --config=configs/interpreter/ml100k.py:sasrec --workdir=runs/ml100k-interpreter
+
+The recommender is named by its workdir, the language model by its folder; both stay frozen, and
+only the adapter is trained and saved. Data, split and catalogue are the recommender's: the adapter
+learns from windows of the training sequences alone.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import optax
+
+from recjax.config import build, to_plain
+from recjax.data.prepare import prepare
+from recjax.data.store import Store, open_store
+from recjax.data.textualize import item_titles
+from recjax.errors import InputError
+from recjax.interpreter import adapters
+from recjax.interpreter.examples import Encoder, Histories, Windows, windows_of
+from recjax.interpreter.learning import Batch, Learner
+from recjax.interpreter.measure import (
+    RECOVERY_NAMES,
+    RESIDUAL_NAMES,
+    measure_recovery,
+    measure_residual,
+)
+from recjax.interpreter.questions import AskConfig, Questions, Task
+from recjax.interpreter.reader import Answer, Decoding, Reader
+from recjax.llm import LanguageModel, load_llm
+from recjax.training import parallel, workdir
+from recjax.training.checkpoint import abstract_like
+from recjax.training.loop import TrainConfig
+from recjax.training.optim import OptimConfig, make_optimizer
+from recjax.training.recommender import RecommenderRun
+from recjax.training.run import Run
+from recjax.training.state import TrainState, state_shardings
+from recjax.typing import Array, Params
+
+_GREEDY: Decoding = "greedy"
+
+
+@dataclasses.dataclass(frozen=True)
+class InterpreterTrainConfig(TrainConfig):
+    batch_size: int = 64  # examples a step
+    epochs: float = 20.0  # section 4.1.2
+    steps_per_call: int = 1
+    metric: str = "validation/residual/accuracy"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.steps_per_call != 1:
+            raise InputError(
+                "config.train.steps_per_call: expected 1; steps differ in what they ask"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class InterpretationConfig:
+    max_examples: int = 200  # windows that are measured, drawn once; 0 = all
+    seed: int = 0  # of that draw
+
+    def __post_init__(self):
+        if self.max_examples < 0:
+            raise InputError("config.evaluation.max_examples: expected at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class InterpreterRunConfig:
+    recommender: str  # workdir of a trained recommender
+    llm: str  # folder of a language model with its tokenizer
+    dtype: str = ""  # of the language model; "" = as it is stored
+    seed: int = 0
+    ask: AskConfig = dataclasses.field(default_factory=AskConfig)
+    adapter: adapters.Config = dataclasses.field(default_factory=adapters.Config)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: InterpreterTrainConfig = dataclasses.field(default_factory=InterpreterTrainConfig)
+    evaluation: InterpretationConfig = dataclasses.field(default_factory=InterpretationConfig)
+
+    system = "interpreter"  # its name in `workdir.SYSTEMS`; no field
+
+
+def complete(section: Any) -> dict[str, Any]:
+    """A run's config with all defaults filled in."""
+    return to_plain(build(InterpreterRunConfig, section, "config"))
+
+
+def _store(config: InterpreterRunConfig, may_prepare: bool) -> Store:
+    data = workdir.read_run_config(Path(config.recommender)).data
+    return prepare(data) if may_prepare else open_store(data.store)
+
+
+def _settled(config: InterpreterRunConfig, store: Store) -> InterpreterRunConfig:
+    del store
+    recommender, llm = (str(Path(path).absolute()) for path in (config.recommender, config.llm))
+    return dataclasses.replace(config, recommender=recommender, llm=llm)
+
+
+def fingerprint(params: Params) -> str:
+    """What tells one model's parameters from another's: shapes and some values of every array."""
+    digest = hashlib.sha256()
+    for path in sorted(params):
+        array = params[path]
+        some = np.asarray(array.reshape(-1)[:64]).tobytes()
+        digest.update(f"{path} {array.shape} {array.dtype}".encode() + some)
+    return digest.hexdigest()[:16]
+
+
+class InterpreterRun(Run):
+    """Everything that an interpreter's run consists of, built from its config.
+
+    Args:
+        config: the run's config.
+        store: the recommender's data.
+        folder: the run's folder, or None for a run that keeps nothing.
+
+    Attributes:
+        recommender: the frozen recommender's run.
+    """
+
+    unit = "examples"
+
+    def __init__(self, config: InterpreterRunConfig, store: Store, folder: Path | None = None):
+        super().__init__(config.train, folder)
+        self.config, self.store = config, store
+        recommender = workdir.open_run(config.recommender)
+        if not isinstance(recommender, RecommenderRun):
+            raise InputError(f"{config.recommender}: a run of another kind; expected a recommender")
+        self.recommender = recommender
+        self.mesh = parallel.make_mesh(config.train.mesh)
+
+    @functools.cached_property
+    def llm(self) -> LanguageModel:
+        """The frozen language model."""
+        mesh = self.mesh if self.mesh.size > 1 else None
+        llm = load_llm(self.config.llm, dtype=self.config.dtype or None, mesh=mesh)
+        if llm.tokenizer is None:
+            raise InputError(f"{self.config.llm}: no tokenizer; an interpreter asks in words")
+        return llm
+
+    @functools.cached_property
+    def frozen(self) -> Params:
+        """The recommender's parameters: of its best checkpoint."""
+        return self.recommender.restore(self.recommender.best_step())
+
+    @functools.cached_property
+    def encoder(self) -> Encoder:
+        return Encoder(self.recommender, self.frozen, self.config.ask.window)
+
+    @functools.cached_property
+    def questions(self) -> Questions:
+        llm = self.llm
+        assert llm.tokenizer is not None
+        return Questions(
+            self.config.ask, llm.tokenizer, self.config.adapter.soft, llm.config.max_length
+        )
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """[I] titles by item id."""
+        return item_titles(self.store.catalog, self.questions.words)
+
+    def windows(self, name: Literal["train", "validation", "test"], *, newest: bool) -> Windows:
+        """Histories of one part of the split, with the targets of validation and test as newest."""
+        spans = getattr(self.recommender.split, name)
+        if name != "train":
+            spans = dataclasses.replace(spans, stops=spans.stops + 1)
+        return windows_of(self.store.items, spans, self.config.ask.window, newest=newest)
+
+    def sample(self, windows: Windows) -> Windows:
+        """`evaluation.max_examples` of them, drawn once."""
+        most = self.config.evaluation.max_examples
+        if not most or len(windows) <= most:
+            return windows
+        rng = np.random.default_rng(self.config.evaluation.seed)
+        return windows[np.sort(rng.choice(len(windows), most, replace=False))]
+
+    def histories(self, windows: Windows) -> Histories:
+        """Examples of windows."""
+        return Histories(windows, self.encoder, self.names)
+
+    @functools.cached_property
+    def learner(self) -> Learner:
+        """The adapter and what it learns from: windows of the training sequences."""
+        return Learner(
+            self.llm,
+            self.questions,
+            self.histories(self.windows("train", newest=False)),
+            self.config.adapter,
+            batch_size=self.config.train.batch_size,
+            seed=self.config.seed,
+        )
+
+    @property
+    def batches(self) -> Learner:
+        """What knows the steps of an epoch."""
+        return self.learner
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        return make_optimizer(self.config.optim, self.learner.steps_per_epoch)
+
+    def init_state(self) -> TrainState:
+        """A fresh state."""
+        return self.learner.init_state(self.optimizer)
+
+    def abstract_state(self) -> TrainState:
+        """The state's shapes and shardings."""
+        abstract = jax.eval_shape(
+            lambda params: TrainState(
+                jax.numpy.zeros((), jax.numpy.int32), params, self.optimizer.init(params)
+            ),
+            self.learner.adapter.shapes,
+        )
+        return abstract_like(
+            abstract, state_shardings(abstract, self.learner.axes, self.learner.mesh)
+        )
+
+    def make_steps(self) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
+        """See `Learner.make_steps`."""
+        return self.learner.make_steps(self.optimizer)
+
+    def place(self, step: int, count: int) -> Batch:  # type: ignore[override]
+        """The training batch of a step, on the devices."""
+        assert count == 1
+        return self.learner.batch(step)
+
+    def reader(self, params: Params) -> Reader:
+        """The run's reader with an adapter's parameters."""
+        return Reader(self.learner, params, self.names)
+
+    def ask(
+        self,
+        reader: Reader,
+        windows: Windows,
+        task: Task,
+        decoding: Decoding = _GREEDY,
+        progress: Callable[[int], Any] = lambda n: None,
+    ) -> list[Answer]:
+        """Answers about histories."""
+        states = self.histories(windows).states(np.arange(len(windows)), task)
+        return reader.read(states, task, decoding=decoding, progress=progress)
+
+    def evaluator(self, name: Literal["validation", "test"]) -> "Interpretation":
+        """Measures on one part of the split."""
+        return Interpretation(self, name)
+
+    def describe(self) -> str:
+        """One line: what is read by what, and how much of it is trained."""
+        llm = sum(math.prod(a.shape) for a in self.llm.params.values())
+        adapter = self.learner.adapter.shapes
+        trained = sum(math.prod(a.shape) for p, a in adapter.items() if "scaling" not in p)
+        name = self.recommender.config.model["name"]
+        shape = f"[{self.encoder.length} {self.encoder.dim}]"
+        return (
+            f"{name}'s states {shape} to {self.config.adapter.soft} soft token(s) of a language "
+            f"model of {llm:,} parameters; the adapter has {trained:,} ({trained / llm:.2%}); "
+            f"{len(self.learner.examples):,} examples, {self.learner.steps_per_epoch:,} steps an "
+            "epoch"
+        )
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:  # type: ignore[override]
+        """What a checkpoint belongs to: the adapter, and both frozen models."""
+        return {
+            "adapter": to_plain(self.config.adapter),
+            "recommender": fingerprint(self.frozen),
+            "llm": fingerprint(self.llm.params),
+        }
+
+
+class Interpretation:
+    """Measures an interpreter: what it says of histories that it was not trained on.
+
+    `NAME/residual/...` is about the newest window of every sequence, `NAME/windows/residual/...`
+    about windows that end anywhere in one; in validation the windows alone are measured, as
+    `validation/residual/...`. See `recjax.interpreter.measure` for the figures.
+
+    Args:
+        run: the interpreter's.
+        name: "validation" or "test".
+    """
+
+    def __init__(self, run: InterpreterRun, name: Literal["validation", "test"]):
+        self._run, self.name = run, name
+        any_window = run.sample(run.windows(name, newest=False))
+        self._parts: dict[str, Windows] = {name: any_window}
+        if name == "test":
+            self._parts = {
+                name: run.windows(name, newest=True), f"{name}/windows": any_window,
+            }  # fmt: skip
+
+    @property
+    def _asked(self) -> list[tuple[str, Task, Windows]]:
+        tasks = self._run.config.ask.tasks
+        return [(part, task, w) for part, w in self._parts.items() for task in tasks]
+
+    @property
+    def examples(self) -> range:
+        """As many as there are answers."""
+        return range(sum(len(windows) for _, _, windows in self._asked))
+
+    @property
+    def metric_names(self) -> list[str]:
+        """The names that `run` gives."""
+        names = {"residual": RESIDUAL_NAMES, "recovery": RECOVERY_NAMES}
+        return [f"{part}/{task}/{m}" for part, task, _ in self._asked for m in names[task]]
+
+    def run(
+        self, params: Params, progress: Callable[[int], Any] = lambda n: None
+    ) -> dict[str, float]:
+        """Metrics by name, by greedy decoding."""
+        reader = self._run.reader(params)
+        out: dict[str, float] = {}
+        for part, task, windows in self._asked:
+            answers = self._run.ask(reader, windows, task, progress=progress)
+            measured = (
+                measure_residual(answers, windows.newest)
+                if task == "residual"
+                else measure_recovery(answers, windows)
+            )
+            out |= {f"{part}/{task}/{key}": value for key, value in measured.metrics().items()}
+        return out
+
+
+workdir.SYSTEMS["interpreter"] = workdir.System(
+    InterpreterRunConfig, InterpreterRun, complete, _store, _settled
+)
