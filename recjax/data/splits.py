@@ -93,6 +93,7 @@ def chronological_sequences(
     popularity baseline (the ten most frequent items of the training windows), which recovers
     nothing of 74.74 % of the test sequences, comes out with `by="user"` alone (80.00 % by "end",
     64.21 % by "start"), and then training knows all last items of the test (85.26 % and 97.89 %).
+    (Four items tie for the tenth place by "user": 73.68 to 76.84 %, the first of them gives 74.74.)
 
     Leaks: a training sequence may overlap in time with test sequences (by "end" it only ends
     earlier); no test user is seen in training.

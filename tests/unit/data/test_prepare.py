@@ -1,9 +1,11 @@
 import errno
 import json
 
+import numpy as np
 import pytest
 
 from recjax.data.prepare import DataConfig, prepare, resolve
+from recjax.data.splits import chronological_sequences
 from recjax.errors import InputError
 
 
@@ -91,14 +93,39 @@ def test_beauty(data_root, tmp_path):
     assert store.n_items == 12_102 and int(store.items.max()) == 12_101
 
 
-def test_ml100k(data_root, tmp_path):
-    from recjax.data.splits import chronological_sequences
+@pytest.fixture(scope="module")
+def ml100k(data_root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ml100k") / "store"
+    return prepare(DataConfig("movielens", str(folder), str(data_root / "ml-100k")))
 
-    store = prepare(DataConfig("movielens", str(tmp_path / "s"), str(data_root / "ml-100k")))
+
+def test_ml100k(ml100k):
     counts = {"users": 943, "items": 1682, "interactions": 100_000}
-    assert store.manifest["counts"] == counts
-    split = chronological_sequences(store.offsets, store.timestamps)
+    assert ml100k.manifest["counts"] == counts
+
+
+@pytest.mark.parametrize(("by", "missed", "known"), [("end", 76, 81), ("start", 61, 93),
+                                                     ("user", 71, 95)])  # fmt: skip
+def test_recinterpreters_popularity_baseline(ml100k, by, missed, known):
+    """Its ten most frequent items are in none of the last ten of 74.74 % of the test sequences.
+
+    Ties (the tenth of them in the order of users) go to the first item.
+    """
+    split = chronological_sequences(ml100k.offsets, ml100k.timestamps, by=by)
     assert [len(part) for part in (split.train, split.validation, split.test)] == [754, 94, 95]
+    items, train, test = np.asarray(ml100k.items), split.train, split.test
+    newest = [items[max(a, b - 10) : b] for a, b in zip(train.starts, train.stops, strict=True)]
+    counts = np.bincount(np.concatenate(newest), minlength=ml100k.n_items)
+    popular = np.argsort(-counts, kind="stable")[:10]
+    # A test sequence ends with its target.
+    asked = [items[max(a, b - 9) : b + 1] for a, b in zip(test.starts, test.stops, strict=True)]
+    assert sum(not np.isin(row, popular).any() for row in asked) == missed
+    assert (missed == round(0.7474 * len(test))) == (by == "user")
+    # Whose last item training has seen.
+    seen = np.unique(
+        np.concatenate([items[a:b] for a, b in zip(train.starts, train.stops, strict=True)])
+    )
+    assert np.isin(items[test.stops], seen).sum() == known
 
 
 def test_a_wrong_place_is_known_before_the_log_is_read(config, tmp_path):

@@ -30,6 +30,59 @@ def test_sequences_are_cut_by_the_time_of_their_last_item():
     assert triples(split.test) == [(9, 18, 19)]
 
 
+def test_sequences_are_cut_by_their_first_time_or_in_the_order_of_users():
+    first = [50, 10, 40, 20, 30, 60, 70, 80, 90, 0]
+    times = np.array([[t, 200 - t] for t in first]).reshape(-1)  # who begins first ends last
+    offsets = np.arange(0, 21, 2)
+    users = {
+        by: [part.users.tolist() for part in parts(offsets, times, by=by)]
+        for by in ("start", "end", "user")
+    }
+    assert users["start"] == [[0, 1, 2, 3, 4, 5, 6, 9], [7], [8]]
+    assert users["end"] == [[0, 2, 3, 4, 5, 6, 7, 8], [1], [9]]
+    assert users["user"] == [[0, 1, 2, 3, 4, 5, 6, 7], [8], [9]]
+    # The order of users needs no times.
+    assert [p.users.tolist() for p in parts(offsets, None, by="user")] == users["user"]
+    for by in ("start", "end"):
+        with pytest.raises(InputError, match="'chronological_sequences' needs timestamps"):
+            parts(offsets, None, by=by)
+
+
+def parts(offsets, times, ratios=(8, 1, 1), **options):
+    split = splits.chronological_sequences(offsets, times, ratios, **options)
+    return split.train, split.validation, split.test
+
+
+@pytest.mark.parametrize("by", ["end", "start", "user"])
+@pytest.mark.parametrize("seed", range(8))
+def test_whole_sequences_go_to_one_part_each_and_none_is_lost(by, seed):
+    rng = np.random.default_rng(seed)
+    n, ratios = int(rng.integers(1, 60)), [(8, 1, 1), (3, 1, 1), (1, 0, 0)][seed % 3]
+    lengths = rng.integers(1, 6, n)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    # Few times, so that there are ties.
+    times = np.concatenate([np.sort(rng.integers(0, 9, length)) for length in lengths])
+    split = parts(offsets, times, ratios, by=by)
+    owner, read = [], []
+    for number, part in enumerate(split):
+        # A validation or test sequence ends with its target, which `stops` leaves out.
+        stops = part.stops + (number > 0)
+        np.testing.assert_array_equal(part.starts, offsets[part.users])
+        np.testing.assert_array_equal(stops, offsets[part.users + 1])
+        owner += part.users.tolist()
+        read += [i for a, b in zip(part.starts, stops, strict=True) for i in range(a, b)]
+    assert len(owner) == len(set(owner)) and len(read) == len(set(read))
+    # What is missing had one interaction alone, and so no history with a target.
+    missing = sorted(set(range(n)) - set(owner))
+    assert (lengths[missing] == 1).all() and len(read) == lengths.sum() - len(missing)
+    assert len(split[0]) == int(n * ratios[0] / sum(ratios) + 1e-9)
+    # Nothing of a later part comes before anything of an earlier one, ties in order of users.
+    keys = {"end": times[offsets[1:] - 1], "start": times[offsets[:-1]], "user": np.arange(n)}[by]
+    for earlier, later in ((0, 1), (0, 2), (1, 2)):
+        places = [[(keys[u], u) for u in split[k].users.tolist()] for k in (earlier, later)]
+        assert not all(places) or max(places[0]) < min(places[1])
+
+
 def test_recinterpreters_counts():
     offsets = np.arange(0, 2 * 943 + 1, 2)
     split = splits.chronological_sequences(offsets, np.arange(2 * 943))
