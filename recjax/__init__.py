@@ -3,11 +3,15 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["load_llm"]
+__all__ = ["Interpreter", "load_llm"]
 
 
 def __getattr__(name: str) -> Any:
-    """`recjax.load_llm`, loaded when it is asked for: `import recjax` alone loads no JAX."""
+    """The public doors, loaded when they are asked for: `import recjax` alone loads no JAX."""
+    if name == "Interpreter":
+        from recjax.interpreter.api import Interpreter
+
+        return Interpreter
     if name == "load_llm":
         from recjax.llm import load_llm
 

@@ -16,7 +16,7 @@ titles; ties and refusals are counted; shares have intervals. The paper does non
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,6 @@ from recjax.generate.buckets import bucket
 from recjax.generate.prompts import lengths
 from recjax.llm import LanguageModel
 from recjax.models.definition import ModelDef
-from recjax.training.parallel import replicate
 from recjax.typing import Array, Params
 
 # Section 4.4, with the words of the domain.
@@ -129,7 +128,7 @@ class Verdict:
         return self._share(source, self.ballots)
 
     def _share(self, source: str, n: int) -> Share:
-        votes = min(self.votes(source), n)  # thirds may add up to a little more
+        votes = self.votes(source)
         return Share(votes / max(n, 1), *wilson(votes, n))
 
     def metrics(self) -> dict[str, float]:
@@ -307,10 +306,8 @@ class LikelihoodJudge:
             targets[start:stop] = row.tokens[row.places]
             before[start:stop] = number * shape[1] + row.before
             spans.append(slice(start, stop))
-        inputs: Any = (tokens, positions, segments, before, targets)
-        if self._lm.mesh is not None:
-            inputs = replicate(inputs, self._lm.mesh)
-        scores = -np.asarray(self._score(self._lm.params, *inputs), np.float64)
+        scored = self._score(self._lm.params, tokens, positions, segments, before, targets)
+        scores = -np.asarray(scored, np.float64)
         out = []
         for row, span in zip(rows, spans, strict=True):
             option = row.segments[row.places] - 1

@@ -7,7 +7,6 @@ frozen weights cost no gradient.
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,14 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
 from recjax.data.token_batches import NO_LABEL
-from recjax.interpreter import adapters
+from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.examples import Examples
-from recjax.interpreter.questions import Questions, Task
-from recjax.llm import LanguageModel
-from recjax.models.definition import ModelDef, define, params_of
+from recjax.interpreter.questions import Task
 from recjax.nn.cache import KVCache
 from recjax.nn.soft import place_soft
 from recjax.training import parallel
@@ -40,7 +36,7 @@ class Batch:
 
     Attributes:
         prefix: the cache of what all rows begin with, or None.
-        arrays: `states` [B n L D], and [B T] of `Questions.lay_out`.
+        arrays: `states` [B n L D], and those of `Questions.lay_out`.
     """
 
     prefix: KVCache | None
@@ -48,56 +44,18 @@ class Batch:
 
 
 class Learner:
-    """An adapter with what it needs to learn.
+    """What an adapter learns from, step by step.
 
     Args:
-        llm: the frozen language model.
-        questions: what it is asked.
+        bridge: the adapter's place.
         examples: to learn from.
-        config: of the adapter.
         batch_size: B.
         seed: of the adapter, of the examples' order, of tasks and prompts.
-
-    Attributes:
-        adapter: its definition (`adapter.merge(params)` is the module).
     """
 
-    def __init__(
-        self,
-        llm: LanguageModel,
-        questions: Questions,
-        examples: Examples,
-        config: adapters.Config,
-        *,
-        batch_size: int,
-        seed: int = 0,
-    ):
-        self.llm, self.questions, self.examples = llm, questions, examples
-        self.config, self.batch_size, self.seed = config, batch_size, seed
-        shape = examples.states(np.arange(1), "recovery").shape
-        self.length, self.dim = shape[2:]
-        self.adapter: ModelDef[adapters.Adapter] = define(self._build)
-
-    def _make(self, mean: Any, deviation: Any, size: float, rngs: nnx.Rngs) -> adapters.Adapter:
-        embed = self.llm.config.dim
-        return adapters.Adapter(self.config, mean, deviation, self.length, embed, size, rngs=rngs)
-
-    def _build(self, rngs: nnx.Rngs) -> adapters.Adapter:
-        return self._make(jnp.zeros(self.dim), jnp.ones(self.dim), 1.0, rngs)
-
-    def initial(self) -> Params:
-        """Fresh parameters, with the mean and deviation of the examples' states."""
-        rng = np.random.default_rng(self.seed)
-        count = min(_SAMPLE, len(self.examples))
-        rows = np.sort(rng.choice(len(self.examples), count, replace=False))
-        states = np.asarray(self.examples.states(rows, "recovery"))[:, 0]
-        # Rows that are all zero stand for padding.
-        real = states.reshape(-1, self.dim)
-        real = real[np.any(real != 0, axis=1)]
-        embedding = self.llm.params["embedding"]
-        size = float(jnp.sqrt(jnp.mean(jnp.square(embedding.astype(jnp.float32)))))
-        rngs = nnx.Rngs(self.seed)
-        return params_of(self._make(real.mean(axis=0), real.std(axis=0), size, rngs))
+    def __init__(self, bridge: Bridge, examples: Examples, *, batch_size: int, seed: int = 0):
+        self.bridge, self.examples = bridge, examples
+        self.batch_size, self.seed = batch_size, seed
 
     @property
     def steps_per_epoch(self) -> int:
@@ -106,19 +64,12 @@ class Learner:
 
     def init_state(self, optimizer: optax.GradientTransformation) -> TrainState:
         """A fresh state."""
-        return state_of(self.initial(), optimizer, self.axes, self.mesh)
-
-    @property
-    def axes(self) -> parallel.AxisRules:
-        """An adapter is small: every device has all of it."""
-        return [(re.escape(p), (None,) * len(a.shape)) for p, a in self.adapter.shapes.items()]
-
-    @property
-    def mesh(self) -> jax.sharding.Mesh:
-        """The devices: the language model's, or the first alone."""
-        if self.llm.mesh is not None:
-            return self.llm.mesh
-        return jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), parallel.MESH_AXES)
+        rng = np.random.default_rng(self.seed)
+        count = min(_SAMPLE, len(self.examples))
+        rows = np.sort(rng.choice(len(self.examples), count, replace=False))
+        states = np.asarray(self.examples.states(rows, "recovery"))[:, 0]
+        params = self.bridge.initial(states, self.seed)
+        return state_of(params, optimizer, self.bridge.axes, self.bridge.mesh)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a step reads at most two epochs
     def _order(self, epoch: int) -> np.ndarray:
@@ -128,41 +79,40 @@ class Learner:
         """[B] the examples of a step: one shuffled epoch follows another."""
         places = step * self.batch_size + np.arange(self.batch_size)
         epochs, inside = np.divmod(places, len(self.examples))
-        return np.array(
-            [self._order(int(e))[k] for e, k in zip(epochs, inside, strict=True)], np.int64
-        )
+        return np.array([self._order(int(e))[k] for e, k in zip(epochs, inside, strict=True)])
 
     def asked(self, step: int) -> tuple[Task, int]:
         """The task and the prompt of a step: one for all rows, so that they share a beginning."""
         rng = np.random.default_rng([self.seed, step, 1])
-        tasks = self.questions.config.tasks
-        shares = np.array([getattr(self.questions.config, task) for task in tasks])
+        questions = self.bridge.questions
+        tasks = questions.config.tasks
+        shares = np.array([getattr(questions.config, task) for task in tasks])
         task = tasks[int(rng.choice(len(tasks), p=shares / shares.sum()))]
-        return task, int(rng.integers(self.questions.forms(task)))
+        return task, int(rng.integers(questions.forms(task)))
 
     def batch(self, step: int) -> Batch:
         """A step's batch, on the devices."""
         task, form = self.asked(step)
         rows = self.rows(step)
-        before, arrays = self.questions.lay_out(task, form, self.examples.titles(rows, task))
+        titles = self.examples.titles(rows, task)
+        before, arrays = self.bridge.questions.lay_out(task, form, titles)
         # Laid out for all, so that the shapes agree; then this process's part.
         index, processes = jax.process_index(), jax.process_count()
         share = len(rows) // processes
         mine = slice(index * share, (index + 1) * share)
         arrays = {key: values[mine] for key, values in arrays.items()}
         arrays["states"] = np.asarray(self.examples.states(rows[mine], task))
-        prefix = self.llm.prefix_cache(before) if before else None
-        return Batch(prefix, parallel.shard_batch(arrays, self.mesh))
+        prefix = self.bridge.llm.prefix_cache(before) if before else None
+        return Batch(prefix, parallel.shard_batch(arrays, self.bridge.mesh))
 
     def loss_fn(
         self, params: Params, batch: dict[str, Array], data: Any, key: Array
     ) -> tuple[Array, Array]:
-        """(sum, number) of the answers' tokens' loss."""
+        """(sum, number) of the answers' tokens' loss; data = (frozen parameters, prefix)."""
         del key
         frozen, prefix = data
-        model = self.llm.definition.merge(frozen)
-        soft = self.adapter.merge(params)(batch["states"].reshape(-1, self.length, self.dim))
-        soft = soft.reshape(len(batch["tokens"]), -1, soft.shape[-1])
+        model = self.bridge.llm.definition.merge(frozen)
+        soft = self.bridge.soft(params, batch["states"])
         x = place_soft(model.embed(batch["tokens"]), batch["is_soft"], soft)
         h, _ = model.hidden(x, mask=batch["real"], prefix=prefix)
         # The first place, the question's last, has no label of its own.
@@ -178,6 +128,6 @@ class Learner:
 
         def one(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
             arrays = jax.tree.map(lambda a: a[None], batch.arrays)
-            return steps(state, arrays, (self.llm.params, batch.prefix), key)
+            return steps(state, arrays, (self.bridge.llm.params, batch.prefix), key)
 
         return one

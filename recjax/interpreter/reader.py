@@ -13,9 +13,8 @@ from recjax.evaluation.titles import Named, TitleIndex, slot, strict
 from recjax.generate.constrained import constrain
 from recjax.generate.processors import Processor
 from recjax.generate.templates import Slot, Template, Trie
-from recjax.interpreter.learning import Learner
+from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.questions import Task
-from recjax.llm import LanguageModel
 from recjax.typing import Params
 
 Decoding = Literal["greedy", "beam", "constrained"]
@@ -58,21 +57,16 @@ class Reader:
     """Asks a language model about states.
 
     Args:
-        learner: adapter, language model and questions.
+        bridge: adapter, language model and questions.
         params: of the adapter.
         titles: [I] of the catalogue, by item id; "" is no title.
     """
 
-    def __init__(self, learner: Learner, params: Params, titles: Sequence[str]):
-        self._learner, self._params = learner, params
+    def __init__(self, bridge: Bridge, params: Params, titles: Sequence[str]):
+        self.bridge, self._params = bridge, params
         self.index = TitleIndex(titles)
         self._strict = TitleIndex(titles, strict)
-        adapter = learner.adapter
-        self._soft: Callable[..., Any] = jax.jit(lambda p, h: adapter.merge(p)(h))
-
-    @property
-    def llm(self) -> LanguageModel:
-        return self._learner.llm
+        self._soft = jax.jit(bridge.soft)
 
     def read(
         self,
@@ -98,25 +92,23 @@ class Reader:
             part = np.asarray(states[first : first + _BATCH])
             texts += self._texts(part, task, decoding, form)
             progress(len(part))
-        before, after = around(self._learner.questions.prompt(task, form), self._words)
+        before, after = self._around(task, form)
         return [self._answer(text, task, before, after) for text in texts]
 
-    @property
-    def _words(self) -> Any:
-        return self._learner.questions.words
+    def _around(self, task: Task, form: int) -> tuple[str, str]:
+        questions = self.bridge.questions
+        return around(questions.prompt(task, form), questions.words)
 
     def _texts(self, states: np.ndarray, task: Task, decoding: Decoding, form: int) -> list[str]:
-        learner, count = self._learner, len(states)
+        questions, count = self.bridge.questions, len(states)
         # As many rows as ever: no program is compiled for the rest of a list.
-        states = states[np.minimum(np.arange(_BATCH), count - 1)]
-        soft = self._soft(self._params, states.reshape(-1, learner.length, learner.dim))
-        soft = soft.reshape(_BATCH, -1, soft.shape[-1])
-        asked = learner.questions.question(task, form)
+        soft = self._soft(self._params, states[np.minimum(np.arange(_BATCH), count - 1)])
+        asked = questions.question(task, form)
         ids, is_soft = (np.tile(np.asarray(a), (_BATCH, 1)) for a in (asked.ids, asked.is_soft))
-        done = self.llm.generate(
+        done = self.bridge.llm.generate(
             ids,
             soft=(is_soft, soft),
-            max_new_tokens=learner.questions.config.longest(task),
+            max_new_tokens=questions.config.longest(task),
             beams=_BEAMS if decoding == "beam" else 1,
             processors=(self._constraint(task, form),) if decoding == "constrained" else (),
         )
@@ -126,8 +118,8 @@ class Reader:
     @functools.lru_cache(maxsize=8)  # noqa: B019 - as long-lived as its reader
     def _constraint(self, task: Task, form: int) -> Processor:
         """Only answers in the prompt's words, about titles of the catalogue."""
-        tokenizer = self._learner.questions.tokenizer
-        before, after = around(self._learner.questions.prompt(task, form), self._words)
+        tokenizer, llm = self.bridge.questions.tokenizer, self.bridge.llm
+        before, after = self._around(task, form)
 
         def encode(text: str) -> list[int]:
             return tokenizer.encode(text, start=False)
@@ -138,7 +130,7 @@ class Reader:
         separator = tuple(encode(",")) if task == "recovery" else ()
         parts: list[Any] = [encode(f" {before}".rstrip()), Slot(separator), encode(after)]
         template = Template(trie, [p for p in parts if isinstance(p, Slot) or p])
-        return constrain(template, self.llm.stop, self.llm.config.vocab_size)
+        return constrain(template, llm.stop, llm.config.vocab_size)
 
     def _answer(self, text: str, task: Task, before: str, after: str) -> Answer:
         inside = slot(text, before, after)

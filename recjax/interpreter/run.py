@@ -9,13 +9,13 @@ learns from windows of the training sequences alone.
 
 import dataclasses
 import functools
-import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -25,6 +25,7 @@ from recjax.data.store import Store, open_store
 from recjax.data.textualize import item_titles
 from recjax.errors import InputError
 from recjax.interpreter import adapters
+from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.examples import Encoder, Histories, Windows, windows_of
 from recjax.interpreter.learning import Batch, Learner
 from recjax.interpreter.measure import (
@@ -33,9 +34,10 @@ from recjax.interpreter.measure import (
     measure_recovery,
     measure_residual,
 )
-from recjax.interpreter.questions import AskConfig, Questions, Task
+from recjax.interpreter.questions import AskConfig, Task
 from recjax.interpreter.reader import Answer, Decoding, Reader
 from recjax.llm import LanguageModel, load_llm
+from recjax.models.definition import fingerprint
 from recjax.training import parallel, workdir
 from recjax.training.checkpoint import abstract_like
 from recjax.training.loop import TrainConfig
@@ -104,16 +106,6 @@ def _settled(config: InterpreterRunConfig, store: Store) -> InterpreterRunConfig
     return dataclasses.replace(config, recommender=recommender, llm=llm)
 
 
-def fingerprint(params: Params) -> str:
-    """What tells one model's parameters from another's: shapes and some values of every array."""
-    digest = hashlib.sha256()
-    for path in sorted(params):
-        array = params[path]
-        some = np.asarray(array.reshape(-1)[:64]).tobytes()
-        digest.update(f"{path} {array.shape} {array.dtype}".encode() + some)
-    return digest.hexdigest()[:16]
-
-
 class InterpreterRun(Run):
     """Everything that an interpreter's run consists of, built from its config.
 
@@ -141,10 +133,7 @@ class InterpreterRun(Run):
     def llm(self) -> LanguageModel:
         """The frozen language model."""
         mesh = self.mesh if self.mesh.size > 1 else None
-        llm = load_llm(self.config.llm, dtype=self.config.dtype or None, mesh=mesh)
-        if llm.tokenizer is None:
-            raise InputError(f"{self.config.llm}: no tokenizer; an interpreter asks in words")
-        return llm
+        return load_llm(self.config.llm, dtype=self.config.dtype or None, mesh=mesh)
 
     @functools.cached_property
     def frozen(self) -> Params:
@@ -156,17 +145,15 @@ class InterpreterRun(Run):
         return Encoder(self.recommender, self.frozen, self.config.ask.window)
 
     @functools.cached_property
-    def questions(self) -> Questions:
-        llm = self.llm
-        assert llm.tokenizer is not None
-        return Questions(
-            self.config.ask, llm.tokenizer, self.config.adapter.soft, llm.config.max_length
-        )
+    def bridge(self) -> Bridge:
+        """The adapter's place between the two."""
+        encoder, config = self.encoder, self.config
+        return Bridge(self.llm, config.ask, config.adapter, encoder.length, encoder.dim)
 
     @functools.cached_property
     def names(self) -> list[str]:
         """[I] titles by item id."""
-        return item_titles(self.store.catalog, self.questions.words)
+        return item_titles(self.store.catalog, self.bridge.questions.words)
 
     def windows(self, name: Literal["train", "validation", "test"], *, newest: bool) -> Windows:
         """Histories of one part of the split, with the targets of validation and test as newest."""
@@ -190,14 +177,9 @@ class InterpreterRun(Run):
     @functools.cached_property
     def learner(self) -> Learner:
         """The adapter and what it learns from: windows of the training sequences."""
-        return Learner(
-            self.llm,
-            self.questions,
-            self.histories(self.windows("train", newest=False)),
-            self.config.adapter,
-            batch_size=self.config.train.batch_size,
-            seed=self.config.seed,
-        )
+        examples = self.histories(self.windows("train", newest=False))
+        size = self.config.train.batch_size
+        return Learner(self.bridge, examples, batch_size=size, seed=self.config.seed)
 
     @property
     def batches(self) -> Learner:
@@ -214,15 +196,13 @@ class InterpreterRun(Run):
 
     def abstract_state(self) -> TrainState:
         """The state's shapes and shardings."""
-        abstract = jax.eval_shape(
-            lambda params: TrainState(
-                jax.numpy.zeros((), jax.numpy.int32), params, self.optimizer.init(params)
-            ),
-            self.learner.adapter.shapes,
-        )
-        return abstract_like(
-            abstract, state_shardings(abstract, self.learner.axes, self.learner.mesh)
-        )
+        bridge, optimizer = self.bridge, self.optimizer
+
+        def make(params: Params) -> TrainState:
+            return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+        abstract = jax.eval_shape(make, bridge.adapter.shapes)
+        return abstract_like(abstract, state_shardings(abstract, bridge.axes, bridge.mesh))
 
     def make_steps(self) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
         """See `Learner.make_steps`."""
@@ -235,7 +215,7 @@ class InterpreterRun(Run):
 
     def reader(self, params: Params) -> Reader:
         """The run's reader with an adapter's parameters."""
-        return Reader(self.learner, params, self.names)
+        return Reader(self.bridge, params, self.names)
 
     def ask(
         self,
@@ -256,7 +236,7 @@ class InterpreterRun(Run):
     def describe(self) -> str:
         """One line: what is read by what, and how much of it is trained."""
         llm = sum(math.prod(a.shape) for a in self.llm.params.values())
-        adapter = self.learner.adapter.shapes
+        adapter = self.bridge.adapter.shapes
         trained = sum(math.prod(a.shape) for p, a in adapter.items() if "scaling" not in p)
         name = self.recommender.config.model["name"]
         shape = f"[{self.encoder.length} {self.encoder.dim}]"

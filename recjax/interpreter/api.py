@@ -1,0 +1,217 @@
+"""Reading the states of any recommender, from plain arrays.
+
+interpreter = Interpreter.fit(h_before, h_after, titles, llm="runs/catalogue/hf", domain="book")
+interpreter.residual(h1, h2)[0].text         # "This user read book Dune in List2 but not in List1."
+interpreter.save("runs/mine"); Interpreter.load("runs/mine")
+
+Arrays are [n L D], or [n D] for recommenders with one vector a history, from PyTorch, TensorFlow,
+JAX or a file.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from recjax.config import build, to_plain
+from recjax.data.store import atomic_folder
+from recjax.errors import InputError
+from recjax.interpreter import adapters
+from recjax.interpreter.bridge import Bridge
+from recjax.interpreter.examples import States, check_states
+from recjax.interpreter.learning import Learner
+from recjax.interpreter.questions import AskConfig
+from recjax.interpreter.reader import Answer, Decoding, Reader
+from recjax.llm import LanguageModel, load_llm
+from recjax.models.definition import fingerprint
+from recjax.training.metrics import progress_bar
+from recjax.training.optim import OptimConfig, make_optimizer
+from recjax.typing import Params
+
+_FILES = ("interpreter.json", "adapter.safetensors")
+
+
+class Interpreter:
+    """A language model that reads the states of a recommender.
+
+    Args:
+        bridge: adapter, language model and questions.
+        params: of the adapter.
+        titles: the catalogue's; answers are matched with them.
+
+    Attributes:
+        losses: of each step of `fit`.
+    """
+
+    def __init__(self, bridge: Bridge, params: Params, titles: Sequence[str]):
+        self.bridge, self.params, self.titles = bridge, params, list(titles)
+        self._reader = Reader(bridge, params, self.titles)
+        self.losses: list[float] = []
+
+    @classmethod
+    def fit(
+        cls,
+        hidden_before: Any,
+        hidden_after: Any,
+        titles: Sequence[str],
+        *,
+        llm: str | Path | LanguageModel,
+        histories: Sequence[Sequence[str]] | None = None,
+        catalogue: Sequence[str] = (),
+        ask: AskConfig | None = None,
+        domain: str = "movie",
+        adapter: adapters.Config | None = None,
+        optim: OptimConfig | None = None,
+        epochs: float = 5.0,
+        batch_size: int = 64,
+        seed: int = 0,
+    ) -> "Interpreter":
+        """Trains an adapter.
+
+        Args:
+            hidden_before, hidden_after: [n L D] or [n D] states of n histories without and with
+                their newest item; of training users.
+            titles: [n] title of that item.
+            llm: a folder of a language model with its tokenizer, or the model.
+            histories: [n] titles of each history, oldest first: trains recovery, too.
+            catalogue: all titles that an answer may name; by default those given.
+            ask: prompts and lengths; by default those of the paper, in the words of `domain`.
+            domain: "movie", "game", "product" or "book".
+            adapter: by default the paper's.
+            optim: by default Adam at 3e-3.
+            epochs: passes over the examples.
+            batch_size: examples a step.
+            seed: of the adapter and of the examples' order.
+
+        Raises:
+            InputError: arrays that do not fit, NaN, an empty title or history, a language model
+                without a tokenizer, an unknown domain.
+        """
+        examples = States(hidden_before, hidden_after, titles, histories)
+        if ask is None:
+            ask = AskConfig(domain=domain, recovery=float(histories is not None))
+        if isinstance(llm, str | Path):
+            llm = load_llm(llm)
+        bridge = Bridge(llm, ask, adapter or adapters.Config(), *examples.after.shape[1:])
+        learner = Learner(bridge, examples, batch_size=batch_size, seed=seed)
+        optimizer = make_optimizer(
+            optim or OptimConfig(learning_rate=3e-3, clip_norm=1.0), learner.steps_per_epoch
+        )
+        steps, state = learner.make_steps(optimizer), learner.init_state(optimizer)
+        losses = []
+        total = max(1, round(epochs * learner.steps_per_epoch))
+        with progress_bar(total, 0, "fitting", "step") as bar:
+            for step in range(total):
+                state, metrics = steps(state, learner.batch(step))
+                losses.append(float(metrics["loss"][0]))
+                bar.update(1)
+                bar.set_postfix_str(f"loss {losses[-1]:.4f}", refresh=False)
+        known = [*catalogue, *titles, *(title for row in histories or () for title in row)]
+        out = cls(bridge, state.params, ["", *dict.fromkeys(known)])
+        out.losses = losses
+        return out
+
+    def residual(
+        self, hidden_before: Any, hidden_after: Any, *, decoding: Decoding = "greedy"
+    ) -> list[Answer]:
+        """What the second history of each pair has more.
+
+        Args:
+            hidden_before, hidden_after: [B L D] or [B D].
+            decoding: "greedy", "beam", or "constrained" to titles of the catalogue.
+        """
+        both = [
+            self._checked(h, name)
+            for h, name in ((hidden_before, "hidden_before"), (hidden_after, "hidden_after"))
+        ]
+        if len(both[0]) != len(both[1]):
+            raise InputError(f"hidden_before: {len(both[0])} rows, hidden_after: {len(both[1])}")
+        return self._reader.read(np.stack(both, axis=1), "residual", decoding=decoding)
+
+    def recover(self, hidden: Any, *, decoding: Decoding = "greedy") -> list[Answer]:
+        """What each history has, from the newest item on.
+
+        Args:
+            hidden: [B L D] or [B D].
+            decoding: "greedy", "beam", or "constrained" to titles of the catalogue.
+        """
+        states = self._checked(hidden, "hidden")[:, None]
+        return self._reader.read(states, "recovery", decoding=decoding)
+
+    def _checked(self, h: Any, name: str) -> np.ndarray:
+        return check_states(h, name, length=self.bridge.length, dim=self.bridge.dim)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Writes the adapter, its settings and the titles; the language model is named.
+
+        Raises:
+            InputError: a language model that was read from no folder.
+        """
+        bridge = self.bridge
+        if bridge.llm.folder is None:
+            raise InputError("save: the language model has no folder; save it, and load it there")
+        record = {
+            "ask": to_plain(bridge.questions.config),
+            "adapter": to_plain(bridge.config),
+            "length": bridge.length,
+            "dim": bridge.dim,
+            "llm": str(bridge.llm.folder.absolute()),
+            "llm_fingerprint": fingerprint(bridge.llm.params),
+            "titles": self.titles,
+        }
+        with atomic_folder(Path(path), overwrite=overwrite) as folder:
+            text = json.dumps(record, ensure_ascii=False, indent=1) + "\n"
+            (folder / _FILES[0]).write_text(text, encoding="utf-8")
+            arrays = {name: np.asarray(value) for name, value in self.params.items()}
+            save_file(arrays, folder / _FILES[1])
+        return Path(path)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, llm: str | Path | LanguageModel | None = None
+    ) -> "Interpreter":
+        """What `save` wrote.
+
+        Args:
+            path: the folder.
+            llm: the language model, where it is not in its old folder any more.
+
+        Raises:
+            InputError: a missing or damaged file, another language model.
+        """
+        path = Path(path)
+        record = _read(path / _FILES[0], lambda file: json.loads(file.read_text("utf-8")))
+        params = _read(path / _FILES[1], load_file)
+        try:
+            ask, adapter, length, dim, titles, where, expected = (
+                record[key]
+                for key in ("ask", "adapter", "length", "dim", "titles", "llm", "llm_fingerprint")
+            )
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{path / _FILES[0]}: damaged: {error} is missing") from error
+        model = llm if isinstance(llm, LanguageModel) else load_llm(llm or where)
+        if fingerprint(model.params) != expected:
+            raise InputError(f"{path}: was trained with another language model than {model.folder}")
+        bridge = Bridge(
+            model,
+            build(AskConfig, ask, "ask"),
+            build(adapters.Config, adapter, "adapter"),
+            length,
+            dim,
+        )
+        shapes = {name: value.shape for name, value in params.items()}
+        if shapes != {name: value.shape for name, value in bridge.adapter.shapes.items()}:
+            raise InputError(f"{path / _FILES[1]}: arrays of another adapter")
+        return cls(bridge, params, titles)
+
+
+def _read(file: Path, read: Callable[[Path], Any]) -> Any:
+    try:
+        return read(file)
+    except FileNotFoundError:
+        raise InputError(f"{file}: missing; expected what Interpreter.save wrote") from None
+    except Exception as error:  # safetensors' own, JSON's, Unicode's
+        raise InputError(f"{file}: damaged ({error})") from error

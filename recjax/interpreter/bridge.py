@@ -1,0 +1,84 @@
+"""An adapter between a recommender's states and a frozen language model."""
+
+import functools
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from recjax.errors import InputError
+from recjax.interpreter import adapters
+from recjax.interpreter.questions import AskConfig, Questions
+from recjax.llm import LanguageModel
+from recjax.models.definition import ModelDef, define, params_of
+from recjax.training import parallel
+from recjax.typing import Array, Params
+
+
+class Bridge:
+    """Everything about an interpreter but its adapter's parameters.
+
+    Args:
+        llm: the frozen language model.
+        ask: what it is asked.
+        config: of the adapter.
+        length, dim: L and D of the states.
+
+    Attributes:
+        questions: in the model's tokens.
+        adapter: its definition (`adapter.merge(params)` is the module).
+
+    Raises:
+        InputError: a language model without a tokenizer; see also `Questions`.
+    """
+
+    def __init__(
+        self, llm: LanguageModel, ask: AskConfig, config: adapters.Config, length: int, dim: int
+    ):
+        if llm.tokenizer is None:
+            where = "the language model" if llm.folder is None else str(llm.folder)
+            raise InputError(f"{where}: no tokenizer; an interpreter asks in words")
+        self.llm, self.config, self.length, self.dim = llm, config, length, dim
+        self.questions = Questions(ask, llm.tokenizer, config.soft, llm.config.max_length)
+        self.adapter: ModelDef[adapters.Adapter] = define(
+            lambda rngs: self._make(jnp.zeros(dim), jnp.ones(dim), 1.0, rngs)
+        )
+
+    def _make(self, mean: Any, deviation: Any, size: float, rngs: nnx.Rngs) -> adapters.Adapter:
+        embed = self.llm.config.dim
+        return adapters.Adapter(self.config, mean, deviation, self.length, embed, size, rngs=rngs)
+
+    def initial(self, states: np.ndarray, seed: int) -> Params:
+        """A fresh adapter's parameters.
+
+        Args:
+            states: [n L D], whose mean and deviation it takes; positions that are all zero are
+                padding.
+            seed: of the rest.
+        """
+        real = states.reshape(-1, self.dim)
+        real = real[np.any(real != 0, axis=1)]
+        table = self.llm.params["embedding"].astype(jnp.float32)
+        size = float(jnp.sqrt(jnp.mean(jnp.square(table))))
+        return params_of(self._make(real.mean(axis=0), real.std(axis=0), size, nnx.Rngs(seed)))
+
+    def soft(self, params: Params, states: Array) -> Array:
+        """Soft tokens [B n*S E] of n representations a row, [B n L D]."""
+        rows = len(states)
+        soft = self.adapter.merge(params)(states.reshape(-1, self.length, self.dim))
+        return soft.reshape(rows, -1, soft.shape[-1])
+
+    @functools.cached_property
+    def axes(self) -> parallel.AxisRules:
+        """An adapter is small: every device has all of it."""
+        return [(re.escape(p), (None,) * len(a.shape)) for p, a in self.adapter.shapes.items()]
+
+    @functools.cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        """The devices: the language model's, or the first alone."""
+        if self.llm.mesh is not None:
+            return self.llm.mesh
+        return jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), parallel.MESH_AXES)
