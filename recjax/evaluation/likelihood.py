@@ -16,6 +16,7 @@ import numpy as np
 from recjax.data.textualize import KINDS, Document, Documents
 from recjax.data.token_batches import NO_LABEL, fixed_batches
 from recjax.data.tokenizers import Tokenizer
+from recjax.errors import InputError
 from recjax.typing import Array
 
 _CHUNK = 512  # places whose logits are held at a time
@@ -126,6 +127,9 @@ class LikelihoodEvaluator:
         Args:
             params: the model's parameters.
             progress: called with the number of documents done.
+
+        Raises:
+            InputError: all documents of a kind are cut before the text that is measured.
         """
         size, done = self.config.batch_size, 0
         number = {kind: k for k, kind in enumerate(self.kinds)}
@@ -146,12 +150,18 @@ class LikelihoodEvaluator:
         out: dict[str, float] = {}
         for name in ("text", *self.kinds):
             mine = np.ones(len(kind_of), bool) if name == "text" else kind_of == number[name]
+            if not tokens[mine].any():
+                raise InputError(
+                    f"config.model.max_length: {self.length} tokens leave no room for what is "
+                    f"learned in any document of kind '{name}'"
+                )
             mean = float(loss[mine].sum() / tokens[mine].sum())
             measured = {
                 "loss": mean,
                 "perplexity": math.exp(min(mean, 700.0)),
                 "accuracy": float(right[mine].sum() / tokens[mine].sum()),
-                "exact": float((right[mine] == tokens[mine]).mean()),
+                # A document whose text was cut off is not exact.
+                "exact": float(((right == tokens) & (tokens > 0))[mine].mean()),
             }
             out |= {f"{self.name}/{name}/{key}": value for key, value in measured.items()}
         return out

@@ -8,12 +8,13 @@ from recjax.data.splits import Spans
 from recjax.data.textualize import Documents, TextConfig
 from recjax.data.token_batches import encode
 from recjax.data.tokenizers import train_bpe
+from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig, LikelihoodEvaluator, likelihood
 
-TOKENIZER = train_bpe(["Film came out in"] * 3, 300, extra_tokens=[f"<item_{k}>" for k in range(9)])
+TOKENIZER = train_bpe(["Film came out in"] * 3, 300)
 
 
-def evaluator(predict, kinds=("naming", "residual"), **config):
+def evaluator(predict, kinds=("naming", "residual"), length=300, **config):
     rates = dict.fromkeys(("items", "naming", "histories", "recovery", "residual"), 0.0)
     rates |= dict.fromkeys(kinds, 1.0)
     catalog = [None, *({"title": f"Film {k}"} for k in range(1, 9))]
@@ -21,7 +22,7 @@ def evaluator(predict, kinds=("naming", "residual"), **config):
     spans = Spans(np.arange(2, dtype=np.int32), np.array([0, 4]), np.array([4, 8]))
     documents = Documents(TextConfig(**rates), catalog, items, spans)
     options = LikelihoodConfig(**{"batch_size": 4} | config)
-    return LikelihoodEvaluator(options, "test", documents, TOKENIZER, 300, predict)
+    return LikelihoodEvaluator(options, "test", documents, TOKENIZER, length, predict)
 
 
 def knows_all_but(token, cost=2.0):
@@ -40,7 +41,7 @@ def test_sums_by_document_and_kind():
     values = measure.run(None)
     assert list(values) == measure.metric_names
     assert [d.kind for d in measure.examples] == ["naming"] * 8 + ["residual"] * 2
-    # Film 3 is named once among the eight items, and no residual asks for it.
+    # Film 3 is named once among the eight items, and no residual ends with it.
     assert values["test/naming/exact"] == 7 / 8
     assert values["test/residual/exact"] == 1.0
     assert values["test/text/exact"] == 9 / 10
@@ -51,6 +52,59 @@ def test_sums_by_document_and_kind():
     assert values["test/text/accuracy"] == pytest.approx(1 - 1 / count)
     assert values["test/text/perplexity"] == pytest.approx(np.exp(1 + 1 / count))
     assert values["test/residual/loss"] == 1.0
+
+
+def test_the_model_is_given_each_soft_token_s_blend():
+    """A model that is right where the film it names is the one that the last blend ends with."""
+
+    def predict(params, batch):
+        assert {*batch} == {"tokens", "positions", "segments", "places", "is_soft",
+                            "blend_items", "blend_weights"}  # fmt: skip
+        length = batch["tokens"].shape[1]
+        which = jnp.cumsum(batch["is_soft"], axis=1) - 1
+        newest = jnp.argmax(batch["blend_weights"], axis=-1)[..., None]
+        item = jnp.take_along_axis(batch["blend_items"], newest, axis=-1)[..., 0]  # [R S]
+        place = batch["places"]
+        row = place // length
+        shown = item[row, which[row, place % length]]
+        digits = jnp.array([TOKENIZER.id_of(str(k)) for k in range(9)])
+        tokens = batch["tokens"].reshape(-1)
+        # "Film 3", not "List2"
+        number = jnp.isin(tokens[place], digits) & (tokens[place - 1] == TOKENIZER.id_of("Ġ"))
+        return number.astype(float), ~number | (tokens[place] == digits[shown])
+
+    measure = evaluator(predict)
+    values = measure.run(None)
+    assert values["test/text/exact"] == 1.0
+    labels = (encode(measure.examples, TOKENIZER, 300).labels >= 0).sum()
+    assert values["test/text/loss"] == pytest.approx(10 / labels)  # ten films are named
+    assert len(measure._batches) == 3  # of one shape: compiled once
+    assert measure._predict._cache_size() == 1
+
+
+def test_texts_without_soft_tokens_give_a_model_none():
+    seen = []
+
+    def predict(params, batch):
+        seen.extend(batch)
+        return knows_all_but(-1)(params, batch)
+
+    evaluator(predict, kinds=("items", "histories")).run(None)
+    assert {*seen} == {"tokens", "positions", "segments", "places"}
+
+
+def test_a_document_whose_text_is_cut_off_is_not_exact():
+    kinds = ("naming", "recovery")
+    questions = [d for d in evaluator(None, kinds).examples if d.kind == "recovery"]
+    asked = sorted(len(TOKENIZER.encode(d.given, bos=True)) for d in questions)
+    length = asked[0] + 3  # one answer begins, the other one does not
+    assert length < asked[1]
+    values = evaluator(knows_all_but(-1), kinds, length=length).run(None)
+    assert values["test/naming/exact"] == values["test/text/accuracy"] == 1.0
+    assert values["test/recovery/exact"] == 1 / 2 and values["test/text/exact"] == 9 / 10
+    message = "config.model.max_length: 20 tokens leave no room for .* of kind 'recovery'"
+    with pytest.raises(InputError, match=message):
+        evaluator(knows_all_but(-1), kinds, length=20).run(None)
 
 
 def test_a_chosen_part_is_measured_and_progress_counts_documents():
