@@ -201,13 +201,14 @@ def test_other_statuses_are_not_tried_again(server, status):
     assert len(server.requests) == 1  # neither again, nor elsewhere with the key
 
 
-@pytest.mark.parametrize("status", [400, 401, 403])
-def test_a_key_is_in_no_error(server, monkeypatch, status):
+@pytest.mark.parametrize(("status", "told"), [(400, KEY), (401, KEY[:8]), (403, KEY[-8:])])
+def test_a_key_is_in_no_error(server, monkeypatch, status, told):
+    """Servers that deny the key may tell a part of it."""
     monkeypatch.setenv("JUDGE_KEY", KEY)
-    content = json.dumps({"error": {"message": f"a wrong key: {KEY}"}})
+    content = json.dumps({"error": {"message": f"a wrong key: {told}"}})
     server.reply = lambda body, attempt: (status, content)
     message = failure(EndpointJudge(server.url, "m", api_key_env="JUDGE_KEY"))
-    assert f"status {status} (" in message and KEY not in message
+    assert f"status {status} (" in message and told not in message
 
 
 @pytest.mark.parametrize("value", [None, "", "  ", f"{KEY}\n{KEY}", f"{KEY}é"])
@@ -313,7 +314,7 @@ def test_numbers_out_of_range(wrong):
         ("I pick Alien: Resurrection!", ("Alien", "Alien Resurrection", "Brazil"), 1),
         ("I pick Alien!", ("Alien", "Alien Resurrection", "Brazil"), 0),
         ("Alien, not Alien Resurrection", ("Alien", "Alien Resurrection"), None),
-        ("Alien Alien", ("Alien", "Brazil"), 0),
+        ("Alien Resurrection Alien Resurrection", ("Alien", "Alien Resurrection"), 1),
         ("The Omen it is", ("Omen", "Brazil"), 0),
         ("pick the matrix", ("The Matrix", "Brazil"), 0),
         ("Schindler\u2019s List & You", ("Schindlers List and You", "Brazil"), 0),

@@ -8,12 +8,13 @@ import pytest
 from flax import nnx
 
 from recjax.data.prompts import PROMPTS
-from recjax.data.tokenizers import train_bpe
+from recjax.data.tokenizers import load_tokenizer, train_bpe
 from recjax.errors import InputError
 from recjax.interpreter.judge import Ballot, LikelihoodJudge, Question, hold
 from recjax.llm import LanguageModel
 from recjax.models.definition import define, params_of
-from recjax.models.llama import Config, Llama
+from recjax.models.llama import PARAM_AXES, Config, Llama
+from recjax.training.parallel import make_mesh, param_shardings
 
 SOURCES = ("random", "SASRec", "DreamRec")
 TITLES = ["Alien", "Brazil", "Cat People", "Alien Resurrection", "Twelve Monkeys", "The Omen"]
@@ -197,11 +198,13 @@ CONFIG = Config(
 TOKENIZER = train_bpe([*TITLES, "A person has watched a series of movies"] * 5, 300)
 
 
-def language_model(params=None, **options):
-    config = Config(**{**vars(CONFIG), "vocab_size": TOKENIZER.size, **options})
+def language_model(params=None, tokenizer=TOKENIZER, mesh=None, **options):
+    config = Config(**{**vars(CONFIG), "vocab_size": tokenizer.size, **options})
     definition = define(lambda rngs: Llama(config, rngs=rngs))
-    own = params_of(Llama(config, rngs=nnx.Rngs(0)))
-    return LanguageModel(definition, {**own, **(params or {})}, config, tokenizer=TOKENIZER)
+    own = {**params_of(Llama(config, rngs=nnx.Rngs(0))), **(params or {})}
+    if mesh is not None:
+        own = jax.device_put(own, param_shardings(definition.shapes, PARAM_AXES, mesh))
+    return LanguageModel(definition, own, config, tokenizer=tokenizer, mesh=mesh)
 
 
 def unigram(logits):
@@ -294,6 +297,25 @@ def test_batched_scores_are_those_of_each_answer_alone():
     for ours, alone in zip(together, one_by_one, strict=True):
         np.testing.assert_allclose(ours, alone, atol=1e-5)
     assert len({len(scores) for scores in together}) > 2
+
+
+def test_a_model_over_several_devices_says_the_same():
+    asked = questions(6)
+    expected = LikelihoodJudge(language_model()).scores(asked)
+    split = language_model(mesh=make_mesh((2, 2, 2)))
+    assert len(split.params["layers/gate/kernel"].sharding.device_set) == 8
+    for ours, alone in zip(LikelihoodJudge(split).scores(asked), expected, strict=True):
+        np.testing.assert_allclose(ours, alone, atol=1e-5)
+
+
+def test_an_answer_goes_on_after_its_prompt(data_root):
+    """LLaMA's tokenizer puts a blank of its own before a text, but not in the middle of one."""
+    lm = language_model(tokenizer=load_tokenizer(data_root / "tokenizers" / "llama2"))
+    (question,) = asked_of([THREE])
+    row = LikelihoodJudge(lm)._row(question)
+    for number, option in enumerate(question.options, start=1):
+        whole = lm.tokenizer.encode(f"{question.prompt} {option}", bos=True)
+        assert row.tokens[(row.segments == 0) | (row.segments == number)].tolist() == whole
 
 
 def test_one_program_a_length_and_batches_within_the_bound():
