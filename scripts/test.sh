@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/_env.sh test,dev
+. scripts/_chromium.sh
 
 ruff check .
 ruff format --check .

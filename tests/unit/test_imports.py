@@ -24,11 +24,15 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 SYSTEMS = {"interpreter", "guided", "recsysllm"}
+# The one module of `report` that systems import: they write sections, `report` shows them. It
+# stands on `errors` alone.
+SECTIONS = "report.sections"
 # evaluation and generate take callables, never models; recjax.typing imports jax.
 FORBIDDEN = {
     "data": {"typing"},
     "evaluation": {"models", "nn", "training"},
     "generate": {"models", "nn", "training"},
+    "report": SYSTEMS,
     **{system: SYSTEMS - {system} for system in SYSTEMS},
 }
 ALSO = {"testing": {"training"}}  # contracts build models and their training state
@@ -82,6 +86,12 @@ def violations(path, source):
             out.append(f"imports {root} at module level")
         elif part == "data" and root not in (OF_DATA_LAZY if lazy else OF_DATA):
             out.append(f"data imports {root}")
+        elif place.as_posix() == "report/sections.py" and not (
+            name == "recjax.errors" or root in sys.stdlib_module_names
+        ):
+            out.append(f"{SECTIONS} imports {name}")
+        elif part in SYSTEMS and other == "report" and rest != SECTIONS:
+            out.append(f"{part} imports {rest}")
         elif root == "recjax" and other:
             up = LEVEL[other] > LEVEL[part] and other not in ALSO.get(part, ())
             if up or other in FORBIDDEN.get(part, ()):
@@ -121,6 +131,15 @@ def test_imports_point_down(path):
         ("training/x.py", "from recjax import cli", "training imports cli"),
         ("training/x.py", "import transformers", "imports transformers at module level"),
         ("guided/x.py", "from recjax import interpreter", "guided imports interpreter"),
+        ("guided/x.py", "from recjax.report import page", "guided imports report"),
+        ("guided/x.py", "from recjax.report.page import f", "guided imports report.page"),
+        ("report/x.py", "def f():\n    import recjax.guided.x", "report imports guided"),
+        ("report/sections.py", "import numpy", "report.sections imports numpy"),
+        (
+            "report/sections.py",
+            "from recjax.report.html import f",
+            "report.sections imports recjax.report.html",
+        ),
         ("cli.py", "def f():\n    import torch.nn", "imports torch"),
         ("cli.py", "f = lambda: __import__('tensorflow')", "imports tensorflow"),
         ("convert/files.py", "import torch", "imports torch"),
@@ -147,7 +166,10 @@ def test_the_rule_sees_violations(where, source, found):
         ("models/x.py", "def f():\n    import transformers"),
         ("training/x.py", "from recjax.data.splits import Spans\nimport recjax.models.sasrec"),
         ("testing/x.py", "from recjax.training.state import define"),
-        ("guided/x.py", "from recjax import report, training"),
+        ("guided/x.py", "from recjax import training"),
+        ("guided/x.py", "from recjax.report.sections import Table"),
+        ("report/x.py", "from recjax.training import workdir"),
+        ("report/sections.py", "import json\nfrom recjax.errors import InputError"),
         ("__init__.py", "def f():\n    from recjax.llm import load_llm"),
     ],
 )
