@@ -1,6 +1,5 @@
 """A language model's run: its config, its batches, its loss, what it reads."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from recjax.config import build, load_config
+from recjax.data.token_batches import NO_LABEL, encode
 from recjax.data.tokenizers import load_tokenizer
 from recjax.errors import InputError
 from recjax.training.language_model import LanguageRun, LanguageRunConfig, complete, read_model
@@ -59,44 +59,112 @@ def test_only_the_training_part_is_read(run):
         assert title in document.text
 
 
-def test_every_item_has_a_token_and_the_model_a_row_for_it(run):
-    tokenizer = run.tokenizer
-    first = tokenizer.id_of("<item_1>")
-    last = tokenizer.id_of(f"<item_{run.store.n_items - 1}>")
-    assert last - first == run.store.n_items - 2 and last == tokenizer.size - 1
-    assert run.model.shapes["embedding"].shape == (tokenizer.size, 16)
+def test_items_have_vectors_beside_the_model_where_texts_have_soft_tokens(run):
+    assert run.model.shapes["items"].shape == (run.store.n_items, 16)
+    assert run.model.shapes["model/embedding"].shape == (run.tokenizer.size, 16)
+    assert {path.split("/")[0] for path in run.model.shapes} == {"items", "model"}
     for title in run.documents.titles[1:]:
-        assert tokenizer.decode(tokenizer.encode(title)) == title
+        assert run.tokenizer.decode(run.tokenizer.encode(title)) == title
     plain = make(
         run.store, text={"domain": "book", "naming": 0.0, "recovery": 0.0, "residual": 0.0}
     )
-    assert plain.tokenizer.id_of("<item_1>") is None and plain.tokenizer.size <= 400
+    assert "items" not in plain.model.shapes and "is_soft" not in plain.batches(0)
+    params = plain.init_state().params
+    loss, weight = loss_of(plain, params)
+    assert 0 < float(loss) / float(weight) < 20
+    sizes = {path: a.size for path, a in params.items()}
+    assert f"{sum(sizes.values()):,} parameters and 0 of the items' vectors" in plain.describe()
+    assert f" and {run.store.n_items * 16:,} of the items' vectors" in run.describe()
+
+
+def loss_of(run, params, step=3, key=None):
+    batch = jax.tree.map(lambda x: jnp.asarray(x[0]), run.batches(step))
+    return jax.jit(lambda p: run.loss_fn(p, batch, None, key))(params)
+
+
+def embedded(run, params, document):
+    """The tokens of a document alone, and their embeddings: soft tokens from their blends."""
+    encoded = encode([document], run.tokenizer, 192)
+    x = np.asarray(params["model/embedding"])[encoded.tokens]
+    for place in np.flatnonzero(encoded.soft):
+        made = document.blends[encoded.soft[place] - 1]
+        table = np.asarray(params["items"])
+        x[place] = sum(w * table[k] for k, w in zip(made.items, made.weights, strict=True))
+    return encoded, x
 
 
 def test_packed_rows_have_the_loss_of_documents_alone(run, params):
-    """No document sees another one, and positions begin with each."""
-    loss = jax.jit(lambda p, b: run.loss_fn(p, b, None, None))
-    batch = jax.tree.map(lambda x: jnp.asarray(x[0]), run.batches(3))
-    packed, weight = loss(params, batch)
-    alone = jax.jit(lambda p, tokens: jax.nn.log_softmax(run.model.merge(p)(tokens)[0][0]))
-    total, labels = 0.0, 0
-    for document in (run.documents(place) for place in range(24, 32)):
-        prompt = run.tokenizer.encode(document.prompt, bos=True)
-        text = run.tokenizer.encode(document.text, eos=True, start=not document.prompt)
-        tokens = np.array([*prompt, *text])
-        # What stands on the right is seen by no one; one length is compiled once.
-        scores = np.asarray(alone(params, np.pad(tokens, (0, 192 - len(tokens)))[None]))
-        mine = -scores[np.arange(len(tokens) - 1), tokens[1:]]
-        total += float(mine[len(prompt) - 1 :].sum())
-        labels += len(text)
-    assert float(weight) == labels
-    assert float(packed) == pytest.approx(total, rel=1e-4)
-    # The evaluation says the same of the same documents.
-    evaluator = dataclasses.replace(run.evaluator("test"))
+    """No document sees another one, positions begin with each, soft tokens are its blends'."""
+    packed, weight = loss_of(run, params)
+
+    @jax.jit
+    def alone(params, x):
+        model = run.model.merge(params).model
+        return jax.nn.log_softmax(model(x)[0][0])
+
+    total, labels, soft = 0.0, 0, 0
     examples = [run.documents(place) for place in range(24, 32)]
+    for document in examples:
+        encoded, x = embedded(run, params, document)
+        n = len(encoded.tokens)
+        # What stands on the right is seen by no one; one length is compiled once.
+        scores = np.asarray(alone(params, np.pad(x, ((0, 192 - n), (0, 0)))[None]))
+        learned = np.flatnonzero(encoded.labels != NO_LABEL)
+        total -= float(scores[learned - 1, encoded.tokens[learned]].sum())
+        labels, soft = labels + len(learned), soft + len(document.blends)
+    assert soft > 8 and float(weight) == labels
+    assert float(packed) == pytest.approx(total, rel=1e-4)
+    # The evaluation says the same of the same documents, without noise.
+    evaluator = run.evaluator("test")
     evaluator.__dict__["examples"] = examples
     values = evaluator.run(params)
     assert values["test/text/loss"] == pytest.approx(total / labels, rel=1e-4)
+
+
+def test_soft_tokens_get_noise_in_training_alone(run, params):
+    batch = jax.tree.map(lambda x: jnp.asarray(x[0]), run.batches(0))
+    reader = run.model.merge(params)
+    still = reader.embed(batch, 0.5, None)
+    soft = np.asarray(batch["is_soft"])
+    rms = np.sqrt(np.mean(np.square(params["items"])))
+    draws = []
+    for seed in range(40):
+        moved = np.asarray(reader.embed(batch, 0.5, jax.random.key(seed)) - still) / rms
+        assert not moved[~soft].any()
+        draws.append(moved[soft])  # [soft E]
+    draws = np.stack(draws)
+    # Each soft token's own strength, evenly drawn up to 0.5.
+    strength = draws.std(axis=-1)
+    assert draws.mean() == pytest.approx(0, abs=0.01)
+    assert np.mean(np.square(draws)) == pytest.approx(0.5**2 / 3, rel=0.1)
+    assert strength.std() > 0.1 and strength.max() < 0.5 * 2
+    key = jax.random.key(1)
+    np.testing.assert_array_equal(reader.embed(batch, 0.0, key), still)
+    calm = make(run.store, text={"domain": "book", "window": 4, "noise": 0.0})
+    assert float(loss_of(calm, params, key=key)[0]) == float(loss_of(calm, params)[0])
+    losses = {float(loss_of(run, params, key=jax.random.key(k))[0]) for k in (1, 2)}
+    assert len(losses | {float(loss_of(run, params)[0])}) == 3
+
+
+def test_the_vectors_of_the_items_that_are_blended_learn(run, params):
+    batch = jax.tree.map(lambda x: jnp.asarray(x[0]), run.batches(3))
+    grads = jax.jit(jax.grad(lambda p: run.loss_fn(p, batch, None, jax.random.key(0))[0]))(params)
+    touched = np.abs(np.asarray(grads["items"])).sum(axis=1) > 0
+    taken = np.asarray(batch["blend_items"])[np.asarray(batch["blend_weights"]) > 0]
+    assert touched[0] == 0 and 0 < touched.sum() < len(touched)
+    assert {*np.flatnonzero(touched)} == {*taken.tolist()}
+
+
+def test_a_split_state_trains_as_one_that_is_whole(run):
+    """Without noise, which is drawn for as many rows as the mesh asks for."""
+    text, losses = {"domain": "book", "window": 4, "noise": 0.0}, []
+    for mesh in ([8, 1, 1], [2, 2, 2]):
+        other = make(run.store, text=text, train={"batch_size": 8, "mesh": mesh})
+        state, metrics = other.make_steps()(other.init_state(), other.place(0, 2))
+        losses.append(metrics["loss"])
+    for name in ("items", "model/layers/gate/kernel"):
+        assert not state.params[name].sharding.is_fully_replicated
+    np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 def test_steps_learn(run):
@@ -111,8 +179,8 @@ def test_steps_learn(run):
 
 def test_the_tokenizer_is_kept_in_the_workdir(sample_store, tmp_path):
     first = make(sample_store, tmp_path)
-    ids = first.tokenizer.encode("Emma <item_3>", bos=True)
-    assert load_tokenizer(tmp_path / "tokenizer").encode("Emma <item_3>", bos=True) == ids
+    ids = first.tokenizer.encode("Emma", bos=True)
+    assert load_tokenizer(tmp_path / "tokenizer").encode("Emma", bos=True) == ids
     ends = json.loads((tmp_path / "tokenizer" / "generation_config.json").read_text())
     assert ends == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     # A later run reads it, whatever training one would give.
@@ -139,7 +207,9 @@ def test_presets_and_defaults(sample_store):
         ({"model": {"preset": "llama-8b"}}, "config.model.preset: no preset 'llama-8b' of llama"),
         ({"model": {"vocab_size": 9}}, "config.model.vocab_size: is the tokenizer's size; set"),
         ({"model": {"heads": 3, "kv_heads": 2}}, "config.model: heads 3 is no multiple"),
-        ({"text": {"domain": "song"}}, "config.text.domain': expected one of 'movie', 'game'"),
+        ({"text": {"domain": "boook"}}, "no words for the domain 'boook'; did you mean 'book'"),
+        ({"text": {"prompts": "no.json"}}, "no.json: not readable as prompts in JSON"),
+        ({"split": {"by": "middle"}}, "config.split.by': expected one of 'end', 'start', 'user'"),
         ({"train": {"packed": True}}, "unknown config key 'config.train.packed'"),
         ({"text": {"naming": -1.0}}, "config.text: items, naming"),
     ],
