@@ -170,9 +170,13 @@ class InterpreterRun(Run):
         rng = np.random.default_rng(self.config.evaluation.seed)
         return windows[np.sort(rng.choice(len(windows), most, replace=False))]
 
-    def histories(self, windows: Windows) -> Histories:
-        """Examples of windows."""
-        return Histories(windows, self.encoder, self.names)
+    def histories(self, windows: Windows, *, untrained: int | None = None) -> Histories:
+        """Examples of windows; of a recommender with fresh weights of the seed `untrained`."""
+        encoder = self.encoder
+        if untrained is not None:
+            fresh = self.recommender.with_seed(untrained).init_state().params
+            encoder = Encoder(self.recommender, fresh, self.config.ask.window)
+        return Histories(windows, encoder, self.names)
 
     @functools.cached_property
     def learner(self) -> Learner:

@@ -114,6 +114,10 @@ class RecommenderRun(Run):
     def _build(self, rngs: nnx.Rngs) -> Any:
         return make_recommender(self.config.model, self.store.n_items, rngs)
 
+    def with_seed(self, seed: int) -> "RecommenderRun":
+        """The same run of another seed, without its folder."""
+        return RecommenderRun(dataclasses.replace(self.config, seed=seed), self.store)
+
     @functools.cached_property
     def split(self) -> splits.Split:
         return make_split(self.store, self.config.split)

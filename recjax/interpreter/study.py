@@ -1,0 +1,459 @@
+"""An interpreter examined: the paper's figures and tables, controls and cases, as a report.
+
+    recjax interpret --workdir=runs/ml100k-interpreter --decoding=greedy,beam --controls
+
+Everything goes to WORKDIR/results.json, which `recjax report` shows, and comes back as metrics.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recjax.errors import InputError
+from recjax.interpreter.examples import check_states
+from recjax.interpreter.judge import Ballot, Judge, hold
+from recjax.interpreter.measure import (
+    Recovery,
+    Residual,
+    measure_recovery,
+    measure_residual,
+    popular,
+    popularity_recovery,
+)
+from recjax.interpreter.oracle import generate_oracles, measure_oracles, nearest_titles
+from recjax.interpreter.questions import Task
+from recjax.interpreter.reader import DECODINGS, Answer, Decoding, Reader
+from recjax.interpreter.run import InterpreterRun
+from recjax.report.sections import (
+    Bars,
+    Case,
+    Cases,
+    Item,
+    Number,
+    Section,
+    Table,
+    Text,
+    write_results,
+)
+from recjax.training.recommender import RecommenderRun
+from recjax.training.workdir import open_run
+from recjax.typing import Array, Params
+
+_CASES = 6
+_ERRORS = 15
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """What is examined beyond greedy decoding.
+
+    Attributes:
+        split: "validation" or "test".
+        decodings: of `DECODINGS`; greedy decoding always comes first.
+        controls: shuffled states, an untrained encoder, an untrained adapter.
+        oracle: DreamRec's oracle items, too.
+        judge: of recommendations: random, those of `versus`, and oracle items.
+        versus: what another recommender recommends: [B W] histories -> [B] items.
+        seed: of shuffles, untrained weights, oracle items and ballots.
+    """
+
+    split: Any = "test"
+    decodings: tuple[Decoding, ...] = ("greedy",)
+    controls: bool = False
+    oracle: bool = False
+    judge: Judge | None = None
+    versus: tuple[str, Callable[[np.ndarray], np.ndarray]] | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in self.decodings:
+            if name not in DECODINGS:
+                raise InputError(
+                    f"--decoding: no '{name}'; expected some of {', '.join(DECODINGS)}"
+                )
+        if self.judge is not None and not (self.oracle and self.versus):
+            raise InputError("a judge compares oracle items with another recommender's choice")
+
+
+class Study:
+    """Examines an interpreter.
+
+    Args:
+        run: of the interpreter.
+        params: of its adapter.
+        config: what to examine.
+    """
+
+    def __init__(self, run: InterpreterRun, params: Params, config: StudyConfig):
+        self._run, self._params, self._config = run, params, config
+        self._reader = run.reader(params)
+        newest = run.windows(config.split, newest=True)
+        anywhere = run.sample(run.windows(config.split, newest=False))
+        self._parts = {"sequences": newest, "windows": anywhere}
+        self.metrics: dict[str, float] = {}
+
+    def examine(self) -> list[Section]:
+        """All sections, in order; `metrics` has the figures by name afterwards."""
+        config = self._config
+        tasks = self._run.config.ask.tasks
+        sections: list[Section] = []
+        decodings = tuple(dict.fromkeys(("greedy", *config.decodings)))
+        said: dict[tuple[Task, str], list[Answer]] = {}
+        if "residual" in tasks:
+            rows: list[list[Any]] = []
+            for decoding in decodings:
+                for part, windows in self._parts.items():
+                    answers = self._run.ask(self._reader, windows, "residual", decoding)
+                    said.setdefault(("residual", part), answers)
+                    found = measure_residual(answers, windows.newest)
+                    rows.append(self._residual_row(decoding, part, found))
+            sections.append(self._residual_table(rows))
+        if "recovery" in tasks:
+            by_decoding: dict[tuple[str, str], Recovery] = {}
+            for decoding in decodings:
+                for part, windows in self._parts.items():
+                    answers = self._run.ask(self._reader, windows, "recovery", decoding)
+                    said.setdefault(("recovery", part), answers)
+                    by_decoding[decoding, part] = measure_recovery(answers, windows)
+            sections += self._recovery_sections(by_decoding)
+        if config.controls:
+            sections.append(self._controls(tasks))
+        sections += self._cases(said)
+        if ("residual", "windows") in said:
+            sections.append(self._errors(said["residual", "windows"]))
+        sections += self._filter()
+        if config.oracle:
+            sections += self._oracle()
+        return sections
+
+    def _note(self, name: str, values: dict[str, float]) -> None:
+        prefix = f"{self._config.split}/{name}"
+        self.metrics |= {f"{prefix}/{key}": float(value) for key, value in values.items()}
+
+    def _residual_row(self, decoding: str, part: str, found: Residual) -> list[Any]:
+        low, high = found.interval
+        values = {**found.metrics(), "accuracy_low": low, "accuracy_high": high}
+        self._note(f"{part}/residual/{decoding}", values)
+        return [
+            decoding, part, len(found.right), values["accuracy"], low, high, values["strict"],
+            values["outside"],
+        ]  # fmt: skip
+
+    def _residual_table(self, rows: list[list[Any]]) -> Table:
+        trained = self._run.windows("train", newest=True)
+        (top,) = popular(trained, self._run.store.n_items, 1)
+        for part, windows in self._parts.items():
+            same = [self._run.names[item] == self._run.names[top] for item in windows.newest]
+            share = float(np.mean(same))
+            self._note(f"{part}/residual/popular", {"accuracy": share})
+            rows.append(["(most popular item)", part, len(same), share, None, None, share, 0.0])
+        columns = [
+            "decoding",
+            "measured on",
+            "n",
+            "accuracy",
+            "95 % from",
+            "to",
+            "strict",
+            "outside",
+        ]
+        return Table(
+            "Residual accuracy (Table 2)", columns, rows,
+            "Which item the second history has more. Sequences: the newest window of each; "
+            "windows: such that end anywhere. Titles are compared after normalisation, in 'strict' "
+            "letter by letter; 'outside': no title of the catalogue was said.",
+        )  # fmt: skip
+
+    def _recovery_sections(self, found: dict[tuple[str, str], Recovery]) -> list[Section]:
+        trained = self._run.windows("train", newest=True)
+        window = self._run.config.ask.window
+        best = popular(trained, self._run.store.n_items, window)
+        series: dict[str, list[Number]] = {}
+        rows: list[list[Any]] = []
+        for (decoding, part), recovery in found.items():
+            self._note(f"{part}/recovery/{decoding}", recovery.metrics())
+            rows.append([decoding, part, len(recovery.counts), *recovery.metrics().values()])
+            if part == "sequences":
+                series[decoding] = recovery.distribution.tolist()
+        for part, windows in self._parts.items():
+            baseline = popularity_recovery(best, windows)
+            self._note(f"{part}/recovery/popular", baseline.metrics())
+            name = f"({window} most popular)"
+            rows.append([name, part, len(baseline.counts), *baseline.metrics().values()])
+            if part == "sequences":
+                series["popularity"] = baseline.distribution.tolist()
+        columns = [
+            "decoding",
+            "measured on",
+            "n",
+            "items",
+            "strict",
+            "none",
+            "> 3",
+            "> 5",
+            "outside",
+        ]
+        return [
+            Bars(
+                "Recovered items a sequence (Figure 4)",
+                [str(n) for n in range(window + 1)],
+                series,
+                percent=True,
+                note="Share of the test sequences by the number of their items that are named.",
+            ),
+            Table(
+                "Recovery", columns, rows,
+                "Items: mean number of recovered items; none, > 3, > 5: shares of the sequences; "
+                "outside: share of the titles said that the catalogue has not.",
+            ),
+        ]  # fmt: skip
+
+    def _measure(self, reader: Reader, states: Any, task: Task, windows: Any) -> dict[str, float]:
+        answers = reader.read(states, task)
+        if task == "residual":
+            return measure_residual(answers, windows.newest).metrics()
+        return measure_recovery(answers, windows).metrics()
+
+    def _controls(self, tasks: Sequence[Task]) -> Table:
+        """What is left where the states cannot tell: it must be no more than popularity."""
+        run, rng = self._run, np.random.default_rng(self._config.seed)
+        windows = self._parts["windows"]
+        rows = np.arange(len(windows))
+        untrained = run.bridge.initial(
+            np.asarray(run.histories(windows).states(rows, "recovery"))[:, 0], self._config.seed + 1
+        )
+        table: list[list[Any]] = []
+        for task in tasks:
+            states = np.asarray(run.histories(windows).states(rows, task))
+            fresh = np.asarray(
+                run.histories(windows, untrained=self._config.seed).states(rows, task)
+            )
+            for name, reader, shown in (
+                ("shuffled states", self._reader, states[rng.permutation(rows)]),
+                ("untrained recommender", self._reader, fresh),
+                ("untrained adapter", run.reader(untrained), states),
+            ):
+                found = self._measure(reader, shown, task, windows)
+                key = "accuracy" if task == "residual" else "mean"
+                self._note(f"windows/{task}/control/{name.replace(' ', '_')}", {key: found[key]})
+                table.append([task, name, len(windows), found[key]])
+        return Table(
+            "Controls", ["task", "control", "n", "accuracy, or items recovered"], table,
+            "The same questions about states that say nothing of the history.",
+        )  # fmt: skip
+
+    def _cases(self, said: dict[tuple[Task, str], list[Answer]]) -> list[Section]:
+        names, windows = self._run.names, self._parts["sequences"]
+        histories = windows.ids()
+        out: list[Section] = []
+        for task in self._run.config.ask.tasks:
+            cases = []
+            for number, answer in enumerate(said[task, "sequences"][:_CASES]):
+                row = [int(item) for item in histories[number] if item]
+                wanted = set(row[-1:]) if task == "residual" else set(row)
+                history = [
+                    Item(names[item], "hit" if item in answer.items & wanted else "")
+                    for item in row
+                ]
+                items = []
+                for one in answer.named:
+                    hit = bool(wanted & set(one.items))
+                    items.append(
+                        Item(one.text, "hit" if hit else "miss" if one.items else "unknown")
+                    )
+                right = bool(answer.items & wanted) if task == "residual" else None
+                heading = f"Sequence {number + 1}: {answer.text.strip()}"
+                cases.append(
+                    Case(heading, history, items or [Item("(no title)", "unknown")], right)
+                )
+            title = "residual item" if task == "residual" else "recovery"
+            out.append(Cases(f"Cases: {title} (Figure 5)", cases, "Oldest item first."))
+        return out
+
+    def _errors(self, answers: Sequence[Answer]) -> Table:
+        """What was said in place of items, those of few training interactions apart."""
+        windows, names = self._parts["windows"], self._run.names
+        spans = self._run.recommender.split.train
+        trained = np.zeros(self._run.store.n_items, np.int64)
+        for start, stop in zip(spans.starts, spans.stops, strict=True):
+            np.add.at(trained, self._run.store.items[start:stop], 1)
+        wrong: dict[int, collections.Counter] = {}
+        for answer, item in zip(answers, windows.newest.tolist(), strict=True):
+            if item not in answer.items:
+                text = answer.named[0].text if answer.named else "(no title)"
+                wrong.setdefault(item, collections.Counter())[text] += 1
+        worst = sorted(wrong, key=lambda item: (-wrong[item].total(), trained[item]))[:_ERRORS]
+        rows: list[list[Any]] = [
+            [names[item], int(trained[item]), wrong[item].total(), wrong[item].most_common(1)[0][0]]
+            for item in worst
+        ]
+        return Table(
+            "Errors", ["item", "training interactions", "times missed", "said most often"], rows,
+            f"{sum(c.total() for c in wrong.values())} of {len(answers)} windows.",
+        )  # fmt: skip
+
+    def _filter(self) -> list[Section]:
+        weights = self._params.get("body/filter")
+        if weights is None:
+            return []
+        labels = [str(n) for n in range(1 - len(weights), 1)]
+        return [
+            Bars(
+                "The adapter's filter", labels, {"weight": np.asarray(weights).tolist()},
+                note="Weight of each position's state, the newest at 0 (section 4.1.2).",
+            )
+        ]  # fmt: skip
+
+    def _oracle(self) -> list[Section]:
+        run, windows = self._run, self._parts["sequences"]
+        oracles = generate_oracles(run, windows, self._config.seed)
+        states = np.stack([oracles.before, oracles.after], axis=1)
+        answers = self._reader.read(states, "residual")
+        found = measure_oracles(answers, oracles, windows.newest)
+        self._note("sequences", found.metrics())
+        rows: list[list[Any]] = [[name, value] for name, value in found.metrics().items()]
+        out: list[Section] = [Table("Oracle items (section 4.4)", ["figure", "value"], rows)]
+        beyond = nearest_titles(answers, self._reader.index.nearest)
+        if beyond:
+            rows = [
+                [said, "; ".join(f"{run.names[item]} ({like:.2f})" for item, like in near)]
+                for said, near in beyond[:_ERRORS]
+            ]
+            note = f"{len(beyond)} of {len(answers)} answers are in no catalogue."
+            out.append(Table("Beyond the catalogue", ["said", "most alike titles"], rows, note))
+        if self._config.judge is not None:
+            out.append(self._judged(answers))
+        return out
+
+    def _judged(self, answers: Sequence[Answer]) -> Table:
+        assert self._config.judge is not None and self._config.versus is not None
+        run, windows = self._run, self._parts["sequences"]
+        name, recommend = self._config.versus
+        rng = np.random.default_rng([self._config.seed, 1])
+        histories = windows.ids(back=1)
+        others = recommend(histories)
+        ballots = []
+        for row, answer in enumerate(answers):
+            if answer.named:
+                ballots.append(
+                    Ballot(
+                        [run.names[item] for item in histories[row] if item],
+                        {
+                            "random": run.names[int(rng.integers(1, len(run.names)))],
+                            name: run.names[int(others[row])],
+                            "dreamrec": answer.named[0].text,
+                        },
+                    )
+                )
+        words = run.bridge.questions.words
+        verdict = hold(ballots, self._config.judge, words=words, seed=self._config.seed)
+        self._note("sequences", verdict.metrics())
+        rows: list[list[Any]] = [
+            [s, *verdict.share(s), *verdict.share_of_all(s)[:1]] for s in verdict.sources
+        ]
+        note = (
+            f"{verdict.ballots} ballots, {verdict.ties} ties, {verdict.refusals} refusals; "
+            f"{len(answers) - len(ballots)} histories without an answer are left out."
+        )
+        columns = ["recommended by", "chosen", "95 % from", "to", "of all"]
+        return Table("The judge's choice (Table 3)", columns, rows, note)
+
+
+def summary(run: InterpreterRun, metrics: dict[str, float]) -> Text:
+    """What was examined, in a few sentences."""
+    lines = [run.describe() + "."]
+    for key, what in (
+        ("test/sequences/residual/greedy/accuracy", "of the added items are named"),
+        ("test/sequences/recovery/greedy/more_than_3", "of the sequences have more than 3 named"),
+    ):
+        if key in metrics:
+            lines.append(f"{metrics[key]:.1%} {what} (greedy decoding, test sequences).")
+    return Text("In short", "\n\n".join(lines))
+
+
+def examine(workdir: str | Path, config: StudyConfig, step: int | None = None) -> dict[str, float]:
+    """Examines a run and writes WORKDIR/results.json.
+
+    Args:
+        workdir: of an interpreter.
+        config: what to examine.
+        step: checkpoint; None = the best one.
+    """
+    run = open_interpreter(workdir)
+    params = run.restore(run.best_step() if step is None else step)
+    study = Study(run, params, config)
+    sections = study.examine()
+    write_results(Path(workdir) / "results.json", [summary(run, study.metrics), *sections])
+    return study.metrics
+
+
+def open_interpreter(workdir: str | Path) -> InterpreterRun:
+    """The run of a workdir; `InputError` where it is another system's."""
+    run = open_run(workdir)
+    if not isinstance(run, InterpreterRun):
+        raise InputError(f"{workdir}: a run of another kind; expected an interpreter's")
+    return run
+
+
+def recommender_of(workdir: str | Path) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
+    """A trained recommender as `StudyConfig.versus`: its name, and its first item that is new.
+
+    Args:
+        workdir: of its run.
+    """
+    run = open_run(workdir)
+    if not isinstance(run, RecommenderRun):
+        raise InputError(f"{workdir}: a run of another kind; expected a recommender's")
+    params = run.restore(run.best_step())
+
+    @jax.jit
+    def best(params: Params, ids: Array) -> Array:
+        model = run.model.merge(params)
+        scores = model.score(model.predict(ids)).at[:, 0].set(-jnp.inf)
+        rows = jnp.arange(len(ids))[:, None]
+        return scores.at[rows, ids].set(-jnp.inf).argmax(axis=-1)
+
+    return run.config.model["name"], lambda ids: np.asarray(best(params, ids))
+
+
+def read_hidden(workdir: str | Path, file: str | Path) -> list[dict[str, str]]:
+    """What an interpreter says of states in a file.
+
+    Args:
+        workdir: of the interpreter.
+        file: .npz with `before` and `after`, or with `hidden`: [n L D] or [n D] each.
+
+    Returns:
+        For each row `residual` or `recovery`: the answer.
+
+    Raises:
+        InputError: no such file, other arrays, states of another width, NaN.
+    """
+    run = open_interpreter(workdir)
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: not readable as .npz ({error})") from error
+    task: Task
+    if set(arrays) == {"before", "after"}:
+        task, names = "residual", ["before", "after"]
+    elif set(arrays) == {"hidden"}:
+        task, names = "recovery", ["hidden"]
+    else:
+        found = ", ".join(sorted(arrays)) or "nothing"
+        raise InputError(f"{file}: holds {found}; expected before and after, or hidden")
+    bridge = run.bridge
+    states = [
+        check_states(arrays[n], f"{file}: {n}", length=bridge.length, dim=bridge.dim) for n in names
+    ]
+    if len(states) == 2 and len(states[0]) != len(states[1]):
+        raise InputError(f"{file}: {len(states[0])} rows of before, {len(states[1])} of after")
+    reader = run.reader(run.restore(run.best_step()))
+    return [{task: a.text.strip()} for a in reader.read(np.stack(states, axis=1), task)]
