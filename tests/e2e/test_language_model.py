@@ -106,17 +106,29 @@ def test_the_folder_loads_as_a_published_model(whole):
     lm = package.load_llm(workdir / "hf")
     run = open_run(workdir)
     params = run.restore(run.best_step())
-    for path, value in params.items():
-        np.testing.assert_array_equal(lm.params[path], value)
+    # The model alone is kept, not the vectors that its soft tokens were made of.
+    assert "items" in params
+    assert {f"model/{path}" for path in lm.params} == params.keys() - {"items"}
+    for path, value in lm.params.items():
+        np.testing.assert_array_equal(value, params[f"model/{path}"])
     assert lm.tokenizer.size == lm.config.vocab_size == run.tokenizer.size
     assert lm.stop == (run.tokenizer.eos_id,) and lm.config.max_length == 160
-    prompt = run.documents.fixed("naming", 1).prompt
-    assert "<item_1>" in prompt
-    ids = run.tokenizer.encode(prompt, bos=True)
-    assert lm.tokenizer.encode(prompt, bos=True) == ids
+    document = run.documents.fixed("items", 1)
+    ids = run.tokenizer.encode(document.text, bos=True)
+    assert lm.tokenizer.encode(document.text, bos=True) == ids
     logits = lm(np.array([ids]))
-    np.testing.assert_allclose(logits, run.model.merge(params)(np.array([ids]))[0], atol=1e-5)
-    assert len(lm.generate([prompt], max_new_tokens=4).texts) == 1
+    model = run.model.merge(params).model
+    np.testing.assert_allclose(logits, model(np.array([ids]))[0], atol=1e-5)
+    # A question with a vector in the place of its soft token is answered.
+    question = run.documents.fixed("recovery", 0)
+    asked = " {soft}".join(t for t, learned in question.pieces if t is not None and not learned)
+    ids, is_soft = lm.tokenizer.encode_with_soft(asked, bos=True)
+    (made,) = question.blends
+    vector = np.array(made.weights) @ np.asarray(params["items"])[list(made.items)]
+    soft = (np.array([is_soft]), vector[None, None].astype(np.float32))
+    answers = lm.generate(np.array([ids]), soft=soft, max_new_tokens=4)
+    other = lm.generate(np.array([ids]), soft=(soft[0], -soft[1]), max_new_tokens=4)
+    assert len(answers.texts) == 1 and not np.array_equal(answers.scores, other.scores)
     assert load_tokenizer(workdir / "hf", size=lm.config.vocab_size).pad_id == 0
 
 
