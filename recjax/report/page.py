@@ -196,7 +196,7 @@ def _curves(lines: list[dict[str, Any]], metric: str) -> list[tuple[str, Html]]:
                 series.setdefault(key, []).append((line["step"], value))
     if not series:
         return []
-    charts = {key: {key: series.pop(key)} for key in ("loss", metric) if key in series}
+    charts = {key: {key: series[key]} for key in ("loss", metric) if key in series}
     others: dict[str, dict[str, list[tuple[Any, Any]]]] = {}
     for key, points in series.items():
         head, _, last = key.rpartition("/")
@@ -207,7 +207,12 @@ def _curves(lines: list[dict[str, Any]], metric: str) -> list[tuple[str, Html]]:
     if final is not None:
         caption = f"Dashed: step {format_number(final)}, the best checkpoint."
     shown = [figure(line_chart(key, "step", key, chart, at=final)) for key, chart in charts.items()]
-    hidden = [figure(line_chart(key, "step", key, chart)) for key, chart in others.items()]
+    repeated = [points for chart in charts.values() for points in chart.values()]
+    hidden = [
+        figure(line_chart(key, "step", key, chart))
+        for key, chart in others.items()
+        if not (len(chart) == 1 and next(iter(chart.values())) in repeated)
+    ]
     grid = element("div", *shown, class_="charts")
     more = element("div", *hidden, class_="charts")
     content = [grid, element("p", caption, class_="note") if caption else ""] if shown else []

@@ -74,17 +74,17 @@ def line_chart(
     if at is not None:
         place = _percent(across.share(at))
         parts.append(element("line", x1=place, x2=place, y1="0", y2="100%", class_="at"))
+    styles = {name: f"s{number % _STYLES}" for number, name in enumerate(series)}
     paths = []
     for name, points in lines.items():
-        style = f"s{list(series).index(name) % _STYLES}"
         spots = [(1000 * across.share(a), 1000 - 1000 * up.share(b)) for a, b in thin(points)]
         if len(spots) > 1:
             path = "M" + "L".join(f"{a:.1f},{b:.1f}" for a, b in spots)
-            paths.append(element("path", d=path, class_=style))
+            paths.append(element("path", d=path, class_=styles[name]))
     parts.append(
         element(
             "svg", *paths, viewBox="0 0 1000 1000", preserveAspectRatio="none",
-            width="100%", height="100%", class_="lines",
+            width="100%", height="100%",
         )
     )  # fmt: skip
     for name, points in lines.items():
@@ -94,7 +94,7 @@ def line_chart(
                     "circle",
                     element("title", f"{name}: {x} {format_short(a)}, {format_number(b)}"),
                     cx=_percent(across.share(a)), cy=_percent(1 - up.share(b)), r="2.5",
-                    class_=f"s{list(series).index(name) % _STYLES}",
+                    class_=styles[name],
                 )
                 for a, b in points
             ]  # fmt: skip
