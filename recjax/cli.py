@@ -351,6 +351,7 @@ def _report(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[
 
     if overrides:
         raise InputError("report takes no --config.KEY: it shows the run as it is")
+    _workdir()  # whose systems have defaults, which the page shows
     page = write_report(args.workdir, args.out)
     _say(f"report: {page}")
     return {"report": str(page)}

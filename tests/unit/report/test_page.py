@@ -312,3 +312,13 @@ def test_the_command(recjax, workdir):
     assert status == 2 and err.startswith("recjax: ") and "no run" in err
     status, out, err = recjax("report", f"--workdir={workdir}", "--config.seed=1")
     assert status == 2 and "report takes no --config.KEY" in err
+
+
+def test_the_command_knows_the_defaults_of_every_system(recjax, workdir):
+    config = {"system": "interpreter", "recommender": "runs/sasrec", "llm": "runs/lm"}
+    config["adapter"] = {"name": "linear", "soft": 3}
+    (workdir / "config.json").write_text(json.dumps({"config": config}))
+    assert recjax("report", f"--workdir={workdir}")[0] == 0
+    page = Page((workdir / "report.html").read_text())
+    assert page.after("interpreter") == ["linear · my-run"]
+    assert page.after("soft", 2) == ["3", "default 1"]
