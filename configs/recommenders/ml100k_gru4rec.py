@@ -4,8 +4,8 @@
 
 Without an argument the first paper's BPR, 256 negatives for the batch; `:plus` GRU4Rec+ (Hidasi and
 Karatzoglou 2018), BPR-max with additional negatives; `:ce` the full cross-entropy.
-Leave-one-out, test/full/ndcg@10: BPR 0.0756, `:plus` 0.0933, `:ce` 0.1059 (seeds: 1, 1, 1; 5 to 9
-minutes on one core).
+Leave-one-out, test/full/ndcg@10: BPR 0.0720, `:plus` 0.0947, `:ce` 0.1007 (means of 3 seeds; 2 to
+10 minutes on one core).
 configs/RESULTS.md has the rest.
 """
 
