@@ -189,6 +189,14 @@ def check_states(h: Any, what: str, *, length: int = 0, dim: int = 0) -> np.ndar
     return states
 
 
+def _title(title: Any, what: str) -> str:
+    """A title, blanks collapsed."""
+    words = " ".join(title.split()) if isinstance(title, str) else ""
+    if not words:
+        raise InputError(f"{what} is {title!r}, expected a text that is not empty")
+    return words
+
+
 class States:
     """Examples out of arrays: the states of any recommender.
 
@@ -211,8 +219,13 @@ class States:
         self.after = check_states(after, "hidden_after")
         length, dim = self.after.shape[1:]
         self.before = check_states(before, "hidden_before", length=length, dim=dim)
-        self._added = [" ".join(str(title).split()) for title in added]
-        self._histories = None if histories is None else [list(row) for row in histories]
+        self._added = [_title(title, f"titles: row {row}") for row, title in enumerate(added)]
+        self._histories = None
+        if histories is not None:
+            self._histories = [
+                [_title(title, f"histories: row {row}: a title") for title in some]
+                for row, some in enumerate(histories)
+            ]
         count = len(self.after)
         for name, values in (
             ("hidden_before", self.before),
@@ -221,9 +234,6 @@ class States:
         ):
             if values is not None and len(values) != count:
                 raise InputError(f"{name}: {len(values)} rows, expected {count}")
-        for row, title in enumerate(self._added):
-            if not title:
-                raise InputError(f"titles: row {row} is empty")
         for row, some in enumerate(self._histories or []):
             if not some:
                 raise InputError(f"histories: row {row} is empty")

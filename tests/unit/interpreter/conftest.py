@@ -1,0 +1,133 @@
+"""A tiny frozen language model with its tokenizer, and recommenders to interpret."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from recjax.convert.language_model import language_model, write_language_model
+from recjax.data.prompts import PROMPTS, question
+from recjax.data.tokenizers import train_bpe
+from recjax.interpreter.adapters import Config as AdapterConfig
+from recjax.interpreter.bridge import Bridge
+from recjax.interpreter.questions import AskConfig
+from recjax.llm import load_llm
+from recjax.models.definition import params_of
+from recjax.models.llama import Config, Llama
+from recjax.training.recommender import RecommenderRun
+from recjax.training.workdir import build_config, start_run
+
+# By item id; two have one title, and one has the words after an answer's titles.
+TITLES = ["", "Alien", "The Omen", "Brazil", "Cat People", "Dune", "Alien", "Paris, Texas",
+          "Up in List2 but not in List1"]  # fmt: skip
+DIM, LENGTH, EMBED = 6, 4, 16
+
+
+@pytest.fixture(scope="session")
+def titles():
+    return TITLES
+
+
+def write_llm(folder, tokenizer, seed=0):
+    """A random model and its tokenizer as a Hugging Face folder."""
+    config = Config(
+        vocab_size=tokenizer.size, dim=EMBED, mlp_dim=24, layers=2, heads=2, kv_heads=1,
+        head_dim=8, max_length=192, init_std=0.3,
+    )  # fmt: skip
+    params = params_of(Llama(config, rngs=nnx.Rngs(seed)))
+    write_language_model(folder, language_model(config, params))
+    if tokenizer.eos_id is not None:
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2}))
+    tokenizer.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    texts = [question(p, PROMPTS.of("book")) for p in PROMPTS.residual + PROMPTS.recovery]
+    return train_bpe([*TITLES, *texts] * 2, 400)
+
+
+@pytest.fixture(scope="session")
+def llm_folder(tmp_path_factory, tokenizer):
+    return write_llm(tmp_path_factory.mktemp("llm") / "hf", tokenizer)
+
+
+@pytest.fixture(scope="session")
+def other_llm_folder(tmp_path_factory, tokenizer):
+    """Of the same sizes, with other weights."""
+    return write_llm(tmp_path_factory.mktemp("llm") / "other", tokenizer, seed=1)
+
+
+@pytest.fixture(scope="session")
+def llm(llm_folder):
+    return load_llm(llm_folder)
+
+
+@pytest.fixture
+def make_bridge(llm):
+    """`make_bridge(ask fields, adapter fields) -> Bridge` of states [4 6]."""
+
+    def make(ask=None, adapter=None, llm=llm, length=LENGTH):
+        ask = {"domain": "book", "window": 4, "residual_tokens": 24, "recovery_tokens": 40} | (
+            ask or {}
+        )
+        config = AdapterConfig(**{"soft": 2} | (adapter or {}))
+        return Bridge(llm, AskConfig(**ask), config, length, DIM)
+
+    return make
+
+
+@pytest.fixture
+def states():
+    """`states(rows, seed) -> [rows 4 6]`."""
+
+    def make(rows, seed=0):
+        rng = np.random.default_rng(seed)
+        return jnp.asarray(rng.normal(1.0, 2.0, (rows, LENGTH, DIM)), jnp.float32)
+
+    return make
+
+
+def recommender(store, name, split="chronological_sequences", seed=0, **model):
+    """The config of a tiny recommender."""
+    return build_config(
+        {
+            "data": {
+                "source": "simulated",
+                "store": str(store.path),
+                "options": {"users": 120, "mean_length": 10.0, "max_length": 30},
+            },
+            "model": {"name": name, "dim": 8, "max_length": 6, **model},
+            "split": {"name": split},
+            "objective": {"name": "softmax"},
+            "seed": seed,
+            "train": {"batch_size": 64, "epochs": 1.0, "steps_per_call": 1},
+            "evaluation": {"protocols": ("full",)},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def untrained(sample_store):
+    """`untrained(name, **model)`: the run of a recommender, without a folder."""
+    return lambda name, **options: RecommenderRun(
+        recommender(sample_store, name, **options), sample_store
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(sample_store, tmp_path_factory):
+    """`trained(name, **model) -> workdir` of a recommender after an epoch, once a session."""
+    folders = {}
+
+    def train(name, **options):
+        key = (name, *sorted(options.items()))
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp(name) / "run"
+            start_run(recommender(sample_store, name, **options), folders[key]).train()
+        return folders[key]
+
+    return train

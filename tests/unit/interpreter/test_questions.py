@@ -1,0 +1,160 @@
+"""Questions and answers as tokens: the table's words, soft places, labels, what is visible."""
+
+import json
+
+import numpy as np
+import pytest
+
+from recjax.data.prompts import PROMPTS, REPRESENTATIONS, answer, question
+from recjax.data.token_batches import NO_LABEL
+from recjax.data.tokenizers import SOFT
+from recjax.errors import InputError
+from recjax.interpreter.questions import TASKS, AskConfig, Questions
+
+SOFT_TOKENS = 3
+EVERY = [(task, form) for task in TASKS for form in range(3)]
+BOOK = PROMPTS.of("book")
+
+
+def make(tokenizer, max_length=192, soft=SOFT_TOKENS, **fields):
+    config = AskConfig(**{"domain": "book", "recovery": 1.0, **fields})
+    return Questions(config, tokenizer, soft, max_length)
+
+
+@pytest.fixture(scope="module")
+def questions(tokenizer):
+    return make(tokenizer)
+
+
+def told(task, count=1):
+    """Titles of `count` rows."""
+    some = [["Alien"], ["The Omen"], ["Up in List2 but not in List1"]]
+    return some[:count] if task == "residual" else [[*row, "Dune"] for row in some[:count]]
+
+
+@pytest.mark.parametrize(("task", "form"), EVERY)
+def test_a_question_is_the_prompts_words_with_soft_places(questions, tokenizer, task, form):
+    asked = questions.question(task, form)
+    prompt = getattr(PROMPTS, task)[form]
+    ids, is_soft = np.array(asked.ids), np.array(asked.is_soft)
+    assert is_soft.sum() == SOFT_TOKENS * REPRESENTATIONS[task]
+    assert (ids[is_soft] == tokenizer.pad_id).all()
+    assert asked.before == is_soft.argmax() > 1 and ids[0] == tokenizer.bos_id
+    spoken = tokenizer.decode(ids[~is_soft])
+    assert spoken == question(prompt, BOOK).replace(f" {SOFT}", "")
+    # Each representation's places stand together.
+    assert (np.diff(np.flatnonzero(is_soft)) == 1).sum() == is_soft.sum() - REPRESENTATIONS[task]
+
+
+@pytest.mark.parametrize(("task", "form"), EVERY)
+def test_question_and_answer_are_the_tokens_of_one_text(questions, tokenizer, task, form):
+    (titles,) = told(task)
+    prompt = getattr(PROMPTS, task)[form]
+    whole = f"{question(prompt, BOOK)} {answer(prompt, BOOK, titles)}"
+    ids, _ = tokenizer.encode_with_soft(whole, soft=SOFT_TOKENS, bos=True, eos=True)
+    asked, answers = questions.question(task, form), questions.answers(task, form, [titles])
+    assert [*asked.ids, *answers[0]] == ids
+
+
+@pytest.mark.parametrize(("task", "form"), EVERY)
+def test_a_batch_is_what_follows_the_shared_beginning(questions, tokenizer, task, form):
+    titles = told(task, 3)
+    asked, answers = questions.question(task, form), questions.answers(task, form, titles)
+    before, batch = questions.lay_out(task, form, titles)
+    assert before == asked.ids[: asked.before]
+    rest = len(asked.ids) - len(before)
+    width = batch["tokens"].shape[1]
+    assert batch["labels"].shape == (3, width - rest) and width in (24, 32, 48, 64, 96)
+    for row, own in enumerate(answers):
+        whole = [*before, *batch["tokens"][row, batch["real"][row]]]
+        assert whole == [*asked.ids, *own]
+        np.testing.assert_array_equal(batch["real"][row], np.arange(width) < rest + len(own))
+        assert batch["labels"][row].tolist() == own + [NO_LABEL] * (width - rest - len(own))
+        assert [*asked.is_soft[: len(before)], *batch["is_soft"][row, :rest]] == asked.is_soft
+        assert not batch["is_soft"][row, rest:].any()
+        assert (batch["tokens"][row, rest + len(own) :] == tokenizer.pad_id).all()
+
+
+@pytest.mark.parametrize(("task", "form"), EVERY)
+def test_no_target_text_is_visible_in_the_prompt(questions, tokenizer, titles, task, form):
+    """What stands before the answer is the same tokens, whatever the target."""
+    asked = questions.question(task, form)
+    seen = set()
+    for title in titles[1:]:
+        before, batch = questions.lay_out(task, form, [[title]])
+        rest = len(asked.ids) - len(before)
+        assert (batch["labels"][0, 0] == batch["tokens"][0, rest]).all()
+        shown = (*before, *batch["tokens"][0, :rest].tolist())
+        seen.add((shown, tuple(batch["is_soft"][0, :rest])))
+        assert title not in tokenizer.decode(shown)
+    assert len(seen) == 1
+
+
+def test_answers_are_cut_at_the_longest(tokenizer):
+    full = make(tokenizer)
+    short = make(tokenizer, residual_tokens=5, recovery_tokens=7)
+    for task, longest in (("residual", 5), ("recovery", 7)):
+        (whole,), (cut,) = (q.answers(task, 0, [["Paris, Texas"]]) for q in (full, short))
+        assert whole[-1] == tokenizer.eos_id and len(whole) > longest
+        assert cut == whole[:longest]
+
+
+def test_a_title_longer_than_the_context_is_cut(tokenizer):
+    """A stated rule: an answer has `residual_tokens` at most, so a row is never longer."""
+    questions = make(tokenizer)
+    (ids,) = questions.answers("residual", 0, [["Omen " * 500]])
+    assert len(ids) == 50 and ids[-1] != tokenizer.eos_id
+    assert len(questions.answers("recovery", 0, [["Omen " * 500]])[0]) == 100
+
+
+def test_words_of_the_domain(tokenizer):
+    for domain, word in (("book", "read"), ("game", "played"), ("movie", "watched")):
+        ids = np.array(make(tokenizer, domain=domain).question("residual").ids)
+        assert f"has {word} a series" in tokenizer.decode(ids)
+    with pytest.raises(InputError, match="no words for the domain 'bok'; did you mean 'book'"):
+        make(tokenizer, domain="bok")
+
+
+def test_a_file_adds_prompts(tokenizer, tmp_path):
+    file = tmp_path / "prompts.json"
+    added = {"question": "{soft} and {soft}?", "answer": "{titles}"}
+    file.write_text(json.dumps({"residual": [added]}))
+    questions = make(tokenizer, prompts=str(file))
+    assert (questions.forms("residual"), questions.forms("recovery")) == (4, 3)
+    asked = questions.question("residual", 3)
+    # The beginning that is shared is the token that begins a text, alone.
+    assert asked.before == 1 and sum(asked.is_soft) == 6
+    assert tokenizer.decode(questions.answers("residual", 3, [["Dune"]])[0]) == " Dune"
+
+
+def test_a_question_must_leave_room(tokenizer):
+    longest = max(len(make(tokenizer).question(*one).ids) for one in EVERY)
+    make(tokenizer, max_length=longest + 1)
+    with pytest.raises(InputError, match=f"residual takes {longest} tokens.* reads {longest}"):
+        make(tokenizer, max_length=longest)
+    # Only of tasks that are trained.
+    make(tokenizer, max_length=longest, residual=0.0)
+
+
+def test_tasks_and_lengths():
+    assert AskConfig().tasks == ("residual",)
+    assert AskConfig(recovery=0.1).tasks == ("residual", "recovery")
+    assert AskConfig(residual=0.0, recovery=2.0).tasks == ("recovery",)
+    # Section 4.1.2.
+    assert [AskConfig().longest(task) for task in TASKS] == [50, 100]
+    assert AskConfig().window == 10
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"window": 1}, "config.ask.window: expected at least 2"),
+        ({"residual": 0.0}, "one above 0"),
+        ({"residual": -1.0, "recovery": 2.0}, "shares"),
+        ({"residual_tokens": 0}, "at least 1"),
+        ({"recovery_tokens": 0}, "at least 1"),
+    ],
+)
+def test_bad_settings(fields, message):
+    with pytest.raises(InputError, match=message):
+        AskConfig(**fields)
