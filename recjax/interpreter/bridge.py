@@ -58,9 +58,14 @@ class Bridge:
             states: [n L D], whose mean and deviation it takes; positions that are all zero are
                 padding.
             seed: of the rest.
+
+        Raises:
+            InputError: states that are all zero.
         """
         real = states.reshape(-1, self.dim)
         real = real[np.any(real != 0, axis=1)]
+        if not len(real):
+            raise InputError("states: all of them are zero, which stands for padding")
         table = self.llm.params["embedding"].astype(jnp.float32)
         size = float(jnp.sqrt(jnp.mean(jnp.square(table))))
         return params_of(self._make(real.mean(axis=0), real.std(axis=0), size, nnx.Rngs(seed)))

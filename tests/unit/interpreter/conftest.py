@@ -22,7 +22,7 @@ from recjax.training.workdir import build_config, start_run
 # By item id; two have one title, and one has the words after an answer's titles.
 TITLES = ["", "Alien", "The Omen", "Brazil", "Cat People", "Dune", "Alien", "Paris, Texas",
           "Up in List2 but not in List1"]  # fmt: skip
-DIM, LENGTH, EMBED = 6, 4, 16
+DIM, LENGTH, EMBED = 6, 4, 64  # wide enough that a vector can steer it
 
 
 @pytest.fixture(scope="session")
@@ -33,8 +33,8 @@ def titles():
 def write_llm(folder, tokenizer, seed=0):
     """A random model and its tokenizer as a Hugging Face folder."""
     config = Config(
-        vocab_size=tokenizer.size, dim=EMBED, mlp_dim=24, layers=2, heads=2, kv_heads=1,
-        head_dim=8, max_length=192, init_std=0.3,
+        vocab_size=tokenizer.size, dim=EMBED, mlp_dim=96, layers=2, heads=4, kv_heads=2,
+        head_dim=16, max_length=192, init_std=0.3,
     )  # fmt: skip
     params = params_of(Llama(config, rngs=nnx.Rngs(seed)))
     write_language_model(folder, language_model(config, params))
@@ -47,7 +47,7 @@ def write_llm(folder, tokenizer, seed=0):
 @pytest.fixture(scope="session")
 def tokenizer():
     texts = [question(p, PROMPTS.of("book")) for p in PROMPTS.residual + PROMPTS.recovery]
-    return train_bpe([*TITLES, *texts] * 2, 400)
+    return train_bpe([*(f" {title}" for title in TITLES), *texts] * 2, 400)
 
 
 @pytest.fixture(scope="session")
