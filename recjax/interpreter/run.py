@@ -42,7 +42,7 @@ from recjax.training import parallel, workdir
 from recjax.training.checkpoint import abstract_like
 from recjax.training.loop import TrainConfig
 from recjax.training.optim import OptimConfig, make_optimizer
-from recjax.training.recommender import RecommenderRun
+from recjax.training.recommender import RecommenderRun, RunConfig
 from recjax.training.run import Run
 from recjax.training.state import TrainState, state_shardings
 from recjax.typing import Array, Params
@@ -96,7 +96,10 @@ def complete(section: Any) -> dict[str, Any]:
 
 
 def _store(config: InterpreterRunConfig, may_prepare: bool) -> Store:
-    data = workdir.read_run_config(Path(config.recommender)).data
+    recommender = workdir.read_run_config(Path(config.recommender))
+    if not isinstance(recommender, RunConfig):
+        raise InputError(f"{config.recommender}: a run of another kind; expected a recommender")
+    data = recommender.data
     return prepare(data) if may_prepare else open_store(data.store)
 
 
@@ -123,10 +126,7 @@ class InterpreterRun(Run):
     def __init__(self, config: InterpreterRunConfig, store: Store, folder: Path | None = None):
         super().__init__(config.train, folder)
         self.config, self.store = config, store
-        recommender = workdir.open_run(config.recommender)
-        if not isinstance(recommender, RecommenderRun):
-            raise InputError(f"{config.recommender}: a run of another kind; expected a recommender")
-        self.recommender = recommender
+        self.recommender: RecommenderRun = workdir.open_run(config.recommender)
         self.mesh = parallel.make_mesh(config.train.mesh)
 
     @functools.cached_property
@@ -156,10 +156,18 @@ class InterpreterRun(Run):
         return item_titles(self.store.catalog, self.bridge.questions.words)
 
     def windows(self, name: Literal["train", "validation", "test"], *, newest: bool) -> Windows:
-        """Histories of one part of the split, with the targets of validation and test as newest."""
+        """Histories of one part of the split, with the targets of validation and test as newest.
+
+        Args:
+            name: of the part.
+            newest: only those that end with their sequence (its target), not anywhere in it. Where
+                a split holds out targets and not whole sequences, what is older is trained on, and
+                there are no others.
+        """
         spans = getattr(self.recommender.split, name)
         if name != "train":
             spans = dataclasses.replace(spans, stops=spans.stops + 1)
+            newest |= self.recommender.config.split.name != "chronological_sequences"
         return windows_of(self.store.items, spans, self.config.ask.window, newest=newest)
 
     def sample(self, windows: Windows) -> Windows:

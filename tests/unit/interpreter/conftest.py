@@ -1,5 +1,6 @@
 """A tiny frozen language model with its tokenizer, and recommenders to interpret."""
 
+import functools
 import json
 
 import jax.numpy as jnp
@@ -111,15 +112,19 @@ def recommender(store, name, split="chronological_sequences", seed=0, **model):
 
 
 @pytest.fixture(scope="session")
-def untrained(sample_store):
-    """`untrained(name, **model)`: the run of a recommender, without a folder."""
-    return lambda name, **options: RecommenderRun(
-        recommender(sample_store, name, **options), sample_store
-    )
+def recommender_config(sample_store):
+    """`recommender_config(name, **model)`."""
+    return functools.partial(recommender, sample_store)
 
 
 @pytest.fixture(scope="session")
-def trained(sample_store, tmp_path_factory):
+def untrained(sample_store, recommender_config):
+    """`untrained(name, **model)`: the run of a recommender, without a folder."""
+    return lambda name, **options: RecommenderRun(recommender_config(name, **options), sample_store)
+
+
+@pytest.fixture(scope="session")
+def trained(recommender_config, tmp_path_factory):
     """`trained(name, **model) -> workdir` of a recommender after an epoch, once a session."""
     folders = {}
 
@@ -127,7 +132,36 @@ def trained(sample_store, tmp_path_factory):
         key = (name, *sorted(options.items()))
         if key not in folders:
             folders[key] = tmp_path_factory.mktemp(name) / "run"
-            start_run(recommender(sample_store, name, **options), folders[key]).train()
+            start_run(recommender_config(name, **options), folders[key]).train()
         return folders[key]
 
     return train
+
+
+DREAMREC = {"steps": 20, "schedule": "cosine", "sampler": "ddim", "sampler_steps": 3}
+
+
+@pytest.fixture(scope="session")
+def interpreter_section(trained, llm_folder):
+    """`interpreter_section(**changes)`: four steps over a DreamRec, measured after the 2nd."""
+
+    def make(**changes):
+        return {
+            "system": "interpreter",
+            "recommender": str(trained("dreamrec", **DREAMREC)),
+            "llm": str(llm_folder),
+            "ask": {"domain": "book", "window": 5, "residual_tokens": 8, "recovery_tokens": 8,
+                    "recovery": 1.0},
+            "adapter": {"soft": 1},
+            "train": {"batch_size": 64, "epochs": 0.28, "evaluate_every": 0.14},
+            "evaluation": {"max_examples": 5},
+        } | changes  # fmt: skip
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished(interpreter_section, tmp_path_factory):
+    """The workdir of a run that has ended, and its final line."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    return workdir, start_run(build_config(interpreter_section()), workdir).train()

@@ -1,0 +1,225 @@
+"""An interpreter's run: its config, what it reads, resuming, checkpoints of other models."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from recjax.config import build
+from recjax.errors import InputError
+from recjax.interpreter.run import InterpreterRunConfig
+from recjax.models.definition import fingerprint
+from recjax.training.workdir import build_config, open_run, start_run
+from recjax.training.workdir import complete as complete_any
+
+
+@pytest.fixture
+def make(interpreter_section, tmp_path):
+    """`make(**section) -> InterpreterRun` in a new folder, or one that is named."""
+
+    def start(workdir=tmp_path / "run", **changes):
+        return start_run(build_config(interpreter_section(**changes)), workdir)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def run(finished):
+    return open_run(finished[0])
+
+
+# The config.
+
+
+def test_defaults_are_the_papers():
+    config = build(InterpreterRunConfig, {"recommender": "r", "llm": "l"}, "config")
+    assert config.ask.window == 10 and config.adapter.name == "linear" and config.adapter.soft == 1
+    assert (config.ask.residual_tokens, config.ask.recovery_tokens) == (50, 100)
+    assert config.train.epochs == 20.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"asks": {}}, "unknown config key 'config.asks'; did you mean 'ask'"),
+        ({"ask": {"widow": 3}}, "unknown config key 'config.ask.widow'; did you mean 'window'"),
+        ({"adapter": {"name": "lora"}}, "config.adapter.name"),
+        ({"adapter": {"soft": 0}}, "soft, hidden, layers and heads: expected at least 1"),
+        ({"ask": {"window": 1}}, "config.ask.window: expected at least 2"),
+        ({"train": {"steps_per_call": 2}}, "config.train.steps_per_call: expected 1"),
+        ({"evaluation": {"max_examples": -1}}, "max_examples: expected at least 0"),
+        ({"llm": 3}, "config.llm"),
+    ],
+)
+def test_bad_configs(changes, message):
+    given = {"system": "interpreter", "recommender": "r", "llm": "l"} | changes
+    with pytest.raises(InputError, match=message):
+        complete_any(given)
+
+
+def test_a_section_without_a_recommender():
+    with pytest.raises(InputError, match="recommender"):
+        build_config({"system": "interpreter", "llm": "l"})
+
+
+# What it reads.
+
+
+def test_a_recommender_that_is_none(make, finished, sample_store, tmp_path):
+    with pytest.raises(InputError, match="nowhere/config.json: missing"):
+        make(recommender=str(tmp_path / "nowhere"))
+    texts = tmp_path / "texts"
+    start_run(build_config({
+        "system": "language_model",
+        "data": {"source": "simulated", "store": str(sample_store.path),
+                 "options": {"users": 120, "mean_length": 10.0, "max_length": 30}},
+        "model": {"name": "llama", "dim": 16, "layers": 1},
+        "text": {"domain": "book"},
+    }), texts)  # fmt: skip
+    for other in (texts, finished[0]):
+        with pytest.raises(InputError, match=f"{other}: a run of another kind; expected a recom"):
+            make(recommender=str(other))
+
+
+def test_a_recommender_with_a_shorter_window(make):
+    run = make(ask={"domain": "book", "window": 7})
+    with pytest.raises(InputError, match="dreamrec reads 6 items, config.ask.window is 7"):
+        run.describe()
+
+
+def test_a_language_model_without_a_tokenizer(make, llm_folder, tmp_path):
+    mute = tmp_path / "mute"
+    shutil.copytree(llm_folder, mute, ignore=shutil.ignore_patterns("*token*"))
+    with pytest.raises(InputError, match=f"{mute}: no tokenizer"):
+        make(llm=str(mute)).train()
+    with pytest.raises(InputError, match="no such folder"):
+        make(tmp_path / "other", llm=str(tmp_path / "gone")).train()
+
+
+def test_training_reads_windows_of_training_sequences_alone(run):
+    windows = run.learner.examples.windows
+    split, store = run.recommender.split, run.store
+    assert len(windows) == (split.train.stops - split.train.starts - 1).sum()
+    held = np.zeros(len(store.items), bool)
+    for part in (split.validation, split.test):
+        for start, stop in zip(part.starts, part.stops, strict=True):
+            held[start : stop + 1] = True
+    seen = np.zeros(len(store.items), bool)
+    for start, stop in zip(windows.starts, windows.stops, strict=True):
+        seen[start:stop] = True
+    assert seen.any() and not (seen & held).any()
+
+
+def test_what_is_measured_ends_with_the_targets(run):
+    for name in ("validation", "test"):
+        spans = getattr(run.recommender.split, name)
+        newest = run.windows(name, newest=True)
+        np.testing.assert_array_equal(newest.newest, run.store.items[spans.stops])
+        anywhere = run.windows(name, newest=False)
+        assert len(anywhere) == (spans.stops - spans.starts).sum() > len(newest)
+
+
+@pytest.mark.parametrize("split", ["leave_one_out", "chronological_time"])
+def test_where_targets_alone_are_held_out_they_alone_are_measured(
+    make, recommender_config, tmp_path, split
+):
+    """Older windows of such a sequence are trained on."""
+    start_run(recommender_config("sasrec", split=split), tmp_path / "sasrec")
+    run = make(recommender=str(tmp_path / "sasrec"))
+    trained_on = set(run.windows("train", newest=False).stops.tolist())
+    for name in ("validation", "test"):
+        windows = run.windows(name, newest=False)
+        np.testing.assert_array_equal(windows.stops, getattr(run.recommender.split, name).stops + 1)
+        assert not trained_on & set(windows.stops.tolist())
+
+
+def test_the_sample_is_drawn_once(make):
+    run = make()
+    windows = run.windows("test", newest=False)
+    some, again = run.sample(windows), run.sample(windows)
+    assert len(some) == 5 and some.stops.tolist() == again.stops.tolist()
+    assert set(some.stops.tolist()) < set(windows.stops.tolist())
+    config = dataclasses.replace(run.config, evaluation=dataclasses.replace(
+        run.config.evaluation, max_examples=0))  # fmt: skip
+    assert len(type(run)(config, run.store).sample(windows)) == len(windows)
+
+
+# Training.
+
+
+def test_the_adapters_size_is_reported(run):
+    trained = 5 + 8 * 64 + 64
+    llm = sum(a.size for a in run.llm.params.values())
+    text = run.describe()
+    assert f"the adapter has {trained:,} ({trained / llm:.2%})" in text
+    assert "dreamrec's states [5 8] to 1 soft token(s)" in text and f"of {llm:,} parameters" in text
+
+
+def test_the_final_line_has_both_kinds_of_windows(run, finished):
+    final = finished[1]
+    names = {
+        "residual": ("accuracy", "strict", "outside"),
+        "recovery": ("mean", "strict", "none", "more_than_3", "more_than_5", "outside"),
+    }
+    expected = {
+        f"{part}/{task}/{name}"
+        for part in ("test", "test/windows") for task in names for name in names[task]
+    }  # fmt: skip
+    assert {key for key in final if "/" in key} == expected and final["finished"]
+    lines = [json.loads(x) for x in (run.workdir / "metrics.jsonl").read_text().splitlines()]
+    assert any("validation/recovery/mean" in line for line in lines)
+    assert all("test/windows" not in name for name in run.evaluator("validation").metric_names)
+
+
+def test_frozen_means_frozen(run, llm):
+    assert fingerprint(run.llm.params) == fingerprint(llm.params)
+    other = open_run(run.config.recommender)
+    assert fingerprint(run.frozen) == fingerprint(other.restore(other.best_step()))
+    restored = run.restore(run.latest_step())
+    assert set(restored) == set(run.bridge.adapter.shapes)
+
+
+def test_resumed_is_uninterrupted(make, run, finished, tmp_path):
+    expected = finished[1]
+    work = tmp_path / "resumed"
+    half = make(work, train={"batch_size": 64, "epochs": 0.14, "evaluate_every": 0.14})
+    half.train()
+    assert half.latest_step() == 2 and run.latest_step() == 4
+    again = make(work)
+    assert again.train() == expected
+    got, wanted = again.restore(again.latest_step()), run.restore(run.latest_step())
+    for path, value in wanted.items():
+        np.testing.assert_array_equal(got[path], value, err_msg=path)
+
+
+def test_checkpoints_of_other_models_are_refused(make, run, trained, other_llm_folder, tmp_path):
+    """Naming which: the recommender, the language model, or the adapter."""
+    for changes, which in (
+        ({"llm": str(other_llm_folder)}, "llm"),
+        ({"recommender": str(trained("sasrec", seed=1))}, "recommender"),
+        ({"adapter": {"soft": 2}}, "adapter"),
+    ):  # fmt: skip
+        work = tmp_path / which
+        other = make(work, **changes)
+        shutil.copytree(run.workdir / "checkpoints", work / "checkpoints")
+        with pytest.raises(InputError, match=f"a checkpoint of another {which} "):
+            other.restore(other.latest_step())
+        with pytest.raises(InputError, match=f"a checkpoint of another {which} "):
+            other.train()
+
+
+def test_paths_are_kept_absolute_and_may_move(make, run, finished, tmp_path, monkeypatch):
+    moved = {name: tmp_path / name for name in ("recommender", "llm", "run")}
+    for name, source in (
+        ("recommender", run.config.recommender), ("llm", run.config.llm), ("run", run.workdir),
+    ):  # fmt: skip
+        shutil.copytree(source, moved[name])
+    monkeypatch.chdir(tmp_path)
+    assert make(moved["run"], recommender="recommender", llm="llm").train() == finished[1]
+    config = json.loads((moved["run"] / "config.json").read_text())["config"]
+    for name in ("recommender", "llm"):
+        assert config[name] == str(moved[name])
+    with pytest.raises(InputError, match="another config .seed differ"):
+        make(moved["run"], recommender="recommender", llm="llm", seed=1)
