@@ -87,12 +87,17 @@ class Interpreter:
             seed: of the adapter and of the examples' order.
 
         Raises:
-            InputError: arrays that do not fit, NaN, an empty title or history, a language model
-                without a tokenizer, an unknown domain.
+            InputError: arrays that do not fit, NaN, states that are all zero, an empty title or
+                history, recovery without histories, a language model without a tokenizer, an
+                unknown domain.
         """
+        if batch_size < 1:
+            raise InputError(f"batch_size {batch_size}: expected at least 1")
         examples = States(hidden_before, hidden_after, titles, histories)
         if ask is None:
             ask = AskConfig(domain=domain, recovery=float(histories is not None))
+        if ask.recovery and histories is None:
+            raise InputError("ask.recovery: needs the titles of histories")
         if isinstance(llm, str | Path):
             llm = load_llm(llm)
         bridge = Bridge(llm, ask, adapter or adapters.Config(), *examples.after.shape[1:])
@@ -110,7 +115,8 @@ class Interpreter:
                 bar.update(1)
                 bar.set_postfix_str(f"loss {losses[-1]:.4f}", refresh=False)
         known = [*catalogue, *titles, *(title for row in histories or () for title in row)]
-        out = cls(bridge, state.params, ["", *dict.fromkeys(known)])
+        names = dict.fromkeys(" ".join(title.split()) for title in known)
+        out = cls(bridge, state.params, ["", *names])
         out.losses = losses
         return out
 

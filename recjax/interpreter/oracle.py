@@ -37,6 +37,13 @@ class Oracles:
     nearest: np.ndarray
 
 
+def check_generative(run: InterpreterRun) -> None:
+    """Raises `InputError` where a recommender generates nothing."""
+    name = run.recommender.config.model["name"]
+    if name != "dreamrec":
+        raise InputError(f"oracle items need DreamRec; {run.config.recommender} is a {name}")
+
+
 def generate_oracles(run: InterpreterRun, windows: Windows, seed: int = 0) -> Oracles:
     """Oracle items of the histories that precede each window's newest item.
 
@@ -48,9 +55,7 @@ def generate_oracles(run: InterpreterRun, windows: Windows, seed: int = 0) -> Or
     Raises:
         InputError: a recommender that generates nothing.
     """
-    name = run.recommender.config.model["name"]
-    if name != "dreamrec":
-        raise InputError(f"oracle items need DreamRec; {run.config.recommender} is a {name}")
+    check_generative(run)
 
     def generate(params: Params, ids: Array, key: Array) -> tuple[Array, Array, Array]:
         model: Any = run.recommender.model.merge(params)

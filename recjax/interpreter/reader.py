@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from recjax.data.prompts import around
+from recjax.errors import InputError
 from recjax.evaluation.titles import Named, TitleIndex, slot, strict
 from recjax.generate.constrained import constrain
 from recjax.generate.processors import Processor
@@ -86,7 +87,12 @@ class Reader:
                 catalogue in the words of the prompt's answer.
             form: which prompt of the table.
             progress: called with the number of answers that are done.
+
+        Raises:
+            InputError: another decoding.
         """
+        if decoding not in DECODINGS:
+            raise InputError(f"no decoding '{decoding}'; expected {', '.join(DECODINGS)}")
         texts: list[str] = []
         for first in range(0, len(states), _BATCH):
             part = np.asarray(states[first : first + _BATCH])

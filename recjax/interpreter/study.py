@@ -7,6 +7,7 @@ Everything goes to WORKDIR/results.json, which `recjax report` shows, and comes 
 
 import collections
 import dataclasses
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,12 @@ from recjax.interpreter.measure import (
     popular,
     popularity_recovery,
 )
-from recjax.interpreter.oracle import generate_oracles, measure_oracles, nearest_titles
+from recjax.interpreter.oracle import (
+    check_generative,
+    generate_oracles,
+    measure_oracles,
+    nearest_titles,
+)
 from recjax.interpreter.questions import Task
 from recjax.interpreter.reader import DECODINGS, Answer, Decoding, Reader
 from recjax.interpreter.run import InterpreterRun
@@ -88,9 +94,17 @@ class Study:
         run: of the interpreter.
         params: of its adapter.
         config: what to examine.
+
+    Raises:
+        InputError: oracle items of a recommender that generates none, or without the residual
+            question.
     """
 
     def __init__(self, run: InterpreterRun, params: Params, config: StudyConfig):
+        if config.oracle:
+            check_generative(run)
+            if "residual" not in run.config.ask.tasks:
+                raise InputError("oracle items need config.ask.residual: it asks what was added")
         self._run, self._params, self._config = run, params, config
         self._reader = run.reader(params)
         newest = run.windows(config.split, newest=True)
@@ -225,15 +239,16 @@ class Study:
         run, rng = self._run, np.random.default_rng(self._config.seed)
         windows = self._parts["windows"]
         rows = np.arange(len(windows))
+        # Other seeds than theirs: what a model started from is still in its weights.
+        other_encoder = run.recommender.config.seed + self._config.seed + 1
+        other_adapter = run.config.seed + self._config.seed + 1
         untrained = run.bridge.initial(
-            np.asarray(run.histories(windows).states(rows, "recovery"))[:, 0], self._config.seed + 1
+            np.asarray(run.histories(windows).states(rows, "recovery"))[:, 0], other_adapter
         )
         table: list[list[Any]] = []
         for task in tasks:
             states = np.asarray(run.histories(windows).states(rows, task))
-            fresh = np.asarray(
-                run.histories(windows, untrained=self._config.seed).states(rows, task)
-            )
+            fresh = np.asarray(run.histories(windows, untrained=other_encoder).states(rows, task))
             for name, reader, shown in (
                 ("shuffled states", self._reader, states[rng.permutation(rows)]),
                 ("untrained recommender", self._reader, fresh),
@@ -331,7 +346,7 @@ class Study:
             out.append(self._judged(answers))
         return out
 
-    def _judged(self, answers: Sequence[Answer]) -> Table:
+    def _judged(self, answers: Sequence[Answer]) -> Section:
         assert self._config.judge is not None and self._config.versus is not None
         run, windows = self._run, self._parts["sequences"]
         name, recommend = self._config.versus
@@ -351,6 +366,9 @@ class Study:
                         },
                     )
                 )
+        title = "The judge's choice (Table 3)"
+        if not ballots:
+            return Text(title, "No answer names a title: there is nothing to choose from.")
         words = run.bridge.questions.words
         verdict = hold(ballots, self._config.judge, words=words, seed=self._config.seed)
         self._note("sequences", verdict.metrics())
@@ -362,7 +380,7 @@ class Study:
             f"{len(answers) - len(ballots)} histories without an answer are left out."
         )
         columns = ["recommended by", "chosen", "95 % from", "to", "of all"]
-        return Table("The judge's choice (Table 3)", columns, rows, note)
+        return Table(title, columns, rows, note)
 
 
 def summary(run: InterpreterRun, metrics: dict[str, float]) -> Text:
@@ -439,7 +457,7 @@ def read_hidden(workdir: str | Path, file: str | Path) -> list[dict[str, str]]:
     try:
         with np.load(file, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{file}: not readable as .npz ({error})") from error
     task: Task
     if set(arrays) == {"before", "after"}:

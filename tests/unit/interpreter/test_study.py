@@ -1,0 +1,342 @@
+"""An interpreter examined: sections and figures of known answers, controls, judge, files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from recjax.errors import InputError
+from recjax.interpreter.measure import RECOVERY_NAMES, RESIDUAL_NAMES, popular, popularity_recovery
+from recjax.interpreter.study import (
+    Study,
+    StudyConfig,
+    examine,
+    open_interpreter,
+    read_hidden,
+    recommender_of,
+)
+from recjax.report.sections import Bars, Cases, Table, read_results, section_from_json
+from recjax.report.sections import section_to_json as to_json
+from recjax.training.workdir import build_config, open_run, start_run
+
+RESIDUAL = " This user read book {} in List2 but not in List1."
+RECOVERY = " This user has read {} in the previous."
+
+
+class Spoken:
+    def __init__(self, texts):
+        self.texts = texts
+
+
+class Speaker:
+    """Says, row by row, what was added to the test sequences: right, wrong, right, unknown, ..."""
+
+    def __init__(self, run):
+        newest = run.windows("test", newest=True).newest
+        self.wrong = run.names[1]
+        self.rows = [run.names[item] for item in newest]
+        self.rows[1::4] = [self.wrong] * len(self.rows[1::4])
+        self.rows[3::4] = ["Casablanca"] * len(self.rows[3::4])
+        self.calls = []
+
+    def __call__(self, ids, *, soft, processors, **options):
+        vectors = np.asarray(soft[1])
+        self.calls.append((vectors, len(processors)))
+        said = [self.rows[k % len(self.rows)] for k in range(len(ids))]
+        if vectors.shape[1] == 2:  # a soft token for each history
+            return Spoken([RESIDUAL.format(one) for one in said])
+        return Spoken([RECOVERY.format(f"{one}, {self.wrong}") for one in said])
+
+
+@pytest.fixture
+def run(finished, monkeypatch):
+    run = open_interpreter(finished[0])
+    monkeypatch.setattr(run.llm, "generate", Speaker(run))
+    return run
+
+
+@pytest.fixture
+def study(run):
+    """`study(**config) -> (study, sections by title)`"""
+
+    def make(**config):
+        made = Study(run, run.restore(4), StudyConfig(**config))
+        sections = made.examine()
+        for section in sections:
+            plain = json.loads(json.dumps(to_json(section), allow_nan=False))
+            section_from_json(plain, section.title)
+        return made, {section.title: section for section in sections}
+
+    return make
+
+
+def metrics_of(study, prefix):
+    prefix = f"test/{prefix}/"
+    return {k.removeprefix(prefix): v for k, v in study.metrics.items() if k.startswith(prefix)}
+
+
+def test_figures_of_known_answers(run, study):
+    made, sections = study(decodings=("constrained",))
+    speaker = run.llm.generate
+    windows = run.windows("test", newest=True)
+    n = len(windows)
+    right = [
+        name == run.names[item] for name, item in zip(speaker.rows, windows.newest, strict=True)
+    ]
+    outside = [name == "Casablanca" for name in speaker.rows]
+    found = metrics_of(made, "sequences/residual/greedy")
+    assert set(found) == {*RESIDUAL_NAMES, "accuracy_low", "accuracy_high"}
+    assert found["accuracy"] == found["strict"] == np.mean(right) >= 0.5
+    assert found["outside"] == np.mean(outside) > 0
+    assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"]
+    anywhere = run.sample(run.windows("test", newest=False))
+    hits = [a == run.names[b] for a, b in zip(speaker.rows, anywhere.newest, strict=False)]
+    assert metrics_of(made, "windows/residual/greedy")["accuracy"] == np.mean(hits)
+    table = sections["Residual accuracy (Table 2)"]
+    assert isinstance(table, Table)
+    assert [row[:3] for row in table.rows] == [
+        ["greedy", "sequences", n], ["greedy", "windows", 5],
+        ["constrained", "sequences", n], ["constrained", "windows", 5],
+        ["(most popular item)", "sequences", n], ["(most popular item)", "windows", 5],
+    ]  # fmt: skip
+    assert table.rows[0][3] == found["accuracy"] and table.rows[0][7] == found["outside"]
+    # Of each decoding; greedily first, two tasks, two parts, one call each.
+    assert [constrained for _, constrained in speaker.calls] == [0, 0, 1, 1] * 2
+
+
+def test_recovery_beside_popularity(run, study):
+    made, sections = study()
+    windows = run.windows("test", newest=True)
+    speaker = run.llm.generate
+    counts = [
+        sum(run.names[item] in {name, speaker.wrong} for item in row if item)
+        for name, row in zip(speaker.rows, windows.ids(), strict=True)
+    ]
+    found = metrics_of(made, "sequences/recovery/greedy")
+    assert tuple(found) == RECOVERY_NAMES
+    assert found["mean"] == np.mean(counts) > 0
+    assert found["outside"] == speaker.rows.count("Casablanca") / (2 * len(windows))
+    top = popular(run.windows("train", newest=True), run.store.n_items, 5)
+    baseline = popularity_recovery(top, windows)
+    assert metrics_of(made, "sequences/recovery/popular") == baseline.metrics()
+    bars = sections["Recovered items a sequence (Figure 4)"]
+    assert isinstance(bars, Bars) and bars.percent
+    assert list(bars.labels) == ["0", "1", "2", "3", "4", "5"]
+    assert bars.series["popularity"] == baseline.distribution.tolist()
+    assert bars.series["greedy"] == (np.bincount(counts, minlength=6) / len(counts)).tolist()
+    # The most popular item alone, as a residual answer.
+    share = np.mean([run.names[item] == run.names[top[0]] for item in windows.newest])
+    assert metrics_of(made, "sequences/residual/popular") == {"accuracy": share}
+
+
+def test_cases_errors_and_the_filter(run, study):
+    _, sections = study()
+    speaker, windows = run.llm.generate, run.windows("test", newest=True)
+    cases = sections["Cases: residual item (Figure 5)"]
+    assert isinstance(cases, Cases) and len(cases.cases) == 6
+    history = [run.names[item] for item in windows.ids()[0] if item]
+    first, other, _, unknown = cases.cases[:4]
+    assert [item.text for item in first.history] == history
+    assert first.right and first.history[-1].mark == "hit" and first.answer[0].mark == "hit"
+    assert all(item.mark == "" for item in first.history[:-1])
+    assert not unknown.right and [item.mark for item in unknown.answer] == ["unknown"]
+    assert other.answer[0].text == speaker.wrong
+    recovered = sections["Cases: recovery (Figure 5)"].cases[0]
+    assert recovered.right is None and recovered.history[-1].mark == "hit"
+    errors = sections["Errors"]
+    anywhere = run.sample(run.windows("test", newest=False))
+    missed = [
+        (run.names[item], name)
+        for name, item in zip(speaker.rows, anywhere.newest, strict=False)
+        if name != run.names[item]
+    ]
+    assert errors.note == f"{len(missed)} of 5 windows." and len(missed) > 1
+    assert {(row[0], row[3]) for row in errors.rows} == set(missed)
+    spans = run.recommender.split.train
+    trained = [name for a, b in zip(spans.starts, spans.stops, strict=True)
+               for name in np.array(run.names)[run.store.items[a:b]]]  # fmt: skip
+    assert [row[1] for row in errors.rows] == [trained.count(row[0]) for row in errors.rows]
+    weights = sections["The adapter's filter"]
+    assert list(weights.labels) == ["-4", "-3", "-2", "-1", "0"]
+    np.testing.assert_allclose(weights.series["weight"], run.restore(4)["body/filter"])
+
+
+def test_controls_show_states_that_say_nothing(run, study):
+    made, sections = study(controls=True)
+    names = ("shuffled_states", "untrained_recommender", "untrained_adapter")
+    for task, figure in (("residual", "accuracy"), ("recovery", "mean")):
+        expected = {f"{name}/{figure}" for name in names}
+        assert set(metrics_of(made, f"windows/{task}/control")) == expected
+    assert [row[:3] for row in sections["Controls"].rows[:3]] == [
+        ["residual", name.replace("_", " "), 5] for name in names
+    ]
+    calls = [soft[:5].reshape(5, -1) for soft, _ in run.llm.generate.calls]
+    for windows, (shuffled, recommender, adapter) in (
+        (calls[1], calls[4:7]),
+        (calls[3], calls[7:]),
+    ):
+        order = [np.abs(windows - row).max(axis=1).argmin() for row in shuffled]
+        np.testing.assert_allclose(windows[order], shuffled, atol=1e-5)
+        assert sorted(order) == list(range(5)) != order
+        for other in (recommender, adapter):
+            # By much: they do not start from what was trained.
+            assert (np.abs(windows - other).max(axis=1) > 0.1).all()
+    fresh = run.histories(run.sample(run.windows("test", newest=False)), untrained=1)
+    soft = run.bridge.soft(run.restore(4), fresh.states(np.arange(5), "residual"))
+    np.testing.assert_allclose(np.asarray(soft).reshape(5, -1), calls[5], atol=1e-5)
+
+
+def test_oracle_items_and_a_judge(run, study):
+    asked = []
+
+    def judge(questions):
+        asked.extend(questions)
+        return ["refusal", *[q.options.index("Casablanca") if "Casablanca" in q.options else 0
+                             for q in questions[1:]]]  # fmt: skip
+
+    made, sections = study(
+        oracle=True, judge=judge, versus=("other", lambda ids: np.full(len(ids), 2))
+    )
+    speaker, windows = run.llm.generate, run.windows("test", newest=True)
+    n = len(windows)
+    found = metrics_of(made, "sequences/oracle")
+    assert found["in_catalogue"] == 1 - speaker.rows.count("Casablanca") / n
+    assert found["hit"] == metrics_of(made, "sequences/residual/greedy")["accuracy"]
+    assert {"agrees_with_nearest", "nearest_hit", "hit_low"} < set(found)
+    assert sections["Oracle items (section 4.4)"].rows[0] == [
+        "oracle/in_catalogue", found["in_catalogue"]
+    ]  # fmt: skip
+    beyond = sections["Beyond the catalogue"]
+    assert {row[0] for row in beyond.rows} == {"Casablanca"}
+    assert f"{speaker.rows.count('Casablanca')} of {n}" in beyond.note
+    verdict = metrics_of(made, "sequences/judge")
+    assert verdict["ballots"] == n and verdict["refusals"] == 1
+    assert verdict["dreamrec/share"] >= speaker.rows.count("Casablanca") / n
+    table = sections["The judge's choice (Table 3)"]
+    assert [row[0] for row in table.rows] == ["random", "other", "dreamrec"]
+    # A ballot shows the history without its newest item, in the words of the domain.
+    by_number = {question.number: question for question in asked}
+    first = by_number[0]
+    shown = ", ".join(run.names[item] for item in windows.ids(back=1)[0] if item)
+    assert first.prompt.startswith(f"A person has read a series of books: {shown}. Which")
+    assert run.names[2] in first.options or run.names[2] == speaker.rows[0]
+
+
+def test_a_judge_with_nothing_to_choose_from(run, study):
+    speaker = run.llm.generate
+    speaker.rows = [""] * len(speaker.rows)
+    made, sections = study(
+        oracle=True, judge=lambda questions: 1 / 0, versus=("other", lambda ids: ids[:, -1])
+    )
+    assert "nothing to choose from" in sections["The judge's choice (Table 3)"].text
+    assert metrics_of(made, "sequences/oracle")["in_catalogue"] == 0.0
+
+
+def test_settings_that_do_not_fit(run, interpreter_section, trained, tmp_path):
+    with pytest.raises(InputError, match="--decoding: no 'greed'; expected some of greedy, beam"):
+        StudyConfig(decodings=("greed",))
+    with pytest.raises(InputError, match="a judge compares oracle items with another recommender"):
+        StudyConfig(oracle=True, judge=lambda questions: [])
+    given = interpreter_section(recommender=str(trained("sasrec", seed=1)))
+    other = start_run(build_config(given), tmp_path / "sasrec")
+    with pytest.raises(InputError, match="oracle items need DreamRec"):
+        Study(other, {}, StudyConfig(oracle=True))
+    given = interpreter_section(ask={"residual": 0.0, "recovery": 1.0, "window": 5})
+    other = start_run(build_config(given), tmp_path / "recovery")
+    with pytest.raises(InputError, match="oracle items need config.ask.residual"):
+        Study(other, {}, StudyConfig(oracle=True))
+
+
+def test_results_are_written(finished):
+    """With the model's own answers."""
+    metrics = examine(finished[0], StudyConfig(split="validation"), step=4)
+    sections = read_results(finished[0] / "results.json")
+    assert [section.title for section in sections] == [
+        "In short", "Residual accuracy (Table 2)", "Recovered items a sequence (Figure 4)",
+        "Recovery", "Cases: residual item (Figure 5)", "Cases: recovery (Figure 5)", "Errors",
+        "The adapter's filter",
+    ]  # fmt: skip
+    assert all(name.startswith("validation/") for name in metrics)
+    assert metrics["validation/sequences/residual/greedy/accuracy"] == 0.0
+    assert "dreamrec's states [5 8]" in sections[0].text
+
+
+def test_a_workdir_of_another_kind(finished, trained):
+    recommender = trained("sasrec", seed=1)
+    with pytest.raises(InputError, match="a run of another kind; expected an interpreter's"):
+        examine(recommender, StudyConfig())
+    with pytest.raises(InputError, match="a run of another kind; expected a recommender's"):
+        recommender_of(finished[0])
+
+
+def test_another_recommenders_first_new_item(trained):
+    workdir = trained("sasrec", seed=1)
+    name, recommend = recommender_of(workdir)
+    run = open_run(workdir)
+    ids = np.array([[0, 0, 3, 5], [4, 1, 2, 6]], np.int32)
+    model = run.model.merge(run.restore(run.best_step()))
+    scores = np.array(model.score(model.predict(ids)))
+    for row, history in enumerate(ids):
+        scores[row, history] = -np.inf
+    scores[:, 0] = -np.inf
+    assert name == "sasrec"
+    np.testing.assert_array_equal(recommend(ids), scores.argmax(axis=1))
+
+
+# States in a file.
+
+
+@pytest.fixture
+def write(tmp_path):
+    def make(**arrays):
+        np.savez(tmp_path / "h.npz", **arrays)
+        return tmp_path / "h.npz"
+
+    return make
+
+
+H = np.random.default_rng(0).normal(size=(3, 5, 8))
+
+
+def test_states_from_a_file(finished, write):
+    run = open_interpreter(finished[0])
+    reader = run.reader(run.restore(run.best_step()))
+    after = H[::-1] + 1.0
+    answers = read_hidden(finished[0], write(before=H, after=after))
+    expected = reader.read(np.stack([H, after], axis=1).astype(np.float32), "residual")
+    assert answers == [{"residual": answer.text.strip()} for answer in expected]
+    answers = read_hidden(finished[0], write(hidden=H))
+    expected = reader.read(H[:, None].astype(np.float32), "recovery")
+    assert answers == [{"recovery": answer.text.strip()} for answer in expected]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"before": H}, "h.npz: holds before; expected before and after, or hidden"),
+        ({"hidden": H, "after": H}, "h.npz: holds after, hidden; expected"),
+        ({}, "h.npz: holds nothing; expected"),
+        ({"before": H, "after": H[:2]}, "h.npz: 3 rows of before, 2 of after"),
+        ({"hidden": H[..., :7]}, "h.npz: hidden: width 7, expected 8"),
+        ({"hidden": H[:, :4]}, "h.npz: hidden: positions 4, expected 5"),
+        ({"before": H, "after": H * np.inf}, "h.npz: after: row 0 has values that are no numbers"),
+        ({"hidden": np.array([["a", "b"]])}, "h.npz: hidden: not an array of numbers"),
+        ({"hidden": np.array([None, 1])}, "h.npz: not readable as .npz"),
+    ],
+)
+def test_files_that_do_not_fit(finished, write, arrays, message):
+    with pytest.raises(InputError, match=message):
+        read_hidden(finished[0], write(**arrays))
+
+
+def test_files_that_are_no_npz(finished, write, tmp_path):
+    whole = write(hidden=H).read_bytes()
+    np.save(tmp_path / "h.npy", H)
+    for name, content in (
+        ("gone.npz", None), ("cut.npz", whole[:400]), ("empty.npz", b""), ("text.npz", b"h"),
+        ("h.npy", (tmp_path / "h.npy").read_bytes()),
+    ):  # fmt: skip
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=f"{name}: not readable as .npz"):
+            read_hidden(finished[0], tmp_path / name)
