@@ -81,6 +81,50 @@ def test_a_shared_prefix_is_the_same_as_repeating_it(model):
     np.testing.assert_allclose(got[mask], expected[mask], atol=2e-5)
 
 
+@pytest.mark.parametrize("remat", ["none", "full", "dots"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_training_after_a_shared_prefix_is_as_if_it_were_repeated(remat, padded):
+    """`hidden(prefix=...)`: the same states, and the same gradients of the inputs."""
+    config = dataclasses.replace(BASE, remat=remat)
+    model = define(lambda rngs: Llama(config, rngs=rngs)).merge(params_of(model_of(BASE)))
+    _, cache = model(TOKENS[:1, :5], cache=model.empty_cache(1, 5))
+    prefix, x = cache.as_prefix(), model.embed(TOKENS[:, 5:])
+    real = jnp.arange(6) < np.array([6, 4, 1])[:, None] if padded else jnp.ones((3, 6), bool)
+    weights = jnp.array(RNG.normal(size=(3, 6, 12)), jnp.float32) * real[..., None]
+
+    def after(x):
+        h, none = model.hidden(x, mask=real if padded else None, prefix=prefix)
+        assert none is None
+        return (h * weights).sum(), h
+
+    def repeated(x):
+        shared = jnp.repeat(model.embed(TOKENS[:1, :5]), 3, axis=0)
+        every = jnp.concatenate([jnp.ones((3, 5), bool), real], axis=1)
+        h, _ = model.hidden(jnp.concatenate([shared, x], axis=1), mask=every)
+        return (h[:, 5:] * weights).sum(), h[:, 5:]
+
+    (_, got), gradient = jax.jit(jax.value_and_grad(after, has_aux=True))(x)
+    (_, expected), wanted = jax.jit(jax.value_and_grad(repeated, has_aux=True))(x)
+    np.testing.assert_allclose(got[real], expected[real], atol=1e-5)
+    scale = float(jnp.abs(wanted).max())
+    np.testing.assert_allclose(gradient, wanted, atol=1e-5 * max(1.0, scale))
+    assert scale > 0.1 and (np.asarray(gradient)[~np.asarray(real)] == 0).all()
+    # And without it they are others.
+    assert np.abs(model.hidden(x, mask=real)[0] - got)[real].max() > 1e-2
+
+
+def test_a_training_prefix_may_have_positions_of_its_own():
+    model = model_of(BASE)
+    _, cache = model(TOKENS[:1, :5], cache=model.empty_cache(1, 5))
+    prefix = cache.as_prefix()
+    positions = jnp.tile(5 + jnp.arange(6), (3, 1))
+    expected, _ = model.hidden(TOKENS[:, 5:], prefix=prefix)
+    got, _ = model.hidden(TOKENS[:, 5:], positions=positions, prefix=prefix)
+    np.testing.assert_array_equal(got, expected)
+    other, _ = model.hidden(TOKENS[:, 5:], positions=positions + 3, prefix=prefix)
+    assert np.abs(other - expected).max() > 1e-2
+
+
 def test_rows_of_a_cache_can_be_taken(model):
     _, cache = model(TOKENS[:, :6], cache=model.empty_cache(3, 8))
     rows = jnp.array([2, 2, 0])

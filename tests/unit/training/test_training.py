@@ -25,6 +25,31 @@ def test_schedule():
     assert float(rate(12)) == pytest.approx(0.0, abs=1e-6)
 
 
+def test_a_ramp_is_the_papers_warm_up():
+    """RecInterpreter, section 4.1.2: 1e-4 during the first epoch, linearly to 5e-4 at the fifth."""
+    config = OptimConfig(learning_rate=5e-4, ramp_rate=1e-4, ramp_epochs=(1.0, 4.0))
+    rate = schedule(config, 10)
+    assert [float(rate(step)) for step in (0, 5, 9, 10)] == pytest.approx([1e-4] * 4)
+    rising = [float(rate(step)) for step in range(10, 41)]
+    assert np.diff(rising) == pytest.approx([4e-4 / 30] * 30, rel=1e-4)
+    assert float(rate(25)) == pytest.approx(3e-4)
+    assert [float(rate(step)) for step in (40, 41, 1000)] == pytest.approx([5e-4] * 3)
+    # Under jit, as a step is an array; and it is what the optimiser takes.
+    assert float(jax.jit(rate)(jnp.int32(25))) == pytest.approx(3e-4)
+    optimizer = make_optimizer(config, 10)
+    params = {"w": jnp.zeros(1)}
+    state, gradient, moved = optimizer.init(params), {"w": jnp.ones(1)}, []
+    for _ in range(41):
+        updates, state = optimizer.update(gradient, state, params)
+        moved.append(-float(updates["w"][0]))
+    assert moved[5] == pytest.approx(1e-4, rel=1e-4) and moved[40] == pytest.approx(5e-4, rel=1e-4)
+
+
+def test_a_ramp_may_be_a_step():
+    rate = schedule(OptimConfig(learning_rate=1.0, ramp_rate=0.5, ramp_epochs=(2.0, 2.0)), 4)
+    assert [float(rate(step)) for step in (0, 7, 9)] == [0.5, 0.5, 1.0]
+
+
 def test_weight_decay_is_for_matrices():
     optimizer = make_optimizer(OptimConfig(learning_rate=0.1, weight_decay=0.5), 1)
     params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}

@@ -1,0 +1,70 @@
+"""An interpreter's training step on eight devices is that of one."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from recjax.data.tokenizers import train_bpe
+from recjax.interpreter.adapters import Config as AdapterConfig
+from recjax.interpreter.bridge import Bridge
+from recjax.interpreter.examples import States
+from recjax.interpreter.learning import Learner
+from recjax.interpreter.questions import AskConfig
+from recjax.llm import LanguageModel
+from recjax.models.definition import define, params_of
+from recjax.models.llama import PARAM_AXES, Config, Llama
+from recjax.training.optim import OptimConfig, make_optimizer
+from recjax.training.parallel import make_mesh, param_shardings
+
+RNG = np.random.default_rng(0)
+BEFORE, AFTER = RNG.normal(size=(2, 16, 3, 6)).astype(np.float32)
+TITLES = ["Alien", "Dune", "Paris, Texas", "The Omen"] * 4
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_bpe(TITLES, 320)
+
+
+def losses(tokenizer, mesh):
+    """Loss and gradient norm of three steps; parameters afterwards."""
+    config = Config(
+        vocab_size=tokenizer.size, dim=32, mlp_dim=48, layers=2, heads=4, kv_heads=2, head_dim=8,
+        init_std=0.3,
+    )  # fmt: skip
+    definition = define(lambda rngs: Llama(config, rngs=rngs))
+    params = params_of(Llama(config, rngs=nnx.Rngs(0)))
+    if mesh is not None:
+        shardings = param_shardings(definition.shapes, PARAM_AXES, mesh)
+        params = {path: jax.device_put(a, shardings[path]) for path, a in params.items()}
+        assert any(any(s.spec) for s in shardings.values()) == (mesh.shape["data"] < 8)
+    llm = LanguageModel(definition, params, config, tokenizer=tokenizer, mesh=mesh)
+    bridge = Bridge(llm, AskConfig(), AdapterConfig(soft=2), 3, 6)
+    learner = Learner(bridge, States(BEFORE, AFTER, TITLES), batch_size=8)
+    learner.asked = lambda step: ("residual", 0)
+    optimizer = make_optimizer(OptimConfig(learning_rate=1e-2), learner.steps_per_epoch)
+    state, steps, out = learner.init_state(optimizer), learner.make_steps(optimizer), []
+    for step in range(3):
+        batch = learner.batch(step)
+        if mesh is not None:
+            rows = batch.arrays["tokens"].sharding.shard_shape(batch.arrays["tokens"].shape)[0]
+            assert rows == 8 // (mesh.shape["data"] * mesh.shape["fsdp"])
+        state, metrics = steps(state, batch)
+        out += [float(metrics["loss"][0]), float(metrics["grad_norm"][0])]
+    for path, value in state.params.items():
+        assert value.sharding.is_fully_replicated, path
+    return out, {path: np.asarray(value) for path, value in state.params.items()}
+
+
+@pytest.fixture(scope="module")
+def alone(tokenizer):
+    return losses(tokenizer, None)
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 2), (1, 4, 2), (8, 1, 1)], ids=str)
+def test_steps_are_those_of_one_device(tokenizer, alone, shape):
+    got, params = losses(tokenizer, make_mesh(shape))
+    assert got == pytest.approx(alone[0], rel=1e-5)
+    for path, value in alone[1].items():
+        np.testing.assert_allclose(params[path], value, atol=1e-4, err_msg=path)
