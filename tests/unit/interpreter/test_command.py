@@ -24,8 +24,8 @@ def test_a_study(recjax, finished):
             assert value == pytest.approx(final[f"{key}/{task}/{name}"]), (part, task)
     assert {name.split("/")[3] for name in out} == {"greedy", "popular"}
     assert read_results(work / "results.json")[0].title == "In short"
-    status, report, _ = recjax("report", f"--workdir={work}", "--json")
-    assert status == 0 and "Residual accuracy (Table 2)" in (work / "report.html").read_text()
+    assert recjax("report", f"--workdir={work}")[0] == 0
+    assert "Residual accuracy (Table 2)" in (work / "report.html").read_text()
 
 
 def test_states_in_a_file(recjax, finished, tmp_path):
