@@ -50,6 +50,13 @@ def test_answers_name_titles(interpreter):
     for answer in answers:
         (one,) = answer.named
         assert all(interpreter.titles[item] == one.text for item in one.items)
+    # Before comes first: swapped, the question is another one.
+    pairs = np.stack([BEFORE, AFTER], axis=1).astype(np.float32)
+    same, swapped = (
+        interpreter._reader.read(one, "residual", decoding="constrained")
+        for one in (pairs, pairs[:, ::-1])
+    )
+    assert answers == same != swapped
     # Rows are independent of each other, and dtypes of no matter.
     half = interpreter.residual(BEFORE[8:].astype(np.float16), AFTER[8:], decoding="constrained")
     assert texts(half) == texts(answers)[8:]

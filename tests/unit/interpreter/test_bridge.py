@@ -1,4 +1,4 @@
-"""What lies between states and a language model: scaling, soft tokens, where it lives."""
+"""What lies between states and a language model: what is measured, soft tokens, where it lives."""
 
 import dataclasses
 
@@ -11,15 +11,17 @@ from recjax.interpreter.questions import Questions
 from recjax.llm import LanguageModel
 
 
-def test_the_scaling_is_that_of_real_states(make_bridge, states):
+def test_what_is_measured_is_of_real_states(make_bridge, states):
     """Padding, which has no state, does not count."""
     h = np.array(states(7))
     h[0, :3], h[1, :1] = 0, 0
     real = np.concatenate([h[0, 3:], h[1, 1:], h[2:].reshape(-1, 6)])
     bridge = make_bridge()
-    params = bridge.initial(h, 0)
-    np.testing.assert_allclose(params["scaling/mean"], real.mean(axis=0), rtol=1e-5)
-    np.testing.assert_allclose(params["scaling/deviation"], real.std(axis=0), rtol=1e-5)
+    params, expected = bridge.initial(h, 0), bridge.initial(real[:, None], 0)
+    for path, value in params.items():
+        np.testing.assert_allclose(value, expected[path], rtol=1e-4, atol=1e-5, err_msg=path)
+    (mean,) = (value for path, value in params.items() if path.endswith("/mean"))
+    np.testing.assert_allclose(mean, real.mean(axis=0), rtol=1e-5)
     assert {path: a.shape for path, a in params.items()} == {
         path: a.shape for path, a in bridge.adapter.shapes.items()
     }

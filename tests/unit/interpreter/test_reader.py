@@ -165,6 +165,7 @@ def test_constrained_answers_are_in_the_catalogue(make_reader, states, titles, t
         said |= {normalise(one.text) for one in pieces}
         assert all(one.items for one in pieces)
     assert said <= known and len(said) > 1
+    assert (max(len(answer.named) for answer in answers) > 1) == (task == "recovery")
     assert all(answer.known for answer in answers)
     free = reader.read(shown, task)
     assert not any(answer.known for answer in free), "a random model says no title by itself"

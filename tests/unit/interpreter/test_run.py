@@ -171,6 +171,10 @@ def test_the_final_line_has_both_kinds_of_windows(run, finished):
     lines = [json.loads(x) for x in (run.workdir / "metrics.jsonl").read_text().splitlines()]
     assert any("validation/recovery/mean" in line for line in lines)
     assert all("test/windows" not in name for name in run.evaluator("validation").metric_names)
+    # Both tasks are asked of all newest windows, and of a sample of the others.
+    sequences = len(run.windows("test", newest=True))
+    assert sequences > 5 and len(run.evaluator("test").examples) == 2 * (sequences + 5)
+    assert len(run.evaluator("validation").examples) == 2 * 5
 
 
 def test_frozen_means_frozen(run, llm):
