@@ -35,14 +35,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.llm = f"runs/{data}-llm/hf"
     config.ask = {"domain": _WORDS[data], "residual": 1.0, "recovery": 1.0}
     config.adapter = {"name": "linear"}
-    config.optim = {"learning_rate": 3e-3, "decay_epochs": 3.0}
-    config.train = {"batch_size": 64, "epochs": 3.0, "evaluate_every": 0.5}
-    if data == "sample":
-        config.optim.decay_epochs = config.train.epochs = 4.0
+    config.start = {"steps": 1500}
+    config.optim = {"learning_rate": 1e-3, "decay_epochs": 1.0}
+    config.train = {"batch_size": 64, "epochs": 1.0, "evaluate_every": 0.25}
     if name != arg:
         config.optim = {
             "learning_rate": 5e-4, "ramp_rate": 1e-4, "ramp_epochs": (1.0, 4.0),
             "weight_decay": 1e-5,
         }  # fmt: skip
+        config.start.steps = 0
         config.train.update({"epochs": 20.0, "evaluate_every": 1.0})
     return config

@@ -32,41 +32,42 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = ConfigDict()
     config.system = "language_model"
     config.data = {"source": "simulated", "store": "prepared/sample"}
+    config.split = {"name": "chronological_sequences", "by": "user"}
     config.model = _LLAMA | {
-        "dim": 256, "mlp_dim": 512, "heads": 4, "kv_heads": 4, "max_length": 256,
+        "dim": 384, "mlp_dim": 768, "heads": 4, "kv_heads": 4, "max_length": 256,
     }  # fmt: skip
     config.tokenizer = {"vocab_size": 1500}
     config.text = {
-        "domain": "book", "items": 1.0, "naming": 4.0, "histories": 0.1, "recovery": 0.5,
-        "residual": 1.0,
+        "domain": "book", "items": 1.0, "naming": 4.0, "histories": 0.05, "recovery": 0.2,
+        "residual": 0.5, "noise": 2.5,
     }  # fmt: skip
     config.optim = {
         "learning_rate": 3e-3, "warmup_steps": 40, "clip_norm": 1.0, "decay_epochs": 2.0,
+        "b2": 0.98,
     }  # fmt: skip
-    config.train = {"batch_size": 64, "epochs": 2.0, "steps_per_call": 4}
+    config.train = {"batch_size": 16, "epochs": 2.0, "steps_per_call": 4}
     config.evaluation = {"max_examples": 200}
     if arg is None:
         return config
-    config.split = {"name": "chronological_sequences", "by": "user"}
     config.model = _LLAMA | {
-        "dim": 512, "mlp_dim": 1024, "heads": 4, "kv_heads": 4, "max_length": 256,
+        "dim": 768, "mlp_dim": 2048, "heads": 4, "kv_heads": 4, "max_length": 256,
     }  # fmt: skip
     config.tokenizer = {"vocab_size": 3000}
+    config.optim.learning_rate = 2e-3
     config.optim.warmup_steps = 100
-    config.optim.decay_epochs = config.train.epochs = 4.0
-    config.optim.b2 = 0.98
+    config.train.batch_size = 32
     if arg == "ml100k":  # 754 training sequences of 106 films each
         config.data = {"source": "movielens", "path": "ml-100k", "store": "prepared/ml-100k"}
         config.text = {
-            "domain": "movie", "items": 1.0, "naming": 4.0, "histories": 1.0, "recovery": 6.0,
-            "residual": 10.0,
+            "domain": "movie", "items": 0.5, "naming": 4.0, "histories": 0.5, "recovery": 3.0,
+            "residual": 6.0, "noise": 5.0,
         }  # fmt: skip
     else:
         config.data = {
             "source": "steam", "path": "steam-reviews", "store": "prepared/steam", **_STEAM,
         }  # fmt: skip
         config.text = {
-            "domain": "game", "items": 1.0, "naming": 4.0, "histories": 0.2, "recovery": 1.0,
-            "residual": 1.5,
+            "domain": "game", "items": 0.5, "naming": 4.0, "histories": 0.1, "recovery": 0.5,
+            "residual": 1.0, "noise": 4.0,
         }  # fmt: skip
     return config

@@ -9,8 +9,8 @@ positions.
 
 An adapter maps h [B L D] (or [B D], L = 1) to [B S E].
 
-Deviations: hidden states are centred and scaled first by the mean and standard deviation of the
-training states (which a linear map absorbs), so that one learning rate fits every recommender. Soft
+Deviations: hidden states are whitened first by the mean and covariance of training states, an
+affine map which a linear adapter absorbs: it changes how fast it learns, not what it can say. Soft
 tokens are scaled to the size of the model's own embeddings at the start. The paper does not say how
 its adapter starts; the filter starts as the newest position.
 """
@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from recjax.nn.attention import attend
@@ -42,20 +43,32 @@ class Config:
             raise ValueError(f"hidden {self.hidden} is no multiple of heads {self.heads}")
 
 
-class Scaling(nnx.Module):
-    """Centres and scales features [... D]; what it knows is measured, not trained.
+class Whitening(nnx.Module):
+    """Centres features [... D] and makes them uncorrelated, of variance 1: an affine map.
+
+    What tells one item from another may be a small part of a state's variance; after whitening one
+    learning rate finds it. What it knows is measured, not trained.
 
     Args:
-        mean, deviation: [D] of the training states.
+        states: [n D] to measure; None leaves features as they are.
+        dim: D.
     """
 
-    def __init__(self, mean: Array, deviation: Array):
+    def __init__(self, states: Any, dim: int):
+        mean, matrix = np.zeros(dim), np.eye(dim)
+        if states is not None:
+            mean = np.mean(states, axis=0, dtype=np.float64)
+            covariance = np.cov(np.asarray(states, np.float64), rowvar=False).reshape(dim, dim)
+            variance, axes = np.linalg.eigh(covariance)
+            # Directions with next to no variance are rounding, and are not blown up.
+            floor = max(variance.max(), 1e-12) * 1e-6
+            matrix = (axes / np.sqrt(np.maximum(variance, 0) + floor)) @ axes.T
         self.mean = nnx.Variable(jnp.asarray(mean, jnp.float32))
-        self.deviation = nnx.Variable(jnp.asarray(deviation, jnp.float32))
+        self.matrix = nnx.Variable(jnp.asarray(matrix, jnp.float32))
 
     def __call__(self, h: Array) -> Array:
-        mean, deviation = jax.lax.stop_gradient((self.mean[...], self.deviation[...]))
-        return (h - mean) / jnp.maximum(deviation, 1e-6)
+        mean, matrix = jax.lax.stop_gradient((self.mean[...], self.matrix[...]))
+        return (h - mean) @ matrix
 
 
 class Linear(nnx.Module):
@@ -157,12 +170,12 @@ class QFormer(nnx.Module):
 
 
 class Adapter(nnx.Module):
-    """Any of the adapters, behind its scaling.
+    """Any of the adapters, behind its whitening.
 
     Args:
         config: which, and sizes.
-        mean, deviation: [D] of the training states.
-        length: L.
+        states: [n D] of training histories, to measure; None where only shapes matter.
+        length, dim: L and D.
         embed: E.
         size: root mean square of the language model's embeddings.
         rngs: initialiser keys.
@@ -171,19 +184,19 @@ class Adapter(nnx.Module):
     def __init__(
         self,
         config: Config,
-        mean: Any,
-        deviation: Any,
+        states: Any,
         length: int,
+        dim: int,
         embed: int,
         size: float,
         *,
         rngs: nnx.Rngs,
     ):
-        self.scaling = Scaling(mean, deviation)
+        self.whitening = Whitening(states, dim)
         make = QFormer if config.name == "qformer" else Linear
-        self.body = make(config, length, len(mean), embed, size, rngs=rngs)
+        self.body = make(config, length, dim, embed, size, rngs=rngs)
 
     def __call__(self, h: Array) -> Array:
         """Soft tokens [B S E] of hidden states [B L D] or [B D]."""
         h = h[:, None] if h.ndim == 2 else h
-        return self.body(self.scaling(h))
+        return self.body(self.whitening(h))

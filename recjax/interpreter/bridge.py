@@ -43,19 +43,17 @@ class Bridge:
             raise InputError(f"{where}: no tokenizer; an interpreter asks in words")
         self.llm, self.config, self.length, self.dim = llm, config, length, dim
         self.questions = Questions(ask, llm.tokenizer, config.soft, llm.config.max_length)
-        self.adapter: ModelDef[adapters.Adapter] = define(
-            lambda rngs: self._make(jnp.zeros(dim), jnp.ones(dim), 1.0, rngs)
-        )
+        self.adapter: ModelDef[adapters.Adapter] = define(lambda rngs: self._make(None, 1.0, rngs))
 
-    def _make(self, mean: Any, deviation: Any, size: float, rngs: nnx.Rngs) -> adapters.Adapter:
+    def _make(self, states: Any, size: float, rngs: nnx.Rngs) -> adapters.Adapter:
         embed = self.llm.config.dim
-        return adapters.Adapter(self.config, mean, deviation, self.length, embed, size, rngs=rngs)
+        return adapters.Adapter(self.config, states, self.length, self.dim, embed, size, rngs=rngs)
 
     def initial(self, states: np.ndarray, seed: int) -> Params:
         """A fresh adapter's parameters.
 
         Args:
-            states: [n L D], whose mean and deviation it takes; positions that are all zero are
+            states: [n L D], whose mean and covariance it takes; positions that are all zero are
                 padding.
             seed: of the rest.
 
@@ -68,7 +66,7 @@ class Bridge:
             raise InputError("states: all of them are zero, which stands for padding")
         table = self.llm.params["embedding"].astype(jnp.float32)
         size = float(jnp.sqrt(jnp.mean(jnp.square(table))))
-        return params_of(self._make(real.mean(axis=0), real.std(axis=0), size, nnx.Rngs(seed)))
+        return params_of(self._make(real, size, nnx.Rngs(seed)))
 
     def soft(self, params: Params, states: Array) -> Array:
         """Soft tokens [B n*S E] of n representations a row, [B n L D]."""

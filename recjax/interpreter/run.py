@@ -36,10 +36,12 @@ from recjax.interpreter.measure import (
 )
 from recjax.interpreter.questions import AskConfig, Task
 from recjax.interpreter.reader import Answer, Decoding, Reader
+from recjax.interpreter.starting import StartConfig
 from recjax.llm import LanguageModel, load_llm
 from recjax.models.definition import fingerprint
 from recjax.training import parallel, workdir
 from recjax.training.checkpoint import abstract_like
+from recjax.training.item_vectors import check_origin
 from recjax.training.loop import TrainConfig
 from recjax.training.optim import OptimConfig, make_optimizer
 from recjax.training.recommender import RecommenderRun, RunConfig
@@ -83,6 +85,7 @@ class InterpreterRunConfig:
     seed: int = 0
     ask: AskConfig = dataclasses.field(default_factory=AskConfig)
     adapter: adapters.Config = dataclasses.field(default_factory=adapters.Config)
+    start: StartConfig = dataclasses.field(default_factory=StartConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     train: InterpreterTrainConfig = dataclasses.field(default_factory=InterpreterTrainConfig)
     evaluation: InterpretationConfig = dataclasses.field(default_factory=InterpretationConfig)
@@ -133,6 +136,8 @@ class InterpreterRun(Run):
     def llm(self) -> LanguageModel:
         """The frozen language model."""
         mesh = self.mesh if self.mesh.size > 1 else None
+        split = to_plain(self.recommender.config.split)
+        check_origin(Path(self.config.llm), self.store.fingerprint, split)
         return load_llm(self.config.llm, dtype=self.config.dtype or None, mesh=mesh)
 
     @functools.cached_property
@@ -191,7 +196,13 @@ class InterpreterRun(Run):
         """The adapter and what it learns from: windows of the training sequences."""
         examples = self.histories(self.windows("train", newest=False))
         size = self.config.train.batch_size
-        return Learner(self.bridge, examples, batch_size=size, seed=self.config.seed)
+        return Learner(
+            self.bridge,
+            examples,
+            batch_size=size,
+            seed=self.config.seed,
+            start=self.config.start,
+        )
 
     @property
     def batches(self) -> Learner:
@@ -249,7 +260,7 @@ class InterpreterRun(Run):
         """One line: what is read by what, and how much of it is trained."""
         llm = sum(math.prod(a.shape) for a in self.llm.params.values())
         adapter = self.bridge.adapter.shapes
-        trained = sum(math.prod(a.shape) for p, a in adapter.items() if "scaling" not in p)
+        trained = sum(math.prod(a.shape) for p, a in adapter.items() if "whitening" not in p)
         name = self.recommender.config.model["name"]
         shape = f"[{self.encoder.length} {self.encoder.dim}]"
         return (

@@ -7,7 +7,7 @@ split's training part alone. The best checkpoint ends as WORKDIR/hf (config.json
 model.safetensors, tokenizer files), which goes through the same loader as a published model.
 
 Soft tokens are blends of vectors, one an item, that are trained beside the model (`_Reader`) and
-are not kept: the model alone is written.
+are no part of the model; they are written beside it (`recjax.training.item_vectors`).
 
 Letters: T row length in tokens, R packed rows, S soft tokens a row, W items a blend.
 """
@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -43,6 +44,7 @@ from recjax.nn.masks import segment_mask
 from recjax.nn.soft import place_soft
 from recjax.training import parallel
 from recjax.training.checkpoint import abstract_like
+from recjax.training.item_vectors import write_item_vectors
 from recjax.training.loop import TrainConfig
 from recjax.training.optim import OptimConfig, make_optimizer
 from recjax.training.recommender import SplitConfig, make_split
@@ -143,7 +145,9 @@ class _Reader(nnx.Module):
         """Embeddings [R T E] of a batch of `recjax.data.token_batches`.
 
         Each soft token gets noise of its own strength, evenly drawn up to `noise` times the root
-        mean square of the items' vectors: an adapter will not hit a blend exactly.
+        mean square of the items' vectors, and the largest weight of its blend. A linear map of D
+        features to the vectors of I items is good to sqrt(D / I) of their length only, where they
+        are many: what it hits is mostly noise, and the model has to tell items apart in it.
         """
         x = self.model.embed(batch["tokens"])
         if self.items is None or "is_soft" not in batch:
@@ -154,6 +158,7 @@ class _Reader(nnx.Module):
             how, what = jax.random.split(key)
             size = jnp.sqrt(jnp.mean(jnp.square(jax.lax.stop_gradient(table))))
             strength = jax.random.uniform(how, (*soft.shape[:2], 1), maxval=noise)
+            strength *= batch["blend_weights"].max(axis=-1, keepdims=True)
             soft += size * strength * jax.random.normal(what, soft.shape)
         return place_soft(x, batch["is_soft"], soft)
 
@@ -327,9 +332,14 @@ class LanguageRun(Run):
         assert self.workdir is not None
         folder = self.workdir / "hf"
         own = "model/"
-        params = {p.removeprefix(own): a for p, a in params.items() if p.startswith(own)}
         everywhere = jax.jit(lambda p: p, out_shardings=parallel.replicated(self.mesh))(params)
+        items = everywhere.pop("items", None)
+        everywhere = {path.removeprefix(own): array for path, array in everywhere.items()}
         if jax.process_index() == 0:
             model = language_model(self.model_config, everywhere, self.workdir / "tokenizer")
             write_language_model(folder, model, overwrite=True)
+            if items is not None:
+                origin = {"data": self.store.fingerprint, "split": to_plain(self.config.split)}
+                titles = self.documents.titles[1:]
+                write_item_vectors(folder, titles, np.asarray(items)[1:], origin)
         return {"folder": str(folder)}

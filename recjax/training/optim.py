@@ -57,10 +57,11 @@ def make_optimizer(config: OptimConfig, steps_per_epoch: int) -> optax.GradientT
         parts.append(optax.clip_by_global_norm(config.clip_norm))
     parts.append(optax.scale_by_adam(config.b1, config.b2, config.eps))
     if config.weight_decay:
-        # Biases and norms are vectors and do not decay. Of layers in a stack, norms are matrices.
+        # Biases and norms are vectors and do not decay. Of layers in a stack, norms are matrices;
+        # an adapter's whitening is one that is measured, not trained.
         def matrices(params):
             return {
-                path: value.ndim > 1 and not path.endswith("/scale")
+                path: value.ndim > 1 and not path.endswith(("/scale", "whitening/matrix"))
                 for path, value in params.items()
             }
 

@@ -10,13 +10,14 @@ from recjax.interpreter.adapters import Adapter, Config
 from recjax.models.definition import define, params_of
 
 L, D, E = 6, 8, 12
-MEAN, DEVIATION = np.arange(8.0), np.full(8, 2.0)
-H = jnp.array(np.random.default_rng(0).normal(size=(5, L, D)) * DEVIATION + MEAN, jnp.float32)
+RNG = np.random.default_rng(0)
+STATES = RNG.normal(size=(400, D)) @ RNG.normal(size=(D, D)) + np.arange(D)
+H = jnp.array(STATES[: 5 * L].reshape(5, L, D), jnp.float32)
 
 
 def make(name, soft=3, length=L, **options):
     config = Config(name, soft=soft, hidden=16, **options)
-    return Adapter(config, MEAN, DEVIATION, length, E, 0.5, rngs=nnx.Rngs(0))
+    return Adapter(config, STATES, length, D, E, 0.5, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp", "qformer"])
@@ -29,12 +30,27 @@ def test_the_papers_form_by_hand():
     """A filter over the positions, then one linear map."""
     adapter = make("linear", soft=1)
     adapter.body.filter[...] = jnp.arange(L) / 10.0
-    centred = (np.asarray(H) - MEAN) / DEVIATION
-    mixed = np.einsum("BLD,L->BD", centred, np.arange(L) / 10.0)
+    mixed = np.einsum("BLD,L->BD", np.asarray(adapter.whitening(H)), np.arange(L) / 10.0)
     expected = mixed @ np.asarray(adapter.body.out.kernel) + np.asarray(adapter.body.out.bias)
     np.testing.assert_allclose(adapter(H)[:, 0], expected, atol=1e-5)
-    trained = {k: v.size for k, v in params_of(adapter).items() if not k.startswith("scaling")}
+    trained = {k: v.size for k, v in params_of(adapter).items() if not k.startswith("whitening")}
     assert trained == {"body/filter": L, "body/out/kernel": D * E, "body/out/bias": E}
+
+
+def test_whitened_states_are_uncorrelated():
+    white = np.asarray(make("linear").whitening(jnp.asarray(STATES, jnp.float32)))
+    np.testing.assert_allclose(white.mean(axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(np.cov(white, rowvar=False), np.eye(D), atol=1e-3)
+
+
+def test_directions_without_variance_are_not_blown_up():
+    flat = STATES.copy()
+    flat[:, 0] = flat[:, 1]
+    adapter = Adapter(Config(), flat, 1, D, E, 0.5, rngs=nnx.Rngs(0))
+    moved = flat[:1].copy()
+    moved[0, 0] += 1e-3
+    change = adapter.whitening(jnp.asarray(moved)) - adapter.whitening(jnp.asarray(flat[:1]))
+    assert 0 < np.abs(np.asarray(change)).max() < 1
 
 
 def test_at_the_start_the_filter_reads_the_newest_position():
@@ -55,7 +71,7 @@ def test_soft_tokens_start_at_the_size_of_embeddings(name):
     rng = np.random.default_rng(1)
     h = jnp.array(rng.normal(size=(200, L, 64)), jnp.float32)
     config = Config(name, soft=4, hidden=64)
-    adapter = Adapter(config, np.zeros(64), np.ones(64), L, 96, 0.02, rngs=nnx.Rngs(0))
+    adapter = Adapter(config, None, L, 64, 96, 0.02, rngs=nnx.Rngs(0))
     assert 0.5 < float((adapter(h) ** 2).mean() ** 0.5) / 0.02 < 2
 
 
@@ -66,7 +82,7 @@ def test_every_trained_parameter_takes_part(name):
     weights = jnp.array(np.random.default_rng(2).normal(size=(5, 3, E)), jnp.float32)
     loss = lambda p: (definition.merge(p)(H) * weights).sum()  # noqa: E731
     for path, gradient in jax.grad(loss)(params).items():
-        if not path.startswith("scaling"):
+        if not path.startswith("whitening"):
             assert np.abs(gradient).max() > 0, path
 
 

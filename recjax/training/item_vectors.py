@@ -1,0 +1,92 @@
+"""The vectors that a catalogue's language model has learned to read, one a title.
+
+They lie beside the model (`item_vectors.safetensors`) and are no part of it: an adapter may start
+from them, for what is near an item's vector is what the model says that item's title of.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from recjax.errors import InputError
+
+FILE = "item_vectors.safetensors"
+
+
+def write_item_vectors(
+    folder: Path, titles: Sequence[str], vectors: np.ndarray, origin: Mapping[str, Any]
+) -> None:
+    """Writes vectors [n E] of n titles into a language model's folder.
+
+    Args:
+        folder: the model's.
+        titles: [n].
+        vectors: [n E].
+        origin: what the model has read: `data` (the store's fingerprint) and `split`.
+    """
+    metadata = {
+        "titles": json.dumps(list(titles), ensure_ascii=False),
+        "origin": json.dumps(dict(origin), sort_keys=True),
+    }
+    save_file({"vectors": np.ascontiguousarray(vectors, np.float32)}, folder / FILE, metadata)
+
+
+def check_origin(folder: Path, data: str, split: Mapping[str, Any]) -> None:
+    """Refuses a language model that has read histories which a run tests on.
+
+    A folder that does not say what its model has read passes.
+
+    Args:
+        folder: the language model's.
+        data: fingerprint of the run's store.
+        split: the run's.
+
+    Raises:
+        InputError: the same data under another split.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return
+    with _open(path) as file:
+        origin = json.loads((file.metadata() or {}).get("origin", "{}"))
+    wanted = json.loads(json.dumps(dict(split)))  # tuples as lists
+    if origin.get("data") == data and origin.get("split") != wanted:
+        raise InputError(
+            f"{folder}: a language model that was trained on split {origin.get('split')} of this "
+            f"data has read histories of the test; expected {wanted}"
+        )
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, "numpy")
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: damaged ({error})") from error
+
+
+def read_item_vectors(folder: Path) -> tuple[list[str], np.ndarray]:
+    """Titles [n] and vectors [n E] of a language model's folder.
+
+    Raises:
+        InputError: the folder has none, or a damaged file.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise InputError(
+            f"{path}: missing; expected what `recjax train` writes beside a catalogue's language "
+            "model (config.start.steps=0 starts without)"
+        )
+    try:
+        with _open(path) as file:
+            vectors = file.get_tensor("vectors")
+            titles = json.loads(file.metadata()["titles"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: damaged ({error}); expected vectors and their titles") from error
+    if vectors.ndim != 2 or len(titles) != len(vectors):
+        raise InputError(f"{path}: {len(titles)} titles and vectors of shape {vectors.shape}")
+    return titles, vectors
