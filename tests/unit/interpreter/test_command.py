@@ -28,6 +28,17 @@ def test_a_study(recjax, finished):
     assert "Residual accuracy (Table 2)" in (work / "report.html").read_text()
 
 
+def test_a_judge_asks_for_oracle_items(recjax, finished, trained, llm_folder):
+    """A random model names no title: that is said, and is no failure."""
+    versus = f"--versus={trained('sasrec', seed=1)}"
+    status, out, _ = recjax(
+        "interpret", f"--workdir={finished[0]}", f"--judge={llm_folder}", versus, "--json"
+    )
+    assert status == 0 and out["test/sequences/oracle/in_catalogue"] == 0.0
+    titles = [section.title for section in read_results(finished[0] / "results.json")]
+    assert titles[-2:] == ["Oracle items (section 4.4)", "The judge's choice (Table 3)"]
+
+
 def test_states_in_a_file(recjax, finished, tmp_path):
     np.savez(tmp_path / "h.npz", before=H, after=H + 1)
     arguments = ("interpret", f"--workdir={finished[0]}", f"--hidden={tmp_path}/h.npz")

@@ -73,7 +73,7 @@ def test_loss_and_gradients_are_those_of_rows_alone(make_learner, monkeypatch, t
     assert float(total) == pytest.approx(float(expected), rel=1e-5)
     for path, gradient in gradients.items():
         scale = float(jnp.abs(gradient).max())
-        np.testing.assert_allclose(got[path], gradient, atol=1e-5 * max(scale, 1.0), err_msg=path)
+        np.testing.assert_allclose(got[path], gradient, atol=3e-5 * max(scale, 1.0), err_msg=path)
         assert (scale > 0) == path.startswith("body/"), path
 
 

@@ -32,9 +32,10 @@ class Speaker:
     """Says, row by row, what was added to the test sequences: right, wrong, right, unknown, ..."""
 
     def __init__(self, run):
-        newest = run.windows("test", newest=True).newest
-        self.wrong = run.names[1]
-        self.rows = [run.names[item] for item in newest]
+        windows = run.windows("test", newest=True)
+        # Of the second sequence, but not what was added to it.
+        self.wrong = run.names[windows.ids()[1, -2]]
+        self.rows = [run.names[item] for item in windows.newest]
         self.rows[1::4] = [self.wrong] * len(self.rows[1::4])
         self.rows[3::4] = ["Casablanca"] * len(self.rows[3::4])
         self.calls = []
@@ -140,7 +141,8 @@ def test_cases_errors_and_the_filter(run, study):
     assert first.right and first.history[-1].mark == "hit" and first.answer[0].mark == "hit"
     assert all(item.mark == "" for item in first.history[:-1])
     assert not unknown.right and [item.mark for item in unknown.answer] == ["unknown"]
-    assert other.answer[0].text == speaker.wrong
+    assert other.answer[0].text == speaker.wrong and other.answer[0].mark == "miss"
+    assert not other.right and all(item.mark == "" for item in other.history)
     recovered = sections["Cases: recovery (Figure 5)"].cases[0]
     assert recovered.right is None and recovered.history[-1].mark == "hit"
     errors = sections["Errors"]
@@ -273,12 +275,14 @@ def test_another_recommenders_first_new_item(trained):
     workdir = trained("sasrec", seed=1)
     name, recommend = recommender_of(workdir)
     run = open_run(workdir)
-    ids = np.array([[0, 0, 3, 5], [4, 1, 2, 6]], np.int32)
+    ids = np.random.default_rng(0).integers(0, run.store.n_items, (50, 6)).astype(np.int32)
     model = run.model.merge(run.restore(run.best_step()))
     scores = np.array(model.score(model.predict(ids)))
+    scores[:, 0] = -np.inf
+    first = scores.argmax(axis=1)
     for row, history in enumerate(ids):
         scores[row, history] = -np.inf
-    scores[:, 0] = -np.inf
+    assert (first != scores.argmax(axis=1)).any(), "some would be recommended again"
     assert name == "sasrec"
     np.testing.assert_array_equal(recommend(ids), scores.argmax(axis=1))
 
