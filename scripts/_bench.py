@@ -1,7 +1,11 @@
-"""What the speed scripts share: the clock, runs of the Beauty configs, timing of training steps."""
+"""What the speed scripts share: the clock, runs of the Beauty configs, timing of training steps;
+random language models, and the processes of peers."""
 
+import argparse
+import json
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -41,6 +45,58 @@ def median_seconds(call: Callable[[], Any], repeats: int = 7) -> float:
         call()
         times.append(now() - start)
     return statistics.median(times)
+
+
+def has_gpu() -> bool:
+    """Asks another process: in this one JAX would take the card's memory before the peer runs."""
+    code = "import jax; print(jax.default_backend())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return done.stdout.strip() == "gpu"
+
+
+def make_params(config: Any, device: str) -> Any:
+    """A LLaMA's random weights: float32 on a CPU, else bfloat16."""
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from recjax.models.definition import params_of
+    from recjax.models.llama import Llama
+
+    dtype = jnp.float32 if device == "cpu" else jnp.bfloat16
+    return jax.jit(lambda: params_of(Llama(config, rngs=nnx.Rngs(0), dtype=dtype)))()
+
+
+def write_config_alone(config: Any, folder: Path) -> None:
+    """A Hugging Face folder of a LLaMA without its weights."""
+    from recjax.convert.llama_hf import write_config
+
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(write_config(config, "bfloat16")))
+
+
+def run_peers(
+    script: str, args: argparse.Namespace, folder: Path, what: Sequence[str]
+) -> dict[str, Any] | None:
+    """The figures of a peers' script (see `bench_llm_peers.py`), or None where it fails.
+
+    Args:
+        script: its name.
+        args: `peers`, `device`, `repeats`, `threads`; `clock` where the script has it.
+        folder: has `model` and `work.npz`.
+        what: measurements.
+    """
+    command = [args.peers, str(ROOT / "scripts" / script)]
+    command += ["--model", str(folder / "model"), "--work", str(folder / "work.npz")]
+    command += ["--what", ",".join(what), "--device", args.device, "--repeats", str(args.repeats)]
+    command += ["--dtype", "float32" if args.device == "cpu" else "bfloat16"]
+    command += ["--threads", str(args.threads), "--clock", getattr(args, "clock", "wall")]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        print(f"the peer failed\n{done.stderr[-2000:]}", file=sys.stderr)
+        return None
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def make_run(config: str, store: Path, overrides: Sequence[tuple[str, str]] = ()) -> Any:

@@ -18,15 +18,19 @@ import dataclasses
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import _bench
 import numpy as np
-from _bench import median_seconds, pin
+from _bench import (
+    has_gpu,
+    make_params,
+    median_seconds,
+    pin,
+    run_peers,
+    write_config_alone,
+)
 
 PROMPT = (
     "A person has watched a series of movies. The watching list can be represented as: {soft}. "
@@ -266,19 +270,6 @@ def matmul_rate(size: int, dtype: str) -> float:
     return 2 * size**3 / median_seconds(lambda: product(x).block_until_ready(), 20)
 
 
-def run_peers(args: argparse.Namespace, folder: Path, what: list[str]) -> dict[str, Any] | None:
-    command = [args.peers, str(_bench.ROOT / "scripts" / "bench_llm_peers.py")]
-    command += ["--model", str(folder / "model"), "--work", str(folder / "work.npz")]
-    command += ["--what", ",".join(what), "--device", args.device, "--repeats", str(args.repeats)]
-    command += ["--dtype", "float32" if args.device == "cpu" else "bfloat16"]
-    command += ["--threads", str(args.threads)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        print(f"the peer failed\n{done.stderr[-2000:]}", file=sys.stderr)
-        return None
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def tokens_of(name: str, work: dict[str, np.ndarray]) -> int:
     """Real tokens that a training step reads, or tokens that a generation writes."""
     kind, _, which = name.partition(":")
@@ -299,7 +290,7 @@ def measure(args: argparse.Namespace, size: str, folder: Path) -> list[dict[str,
     found: dict[str, dict[str, list]] = {name: {"ours": [], "peer": []} for name in what}
 
     def peer(keep: bool) -> None:
-        out = run_peers(args, folder, what) if args.peers else None
+        out = run_peers("bench_llm_peers.py", args, folder, what) if args.peers else None
         for name, figures in (out or {"figures": {}})["figures"].items():
             found[name]["peer"].append(figures.pop("seconds"))
             if keep:
@@ -336,25 +327,6 @@ def measure(args: argparse.Namespace, size: str, folder: Path) -> list[dict[str,
     return list(rows.values())
 
 
-def make_params(config: Any, device: str) -> Any:
-    import jax
-    import jax.numpy as jnp
-    from flax import nnx
-
-    from recjax.models.definition import params_of
-    from recjax.models.llama import Llama
-
-    dtype = jnp.float32 if device == "cpu" else jnp.bfloat16
-    return jax.jit(lambda: params_of(Llama(config, rngs=nnx.Rngs(0), dtype=dtype)))()
-
-
-def write_config_alone(config: Any, folder: Path) -> None:
-    from recjax.convert.llama_hf import write_config
-
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(write_config(config, "bfloat16")))
-
-
 def show(size: str, rows: list[dict[str, Any]], args: argparse.Namespace, rate: float) -> None:
     """Prints the table, and adds `times_faster` and what differs to its rows."""
     layout = "{:<14}{:<22}{:>12}{:>12}{:>8}  {}"
@@ -386,13 +358,6 @@ def show(size: str, rows: list[dict[str, Any]], args: argparse.Namespace, rate: 
         ratio = f"{row['times_faster']:.2f}x" if peer else "-"
         ours, theirs = f"{row['ours_tokens_per_second']:,.0f}", f"{peer:,.0f}" if peer else "-"
         print(layout.format(size, row["name"], ours, theirs, ratio, "; ".join(notes)), flush=True)
-
-
-def has_gpu() -> bool:
-    """Asks another process: in this one JAX would take the card's memory before the peer runs."""
-    code = "import jax; print(jax.default_backend())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    return done.stdout.strip() == "gpu"
 
 
 def main() -> None:

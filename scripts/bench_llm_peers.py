@@ -14,12 +14,13 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-now = time.perf_counter
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def parse() -> argparse.Namespace:
@@ -31,6 +32,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
     return parser.parse_args()
 
 
@@ -61,7 +63,7 @@ class Peer:
 
     def seconds(self, call: Any) -> tuple[float, Any]:
         """Median seconds of a call that has run once before, and what it returned first."""
-        out, times = call(), []
+        out, times, now = call(), list[float](), CLOCKS[self.args.clock]
         for _ in range(self.args.repeats):
             self.wait()
             start = now()
@@ -142,24 +144,23 @@ class Peer:
         return {"seconds": seconds, "tokens": first}
 
 
-def main() -> None:
-    args = parse()
-    os.environ["OMP_NUM_THREADS"] = str(args.threads)
-    import peft
-    import torch
-    import transformers
-
-    peer = Peer(args)
+def main(peer: Peer, packages: Sequence[Any]) -> None:
+    """Measures what is asked; a measurement `kind:which` is the peer's method `kind`."""
     out: dict[str, Any] = {}
-    for name in args.what.split(","):
+    for name in peer.args.what.split(","):
         kind, _, which = name.partition(":")
-        measure = {"adapter": peer.adapter, "lora": peer.lora, "generate": peer.generate}[kind]
-        out[name] = measure(which)
+        out[name] = getattr(peer, kind)(which)
         print(name, f"{out[name]['seconds']:.3f} s", file=sys.stderr, flush=True)
-    versions = {m.__name__: m.__version__ for m in (torch, transformers, peft)}
+    versions = {m.__name__: m.__version__ for m in packages}
     attention = peer.model.config._attn_implementation
     print(json.dumps({"versions": versions, "attention": attention, "figures": out}))
 
 
 if __name__ == "__main__":
-    main()
+    arguments = parse()
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    import peft
+    import torch
+    import transformers
+
+    main(Peer(arguments), (torch, transformers, peft))
