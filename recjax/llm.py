@@ -368,8 +368,9 @@ def _write(
     inputs = tokens
     if is_soft is not None and vectors is not None:
         inputs = place_soft(model.embed(tokens), is_soft, vectors)
-    h, cache = model.hidden(inputs, mask=real, cache=cache)
-    logits = model.logits(h[:, -1])
+    newest = jnp.full((rows, 1), length - 1)
+    h, cache = model.hidden(inputs, mask=real, cache=cache, places=newest)
+    logits = model.logits(h[:, 0])
 
     def step(tokens: Array, cache: KVCache) -> tuple[Array, KVCache]:
         logits, cache = model(tokens[:, None], cache=cache)

@@ -26,17 +26,20 @@ class Prompts(NamedTuple):
         """How many tokens all begin with, soft ones apart: a prefix worth reading once, or 0.
 
         One token at least is left to each row, and the length is a multiple of 16, so that chance
-        likenesses do not make a new program a batch.
+        likenesses do not make a new program a batch. Up to soft tokens that all rows have in one
+        place it is no chance.
         """
         if len(self.rows) < 2:
             return 0
         length = min(map(len, self.rows)) - 1
         heads = np.stack([row[:length] for row in self.rows])
-        same = (heads == heads[0]).all(axis=0)
+        soft = np.zeros(heads.shape, bool)
         if self.soft is not None:
-            same &= ~np.stack([row[:length] for row in self.soft]).any(axis=0)
-        count = length if same.all() else int(np.argmin(same))
-        return count // _STEP * _STEP
+            soft = np.stack([row[:length] for row in self.soft]) > 0
+        ends = np.flatnonzero((heads != heads[0]).any(axis=0) | soft.any(axis=0))
+        count = int(ends[0]) if len(ends) else length
+        question = len(ends) and count >= _STEP and soft[:, count].all()
+        return count if question else count // _STEP * _STEP
 
     def after(self, start: int) -> "Prompts":
         """The prompts without their first `start` tokens."""
@@ -107,6 +110,7 @@ def check_ids(tokens: Any, vocab_size: int) -> np.ndarray:
 
 
 def lengths(longest: int) -> list[int]:
-    """To what lengths prompts are padded: 16 24 32 48 64 96 ... up to one that holds `longest`."""
-    top = max(4, math.ceil(math.log2(longest)))
-    return sorted(size for k in range(4, top + 1) for size in (2**k, 3 * 2 ** (k - 1)))
+    """To what lengths prompts are padded: 16 24 32 40 48 56 64 80 96 112 128 160 ... up to one that
+    holds `longest`."""
+    top = max(5, math.ceil(math.log2(longest)))
+    return [16, 24, *(n * 2**k // 4 for k in range(5, top + 1) for n in (4, 5, 6, 7))]

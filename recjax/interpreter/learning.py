@@ -11,23 +11,25 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from recjax.data.token_batches import NO_LABEL
+from recjax.errors import InputError
 from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.examples import Examples
 from recjax.interpreter.questions import Task
+from recjax.interpreter.starting import StartConfig, start_near
 from recjax.nn.cache import KVCache
+from recjax.nn.masks import segment_mask
 from recjax.nn.soft import place_soft
 from recjax.training import parallel
+from recjax.training.item_vectors import read_item_vectors
 from recjax.training.state import TrainState, state_of
 from recjax.training.step import make_steps
-from recjax.training.token_loss import token_loss
+from recjax.training.token_loss import label_loss
 from recjax.typing import Array, Params
 
-_SAMPLE = 4096  # examples whose states give the adapter's scaling
+_SAMPLE = 4096  # examples whose states give the adapter's whitening
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Batch:
 
     Attributes:
         prefix: the cache of what all rows begin with, or None.
-        arrays: `states` [B n L D], and those of `Questions.lay_out`.
+        arrays: `states` [R n L D], of n representations a row, and those of `Questions.lay_out`.
     """
 
     prefix: KVCache | None
@@ -51,11 +53,21 @@ class Learner:
         examples: to learn from.
         batch_size: B.
         seed: of the adapter, of the examples' order, of tasks and prompts.
+        start: how the adapter starts; at random by default.
     """
 
-    def __init__(self, bridge: Bridge, examples: Examples, *, batch_size: int, seed: int = 0):
+    def __init__(
+        self,
+        bridge: Bridge,
+        examples: Examples,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        start: StartConfig | None = None,
+    ):
         self.bridge, self.examples = bridge, examples
         self.batch_size, self.seed = batch_size, seed
+        self._start = start or StartConfig()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -69,6 +81,14 @@ class Learner:
         rows = np.sort(rng.choice(len(self.examples), count, replace=False))
         states = np.asarray(self.examples.states(rows, "recovery"))[:, 0]
         params = self.bridge.initial(states, self.seed)
+        if self._start.steps:
+            folder = self.bridge.llm.folder
+            if folder is None:
+                raise InputError("config.start: the language model has no folder with item vectors")
+            titles, vectors = read_item_vectors(folder)
+            params = start_near(
+                self.bridge, params, self.examples, titles, vectors, self._start, self.seed
+            )
         return state_of(params, optimizer, self.bridge.axes, self.bridge.mesh)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a step reads at most two epochs
@@ -95,13 +115,15 @@ class Learner:
         task, form = self.asked(step)
         rows = self.rows(step)
         titles = self.examples.titles(rows, task)
-        before, arrays = self.bridge.questions.lay_out(task, form, titles)
+        pairs = len(rows) % (2 * parallel.data_size(self.bridge.mesh)) == 0
+        before, order, arrays = self.bridge.questions.lay_out(task, form, titles, pairs=pairs)
         # Laid out for all, so that the shapes agree; then this process's part.
         index, processes = jax.process_index(), jax.process_count()
-        share = len(rows) // processes
+        share = len(order) // processes
         mine = slice(index * share, (index + 1) * share)
         arrays = {key: values[mine] for key, values in arrays.items()}
-        arrays["states"] = np.asarray(self.examples.states(rows[mine], task))
+        states = np.asarray(self.examples.states(rows[order[mine]].reshape(-1), task))
+        arrays["states"] = states.reshape(share, -1, *states.shape[2:])
         prefix = self.bridge.llm.prefix_cache(before) if before else None
         return Batch(prefix, parallel.shard_batch(arrays, self.bridge.mesh))
 
@@ -114,10 +136,14 @@ class Learner:
         model = self.bridge.llm.definition.merge(frozen)
         soft = self.bridge.soft(params, batch["states"])
         x = place_soft(model.embed(batch["tokens"]), batch["is_soft"], soft)
-        h, _ = model.hidden(x, mask=batch["real"], prefix=prefix)
-        # The first place, the question's last, has no label of its own.
-        labels = jnp.pad(batch["labels"], ((0, 0), (1, 0)), constant_values=NO_LABEL)
-        return token_loss(h[:, -labels.shape[1] :], model.head_table(), labels)
+        h, _ = model.hidden(
+            x,
+            positions=batch["positions"],
+            mask=segment_mask(batch["segments"], causal=True),
+            prefix=prefix,
+            places=batch["places"],
+        )
+        return label_loss(h, model.head_table(), batch["labels"])
 
     def make_steps(
         self, optimizer: optax.GradientTransformation

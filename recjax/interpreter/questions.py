@@ -1,6 +1,7 @@
 """What an interpreter asks a language model, as tokens: questions with soft places, and answers.
 
-Letters: B rows, T tokens, S soft tokens a representation, P tokens that all rows begin with.
+Letters: B examples in R rows, T tokens, Q of them in answers, S soft tokens a representation, P
+tokens that all rows begin with.
 """
 
 import dataclasses
@@ -22,11 +23,10 @@ from recjax.data.prompts import (
 from recjax.data.token_batches import NO_LABEL
 from recjax.data.tokenizers import Tokenizer
 from recjax.errors import InputError
-from recjax.generate.buckets import bucket
-from recjax.generate.prompts import lengths
 
 Task = Literal["residual", "recovery"]
 TASKS: tuple[Task, ...] = ("residual", "recovery")
+_MULTIPLE = 8  # of rows' lengths: a program serves several batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,28 +131,49 @@ class Questions:
         return [row[: self.config.longest(task)] for row in ids]
 
     def lay_out(
-        self, task: Task, form: int, titles: Sequence[Sequence[str]]
-    ) -> tuple[list[int], dict[str, np.ndarray]]:
+        self, task: Task, form: int, titles: Sequence[Sequence[str]], *, pairs: bool = False
+    ) -> tuple[list[int], np.ndarray, dict[str, np.ndarray]]:
         """A training batch: what all rows begin with, and the rest of each row.
 
+        Args:
+            task, form: the question.
+            titles: of B examples.
+            pairs: a short example and a long one in each of R = B / 2 rows, which leaves little to
+                pad; else R = B.
+
         Returns:
-            The first P tokens, and [B T] arrays of what follows: `tokens`, `is_soft`, `real`,
-            padded on the right to one of a few lengths; and `labels` [B A], the answers' tokens,
-            which are the last A of T.
+            The first P tokens; [R 1] or [R 2] which examples are in each row; and arrays of what
+            follows the first tokens. [R T]: `tokens`, `is_soft`, `segments` (1, 2: the example's
+            place in its row, 0: padding), `positions` in the example. [R Q]: `labels`, the tokens
+            of the row's answers, and `places`, which T each is predicted at. T is a multiple of 8.
         """
         asked = self.question(task, form)
         start = asked.before
         rest, soft = asked.ids[start:], asked.is_soft[start:]
         answers = self.answers(task, form, titles)
-        longest = len(rest) + max(map(len, answers))
-        shape = (len(answers), bucket(longest, lengths(longest)))
+        sizes = np.array([len(rest) + len(ids) for ids in answers])
+        order = np.arange(len(answers))[:, None]
+        if pairs:
+            short, long = np.split(np.argsort(sizes, kind="stable"), 2)
+            order = np.stack([short, long[::-1]], axis=1)
+        longest = int(sizes[order].sum(axis=1).max())
+        shape = (len(order), -(-longest // _MULTIPLE) * _MULTIPLE)
         tokens = np.full(shape, self.tokenizer.pad_id, np.int32)
-        labels = np.full((shape[0], shape[1] - len(rest)), NO_LABEL, np.int32)
-        is_soft, real = np.zeros(shape, bool), np.zeros(shape, bool)
-        tokens[:, : len(rest)], is_soft[:, : len(rest)] = rest, soft
-        for row, ids in enumerate(answers):
-            end = len(rest) + len(ids)
-            tokens[row, len(rest) : end] = labels[row, : len(ids)] = ids
-            real[row, :end] = True
-        batch = {"tokens": tokens, "is_soft": is_soft, "real": real, "labels": labels}
-        return asked.ids[:start], batch
+        is_soft, (segments, positions) = np.zeros(shape, bool), np.zeros((2, *shape), np.int32)
+        shape = (shape[0], shape[1] - order.shape[1] * len(rest))
+        labels, places = np.full(shape, NO_LABEL, np.int32), np.zeros(shape, np.int32)
+        for row, members in enumerate(order):
+            end = labelled = 0
+            for number, ids in enumerate((answers[k] for k in members), start=1):
+                begin, said, first = end, end + len(rest), labelled
+                end, labelled = said + len(ids), labelled + len(ids)
+                tokens[row, begin:end] = [*rest, *ids]
+                is_soft[row, begin:said] = soft
+                segments[row, begin:end] = number
+                positions[row, begin:end] = start + np.arange(end - begin)
+                labels[row, first:labelled] = ids
+                places[row, first:labelled] = np.arange(said, end) - 1
+        return asked.ids[:start], order, {
+            "tokens": tokens, "is_soft": is_soft, "segments": segments, "positions": positions,
+            "labels": labels, "places": places,
+        }  # fmt: skip

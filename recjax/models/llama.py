@@ -15,6 +15,7 @@ cached call expects `positions` and `mask` of the new tokens only.
 """
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 import jax
@@ -114,17 +115,19 @@ class Attention(nnx.Module):
         self.out = Linear(config.heads * config.head_dim, config.dim, **options)
 
     def project(
-        self, x: Array, angles: tuple[Array, Array], keys: list
+        self, x: Array, angles: tuple[Array, Array], keys: list, places: Array | None = None
     ) -> tuple[Array, Array, Array]:
-        """Queries [B N T H], and keys and values [B K T H], of x [B T E]."""
+        """Queries [B N T H] (of `places` [B Q], where they are given: [B N Q H]), and keys and
+        values [B K T H], of x [B T E]."""
 
         def split(y: Array, heads: int) -> Array:
             return jnp.einsum("BTNH->BNTH", y.reshape(*y.shape[:2], heads, self.head_dim))
 
-        q = split(self.query(x, keys[0]), self.heads)
+        q = split(self.query(_at(x, places), keys[0]), self.heads)
         k = split(self.key(x, keys[1]), self.kv_heads)
         v = split(self.value(x, keys[2]), self.kv_heads)
-        return rotate(q, angles), rotate(k, angles), v
+        cos, sin = angles
+        return rotate(q, (_at(cos, places), _at(sin, places))), rotate(k, angles), v
 
     def merge(self, mixed: Array, key: Array | None) -> Array:
         """[B N T H] of all heads -> [B T E]."""
@@ -159,6 +162,11 @@ def _options(config: Config, rngs: nnx.Rngs, dtype: Any) -> dict[str, Any]:
 def _keys(key: Array | None) -> list[Array | None]:
     """A dropout key for each linear map of a layer, or none."""
     return [None] * 7 if key is None else list(jax.random.split(key, 7))
+
+
+def _at(x: Array, places: Array | None) -> Array:
+    """x [B T ...] at places [B Q], or at all."""
+    return x if places is None else jax.vmap(lambda row, at: row[at])(x, places)
 
 
 class Llama(nnx.Module):
@@ -228,6 +236,7 @@ class Llama(nnx.Module):
         cache: KVCache | None = None,
         prefix: KVCache | None = None,
         key: Array | None = None,
+        places: Array | None = None,
     ) -> tuple[Array, KVCache | None]:
         """Final hidden states [B T E], after the last norm.
 
@@ -240,14 +249,16 @@ class Llama(nnx.Module):
             prefix: where there is no cache: of `KVCache.as_prefix`, what all rows have read before.
                 It is not written to, so training may read it.
             key: of the adapters' dropout; none outside training.
+            places: [B Q], where states are wanted: [B Q E]. What the last layer would compute of
+                other places, but their keys and values, is left out. By default of all.
 
         Returns:
             The states, and the cache with these tokens in it (None where there was none).
         """
         x = self.embed(inputs) if inputs.ndim == 2 else inputs
         if cache is not None:
-            return self._cached(x, positions, mask, cache)
-        h, _ = self._scanned(x, positions, mask, key, prefix)
+            return self._cached(x, positions, mask, cache, places)
+        h, _ = self._scanned(x, positions, mask, key, prefix, places)
         return self.final_norm(h), None
 
     def hidden_states(
@@ -255,7 +266,7 @@ class Llama(nnx.Module):
     ) -> Array:
         """What enters each layer, and leaves the last one before its norm: [layers+1 B T E]."""
         x = self.embed(inputs) if inputs.ndim == 2 else inputs
-        last, entered = self._scanned(x, positions, mask, None, None, keep=True)
+        last, entered = self._scanned(x, positions, mask, None, None, None, keep=True)
         return jnp.concatenate([entered, last[None]])
 
     def for_decoding(self) -> "Llama":
@@ -280,7 +291,9 @@ class Llama(nnx.Module):
         frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
         return rope_angles(positions, frequencies)
 
-    def _scanned(self, x, positions, mask, key, prefix, keep: bool = False) -> tuple[Array, Any]:
+    def _scanned(
+        self, x, positions, mask, key, prefix, places, keep: bool = False
+    ) -> tuple[Array, Any]:
         if positions is None:
             real = mask if mask is not None and mask.ndim == 2 else jnp.ones(x.shape[:2], bool)
             positions = jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
@@ -288,13 +301,18 @@ class Llama(nnx.Module):
         angles = self._angles(positions)
         if mask is not None and mask.ndim == 2:
             mask = causal_mask(mask)
+        elif mask is None and places is not None:  # not as many queries as keys
+            mask = causal_mask(jnp.ones(x.shape[:2], bool))
         graph, stacked = nnx.split(self.layers)
 
-        def layer(x: Array, at: tuple[Any, Array | None, Any]) -> tuple[Array, Any]:
+        def layer(
+            places: Array | None, x: Array, at: tuple[Any, Array | None, Any]
+        ) -> tuple[Array, Any]:
             one, keys = nnx.merge(graph, at[0]), _keys(at[1])
-            q, k, v = one.attention.project(one.attention_norm(x), angles, keys)
-            mixed = attend(q, k, v, mask, causal=mask is None, prefix=at[2])
-            out = one.mlp(x + one.attention.merge(mixed, keys[3]), keys)
+            q, k, v = one.attention.project(one.attention_norm(x), angles, keys, places)
+            seen = None if mask is None else _at(mask, places)
+            mixed = attend(q, k, v, seen, causal=mask is None, prefix=at[2])
+            out = one.mlp(_at(x, places) + one.attention.merge(mixed, keys[3]), keys)
             return out, (x if keep else None)
 
         policies = jax.checkpoint_policies
@@ -302,13 +320,22 @@ class Llama(nnx.Module):
             layer = jax.checkpoint(layer)
         elif self.config.remat == "dots":
             layer = jax.checkpoint(layer, policy=policies.dots_with_no_batch_dims_saveable)
+        every = functools.partial(layer, None)
         keys = None if key is None else jax.random.split(key, self.config.layers)
         before = None
         if prefix is not None and prefix.prefix_keys:
             before = (jnp.stack(prefix.prefix_keys), jnp.stack(prefix.prefix_values))
-        return jax.lax.scan(layer, x, (stacked, keys, before), unroll=self.config.unroll)
+        layers, unroll = (stacked, keys, before), self.config.unroll
+        if places is None or jax.default_backend() != "cpu":
+            x, entered = jax.lax.scan(every, x, layers, unroll=unroll)
+            return _at(x, places), entered
+        # The last layer apart, which copies the others: a large model on a GPU has no memory for
+        # that, and would save one layer of dozens.
+        first, last = (jax.tree.map(lambda a, s=s: a[s], layers) for s in (slice(-1), -1))
+        x, _ = jax.lax.scan(every, x, first, unroll=unroll)
+        return layer(places, x, last)
 
-    def _cached(self, x, positions, real, cache: KVCache) -> tuple[Array, KVCache]:
+    def _cached(self, x, positions, real, cache: KVCache, places) -> tuple[Array, KVCache]:
         rows, length, _ = x.shape
         real = jnp.ones((rows, length), bool) if real is None else real.astype(bool)
         if positions is None:
@@ -321,11 +348,12 @@ class Llama(nnx.Module):
         mask = after.valid[:, None] & seen
         keys, values, none = [], [], _keys(None)
         for n, one in enumerate(self._apart or self._split_layers()):
-            q, k, v = one.attention.project(one.attention_norm(x), angles, none)
+            asked = places if n == self.config.layers - 1 else None
+            q, k, v = one.attention.project(one.attention_norm(x), angles, none, asked)
             k, v = cache.write(n, k, v, slot)
             prefix = (cache.prefix_keys[n], cache.prefix_values[n]) if cache.prefix_keys else None
-            mixed = attend(q, k, v, mask, prefix=prefix)
-            x = one.mlp(x + one.attention.merge(mixed, None), none)
+            mixed = attend(q, k, v, _at(mask, asked), prefix=prefix)
+            x = one.mlp(_at(x, asked) + one.attention.merge(mixed, None), none)
             keys.append(k)
             values.append(v)
         after = dataclasses.replace(after, keys=tuple(keys), values=tuple(values))

@@ -26,8 +26,20 @@ def token_loss(
             taken, labelled or not. The loss is nan if there are more: none is left out silently.
         chunk: labels at a time; None picks about 32 MiB of logits.
     """
-    h = h[:, :-1].reshape(-1, h.shape[-1])
-    labels = labels[:, 1:].reshape(-1)
+    return label_loss(h[:, :-1], table, labels[:, 1:], budget=budget, chunk=chunk)
+
+
+def label_loss(
+    h: Array, table: Array, labels: Array, *, budget: int | None = None, chunk: int | None = None
+) -> SumWeight:
+    """`token_loss` of places that know what they predict.
+
+    Args:
+        h: [B Q E].
+        table, budget, chunk: as there.
+        labels: [B Q] int32, the token that each place predicts; negative = none.
+    """
+    h, labels = h.reshape(-1, h.shape[-1]), labels.reshape(-1)
     real = labels >= 0
     count = jnp.sum(real)
     if budget is not None and budget < labels.size:

@@ -109,7 +109,7 @@ def test_a_shared_beginning_ends_before_the_soft_tokens(lm):
     is_soft[:, 20] = True
     lm._prefixes.clear()
     lm.generate(ids, soft=(is_soft, RNG.normal(size=(2, 1, 16))), max_new_tokens=2)
-    assert [len(prefix) for prefix in lm._prefixes] == [16]
+    assert [len(prefix) for prefix in lm._prefixes] == [20]
 
 
 def test_stop_tokens_processors_and_draws(lm):

@@ -56,23 +56,52 @@ def test_question_and_answer_are_the_tokens_of_one_text(questions, tokenizer, ta
     assert [*asked.ids, *answers[0]] == ids
 
 
+@pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize(("task", "form"), EVERY)
-def test_a_batch_is_what_follows_the_shared_beginning(questions, tokenizer, task, form):
-    titles = told(task, 3)
+def test_a_batch_is_what_follows_the_shared_beginning(questions, tokenizer, task, form, pairs):
+    titles = told(task, 3) + told(task)
     asked, answers = questions.question(task, form), questions.answers(task, form, titles)
-    before, batch = questions.lay_out(task, form, titles)
+    before, order, batch = questions.lay_out(task, form, titles, pairs=pairs)
     assert before == asked.ids[: asked.before]
+    assert order.shape == ((2, 2) if pairs else (4, 1))
+    assert sorted(order.ravel().tolist()) == [0, 1, 2, 3]
     rest = len(asked.ids) - len(before)
     width = batch["tokens"].shape[1]
-    assert batch["labels"].shape == (3, width - rest) and width in (24, 32, 48, 64, 96)
-    for row, own in enumerate(answers):
-        whole = [*before, *batch["tokens"][row, batch["real"][row]]]
-        assert whole == [*asked.ids, *own]
-        np.testing.assert_array_equal(batch["real"][row], np.arange(width) < rest + len(own))
-        assert batch["labels"][row].tolist() == own + [NO_LABEL] * (width - rest - len(own))
-        assert [*asked.is_soft[: len(before)], *batch["is_soft"][row, :rest]] == asked.is_soft
-        assert not batch["is_soft"][row, rest:].any()
-        assert (batch["tokens"][row, rest + len(own) :] == tokenizer.pad_id).all()
+    assert batch["labels"].shape == batch["places"].shape == (
+        len(order), width - order.shape[1] * rest,
+    )  # fmt: skip
+    for row, members in enumerate(order):
+        labels = []
+        for number, member in enumerate(members, start=1):
+            own = batch["segments"][row] == number
+            whole = [*asked.ids, *answers[member]]
+            assert [*before, *batch["tokens"][row, own]] == whole
+            assert [*asked.is_soft, *[False] * len(answers[member])] == [
+                *asked.is_soft[: len(before)], *batch["is_soft"][row, own],
+            ]  # fmt: skip
+            assert batch["positions"][row, own].tolist() == [*range(len(before), len(whole))]
+            labels += answers[member]
+        padding = batch["segments"][row] == 0
+        assert not batch["is_soft"][row, padding].any()
+        assert (batch["tokens"][row, padding] == tokenizer.pad_id).all()
+        # Each label stands right after the place that predicts it, in the same example.
+        given = batch["labels"][row] != NO_LABEL
+        assert (
+            batch["labels"][row, given].tolist()
+            == labels
+            == batch["labels"][row, : len(labels)].tolist()
+        )
+        places = batch["places"][row, given]
+        assert batch["tokens"][row, places + 1].tolist() == labels
+        assert (batch["segments"][row, places] == batch["segments"][row, places + 1]).all()
+
+
+def test_pairs_are_of_a_short_and_a_long_answer(questions):
+    titles = [["Alien"] * count for count in (1, 9, 3, 7)]
+    _, order, batch = questions.lay_out("recovery", 0, titles, pairs=True)
+    assert sorted(map(sorted, order.tolist())) == [[0, 1], [2, 3]]
+    used = (batch["segments"] > 0).sum(axis=1)
+    assert used.max() - used.min() <= 1 and 0 <= batch["tokens"].shape[1] - used.max() < 8
 
 
 @pytest.mark.parametrize(("task", "form"), EVERY)
@@ -81,9 +110,9 @@ def test_no_target_text_is_visible_in_the_prompt(questions, tokenizer, titles, t
     asked = questions.question(task, form)
     seen = set()
     for title in titles[1:]:
-        before, batch = questions.lay_out(task, form, [[title]])
+        before, _, batch = questions.lay_out(task, form, [[title]])
         rest = len(asked.ids) - len(before)
-        assert (batch["labels"][0, 0] == batch["tokens"][0, rest]).all()
+        assert batch["labels"][0, 0] == batch["tokens"][0, rest]
         shown = (*before, *batch["tokens"][0, :rest].tolist())
         seen.add((shown, tuple(batch["is_soft"][0, :rest])))
         assert title not in tokenizer.decode(shown)

@@ -153,6 +153,64 @@ def test_hidden_states_are_every_layers(model):
     np.testing.assert_allclose(model.logits(model.final_norm(states[-1])), model(TOKENS)[0])
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("change", [{}, {"remat": "full"}, {"remat": "dots"}, {"layers": 1}])
+def test_states_of_some_places_alone(monkeypatch, backend, change):
+    """As of all places, forwards and backwards; in any order, and twice if asked for twice."""
+    model = model_of(dataclasses.replace(BASE, **change))
+    places = jnp.array([[10, 2, 0], [5, 6, 6], [0, 1, 9]])
+    where = places[..., None]
+    prefix = model.hidden(TOKENS[:1, :4], cache=model.empty_cache(1, 4))[1].as_prefix()
+    mask = jnp.arange(11) < jnp.array([[11], [8], [11]])
+
+    def states(x, places, options):
+        h, _ = model.hidden(x, places=places, **options)
+        return h if places is not None else jnp.take_along_axis(h, where, axis=1)
+
+    expected = {}
+    for given in (None, places):
+        if given is not None:
+            monkeypatch.setattr(jax, "default_backend", lambda: backend)
+        for name, options in {
+            "bare": {},
+            "mask": {"mask": mask},
+            "prefix": {"prefix": prefix},
+            "both": {"mask": mask, "prefix": prefix},
+            "positions": {"positions": jnp.tile(jnp.arange(11) * 2, (3, 1))},
+        }.items():
+            x = model.embed(TOKENS)
+            h = states(x, given, options)
+            slope = jax.grad(lambda x, o=options, g=given: (states(x, g, o) ** 3).sum())(x)
+            if given is None:
+                expected[name] = h, slope
+                continue
+            assert h.shape == (3, 3, 12)
+            for one, other in zip((h, slope), expected[name], strict=True):
+                np.testing.assert_allclose(one, other, atol=1e-4 * float(jnp.abs(other).max()))
+
+
+def test_states_of_some_places_of_a_cached_call(model):
+    mask = jnp.arange(7) >= jnp.array([[0], [3], [2]])
+    whole, cache = model.hidden(TOKENS[:, :7], mask=mask, cache=model.empty_cache(3, 9))
+    some, other = model.hidden(
+        TOKENS[:, :7], mask=mask, cache=model.empty_cache(3, 9), places=jnp.array([[6, 4]] * 3)
+    )
+    np.testing.assert_allclose(some, whole[:, jnp.array([6, 4])], atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, other, cache)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere all layers are scanned")
+def test_the_last_layer_computes_asked_places_alone():
+    model = model_of(dataclasses.replace(BASE, layers=1))
+    x = jnp.zeros((2, 64, 12))
+
+    def flops(places):
+        call = jax.jit(lambda x: model.hidden(x, places=places)[0])
+        return call.lower(x).compile().cost_analysis()["flops"]
+
+    assert flops(jnp.zeros((2, 2), int)) < 0.4 * flops(None)
+
+
 @pytest.mark.parametrize("change", [{"remat": "full"}, {"remat": "dots"}, {"unroll": 3}])
 def test_execution_options_change_no_number(change):
     """Loss and gradients are those of the plain scan."""
