@@ -8,10 +8,11 @@
     recjax report --workdir=runs/ml100k
 
 Arguments are DATA-MODEL: `sample`, `ml100k` or `steam` with `gru4rec`, `caser`, `sasrec` or
-`dreamrec`; one adapter learns residual and recovery, by turns. Another language model, such as
-LLaMA-7B: `--config.llm=FOLDER --config.dtype=bfloat16`, and with `:DATA-MODEL-paper` the paper's
-learning rates (section 4.1.2), which are made for it. Over a small language model, whose
-embeddings are smaller, a higher rate learns in a tenth of the steps.
+`dreamrec`; the adapter learns to name added items (section 3.2), with `DATA-MODEL-recovery` whole
+histories (3.1). Another language model, such as LLaMA-7B: `--config.llm=FOLDER
+--config.dtype=bfloat16 --config.start.steps=0`, and the paper's learning rates, which are made for
+it: `--config.optim.learning_rate=5e-4 --config.optim.ramp_rate=1e-4
+'--config.optim.ramp_epochs=(1.0,4.0)'`, for 20 epochs (4.1.2).
 """
 
 from ml_collections import ConfigDict
@@ -24,25 +25,25 @@ _ARGUMENTS = [f"{data}-{model}" for data in _WORDS for model in _MODELS]
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    name = (arg or "").removesuffix("-paper")
+    name = (arg or "").removesuffix("-recovery")
     if name not in _ARGUMENTS:
         known = ", ".join(_ARGUMENTS)
-        raise InputError(f"adapter.py: no argument '{arg}'; expected {known}, or one with -paper")
-    data = name.partition("-")[0]
+        raise InputError(
+            f"adapter.py: no argument '{arg}'; expected {known}; or -recovery after it"
+        )
+    data, task = name.partition("-")[0], "residual" if name == arg else "recovery"
     config = ConfigDict()
     config.system = "interpreter"
     config.recommender = f"runs/{name}"
     config.llm = f"runs/{data}-llm/hf"
-    config.ask = {"domain": _WORDS[data], "residual": 1.0, "recovery": 1.0}
+    config.ask = {"domain": _WORDS[data], "residual": 0.0, "recovery": 0.0}
+    config.ask[task] = 1.0
     config.adapter = {"name": "linear"}
-    config.start = {"steps": 1500}
-    config.optim = {"learning_rate": 1e-3, "decay_epochs": 1.0}
+    config.start = {"steps": 1000}
+    config.optim = {"learning_rate": 5e-4, "decay_epochs": 1.0}
     config.train = {"batch_size": 64, "epochs": 1.0, "evaluate_every": 0.25}
-    if name != arg:
-        config.optim = {
-            "learning_rate": 5e-4, "ramp_rate": 1e-4, "ramp_epochs": (1.0, 4.0),
-            "weight_decay": 1e-5,
-        }  # fmt: skip
-        config.start.steps = 0
-        config.train.update({"epochs": 20.0, "evaluate_every": 1.0})
+    config.train.metric = f"validation/{task}/{'accuracy' if task == 'residual' else 'mean'}"
+    if data == "sample":
+        config.optim.decay_epochs = config.train.epochs = 0.25
+        config.train.evaluate_every = 0.125
     return config

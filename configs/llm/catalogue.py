@@ -39,7 +39,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.tokenizer = {"vocab_size": 1500}
     config.text = {
         "domain": "book", "items": 1.0, "naming": 4.0, "histories": 0.05, "recovery": 0.2,
-        "residual": 0.5, "noise": 2.5,
+        "residual": 1.0, "noise": 1.0,
     }  # fmt: skip
     config.optim = {
         "learning_rate": 3e-3, "warmup_steps": 40, "clip_norm": 1.0, "decay_epochs": 2.0,
