@@ -254,6 +254,7 @@ def _interpret(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> di
             versus=recommender_of(args.versus) if args.versus else None,
         ),
         args.step,
+        _say,
     )
     _say(format_table(metrics), f"{args.workdir / 'results.json'}: `recjax report` shows it")
     return metrics

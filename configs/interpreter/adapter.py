@@ -44,6 +44,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.train = {"batch_size": 64, "epochs": 1.0, "evaluate_every": 0.25}
     config.train.metric = f"validation/{task}/{'accuracy' if task == 'residual' else 'mean'}"
     if data == "sample":
-        config.optim.decay_epochs = config.train.epochs = 0.25
-        config.train.evaluate_every = 0.125
+        config.optim.decay_epochs = config.train.epochs = 0.16
+        config.train.evaluate_every = 0.08
     return config

@@ -24,10 +24,16 @@ _DATA = {
     },
 }  # fmt: skip
 _MODELS = {
-    "gru4rec": {"name": "gru4rec", "embedding_dropout": 0.2},
-    "caser": {"name": "caser", "preset": "recinterpreter", "dropout": 0.2},
-    "sasrec": {"name": "sasrec", "dropout": 0.2},
-    "dreamrec": {"name": "dreamrec", "sampler": "ddim", "sampler_steps": 50},
+    "gru4rec": {"name": "gru4rec", "dim": 256, "embedding_dropout": 0.2},
+    "caser": {"name": "caser", "preset": "recinterpreter", "dim": 128, "dropout": 0.2},
+    "sasrec": {"name": "sasrec", "dim": 256, "mlp_dim": 256, "dropout": 0.2},
+    "dreamrec": {
+        "name": "dreamrec",
+        "dim": 256,
+        "mlp_dim": 256,
+        "sampler": "ddim",
+        "sampler_steps": 50,
+    },
 }
 _OBJECTIVES = {
     "gru4rec": {"name": "bpr", "negatives": 256},

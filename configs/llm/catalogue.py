@@ -34,7 +34,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data = {"source": "simulated", "store": "prepared/sample"}
     config.split = {"name": "chronological_sequences", "by": "user"}
     config.model = _LLAMA | {
-        "dim": 384, "mlp_dim": 768, "heads": 4, "kv_heads": 4, "max_length": 256,
+        "dim": 256, "mlp_dim": 768, "heads": 4, "kv_heads": 4, "max_length": 256,
     }  # fmt: skip
     config.tokenizer = {"vocab_size": 1500}
     config.text = {

@@ -395,18 +395,26 @@ def summary(run: InterpreterRun, metrics: dict[str, float]) -> Text:
     return Text("In short", "\n\n".join(lines))
 
 
-def examine(workdir: str | Path, config: StudyConfig, step: int | None = None) -> dict[str, float]:
+def examine(
+    workdir: str | Path,
+    config: StudyConfig,
+    step: int | None = None,
+    say: Callable[[str], Any] = lambda line: None,
+) -> dict[str, float]:
     """Examines a run and writes WORKDIR/results.json.
 
     Args:
         workdir: of an interpreter.
         config: what to examine.
         step: checkpoint; None = the best one.
+        say: gets what the model says of the first sequences, line by line.
     """
     run = open_interpreter(workdir)
     params = run.restore(run.best_step() if step is None else step)
     study = Study(run, params, config)
     sections = study.examine()
+    for case in (case for part in sections if isinstance(part, Cases) for case in part.cases):
+        say(f"{case.heading} (history: {', '.join(item.text for item in case.history)})")
     write_results(Path(workdir) / "results.json", [summary(run, study.metrics), *sections])
     return study.metrics
 
