@@ -13,6 +13,10 @@ histories (3.1). Another language model, such as LLaMA-7B: `--config.llm=FOLDER
 --config.dtype=bfloat16 --config.start.steps=0`, and the paper's learning rates, which are made for
 it: `--config.optim.learning_rate=5e-4 --config.optim.ramp_rate=1e-4
 '--config.optim.ramp_epochs=(1.0,4.0)'`, for 20 epochs (4.1.2).
+
+Measured, one seed, residual accuracy of the test sequences by greedy decoding: sample-sasrec
+97.0 % (300 sequences; 0.25 epochs, 166 seconds of CPU time); ml100k-sasrec 30.5 % (95; the paper
+93.68 % over LLaMA-7B; configs/RESULTS.md says what is missing). The others have not been measured.
 """
 
 from ml_collections import ConfigDict

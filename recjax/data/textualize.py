@@ -110,7 +110,7 @@ class TextConfig:
     residual: float = 2.0  # documents a training sequence: what one history has more
     random: float = 0.5  # share of recovery and residual documents about random items
     # Of soft tokens, at most; its deviation in units of the items' vectors (`language_model`).
-    noise: float = 3.0
+    noise: float = 1.0
 
     def __post_init__(self):
         if self.window < 2:
