@@ -25,8 +25,10 @@ from recjax.interpreter.examples import States, check_states
 from recjax.interpreter.learning import Learner
 from recjax.interpreter.questions import AskConfig
 from recjax.interpreter.reader import Answer, Decoding, Reader
+from recjax.interpreter.starting import StartConfig
 from recjax.llm import LanguageModel, load_llm
 from recjax.models.definition import fingerprint
+from recjax.training.item_vectors import has_item_vectors
 from recjax.training.metrics import progress_bar
 from recjax.training.optim import OptimConfig, make_optimizer
 from recjax.typing import Params
@@ -65,6 +67,7 @@ class Interpreter:
         domain: str = "movie",
         adapter: adapters.Config | None = None,
         optim: OptimConfig | None = None,
+        start: StartConfig | None = None,
         epochs: float = 5.0,
         batch_size: int = 64,
         seed: int = 0,
@@ -81,7 +84,9 @@ class Interpreter:
             ask: prompts and lengths; by default those of the paper, in the words of `domain`.
             domain: "movie", "game", "product" or "book".
             adapter: by default the paper's.
-            optim: by default Adam at 3e-3.
+            optim: by default Adam, at 5e-4 from item vectors and 3e-3 from a random start.
+            start: how the adapter starts; by default 1,000 steps towards the vectors that lie
+                beside a catalogue's language model, where it has any, and else at random.
             epochs: passes over the examples.
             batch_size: examples a step.
             seed: of the adapter and of the examples' order.
@@ -101,10 +106,12 @@ class Interpreter:
         if isinstance(llm, str | Path):
             llm = load_llm(llm)
         bridge = Bridge(llm, ask, adapter or adapters.Config(), *examples.after.shape[1:])
-        learner = Learner(bridge, examples, batch_size=batch_size, seed=seed)
-        optimizer = make_optimizer(
-            optim or OptimConfig(learning_rate=3e-3, clip_norm=1.0), learner.steps_per_epoch
-        )
+        if start is None:
+            start = StartConfig(1000 if has_item_vectors(llm.folder) else 0)
+        learner = Learner(bridge, examples, batch_size=batch_size, seed=seed, start=start)
+        if optim is None:
+            optim = OptimConfig(learning_rate=5e-4 if start.steps else 3e-3, clip_norm=1.0)
+        optimizer = make_optimizer(optim, learner.steps_per_epoch)
         steps, state = learner.make_steps(optimizer), learner.init_state(optimizer)
         losses = []
         total = max(1, round(epochs * learner.steps_per_epoch))

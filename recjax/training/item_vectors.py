@@ -36,6 +36,11 @@ def write_item_vectors(
     save_file({"vectors": np.ascontiguousarray(vectors, np.float32)}, folder / FILE, metadata)
 
 
+def has_item_vectors(folder: Path | None) -> bool:
+    """Whether a language model's folder has vectors."""
+    return folder is not None and (folder / FILE).is_file()
+
+
 def check_origin(folder: Path, data: str, split: Mapping[str, Any]) -> None:
     """Refuses a language model that has read histories which a run tests on.
 
@@ -50,7 +55,7 @@ def check_origin(folder: Path, data: str, split: Mapping[str, Any]) -> None:
         InputError: the same data under another split.
     """
     path = folder / FILE
-    if not path.is_file():
+    if not has_item_vectors(folder):
         return
     with _open(path) as file:
         origin = json.loads((file.metadata() or {}).get("origin", "{}"))

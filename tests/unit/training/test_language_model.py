@@ -229,7 +229,7 @@ def test_the_shipped_config(arg):
     assert isinstance(config, LanguageRunConfig)
     assert read_model(config.model, 4000).layers == 2
     # Histories of validation and test users are no one's training text.
-    assert (config.split.name == "chronological_sequences") == bool(arg)
+    assert (config.split.name, config.split.by) == ("chronological_sequences", "user")
     with pytest.raises(
         InputError, match="catalogue.py: no argument 'ml1m'; expected none, 'ml100k"
     ):
