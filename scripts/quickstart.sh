@@ -4,10 +4,11 @@
 # and a report. Minutes on 2 cores; run again, it shows the results at once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+runs=${1:-runs/quickstart}
+set -- # _env.sh takes extras
 . scripts/_env.sh
 
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}" RECJAX_PROGRESS=1
-runs=${1:-runs/quickstart}
 configs=configs/interpreter
 recjax train --config=$configs/recommender.py:sample-sasrec --workdir="$runs/sasrec"
 recjax train --config=configs/llm/catalogue.py --workdir="$runs/llm"
