@@ -189,7 +189,10 @@ def _prepare(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict
 
     if args.skip_bad_rows is not None:
         overrides = [*overrides, ("data.skip_bad_rows", str(args.skip_bad_rows))]
-    store = prepare(_load(args, overrides).data, overwrite=args.overwrite)
+    config = _load(args, overrides)
+    if not hasattr(config, "data"):
+        raise InputError(f"config.system: '{config.system}' reads its recommender's data")
+    store = prepare(config.data, overwrite=args.overwrite)
     _say(format_statistics(store), f"prepared: {store.path}")
     keys = ("counts", "statistics", "bad_rows", "duplicates", "warnings")
     return {"store": str(store.path), **{key: store.manifest[key] for key in keys}}
@@ -251,7 +254,7 @@ def _interpret(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> di
             controls=args.controls,
             oracle=args.oracle or args.judge is not None,
             judge=_judge(args),
-            versus=recommender_of(args.versus) if args.versus else None,
+            versus=recommender_of(args.versus, args.workdir) if args.versus else None,
         ),
         args.step,
         _say,

@@ -1,6 +1,6 @@
 """An interpreter examined: the paper's figures and tables, controls and cases, as a report.
 
-    recjax interpret --workdir=runs/ml100k-interpreter --decoding=greedy,beam --controls
+    recjax interpret --workdir=runs/ml100k --decoding=greedy,beam --controls
 
 Everything goes to WORKDIR/results.json, which `recjax report` shows, and comes back as metrics.
 """
@@ -350,6 +350,7 @@ class Study:
         assert self._config.judge is not None and self._config.versus is not None
         run, windows = self._run, self._parts["sequences"]
         name, recommend = self._config.versus
+        name = f"{name}'s ranking" if name in ("random", "dreamrec") else name
         rng = np.random.default_rng([self._config.seed, 1])
         histories = windows.ids(back=1)
         others = recommend(histories)
@@ -427,21 +428,33 @@ def open_interpreter(workdir: str | Path) -> InterpreterRun:
     return run
 
 
-def recommender_of(workdir: str | Path) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
+def recommender_of(
+    workdir: str | Path, interpreter: str | Path
+) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
     """A trained recommender as `StudyConfig.versus`: its name, and its first item that is new.
 
     Args:
         workdir: of its run.
+        interpreter: workdir of the interpreter that it is compared with.
+
+    Raises:
+        InputError: a run of another kind, of other data, or of another split (it may have been
+            trained on what the interpreter is tested on).
     """
     run = open_run(workdir)
     if not isinstance(run, RecommenderRun):
         raise InputError(f"{workdir}: a run of another kind; expected a recommender's")
+    other = open_interpreter(interpreter).recommender
+    if run.store.fingerprint != other.store.fingerprint or run.config.split != other.config.split:
+        raise InputError(f"{workdir}: other data or another split than {interpreter} is of")
     params = run.restore(run.best_step())
 
     @jax.jit
     def best(params: Params, ids: Array) -> Array:
         model = run.model.merge(params)
-        scores = model.score(model.predict(ids)).at[:, 0].set(-jnp.inf)
+        if run.masked:  # it predicts at a mask after the history
+            ids = jnp.pad(ids, ((0, 0), (0, 1)), constant_values=run.store.n_items)
+        scores = model.score(model.predict(ids[:, -run.window :])).at[:, 0].set(-jnp.inf)
         rows = jnp.arange(len(ids))[:, None]
         return scores.at[rows, ids].set(-jnp.inf).argmax(axis=-1)
 

@@ -100,6 +100,8 @@ class RecommenderRun(Run):
     Attributes:
         mesh: the devices.
         model: the model's definition (`model.merge(params)` is the module).
+        masked: whether it learns and predicts at masks.
+        window: L.
     """
 
     def __init__(self, config: RunConfig, store: Store, workdir: Path | None = None):
@@ -108,7 +110,7 @@ class RecommenderRun(Run):
         self.mesh = parallel.make_mesh(config.train.mesh)
         self._module, model_config = read_config(config.model)
         self.model = define(self._build)
-        self._masked = self._module.Recommender.masked
+        self.masked = self._module.Recommender.masked
         self.window = model_config.max_length
 
     def _build(self, rngs: nnx.Rngs) -> Any:
@@ -135,7 +137,7 @@ class RecommenderRun(Run):
             self.config.seed,
             packed=train.packed,
             stride=train.stride,
-            shifted=not self._masked,
+            shifted=not self.masked,
             row_multiple=max(1, parallel.data_size(self.mesh) // processes),
             process=(jax.process_index(), processes),
         )
@@ -211,7 +213,7 @@ class RecommenderRun(Run):
             self.encode,
             place=lambda batch: parallel.replicate(batch, self.mesh),
             packed=self.config.train.packed,
-            closing=self.store.n_items if self._masked else 0,
+            closing=self.store.n_items if self.masked else 0,
         )
 
     def describe(self) -> str:

@@ -268,12 +268,12 @@ def test_a_workdir_of_another_kind(finished, trained):
     with pytest.raises(InputError, match="a run of another kind; expected an interpreter's"):
         examine(recommender, StudyConfig())
     with pytest.raises(InputError, match="a run of another kind; expected a recommender's"):
-        recommender_of(finished[0])
+        recommender_of(finished[0], finished[0])
 
 
-def test_another_recommenders_first_new_item(trained):
+def test_another_recommenders_first_new_item(trained, finished):
     workdir = trained("sasrec", seed=1)
-    name, recommend = recommender_of(workdir)
+    name, recommend = recommender_of(workdir, finished[0])
     run = open_run(workdir)
     ids = np.random.default_rng(0).integers(0, run.store.n_items, (50, 6)).astype(np.int32)
     model = run.model.merge(run.restore(run.best_step()))
@@ -285,6 +285,26 @@ def test_another_recommenders_first_new_item(trained):
     assert (first != scores.argmax(axis=1)).any(), "some would be recommended again"
     assert name == "sasrec"
     np.testing.assert_array_equal(recommend(ids), scores.argmax(axis=1))
+
+
+def test_a_recommender_of_another_split_is_refused(finished, recommender_config, tmp_path):
+    config = recommender_config("sasrec", split="leave_one_out")
+    start_run(config, tmp_path / "other").train()
+    with pytest.raises(InputError, match="other: other data or another split than"):
+        recommender_of(tmp_path / "other", finished[0])
+
+
+def test_a_masked_recommender_predicts_at_its_mask(trained, finished):
+    workdir = trained("bert4rec")
+    _, recommend = recommender_of(workdir, finished[0])
+    run = open_run(workdir)
+    ids = np.random.default_rng(0).integers(1, run.store.n_items, (20, run.window - 1))
+    masked = np.pad(ids, ((0, 0), (0, 1)), constant_values=run.store.n_items).astype(np.int32)
+    model = run.model.merge(run.restore(run.best_step()))
+    scores = np.array(model.score(model.predict(masked)))
+    scores[:, 0] = -np.inf
+    np.put_along_axis(scores, ids, -np.inf, axis=1)
+    np.testing.assert_array_equal(recommend(ids.astype(np.int32)), scores.argmax(axis=1))
 
 
 # States in a file.
