@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 
 from recjax.data.prompts import (
-    PROMPTS,
     Prompt,
     PromptTable,
     Words,
@@ -93,7 +92,7 @@ class Questions:
 
     def __init__(self, config: AskConfig, tokenizer: Tokenizer, soft: int, max_length: int):
         self.config, self.tokenizer, self._soft = config, tokenizer, soft
-        self.table: PromptTable = read_prompts(config.prompts) if config.prompts else PROMPTS
+        self.table: PromptTable = read_prompts(config.prompts)
         self.words: Words = self.table.of(config.domain)
         for task in config.tasks:
             for form in range(self.forms(task)):

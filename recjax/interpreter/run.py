@@ -1,6 +1,6 @@
 """An interpreter's run: a trained recommender, a language model, and the adapter between them.
 
-    recjax train --config=configs/interpreter/ml100k.py:sasrec --workdir=runs/ml100k-interpreter
+    recjax train --config=configs/interpreter/adapter.py:ml100k-sasrec --workdir=runs/ml100k
 
 The recommender is named by its workdir, the language model by its folder; both stay frozen, and
 only the adapter is trained and saved. Data, split and catalogue are the recommender's: the adapter
@@ -48,8 +48,6 @@ from recjax.training.recommender import RecommenderRun, RunConfig
 from recjax.training.run import Run
 from recjax.training.state import TrainState, state_shardings
 from recjax.typing import Array, Params
-
-_GREEDY: Decoding = "greedy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,7 +243,7 @@ class InterpreterRun(Run):
         reader: Reader,
         windows: Windows,
         task: Task,
-        decoding: Decoding = _GREEDY,
+        decoding: Decoding = "greedy",
         progress: Callable[[int], Any] = lambda n: None,
     ) -> list[Answer]:
         """Answers about histories."""

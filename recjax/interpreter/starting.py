@@ -1,9 +1,9 @@
 """A start for an adapter: near the vectors that its language model has learned to read.
 
 A catalogue's language model (configs/llm/catalogue.py) has learned to say a title of a vector.
-Before an adapter learns through the model, it learns to point at the right vectors: the softmax of
-its soft token's products with all of them, the same few matrix products a step as a recommender's.
-That takes seconds where the way through the model takes hours.
+Before an adapter learns through the model, it learns to point at the right vectors: a softmax over
+the cosines of its soft token with all of them, a few matrix products a step, as a recommender's.
+That takes a minute where the way through the model takes hours.
 
 What is learned after it, and all that is measured, is RecInterpreter's (Yang et al. 2023): a frozen
 model, and the loss of its answers.
@@ -101,16 +101,18 @@ def start_near(
     trained = jax.tree.map(jnp.copy, params)
     state, rng = optimizer.init(trained), np.random.default_rng([seed, 2])
     shares = np.array([getattr(bridge.questions.config, task) for task in tasks])
-    found = 0
+    found = False
     for _ in range(config.steps):
         rows = rng.integers(0, len(examples), config.batch_size)
         task = tasks[int(rng.choice(len(tasks), p=shares / shares.sum()))]
         wanted = wanted_of(rows, task)
-        found += int((wanted >= 0).sum())
+        if not (found or (wanted >= 0).any()):
+            raise InputError(
+                f"no title of {len(rows)} examples has an item vector; another catalogue's model?"
+            )
+        found = True
         states = examples.states(rows, "recovery")[:, 0]
         trained, state = step(trained, state, states, wanted, table)
-    if config.steps and not found:
-        raise InputError("no title of the examples has an item vector; another catalogue's model?")
     params = dict(trained)
     # As long as the vectors are: the model has learned to read that.
     rows = rng.integers(0, len(examples), config.batch_size)

@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import optax
 
+from recjax.errors import InputError
 from recjax.typing import Array
 
 
@@ -22,6 +23,13 @@ class OptimConfig:
     ramp_epochs: tuple[float, float] = (0.0, 0.0)
     ramp_rate: float = 0.0
     decay_epochs: float = 0.0  # cosine to 0 that ends after this many epochs; 0 = constant
+
+    def __post_init__(self):
+        if self.ramp_epochs[1] and (self.warmup_steps or self.decay_epochs):
+            raise InputError(
+                "config.optim.ramp_epochs: a ramp is in place of warmup_steps and decay_epochs; "
+                "expected 0 for both"
+            )
 
 
 def schedule(config: OptimConfig, steps_per_epoch: int) -> optax.Schedule:

@@ -71,7 +71,7 @@ def test_vectors_of_another_model_or_catalogue(make_bridge):
     params = bridge.initial(given.after, 0)
     with pytest.raises(InputError, match="item vectors of width 63; the language model's is 64"):
         start_near(bridge, params, given, TITLES, VECTORS[:, 1:], StartConfig(5), 0)
-    with pytest.raises(InputError, match="no title of the examples has an item vector"):
+    with pytest.raises(InputError, match="no title of 256 examples has an item vector"):
         others = [f"Book {k}" for k in range(N)]
         start_near(bridge, params, given, others, VECTORS, StartConfig(5), 0)
 

@@ -45,6 +45,12 @@ def test_a_ramp_is_the_papers_warm_up():
     assert moved[5] == pytest.approx(1e-4, rel=1e-4) and moved[40] == pytest.approx(5e-4, rel=1e-4)
 
 
+def test_a_ramp_and_a_warm_up_are_one_too_many():
+    for other in ({"warmup_steps": 3}, {"decay_epochs": 1.0}):
+        with pytest.raises(InputError, match="config.optim.ramp_epochs: a ramp is in place of"):
+            OptimConfig(ramp_epochs=(1.0, 4.0), **other)
+
+
 def test_a_ramp_may_be_a_step():
     rate = schedule(OptimConfig(learning_rate=1.0, ramp_rate=0.5, ramp_epochs=(2.0, 2.0)), 4)
     assert [float(rate(step)) for step in (0, 7, 9)] == [0.5, 0.5, 1.0]
