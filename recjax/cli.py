@@ -235,7 +235,8 @@ def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dic
 
 
 def _interpret(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
-    from recjax.interpreter.study import StudyConfig, examine, read_hidden, recommender_of
+    from recjax.interpreter.study import StudyConfig
+    from recjax.interpreter.workdirs import examine, read_hidden, recommender_of
     from recjax.training.metrics import format_table
 
     if overrides:

@@ -1,23 +1,13 @@
-"""An interpreter examined: the paper's figures and tables, controls and cases, as a report.
-
-    recjax interpret --workdir=runs/ml100k --decoding=greedy,beam --controls
-
-Everything goes to WORKDIR/results.json, which `recjax report` shows, and comes back as metrics.
-"""
+"""An interpreter examined: the paper's figures and tables, controls and cases, as sections."""
 
 import collections
 import dataclasses
-import zipfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from recjax.errors import InputError
-from recjax.interpreter.examples import check_states
 from recjax.interpreter.judge import Ballot, Judge, hold
 from recjax.interpreter.measure import (
     Recovery,
@@ -45,11 +35,8 @@ from recjax.report.sections import (
     Section,
     Table,
     Text,
-    write_results,
 )
-from recjax.training.recommender import RecommenderRun
-from recjax.training.workdir import open_run
-from recjax.typing import Array, Params
+from recjax.typing import Params
 
 _CASES = 6
 _ERRORS = 15
@@ -382,117 +369,3 @@ class Study:
         )
         columns = ["recommended by", "chosen", "95 % from", "to", "of all"]
         return Table(title, columns, rows, note)
-
-
-def summary(run: InterpreterRun, metrics: dict[str, float]) -> Text:
-    """What was examined, in a few sentences."""
-    lines = [run.describe() + "."]
-    for key, what in (
-        ("test/sequences/residual/greedy/accuracy", "of the added items are named"),
-        ("test/sequences/recovery/greedy/more_than_3", "of the sequences have more than 3 named"),
-    ):
-        if key in metrics:
-            lines.append(f"{metrics[key]:.1%} {what} (greedy decoding, test sequences).")
-    return Text("In short", "\n\n".join(lines))
-
-
-def examine(
-    workdir: str | Path,
-    config: StudyConfig,
-    step: int | None = None,
-    say: Callable[[str], Any] = lambda line: None,
-) -> dict[str, float]:
-    """Examines a run and writes WORKDIR/results.json.
-
-    Args:
-        workdir: of an interpreter.
-        config: what to examine.
-        step: checkpoint; None = the best one.
-        say: gets what the model says of the first sequences, line by line.
-    """
-    run = open_interpreter(workdir)
-    params = run.restore(run.best_step() if step is None else step)
-    study = Study(run, params, config)
-    sections = study.examine()
-    for case in (case for part in sections if isinstance(part, Cases) for case in part.cases):
-        say(f"{case.heading} (history: {', '.join(item.text for item in case.history)})")
-    write_results(Path(workdir) / "results.json", [summary(run, study.metrics), *sections])
-    return study.metrics
-
-
-def open_interpreter(workdir: str | Path) -> InterpreterRun:
-    """The run of a workdir; `InputError` where it is another system's."""
-    run = open_run(workdir)
-    if not isinstance(run, InterpreterRun):
-        raise InputError(f"{workdir}: a run of another kind; expected an interpreter's")
-    return run
-
-
-def recommender_of(
-    workdir: str | Path, interpreter: str | Path
-) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
-    """A trained recommender as `StudyConfig.versus`: its name, and its first item that is new.
-
-    Args:
-        workdir: of its run.
-        interpreter: workdir of the interpreter that it is compared with.
-
-    Raises:
-        InputError: a run of another kind, of other data, or of another split (it may have been
-            trained on what the interpreter is tested on).
-    """
-    run = open_run(workdir)
-    if not isinstance(run, RecommenderRun):
-        raise InputError(f"{workdir}: a run of another kind; expected a recommender's")
-    other = open_interpreter(interpreter).recommender
-    if run.store.fingerprint != other.store.fingerprint or run.config.split != other.config.split:
-        raise InputError(f"{workdir}: other data or another split than {interpreter} is of")
-    params = run.restore(run.best_step())
-
-    @jax.jit
-    def best(params: Params, ids: Array) -> Array:
-        model = run.model.merge(params)
-        if run.masked:  # it predicts at a mask after the history
-            ids = jnp.pad(ids, ((0, 0), (0, 1)), constant_values=run.store.n_items)
-        scores = model.score(model.predict(ids[:, -run.window :])).at[:, 0].set(-jnp.inf)
-        rows = jnp.arange(len(ids))[:, None]
-        return scores.at[rows, ids].set(-jnp.inf).argmax(axis=-1)
-
-    return run.config.model["name"], lambda ids: np.asarray(best(params, ids))
-
-
-def read_hidden(workdir: str | Path, file: str | Path) -> list[dict[str, str]]:
-    """What an interpreter says of states in a file.
-
-    Args:
-        workdir: of the interpreter.
-        file: .npz with `before` and `after`, or with `hidden`: [n L D] or [n D] each.
-
-    Returns:
-        For each row `residual` or `recovery`: the answer.
-
-    Raises:
-        InputError: no such file, other arrays, states of another width, NaN.
-    """
-    run = open_interpreter(workdir)
-    try:
-        with np.load(file, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in content.files}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{file}: not readable as .npz ({error})") from error
-    task: Task
-    if set(arrays) == {"before", "after"}:
-        task, names = "residual", ["before", "after"]
-    elif set(arrays) == {"hidden"}:
-        task, names = "recovery", ["hidden"]
-    else:
-        found = ", ".join(sorted(arrays)) or "nothing"
-        raise InputError(f"{file}: holds {found}; expected before and after, or hidden")
-    bridge = run.bridge
-    states = [
-        check_states(arrays[n], f"{file}: {n}", length=bridge.length, dim=bridge.dim) for n in names
-    ]
-    if len(states) == 2 and len(states[0]) != len(states[1]):
-        raise InputError(f"{file}: {len(states[0])} rows of before, {len(states[1])} of after")
-    reader = run.reader(run.restore(run.best_step()))
-    return [{task: a.text.strip()} for a in reader.read(np.stack(states, axis=1), task)]
