@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from recjax.errors import InputError
+from recjax.interpreter.command import add_interpret_flags, interpret
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,26 +62,7 @@ def _parser() -> _Parser:
     sub.add_argument("--step", type=int, metavar="N", help="checkpoint; default: the best one")
 
     sub = command("interpret", _interpret, "what a recommender's states say", config="none")
-    sub.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="of an interpreter")
-    sub.add_argument(
-        "--hidden", metavar="FILE", help=".npz with before and after, or hidden: answers to those"
-    )
-    sub.add_argument("--split", choices=("validation", "test"), default="test")
-    sub.add_argument(
-        "--decoding", default="greedy", metavar="A,B", help="greedy, beam, constrained"
-    )
-    sub.add_argument("--controls", action="store_true", help="states that say nothing, too")
-    sub.add_argument("--oracle", action="store_true", help="DreamRec's oracle items, too")
-    sub.add_argument(
-        "--judge", metavar="WHAT", help="a language model's folder, or an endpoint's URL: which of "
-        "three recommendations a user prefers",
-    )  # fmt: skip
-    sub.add_argument("--judge-model", metavar="NAME", help="with a URL: the model's name there")
-    sub.add_argument(
-        "--judge-key", default="", metavar="VARIABLE", help="with a URL: what holds the key"
-    )
-    sub.add_argument("--versus", metavar="DIR", help="with --judge: another recommender's workdir")
-    sub.add_argument("--step", type=int, metavar="N", help="checkpoint; default: the best one")
+    add_interpret_flags(sub)
 
     sub = command(
         "convert", _convert, "weights of language models, or of PyTorch's SASRec, in or out",
@@ -235,48 +217,9 @@ def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dic
 
 
 def _interpret(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
-    from recjax.interpreter.study import StudyConfig
-    from recjax.interpreter.workdirs import examine, read_hidden, recommender_of
-    from recjax.training.metrics import format_table
-
     if overrides:
         raise InputError("interpret takes the run's own config")
-    if args.hidden:
-        answers = read_hidden(args.workdir, args.hidden)
-        _say(*(next(iter(answer.values())) for answer in answers))
-        return {"answers": answers}
-    if (args.judge is None) != (args.versus is None):
-        raise InputError("--judge and --versus go together")
-    metrics = examine(
-        args.workdir,
-        StudyConfig(
-            split=args.split,
-            decodings=tuple(args.decoding.split(",")),
-            controls=args.controls,
-            oracle=args.oracle or args.judge is not None,
-            judge=_judge(args),
-            versus=recommender_of(args.versus, args.workdir) if args.versus else None,
-        ),
-        args.step,
-        _say,
-    )
-    _say(format_table(metrics), f"{args.workdir / 'results.json'}: `recjax report` shows it")
-    return metrics
-
-
-def _judge(args: argparse.Namespace) -> Any:
-    if args.judge is None:
-        return None
-    if "://" in args.judge:
-        from recjax.interpreter.endpoint import EndpointJudge
-
-        if not args.judge_model:
-            raise InputError("--judge URL needs --judge-model NAME")
-        return EndpointJudge(args.judge, args.judge_model, api_key_env=args.judge_key)
-    from recjax.interpreter.judge import LikelihoodJudge
-    from recjax.llm import load_llm
-
-    return LikelihoodJudge(load_llm(args.judge))
+    return interpret(args, _say)
 
 
 def _convert(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:

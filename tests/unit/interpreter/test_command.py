@@ -1,5 +1,8 @@
 """`recjax interpret`: exit status, one line on errors, JSON on stdout."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -102,3 +105,10 @@ def test_train_and_evaluate_know_the_system(recjax, finished, interpreter_sectio
     assert status == 2 and "dreamrec reads 6 items, config.ask.window is 9" in one_line(err)
     status, _, err = recjax(*train, "--config.ask.widow=9")
     assert status == 2 and "config.ask has no 'widow'; did you mean 'window'?" in one_line(err)
+
+
+def test_the_flags_load_nothing_heavy():
+    """They are in the parser of every command."""
+    code = "import sys, recjax.cli; print({'jax', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
