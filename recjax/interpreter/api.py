@@ -135,6 +135,10 @@ class Interpreter:
         Args:
             hidden_before, hidden_after: [B L D] or [B D].
             decoding: "greedy", "beam", or "constrained" to titles of the catalogue.
+
+        Raises:
+            InputError: an interpreter that was not trained for it (`ask.residual` is 0), arrays
+                that do not fit, NaN.
         """
         both = [
             self._checked(h, name)
@@ -150,6 +154,10 @@ class Interpreter:
         Args:
             hidden: [B L D] or [B D].
             decoding: "greedy", "beam", or "constrained" to titles of the catalogue.
+
+        Raises:
+            InputError: an interpreter that was not trained for it (`fit` without `histories`), an
+                array that does not fit, NaN.
         """
         states = self._checked(hidden, "hidden")[:, None]
         return self._reader.read(states, "recovery", decoding=decoding)

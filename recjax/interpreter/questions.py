@@ -53,6 +53,12 @@ class AskConfig:
         """The tasks that are trained."""
         return tuple(task for task in TASKS if getattr(self, task))
 
+    def check_trained(self, task: Task) -> None:
+        """Raises `InputError` for another task: what is said of it would mean nothing."""
+        if task not in self.tasks:
+            trained = " and ".join(self.tasks)
+            raise InputError(f"{task}: the adapter was trained for {trained} alone (config.ask)")
+
     def longest(self, task: Task) -> int:
         """Tokens of an answer, at most."""
         return self.residual_tokens if task == "residual" else self.recovery_tokens

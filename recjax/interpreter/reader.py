@@ -89,8 +89,9 @@ class Reader:
             progress: called with the number of answers that are done.
 
         Raises:
-            InputError: another decoding.
+            InputError: another decoding, a task that the adapter was not trained for.
         """
+        self.bridge.questions.config.check_trained(task)
         if decoding not in DECODINGS:
             raise InputError(f"no decoding '{decoding}'; expected {', '.join(DECODINGS)}")
         texts: list[str] = []

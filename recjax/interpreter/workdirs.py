@@ -112,7 +112,8 @@ def read_hidden(workdir: str | Path, file: str | Path) -> list[dict[str, str]]:
         For each row `residual` or `recovery`: the answer.
 
     Raises:
-        InputError: no such file, other arrays, states of another width, NaN.
+        InputError: no such file, other arrays, those of a task that was not trained, states of
+            another width, NaN.
     """
     run = open_interpreter(workdir)
     try:
@@ -128,6 +129,7 @@ def read_hidden(workdir: str | Path, file: str | Path) -> list[dict[str, str]]:
     else:
         found = ", ".join(sorted(arrays)) or "nothing"
         raise InputError(f"{file}: holds {found}; expected before and after, or hidden")
+    run.config.ask.check_trained(task)
     bridge = run.bridge
     states = [
         check_states(arrays[n], f"{file}: {n}", length=bridge.length, dim=bridge.dim) for n in names

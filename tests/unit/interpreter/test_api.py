@@ -86,6 +86,16 @@ def test_two_items_of_one_title(llm):
     assert answer.items == {1, 2}
 
 
+def test_a_task_that_was_not_trained_is_refused(interpreter, llm):
+    with pytest.raises(InputError, match="recovery: the adapter was trained for residual alone"):
+        interpreter.recover(AFTER)
+    ask = AskConfig(domain="book", residual=0.0, recovery=1.0, recovery_tokens=8)
+    mine = fit(llm, ask=ask, histories=HISTORIES, epochs=0.1)
+    assert len(mine.recover(AFTER)) == 16
+    with pytest.raises(InputError, match="residual: the adapter was trained for recovery alone"):
+        mine.residual(BEFORE, AFTER)
+
+
 def test_the_same_fit_is_the_same(llm):
     one, same, other = (fit(llm, seed=seed) for seed in (0, 0, 1))
     assert one.losses == same.losses != other.losses

@@ -7,7 +7,7 @@ from recjax.errors import InputError
 from recjax.interpreter.study import StudyConfig
 from recjax.interpreter.workdirs import examine, open_interpreter, read_hidden, recommender_of
 from recjax.report.sections import read_results
-from recjax.training.workdir import open_run, start_run
+from recjax.training.workdir import build_config, open_run, start_run
 
 
 def test_results_are_written(finished):
@@ -112,6 +112,17 @@ def test_states_from_a_file(finished, write):
 def test_files_that_do_not_fit(finished, write, arrays, message):
     with pytest.raises(InputError, match=message):
         read_hidden(finished[0], write(**arrays))
+
+
+@pytest.mark.parametrize(
+    ("task", "arrays"), [("residual", {"hidden": H}), ("recovery", {"before": H, "after": H})]
+)
+def test_states_of_a_task_that_was_not_trained(interpreter_section, write, tmp_path, task, arrays):
+    """Told before anything is loaded: there are no checkpoints here."""
+    ask = {"window": 5, "residual": 0.0, "recovery": 0.0, task: 1.0}
+    start_run(build_config(interpreter_section(ask=ask)), tmp_path / "run")
+    with pytest.raises(InputError, match=f"the adapter was trained for {task} alone"):
+        read_hidden(tmp_path / "run", write(**arrays))
 
 
 def test_files_that_are_no_npz(finished, write, tmp_path):
