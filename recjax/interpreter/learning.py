@@ -75,7 +75,12 @@ class Learner:
         return max(1, round(len(self.examples) / self.batch_size))
 
     def init_state(self, optimizer: optax.GradientTransformation) -> TrainState:
-        """A fresh state."""
+        """A fresh state.
+
+        Raises:
+            InputError: states that are all zero; a title that does not fit behind a question.
+        """
+        self._check_titles()
         rng = np.random.default_rng(self.seed)
         count = min(_SAMPLE, len(self.examples))
         rows = np.sort(rng.choice(len(self.examples), count, replace=False))
@@ -90,6 +95,19 @@ class Learner:
                 self.bridge, params, self.examples, titles, vectors, self._start, self.seed
             )
         return state_of(params, optimizer, self.bridge.axes, self.bridge.mesh)
+
+    def _check_titles(self) -> None:
+        """Each title in an answer, before the first step and not when it comes to the title."""
+        titles: dict[str, None] = {}
+        for first in range(0, len(self.examples), _SAMPLE):
+            rows = np.arange(first, min(first + _SAMPLE, len(self.examples)))
+            titles |= dict.fromkeys(
+                t for some in self.examples.titles(rows, "residual") for t in some
+            )
+        questions = self.bridge.questions
+        for task in questions.config.tasks:
+            for form in range(questions.forms(task)):
+                questions.answers(task, form, [[title] for title in titles])
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a step reads at most two epochs
     def _order(self, epoch: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from recjax.data.prompts import (
     PromptTable,
     Words,
     answer,
+    listed,
     question,
     read_prompts,
 )
@@ -92,12 +93,13 @@ class Questions:
         max_length: what the language model has been trained on.
 
     Raises:
-        InputError: an unknown domain, a malformed file, a question that does not leave room for
-            its answer.
+        InputError: an unknown domain, a malformed file, a question that leaves no room for an
+            answer; and where an answer is asked for, one that is too long for the room.
     """
 
     def __init__(self, config: AskConfig, tokenizer: Tokenizer, soft: int, max_length: int):
         self.config, self.tokenizer, self._soft = config, tokenizer, soft
+        self._max_length = max_length
         self.table: PromptTable = read_prompts(config.prompts)
         self.words: Words = self.table.of(config.domain)
         for task in config.tasks:
@@ -129,11 +131,24 @@ class Questions:
         return Question(ids, is_soft)
 
     def answers(self, task: Task, form: int, titles: Sequence[Sequence[str]]) -> list[list[int]]:
-        """The tokens of answers about titles, with the end; cut at the longest answer."""
+        """The tokens of answers about titles, with the end; cut at the longest answer.
+
+        Raises:
+            InputError: a question and an answer that are longer together than what the model reads.
+        """
         prompt = self.prompt(task, form)
         texts = [" " + answer(prompt, self.words, some) for some in titles]
         ids = self.tokenizer.encode_batch(texts, eos=self.tokenizer.eos_id is not None, start=False)
-        return [row[: self.config.longest(task)] for row in ids]
+        rows = [row[: self.config.longest(task)] for row in ids]
+        asked = len(self.question(task, form).ids)
+        longest = max(range(len(rows)), key=lambda number: len(rows[number]))
+        if asked + len(rows[longest]) > self._max_length:
+            raise InputError(
+                f"prompt {form} of {task} takes {asked} tokens and its answer about "
+                f"'{listed(titles[longest])[:80]}' {len(rows[longest])}; the language model reads "
+                f"{self._max_length} (config.ask.{task}_tokens cuts answers)"
+            )
+        return rows
 
     def lay_out(
         self, task: Task, form: int, titles: Sequence[Sequence[str]], *, pairs: bool = False

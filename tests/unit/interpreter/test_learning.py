@@ -1,6 +1,7 @@
 """Training an adapter: its loss by hand, what learns and what does not, what a step is made of."""
 
 import collections
+import dataclasses
 import json
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from recjax.errors import InputError
 from recjax.interpreter.examples import States
 from recjax.interpreter.learning import Learner
+from recjax.llm import LanguageModel
 from recjax.models.definition import fingerprint
 from recjax.training.optim import OptimConfig, make_optimizer
 
@@ -183,3 +185,20 @@ def test_a_task_without_titles(make_bridge, states):
     learner = Learner(make_bridge({"residual": 0.0, "recovery": 1.0}), examples, batch_size=4)
     with pytest.raises(InputError, match="needs the titles of histories"):
         learner.batch(0)
+
+
+def test_a_title_that_does_not_fit_is_told_at_the_start(llm, make_bridge, states):
+    """Whichever example has it, and not at the step that reads it."""
+    config = dataclasses.replace(llm.config, max_length=100)
+    short = LanguageModel(
+        llm.definition, llm.params, config, tokenizer=llm.tokenizer, folder=llm.folder
+    )
+    bridge = make_bridge({"residual_tokens": 60}, llm=short)
+    titles = ["Alien"] * 5000
+    optimizer = make_optimizer(OptimConfig(), 1)
+    shown = np.asarray(states(5000))
+    Learner(bridge, States(shown, shown, titles), batch_size=4).init_state(optimizer)
+    titles[4321] = "Omen " * 30
+    learner = Learner(bridge, States(shown, shown, titles), batch_size=4)
+    with pytest.raises(InputError, match="prompt . of residual takes .* about 'Omen Omen"):
+        learner.init_state(optimizer)

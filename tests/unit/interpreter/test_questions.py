@@ -128,12 +128,34 @@ def test_answers_are_cut_at_the_longest(tokenizer):
         assert cut == whole[:longest]
 
 
-def test_a_title_longer_than_the_context_is_cut(tokenizer):
-    """A stated rule: an answer has `residual_tokens` at most, so a row is never longer."""
+def test_a_title_longer_than_an_answer_is_cut(tokenizer):
+    """A stated rule: an answer has `residual_tokens` at most."""
     questions = make(tokenizer)
     (ids,) = questions.answers("residual", 0, [["Omen " * 500]])
     assert len(ids) == 50 and ids[-1] != tokenizer.eos_id
     assert len(questions.answers("recovery", 0, [["Omen " * 500]])[0]) == 100
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_question_and_answer_must_fit(tokenizer, task):
+    titles = [["Dune"], ["Omen " * 9], ["Alien"]]
+    (asked, answers) = make(tokenizer).question(task), make(tokenizer).answers(task, 0, titles)
+    fits = len(asked.ids) + len(answers[1])
+    assert fits > max(len(make(tokenizer).question(task, form).ids) for form in range(3))
+    only = {"residual": float(task == "residual"), "recovery": float(task == "recovery")}
+    assert make(tokenizer, max_length=fits, **only).answers(task, 0, titles) == answers
+    short = make(tokenizer, max_length=fits - 1, **only)
+    message = (
+        f"prompt 0 of {task} takes {len(asked.ids)} tokens and its answer about 'Omen Omen .*' "
+        f"{len(answers[1])}; the language model reads {fits - 1} .config.ask.{task}_tokens cuts"
+    )
+    for call in (short.answers, short.lay_out):
+        with pytest.raises(InputError, match=message):
+            call(task, 0, titles)
+        call(task, 0, titles[::2])
+    # What is cut fits.
+    short = make(tokenizer, max_length=fits - 1, **only, **{f"{task}_tokens": len(answers[1]) - 1})
+    assert len(short.answers(task, 0, titles)[1]) == len(answers[1]) - 1
 
 
 def test_words_of_the_domain(tokenizer):
