@@ -74,6 +74,19 @@ class StudyConfig:
             raise InputError("a judge compares oracle items with another recommender's choice")
 
 
+def deranged(count: int, rng: np.random.Generator) -> np.ndarray:
+    """[count] a random order in which nothing keeps its place: one cycle through all.
+
+    Raises:
+        InputError: fewer than two.
+    """
+    if count < 2:
+        raise InputError(f"controls: {count} window to shuffle; expected at least 2")
+    order, out = rng.permutation(count), np.empty(count, np.int64)
+    out[order] = np.roll(order, 1)
+    return out
+
+
 class Study:
     """Examines an interpreter.
 
@@ -222,7 +235,11 @@ class Study:
         return measure_recovery(answers, windows).metrics()
 
     def _controls(self, tasks: Sequence[Task]) -> Table:
-        """What is left where the states cannot tell: it must be no more than popularity."""
+        """What is left where the states cannot tell: it must be no more than popularity.
+
+        Shuffled, no history has its own states. It may have those of an equal one, or of one with
+        the same newest item, which then say the truth.
+        """
         run, rng = self._run, np.random.default_rng(self._config.seed)
         windows = self._parts["windows"]
         rows = np.arange(len(windows))
@@ -237,7 +254,7 @@ class Study:
             states = np.asarray(run.histories(windows).states(rows, task))
             fresh = np.asarray(run.histories(windows, untrained=other_encoder).states(rows, task))
             for name, reader, shown in (
-                ("shuffled states", self._reader, states[rng.permutation(rows)]),
+                ("shuffled states", self._reader, states[deranged(len(rows), rng)]),
                 ("untrained recommender", self._reader, fresh),
                 ("untrained adapter", run.reader(untrained), states),
             ):

@@ -7,7 +7,7 @@ import pytest
 
 from recjax.errors import InputError
 from recjax.interpreter.measure import RECOVERY_NAMES, RESIDUAL_NAMES, popular, popularity_recovery
-from recjax.interpreter.study import Study, StudyConfig
+from recjax.interpreter.study import Study, StudyConfig, deranged
 from recjax.interpreter.workdirs import open_interpreter
 from recjax.report.sections import Bars, Cases, Table, section_from_json
 from recjax.report.sections import section_to_json as to_json
@@ -157,8 +157,26 @@ def test_cases_errors_and_the_filter(run, study):
     np.testing.assert_allclose(weights.series["weight"], run.restore(4)["body/filter"])
 
 
+@pytest.mark.parametrize("count", [2, 3, 5, 40])
+def test_nothing_keeps_its_place(count):
+    drawn = [deranged(count, np.random.default_rng(seed)) for seed in range(50)]
+    for order in drawn:
+        assert sorted(order.tolist()) == list(range(count))
+        assert (order != np.arange(count)).all()
+    assert len({tuple(order) for order in drawn}) > 1 or count == 2
+
+
+def test_one_window_has_no_other_to_change_places_with():
+    with pytest.raises(InputError, match="controls: 1 window to shuffle; expected at least 2"):
+        deranged(1, np.random.default_rng(0))
+
+
 def test_controls_show_states_that_say_nothing(run, study):
-    made, sections = study(controls=True)
+    # By chance, one of five would keep its place in each task.
+    seed = 3
+    rng = np.random.default_rng(seed)
+    assert all((rng.permutation(5) == np.arange(5)).any() for _ in range(2))
+    made, sections = study(controls=True, seed=seed)
     names = ("shuffled_states", "untrained_recommender", "untrained_adapter")
     for task, figure in (("residual", "accuracy"), ("recovery", "mean")):
         expected = {f"{name}/{figure}" for name in names}
@@ -173,11 +191,11 @@ def test_controls_show_states_that_say_nothing(run, study):
     ):
         order = [np.abs(windows - row).max(axis=1).argmin() for row in shuffled]
         np.testing.assert_allclose(windows[order], shuffled, atol=1e-5)
-        assert sorted(order) == list(range(5)) != order
+        assert sorted(order) == list(range(5)) and (np.array(order) != np.arange(5)).all()
         for other in (recommender, adapter):
             # By much: they do not start from what was trained.
             assert (np.abs(windows - other).max(axis=1) > 0.1).all()
-    fresh = run.histories(run.sample(run.windows("test", newest=False)), untrained=1)
+    fresh = run.histories(run.sample(run.windows("test", newest=False)), untrained=seed + 1)
     soft = run.bridge.soft(run.restore(4), fresh.states(np.arange(5), "residual"))
     np.testing.assert_allclose(np.asarray(soft).reshape(5, -1), calls[5], atol=1e-5)
 
