@@ -10,6 +10,11 @@ from typing import Any
 
 from recjax.errors import InputError
 
+# Flags that answers to a file do not read.
+_OF_A_STUDY = (
+    "split", "decoding", "controls", "oracle", "judge", "judge_model", "judge_key", "versus",
+)  # fmt: skip
+
 
 def add_interpret_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own flags."""
@@ -19,10 +24,8 @@ def add_interpret_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hidden", metavar="FILE", help=".npz with before and after, or hidden: answers to those"
     )
-    parser.add_argument("--split", choices=("validation", "test"), default="test")
-    parser.add_argument(
-        "--decoding", default="greedy", metavar="A,B", help="greedy, beam, constrained"
-    )
+    parser.add_argument("--split", choices=("validation", "test"))
+    parser.add_argument("--decoding", metavar="A,B", help="greedy, beam, constrained")
     parser.add_argument("--controls", action="store_true", help="states that say nothing, too")
     parser.add_argument("--oracle", action="store_true", help="DreamRec's oracle items, too")
     parser.add_argument(
@@ -30,9 +33,7 @@ def add_interpret_flags(parser: argparse.ArgumentParser) -> None:
         "three recommendations a user prefers",
     )  # fmt: skip
     parser.add_argument("--judge-model", metavar="NAME", help="with a URL: the model's name there")
-    parser.add_argument(
-        "--judge-key", default="", metavar="VARIABLE", help="with a URL: what holds the key"
-    )
+    parser.add_argument("--judge-key", metavar="VARIABLE", help="with a URL: what holds the key")
     parser.add_argument(
         "--versus", metavar="DIR", help="with --judge: another recommender's workdir"
     )
@@ -45,22 +46,24 @@ def interpret(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, An
     Args:
         args: of the flags.
         say: gets lines for people.
+
+    Raises:
+        InputError: a flag that nothing would read, beside those that are given.
     """
     from recjax.interpreter.study import StudyConfig
     from recjax.interpreter.workdirs import examine, read_hidden, recommender_of
     from recjax.training.metrics import format_table
 
-    if args.hidden:
-        answers = read_hidden(args.workdir, args.hidden)
+    _check(args)
+    if args.hidden is not None:
+        answers = read_hidden(args.workdir, args.hidden, args.step)
         say(*(next(iter(answer.values())) for answer in answers))
         return {"answers": answers}
-    if (args.judge is None) != (args.versus is None):
-        raise InputError("--judge and --versus go together")
     metrics = examine(
         args.workdir,
         StudyConfig(
-            split=args.split,
-            decodings=tuple(args.decoding.split(",")),
+            split=args.split or "test",
+            decodings=("greedy",) if args.decoding is None else tuple(args.decoding.split(",")),
             controls=args.controls,
             oracle=args.oracle or args.judge is not None,
             judge=_judge(args),
@@ -73,15 +76,32 @@ def interpret(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, An
     return metrics
 
 
+def _check(args: argparse.Namespace) -> None:
+    """Which flags go together: groups of argparse's know those that exclude each other alone."""
+    study = [name for name in _OF_A_STUDY if getattr(args, name) not in (None, False)]
+    if args.hidden is not None and study:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in study)
+        raise InputError(f"--hidden goes without {flags}")
+    if (args.judge is None) != (args.versus is None):
+        raise InputError("--judge and --versus go together")
+    url = _is_url(args.judge)
+    if url and not args.judge_model:
+        raise InputError("--judge URL needs --judge-model NAME")
+    if not url and (args.judge_model, args.judge_key) != (None, None):
+        raise InputError("--judge-model and --judge-key go with --judge URL")
+
+
+def _is_url(judge: str | None) -> bool:
+    return judge is not None and "://" in judge
+
+
 def _judge(args: argparse.Namespace) -> Any:
     if args.judge is None:
         return None
-    if "://" in args.judge:
+    if _is_url(args.judge):
         from recjax.interpreter.endpoint import EndpointJudge
 
-        if not args.judge_model:
-            raise InputError("--judge URL needs --judge-model NAME")
-        return EndpointJudge(args.judge, args.judge_model, api_key_env=args.judge_key)
+        return EndpointJudge(args.judge, args.judge_model, api_key_env=args.judge_key or "")
     from recjax.interpreter.judge import LikelihoodJudge
     from recjax.llm import load_llm
 

@@ -101,12 +101,15 @@ def recommender_of(
     return run.config.model["name"], lambda ids: np.asarray(best(params, ids))
 
 
-def read_hidden(workdir: str | Path, file: str | Path) -> list[dict[str, str]]:
+def read_hidden(
+    workdir: str | Path, file: str | Path, step: int | None = None
+) -> list[dict[str, str]]:
     """What an interpreter says of states in a file.
 
     Args:
         workdir: of the interpreter.
         file: .npz with `before` and `after`, or with `hidden`: [n L D] or [n D] each.
+        step: checkpoint; None = the best one.
 
     Returns:
         For each row `residual` or `recovery`: the answer.
@@ -136,5 +139,5 @@ def read_hidden(workdir: str | Path, file: str | Path) -> list[dict[str, str]]:
     ]
     if len(states) == 2 and len(states[0]) != len(states[1]):
         raise InputError(f"{file}: {len(states[0])} rows of before, {len(states[1])} of after")
-    reader = run.reader(run.restore(run.best_step()))
+    reader = run.reader(run.restore(run.best_step() if step is None else step))
     return [{task: a.text.strip()} for a in reader.read(np.stack(states, axis=1), task)]

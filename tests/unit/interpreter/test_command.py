@@ -72,14 +72,27 @@ def test_a_file_that_does_not_fit(recjax, finished, tmp_path):
         (["--versus=x"], "--judge and --versus go together"),
         (["--judge=http://127.0.0.1:9", "--versus=R"], "--judge URL needs --judge-model NAME"),
         (["--judge=gone", "--versus=R"], "gone: no such folder"),
+        (["--judge-model=m"], "--judge-model and --judge-key go with --judge URL"),
+        (["--judge=x", "--versus=R", "--judge-key=K"], "--judge-key go with --judge URL"),
+        (["--hidden=x", "--decoding=greedy"], "--hidden goes without --decoding"),
+        (["--hidden=x", "--split=test", "--controls"], "--hidden goes without --split, --controls"),
+        (["--hidden=x", "--oracle"], "--hidden goes without --oracle"),
+        (["--hidden=x", "--judge=x", "--versus=x"], "--hidden goes without --judge, --versus"),
+        (["--hidden=x", "--judge-model=m", "--judge-key=K"], "without --judge-model, --judge-key"),
+        (["--hidden="], "not readable as .npz"),
+        (["--hidden=H", "--step=3"], "no complete checkpoint of step 3"),
         (["--config.seed=1"], "interpret takes the run's own config"),
         (["--step=3"], "no complete checkpoint of step 3"),
         (["--split=train"], "argument --split: invalid choice: 'train'"),
     ],
 )
-def test_bad_usage_is_one_line_and_status_2(recjax, finished, trained, arguments, message):
+def test_bad_usage_is_one_line_and_status_2(
+    recjax, finished, trained, tmp_path, arguments, message
+):
     if any("=R" in a for a in arguments):
         arguments = [a.replace("=R", f"={trained('sasrec', seed=1)}") for a in arguments]
+    np.savez(tmp_path / "h.npz", hidden=H)
+    arguments = [a.replace("=H", f"={tmp_path / 'h.npz'}") for a in arguments]
     status, out, err = recjax("interpret", f"--workdir={finished[0]}", *arguments)
     assert (status, out) == (2, None) and message in one_line(err)
 
