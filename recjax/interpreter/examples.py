@@ -81,29 +81,55 @@ class Windows:
         starts: [n] where the run of each begins.
         stops: [n] one after its newest item; at least one older item is before it.
         window: W.
+        drawn: [n] an item that stands in place of the newest; 0, or None for all = its own.
     """
 
     items: np.ndarray
     starts: np.ndarray
     stops: np.ndarray
     window: int
+    drawn: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.stops)
 
     def __getitem__(self, rows: Any) -> "Windows":
-        return dataclasses.replace(self, starts=self.starts[rows], stops=self.stops[rows])
+        drawn = None if self.drawn is None else self.drawn[rows]
+        starts, stops = self.starts[rows], self.stops[rows]
+        return dataclasses.replace(self, starts=starts, stops=stops, drawn=drawn)
 
     def ids(self, back: int = 0) -> np.ndarray:
         """[n W] the newest W items that are at least `back` old; 0 where there are none."""
         places = (self.stops - back)[:, None] + np.arange(-self.window, 0)
         inside = places >= self.starts[:, None]
-        return np.where(inside, self.items[np.maximum(places, 0)], 0).astype(np.int32)
+        ids = np.where(inside, self.items[np.maximum(places, 0)], 0).astype(np.int32)
+        if not back:
+            ids[:, -1] = self.newest
+        return ids
 
     @property
     def newest(self) -> np.ndarray:
         """[n] the newest item of each."""
-        return self.items[self.stops - 1]
+        own = self.items[self.stops - 1]
+        return own if self.drawn is None else np.where(self.drawn > 0, self.drawn, own)
+
+    def with_drawn(self, share: float, n_items: int, seed: int) -> "Windows":
+        """These, and as many more as `share` of them whose newest item is another.
+
+        That item is drawn evenly from the catalogue: rare ones are seen as often as popular ones,
+        and after histories that do not suggest them.
+
+        Args:
+            share: 0.5 for half as many again; at most 1.
+            n_items: I.
+            seed: of all draws.
+        """
+        rng = np.random.default_rng([seed, 3])
+        more = np.sort(rng.choice(len(self), round(share * len(self)), replace=False))
+        drawn = rng.integers(1, n_items, len(more))
+        both = self[np.concatenate([np.arange(len(self)), more])]
+        own = np.zeros(len(self), np.int64) if self.drawn is None else self.drawn
+        return dataclasses.replace(both, drawn=np.concatenate([own, drawn]))
 
 
 def windows_of(items: np.ndarray, spans: Spans, window: int, *, newest: bool) -> Windows:

@@ -56,9 +56,14 @@ class InterpreterTrainConfig(TrainConfig):
     epochs: float = 20.0  # section 4.1.2
     steps_per_call: int = 1
     metric: str = "validation/residual/accuracy"
+    # More examples, as a share of the training windows: theirs with a newest item drawn from the
+    # catalogue. The paper has none.
+    drawn: float = 0.0
 
     def __post_init__(self):
         super().__post_init__()
+        if not 0 <= self.drawn <= 1:
+            raise InputError("config.train.drawn: expected 0 to 1")
         if self.steps_per_call != 1:
             raise InputError(
                 "config.train.steps_per_call: expected 1; steps differ in what they ask"
@@ -107,7 +112,7 @@ def _store(config: InterpreterRunConfig, may_prepare: bool) -> Store:
 def _settled(config: InterpreterRunConfig, store: Store) -> InterpreterRunConfig:
     del store
     recommender, llm = (str(Path(path).absolute()) for path in (config.recommender, config.llm))
-    return dataclasses.replace(config, recommender=recommender, llm=llm)
+    return dataclasses.replace(config, recommender=recommender, llm=llm, ask=config.ask.settled())
 
 
 class InterpreterRun(Run):
@@ -192,7 +197,11 @@ class InterpreterRun(Run):
     @functools.cached_property
     def learner(self) -> Learner:
         """The adapter and what it learns from: windows of the training sequences."""
-        examples = self.histories(self.windows("train", newest=False))
+        windows = self.windows("train", newest=False)
+        if self.config.train.drawn:
+            seed = self.config.seed
+            windows = windows.with_drawn(self.config.train.drawn, self.store.n_items, seed)
+        examples = self.histories(windows)
         size = self.config.train.batch_size
         return Learner(
             self.bridge,
@@ -270,12 +279,17 @@ class InterpreterRun(Run):
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:  # type: ignore[override]
-        """What a checkpoint belongs to: the adapter, and both frozen models."""
+        """What a checkpoint belongs to: the adapter, both frozen models, what a file asks."""
         return {
             "adapter": to_plain(self.config.adapter),
             "recommender": fingerprint(self.frozen),
             "llm": fingerprint(self.llm.params),
+            "prompt table": self._prompts,
         }
+
+    @property
+    def _prompts(self) -> str | None:
+        return self.bridge.questions.table.fingerprint if self.config.ask.prompts else None
 
 
 class Interpretation:

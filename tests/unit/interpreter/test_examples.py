@@ -54,6 +54,32 @@ def test_windows_can_be_chosen():
     assert len(windows) == 2 and rows_of(windows) == [[0, 31, 32], [0, 11, 12]]
 
 
+def test_a_drawn_item_stands_in_place_of_the_newest():
+    windows = windows_of(ITEMS, SPANS, 3, newest=False)
+    more = windows.with_drawn(0.6, 40, seed=1)
+    assert len(more) == 8 and rows_of(more[np.arange(5)]) == rows_of(windows)
+    extra = more[np.arange(5, 8)]
+    assert len(set(extra.stops.tolist())) == 3  # of three different windows
+    assert extra.drawn.min() >= 1 and extra.drawn.max() < 40
+    np.testing.assert_array_equal(extra.newest, extra.drawn)
+    np.testing.assert_array_equal(extra.ids()[:, -1], extra.drawn)
+    own = Windows(ITEMS, extra.starts, extra.stops, 3)
+    np.testing.assert_array_equal(extra.ids()[:, :-1], own.ids()[:, :-1])
+    np.testing.assert_array_equal(extra.ids(1), own.ids(1))
+    again = windows.with_drawn(0.6, 40, seed=1)
+    np.testing.assert_array_equal(again.drawn, more.drawn)
+    assert windows.with_drawn(0.6, 40, seed=2).drawn.tolist() != more.drawn.tolist()
+
+
+def test_drawn_items_are_from_the_whole_catalogue():
+    items = np.tile(np.arange(1, 3, dtype=np.int32), 500)
+    spans = Spans(np.zeros(1, np.int32), np.array([0]), np.array([1000]))
+    windows = windows_of(items, spans, 3, newest=False)
+    drawn = windows.with_drawn(1.0, 11, seed=0).drawn[len(windows) :]
+    counts = np.bincount(drawn, minlength=11)
+    assert counts[0] == 0 and counts[1:].min() > 60 and counts[1:].max() < 140
+
+
 # Histories.
 
 NAMES = [f"title {n}" for n in range(40)]

@@ -49,6 +49,7 @@ def test_defaults_are_the_papers():
         ({"adapter": {"soft": 0}}, "soft, hidden, layers and heads: expected at least 1"),
         ({"ask": {"window": 1}}, "config.ask.window: expected at least 2"),
         ({"train": {"steps_per_call": 2}}, "config.train.steps_per_call: expected 1"),
+        ({"train": {"drawn": 1.5}}, "config.train.drawn: expected 0 to 1"),
         ({"evaluation": {"max_examples": -1}}, "max_examples: expected at least 0"),
         ({"llm": 3}, "config.llm"),
     ],
@@ -110,6 +111,16 @@ def test_training_reads_windows_of_training_sequences_alone(run):
     for start, stop in zip(windows.starts, windows.stops, strict=True):
         seen[start:stop] = True
     assert seen.any() and not (seen & held).any()
+
+
+def test_training_may_have_drawn_items_and_measuring_has_none(make, run):
+    more = make(train={"drawn": 0.5})
+    own = len(run.learner.examples)
+    windows = more.learner.examples.windows
+    assert len(windows) == own + round(0.5 * own)
+    assert (windows.drawn > 0).sum() == len(windows) - own
+    for name in ("validation", "test"):
+        assert more.windows(name, newest=False).drawn is None
 
 
 def test_what_is_measured_ends_with_the_targets(run):
@@ -212,6 +223,42 @@ def test_checkpoints_of_other_models_are_refused(make, run, trained, other_llm_f
             other.restore(other.latest_step())
         with pytest.raises(InputError, match=f"a checkpoint of another {which} "):
             other.train()
+
+
+PROMPT = {"question": "{soft} and {soft}?", "answer": "{titles}"}
+
+
+def test_the_file_of_prompts_is_found_from_anywhere_and_may_move(make, tmp_path, monkeypatch):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    file = tmp_path / "here" / "prompts.json"
+    file.write_text(json.dumps({"residual": [PROMPT]}))
+    ask = {"domain": "book", "window": 5}
+    monkeypatch.chdir(file.parent)
+    work = make(ask=ask | {"prompts": "prompts.json"}).workdir
+    config = json.loads((work / "config.json").read_text())["config"]
+    assert config["ask"]["prompts"] == str(file)
+    monkeypatch.chdir(tmp_path / "there")
+    assert open_run(work).bridge.questions.forms("residual") == 4
+    moved = file.rename(tmp_path / "there" / "moved.json")
+    with pytest.raises(InputError, match=f"{file}: not readable as prompts in JSON .*No such file"):
+        open_run(work).describe()
+    make(ask=ask | {"prompts": "moved.json"})
+    config = json.loads((work / "config.json").read_text())["config"]
+    assert config["ask"]["prompts"] == str(moved)
+
+
+def test_a_checkpoint_belongs_to_what_a_file_asks(make, run, tmp_path):
+    file, found = tmp_path / "prompts.json", []
+    for content in ({"residual": [PROMPT]}, {"residual": [PROMPT, PROMPT]}, {}):
+        file.write_text(json.dumps(content))
+        ask = {"domain": "book", "window": 5, "prompts": str(file)}
+        other = make(tmp_path / str(len(found)), ask=ask)
+        found.append(other.identity["prompt table"])
+    assert len(set(found)) == 3 and run.identity["prompt table"] is None
+    shutil.copytree(run.workdir / "checkpoints", other.workdir / "checkpoints")
+    with pytest.raises(InputError, match="a checkpoint of another prompt table .None, expected"):
+        other.restore(other.latest_step())
 
 
 def test_paths_are_kept_absolute_and_may_move(make, run, finished, tmp_path, monkeypatch):
