@@ -15,13 +15,14 @@ Of the two representations of a residual question the first is that of the short
 """
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recjax.config import nearest
+from recjax.config import nearest, to_plain
 from recjax.data.tokenizers import SOFT
 from recjax.errors import InputError
 
@@ -68,6 +69,12 @@ class PromptTable:
         if domain not in self.words:
             raise InputError(f"no words for the domain '{domain}'; {nearest(domain, self.words)}")
         return self.words[domain]
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells a table from one with other words or prompts."""
+        text = json.dumps(to_plain(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 _WATCHED = "A person has {past} a series of {items}. "

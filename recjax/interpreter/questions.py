@@ -7,6 +7,7 @@ tokens that all rows begin with.
 import dataclasses
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -60,6 +61,11 @@ class AskConfig:
             trained = " and ".join(self.tasks)
             raise InputError(f"{task}: the adapter was trained for {trained} alone (config.ask)")
 
+    def settled(self) -> "AskConfig":
+        """With the path of the prompts made absolute."""
+        prompts = str(Path(self.prompts).absolute()) if self.prompts else ""
+        return dataclasses.replace(self, prompts=prompts)
+
     def longest(self, task: Task) -> int:
         """Tokens of an answer, at most."""
         return self.residual_tokens if task == "residual" else self.recovery_tokens
@@ -98,7 +104,9 @@ class Questions:
     """
 
     def __init__(self, config: AskConfig, tokenizer: Tokenizer, soft: int, max_length: int):
-        self.config, self.tokenizer, self._soft = config, tokenizer, soft
+        # Kept with what is saved, which may be opened elsewhere.
+        self.config = config = config.settled()
+        self.tokenizer, self._soft = tokenizer, soft
         self._max_length = max_length
         self.table: PromptTable = read_prompts(config.prompts)
         self.words: Words = self.table.of(config.domain)

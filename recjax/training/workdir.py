@@ -68,7 +68,8 @@ SYSTEMS = {
 }
 # Keys of a run's config that may change when it is resumed.
 _MAY_CHANGE = (
-    "data.path", "data.store", "recommender", "llm", "train.epochs", "train.patience", "train.mesh",
+    "data.path", "data.store", "recommender", "llm", "ask.prompts",
+    "train.epochs", "train.patience", "train.mesh",
 )  # fmt: skip
 
 

@@ -115,6 +115,15 @@ def test_no_file_and_an_empty_one_add_nothing(tmp_path):
     assert read_prompts(str(write(tmp_path / "none.json", {}))) == PROMPTS
 
 
+def test_a_tables_fingerprint_is_that_of_its_content(tmp_path):
+    one = {"words": {"song": SONG, "tune": SONG}, "recovery": [ASK]}
+    same = {"recovery": [ASK], "words": {"tune": SONG, "song": SONG}}
+    others = [{}, {"residual": []}, one | {"recovery": [ASK, ASK]}, one | {"words": {"song": SONG}}]
+    prints = [read_prompts(write(tmp_path / "p.json", x)).fingerprint for x in (one, same, *others)]
+    assert prints[0] == prints[1] and prints[2] == prints[3] == PROMPTS.fingerprint
+    assert len(set(prints)) == 4
+
+
 ASK = {"question": "{soft}?", "answer": "{titles}"}
 
 

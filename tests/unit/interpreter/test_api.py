@@ -127,6 +127,18 @@ def test_what_was_saved_answers_alike(interpreter, saved, copy, llm):
     assert {file.name for file in saved.iterdir()} == {"interpreter.json", "adapter.safetensors"}
 
 
+def test_a_file_of_prompts_is_found_from_anywhere(llm, tmp_path, monkeypatch):
+    added = {"question": "{soft} and {soft}?", "answer": "{titles}"}
+    (tmp_path / "prompts.json").write_text(json.dumps({"residual": [added]}))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    ask = AskConfig(domain="book", prompts="prompts.json", residual_tokens=8)
+    folder = fit(llm, ask=ask, epochs=0.1).save(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = recjax.Interpreter.load(folder, llm=llm)
+    assert again.bridge.questions.forms("residual") == 4
+
+
 def test_a_folder_is_replaced_only_if_asked(interpreter, copy):
     with pytest.raises(InputError, match="exists"):
         interpreter.save(copy)
