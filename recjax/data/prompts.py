@@ -11,7 +11,9 @@ answer(PROMPTS.residual[0], words, ["The Matrix"])
      "residual": [{"question": "Which {item} made {soft} become {soft}?",
                    "answer": "It was {titles}."}]}
 
-Of the two representations of a residual question the first is that of the shorter history.
+Of the two representations of a residual question the first is that of the shorter history. An
+answer begins with its titles, or has a blank before them: a title is learned, and written by
+constrained decoding, as the tokens of itself and that blank.
 """
 
 import dataclasses
@@ -192,6 +194,11 @@ def _prompt(value: Any, count: int, where: str) -> Prompt:
             raise InputError(f"{where}: unknown place '{{{unknown[0]}}}' in '{text}'")
         if found.count(name) != times:
             raise InputError(f"{where}: '{text}' needs {times} of '{{{name}}}'")
+    before = prompt.answer.partition("{titles}")[0]
+    if before and (before.isspace() or before != before.rstrip() + " "):
+        raise InputError(
+            f"{where}: {prompt.answer!r} needs words and one blank before '{{titles}}', or nothing"
+        )
     return prompt
 
 

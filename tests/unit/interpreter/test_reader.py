@@ -1,5 +1,7 @@
 """Answers: what is asked of the language model, and what its words name."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -148,6 +150,30 @@ def test_greedy_answers_are_the_models_own(make_reader, states):
     soft = bridge.soft(reader._params, shown)
     expected = bridge.llm.generate(ids, soft=(is_soft, soft), max_new_tokens=6).texts
     assert [answer.text for answer in answers] == expected and len(set(expected)) > 1
+
+
+@pytest.mark.parametrize("said", ["{titles}", "{titles} is new.", "It was: {titles}"])
+def test_constrained_answers_are_those_that_are_trained(
+    make_reader, states, tmp_path, monkeypatch, said
+):
+    """Token by token, wherever an answer has its title."""
+    file = tmp_path / "prompts.json"
+    file.write_text(json.dumps({"residual": [{"question": "{soft}, {soft}?", "answer": said}]}))
+    reader, told = make_reader(prompts=str(file)), []
+    questions, llm = reader.bridge.questions, reader.bridge.llm
+    generate = llm.generate
+
+    def listen(*args, **options):
+        told.append(generate(*args, **options))
+        return told[-1]
+
+    monkeypatch.setattr(llm, "generate", listen)
+    shown = np.asarray(states(40)).reshape(20, 2, 4, 6)
+    answers = reader.read(shown, "residual", decoding="constrained", form=3)
+    titles = [[one.text for one in answer.named] for answer in answers]
+    assert len({*map(tuple, titles)}) > 1 and all(answer.known for answer in answers)
+    for row, expected in enumerate(questions.answers("residual", 3, titles)):
+        assert told[0].tokens[row, : told[0].lengths[row]].tolist() == expected
 
 
 @pytest.mark.parametrize("task", ["residual", "recovery"])
