@@ -105,7 +105,7 @@ class Questions:
 
     def __init__(self, config: AskConfig, tokenizer: Tokenizer, soft: int, max_length: int):
         # Kept with what is saved, which may be opened elsewhere.
-        self.config = config = config.settled()
+        self.config = config.settled()
         self.tokenizer, self._soft = tokenizer, soft
         self._max_length = max_length
         self.table: PromptTable = read_prompts(config.prompts)
