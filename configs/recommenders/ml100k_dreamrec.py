@@ -3,10 +3,11 @@
     recjax train --config=configs/recommenders/ml100k_dreamrec.py --workdir=runs/ml100k_dreamrec
 
 Without an argument the paper's squared error; `:guided` adds the full cross-entropy of the states
-that guide the diffusion (as DimeRec, Li et al. 2025). Both rank by ten steps of DDIM, which
-is better than all 1,000 of the ancestral sampler (`scripts/study_dreamrec.py`, RESULTS.md).
-Leave-one-out, test/full/ndcg@10: MSE 0.0375, `:guided` 0.0727 (seeds: 1, 1; 15 minutes on one
-core, stopped by hand where RESULTS.md says so).
+that guide the diffusion (as DimeRec, Li et al. 2025). Both rank by ten steps of DDIM,
+which is as good as all 1,000 of the ancestral sampler or better (`scripts/study_dreamrec.py`,
+RESULTS.md).
+Leave-one-out, test/full/ndcg@10: MSE 0.0386, `:guided` 0.0686 (seeds: 2, 2; 13 to 15 minutes on
+one core).
 configs/RESULTS.md has the rest.
 """
 
