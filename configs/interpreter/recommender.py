@@ -5,9 +5,10 @@
 
 Arguments are DATA-MODEL: `sample`, `ml100k` or `steam` with `gru4rec`, `caser`, `sasrec` or
 `dreamrec`. Histories are the last 10 items; all windows of a training sequence train, five items
-apart. Objectives are the papers' own. Width 256 of the paper's search (16, 64, 256, 1024): a linear
-adapter hits the vectors of I items with a cosine of about sqrt(D / I), 0.8 for the sample. On
-ML-100K that asks for the 1,024, which has not been tried (configs/RESULTS.md).
+apart. Objectives are the papers' own. Of the widths that the paper searches (16, 64, 256, 1024) the
+sample has 256 and the real data 1,024: what a linear adapter can tell of I items grows with the
+width (configs/RESULTS.md). SASRec has one layer there, for the time. A run on ML-100K takes 11
+minutes (Caser) to 37 (GRU4Rec) on one core and is best after 12 to 14 epochs.
 """
 
 from ml_collections import ConfigDict
@@ -23,16 +24,10 @@ _DATA = {
     },
 }  # fmt: skip
 _MODELS = {
-    "gru4rec": {"name": "gru4rec", "dim": 256, "embedding_dropout": 0.2},
-    "caser": {"name": "caser", "preset": "recinterpreter", "dim": 128, "dropout": 0.2},
-    "sasrec": {"name": "sasrec", "dim": 256, "mlp_dim": 256, "dropout": 0.2},
-    "dreamrec": {
-        "name": "dreamrec",
-        "dim": 256,
-        "mlp_dim": 256,
-        "sampler": "ddim",
-        "sampler_steps": 50,
-    },
+    "gru4rec": {"name": "gru4rec", "embedding_dropout": 0.2},
+    "caser": {"name": "caser", "preset": "recinterpreter", "dropout": 0.2},
+    "sasrec": {"name": "sasrec", "layers": 1, "dropout": 0.2},
+    "dreamrec": {"name": "dreamrec", "sampler": "ddim", "sampler_steps": 50},
 }
 _OBJECTIVES = {
     "gru4rec": {"name": "bpr", "negatives": 256},
@@ -50,12 +45,19 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = ConfigDict()
     config.data = _DATA[data]
     config.split = {"name": "chronological_sequences", "by": "user"}
-    config.model = {**_MODELS[name], "max_length": 10}
+    dim = 256 if data == "sample" else 1024
+    config.model = {**_MODELS[name], "dim": dim, "max_length": 10}
+    if name in ("sasrec", "dreamrec"):
+        config.model["mlp_dim"] = dim
     config.objective = _OBJECTIVES[name]
     config.train = {
-        "batch_size": 256, "epochs": 60.0, "evaluate_every": 2.0, "patience": 5, "stride": 5,
+        "batch_size": 256, "epochs": 20.0, "evaluate_every": 1.0, "patience": 5, "stride": 5,
         "steps_per_call": 8,
     }  # fmt: skip
     if data == "sample":
+        if name == "sasrec":
+            config.model["layers"] = 2
         config.train.update({"epochs": 12.0, "stride": 0, "evaluate_every": 4.0})
+    else:
+        config.optim = {"learning_rate": 5e-4}
     return config
