@@ -104,7 +104,8 @@ class TextConfig:
     window: int = 10  # items of a history, at most; RecInterpreter's 10
     items: float = 1.0  # documents an item: what is known of it
     naming: float = 1.0  # documents an item: titles after their soft tokens, the item's first
-    names: int = 8  # titles in such a document
+    names: int = 8  # soft tokens in such a document
+    listed: float = 0.0  # share of them that stand for several items, all of which are named
     histories: float = 1.0  # documents a training sequence: titles in a row
     recovery: float = 1.0  # documents a training sequence: what a history has
     residual: float = 2.0  # documents a training sequence: what one history has more
@@ -119,8 +120,9 @@ class TextConfig:
             raise InputError("config.text.names: expected at least 1")
         if min(getattr(self, kind) for kind in KINDS) < 0 or self.noise < 0:
             raise InputError(f"config.text: {', '.join(KINDS)} and noise are at least 0")
-        if not 0 <= self.random <= 1:
-            raise InputError("config.text.random: expected 0 to 1")
+        for name in ("random", "listed"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"config.text.{name}: expected 0 to 1")
 
     @property
     def soft(self) -> bool:
@@ -132,6 +134,7 @@ KINDS = ("items", "naming", "histories", "recovery", "residual")
 # How fast older items fade in a blend: the weight of the k-th newest is decay^k. Drawn between
 # these; the one that measures is in the middle.
 _DECAYS = {"naming": (0.0, 0.8), "recovery": (0.6, 1.0), "residual": (0.0, 0.8)}
+_LISTED = 5  # items of a history that a naming document lists, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,18 +334,23 @@ class Documents:
 
     def _naming(self, items: Sequence[int], rng: np.random.Generator | None = None) -> Document:
         """Titles, each after a soft token: the item's vector, or (half of those that train) that of
-        a history which ends with it.
+        a history which ends with it. After `listed` of them all of a short history is named, as in
+        recovery but for the words around it.
         """
         pieces: list[tuple[str | None, bool]] = []
         blends = []
         for item in items:
-            history, decay = [item], 0.0
-            if rng is not None and rng.random() < 0.5:
-                older = self._random(rng, int(rng.integers(1, self.config.window)))
-                history, decay = [*(k for k in older if k != item), item], 0.0
-                decay = rng.uniform(*_DECAYS["naming"])
+            history, decay, listed = [item], 0.0, False
+            if rng is not None:
+                listed = self.config.listed > 0 and rng.random() < self.config.listed
+            if rng is not None and (listed or rng.random() < 0.5):
+                most = min(_LISTED, self.config.window) if listed else self.config.window
+                older = self._random(rng, int(rng.integers(1, most)))
+                history = [*(k for k in older if k != item), item]
+                decay = rng.uniform(*_DECAYS["recovery" if listed else "naming"])
+            named = history[::-1] if listed else [item]
             blends.append(blend(history, decay))
-            pieces += [(None, False), (f" {self.titles[item]},", True)]
+            pieces += [(None, False), ("".join(f" {self.titles[k]}," for k in named), True)]
         return Document("naming", tuple(pieces), tuple(blends))
 
     def _of_history(

@@ -180,6 +180,24 @@ def test_naming_documents_say_each_title_after_its_soft_token():
     assert 0 < min(decays) < 0.05 and 0.75 < max(decays) < 0.8
 
 
+def test_a_share_of_naming_documents_lists_short_histories():
+    stream = documents(only("naming", names=4, window=9, naming=8.0, listed=0.5))
+    lengths, decays = collections.Counter(), []
+    for place in range(len(stream)):
+        document = stream(place)
+        texts = [films(text) for text, learned in document.pieces if learned]
+        for named, made in zip(texts, document.blends, strict=True):
+            if len(named) == 1:
+                assert named == [made.items[-1]]
+                continue
+            assert named == list(made.items[::-1])  # the newest first
+            lengths[len(named)] += 1
+            decays.append(made.weights[-2] / made.weights[-1])
+    assert set(lengths) == {2, 3, 4, 5}
+    assert 0.4 < lengths.total() / (4 * len(stream)) < 0.55
+    assert min(decays) >= 0.6 and max(decays) <= 1.0
+
+
 def test_windows_are_parts_of_one_run_and_all_parts_are_drawn():
     stream = documents(TextConfig(items=0, naming=0, window=4, random=0.0))
     owner = np.repeat(np.arange(4), [5, 1, 12, 3])
@@ -340,6 +358,7 @@ def test_which_texts_have_soft_tokens():
         ({"naming": -1.0}, "config.text: items, naming, histories, recovery, residual and noise a"),
         ({"noise": -0.1}, "config.text: items, .* and noise are at least 0"),
         ({"random": 1.1}, "config.text.random: expected 0 to 1"),
+        ({"listed": 1.1}, "config.text.listed: expected 0 to 1"),
         ({"random": -0.1}, "config.text.random: expected 0 to 1"),
     ],
 )
