@@ -7,9 +7,9 @@ apart. Text never has to be parsed back: what a text is about is known by item i
 without a title is "Untitled" and its words and id ("Untitled movie 267"), so no two are the same.
 
 Where a question has the representation of a history, the document has a soft token: a blend of
-vectors, one an item, that are learned along with the model and not kept. A model that has learned
-to name what a blend is made of knows what to say of one vector, and an adapter of a few hundred
-thousand parameters can steer it.
+vectors, one an item, that are learned along with the model and kept beside it. A model that has
+learned to name what a blend is made of knows what to say of one vector, and an adapter of a few
+hundred thousand parameters can steer it.
 """
 
 import dataclasses
