@@ -32,6 +32,11 @@ _MODELS = {
     "sasrec": {"name": "sasrec", "dropout": 0.2},
     "dreamrec": {"name": "dreamrec", "sampler": "ddim", "sampler_steps": 50},
 }
+_VISIBLE = {  # the newest item in the state
+    "gru4rec": {"scale_embedding": True},
+    "caser": {"scale_embedding": True, "recency": 0.7},
+    "sasrec": {"scale_embedding": True, "layers": 1},
+}
 _OBJECTIVES = {
     "gru4rec": {"name": "bpr", "negatives": 256},
     "caser": {"name": "bce", "negatives": 3},
@@ -61,6 +66,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.train.update({"epochs": 12.0, "stride": 0, "evaluate_every": 4.0})
     else:
         config.optim = {"learning_rate": 5e-4}
-        if name == "sasrec":
-            config.model.update({"layers": 1, "scale_embedding": True})
+        config.model.update(_VISIBLE.get(name, {}))
     return config

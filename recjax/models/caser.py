@@ -12,10 +12,12 @@ position has its state.
 
 Deviations: no user vector, so that any history can be encoded, also a new user's (the paper joins
 one to z in equation 10); no output bias. A shorter history stands in its window as if zeros came
-before it, as the paper pads.
+before it, as the paper pads. `scale_embedding` and `recency` are not the paper's: with them a state
+holds its newest item in plain sight.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,12 +42,17 @@ class Config:
     projection: bool = True  # the fully connected layer of equation 9
     tied: bool = False  # output vectors = item embeddings; needs the projection
     init_std: float = 0.02  # of the embeddings
+    scale_embedding: bool = False  # rows of the image times sqrt(D), as SASRec's authors do
+    # Vertical filters start as weights recency^k of the k-th newest row; 0: at random.
+    recency: float = 0.0
 
     def __post_init__(self):
         if self.tied and not self.projection:
             raise ValueError("tied output vectors need projection=True: a state of width dim")
         if not 1 <= self.window <= self.max_length:
             raise ValueError(f"window {self.window}; expected 1 to max_length {self.max_length}")
+        if not 0 <= self.recency <= 1:
+            raise ValueError(f"recency {self.recency}; expected 0 to 1")
 
     @property
     def features(self) -> int:
@@ -63,6 +70,17 @@ PARAM_AXES = (
     (r"(items|outputs)/embedding", ("items", "width")),
     (r".*", (None,)),
 )
+
+
+def _leaning(recency: float) -> nnx.Initializer:
+    """Vertical filters of length 1 whose rows [window] fade from the newest, the last, on."""
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        del key
+        weights = recency ** jnp.arange(shape[0], dtype=dtype)[::-1]
+        return jnp.broadcast_to((weights / jnp.linalg.norm(weights))[:, None], shape)
+
+    return init
 
 
 class Recommender(SequentialRecommender):
@@ -87,7 +105,7 @@ class Recommender(SequentialRecommender):
             ]
         )
         self.horizontal_bias = nnx.Param(jnp.zeros((size, filters)))
-        vertical = nnx.initializers.lecun_normal()
+        vertical = _leaning(config.recency) if config.recency else nnx.initializers.lecun_normal()
         self.vertical = nnx.Param(vertical(rngs.params(), (size, config.vertical), jnp.float32))
         if config.projection:
             self.project = nnx.Linear(config.features, width, rngs=rngs)
@@ -110,7 +128,10 @@ class Recommender(SequentialRecommender):
         """
         _, segments = self.layout(ids, positions, segments)
         size = self.config.window
-        image = windows(self.items(ids), segments, size)  # [B L window D]
+        items = self.items(ids)
+        if self.config.scale_embedding:
+            items = items * jnp.sqrt(self.config.dim).astype(items.dtype)
+        image = windows(items, segments, size)  # [B L window D]
         down = jnp.einsum("BLwD,wv->BLvD", image, self.vertical[...])
         features = [down.reshape(*ids.shape, -1), *self._across(image, segments)]
         drop = {"rate": self.config.dropout, "deterministic": deterministic, "rngs": rngs}

@@ -8,12 +8,13 @@ Deviations: sequences of users, packed into rows, in place of session-parallel m
 state is reset where a sequence starts, as theirs is where a session ends, and gradients flow over
 the whole sequence instead of one step). The GRU is the form with the reset gate after the
 recurrent product. With `tied` the output vectors are the input embeddings ("constrained
-embeddings" of the 2018 paper).
+embeddings" of the 2018 paper). `scale_embedding` is not the papers'.
 """
 
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 
 from recjax.models.recommender import SequentialRecommender
@@ -31,6 +32,7 @@ class Config:
     hidden_dropout: float = 0.0  # on the states of every layer
     tied: bool = True  # output vectors = input embeddings (2018, constrained embeddings)
     init_std: float = 0.02  # of the item embeddings
+    scale_embedding: bool = False  # inputs times sqrt(D), as SASRec's authors do
 
 
 PRESETS = {
@@ -79,7 +81,10 @@ class Recommender(SequentialRecommender):
         """Hidden states [B L D] of item ids [B L]; h_t has seen items up to t only."""
         _, segments = self.layout(ids, positions, segments)
         drop: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs}
-        x = dropout(self.items(ids), self.config.embedding_dropout, **drop)
+        x = self.items(ids)
+        if self.config.scale_embedding:
+            x = x * jnp.sqrt(self.config.dim).astype(x.dtype)
+        x = dropout(x, self.config.embedding_dropout, **drop)
         for layer in self.layers:
             x = dropout(layer(x, segments), self.config.hidden_dropout, **drop)
         return x

@@ -13,11 +13,11 @@ SECTION = {"name": "caser", "max_length": 8, "dim": 6, "window": 4, "horizontal"
            "projection": False}  # fmt: skip
 
 
-def _state(model, history):
+def _state(model, history, scale=1.0):
     """The convolutions of one window in numpy: sections 3.2.1 and 3.2.2."""
     size = model.config.window
     image = np.zeros((size, model.config.dim))
-    vectors = np.asarray(model.items.embedding[...])
+    vectors = scale * np.asarray(model.items.embedding[...])
     for place, item in enumerate(history[::-1][:size]):
         image[size - 1 - place] = vectors[item]
     out = [(np.asarray(model.vertical[...]).T @ image).reshape(-1)]
@@ -39,6 +39,22 @@ def test_states_are_those_of_the_paper():
     assert h.shape == (1, 7, 6 * 2 + 3 * 4)
     for t in range(7):
         np.testing.assert_allclose(h[0, t], _state(model, history[: t + 1]), atol=1e-5)
+
+
+def test_scaled_items_are_larger_by_sqrt_d():
+    model = contracts.build(SECTION | {"scale_embedding": True})
+    h = model.encode(jnp.array([[3, 9, 1]]))
+    np.testing.assert_allclose(h[0, -1], _state(model, [3, 9, 1], 6**0.5), atol=1e-5)
+
+
+def test_vertical_filters_start_with_the_newest_row_the_largest():
+    module, config = read_config(SECTION | {"recency": 0.5})
+    model = module.Recommender(config, 9, rngs=nnx.Rngs(0))
+    weights = np.array([1 / 8, 1 / 4, 1 / 2, 1])
+    wanted = np.tile(weights[:, None] / np.linalg.norm(weights), 2)  # both filters
+    np.testing.assert_allclose(model.vertical[...], wanted, rtol=1e-6)
+    with pytest.raises(InputError, match=r"recency 2.0; expected 0 to 1"):
+        contracts.build(SECTION | {"recency": 2.0})
 
 
 def test_predictions_are_the_newest_states():
