@@ -34,9 +34,10 @@ _MODELS = {
 }
 _VISIBLE = {  # the newest item in the state
     "gru4rec": {"scale_embedding": True},
-    "caser": {"scale_embedding": True, "recency": 0.7},
-    "sasrec": {"scale_embedding": True, "layers": 1},
+    "caser": {"scale_embedding": True, "recency": 0.9},
+    "sasrec": {"scale_embedding": True},
 }
+_EPOCHS = {"gru4rec": 8.0, "caser": 8.0, "sasrec": 4.0, "dreamrec": 20.0}  # of the real data
 _OBJECTIVES = {
     "gru4rec": {"name": "bpr", "negatives": 256},
     "caser": {"name": "bce", "negatives": 3},
@@ -54,17 +55,18 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data = _DATA[data]
     config.split = {"name": "chronological_sequences", "by": "user"}
     dim = 256 if data == "sample" else 1024
-    config.model = {**_MODELS[name], "dim": dim, "max_length": 10}
+    config.model = {**_MODELS[name], **_VISIBLE.get(name, {}), "dim": dim, "max_length": 10}
     if name in ("sasrec", "dreamrec"):
         config.model["mlp_dim"] = dim
     config.objective = _OBJECTIVES[name]
     config.train = {
-        "batch_size": 256, "epochs": 20.0, "evaluate_every": 1.0, "patience": 5, "stride": 5,
-        "steps_per_call": 8,
+        "batch_size": 256, "epochs": _EPOCHS[name], "evaluate_every": 1.0, "patience": 5,
+        "stride": 5, "steps_per_call": 8,
     }  # fmt: skip
     if data == "sample":
         config.train.update({"epochs": 12.0, "stride": 0, "evaluate_every": 4.0})
     else:
         config.optim = {"learning_rate": 5e-4}
-        config.model.update(_VISIBLE.get(name, {}))
+        if name == "sasrec":
+            config.model.layers = 1
     return config

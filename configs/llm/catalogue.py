@@ -54,20 +54,20 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.mlp_dim = 1024
     config.tokenizer = {"vocab_size": 3000}
     config.optim.warmup_steps = 100
-    config.optim.decay_epochs = config.train.epochs = 10.0
+    config.optim.decay_epochs = config.train.epochs = 8.0 if arg == "ml100k" else 5.0
     config.train.batch_size = 32
     if arg == "ml100k":  # 754 training sequences of 106 films each
         config.data = {"source": "movielens", "path": "ml-100k", "store": "prepared/ml-100k"}
         config.text = {
-            "domain": "movie", "items": 0.5, "naming": 4.0, "histories": 0.5, "recovery": 3.0,
-            "residual": 6.0, "noise": 1.5,
+            "domain": "movie", "items": 0.5, "naming": 4.0, "listed": 0.3, "histories": 0.25,
+            "recovery": 14.0, "residual": 5.0, "noise": 1.5,
         }  # fmt: skip
     else:
         config.data = {
             "source": "steam", "path": "steam-reviews", "store": "prepared/steam", **_STEAM,
         }  # fmt: skip
         config.text = {
-            "domain": "game", "items": 0.5, "naming": 4.0, "histories": 0.1, "recovery": 0.5,
-            "residual": 1.0, "noise": 1.5,
+            "domain": "game", "items": 0.5, "naming": 6.0, "listed": 0.3, "histories": 0.1,
+            "recovery": 2.0, "residual": 1.0, "noise": 1.5,
         }  # fmt: skip
     return config

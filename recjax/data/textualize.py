@@ -132,8 +132,9 @@ class TextConfig:
 
 KINDS = ("items", "naming", "histories", "recovery", "residual")
 # How fast older items fade in a blend: the weight of the k-th newest is decay^k. Drawn between
-# these; the one that measures is in the middle.
-_DECAYS = {"naming": (0.0, 0.8), "recovery": (0.6, 1.0), "residual": (0.0, 0.8)}
+# these; the one that measures is in the middle. What lists a history can tell items of about one
+# weight best; what is added has to be told from the difference, too, where nothing fades.
+_DECAYS = {"naming": (0.0, 0.8), "recovery": (0.85, 1.0), "residual": (0.0, 1.0)}
 _LISTED = 5  # items of a history that a naming document lists, at most
 
 
