@@ -318,8 +318,9 @@ class Documents:
         """A document for measuring: the newest window of a run, a paraphrase by its number."""
         if kind == "items":
             return self._of_item(member, member)
-        if kind == "naming":
-            return self._naming([member])
+        if kind == "naming":  # whether more would follow is not asked
+            document = self._naming([member])
+            return dataclasses.replace(document, pieces=(*document.pieces, ("", False)))
         start, stop = int(self.spans.starts[member]), int(self.spans.stops[member])
         start = max(start, stop - self.config.window)
         low, high = _DECAYS.get(kind, (0.0, 0.0))

@@ -305,7 +305,7 @@ def test_fixed_documents_end_with_the_run_and_draw_nothing():
     assert "Film 15, Film 16, Film 17, Film 18" in stream.fixed("histories", 2).text
     assert [stream.members(kind).tolist() for kind in HISTORIES] == [[0, 1, 2, 3]] * 2 + [[0, 2, 3]]
     assert stream.fixed("naming", 7) == Document(
-        "naming", ((None, False), (" Film 7,", True)), (Blend((7,), (1.0,)),)
+        "naming", ((None, False), (" Film 7,", True), ("", False)), (Blend((7,), (1.0,)),)
     )
     assert stream.members("naming").tolist() == list(range(1, 40))
     # Fading is in the middle of what is drawn in training; paraphrases take turns.
