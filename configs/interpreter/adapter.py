@@ -26,6 +26,11 @@ from ml_collections import ConfigDict
 from recjax.errors import InputError
 
 _WORDS = {"sample": "book", "ml100k": "movie", "steam": "game"}
+_EPOCHS = {
+    "sample": {"residual": 0.16, "recovery": 0.3},
+    "ml100k": {"residual": 0.15, "recovery": 0.2},
+    "steam": {"residual": 0.25, "recovery": 0.5},
+}
 _MODELS = ("gru4rec", "caser", "sasrec", "dreamrec")
 _ARGUMENTS = [f"{data}-{model}" for data in _WORDS for model in _MODELS]
 
@@ -45,13 +50,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.ask = {"domain": _WORDS[data], "residual": 0.0, "recovery": 0.0}
     config.ask[task] = 1.0
     config.adapter = {"name": "linear"}
-    config.start = {"steps": 1000 if data == "sample" else 600}
-    config.optim = {"learning_rate": 5e-4, "decay_epochs": 0.5}
-    config.train = {"batch_size": 64, "epochs": 0.5, "evaluate_every": 0.1}
+    config.start = {"steps": 1000 if data == "sample" else 400}
+    config.optim = {"learning_rate": 5e-4}
+    config.train = {"batch_size": 64}
+    config.train.epochs = config.optim.decay_epochs = _EPOCHS[data][task]
+    config.train.evaluate_every = config.train.epochs / (2 if data == "sample" else 3)
     config.train.metric = f"validation/{task}/{'accuracy' if task == 'residual' else 'mean'}"
-    if data == "sample":
-        config.optim.decay_epochs = config.train.epochs = 0.16
-        config.train.evaluate_every = 0.08
-    else:
-        config.train.drawn = 0.5  # a film's name is to be told from its state, rare or not
+    if data != "sample" and task == "residual":
+        config.train.drawn = 0.5  # an item's name is to be told from its state, rare or not
     return config

@@ -10,7 +10,8 @@ positions.
 An adapter maps h [B L D] (or [B D], L = 1) to [B S E].
 
 Deviations: hidden states are whitened first by the mean and covariance of training states, an
-affine map which a linear adapter absorbs: it changes how fast it learns, not what it can say. Soft
+affine map which a linear adapter absorbs: it changes how fast it learns, not what it can say
+(padding stays zero, or short histories would be told by what is missing). Soft
 tokens are scaled to the size of the model's own embeddings at the start. The paper does not say how
 its adapter starts; the filter starts as the newest position.
 """
@@ -197,6 +198,7 @@ class Adapter(nnx.Module):
         self.body = make(config, length, dim, embed, size, rngs=rngs)
 
     def __call__(self, h: Array) -> Array:
-        """Soft tokens [B S E] of hidden states [B L D] or [B D]."""
+        """Soft tokens [B S E] of hidden states [B L D] or [B D]; positions of zeros are padding."""
         h = h[:, None] if h.ndim == 2 else h
-        return self.body(self.whitening(h))
+        real = jnp.any(h != 0, axis=-1, keepdims=True)
+        return self.body(jnp.where(real, self.whitening(h), 0))

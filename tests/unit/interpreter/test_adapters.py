@@ -37,6 +37,17 @@ def test_the_papers_form_by_hand():
     assert trained == {"body/filter": L, "body/out/kernel": D * E, "body/out/bias": E}
 
 
+def test_padding_adds_nothing():
+    """However many positions of zeros are before a history: they are not whitened."""
+    adapter = make("linear", soft=1)
+    adapter.body.filter[...] = jnp.ones(L)
+    assert np.abs(np.asarray(adapter.whitening(jnp.zeros(D)))).max() > 0.01
+    one = jnp.zeros_like(H).at[:, -1].set(H[:, -1])
+    expected = adapter.whitening(H[:, -1]) @ adapter.body.out.kernel[...]
+    expected += adapter.body.out.bias[...]
+    np.testing.assert_allclose(adapter(one)[:, 0], expected, atol=1e-5)
+
+
 def test_whitened_states_are_uncorrelated():
     white = np.asarray(make("linear").whitening(jnp.asarray(STATES, jnp.float32)))
     np.testing.assert_allclose(white.mean(axis=0), 0, atol=1e-4)
