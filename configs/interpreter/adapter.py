@@ -59,7 +59,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.train.drawn = 0.5  # an item's name is to be told from its state, rare or not
     if data != "sample" and name.endswith("caser"):  # a sum of items: all are to be told apart
         config.start.steps, config.optim.learning_rate, config.train.drawn = 1600, 1e-3, 1.0
-        config.train.epochs = 0.25 if data == "ml100k" else 0.5
+        config.train.epochs = 0.25 if data == "ml100k" else 1.0
     config.optim.decay_epochs = config.train.epochs
     config.train.evaluate_every = config.train.epochs / (2 if data == "sample" else 3)
     return config

@@ -76,7 +76,7 @@ class Interpreter:
 
         Args:
             hidden_before, hidden_after: [n L D] or [n D] states of n histories without and with
-                their newest item; of training users.
+                their newest item; of training users. Positions of zeros are padding.
             titles: [n] title of that item.
             llm: a folder of a language model with its tokenizer, or the model.
             histories: [n] titles of each history, oldest first: trains recovery, too.
