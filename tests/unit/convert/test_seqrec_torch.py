@@ -211,8 +211,8 @@ def test_pt_through_torch(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "c.pt")
     with pytest.raises(InputError, match="c.pt: not a file of tensors alone"):
         read_state(tmp_path / "c.pt")
-    torch.save({"a": torch.zeros(2, dtype=torch.bfloat16)}, tmp_path / "d.pt")
-    with pytest.raises(InputError, match="d.pt: 'a' is torch.bfloat16, expected float32"):
+    torch.save({"a": torch.zeros(2, dtype=torch.float8_e4m3fn)}, tmp_path / "d.pt")
+    with pytest.raises(InputError, match="d.pt: 'a' is torch.float8_e4m3fn, expected float32"):
         read_state(tmp_path / "d.pt")
 
 
