@@ -15,9 +15,9 @@ The sample, 2.1M parameters, 2 epochs, one seed: test/naming/exact 1.000 (of 200
 test/residual/exact 0.935 (of 200 histories), about 4 minutes of CPU time. `:ml100k`, 2.9M
 parameters, 177,000 documents, 57 minutes on two cores: 1.000 (of 200 films) and 0.989 (of the 95
 test sequences). `:steam`, 2.9M parameters, 89,000 documents, 48 minutes on one core: 1.000 (of 200
-games) and 1.000 (of 200 histories). Recovery takes most of the text: with a fifth of it the model
-named 2.9 of ten films of an exact blend, with this 7.3. configs/RESULTS.md tells what an adapter
-over such a model needs.
+games) and 1.000 (of 200 histories). Recovery takes most of the text: with a quarter of it the
+model named 2.9 of ten films of an exact blend, with this 7.3. configs/RESULTS.md tells what an
+adapter over such a model needs.
 """
 
 from typing import Any
