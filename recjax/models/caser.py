@@ -128,10 +128,7 @@ class Recommender(SequentialRecommender):
         """
         _, segments = self.layout(ids, positions, segments)
         size = self.config.window
-        items = self.items(ids)
-        if self.config.scale_embedding:
-            items = items * jnp.sqrt(self.config.dim).astype(items.dtype)
-        image = windows(items, segments, size)  # [B L window D]
+        image = windows(self.input_vectors(ids), segments, size)  # [B L window D]
         down = jnp.einsum("BLwD,wv->BLvD", image, self.vertical[...])
         features = [down.reshape(*ids.shape, -1), *self._across(image, segments)]
         drop = {"rate": self.config.dropout, "deterministic": deterministic, "rngs": rngs}

@@ -14,7 +14,6 @@ embeddings" of the 2018 paper). `scale_embedding` is not the papers'.
 import dataclasses
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 
 from recjax.models.recommender import SequentialRecommender
@@ -81,10 +80,7 @@ class Recommender(SequentialRecommender):
         """Hidden states [B L D] of item ids [B L]; h_t has seen items up to t only."""
         _, segments = self.layout(ids, positions, segments)
         drop: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs}
-        x = self.items(ids)
-        if self.config.scale_embedding:
-            x = x * jnp.sqrt(self.config.dim).astype(x.dtype)
-        x = dropout(x, self.config.embedding_dropout, **drop)
+        x = dropout(self.input_vectors(ids), self.config.embedding_dropout, **drop)
         for layer in self.layers:
             x = dropout(layer(x, segments), self.config.hidden_dropout, **drop)
         return x

@@ -49,6 +49,7 @@ class SequentialRecommender(nnx.Module):
     """What the models share: defaults of the packed layout, and scoring by inner product."""
 
     config: Any  # the model's own frozen Config; all have `dim` and `max_length`
+    items: nnx.Embed  # [I D]
     # A model that sees both sides learns at masked items, and predicts at a mask (id I) that
     # follows the history; its batches are made for that.
     masked: ClassVar[bool] = False
@@ -72,6 +73,15 @@ class SequentialRecommender(nnx.Module):
             rngs: its `dropout` stream, needed in training.
         """
         raise NotImplementedError
+
+    def input_vectors(self, ids: Array) -> Array:
+        """Item vectors [B L D] as a model reads them.
+
+        For models with a table `items`; times sqrt(D) where the config says `scale_embedding`, as
+        in the code of SASRec's authors (Kang and McAuley 2018).
+        """
+        x = self.items(ids)
+        return x * jnp.sqrt(self.config.dim).astype(x.dtype) if self.config.scale_embedding else x
 
     def item_table(self) -> Array:
         """The item vectors [I D]; row 0 (padding) takes part in no ranking."""

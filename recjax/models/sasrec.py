@@ -154,10 +154,7 @@ class Recommender(SequentialRecommender):
 
     def _embed(self, ids: Array, rows: Array) -> Array:
         """Items [B L] at rows [B L] of the position table: [B L D]."""
-        x = self.items(ids)
-        if self.config.scale_embedding:
-            x = x * jnp.sqrt(self.config.dim).astype(x.dtype)
-        return x + self.positions(rows)
+        return self.input_vectors(ids) + self.positions(rows)
 
     def encode(
         self,
