@@ -37,7 +37,7 @@ _MODELS = {
 }
 _VISIBLE = {  # the newest item in the state
     "gru4rec": {"scale_embedding": True},
-    "caser": {"scale_embedding": True, "recency": 0.5},
+    "caser": {"scale_embedding": True, "recency": 0.7},
     "sasrec": {"scale_embedding": True},
 }
 _EPOCHS = {"gru4rec": 8.0, "caser": 8.0, "sasrec": 4.0, "dreamrec": 20.0}  # of the real data

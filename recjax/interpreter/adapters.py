@@ -98,9 +98,13 @@ class Linear(nnx.Module):
         scaled = nnx.initializers.variance_scaling(size**2, "fan_in", "normal")
         self.out = nnx.Linear(widths[-1], config.soft * embed, kernel_init=scaled, rngs=rngs)
 
+    def pooled(self, h: Array) -> Array:
+        """h [B L D] -> [B D]."""
+        return h[:, -1] if self.filter is None else jnp.einsum("BLD,L->BD", h, self.filter[...])
+
     def __call__(self, h: Array) -> Array:
         """h [B L D] -> [B S E]."""
-        x = h[:, -1] if self.filter is None else jnp.einsum("BLD,L->BD", h, self.filter[...])
+        x = self.pooled(h)
         if self.up is not None:
             x = jax.nn.gelu(self.up(x))
         return self.out(x).reshape(len(h), self.soft, -1)
@@ -197,8 +201,11 @@ class Adapter(nnx.Module):
         make = QFormer if config.name == "qformer" else Linear
         self.body = make(config, length, dim, embed, size, rngs=rngs)
 
-    def __call__(self, h: Array) -> Array:
-        """Soft tokens [B S E] of hidden states [B L D] or [B D]; positions of zeros are padding."""
-        h = h[:, None] if h.ndim == 2 else h
+    def whitened(self, h: Array) -> Array:
+        """h [B L D]; positions of zeros are padding, and stay zero."""
         real = jnp.any(h != 0, axis=-1, keepdims=True)
-        return self.body(jnp.where(real, self.whitening(h), 0))
+        return jnp.where(real, self.whitening(h), 0)
+
+    def __call__(self, h: Array) -> Array:
+        """Soft tokens [B S E] of hidden states [B L D] or [B D]."""
+        return self.body(self.whitened(h[:, None] if h.ndim == 2 else h))

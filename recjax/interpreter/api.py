@@ -84,9 +84,9 @@ class Interpreter:
             ask: prompts and lengths; by default those of the paper, in the words of `domain`.
             domain: "movie", "game", "product" or "book".
             adapter: by default the paper's.
-            optim: by default Adam, at 5e-4 from item vectors and 3e-3 from a random start.
-            start: how the adapter starts; by default 1,000 steps towards the vectors that lie
-                beside a catalogue's language model, where it has any, and else at random.
+            optim: by default Adam, at 1e-4 from item vectors and 3e-3 from a random start.
+            start: how the adapter starts; by default near the vectors that lie beside a
+                catalogue's language model, where it has any, and else at random.
             epochs: passes over the examples.
             batch_size: examples a step.
             seed: of the adapter and of the examples' order.
@@ -107,10 +107,12 @@ class Interpreter:
             llm = load_llm(llm)
         bridge = Bridge(llm, ask, adapter or adapters.Config(), *examples.after.shape[1:])
         if start is None:
-            start = StartConfig(1000 if has_item_vectors(llm.folder) else 0)
+            start = StartConfig(20_000 if has_item_vectors(llm.folder) else 0)
+        if start.fade and histories is None:
+            raise InputError("start.fade: needs the titles of histories")
         learner = Learner(bridge, examples, batch_size=batch_size, seed=seed, start=start)
         if optim is None:
-            optim = OptimConfig(learning_rate=5e-4 if start.steps else 3e-3, clip_norm=1.0)
+            optim = OptimConfig(learning_rate=1e-4 if start.examples else 3e-3, clip_norm=1.0)
         optimizer = make_optimizer(optim, learner.steps_per_epoch)
         steps, state = learner.make_steps(optimizer), learner.init_state(optimizer)
         losses = []

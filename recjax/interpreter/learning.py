@@ -86,7 +86,7 @@ class Learner:
         rows = np.sort(rng.choice(len(self.examples), count, replace=False))
         states = np.asarray(self.examples.states(rows, "recovery"))[:, 0]
         params = self.bridge.initial(states, self.seed)
-        if self._start.steps:
+        if self._start.examples:
             folder = self.bridge.llm.folder
             if folder is None:
                 raise InputError("config.start: the language model has no folder with item vectors")

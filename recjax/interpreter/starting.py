@@ -1,20 +1,21 @@
 """A start for an adapter: near the vectors that its language model has learned to read.
 
-A catalogue's language model (configs/llm/catalogue.py) has learned to say a title of a vector, and
-a history of a blend of vectors. Before an adapter learns through the model, it learns to make them:
-where the newest item is asked for, by a softmax over the cosines of its soft token with all items'
-vectors; where the history is, by the cosine with its blend. That is a few matrix products a step,
-and takes minutes where the way through the model takes hours.
+A catalogue's language model (configs/llm/catalogue.py) has learned to say the title of a vector,
+and a history of a blend of vectors. Before an adapter learns through the model, it learns to make
+them of its states. That is linear regression, which the paper's adapter is solved for in closed
+form; adapters with hidden layers learn it by gradient steps. Either takes a minute where the way
+through the model takes hours.
 
 What is learned after it, and all that is measured, is RecInterpreter's (Yang et al. 2023): a frozen
 model, and the loss of its answers.
 
-Deviations: the paper's adapter starts at random, over LLaMA-7B; `steps` = 0 does, too.
+Deviations: the paper's adapter starts at random, over LLaMA-7B; `examples` = 0 does, too.
+
+Letters: n examples, W titles of a history (newest first), I items with vectors.
 """
 
 import dataclasses
-import functools
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -22,29 +23,30 @@ import numpy as np
 import optax
 
 from recjax.errors import InputError
+from recjax.interpreter.adapters import Linear
 from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.examples import Examples
 from recjax.interpreter.questions import Task
 from recjax.typing import Array, Params
 
-# Of the cosines in the softmax: it is content where the right vector leads by a third. A cosine of
-# its own counts as much: the nearer, the less is there for the model to see through.
-_SCALE, _NEAR = 20.0, 2.0
-_FADE = 0.95  # of older items in a blend: nearly alike, as a model names most of them
-_CHUNK, _TURNS = 16, 4  # batches whose states are kept at a time, and how often each is read
+_FADE = 0.95  # of older items in a recovery's blend: nearly alike, as a model names most of them
+_CHUNK = 1024  # examples whose states are kept at a time
+_RIDGE = 1e-3  # of the features' mean variance
+# Gradient steps, of adapters with hidden layers: batch, readings of each example, learning rate.
+_BATCH, _TURNS, _LEARNING_RATE = 256, 4, 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
 class StartConfig:
     """How an adapter starts."""
 
-    steps: int = 0  # of pointing at the items' vectors; 0 = at random
-    batch_size: int = 256
-    learning_rate: float = 1e-2  # falls to 0 along a cosine
+    examples: int = 0  # to learn the items' vectors from, at most; 0 = at random
+    # Of older items in a residual's states: the k-th newest weighs fade^k. 0 = the newest alone.
+    fade: float = 0.0
 
     def __post_init__(self):
-        if self.steps < 0 or self.batch_size < 1:
-            raise InputError("config.start: steps from 0 and batch_size from 1 on")
+        if self.examples < 0 or not 0 <= self.fade <= 1:
+            raise InputError("config.start: examples from 0 on and fade from 0 to 1")
 
 
 def start_near(
@@ -61,11 +63,11 @@ def start_near(
     Args:
         bridge: the adapter's place.
         params: where to begin.
-        examples: to learn from; the states are encoded in chunks, and read several times.
-        titles: [n].
-        vectors: [n E] of the titles.
-        config: how long.
-        seed: of the examples' order.
+        examples: to learn from.
+        titles: [I].
+        vectors: [I E] of the titles.
+        config: how.
+        seed: of the examples that are taken.
 
     Raises:
         InputError: vectors of another width, or examples none of whose titles has a vector.
@@ -75,65 +77,122 @@ def start_near(
         raise InputError(
             f"item vectors of width {vectors.shape[1]}; the language model's is {width}"
         )
+    rng = np.random.default_rng([seed, 2])
+    rows = rng.permutation(len(examples))[: config.examples]
     place = {title: number for number, title in enumerate(titles)}
-    tasks = bridge.questions.config.tasks
-    table = jnp.asarray(vectors)
-    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
+    asked = bridge.questions.config
+    shares = {task: getattr(asked, task) for task in asked.tasks}
+    fades = {task: config.fade if task == "residual" else _FADE for task in shares}
 
-    def loss(params: Params, states: Array, wanted: Array, table: Array, task: Task) -> Array:
-        soft = _unit(bridge.soft(params, states[:, None]).mean(axis=1))
-        real = wanted >= 0
-        if task == "recovery":
-            weights = jnp.where(real, _FADE ** jnp.arange(wanted.shape[1]), 0)
-            blends = jnp.einsum("BW,BWE->BE", weights, table[jnp.maximum(wanted, 0)])
-            losses, real = 1 - jnp.sum(_unit(blends) * soft, axis=-1), real.any(axis=1)
-        else:
-            cosines = jnp.einsum("BE,NE->BN", soft, _unit(table))
-            chosen = jnp.take_along_axis(cosines, jnp.maximum(wanted, 0), axis=-1)
-            losses = jax.nn.logsumexp(_SCALE * cosines, axis=-1, keepdims=True) - _SCALE * chosen
-            losses += _NEAR * (1 - chosen)
-        return jnp.sum(jnp.where(real, losses, 0)) / jnp.maximum(jnp.sum(real), 1)
+    def blends(rows: np.ndarray) -> np.ndarray:
+        """[n E] what the states of examples should become; zeros where no title has a vector."""
+        total = np.zeros((len(rows), vectors.shape[1]), np.float32)
+        for task, share in shares.items():
+            kind: Task = "recovery" if fades[task] else "residual"  # whose titles
+            for row, named in enumerate(examples.titles(rows, kind)):
+                found = [(place[t], k) for k, t in enumerate(named) if t in place]
+                if found:
+                    items, ages = map(list, zip(*found, strict=True))
+                    weights = fades[task] ** np.array(ages, float)
+                    total[row] += share / np.linalg.norm(weights) * (weights @ vectors[items])
+        return total
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1), static_argnames="task")
+    if not any(blends(chunk).any() for chunk in _chunks(rows)):
+        raise InputError(
+            f"no title of {len(rows)} examples has an item vector; another catalogue's model?"
+        )
+    if bridge.config.name == "linear":
+        ages = np.arange(bridge.length)[::-1]
+        pool = sum(share * fades[task] ** ages.astype(float) for task, share in shares.items())
+        params = _solved(bridge, params, examples, rows, blends, pool / np.linalg.norm(pool))
+    else:
+        params = _descended(bridge, params, examples, rows, blends, rng)
+    # As long as the vectors are: the model has learned to read that.
+    soft = bridge.soft(params, examples.states(rows[:_BATCH], "recovery"))
+    length = np.linalg.norm(vectors, axis=1).mean()
+    ratio = float(length / jnp.linalg.norm(soft, axis=-1).mean())
+    return params | {f"body/out/{n}": params[f"body/out/{n}"] * ratio for n in ("kernel", "bias")}
+
+
+def _chunks(rows: np.ndarray) -> list[np.ndarray]:
+    return [rows[first : first + _CHUNK] for first in range(0, len(rows), _CHUNK)]
+
+
+def _solved(
+    bridge: Bridge,
+    params: Params,
+    examples: Examples,
+    rows: np.ndarray,
+    blends: Callable[[np.ndarray], np.ndarray],
+    pool: np.ndarray,
+) -> Params:
+    """The linear adapter by ridge regression, behind a filter `pool` [L] over its positions."""
+    filtered = {"body/filter": jnp.asarray(pool, jnp.float32)} if bridge.length > 1 else {}
+    params = params | filtered
+
+    @jax.jit
+    def moments(params: Params, states: Array, wanted: Array) -> list[Array]:
+        adapter = bridge.adapter.merge(params)
+        assert isinstance(adapter.body, Linear)
+        x = adapter.body.pooled(adapter.whitened(states))
+        real = jnp.any(wanted != 0, axis=1, keepdims=True)
+        x = jnp.where(real, x, 0)
+        return [x.T @ x, x.T @ wanted, x.sum(axis=0), wanted.sum(axis=0), real.sum()]
+
+    total: list[np.ndarray] | None = None
+    for chunk in _chunks(rows):
+        states = examples.states(chunk, "recovery")[:, 0]
+        some = [np.asarray(a, np.float64) for a in moments(params, states, blends(chunk))]
+        total = some if total is None else [a + b for a, b in zip(total, some, strict=True)]
+    assert total is not None
+    xx, xy, x, y, n = total
+    x, y = x / n, y / n
+    covariance = xx / n - np.outer(x, x)
+    covariance += np.eye(len(x)) * _RIDGE * np.trace(covariance) / len(x)
+    kernel = np.linalg.solve(covariance, xy / n - np.outer(x, y))
+    bias = y - x @ kernel
+    soft = bridge.config.soft  # each soft token begins as the same
+    return params | {
+        "body/out/kernel": jnp.asarray(np.tile(kernel, (1, soft)), jnp.float32),
+        "body/out/bias": jnp.asarray(np.tile(bias, soft), jnp.float32),
+    }
+
+
+def _descended(
+    bridge: Bridge,
+    params: Params,
+    examples: Examples,
+    rows: np.ndarray,
+    blends: Callable[[np.ndarray], np.ndarray],
+    rng: np.random.Generator,
+) -> Params:
+    """Any adapter by gradient steps on the cosine of its mean soft token with the blend."""
+    steps = max(1, _TURNS * len(rows) // _BATCH)
+    optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, steps))
+
+    def loss(params: Params, states: Array, wanted: Array) -> Array:
+        soft = bridge.soft(params, states).mean(axis=1)
+        real = jnp.any(wanted != 0, axis=1)
+        distance = 1 - jnp.sum(_unit(soft) * _unit(wanted), axis=-1)
+        return jnp.sum(jnp.where(real, distance, 0)) / jnp.maximum(jnp.sum(real), 1)
+
+    @jax.jit
     def step(
-        trained: Params, state: Any, states: Array, wanted: Array, table: Array, task: Task
-    ) -> tuple[Params, Any]:
-        grads = jax.grad(loss)(trained, states, wanted, table, task)
+        trained: Params, state: optax.OptState, states: Array, wanted: Array
+    ) -> tuple[Params, optax.OptState]:
+        grads = jax.grad(loss)(trained, states, wanted)
         updates, state = optimizer.update(grads, state)
         return optax.apply_updates(trained, updates), state
 
-    def wanted_of(rows: np.ndarray, task: Task) -> np.ndarray:
-        named = [[place.get(t, -1) for t in some] for some in examples.titles(rows, task)]
-        width = max(map(len, named))
-        return np.array([row + [-1] * (width - len(row)) for row in named], np.int32)
-
-    trained = jax.tree.map(jnp.copy, params)
-    state, rng = optimizer.init(trained), np.random.default_rng([seed, 2])
-    shares = np.array([getattr(bridge.questions.config, task) for task in tasks])
-    batch, found = config.batch_size, False
-    for number in range(config.steps):
-        if number % (_CHUNK * _TURNS) == 0:
-            left = min(_CHUNK, -(-(config.steps - number) // _TURNS))
-            chunk = rng.integers(0, len(examples), (left, batch))
-            kept = np.concatenate([examples.states(rows, "recovery")[:, 0] for rows in chunk])
-            chunk = chunk.reshape(-1)
-        chosen = rng.integers(0, len(chunk), batch)
-        task = tasks[int(rng.choice(len(tasks), p=shares / shares.sum()))]
-        wanted = wanted_of(chunk[chosen], task)
-        if not (found or (wanted >= 0).any()):
-            raise InputError(
-                f"no title of {batch} examples has an item vector; another catalogue's model?"
-            )
-        found = True
-        trained, state = step(trained, state, kept[chosen], wanted, table, task)
-    params = dict(trained)
-    # As long as the vectors are: the model has learned to read that.
-    rows = rng.integers(0, len(examples), batch)
-    soft = bridge.soft(params, examples.states(rows, "recovery"))
-    length = np.linalg.norm(vectors, axis=1).mean()
-    ratio = float(length / jnp.linalg.norm(soft, axis=-1).mean())
-    for name in ("kernel", "bias"):
-        params[f"body/out/{name}"] = params[f"body/out/{name}"] * ratio
+    state, chunks = optimizer.init(params), _chunks(rows)
+    kept = -1
+    for number in range(steps):
+        if number * len(chunks) // steps != kept:
+            kept = number * len(chunks) // steps
+            states = np.asarray(examples.states(chunks[kept], "recovery"))
+            wanted = blends(chunks[kept])
+        chosen = rng.integers(0, len(states), _BATCH)
+        params, state = step(params, state, states[chosen], wanted[chosen])
     return params
 
 

@@ -84,7 +84,7 @@ def read_item_vectors(folder: Path) -> tuple[list[str], np.ndarray]:
     if not path.is_file():
         raise InputError(
             f"{path}: missing; expected what `recjax train` writes beside a catalogue's language "
-            "model (config.start.steps=0 starts without)"
+            "model (config.start.examples=0 starts without)"
         )
     try:
         with _open(path) as file:
