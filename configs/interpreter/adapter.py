@@ -57,8 +57,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.train.metric = f"validation/{task}/{'accuracy' if task == 'residual' else 'mean'}"
     if data != "sample" and task == "residual":
         config.train.drawn = 0.5  # an item's name is to be told from its state, rare or not
-        if name.endswith("caser"):  # a sum of items: all are to be told apart
-            config.start.fade, config.train.drawn = 0.5, 1.0
+    if data != "sample" and name.endswith("caser"):  # a sum of items: all are to be told apart
+        config.start.fade, config.train.drawn = 0.5, 1.0
+        if task == "residual":
             config.train.epochs = 0.25 if data == "ml100k" else 1.0
     config.optim.decay_epochs = config.train.epochs
     config.train.evaluate_every = config.train.epochs / (2 if data == "sample" else 3)
