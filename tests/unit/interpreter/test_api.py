@@ -10,6 +10,7 @@ import recjax
 from recjax.errors import InputError
 from recjax.interpreter.adapters import Config
 from recjax.interpreter.questions import AskConfig
+from recjax.interpreter.starting import StartConfig
 from recjax.training.optim import OptimConfig
 
 RNG = np.random.default_rng(0)
@@ -225,6 +226,7 @@ def damaged(row, value):
         ({"histories": [[]] * 16}, "histories: row 0 is empty"),
         ({"ask": None, "domain": "sonk"}, "no words for the domain 'sonk'"),
         ({"ask": AskConfig(recovery=1.0)}, "ask.recovery: needs the titles of histories"),
+        ({"start": StartConfig(9, 0.5)}, "start.fade: needs the titles of histories"),
         ({"batch_size": 0}, "batch_size 0: expected at least 1"),
         ({"after": AFTER * 0}, "states: all of them are zero"),
     ],

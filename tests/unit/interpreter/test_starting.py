@@ -86,16 +86,20 @@ def test_for_recovery_they_are_near_the_blend_of_the_history(make_bridge):
 
 
 def test_a_residual_may_start_at_a_history_that_fades(make_bridge):
-    """Sums of items in one vector, as Caser's: nothing linear tells the newest alone."""
+    """Sums of items in one vector, as Caser's."""
     items, given = examples()
-    states = np.einsum("W,BWD->BD", 0.6 ** np.arange(4)[::-1], CODES[items])[:, None]
-    given = States(states, states, [TITLES[k] for k in items[:, -1]], given._histories)
-    bridge = make_bridge(RESIDUAL, length=1)
-    params, cos = bridge.initial(states, 0), {}
-    for fade in (0.0, 0.6):
+    states = np.einsum("W,BWD->BD", 0.9 ** np.arange(4)[::-1], CODES[items])[:, None]
+    histories = [[TITLES[k] for k in row] for row in items]
+    given = States(states, states, [row[-1] for row in histories], histories)
+    bridge, x = make_bridge(RESIDUAL, length=1), np.c_[states[:, 0], np.ones(len(items))]
+    found, best = {}, {}
+    for fade in (0.0, 0.9):
+        params = bridge.initial(states, 0)
         begun = start_near(bridge, params, given, TITLES, VECTORS, StartConfig(200, fade), 0)
-        cos[fade] = near(cosines(bridge, begun, states)[0], blended(items, fade))
-    assert cos[0.6] > cos[0.0] + 0.1 and cos[0.6] > 0.6
+        found[fade] = cosines(bridge, begun, states)[0]
+        best[fade] = x @ np.linalg.lstsq(x, blended(items, fade), rcond=None)[0]
+    for fade, other in ((0.0, 0.9), (0.9, 0.0)):
+        assert near(found[fade], best[fade]) > 0.999 > near(found[fade], best[other]) + 0.01
 
 
 def test_titles_without_a_vector_count_for_nothing(make_bridge):
