@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from recjax.data.textualize import blend
 from recjax.errors import InputError
 from recjax.interpreter.adapters import Linear
 from recjax.interpreter.bridge import Bridge
@@ -90,11 +91,10 @@ def start_near(
         for task, share in shares.items():
             kind: Task = "recovery" if fades[task] else "residual"  # whose titles
             for row, named in enumerate(examples.titles(rows, kind)):
-                found = [(place[t], k) for k, t in enumerate(named) if t in place]
+                found = [place[title] for title in reversed(named) if title in place]
                 if found:
-                    items, ages = map(list, zip(*found, strict=True))
-                    weights = fades[task] ** np.array(ages, float)
-                    total[row] += share / np.linalg.norm(weights) * (weights @ vectors[items])
+                    weights = np.array(blend(found, fades[task]).weights, np.float32)
+                    total[row] += share * (weights @ vectors[found])
         return total
 
     if not any(blends(chunk).any() for chunk in _chunks(rows)):
