@@ -1,9 +1,19 @@
-"""Optimisers from a config section."""
+"""Optimisers from a config section.
+
+"adam" is Adam, or AdamW where `weight_decay` is set. "muon" gives the kernels [... in out] of a
+model's layers Muon's updates (Jordan 2024: momentum 0.95, made orthogonal by Newton-Schulz), as
+large as Adam's are (Liu et al. 2025, section 2.2), so that one learning rate serves both; all else
+(embeddings, heads, norms, biases) keeps Adam's.
+"""
 
 import dataclasses
+import re
+from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import optax
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from recjax.errors import InputError
 from recjax.typing import Array
@@ -11,8 +21,9 @@ from recjax.typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
+    name: Literal["adam", "muon"] = "adam"
     learning_rate: float = 1e-3
-    b1: float = 0.9
+    b1: float = 0.9  # b1 and b2 are Adam's
     b2: float = 0.999  # SASRec's authors use 0.98
     eps: float = 1e-8
     weight_decay: float = 0.0  # decoupled (AdamW), on matrices only
@@ -53,8 +64,12 @@ def schedule(config: OptimConfig, steps_per_epoch: int) -> optax.Schedule:
     return rate
 
 
+_KERNEL = re.compile(r"(?!.*\bhead/).*/kernel")  # of a layer: what Muon's updates are made for
+_ADAM_RMS = 0.2  # of an update of Adam's, by Liu et al.
+
+
 def make_optimizer(config: OptimConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Adam, or AdamW where `weight_decay` is set, with clipping before and the schedule after.
+    """The update rule of a config, with clipping before and the schedule after.
 
     Args:
         config: the update rule.
@@ -63,7 +78,8 @@ def make_optimizer(config: OptimConfig, steps_per_epoch: int) -> optax.GradientT
     parts = []
     if config.clip_norm:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
-    parts.append(optax.scale_by_adam(config.b1, config.b2, config.eps))
+    adam = optax.scale_by_adam(config.b1, config.b2, config.eps)
+    parts.append(_muon(adam) if config.name == "muon" else adam)
     if config.weight_decay:
         # Biases and norms are vectors and do not decay. Of layers in a stack, norms are matrices;
         # an adapter's whitening is one that is measured, not trained.
@@ -76,3 +92,22 @@ def make_optimizer(config: OptimConfig, steps_per_epoch: int) -> optax.GradientT
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=matrices))
     parts.append(optax.scale_by_learning_rate(schedule(config, steps_per_epoch)))
     return optax.chain(*parts)
+
+
+def _muon(others: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Muon's updates of the kernels [... in out], and those of `others` of all else."""
+
+    def labels(params):
+        return {
+            path: "kernel" if value.ndim > 1 and _KERNEL.fullmatch(path) else "other"
+            for path, value in params.items()
+        }
+
+    def last_two(params):
+        return jax.tree.map(lambda a: MuonDimensionNumbers(a.ndim - 2, a.ndim - 1), params)
+
+    kernels = optax.chain(
+        scale_by_muon(weight_dimension_numbers=last_two),
+        optax.stateless_with_tree_map(lambda u, _: u * _ADAM_RMS * max(u.shape[-2:]) ** 0.5),
+    )
+    return optax.partition({"kernel": kernels, "other": others}, labels)

@@ -11,6 +11,7 @@ from recjax.llm import LanguageModel
 from recjax.models.definition import define, params_of
 from recjax.models.llama import PARAM_AXES, Config, Llama
 from recjax.nn.lora import LoRAConfig, add_lora, is_lora
+from recjax.training.optim import OptimConfig, make_optimizer
 from recjax.training.parallel import make_mesh, param_shardings, shard_batch
 from recjax.training.state import init_state
 
@@ -93,6 +94,27 @@ def test_adapters_are_born_sharded_and_get_the_same_gradients(mesh, params):
     assert many.keys() == one.keys() and len(one) == 12
     for path, gradient in one.items():
         np.testing.assert_allclose(many[path], gradient, atol=1e-4, rtol=1e-3)
+
+
+def test_muon_takes_the_same_steps(mesh):
+    optimizer = make_optimizer(OptimConfig(name="muon", learning_rate=0.1), 1)
+
+    @jax.jit
+    def step(state, tokens):
+        def loss(params):
+            logits = define(build).merge(params)(tokens)[0]
+            return (jax.nn.log_softmax(logits) ** 2).mean()
+
+        updates, _ = optimizer.update(jax.grad(loss)(state.params), state.opt_state, state.params)
+        return optax.apply_updates(state.params, updates)
+
+    many = init_state(build, optimizer, 0, PARAM_AXES, mesh)
+    moments = [a for a in jax.tree.leaves(many.opt_state) if a.ndim == 3]
+    assert moments and not any(a.sharding.is_fully_replicated for a in moments)
+    expected = step(jax.tree.map(np.asarray, many), TOKENS)
+    got = step(many, shard_batch({"tokens": TOKENS}, mesh)["tokens"])
+    for path, value in expected.items():
+        np.testing.assert_allclose(got[path], value, atol=1e-3, err_msg=path)
 
 
 def test_a_cache_keeps_the_rows_split(params):

@@ -65,6 +65,30 @@ def test_weight_decay_is_for_matrices():
     np.testing.assert_allclose(updates["b"], 0.0)
 
 
+def test_muon_is_for_kernels_and_its_updates_are_orthogonal():
+    rng = np.random.default_rng(0)
+    shapes = {"layers/up/kernel": (2, 6, 24), "head/kernel": (6, 9), "items/embedding": (9, 6)}
+    params = {path: jnp.zeros(shape) for path, shape in shapes.items()}
+    # Of one gradient some directions are a hundred times as steep as others.
+    steep = np.geomspace(1, 100, 6)[:, None]
+    gradient = {path: jnp.asarray(rng.normal(size=s)) for path, s in shapes.items()}
+    gradient["layers/up/kernel"] *= steep
+    updates, other = ({}, {})
+    for name, out in (("muon", updates), ("adam", other)):
+        optimizer = make_optimizer(OptimConfig(name=name, learning_rate=0.1), 1)
+        out.update(optimizer.update(gradient, optimizer.init(params), params)[0])
+    for path in ("head/kernel", "items/embedding"):
+        np.testing.assert_array_equal(updates[path], other[path])
+    for kernel, layer in zip(
+        updates["layers/up/kernel"], gradient["layers/up/kernel"], strict=True
+    ):
+        values = np.linalg.svd(kernel, compute_uv=False)
+        # Newton-Schulz with these coefficients ends between 0.7 and 1.2.
+        assert values.max() / values.min() < 2 < 10 < np.linalg.cond(layer)
+        np.testing.assert_allclose(np.sqrt(np.mean(kernel**2)), 0.1 * 0.2, rtol=0.2)
+        assert np.sum(kernel * layer) < 0
+
+
 def test_weight_decay_leaves_stacked_norms_alone():
     optimizer = make_optimizer(OptimConfig(learning_rate=0.1, weight_decay=0.5), 1)
     params = {"layers/norm/scale": jnp.ones((2, 3)), "layers/up/kernel": jnp.ones((2, 3, 3))}
