@@ -56,9 +56,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.mlp_dim = 1024
     config.tokenizer = {"vocab_size": 3000}
     config.optim.warmup_steps = 100
-    config.optim.decay_epochs = config.train.epochs = 8.0 if arg == "ml100k" else 5.0
+    config.optim.decay_epochs = config.train.epochs = 7.0 if arg == "ml100k" else 5.0
     config.train.batch_size = 32
     if arg == "ml100k":  # 754 training sequences of 106 films each
+        config.model.update({"dim": 384, "heads": 6, "kv_heads": 6})
+        config.optim.update({"name": "muon", "learning_rate": 2.5e-3})
         config.data = {"source": "movielens", "path": "ml-100k", "store": "prepared/ml-100k"}
         config.text = {
             "domain": "movie", "items": 0.5, "naming": 4.0, "listed": 0.3, "histories": 0.25,

@@ -3,7 +3,8 @@
 "adam" is Adam, or AdamW where `weight_decay` is set. "muon" gives the kernels [... in out] of a
 model's layers Muon's updates (Jordan 2024: momentum 0.95, made orthogonal by Newton-Schulz), as
 large as Adam's are (Liu et al. 2025, section 2.2), so that one learning rate serves both; all else
-(embeddings, heads, norms, biases) keeps Adam's.
+(embeddings, heads, norms, biases) keeps Adam's, with Nesterov's momentum as `optax.contrib.muon`
+has it.
 """
 
 import dataclasses
@@ -78,8 +79,9 @@ def make_optimizer(config: OptimConfig, steps_per_epoch: int) -> optax.GradientT
     parts = []
     if config.clip_norm:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
-    adam = optax.scale_by_adam(config.b1, config.b2, config.eps)
-    parts.append(_muon(adam) if config.name == "muon" else adam)
+    with_muon = config.name == "muon"
+    adam = optax.scale_by_adam(config.b1, config.b2, config.eps, nesterov=with_muon)
+    parts.append(_muon(adam) if with_muon else adam)
     if config.weight_decay:
         # Biases and norms are vectors and do not decay. Of layers in a stack, norms are matrices;
         # an adapter's whitening is one that is measured, not trained.

@@ -26,7 +26,7 @@ def get_config(arg=None):
                     "kv_heads": 2, "head_dim": 16, "max_length": 160, "tied": True}
     config.tokenizer = {"vocab_size": 600}
     config.text = {"domain": "book", "naming": 1.0, "window": 4}
-    config.optim = {"learning_rate": 3e-3}
+    config.optim = {"name": "muon", "learning_rate": 3e-3}
     config.train = {"batch_size": 16, "epochs": 1.0, "steps_per_call": 4, "evaluate_every": 0.2}
     config.evaluation = {"max_examples": 16}
     return config
