@@ -19,6 +19,9 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 from recjax.errors import InputError
 from recjax.typing import Array
 
+_KERNEL = re.compile(r"(?!.*\bhead/).*/kernel")  # of a layer: what Muon's updates are made for
+_ADAM_RMS = 0.2  # of an update of Adam's, by Liu et al.
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
@@ -63,10 +66,6 @@ def schedule(config: OptimConfig, steps_per_epoch: int) -> optax.Schedule:
         return config.learning_rate * warm * 0.5 * (1 + jnp.cos(jnp.pi * done))
 
     return rate
-
-
-_KERNEL = re.compile(r"(?!.*\bhead/).*/kernel")  # of a layer: what Muon's updates are made for
-_ADAM_RMS = 0.2  # of an update of Adam's, by Liu et al.
 
 
 def make_optimizer(config: OptimConfig, steps_per_epoch: int) -> optax.GradientTransformation:
