@@ -26,8 +26,8 @@ _ADAM_RMS = 0.2  # of an update of Adam's, by Liu et al.
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
     name: Literal["adam", "muon"] = "adam"
-    learning_rate: float = 1e-3
-    b1: float = 0.9  # b1 and b2 are Adam's
+    learning_rate: float = 1e-3  # of all parameters, with Muon too
+    b1: float = 0.9  # b1, b2 and eps are Adam's
     b2: float = 0.999  # SASRec's authors use 0.98
     eps: float = 1e-8
     weight_decay: float = 0.0  # decoupled (AdamW), on matrices only
