@@ -54,8 +54,8 @@ def has_gpu() -> bool:
     return done.stdout.strip() == "gpu"
 
 
-def make_params(config: Any, device: str) -> Any:
-    """A LLaMA's random weights: float32 on a CPU, else bfloat16."""
+def make_params(config: Any, dtype: str) -> Any:
+    """A LLaMA's random weights."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
@@ -63,8 +63,12 @@ def make_params(config: Any, device: str) -> Any:
     from recjax.models.definition import params_of
     from recjax.models.llama import Llama
 
-    dtype = jnp.float32 if device == "cpu" else jnp.bfloat16
-    return jax.jit(lambda: params_of(Llama(config, rngs=nnx.Rngs(0), dtype=dtype)))()
+    return jax.jit(lambda: params_of(Llama(config, rngs=nnx.Rngs(0), dtype=jnp.dtype(dtype))))()
+
+
+def default_dtype(device: str) -> str:
+    """Of a language model's parameters and activations."""
+    return "float32" if device == "cpu" else "bfloat16"
 
 
 def write_config_alone(config: Any, folder: Path) -> None:
@@ -82,14 +86,15 @@ def run_peers(
 
     Args:
         script: its name.
-        args: `peers`, `device`, `repeats`, `threads`; `clock` where the script has it.
+        args: `peers`, `device`, `repeats`, `threads`; `clock` and `dtype` where the script has
+            them.
         folder: has `model` and `work.npz`.
         what: measurements.
     """
     command = [args.peers, str(ROOT / "scripts" / script)]
     command += ["--model", str(folder / "model"), "--work", str(folder / "work.npz")]
     command += ["--what", ",".join(what), "--device", args.device, "--repeats", str(args.repeats)]
-    command += ["--dtype", "float32" if args.device == "cpu" else "bfloat16"]
+    command += ["--dtype", getattr(args, "dtype", default_dtype(args.device))]
     command += ["--threads", str(args.threads), "--clock", getattr(args, "clock", "wall")]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

@@ -26,7 +26,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _bench import has_gpu, make_params, now, pin, run_peers, use_clock, write_config_alone
+from _bench import (
+    default_dtype,
+    has_gpu,
+    make_params,
+    now,
+    pin,
+    run_peers,
+    use_clock,
+    write_config_alone,
+)
 
 BATCH, WINDOW, LENGTH, WIDTH = 64, 10, 10, 256  # L and D of the recommender
 WEIGHT_DECAY, RATE = 1e-5, 1e-3
@@ -38,6 +47,10 @@ CATALOGUE = "catalogue"  # the small model of configs/llm/catalogue.py
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"),
+        help="of both language models; by default float32 on a CPU, else bfloat16",
+    )  # fmt: skip
     parser.add_argument("--only", help=f"{CATALOGUE}, or presets of recjax.models.llama")
     parser.add_argument("--what", default=",".join(WHAT), help="measurements, with commas")
     parser.add_argument("--llm", type=Path, help=f"folder of a trained model for {CATALOGUE}")
@@ -57,6 +70,7 @@ def parse() -> argparse.Namespace:
     if min(args.rounds, args.repeats, args.steps) < 1:
         parser.error("--rounds, --repeats, --steps: expected at least 1")
     default = f"{CATALOGUE},stories-15m" if args.device == "cpu" else "llama-7b"
+    args.dtype = args.dtype or default_dtype(args.device)
     args.only, args.what = (args.only or default).split(","), args.what.split(",")
     return args
 
@@ -94,7 +108,7 @@ def make_model(name: str, args: argparse.Namespace, titles: list[str], folder: P
     from recjax.models.llama import PRESETS, Config, Llama
 
     if name == CATALOGUE and args.llm:
-        llm = load_llm(args.llm, dtype="float32" if args.device == "cpu" else "bfloat16")
+        llm = load_llm(args.llm, dtype=args.dtype)
         shutil.copytree(args.llm, folder / "model")
         return llm
     small = Config(
@@ -107,7 +121,7 @@ def make_model(name: str, args: argparse.Namespace, titles: list[str], folder: P
     texts += [answer(p, words, ["A", "B"]) for p in PROMPTS.residual + PROMPTS.recovery]
     published = resolve("tokenizers/llama2") if name != CATALOGUE else None
     tokenizer = load_tokenizer(published) if published else train_bpe(titles + texts * 5, 3000)
-    params = make_params(config, args.device)
+    params = make_params(config, args.dtype)
     definition = define(lambda rngs: Llama(config, rngs=rngs))
     llm = LanguageModel(definition, params, config, tokenizer=tokenizer)
     if args.device == "cpu":
@@ -303,9 +317,10 @@ def main() -> None:
         raise SystemExit("--device gpu: JAX finds no GPU here")
     else:  # the peer's process needs the card's memory, too
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-    out: dict[str, Any] = {"device": args.device, "threads": args.threads, "models": {}}
-    out["load"] = os.getloadavg()
-    print(f"load before: {out['load'][0]:.1f} on {os.cpu_count()} cores; {args.threads} thread(s)")
+    out: dict[str, Any] = {"device": args.device, "dtype": args.dtype, "threads": args.threads}
+    out |= {"load": os.getloadavg(), "models": {}}
+    print(f"load before: {out['load'][0]:.1f} on {os.cpu_count()} cores")
+    print(f"{args.dtype}, {args.threads} thread(s)")
     for name in args.only:
         with tempfile.TemporaryDirectory() as folder:
             out["models"][name] = measure(args, name, Path(folder))

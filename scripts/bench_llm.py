@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from _bench import (
+    default_dtype,
     has_gpu,
     make_params,
     median_seconds,
@@ -301,7 +302,7 @@ def measure(args: argparse.Namespace, size: str, folder: Path) -> list[dict[str,
     if gpu:
         write_config_alone(config, folder / "model")
         peer(keep=False)
-    ours = Ours(config, make_params(config, args.device), work)
+    ours = Ours(config, make_params(config, default_dtype(args.device)), work)
     if not gpu:
         ours.write(folder / "model")
     for turn in range(1 if gpu else args.rounds):

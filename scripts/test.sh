@@ -9,5 +9,5 @@ cd "$(dirname "$0")/.."
 ruff check .
 ruff format --check .
 mypy
-workers=$(python -c 'import os; print(min(4, os.cpu_count() or 1))')
-exec python -m pytest -n "$workers" --dist worksteal "$@"
+workers=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) # nproc: those this process may use
+exec python -m pytest -n "$((workers < 4 ? workers : 4))" --dist worksteal "$@"

@@ -51,17 +51,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.ask = {"domain": _WORDS[data], "residual": 0.0, "recovery": 0.0}
     config.ask[task] = 1.0
     config.adapter = {"name": "linear"}
-    config.start = {"examples": 20_000, "fade": 0.0}
+    config.start = {"examples": 20_000}
     config.optim = {"learning_rate": 1e-4 if task == "residual" else 3e-5}  # the start is to stay
     config.train = {"batch_size": 64}
     config.train.epochs = _EPOCHS[data][task]
     config.train.metric = f"validation/{task}/{'accuracy' if task == 'residual' else 'mean'}"
     if data != "sample" and task == "residual":
         config.train.drawn = 0.5  # an item's name is to be told from its state, rare or not
-    if data != "sample" and name.endswith("caser"):  # a sum of items: all are to be told apart
-        config.start.fade, config.train.drawn = 0.5, 1.0
-        if task == "residual":
-            config.train.epochs = 0.25 if data == "ml100k" else 1.0
     config.optim.decay_epochs = config.train.epochs
     config.train.evaluate_every = config.train.epochs / (2 if data == "sample" else 3)
     return config

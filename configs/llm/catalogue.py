@@ -55,25 +55,23 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.evaluation = {"max_examples": 200}
     if arg is None:
         return config
-    config.model.mlp_dim = 1024
+    config.model.update({"dim": 384, "mlp_dim": 1024, "heads": 6, "kv_heads": 6})
     config.tokenizer = {"vocab_size": 3000}
-    config.optim.warmup_steps = 100
-    config.optim.decay_epochs = config.train.epochs = 7.0 if arg == "ml100k" else 5.0
+    config.optim.update({"name": "muon", "learning_rate": 2.5e-3, "warmup_steps": 100})
+    config.optim.decay_epochs = config.train.epochs = 7.0 if arg == "ml100k" else 3.5
     config.train.batch_size = 32
     if arg == "ml100k":  # 754 training sequences of 106 films each
-        config.model.update({"dim": 384, "heads": 6, "kv_heads": 6})
-        config.optim.update({"name": "muon", "learning_rate": 2.5e-3})
         config.data = {"source": "movielens", "path": "ml-100k", "store": "prepared/ml-100k"}
         config.text = {
             "domain": "movie", "items": 0.5, "naming": 4.0, "listed": 0.3, "histories": 0.25,
             "recovery": 14.0, "residual": 5.0, "noise": 1.5,
         }  # fmt: skip
-    else:
+    else:  # 3,870 of 4.3 games
         config.data = {
             "source": "steam", "path": "steam-reviews", "store": "prepared/steam", **_STEAM,
         }  # fmt: skip
         config.text = {
             "domain": "game", "items": 0.5, "naming": 6.0, "listed": 0.3, "histories": 0.1,
-            "recovery": 2.0, "residual": 1.0, "noise": 1.5,
+            "recovery": 5.0, "residual": 1.5, "noise": 1.5,
         }  # fmt: skip
     return config

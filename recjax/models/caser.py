@@ -43,7 +43,8 @@ class Config:
     tied: bool = False  # output vectors = item embeddings; needs the projection
     init_std: float = 0.02  # of the embeddings
     scale_embedding: bool = False  # rows of the image times sqrt(D), as SASRec's authors do
-    # Vertical filters start as weights recency^k of the k-th newest row; 0: at random.
+    # The first vertical filter starts as weights recency^k of the k-th newest row, the last of
+    # several as equal weights; 0: at random.
     recency: float = 0.0
 
     def __post_init__(self):
@@ -73,12 +74,16 @@ PARAM_AXES = (
 
 
 def _leaning(recency: float) -> nnx.Initializer:
-    """Vertical filters of length 1 whose rows [window] fade from the newest, the last, on."""
+    """Vertical filters of length 1 whose rows [window] fade from the newest, the last, on.
+
+    The first fades as `recency` says, the last of several not at all, others between them.
+    """
 
     def init(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         del key
-        weights = recency ** jnp.arange(shape[0], dtype=dtype)[::-1]
-        return jnp.broadcast_to((weights / jnp.linalg.norm(weights))[:, None], shape)
+        ages = jnp.arange(shape[0], dtype=dtype)[::-1]
+        weights = recency ** (ages[:, None] * jnp.linspace(1, 0, shape[1], dtype=dtype))
+        return weights / jnp.linalg.norm(weights, axis=0)
 
     return init
 

@@ -1,5 +1,7 @@
 """Caser against the paper's formulas, window by window."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -48,11 +50,14 @@ def test_scaled_items_are_larger_by_sqrt_d():
 
 
 def test_vertical_filters_start_with_the_newest_row_the_largest():
-    module, config = read_config(SECTION | {"recency": 0.5})
+    """The first fades by 0.25 a row, the last not at all, the second by what is between them."""
+    module, config = read_config(SECTION | {"recency": 0.25, "vertical": 3})
     model = module.Recommender(config, 9, rngs=nnx.Rngs(0))
-    weights = np.array([1 / 8, 1 / 4, 1 / 2, 1])
-    wanted = np.tile(weights[:, None] / np.linalg.norm(weights), 2)  # both filters
+    wanted = np.array([[1 / 64, 1 / 8, 1], [1 / 16, 1 / 4, 1], [1 / 4, 1 / 2, 1], [1, 1, 1]])
+    wanted /= np.linalg.norm(wanted, axis=0)
     np.testing.assert_allclose(model.vertical[...], wanted, rtol=1e-6)
+    one = module.Recommender(dataclasses.replace(config, vertical=1), 9, rngs=nnx.Rngs(0))
+    np.testing.assert_allclose(one.vertical[...], wanted[:, :1], rtol=1e-6)
     with pytest.raises(InputError, match=r"recency 2.0; expected 0 to 1"):
         contracts.build(SECTION | {"recency": 2.0})
 
