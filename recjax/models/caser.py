@@ -13,7 +13,7 @@ position has its state.
 Deviations: no user vector, so that any history can be encoded, also a new user's (the paper joins
 one to z in equation 10); no output bias. A shorter history stands in its window as if zeros came
 before it, as the paper pads. `scale_embedding` and `recency` are not the paper's: with them a state
-holds its newest item in plain sight.
+holds its newest item in plain sight, and with several vertical filters its whole window, too.
 """
 
 import dataclasses

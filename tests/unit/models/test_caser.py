@@ -49,7 +49,7 @@ def test_scaled_items_are_larger_by_sqrt_d():
     np.testing.assert_allclose(h[0, -1], _state(model, [3, 9, 1], 6**0.5), atol=1e-5)
 
 
-def test_vertical_filters_start_with_the_newest_row_the_largest():
+def test_vertical_filters_start_between_the_newest_row_and_all_alike():
     """The first fades by 0.25 a row, the last not at all, the second by what is between them."""
     module, config = read_config(SECTION | {"recency": 0.25, "vertical": 3})
     model = module.Recommender(config, 9, rngs=nnx.Rngs(0))
