@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from recjax.errors import InputError
 from recjax.interpreter.command import add_interpret_flags, interpret
+from recjax.memory import keep_freed
 
 
 class _Parser(argparse.ArgumentParser):
@@ -326,6 +327,8 @@ def _simulate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dic
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
+    if argv is None:  # the process is ours
+        keep_freed()
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every save

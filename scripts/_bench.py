@@ -30,7 +30,11 @@ def now() -> float:
 
 
 def pin(threads: int) -> None:
-    """On that many cores; the other environments' processes inherit it."""
+    """On that many cores, which the other environments' processes inherit; and, as the `recjax`
+    command, with `keep_freed`, which they do not."""
+    from recjax.memory import keep_freed
+
+    keep_freed()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     os.environ["OMP_NUM_THREADS"] = str(threads)

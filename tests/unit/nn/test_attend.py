@@ -54,15 +54,17 @@ def test_causal(mask):
     np.testing.assert_allclose(attend(q, k, v, mask, causal=True), plain(q, k, v, both), atol=1e-5)
 
 
-def test_a_prefix_is_more_keys():
+@pytest.mark.parametrize("queries", [1, T])
+def test_a_prefix_is_more_keys(queries):
     q, k, v = arrays(2)
+    q, some = q[:, :, :queries], MASK[:, :queries]
     before = [jnp.array(RNG.standard_normal((2, P, H)), jnp.float32) for _ in range(2)]
-    got = attend(q, k, v, MASK, prefix=tuple(before))
+    got = attend(q, k, v, some, prefix=tuple(before))
     k, v = (
         jnp.concatenate([jnp.tile(a[None], (B, 1, 1, 1)), b], axis=2)
         for a, b in zip(before, (k, v), strict=True)
     )
-    mask = jnp.concatenate([jnp.ones((B, T, P), bool), MASK], axis=-1)
+    mask = jnp.concatenate([jnp.ones((B, queries, P), bool), some], axis=-1)
     np.testing.assert_allclose(got, plain(q, k, v, mask), atol=1e-5)
 
 
