@@ -15,14 +15,14 @@ for it: `--config.optim.learning_rate=5e-4 --config.optim.ramp_rate=1e-4
 '--config.optim.ramp_epochs=(1.0,4.0)' --config.optim.decay_epochs=0`, for 20 epochs (4.1.2).
 
 Measured on ML-100K (configs/RESULTS.md has seeds, windows and intervals, and says what is missing),
-95 test sequences, greedy decoding, 6 to 10 minutes each on one core. What was added: dreamrec
-97.9 % (the paper 97.89 %), sasrec 98.9 % (93.68 %), caser 92.6 % (78.95 %), gru4rec 88.4 %
-(52.63 %). More than 3 films of ten recovered, and more than 5 (the paper 80 % and 35 % with the
-first three): dreamrec 89.5 and 68.4 %, sasrec 91.6 and 66.3 %, caser 92.6 and 80.0 %, gru4rec 89.5
-and 67.4 %. On Steam's 484: dreamrec 99.4 % (86.33 %), sasrec 99.4 % (52.60 %), caser 85.3 %
-(55.03 %), gru4rec 98.3 % (17.11 %); recovered 3.3, 3.5, 3.4 and 3.6 of 4.4 games. sample-sasrec
-names 94.3 % of what 300 sequences were added. Caser has two vertical filters, the paper's one
-(`recommender.py`); all figures are of seed 0.
+95 test sequences, greedy decoding, means of three seeds, 6 to 10 minutes each on one core. What was
+added: dreamrec 98.2 % (the paper 97.89 %), sasrec 98.2 % (93.68 %), caser 91.2 % (78.95 %), gru4rec
+92.3 % (52.63 %). More than 3 films of ten recovered, and more than 5 (the paper 80 % and 35 % with
+the first three): dreamrec 90.5 and 71.9 %, sasrec 90.2 and 61.4 %, caser 93.3 and 80.0 %, gru4rec
+87.0 and 63.5 %. On Steam's 484: dreamrec 99.3 % (86.33 %), sasrec 99.2 % (52.60 %), caser 88.5 %
+(55.03 %), gru4rec 98.9 % (17.11 %); recovered 3.3, 3.5, 3.4 and 3.5 of 4.4 games. sample-sasrec
+(one seed) names 94.3 % of what 300 sequences were added. Caser has two vertical filters, the
+paper's one (`recommender.py`).
 """
 
 from ml_collections import ConfigDict
