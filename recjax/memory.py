@@ -13,7 +13,7 @@ def keep_freed() -> bool:
 
     Each step on a CPU allocates its buffers anew. By default glibc maps large ones for each use and
     gives them back, so that the kernel clears all of their pages in every step
-    (configs/RESULTS.md, "Speed", has what that costs). To be called before there are threads; it
+    (configs/RESULTS.md, "Interpreters", has what that costs). To be called before there are threads; it
     holds for the whole process, so libraries leave it to programs.
 
     Returns:
