@@ -12,9 +12,9 @@ def keep_freed() -> bool:
     """Has this process keep what it frees, for what it allocates next.
 
     Each step on a CPU allocates its buffers anew. By default glibc maps large ones for each use and
-    gives them back, so that the kernel clears all of their pages in every step
-    (configs/RESULTS.md, "Interpreters", has what that costs). To be called before there are threads; it
-    holds for the whole process, so libraries leave it to programs.
+    gives them back, so that the kernel clears all of their pages in every step; what that costs is
+    in configs/RESULTS.md ("Interpreters"). To be called before there are threads. It holds for the
+    whole process, so libraries leave it to programs.
 
     Returns:
         Whether it did: other C libraries than glibc have no such settings.
