@@ -233,7 +233,11 @@ class LanguageModel:
         if longest > known:
             warnings.warn(f"up to {longest} tokens; the model was trained on {known}", stacklevel=2)
         rest, pad_id = given.after(start), 0 if self.tokenizer is None else self.tokenizer.pad_id
-        sizes = lengths(max(map(len, rest.rows)))
+        most = max(map(len, rest.rows))
+        # A question about soft tokens is asked many times: its length has a program of its own
+        # (an even one: flash attention takes no other).
+        question = rest.soft is not None and min(map(len, rest.rows)) == most
+        sizes = [most + most % 2] if question else lengths(most)
         tokens, real = pad_left(rest.rows, pad_id=pad_id, sizes=sizes)
         is_soft = None if rest.soft is None else pad_left(rest.soft, pad_id=0, sizes=sizes)[0] > 0
         stop = self.stop if stop is None else tuple(stop)
@@ -363,8 +367,7 @@ def _write(
     """Prefill and decoding, one program."""
     model = definition.merge(params).for_decoding()
     rows, length = tokens.shape
-    slots = length + max_new_tokens
-    cache = model.empty_cache(rows, slots) if prefix is None else prefix.start(rows, slots)
+    cache = model.empty_cache(rows, length) if prefix is None else prefix.start(rows, length)
     inputs = tokens
     if is_soft is not None and vectors is not None:
         inputs = place_soft(model.embed(tokens), is_soft, vectors)
@@ -382,10 +385,17 @@ def _write(
         "pad_id": pad_id,
         "processors": processors,
     }
+
+    def fit(cache: KVCache, rows: Array | None, new: int) -> KVCache:
+        return (cache if rows is None else cache.take(rows)).grow(length + new)
+
+    in_stages = beams == 1 and jax.default_backend() == "cpu"
+    if not in_stages:
+        cache = fit(cache, None, max_new_tokens)
     if beams == 1:
         return decode(
             step, logits, cache, max_new_tokens=max_new_tokens, sampler=sampler, keys=keys,
-            **options,
+            fit=fit if in_stages else None, **options,
         )  # fmt: skip
     return beam_search(
         step, logits, cache, KVCache.take, max_new_tokens=max_new_tokens, beams=beams,

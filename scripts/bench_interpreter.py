@@ -2,7 +2,8 @@
 """Speed of an interpreter beside a straightforward one in PyTorch, in one run: training of the
 adapter (examples/s) and reading of states (answers/s).
 
-    RECJAX_DATA=... python scripts/bench_interpreter.py --peers PYTHON [--llm FOLDER]
+    python scripts/bench_interpreter.py --peers PYTHON --runs RESIDUAL RECOVERY
+    RECJAX_DATA=... python scripts/bench_interpreter.py --peers PYTHON
     python scripts/bench_interpreter.py --device gpu --peers PYTHON      # LLaMA-7B in bfloat16
 
 PYTHON is that of an environment with torch and transformers (`bench_interpreter_peer.py`): it gets
@@ -11,17 +12,21 @@ that an example costs: laying out its batch (tokenising the answers), the step a
 takes it; the soft tokens, greedy decoding up to 50 (residual) or 100 tokens (recovery), the text;
 ours also finds the titles in the text. Losses and texts are compared.
 
-Models: a language model as configs/llm/catalogue.py trains it, and LLaMA's small forms. `--llm` is
-the folder of a trained one, whose answers end; random weights never end, and write all tokens on
-both sides. Titles are MovieLens-100K's where RECJAX_DATA has them, else simulated.
+RESIDUAL and RECOVERY are workdirs of `configs/interpreter/adapter.py` over one language model: its
+answers to real states of validation histories, as long as answers are. Without them a model of
+configs/llm/catalogue.py's size and LLaMA's small forms have random weights, whose answers never
+end: all tokens are written on both sides. Titles are then MovieLens-100K's where RECJAX_DATA has
+them, else simulated.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import shutil
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +43,12 @@ from _bench import (
 )
 
 BATCH, WINDOW, LENGTH, WIDTH = 64, 10, 10, 256  # L and D of the recommender
-WEIGHT_DECAY, RATE = 1e-5, 1e-3
+READ = 512  # answers; the peer reads a batch at a time
+WEIGHT_DECAY, RATE = 1e-5, 1e-4
 WHAT = ("train:residual", "train:recovery", "read:residual", "read:recovery")
 TARGET = 3.0  # times the peer
-CATALOGUE = "catalogue"  # the small model of configs/llm/catalogue.py
+CATALOGUE = "catalogue"  # the size of the model of configs/llm/catalogue.py
+TRAINED = "trained"  # the interpreters of --runs
 
 
 def parse() -> argparse.Namespace:
@@ -53,7 +60,10 @@ def parse() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--only", help=f"{CATALOGUE}, or presets of recjax.models.llama")
     parser.add_argument("--what", default=",".join(WHAT), help="measurements, with commas")
-    parser.add_argument("--llm", type=Path, help=f"folder of a trained model for {CATALOGUE}")
+    parser.add_argument(
+        "--runs", nargs=2, metavar=("RESIDUAL", "RECOVERY"),
+        help="workdirs of trained interpreters, in place of random weights",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=4, help="cores, on a CPU")
     parser.add_argument(
         "--clock", choices=("wall", "cpu"), default="wall",
@@ -69,7 +79,10 @@ def parse() -> argparse.Namespace:
         parser.error("--clock=cpu adds up the seconds of threads: expected --threads=1")
     if min(args.rounds, args.repeats, args.steps) < 1:
         parser.error("--rounds, --repeats, --steps: expected at least 1")
+    if args.runs and (args.only or args.device != "cpu" or args.dtype == "bfloat16"):
+        parser.error("--runs: expected no --only, on a CPU in float32")
     default = f"{CATALOGUE},stories-15m" if args.device == "cpu" else "llama-7b"
+    default = TRAINED if args.runs else default
     args.dtype = args.dtype or default_dtype(args.device)
     args.only, args.what = (args.only or default).split(","), args.what.split(",")
     return args
@@ -103,14 +116,10 @@ def make_model(name: str, args: argparse.Namespace, titles: list[str], folder: P
     from recjax.data.prepare import resolve
     from recjax.data.prompts import PROMPTS, answer, question
     from recjax.data.tokenizers import load_tokenizer, train_bpe
-    from recjax.llm import LanguageModel, load_llm
+    from recjax.llm import LanguageModel
     from recjax.models.definition import define
     from recjax.models.llama import PRESETS, Config, Llama
 
-    if name == CATALOGUE and args.llm:
-        llm = load_llm(args.llm, dtype=args.dtype)
-        shutil.copytree(args.llm, folder / "model")
-        return llm
     small = Config(
         vocab_size=3000, dim=512, mlp_dim=1024, layers=2, heads=4, kv_heads=4, head_dim=64,
         max_length=256, tied=True,
@@ -135,77 +144,119 @@ def make_model(name: str, args: argparse.Namespace, titles: list[str], folder: P
     return llm
 
 
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What one task is measured with."""
+
+    bridge: Any  # adapter, language model and questions
+    examples: Any  # `States`
+    titles: list[str]  # by item id
+    adapter: Any | None = None  # its parameters; None: as training begins
+
+
+def random_cases(llm: Any, titles: list[str], windows: Any, count: int) -> dict[str, Case]:
+    """Random states, and the histories of a data set."""
+    from recjax.interpreter.adapters import Config
+    from recjax.interpreter.bridge import Bridge
+    from recjax.interpreter.examples import States
+    from recjax.interpreter.questions import TASKS, AskConfig
+
+    rng = np.random.default_rng(0)
+    chosen = windows[rng.choice(len(windows), count, replace=False)]
+    before, after = rng.standard_normal((2, count, LENGTH, WIDTH)).astype(np.float32)
+    added = [titles[item] for item in chosen.newest]
+    seen = [[titles[item] for item in row if item] for row in chosen.ids()]
+    bridge = Bridge(llm, AskConfig(recovery=1.0), Config(), LENGTH, WIDTH)
+    return dict.fromkeys(TASKS, Case(bridge, States(before, after, added, seen), titles))
+
+
+def trained_cases(workdirs: Sequence[str], count: int, folder: Path) -> dict[str, Case]:
+    """Interpreters, and validation histories; their language model goes to `folder/model`."""
+    from recjax.interpreter.examples import States
+    from recjax.interpreter.questions import TASKS
+    from recjax.interpreter.workdirs import open_interpreter
+
+    cases = {}
+    for task, workdir in zip(TASKS, workdirs, strict=True):
+        run = open_interpreter(workdir)
+        windows = run.windows("validation", newest=False)
+        rows = np.random.default_rng(0).choice(len(windows), count, replace=False)
+        histories, every = run.histories(windows[np.sort(rows)]), np.arange(count)
+        before, after = np.moveaxis(np.asarray(histories.states(every, "residual")), 1, 0)
+        added = [one for (one,) in histories.titles(every, "residual")]
+        seen = [row[::-1] for row in histories.titles(every, "recovery")]
+        examples = States(before, after, added, seen)
+        cases[task] = Case(run.bridge, examples, run.names, run.restore(run.best_step()))
+    one, other = (case.bridge for case in cases.values())
+    if one.llm.folder.resolve() != other.llm.folder.resolve():
+        raise SystemExit("--runs: expected two interpreters over one language model")
+    if {one.config.name, other.config.name} != {"linear"}:
+        raise SystemExit("--runs: expected linear adapters, which the peer has")
+    shutil.copytree(one.llm.folder, folder / "model")
+    return cases
+
+
 class Ours:
     """recjax's measurements.
 
     Args:
-        llm: the language model.
-        titles: by item id.
-        windows: of the histories.
+        cases: by task.
         steps: of training, a repetition.
 
     Attributes:
         work: what the peer needs: arrays, and texts.
     """
 
-    def __init__(self, llm: Any, titles: list[str], windows: Any, steps: int):
+    def __init__(self, cases: dict[str, Case], steps: int):
         import jax
 
-        from recjax.interpreter.adapters import Config
-        from recjax.interpreter.bridge import Bridge
-        from recjax.interpreter.examples import States
         from recjax.interpreter.learning import Learner
-        from recjax.interpreter.questions import TASKS, AskConfig
         from recjax.interpreter.reader import Reader
         from recjax.training.optim import OptimConfig, make_optimizer
 
         class One(Learner):
             """Asks the paper's question of one task alone."""
 
-            task = TASKS[0]
+            task: Any = None
 
             def asked(self, step: int) -> Any:
                 return self.task, 0
 
-        rng = np.random.default_rng(0)
-        chosen = windows[rng.choice(len(windows), BATCH * steps, replace=False)]
-        shape = (2, len(chosen), LENGTH, WIDTH)
-        before, after = rng.standard_normal(shape).astype(np.float32)
-        added = [titles[item] for item in chosen.newest]
-        seen = [[titles[item] for item in row if item] for row in chosen.ids()]
-        ask = AskConfig(recovery=1.0)
-        self.bridge = Bridge(llm, ask, Config(), LENGTH, WIDTH)
-        self.examples = States(before, after, added, seen)
-        self.learner = One(self.bridge, self.examples, batch_size=BATCH)
         config = OptimConfig(learning_rate=RATE, weight_decay=WEIGHT_DECAY)
-        self.optimizer = make_optimizer(config, steps)
-        self.steps, self.step = steps, self.learner.make_steps(self.optimizer)
-        self.adapter = jax.tree.map(np.asarray, self.learner.init_state(self.optimizer).params)
-        self.reader = Reader(self.bridge, self.adapter, titles)
+        self.optimizer, self.steps, self.cases = make_optimizer(config, steps), steps, cases
+        self.learners, self.step, self.adapters, self.readers = {}, {}, {}, {}
+        for task, case in cases.items():
+            learner = self.learners[task] = One(case.bridge, case.examples, batch_size=BATCH)
+            learner.task = task
+            self.step[task] = learner.make_steps(self.optimizer)
+            start = case.adapter or learner.init_state(self.optimizer).params
+            self.adapters[task] = jax.tree.map(np.asarray, start)
+            self.readers[task] = Reader(case.bridge, self.adapters[task], case.titles)
         self.warm: set[str] = set()
-        self.work = self._work(before, after, ask)
+        self.work = self._work()
 
-    def _work(self, before: Any, after: Any, ask: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        from recjax.interpreter.questions import TASKS
-
-        questions, llm = self.bridge.questions, self.bridge.llm
-        rows = np.stack([self.learner.rows(step) for step in range(self.steps)])
-        whiten = self.bridge.adapter.merge(self.adapter).whitening  # which our steps pay for
-        arrays = {"before": whiten(before), "after": whiten(after), "rows": rows, **self.adapter}
+    def _work(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        llm = next(iter(self.cases.values())).bridge.llm
+        arrays: dict[str, Any] = {}
         texts: dict[str, Any] = {
             "rate": RATE, "weight_decay": WEIGHT_DECAY, "pad": llm.tokenizer.pad_id,
-            "stop": list(llm.stop) or None, "end": llm.tokenizer.eos_id,
+            "stop": list(llm.stop) or None, "end": llm.tokenizer.eos_id, "read": READ,
         }  # fmt: skip
-        for task in TASKS:
+        for task, case in self.cases.items():
+            learner, examples, questions = self.learners[task], case.examples, case.bridge.questions
+            whiten = case.bridge.adapter.merge(self.adapters[task]).whitened  # our steps pay for it
+            arrays |= {f"{task}/{name}": a for name, a in self.adapters[task].items()}
+            arrays[f"{task}/before"] = whiten(examples.before)
+            arrays[f"{task}/after"] = whiten(examples.after)
+            arrays[f"{task}/rows"] = np.stack([learner.rows(step) for step in range(self.steps)])
             asked, form = questions.question(task), questions.prompt(task, 0)
-            titles = self.examples.titles(np.arange(len(self.examples)), task)
             texts[task] = {
-                "question": asked.ids, "is_soft": asked.is_soft, "titles": titles,
+                "question": asked.ids, "is_soft": asked.is_soft,
+                "titles": examples.titles(np.arange(len(examples)), task),
                 "answer": form.answer.format(
-                    past="watched", doing="watching", item="movie", items="movies",
-                    titles="{titles}",
+                    titles="{titles}", **dataclasses.asdict(questions.words)
                 ),
-                "longest": ask.longest(task),
+                "longest": questions.config.longest(task),
             }  # fmt: skip
         return arrays, texts
 
@@ -222,33 +273,39 @@ class Ours:
             start = now()
             call(task)
             times.append(now() - start)
-        count = BATCH * (self.steps if kind == "train" else 1)
+        count = BATCH * self.steps if kind == "train" else READ
         return {"seconds": statistics.median(times) / count} | first
 
     def train(self, task: Any) -> list[float]:
         """Losses of all steps, from the same start; the order of work is the training loop's."""
-        self.learner.task = task
-        state, losses = self.learner.init_state(self.optimizer), []
-        batch = self.learner.batch(0)
+        from recjax.training.state import state_of
+
+        learner, take, losses = self.learners[task], self.step[task], []
+        bridge = learner.bridge
+        state = state_of(self.adapters[task], self.optimizer, bridge.axes, bridge.mesh)
+        batch = learner.batch(0)
         for step in range(self.steps):
-            state, metrics = self.step(state, batch)
+            state, metrics = take(state, batch)
             if step + 1 < self.steps:
-                batch = self.learner.batch(step + 1)
+                batch = learner.batch(step + 1)
             losses.append(float(metrics["loss"][0]))
         return losses
 
     def read(self, task: Any) -> list[str]:
         """Answers about the first examples."""
-        rows = np.arange(BATCH)
-        answers = self.reader.read(self.examples.states(rows, task), task)
-        return [answer.text for answer in answers]
+        states = self.cases[task].examples.states(np.arange(READ), task)
+        return [answer.text for answer in self.readers[task].read(states, task)]
 
 
 def measure(args: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
     """Figures by measurement; on a GPU the peer has random weights of its own."""
-    titles, windows = histories(folder)
-    llm = make_model(name, args, titles, folder)
-    ours = Ours(llm, titles, windows, args.steps)
+    count = max(BATCH * args.steps, READ)
+    if args.runs:
+        cases = trained_cases(args.runs, count, folder)
+    else:
+        titles, windows = histories(folder)
+        cases = random_cases(make_model(name, args, titles, folder), titles, windows, count)
+    ours = Ours(cases, args.steps)
     arrays, texts = ours.work
     np.savez(folder / "work.npz", **arrays)
     (folder / "work.json").write_text(json.dumps(texts))
@@ -271,7 +328,7 @@ def measure(args: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]
             if out:
                 figures[args.what[0]]["versions"] = out["versions"]
     for what in args.what:
-        figures[what]["ends"] = bool(llm.stop)
+        figures[what]["ends"] = bool(texts["stop"])
     return figures
 
 

@@ -26,18 +26,18 @@ class Interpreter(Peer):
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
         self.model.generation_config.eos_token_id = self.texts["stop"]
 
-    def adapter(self) -> Any:
+    def adapter(self, task: str) -> Any:
         """[b L D] -> [b E], with the same weights at the start as ours; states come whitened."""
         torch, get = self.torch, self.get
 
         class Adapter(torch.nn.Module):
             def __init__(self) -> None:
                 super().__init__()
-                self.filter = torch.nn.Parameter(get("body/filter").clone())
-                kernel = get("body/out/kernel")
+                self.filter = torch.nn.Parameter(get(f"{task}/body/filter").clone())
+                kernel = get(f"{task}/body/out/kernel")
                 self.linear = torch.nn.Linear(*kernel.shape)
                 self.linear.weight.data = kernel.T.clone()
-                self.linear.bias.data = get("body/out/bias").clone()
+                self.linear.bias.data = get(f"{task}/body/out/bias").clone()
 
             def forward(self, h: Any) -> Any:
                 return self.linear(torch.einsum("bld,l->bd", h, self.filter))
@@ -47,7 +47,7 @@ class Interpreter(Peer):
     def states(self, rows: Any, task: str) -> Any:
         """[B n L D]: before and after, or after alone."""
         names = ("before", "after") if task == "residual" else ("after",)
-        stacked = np.stack([self.work[name][rows] for name in names], axis=1)
+        stacked = np.stack([self.work[f"{task}/{name}"][rows] for name in names], axis=1)
         return self.torch.from_numpy(stacked).to(self.device)
 
     def embed(self, tokens: Any, is_soft: Any, states: Any, adapter: Any) -> Any:
@@ -80,10 +80,10 @@ class Interpreter(Peer):
 
     def train(self, task: str) -> dict[str, Any]:
         """Seconds an example, and the loss of each step."""
-        torch, model, rows = self.torch, self.model, self.work["rows"]
+        torch, model, rows = self.torch, self.model, self.work[f"{task}/rows"]
 
         def run() -> list[float]:
-            adapter, losses = self.adapter(), []
+            adapter, losses = self.adapter(task), []
             optimizer = torch.optim.AdamW(
                 adapter.parameters(), lr=self.texts["rate"], weight_decay=self.texts["weight_decay"]
             )
@@ -104,22 +104,25 @@ class Interpreter(Peer):
 
     def read(self, task: str) -> dict[str, Any]:
         """Seconds an answer, and the answers."""
-        torch, asked, adapter = self.torch, self.texts[task], self.adapter()
-        states = self.states(np.arange(BATCH), task)
+        torch, asked, adapter = self.torch, self.texts[task], self.adapter(task)
+        tokens = torch.tensor([asked["question"]] * BATCH, device=self.device)
+        is_soft = torch.tensor([asked["is_soft"]] * BATCH, device=self.device)
 
-        def call() -> list[str]:
-            tokens = torch.tensor([asked["question"]] * BATCH, device=self.device)
-            is_soft = torch.tensor([asked["is_soft"]] * BATCH, device=self.device)
+        def part(rows: Any) -> list[str]:
             with torch.no_grad():
-                x = self.embed(tokens, is_soft, states, adapter)
+                x = self.embed(tokens, is_soft, self.states(rows, task), adapter)
                 out = self.model.generate(
                     inputs_embeds=x, attention_mask=torch.ones_like(tokens), do_sample=False,
                     max_new_tokens=asked["longest"], pad_token_id=self.texts["pad"],
                 )  # fmt: skip
             return self.tokenizer.batch_decode(out, skip_special_tokens=True)
 
+        def call() -> list[str]:
+            rows = np.arange(self.texts["read"]).reshape(-1, BATCH)
+            return [text for some in rows for text in part(some)]
+
         seconds, texts = self.seconds(call)
-        return {"seconds": seconds / BATCH, "texts": texts}
+        return {"seconds": seconds / self.texts["read"], "texts": texts}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Decoding one sequence a row: the loop around a model's step."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +14,11 @@ from recjax.typing import Array
 # `(tokens [B] int32, cache) -> (logits [B V] of the token after them, cache)`. The cache is any
 # pytree that knows its own positions; a finished row is fed the pad id, and what comes is dropped.
 Step = Callable[[Array, Any], tuple[Array, Any]]
+# `(cache, rows [R] or None, n) -> cache` of those rows (None: of all), with room for n tokens after
+# the prompts.
+Fit = Callable[[Any, Array | None, int], Any]
+
+_MANY = 128  # rows that are worth stages
 
 
 class Generated(NamedTuple):
@@ -37,9 +41,21 @@ class Generated(NamedTuple):
 
 class _Run(NamedTuple):
     length: Array  # [] tokens so far
+    rows: "_Rows"
+
+
+class _Rows(NamedTuple):
+    """What is known of each row that is being written; `take` leaves some of them."""
+
+    number: Array  # [R] which of the B rows it is
     written: Generated
-    done: Array  # [B]
+    done: Array  # [R]
+    limit: Array  # [R]
+    keys: Array | None  # [R]
     states: tuple  # of the processors
+
+    def take(self, rows: Array) -> "_Rows":
+        return jax.tree.map(lambda a: a[rows], self)
 
 
 def is_stop(tokens: Array, stop: Array) -> Array:
@@ -52,12 +68,11 @@ def no_stop() -> Array:
     return jnp.zeros(0, jnp.int32)
 
 
-def _greedy(logits: Array, length: Array) -> Array:
-    return greedy(logits)
-
-
-def _sample(sampler: Sampler, keys: Array, logits: Array, length: Array) -> Array:
-    return sampler(logits, jax.vmap(jax.random.fold_in, (0, None))(keys, length))
+def _stages(rows: int, tokens: int) -> list[tuple[int, int]]:
+    """`(R, n)` in turn: room for half of the tokens, for all; then a quarter of the rows."""
+    if rows < _MANY:
+        return [(rows, tokens)]
+    return [(rows, -(-tokens // 2)), (rows, tokens), (rows // 4, tokens)]
 
 
 def decode(
@@ -72,8 +87,13 @@ def decode(
     sampler: Sampler | None = None,
     keys: Array | None = None,
     processors: Sequence[Processor] = (),
+    fit: Fit | None = None,
 ) -> Generated:
     """Writes up to `max_new_tokens` after a prompt; ends when every row has ended.
+
+    With `fit`, 128 rows or more are written in stages: the cache gets room for the second half of
+    the tokens when the first is written, and the last quarter of the rows goes on alone. The tokens
+    are the same. Each stage is a copy of the loop in the program, which takes its time to compile.
 
     To be called inside a jitted function. `max_new_tokens`, `step`, whether there is a sampler,
     and the number of stop tokens are static; everything else may change without a compilation.
@@ -81,7 +101,7 @@ def decode(
     Args:
         step: the model after its prefill.
         logits: [B V] after each prompt's last token.
-        cache: after the prompts; has room for `max_new_tokens` more.
+        cache: after the prompts; has room for `max_new_tokens` more, or `fit` makes it.
         max_new_tokens: length of the buffers, at least 1.
         limit: [] or [B] number of tokens to write, at most `max_new_tokens`, which is the default.
         stop: [n] tokens that end a row, -1 = none; by default nothing but the limit does.
@@ -90,42 +110,46 @@ def decode(
         keys: [B] random keys for the sampler (`row_keys`); token t of a row is drawn by its key
             folded with t, so neither the batch nor `max_new_tokens` changes it.
         processors: applied in their order.
+        fit: where arithmetic and the size of the cache take the time (a CPU), not reading the
+            weights.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens {max_new_tokens}; expected 1 or more")
-    if sampler is None:
-        pick: Callable[[Array, Array], Array] = _greedy
-    elif keys is None:
+    if sampler is not None and keys is None:
         raise ValueError("a sampler needs keys, one a row; see row_keys")
-    else:
-        pick = functools.partial(_sample, sampler, keys)
-    rows = logits.shape[0]
+    count = logits.shape[0]
     stop = no_stop() if stop is None else stop
-    limit = jnp.broadcast_to(max_new_tokens if limit is None else limit, (rows,))
+    limit = jnp.broadcast_to(max_new_tokens if limit is None else limit, (count,))
     limit = jnp.minimum(limit, max_new_tokens)
 
     def choose(run: _Run, logits: Array) -> tuple[Array, _Run]:
-        """Tokens [B] from the logits before them, written into the run."""
+        """Tokens [R] from the logits before them, written into the run."""
+        length, rows = run
         logits = logits.astype(jnp.float32)
-        for processor, state in zip(processors, run.states, strict=True):
-            logits = processor(state, logits, run.length)
-        picked = pick(logits, run.length)
-        active = ~run.done
+        for processor, state in zip(processors, rows.states, strict=True):
+            logits = processor(state, logits, length)
+        if sampler is None:
+            picked = greedy(logits)
+        else:
+            assert rows.keys is not None
+            picked = sampler(logits, jax.vmap(jax.random.fold_in, (0, None))(rows.keys, length))
+        active = ~rows.done
         tokens = jnp.where(active, picked, pad_id).astype(jnp.int32)
         stopped = active & is_stop(tokens, stop)
-        out = run.written
+        out = rows.written
         out = Generated(
-            out.tokens.at[:, run.length].set(tokens),
+            out.tokens.at[:, length].set(tokens),
             out.lengths + active,
-            out.log_probs.at[:, run.length].set(jnp.where(active, log_prob(logits, picked), 0.0)),
+            out.log_probs.at[:, length].set(jnp.where(active, log_prob(logits, picked), 0.0)),
             out.stopped | stopped,
         )
         states = tuple(
             processor.update(state, tokens, active)
-            for processor, state in zip(processors, run.states, strict=True)
+            for processor, state in zip(processors, rows.states, strict=True)
         )
-        length = run.length + 1
-        return tokens, _Run(length, out, run.done | stopped | (length >= limit), states)
+        length += 1
+        done = rows.done | stopped | (length >= rows.limit)
+        return tokens, _Run(length, rows._replace(written=out, done=done, states=states))
 
     def body(carry: tuple[Array, Any, _Run]) -> tuple[Array, Any, _Run]:
         tokens, cache, run = carry
@@ -133,14 +157,36 @@ def decode(
         tokens, run = choose(run, logits)
         return tokens, cache, run
 
-    shape = (rows, max_new_tokens)
-    empty = Generated(
+    shape = (count, max_new_tokens)
+    whole = Generated(
         jnp.full(shape, pad_id, jnp.int32),
-        jnp.zeros(rows, jnp.int32),
+        jnp.zeros(count, jnp.int32),
         jnp.zeros(shape),
-        jnp.zeros(rows, bool),
+        jnp.zeros(count, bool),
     )
-    states = tuple(processor.init(rows) for processor in processors)
-    run = _Run(jnp.int32(0), empty, limit <= 0, states)
-    tokens, run = choose(run, logits)  # before the loop, so that no step is for nothing
-    return lax.while_loop(lambda carry: ~carry[2].done.all(), body, (tokens, cache, run))[2].written
+    states = tuple(processor.init(count) for processor in processors)
+    rows = _Rows(jnp.arange(count), whole, limit <= 0, limit, keys, states)
+    # Before the loop, so that no step is for nothing.
+    tokens, run = choose(_Run(jnp.int32(0), rows), logits)
+    stages = [(count, max_new_tokens)] if fit is None else _stages(count, max_new_tokens)
+    for stage, (size, room) in enumerate(stages):
+        kept = None
+        if size < len(tokens):  # those that go on, and some that have ended to make up the number
+            whole = _put(whole, run.rows)
+            kept = jnp.argsort(run.rows.done, stable=True)[:size]
+            tokens, run = tokens[kept], _Run(run.length, run.rows.take(kept))
+        if fit is not None:
+            cache = fit(cache, kept, room)
+        fewer = max((n for n, _ in stages[stage + 1 :] if n < size), default=0)
+
+        def goes_on(carry: tuple[Array, Any, _Run], room: int = room, fewer: int = fewer) -> Array:
+            length, rows = carry[2]
+            return (length < room) & ((~rows.done).sum() > fewer)
+
+        tokens, cache, run = lax.while_loop(goes_on, body, (tokens, cache, run))
+    return _put(whole, run.rows)
+
+
+def _put(whole: Generated, rows: _Rows) -> Generated:
+    """What was written of all rows, with what was written of some."""
+    return jax.tree.map(lambda a, b: a.at[rows.number].set(b), whole, rows.written)

@@ -21,7 +21,9 @@ from recjax.typing import Params
 Decoding = Literal["greedy", "beam", "constrained"]
 DECODINGS: tuple[Decoding, ...] = ("greedy", "beam", "constrained")
 _BEAMS = 4
-_BATCH = 64
+_BATCH = 64  # rows at a time
+_LONG = 512  # a list from which on a CPU reads more at a time: it takes half as long, but for a
+_MANY = 256  # program that takes seconds more to compile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +97,11 @@ class Reader:
         if decoding not in DECODINGS:
             raise InputError(f"no decoding '{decoding}'; expected {', '.join(DECODINGS)}")
         texts: list[str] = []
-        for first in range(0, len(states), _BATCH):
-            part = np.asarray(states[first : first + _BATCH])
-            texts += self._texts(part, task, decoding, form)
+        many = len(states) >= _LONG and decoding != "beam" and jax.default_backend() == "cpu"
+        size = _MANY if many else _BATCH
+        for first in range(0, len(states), size):
+            part = np.asarray(states[first : first + size])
+            texts += self._texts(part, size, task, decoding, form)
             progress(len(part))
         before, after = self._around(task, form)
         return [self._answer(text, task, before, after) for text in texts]
@@ -106,12 +110,14 @@ class Reader:
         questions = self.bridge.questions
         return around(questions.prompt(task, form), questions.words)
 
-    def _texts(self, states: np.ndarray, task: Task, decoding: Decoding, form: int) -> list[str]:
+    def _texts(
+        self, states: np.ndarray, rows: int, task: Task, decoding: Decoding, form: int
+    ) -> list[str]:
         questions, count = self.bridge.questions, len(states)
         # As many rows as ever: no program is compiled for the rest of a list.
-        soft = self._soft(self._params, states[np.minimum(np.arange(_BATCH), count - 1)])
+        soft = self._soft(self._params, states[np.minimum(np.arange(rows), count - 1)])
         asked = questions.question(task, form)
-        ids, is_soft = (np.tile(np.asarray(a), (_BATCH, 1)) for a in (asked.ids, asked.is_soft))
+        ids, is_soft = (np.tile(np.asarray(a), (rows, 1)) for a in (asked.ids, asked.is_soft))
         done = self.bridge.llm.generate(
             ids,
             soft=(is_soft, soft),

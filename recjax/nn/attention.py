@@ -155,6 +155,15 @@ def _logits(q: Array, k: Array, bias: Array | None) -> Array:
     return (grouped + bias[:, None, None]).reshape(shape)
 
 
+def _mix(weights: Array, v: Array) -> Array:
+    """[B K X H] float32, of weights [B K X M] and values [B K M H]."""
+    if weights.shape[2] == 1 and jax.default_backend() == "cpu":
+        # One row times a matrix takes as long as reading the matrix. XLA does that on all threads
+        # where it is a sum, and on one where it is a product.
+        return (weights[:, :, 0, :, None] * v.astype(jnp.float32)).sum(axis=2)[:, :, None]
+    return _product("BKXM,BKMH->BKXH", weights, v)
+
+
 @jax.custom_vjp
 def _attend(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
     """Softmax attention of queries [B K X H], with its derivative by hand.
@@ -170,8 +179,7 @@ def _attend_fwd(q, k, v, bias):
     weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
     norm = 1 / weights.sum(axis=-1, keepdims=True)
     weights = weights.astype(v.dtype)
-    mixed = _product("BKXM,BKMH->BKXH", weights, v)
-    mixed = (mixed * norm).astype(v.dtype)
+    mixed = (_mix(weights, v) * norm).astype(v.dtype)
     return mixed, (q, k, v, bias, weights, norm, mixed)
 
 
@@ -203,5 +211,5 @@ def _attend_after(
     before, logits = jnp.exp(before - top), jnp.exp(logits - top)
     norm = before.sum(axis=-1, keepdims=True) + logits.sum(axis=-1, keepdims=True)
     mixed = _product("BKXP,KPH->BKXH", before.astype(v.dtype), first_v)
-    mixed += _product("BKXM,BKMH->BKXH", logits.astype(v.dtype), v)
+    mixed += _mix(logits.astype(v.dtype), v)
     return (mixed / norm).astype(v.dtype)

@@ -44,6 +44,17 @@ class KVCache:
         valid, position = self.valid[rows], self.position[rows]
         return dataclasses.replace(self, keys=keys, values=values, valid=valid, position=position)
 
+    def grow(self, slots: int) -> "KVCache":
+        """The cache with room for `slots` tokens a row, M or more."""
+        new = slots - self.valid.shape[1]
+
+        def widen(a: Array) -> Array:
+            return jnp.pad(a, ((0, 0), (0, 0), (0, new), (0, 0)))
+
+        keys, values = (tuple(widen(a) for a in some) for some in (self.keys, self.values))
+        valid = jnp.pad(self.valid, ((0, 0), (0, new)))
+        return dataclasses.replace(self, keys=keys, values=values, valid=valid)
+
     def as_prefix(self) -> "KVCache":
         """What row 0 holds here, all of its slots full, as a prefix; `start` makes the rows."""
         if self.prefix_keys:

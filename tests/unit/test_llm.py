@@ -130,6 +130,19 @@ def test_stop_tokens_processors_and_draws(lm):
     np.testing.assert_array_equal(best.tokens, free.tokens)
 
 
+def test_many_prompts_are_each_as_alone(lm):
+    """From 128 on in stages (`decode`); some rows end early."""
+    prompts = [[*LONG[:20], *row] for row in np.random.default_rng(0).integers(0, 320, (130, 3))]
+    free = lm.generate(prompts[:65], max_new_tokens=20)
+    stop = [int(np.bincount(free.tokens.reshape(-1)).argmax())]
+    got = lm.generate(prompts, max_new_tokens=20, stop=stop)
+    parts = [lm.generate(prompts[n : n + 65], max_new_tokens=20, stop=stop) for n in (0, 65)]
+    for name in ("tokens", "lengths", "scores"):
+        expected = np.concatenate([getattr(part, name) for part in parts])
+        np.testing.assert_allclose(getattr(got, name), expected, atol=2e-5)
+    assert (got.lengths < 10).sum() > 1 and (got.lengths > 10).sum() > 1
+
+
 def test_beams_find_no_worse(lm):
     greedy = lm.generate(PROMPTS, max_new_tokens=4)
     beams = lm.generate(PROMPTS, max_new_tokens=4, beams=4, length_penalty=0.0)

@@ -19,8 +19,9 @@ class HashModel:
 
     def logits(self, tokens, length):
         """[B V] after the first `length` of tokens [B room]."""
-        weights = jnp.arange(1, self.room + 1) ** 2 * 7919 % 104729
-        used = jnp.where(jnp.arange(self.room) < length, (tokens + 1) * weights, 0).sum(-1)
+        room = tokens.shape[1]
+        weights = jnp.arange(1, room + 1) ** 2 * 7919 % 104729
+        used = jnp.where(jnp.arange(room) < length, (tokens + 1) * weights, 0).sum(-1)
         mixed = (used[:, None] * 31 + jnp.arange(self.vocab) * 977) % 10007
         return self.scale * jnp.sin(mixed.astype(jnp.float32))
 

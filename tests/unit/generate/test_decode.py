@@ -8,7 +8,7 @@ import pytest
 from recjax.errors import InputError
 from recjax.generate.buckets import bucket
 from recjax.generate.loop import decode
-from recjax.generate.processors import ForbiddenTokens
+from recjax.generate.processors import ForbiddenTokens, Stateless
 from recjax.generate.sampling import Sampler, row_keys
 
 PROMPTS = jnp.array([[1, 2], [3, 4], [5, 6], [0, 3]])
@@ -24,6 +24,19 @@ def by_hand(model, prompt, limit, stop=()):
         if tokens[-1] in stop:
             break
     return tokens[len(prompt) :], log_probs
+
+
+class Quiet(Stateless):
+    """Forbids a token to rows that have written it."""
+
+    def init(self, rows):
+        return jnp.zeros((rows, 7), bool)
+
+    def __call__(self, state, logits, step):
+        return jnp.where(state, -jnp.inf, logits)
+
+    def update(self, state, tokens, active):
+        return state | (active[:, None] & (tokens[:, None] == jnp.arange(7)))
 
 
 def run(model, prompts=PROMPTS, n=8, **options):
@@ -80,6 +93,44 @@ def test_sampling_by_row_and_position(model):
         keys = row_keys(key, jnp.array([row]))
         alone = run(model, PROMPTS[row : row + 1], **options | {"keys": keys})
         np.testing.assert_array_equal(whole[row], alone.tokens[0])
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_stages_write_the_same_with_less_room_and_fewer_rows(hash_model, drawn):
+    """Room for half the tokens, then for all; the last quarter of the rows goes on alone."""
+    model, rng = hash_model(room=10), np.random.default_rng(0)
+    prompts = jnp.array(rng.integers(0, 7, (128, 2)))
+    options = {"stop": jnp.array([2, 5]), "pad_id": 6, "limit": jnp.array(rng.integers(0, 9, 128))}
+    options |= {"processors": (Quiet(),)}
+    if drawn:
+        options |= {"sampler": Sampler(1.5), "keys": row_keys(jax.random.key(3), jnp.arange(128))}
+    rooms, steps = [], []
+
+    def fit(cache, rows, new):
+        rooms.append((None if rows is None else len(rows), new))
+        held = cache["tokens"] if rows is None else cache["tokens"][:, rows]
+        width = 2 + new - held.shape[2]
+        return cache | {"tokens": jnp.pad(held, ((0, 0), (0, 0), (0, width)))}
+
+    def step(tokens, cache):
+        jax.debug.callback(lambda: steps.append((len(tokens), cache["tokens"].shape[2])))
+        return model.step(tokens, cache)
+
+    logits, cache = model.start(prompts)
+    short = cache | {"tokens": cache["tokens"][:, :, :2]}
+    got = jax.jit(lambda: decode(step, logits, short, max_new_tokens=8, fit=fit, **options))()
+    jax.effects_barrier()
+    expected = run(model, prompts, **options)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert rooms == [(None, 4), (None, 8), (32, 8)]
+    assert len(steps) == int(got.lengths.max()) - 1 and set(steps) <= {
+        (128, 6),
+        (128, 10),
+        (32, 10),
+    }
+    assert steps[0] == (128, 6) and steps[-1] == (32, 10)
+    assert (np.sort(got.lengths)[-32:] > 1).all() and len(np.unique(got.lengths)) > 5
 
 
 def test_positions_are_drawn_apart(hash_model):

@@ -152,6 +152,16 @@ def test_greedy_answers_are_the_models_own(make_reader, states):
     assert [answer.text for answer in answers] == expected and len(set(expected)) > 1
 
 
+def test_a_long_list_is_read_more_at_a_time(make_reader, states, monkeypatch):
+    reader = make_reader(residual_tokens=6)
+    shown = np.asarray(states(280)).reshape(140, 2, 4, 6)
+    expected, done = reader.read(shown, "residual"), []
+    monkeypatch.setattr("recjax.interpreter.reader._LONG", 140)
+    monkeypatch.setattr("recjax.interpreter.reader._MANY", 128)
+    assert reader.read(shown, "residual", progress=done.append) == expected
+    assert done == [128, 12]
+
+
 @pytest.mark.parametrize("said", ["{titles}", "{titles} is new.", "It was: {titles}"])
 def test_constrained_answers_are_those_that_are_trained(
     make_reader, states, tmp_path, monkeypatch, said

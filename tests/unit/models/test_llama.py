@@ -53,6 +53,14 @@ def test_cached_equals_uncached_at_every_place(model, parts):
     assert int(cache.length) == 11 and cache.position.tolist() == [11] * 3
 
 
+def test_a_cache_may_grow(model):
+    first, cache = model(TOKENS[:, :7], cache=model.empty_cache(3, 7))
+    second, cache = model(TOKENS[:, 7:10], cache=cache.grow(10))
+    third, _ = model(TOKENS[:, 10:], cache=cache.grow(13))
+    cached = jnp.concatenate([first, second, third], axis=1)
+    np.testing.assert_allclose(cached, model(TOKENS)[0], atol=2e-5)
+
+
 def test_left_padding_changes_nothing_cached_or_not(model):
     lengths = np.array([11, 4, 1])
     mask = jnp.arange(11) >= 11 - lengths[:, None]

@@ -54,11 +54,20 @@ def test_causal(mask):
     np.testing.assert_allclose(attend(q, k, v, mask, causal=True), plain(q, k, v, both), atol=1e-5)
 
 
+@pytest.mark.parametrize("kv_heads", [2, N])
+def test_one_query(kv_heads):
+    """As in decoding, where each query head may have keys of its own."""
+    q, k, v = arrays(kv_heads)
+    q, mask = q[:, :, :1], MASK[:, :1]
+    np.testing.assert_allclose(attend(q, k, v, mask), plain(q, k, v, mask), atol=1e-5)
+
+
+@pytest.mark.parametrize("kv_heads", [2, N])
 @pytest.mark.parametrize("queries", [1, T])
-def test_a_prefix_is_more_keys(queries):
-    q, k, v = arrays(2)
+def test_a_prefix_is_more_keys(queries, kv_heads):
+    q, k, v = arrays(kv_heads)
     q, some = q[:, :, :queries], MASK[:, :queries]
-    before = [jnp.array(RNG.standard_normal((2, P, H)), jnp.float32) for _ in range(2)]
+    before = [jnp.array(RNG.standard_normal((kv_heads, P, H)), jnp.float32) for _ in range(2)]
     got = attend(q, k, v, some, prefix=tuple(before))
     k, v = (
         jnp.concatenate([jnp.tile(a[None], (B, 1, 1, 1)), b], axis=2)
