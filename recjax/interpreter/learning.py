@@ -160,6 +160,7 @@ class Learner:
             mask=segment_mask(batch["segments"], causal=True),
             prefix=prefix,
             places=batch["places"],
+            learned=batch["learned"],
         )
         return label_loss(h, model.head_table(), batch["labels"])
 

@@ -173,7 +173,8 @@ class Questions:
             The first P tokens; [R 1] or [R 2] which examples are in each row; and arrays of what
             follows the first tokens. [R T]: `tokens`, `is_soft`, `segments` (1, 2: the example's
             place in its row, 0: padding), `positions` in the example. [R Q]: `labels`, the tokens
-            of the row's answers, and `places`, which T each is predicted at. T is a multiple of 8.
+            of the row's answers, and `places`, which T each is predicted at. [R S]: `learned`, the
+            places T of the soft tokens. T is a multiple of 8.
         """
         asked = self.question(task, form)
         start = asked.before
@@ -204,4 +205,5 @@ class Questions:
         return asked.ids[:start], order, {
             "tokens": tokens, "is_soft": is_soft, "segments": segments, "positions": positions,
             "labels": labels, "places": places,
+            "learned": np.nonzero(is_soft)[1].reshape(len(order), -1).astype(np.int32),
         }  # fmt: skip

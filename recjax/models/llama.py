@@ -16,13 +16,14 @@ cached call expects `positions` and `mask` of the new tokens only.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from recjax.nn.attention import attend
+from recjax.nn.attention import attend, attend_groups, behind
 from recjax.nn.cache import KVCache, empty_cache
 from recjax.nn.lora import Linear, lora_axes
 from recjax.nn.masks import causal_mask
@@ -169,6 +170,37 @@ def _at(x: Array, places: Array | None) -> Array:
     return x if places is None else jax.vmap(lambda row, at: row[at])(x, places)
 
 
+def _first(
+    one: Layers, x: Array, angles: tuple[Array, Array], mask: Array, prefix: Any, learned: Array
+) -> Array:
+    """The first layer, where only the inputs [B S E] at `learned` [B S] have a gradient.
+
+    All other keys, values and queries are known, and have none: of attention's four products in
+    the backward pass only what belongs to the learned places is left.
+    """
+    rows, keys = jnp.arange(len(x))[:, None], _keys(None)
+    known, own = jax.lax.stop_gradient(x), _at(x, learned)
+    q, k, v = one.attention.project(one.attention_norm(known), angles, keys)
+    there = _at(angles[0], learned), _at(angles[1], learned)
+    own_q, own_k, own_v = one.attention.project(one.attention_norm(own), there, keys)
+    is_own = jnp.zeros(x.shape[:2], bool).at[rows, learned].set(True)
+    masks = mask & ~is_own[:, None], jnp.take_along_axis(mask, learned[:, None], axis=2)
+    if prefix is not None:
+        k, v = (behind(a, b) for a, b in zip(prefix, (k, v), strict=True))
+        ahead = ((0, 0), (0, 0), (prefix[0].shape[1], 0))
+        masks = jnp.pad(masks[0], ahead, constant_values=True), masks[1]
+
+    def attended(q: Array, masks: Sequence[Array]) -> Array:
+        """[B T N H]"""
+        groups = [(k, v, masks[0]), (own_k, own_v, masks[1])]
+        return jnp.einsum("BNTH->BTNH", attend_groups(q, groups))
+
+    mixed = attended(q, masks)
+    mixed = mixed.at[rows, learned].set(attended(own_q, [_at(m, learned) for m in masks]))
+    merged = one.attention.merge(jnp.einsum("BTNH->BNTH", mixed), None)
+    return one.mlp(known.at[rows, learned].set(own) + merged, keys)
+
+
 class Llama(nnx.Module):
     """A decoder-only language model.
 
@@ -237,6 +269,7 @@ class Llama(nnx.Module):
         prefix: KVCache | None = None,
         key: Array | None = None,
         places: Array | None = None,
+        learned: Array | None = None,
     ) -> tuple[Array, KVCache | None]:
         """Final hidden states [B T E], after the last norm.
 
@@ -251,6 +284,9 @@ class Llama(nnx.Module):
             key: of the adapters' dropout; none outside training.
             places: [B Q], where states are wanted: [B Q E]. What the last layer would compute of
                 other places, but their keys and values, is left out. By default of all.
+            learned: [B S], where there is no cache: the only places whose embeddings have a
+                gradient, under frozen parameters. What the first layer would compute of others'
+                may be left out. By default all have one.
 
         Returns:
             The states, and the cache with these tokens in it (None where there was none).
@@ -258,7 +294,7 @@ class Llama(nnx.Module):
         x = self.embed(inputs) if inputs.ndim == 2 else inputs
         if cache is not None:
             return self._cached(x, positions, mask, cache, places)
-        h, _ = self._scanned(x, positions, mask, key, prefix, places)
+        h, _ = self._scanned(x, positions, mask, key, prefix, places, learned)
         return self.final_norm(h), None
 
     def hidden_states(
@@ -266,7 +302,7 @@ class Llama(nnx.Module):
     ) -> Array:
         """What enters each layer, and leaves the last one before its norm: [layers+1 B T E]."""
         x = self.embed(inputs) if inputs.ndim == 2 else inputs
-        last, entered = self._scanned(x, positions, mask, None, None, None, keep=True)
+        last, entered = self._scanned(x, positions, mask, None, None, None, None, keep=True)
         return jnp.concatenate([entered, last[None]])
 
     def for_decoding(self) -> "Llama":
@@ -292,7 +328,7 @@ class Llama(nnx.Module):
         return rope_angles(positions, frequencies)
 
     def _scanned(
-        self, x, positions, mask, key, prefix, places, keep: bool = False
+        self, x, positions, mask, key, prefix, places, learned, keep: bool = False
     ) -> tuple[Array, Any]:
         if positions is None:
             real = mask if mask is not None and mask.ndim == 2 else jnp.ones(x.shape[:2], bool)
@@ -301,7 +337,7 @@ class Llama(nnx.Module):
         angles = self._angles(positions)
         if mask is not None and mask.ndim == 2:
             mask = causal_mask(mask)
-        elif mask is None and places is not None:  # not as many queries as keys
+        elif mask is None and (places is not None or learned is not None):
             mask = causal_mask(jnp.ones(x.shape[:2], bool))
         graph, stacked = nnx.split(self.layers)
 
@@ -326,14 +362,23 @@ class Llama(nnx.Module):
         if prefix is not None and prefix.prefix_keys:
             before = (jnp.stack(prefix.prefix_keys), jnp.stack(prefix.prefix_values))
         layers, unroll = (stacked, keys, before), self.config.unroll
-        if places is None or jax.default_backend() != "cpu":
-            x, entered = jax.lax.scan(every, x, layers, unroll=unroll)
+        # The first or the last layer apart copies the others: a large model on a GPU has no memory
+        # for that, and would save one layer of dozens.
+        apart = jax.default_backend() == "cpu"
+        begin = int(apart and learned is not None and self.config.layers > 1)
+        end = self.config.layers - int(apart and places is not None)
+
+        def part(which: int | slice) -> Any:
+            return jax.tree.map(lambda a: a[which], layers)
+
+        if begin:
+            one, _, prefix = part(0)
+            x = _first(nnx.merge(graph, one), x, angles, mask, prefix, learned)
+        middle = layers if (begin, end) == (0, self.config.layers) else part(slice(begin, end))
+        x, entered = jax.lax.scan(every, x, middle, unroll=unroll)
+        if end == self.config.layers:
             return _at(x, places), entered
-        # The last layer apart, which copies the others: a large model on a GPU has no memory for
-        # that, and would save one layer of dozens.
-        first, last = (jax.tree.map(lambda a, s=s: a[s], layers) for s in (slice(-1), -1))
-        x, _ = jax.lax.scan(every, x, first, unroll=unroll)
-        return layer(places, x, last)
+        return layer(places, x, part(-1))
 
     def _cached(self, x, positions, real, cache: KVCache, places) -> tuple[Array, KVCache]:
         rows, length, _ = x.shape

@@ -1,5 +1,8 @@
 """Multi-head attention of the recommenders (small, dense, no cache)."""
 
+import functools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -101,7 +104,7 @@ def attend(
         # One query reads what all rows share as one matrix, instead of a copy a row; of many
         # queries the products are what takes time, and one is faster than two.
         before, prefix = prefix, None
-        k, v = (_behind(a, b) for a, b in zip(before, (k, v), strict=True))
+        k, v = (behind(a, b) for a, b in zip(before, (k, v), strict=True))
         if mask is not None:
             mask = jnp.pad(mask, ((0, 0), (0, 0), (before[0].shape[1], 0)), constant_values=True)
     if prefix is None and _flash(q, k):
@@ -114,11 +117,11 @@ def attend(
     if prefix is None:
         mixed = _attend(q, k, v, _bias(mask))
     else:
-        mixed = _attend_after(q, k, v, _bias(mask), *prefix)
+        mixed = _attend_groups(q, [(*prefix, None), (k, v, _bias(mask))])
     return mixed.reshape(rows, heads, length, dim)
 
 
-def _behind(first: Array, a: Array) -> Array:
+def behind(first: Array, a: Array) -> Array:
     """[B K P+M H]: [B K M H] behind [K P H], which all rows have."""
     copies = jnp.broadcast_to(first, (len(a), *first.shape)).astype(a.dtype)
     return jnp.concatenate([copies, a], axis=2)
@@ -146,8 +149,9 @@ def _product(letters: str, a: Array, b: Array) -> Array:
 
 
 def _logits(q: Array, k: Array, bias: Array | None) -> Array:
-    """[B K X M] in float32, of queries [B K X H] with X = (N / K) T and keys [B K M H]."""
-    logits = _product("BKXH,BKMH->BKXM", q, k) * q.shape[-1] ** -0.5
+    """[B K X M] in float32, of queries [B K X H] with X = (N / K) T and keys [B K M H], [K M H]."""
+    letters = "BKXH,BKMH->BKXM" if k.ndim == 4 else "BKXH,KMH->BKXM"
+    logits = _product(letters, q, k) * q.shape[-1] ** -0.5
     if bias is None:
         return logits
     shape = logits.shape
@@ -156,7 +160,9 @@ def _logits(q: Array, k: Array, bias: Array | None) -> Array:
 
 
 def _mix(weights: Array, v: Array) -> Array:
-    """[B K X H] float32, of weights [B K X M] and values [B K M H]."""
+    """[B K X H] float32, of weights [B K X M] and values [B K M H] or [K M H]."""
+    if v.ndim == 3:
+        return _product("BKXM,KMH->BKXH", weights, v)
     if weights.shape[2] == 1 and jax.default_backend() == "cpu":
         # One row times a matrix takes as long as reading the matrix. XLA does that on all threads
         # where it is a sum, and on one where it is a product.
@@ -201,15 +207,31 @@ def _attend_bwd(residuals, d_mixed):
 _attend.defvjp(_attend_fwd, _attend_bwd)
 
 
-def _attend_after(
-    q: Array, k: Array, v: Array, bias: Array | None, first_k: Array, first_v: Array
-) -> Array:
-    """`_attend` with keys and values [K P H] before those of the rows, read as one matrix."""
-    before = _product("BKXH,KPH->BKXP", q, first_k) * q.shape[-1] ** -0.5
-    logits = _logits(q, k, bias)
-    top = jnp.maximum(before.max(axis=-1), logits.max(axis=-1))[..., None]
-    before, logits = jnp.exp(before - top), jnp.exp(logits - top)
-    norm = before.sum(axis=-1, keepdims=True) + logits.sum(axis=-1, keepdims=True)
-    mixed = _product("BKXP,KPH->BKXH", before.astype(v.dtype), first_v)
-    mixed += _mix(logits.astype(v.dtype), v)
-    return (mixed / norm).astype(v.dtype)
+def attend_groups(q: Array, groups: Sequence[tuple[Array, Array, Array]]) -> Array:
+    """`attend` to several groups of keys, with one softmax over all of them.
+
+    Where a group has no gradient (a frozen model's keys of known tokens), none of its products is
+    computed in the backward pass; `attend` computes all.
+
+    Args:
+        q: [B N T H].
+        groups: keys and values [B K M H] and the mask [B T M] of each.
+
+    Returns:
+        [B N T H].
+    """
+    rows, heads, length, dim = q.shape
+    q = q.reshape(rows, groups[0][0].shape[1], -1, dim)
+    mixed = _attend_groups(q, [(k, v, _bias(mask)) for k, v, mask in groups])
+    return mixed.reshape(rows, heads, length, dim)
+
+
+def _attend_groups(q: Array, groups: Sequence[tuple[Array, Array, Array | None]]) -> Array:
+    """`_attend` to groups of keys, values and biases; all rows read [K M H] as one matrix."""
+    logits = [_logits(q, k, bias) for k, _, bias in groups]
+    top = functools.reduce(jnp.maximum, [a.max(axis=-1, keepdims=True) for a in logits])
+    weights = [jnp.exp(a - jax.lax.stop_gradient(top)) for a in logits]
+    norm = functools.reduce(jnp.add, [w.sum(axis=-1, keepdims=True) for w in weights])
+    values = [v for _, v, _ in groups]
+    parts = [_mix(w.astype(v.dtype), v) for w, v in zip(weights, values, strict=True)]
+    return (functools.reduce(jnp.add, parts) / norm).astype(values[0].dtype)

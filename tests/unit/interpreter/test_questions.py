@@ -70,6 +70,8 @@ def test_a_batch_is_what_follows_the_shared_beginning(questions, tokenizer, task
     assert batch["labels"].shape == batch["places"].shape == (
         len(order), width - order.shape[1] * rest,
     )  # fmt: skip
+    assert np.take_along_axis(batch["is_soft"], batch["learned"], axis=1).all()
+    assert batch["learned"].size == batch["is_soft"].sum() > 0
     for row, members in enumerate(order):
         labels = []
         for number, member in enumerate(members, start=1):
