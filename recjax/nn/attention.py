@@ -1,4 +1,4 @@
-"""Multi-head attention of the recommenders (small, dense, no cache)."""
+"""Attention: multi-head of the recommenders, grouped-query of the language models."""
 
 import functools
 from collections.abc import Sequence
