@@ -16,14 +16,13 @@ cached call expects `positions` and `mask` of the new tokens only.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from recjax.nn.attention import attend, attend_groups, behind
+from recjax.nn.attention import attend, attend_learned
 from recjax.nn.cache import KVCache, empty_cache
 from recjax.nn.lora import Linear, lora_axes
 from recjax.nn.masks import causal_mask
@@ -173,32 +172,13 @@ def _at(x: Array, places: Array | None) -> Array:
 def _first(
     one: Layers, x: Array, angles: tuple[Array, Array], mask: Array, prefix: Any, learned: Array
 ) -> Array:
-    """The first layer, where only the inputs [B S E] at `learned` [B S] have a gradient.
-
-    All other keys, values and queries are known, and have none: of attention's four products in
-    the backward pass only what belongs to the learned places is left.
-    """
-    rows, keys = jnp.arange(len(x))[:, None], _keys(None)
+    """The first layer, where only the inputs [B S E] at `learned` [B S] have a gradient."""
+    project, norm, keys = one.attention.project, one.attention_norm, _keys(None)
     known, own = jax.lax.stop_gradient(x), _at(x, learned)
-    q, k, v = one.attention.project(one.attention_norm(known), angles, keys)
     there = _at(angles[0], learned), _at(angles[1], learned)
-    own_q, own_k, own_v = one.attention.project(one.attention_norm(own), there, keys)
-    is_own = jnp.zeros(x.shape[:2], bool).at[rows, learned].set(True)
-    masks = mask & ~is_own[:, None], jnp.take_along_axis(mask, learned[:, None], axis=2)
-    if prefix is not None:
-        k, v = (behind(a, b) for a, b in zip(prefix, (k, v), strict=True))
-        ahead = ((0, 0), (0, 0), (prefix[0].shape[1], 0))
-        masks = jnp.pad(masks[0], ahead, constant_values=True), masks[1]
-
-    def attended(q: Array, masks: Sequence[Array]) -> Array:
-        """[B T N H]"""
-        groups = [(k, v, masks[0]), (own_k, own_v, masks[1])]
-        return jnp.einsum("BNTH->BTNH", attend_groups(q, groups))
-
-    mixed = attended(q, masks)
-    mixed = mixed.at[rows, learned].set(attended(own_q, [_at(m, learned) for m in masks]))
-    merged = one.attention.merge(jnp.einsum("BTNH->BNTH", mixed), None)
-    return one.mlp(known.at[rows, learned].set(own) + merged, keys)
+    both = project(norm(known), angles, keys), project(norm(own), there, keys)
+    merged = one.attention.merge(attend_learned(*both, learned, mask, prefix), None)
+    return one.mlp(known.at[jnp.arange(len(x))[:, None], learned].set(own) + merged, keys)
 
 
 class Llama(nnx.Module):
@@ -284,9 +264,9 @@ class Llama(nnx.Module):
             key: of the adapters' dropout; none outside training.
             places: [B Q], where states are wanted: [B Q E]. What the last layer would compute of
                 other places, but their keys and values, is left out. By default of all.
-            learned: [B S], where there is no cache: the only places whose embeddings have a
-                gradient, under frozen parameters. What the first layer would compute of others'
-                may be left out. By default all have one.
+            learned: [B S], where there is no cache and parameters are frozen: the only places
+                whose embeddings' gradients are asked for. Those of others are left out where that
+                saves work, and mean nothing. By default all are asked for.
 
         Returns:
             The states, and the cache with these tokens in it (None where there was none).

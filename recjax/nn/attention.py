@@ -104,7 +104,7 @@ def attend(
         # One query reads what all rows share as one matrix, instead of a copy a row; of many
         # queries the products are what takes time, and one is faster than two.
         before, prefix = prefix, None
-        k, v = (behind(a, b) for a, b in zip(before, (k, v), strict=True))
+        k, v = (_behind(a, b) for a, b in zip(before, (k, v), strict=True))
         if mask is not None:
             mask = jnp.pad(mask, ((0, 0), (0, 0), (before[0].shape[1], 0)), constant_values=True)
     if prefix is None and _flash(q, k):
@@ -121,7 +121,7 @@ def attend(
     return mixed.reshape(rows, heads, length, dim)
 
 
-def behind(first: Array, a: Array) -> Array:
+def _behind(first: Array, a: Array) -> Array:
     """[B K P+M H]: [B K M H] behind [K P H], which all rows have."""
     copies = jnp.broadcast_to(first, (len(a), *first.shape)).astype(a.dtype)
     return jnp.concatenate([copies, a], axis=2)
@@ -207,23 +207,46 @@ def _attend_bwd(residuals, d_mixed):
 _attend.defvjp(_attend_fwd, _attend_bwd)
 
 
-def attend_groups(q: Array, groups: Sequence[tuple[Array, Array, Array]]) -> Array:
-    """`attend` to several groups of keys, with one softmax over all of them.
+def attend_learned(
+    known: tuple[Array, Array, Array],
+    own: tuple[Array, Array, Array],
+    learned: Array,
+    mask: Array,
+    prefix: tuple[Array, Array] | None = None,
+) -> Array:
+    """`attend` where most inputs are known and only some have a gradient.
 
-    Where a group has no gradient (a frozen model's keys of known tokens), none of its products is
-    computed in the backward pass; `attend` computes all.
+    Of the known inputs, whose gradients nobody asks for (`jax.lax.stop_gradient`), no product is
+    computed in the backward pass: two of attention's six large products are left.
 
     Args:
-        q: [B N T H].
-        groups: keys and values [B K M H] and the mask [B T M] of each.
+        known: q [B N T H], k and v [B K T H] of all places, without gradients.
+        own: q [B N S H], k and v [B K S H] of the learned places.
+        learned: [B S], where those are.
+        mask, prefix: of `attend`.
 
     Returns:
         [B N T H].
     """
+    q, k, v = known
+    own_q, own_k, own_v = own
     rows, heads, length, dim = q.shape
-    q = q.reshape(rows, groups[0][0].shape[1], -1, dim)
-    mixed = _attend_groups(q, [(k, v, _bias(mask)) for k, v, mask in groups])
-    return mixed.reshape(rows, heads, length, dim)
+    at = jnp.arange(rows)[:, None]
+    is_own = jnp.zeros((rows, length), bool).at[at, learned].set(True)
+    masks = mask & ~is_own[:, None], jnp.take_along_axis(mask, learned[:, None], axis=2)
+    if prefix is not None:
+        k, v = (_behind(a, b) for a, b in zip(prefix, (k, v), strict=True))
+        ahead = ((0, 0), (0, 0), (prefix[0].shape[1], 0))
+        masks = jnp.pad(masks[0], ahead, constant_values=True), masks[1]
+
+    def mixed(q: Array, masks: Sequence[Array]) -> Array:
+        """[B N X H]"""
+        grouped = q.reshape(rows, k.shape[1], -1, dim)
+        groups = [(k, v, _bias(masks[0])), (own_k, own_v, _bias(masks[1]))]
+        return _attend_groups(grouped, groups).reshape(rows, heads, -1, dim)
+
+    own_mixed = jnp.einsum("BNSH->BSNH", mixed(own_q, [mask[at, learned] for mask in masks]))
+    return mixed(q, masks).at[at, :, learned].set(own_mixed)
 
 
 def _attend_groups(q: Array, groups: Sequence[tuple[Array, Array, Array | None]]) -> Array:
