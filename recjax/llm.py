@@ -5,7 +5,7 @@ logits = lm(tokens)                                        # [B T] -> [B T V]
 lm.generate(["The film is"], max_new_tokens=20).texts
 
 What all prompts of a call begin with is read once, and kept for the next call. Prompts are padded
-on the left to a few lengths, so that few programs are compiled.
+on the left to a few lengths, so that few programs are compiled (`Prompts.lengths`).
 """
 
 import dataclasses
@@ -233,11 +233,7 @@ class LanguageModel:
         if longest > known:
             warnings.warn(f"up to {longest} tokens; the model was trained on {known}", stacklevel=2)
         rest, pad_id = given.after(start), 0 if self.tokenizer is None else self.tokenizer.pad_id
-        most = max(map(len, rest.rows))
-        # A question about soft tokens is asked many times: its length has a program of its own
-        # (an even one: flash attention takes no other).
-        question = rest.soft is not None and min(map(len, rest.rows)) == most
-        sizes = [most + most % 2] if question else lengths(most)
+        sizes = rest.lengths()
         tokens, real = pad_left(rest.rows, pad_id=pad_id, sizes=sizes)
         is_soft = None if rest.soft is None else pad_left(rest.soft, pad_id=0, sizes=sizes)[0] > 0
         stop = self.stop if stop is None else tuple(stop)

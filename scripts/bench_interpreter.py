@@ -82,7 +82,8 @@ def parse() -> argparse.Namespace:
     if args.runs and (args.only or args.device != "cpu" or args.dtype == "bfloat16"):
         parser.error("--runs: expected no --only, on a CPU in float32")
     default = f"{CATALOGUE},stories-15m" if args.device == "cpu" else "llama-7b"
-    default = TRAINED if args.runs else default
+    if args.runs:
+        default = TRAINED
     args.dtype = args.dtype or default_dtype(args.device)
     args.only, args.what = (args.only or default).split(","), args.what.split(",")
     return args

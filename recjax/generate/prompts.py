@@ -41,6 +41,16 @@ class Prompts(NamedTuple):
         question = len(ends) and count >= _STEP and soft[:, count].all()
         return count if question else count // _STEP * _STEP
 
+    def lengths(self) -> list[int]:
+        """To what lengths these may be padded; the last holds the longest.
+
+        A question about soft tokens is asked many times: its length has a program of its own (an
+        even one: flash attention takes no other).
+        """
+        longest = max(map(len, self.rows))
+        question = self.soft is not None and min(map(len, self.rows)) == longest
+        return [longest + longest % 2] if question else lengths(longest)
+
     def after(self, start: int) -> "Prompts":
         """The prompts without their first `start` tokens."""
         soft = None if self.soft is None else [row[start:] for row in self.soft]

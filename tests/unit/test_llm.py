@@ -13,6 +13,7 @@ import recjax
 from recjax.data.tokenizers import train_bpe
 from recjax.errors import InputError
 from recjax.generate.processors import ForbiddenTokens
+from recjax.generate.prompts import Prompts
 from recjax.llm import LanguageModel
 from recjax.models.definition import define, params_of
 from recjax.models.llama import Config, Llama
@@ -110,6 +111,15 @@ def test_a_shared_beginning_ends_before_the_soft_tokens(lm):
     lm._prefixes.clear()
     lm.generate(ids, soft=(is_soft, RNG.normal(size=(2, 1, 16))), max_new_tokens=2)
     assert [len(prefix) for prefix in lm._prefixes] == [20]
+
+
+@pytest.mark.parametrize("sizes, soft, padded", [
+    ([36, 36], True, 36), ([19, 19], True, 20), ([36, 35], True, 40), ([36, 36], False, 40),
+])  # fmt: skip
+def test_a_question_about_soft_tokens_has_a_length_of_its_own(sizes, soft, padded):
+    rows = [np.zeros(size, np.int32) for size in sizes]
+    sizes = Prompts(rows, rows if soft else None).lengths()
+    assert min(size for size in sizes if size >= max(map(len, rows))) == padded
 
 
 def test_stop_tokens_processors_and_draws(lm):
