@@ -25,7 +25,7 @@ from flax import nnx
 from recjax.nn.attention import attend, attend_learned
 from recjax.nn.cache import KVCache, empty_cache
 from recjax.nn.lora import Linear, lora_axes
-from recjax.nn.masks import causal_mask
+from recjax.nn.masks import causal_mask, named
 from recjax.nn.norms import RMSNorm
 from recjax.nn.positions import RopeScaling, rope_angles, rope_frequencies, rotate
 from recjax.typing import Array
@@ -178,7 +178,8 @@ def _first(
     there = _at(angles[0], learned), _at(angles[1], learned)
     both = project(norm(known), angles, keys), project(norm(own), there, keys)
     merged = one.attention.merge(attend_learned(*both, learned, mask, prefix), None)
-    return one.mlp(known.at[jnp.arange(len(x))[:, None], learned].set(own) + merged, keys)
+    is_own = named(learned, x.shape[1])[..., None]
+    return one.mlp(jnp.where(is_own, x, known) + merged, keys)
 
 
 class Llama(nnx.Module):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from recjax.nn.dropout import dropout
+from recjax.nn.masks import named
 from recjax.typing import Array
 
 
@@ -148,10 +149,16 @@ def _product(letters: str, a: Array, b: Array) -> Array:
     return jnp.einsum(letters, a, b, preferred_element_type=jnp.float32)
 
 
+def _scaled(q: Array) -> Array:
+    """q / sqrt(H). The logits are more than the queries, and XLA on a CPU would write the factor
+    out for each of them."""
+    return (q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype)
+
+
 def _logits(q: Array, k: Array, bias: Array | None) -> Array:
     """[B K X M] in float32, of queries [B K X H] with X = (N / K) T and keys [B K M H], [K M H]."""
     letters = "BKXH,BKMH->BKXM" if k.ndim == 4 else "BKXH,KMH->BKXM"
-    logits = _product(letters, q, k) * q.shape[-1] ** -0.5
+    logits = _product(letters, _scaled(q), k)
     if bias is None:
         return logits
     shape = logits.shape
@@ -197,9 +204,9 @@ def _attend_bwd(residuals, d_mixed):
     scaled = scaled.astype(v.dtype)
     d_v = _product("BKXM,BKXH->BKMH", weights, scaled)
     d_logits = _product("BKXH,BKMH->BKXM", scaled, v) - mean
-    d_logits = (weights * d_logits * q.shape[-1] ** -0.5).astype(q.dtype)  # of q k, not scaled
-    d_q = _product("BKXM,BKMH->BKXH", d_logits, k)
-    d_k = _product("BKXM,BKXH->BKMH", d_logits, q)
+    d_logits = (weights * d_logits).astype(q.dtype)
+    d_q = _scaled(_product("BKXM,BKMH->BKXH", d_logits, k))
+    d_k = _product("BKXM,BKXH->BKMH", d_logits, _scaled(q))
     d_bias = None if bias is None else jnp.zeros_like(bias)
     return d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype), d_bias
 
@@ -232,7 +239,7 @@ def attend_learned(
     own_q, own_k, own_v = own
     rows, heads, length, dim = q.shape
     at = jnp.arange(rows)[:, None]
-    is_own = jnp.zeros((rows, length), bool).at[at, learned].set(True)
+    is_own = named(learned, length)
     masks = mask & ~is_own[:, None], jnp.take_along_axis(mask, learned[:, None], axis=2)
     if prefix is not None:
         k, v = (_behind(a, b) for a, b in zip(prefix, (k, v), strict=True))

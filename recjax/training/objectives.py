@@ -103,7 +103,7 @@ def softmax_cross_entropy(
     chunks, and memory of chunk x I. A table that is not differentiated costs no gradient: two.
 
     Args:
-        chunk: positions at a time; None picks about 32 MiB of logits.
+        chunk: positions at a time, at most; None picks up to about 32 MiB of logits.
         padded: row 0 of the table is padding, and no candidate.
     """
     return _softmax_forward(h, table, targets, weights, chunk, padded)[0]
@@ -114,8 +114,8 @@ def _softmax_forward(h, table, targets, weights, chunk, padded, grads=(False, Fa
     table = jnp.asarray(table)
     positions, n_items = h.shape[0], table.shape[0]
     chunk = chunk or max(1, _CHUNK_ELEMENTS // n_items)
-    chunk = min(chunk, positions)
     blocks = -(-positions // chunk)
+    chunk = -(-positions // blocks)  # all alike: the last one would be padded to the others' size
     pad = blocks * chunk - positions
 
     def split(x):

@@ -6,7 +6,7 @@ from flax import nnx
 
 from recjax.nn.attention import MultiHeadAttention
 from recjax.nn.dropout import dropout
-from recjax.nn.masks import segment_mask
+from recjax.nn.masks import named, segment_mask
 from recjax.nn.recurrent import GRU
 
 
@@ -16,6 +16,13 @@ def test_segment_mask():
     assert mask.astype(int).tolist() == expected
     both = segment_mask(jnp.array([[0, 1, 1, 2]]), causal=False)[0]
     assert both.astype(int).tolist() == [[1, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
+
+
+def test_named_places():
+    assert named(jnp.array([[2, 0], [1, 1]]), 3).tolist() == [
+        [True, False, True],
+        [False, True, False],
+    ]
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])

@@ -59,6 +59,14 @@ def test_softmax(chunk):
     check(objectives.softmax_cross_entropy(H, TABLE, TARGETS, WEIGHTS, chunk), losses)
 
 
+@pytest.mark.parametrize(("chunk", "shape"), [(10, (2, 6, D)), (4, (3, 4, D)), (64, (1, T, D))])
+def test_chunks_are_alike_so_that_little_is_padded(chunk, shape):
+    def loss(h):
+        return objectives.softmax_cross_entropy(h, TABLE, TARGETS, WEIGHTS, chunk)[0]
+
+    assert f"f32[{','.join(map(str, shape))}]" in str(jax.make_jaxpr(loss)(H))
+
+
 @pytest.mark.parametrize("chunk", [None, 4])
 def test_softmax_gradient_is_that_of_the_plain_formula(chunk):
     def plain(h, table):
