@@ -155,10 +155,24 @@ def _scaled(q: Array) -> Array:
     return (q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype)
 
 
+def _one_query(x: Array) -> bool:
+    """Whether [B K 1 *] meets its matrices better in a sum: one row times a matrix takes as long as
+    reading the matrix, and XLA on a CPU does that on all threads for a sum, on one for a product.
+    """
+    return x.shape[2] == 1 and jax.default_backend() == "cpu"
+
+
 def _logits(q: Array, k: Array, bias: Array | None) -> Array:
     """[B K X M] in float32, of queries [B K X H] with X = (N / K) T and keys [B K M H], [K M H]."""
-    letters = "BKXH,BKMH->BKXM" if k.ndim == 4 else "BKXH,KMH->BKXM"
-    logits = _product(letters, _scaled(q), k)
+    q = _scaled(q)
+    if k.ndim == 3:
+        logits = _product("BKXH,KMH->BKXM", q, k)
+    elif _one_query(q) and jax.__version_info__ >= (0, 12):  # before, such a sum has no vectors
+        products = q.astype(jnp.float32) * k.astype(jnp.float32)
+        # Behind a barrier, or it is computed again for each of its uses.
+        logits = jax.lax.optimization_barrier(products.sum(axis=-1))[:, :, None]
+    else:
+        logits = _product("BKXH,BKMH->BKXM", q, k)
     if bias is None:
         return logits
     shape = logits.shape
@@ -170,9 +184,7 @@ def _mix(weights: Array, v: Array) -> Array:
     """[B K X H] float32, of weights [B K X M] and values [B K M H] or [K M H]."""
     if v.ndim == 3:
         return _product("BKXM,KMH->BKXH", weights, v)
-    if weights.shape[2] == 1 and jax.default_backend() == "cpu":
-        # One row times a matrix takes as long as reading the matrix. XLA does that on all threads
-        # where it is a sum, and on one where it is a product.
+    if _one_query(weights):
         return (weights[:, :, 0, :, None] * v.astype(jnp.float32)).sum(axis=2)[:, :, None]
     return _product("BKXM,BKMH->BKXH", weights, v)
 
