@@ -173,6 +173,7 @@ def random_cases(llm: Any, titles: list[str], windows: Any, count: int) -> dict[
 
 def trained_cases(workdirs: Sequence[str], count: int, folder: Path) -> dict[str, Case]:
     """Interpreters, and validation histories; their language model goes to `folder/model`."""
+    from recjax.errors import InputError
     from recjax.interpreter.examples import States
     from recjax.interpreter.questions import TASKS
     from recjax.interpreter.workdirs import open_interpreter
@@ -180,6 +181,10 @@ def trained_cases(workdirs: Sequence[str], count: int, folder: Path) -> dict[str
     cases = {}
     for task, workdir in zip(TASKS, workdirs, strict=True):
         run = open_interpreter(workdir)
+        try:
+            run.bridge.questions.config.check_trained(task)
+        except InputError as error:
+            raise SystemExit(f"--runs: {workdir}: {error}") from None
         windows = run.windows("validation", newest=False)
         rows = np.random.default_rng(0).choice(len(windows), count, replace=False)
         histories, every = run.histories(windows[np.sort(rows)]), np.arange(count)
