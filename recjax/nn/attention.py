@@ -149,12 +149,6 @@ def _product(letters: str, a: Array, b: Array) -> Array:
     return jnp.einsum(letters, a, b, preferred_element_type=jnp.float32)
 
 
-def _scaled(q: Array) -> Array:
-    """q / sqrt(H). The logits are more than the queries, and XLA on a CPU would write the factor
-    out for each of them."""
-    return (q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype)
-
-
 def _one_query(x: Array) -> bool:
     """Whether [B K 1 *] meets its matrices better in a sum: one row times a matrix takes as long as
     reading the matrix, and XLA on a CPU does that on all threads for a sum, on one for a product.
@@ -164,7 +158,12 @@ def _one_query(x: Array) -> bool:
 
 def _logits(q: Array, k: Array, bias: Array | None) -> Array:
     """[B K X M] in float32, of queries [B K X H] with X = (N / K) T and keys [B K M H], [K M H]."""
-    q = _scaled(q)
+    scale = q.shape[-1] ** -0.5
+    # Logits are more than queries, and XLA on a CPU would write the factor out for each of them. In
+    # half precision the queries would be rounded once more.
+    before = q.dtype == jnp.float32
+    if before:
+        q = q * scale
     if k.ndim == 3:
         logits = _product("BKXH,KMH->BKXM", q, k)
     elif _one_query(q) and jax.__version_info__ >= (0, 12):  # before, such a sum has no vectors
@@ -173,6 +172,8 @@ def _logits(q: Array, k: Array, bias: Array | None) -> Array:
         logits = jax.lax.optimization_barrier(products.sum(axis=-1))[:, :, None]
     else:
         logits = _product("BKXH,BKMH->BKXM", q, k)
+    if not before:
+        logits = logits * scale
     if bias is None:
         return logits
     shape = logits.shape
@@ -216,9 +217,9 @@ def _attend_bwd(residuals, d_mixed):
     scaled = scaled.astype(v.dtype)
     d_v = _product("BKXM,BKXH->BKMH", weights, scaled)
     d_logits = _product("BKXH,BKMH->BKXM", scaled, v) - mean
-    d_logits = (weights * d_logits).astype(q.dtype)
-    d_q = _scaled(_product("BKXM,BKMH->BKXH", d_logits, k))
-    d_k = _product("BKXM,BKXH->BKMH", d_logits, _scaled(q))
+    d_logits, scale = (weights * d_logits).astype(q.dtype), q.shape[-1] ** -0.5
+    d_q = _product("BKXM,BKMH->BKXH", d_logits, k) * scale
+    d_k = _product("BKXM,BKXH->BKMH", d_logits, q) * scale
     d_bias = None if bias is None else jnp.zeros_like(bias)
     return d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype), d_bias
 
