@@ -2,7 +2,7 @@
 """Speed of an interpreter beside a straightforward one in PyTorch, in one run: training of the
 adapter (examples/s) and reading of states (answers/s).
 
-    python scripts/bench_interpreter.py --peers PYTHON --runs RESIDUAL RECOVERY
+    python scripts/bench_interpreter.py --peers PYTHON --runs RESIDUAL RECOVERY --answers=2048
     RECJAX_DATA=... python scripts/bench_interpreter.py --peers PYTHON
     python scripts/bench_interpreter.py --device gpu --peers PYTHON      # LLaMA-7B in bfloat16
 
@@ -10,7 +10,8 @@ PYTHON is that of an environment with torch and transformers (`bench_interpreter
 the same weights, adapter, states, prompts and titles, by turns with ours. Both are timed with all
 that an example costs: laying out its batch (tokenising the answers), the step as the training loop
 takes it; the soft tokens, greedy decoding up to 50 (residual) or 100 tokens (recovery), the text;
-ours also finds the titles in the text. Losses and texts are compared.
+ours also finds the titles in the text. Losses and texts are compared. The peer reads a batch of 64
+at a time, ours more of a long list (`recjax.interpreter.reader`).
 
 RESIDUAL and RECOVERY are workdirs of `configs/interpreter/adapter.py` over one language model: its
 answers to real states of validation histories, as long as answers are. Without them a model of
@@ -43,7 +44,6 @@ from _bench import (
 )
 
 BATCH, WINDOW, LENGTH, WIDTH = 64, 10, 10, 256  # L and D of the recommender
-READ = 512  # answers; the peer reads a batch at a time
 WEIGHT_DECAY, RATE = 1e-5, 1e-4
 WHAT = ("train:residual", "train:recovery", "read:residual", "read:recovery")
 TARGET = 3.0  # times the peer
@@ -72,6 +72,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peers", help="python of an environment with torch and transformers")
     parser.add_argument("--rounds", type=int, default=3, help="turns of ours and the peer's")
     parser.add_argument("--repeats", type=int, default=2, help="timed repetitions a turn")
+    parser.add_argument("--answers", type=int, default=512, help="read a repetition; N * 64")
     parser.add_argument("--steps", type=int, default=6, help="training steps a repetition")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     args = parser.parse_args()
@@ -79,6 +80,8 @@ def parse() -> argparse.Namespace:
         parser.error("--clock=cpu adds up the seconds of threads: expected --threads=1")
     if min(args.rounds, args.repeats, args.steps) < 1:
         parser.error("--rounds, --repeats, --steps: expected at least 1")
+    if args.answers < BATCH or args.answers % BATCH:
+        parser.error(f"--answers: expected a multiple of {BATCH}")
     if args.runs and (args.only or args.device != "cpu" or args.dtype == "bfloat16"):
         parser.error("--runs: expected no --only, on a CPU in float32")
     default = f"{CATALOGUE},stories-15m" if args.device == "cpu" else "llama-7b"
@@ -208,12 +211,13 @@ class Ours:
     Args:
         cases: by task.
         steps: of training, a repetition.
+        answers: to read, a repetition.
 
     Attributes:
         work: what the peer needs: arrays, and texts.
     """
 
-    def __init__(self, cases: dict[str, Case], steps: int):
+    def __init__(self, cases: dict[str, Case], steps: int, answers: int):
         import jax
 
         from recjax.interpreter.learning import Learner
@@ -239,6 +243,7 @@ class Ours:
             self.adapters[task] = jax.tree.map(np.asarray, start)
             self.readers[task] = Reader(case.bridge, self.adapters[task], case.titles)
         self.warm: set[str] = set()
+        self.answers = answers
         self.work = self._work()
 
     def _work(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -246,14 +251,14 @@ class Ours:
         arrays: dict[str, Any] = {}
         texts: dict[str, Any] = {
             "rate": RATE, "weight_decay": WEIGHT_DECAY, "pad": llm.tokenizer.pad_id,
-            "stop": list(llm.stop) or None, "end": llm.tokenizer.eos_id, "read": READ,
+            "stop": list(llm.stop) or None, "end": llm.tokenizer.eos_id, "read": self.answers,
         }  # fmt: skip
         for task, case in self.cases.items():
             learner, examples, questions = self.learners[task], case.examples, case.bridge.questions
-            whiten = case.bridge.adapter.merge(self.adapters[task]).whitened  # our steps pay for it
+            whitening = case.bridge.adapter.merge(self.adapters[task]).whitening  # our steps pay
             arrays |= {f"{task}/{name}": a for name, a in self.adapters[task].items()}
-            arrays[f"{task}/before"] = whiten(examples.before)
-            arrays[f"{task}/after"] = whiten(examples.after)
+            arrays[f"{task}/before"] = whitening.even(whitening.centre(examples.before))
+            arrays[f"{task}/after"] = whitening.even(whitening.centre(examples.after))
             arrays[f"{task}/rows"] = np.stack([learner.rows(step) for step in range(self.steps)])
             asked, form = questions.question(task), questions.prompt(task, 0)
             texts[task] = {
@@ -279,7 +284,7 @@ class Ours:
             start = now()
             call(task)
             times.append(now() - start)
-        count = BATCH * self.steps if kind == "train" else READ
+        count = BATCH * self.steps if kind == "train" else self.answers
         return {"seconds": statistics.median(times) / count} | first
 
     def train(self, task: Any) -> list[float]:
@@ -299,19 +304,19 @@ class Ours:
 
     def read(self, task: Any) -> list[str]:
         """Answers about the first examples."""
-        states = self.cases[task].examples.states(np.arange(READ), task)
+        states = self.cases[task].examples.states(np.arange(self.answers), task)
         return [answer.text for answer in self.readers[task].read(states, task)]
 
 
 def measure(args: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
     """Figures by measurement; on a GPU the peer has random weights of its own."""
-    count = max(BATCH * args.steps, READ)
+    count = max(BATCH * args.steps, args.answers)
     if args.runs:
         cases = trained_cases(args.runs, count, folder)
     else:
         titles, windows = histories(folder)
         cases = random_cases(make_model(name, args, titles, folder), titles, windows, count)
-    ours = Ours(cases, args.steps)
+    ours = Ours(cases, args.steps, args.answers)
     arrays, texts = ours.work
     np.savez(folder / "work.npz", **arrays)
     (folder / "work.json").write_text(json.dumps(texts))

@@ -18,7 +18,7 @@ Step = Callable[[Array, Any], tuple[Array, Any]]
 # the prompts.
 Fit = Callable[[Any, Array | None, int], Any]
 
-_MANY = 128  # rows that are worth stages
+_MANY = 256  # rows that are worth stages
 
 
 class Generated(NamedTuple):
@@ -69,10 +69,10 @@ def no_stop() -> Array:
 
 
 def _stages(rows: int, tokens: int) -> list[tuple[int, int]]:
-    """`(R, n)` in turn: room for half of the tokens, for all; then a quarter of the rows."""
+    """`(R, n)` in turn: room for half of the tokens, for all; then fewer and fewer of the rows."""
     if rows < _MANY:
         return [(rows, tokens)]
-    return [(rows, -(-tokens // 2)), (rows, tokens), (rows // 4, tokens)]
+    return [(rows, -(-tokens // 2)), *((rows // part, tokens) for part in (1, 2, 4, 8))]
 
 
 def decode(
@@ -91,9 +91,10 @@ def decode(
 ) -> Generated:
     """Writes up to `max_new_tokens` after a prompt; ends when every row has ended.
 
-    With `fit`, 128 rows or more are written in stages: the cache gets room for the second half of
-    the tokens when the first is written, and the last quarter of the rows goes on alone. The tokens
-    are the same. Each stage is a copy of the loop in the program, which takes its time to compile.
+    With `fit`, 256 rows or more are written in stages: the cache gets room for the second half of
+    the tokens when the first is written, and when half of the rows have ended the others go on
+    alone, and so twice more. The tokens are the same. Each stage is a copy of the loop in the
+    program, which takes its time to compile.
 
     To be called inside a jitted function. `max_new_tokens`, `step`, whether there is a sampler,
     and the number of stop tokens are static; everything else may change without a compilation.

@@ -45,7 +45,8 @@ class Config:
 
 
 class Whitening(nnx.Module):
-    """Centres features [... D] and makes them uncorrelated, of variance 1: an affine map.
+    """Centres features and makes them uncorrelated, of variance 1: an affine map, in two parts, so
+    that positions can be summed up in between: one row is then multiplied by a matrix, not L.
 
     What tells one item from another may be a small part of a state's variance; after whitening one
     learning rate finds it. What it knows is measured, not trained.
@@ -67,9 +68,14 @@ class Whitening(nnx.Module):
         self.mean = nnx.Variable(jnp.asarray(mean, jnp.float32))
         self.matrix = nnx.Variable(jnp.asarray(matrix, jnp.float32))
 
-    def __call__(self, h: Array) -> Array:
-        mean, matrix = jax.lax.stop_gradient((self.mean[...], self.matrix[...]))
-        return (h - mean) @ matrix
+    def centre(self, h: Array) -> Array:
+        """h [... D] less its mean; zeros are padding, and stay zeros."""
+        mean = jax.lax.stop_gradient(self.mean[...])
+        return jnp.where(jnp.any(h != 0, axis=-1, keepdims=True), h - mean, 0)
+
+    def even(self, x: Array) -> Array:
+        """Centred features [... D], or weighted sums of them, uncorrelated."""
+        return x @ jax.lax.stop_gradient(self.matrix[...])
 
 
 class Linear(nnx.Module):
@@ -102,12 +108,11 @@ class Linear(nnx.Module):
         """h [B L D] -> [B D]."""
         return h[:, -1] if self.filter is None else jnp.einsum("BLD,L->BD", h, self.filter[...])
 
-    def __call__(self, h: Array) -> Array:
-        """h [B L D] -> [B S E]."""
-        x = self.pooled(h)
+    def __call__(self, x: Array) -> Array:
+        """x [B D], pooled -> [B S E]."""
         if self.up is not None:
             x = jax.nn.gelu(self.up(x))
-        return self.out(x).reshape(len(h), self.soft, -1)
+        return self.out(x).reshape(len(x), self.soft, -1)
 
 
 class _Block(nnx.Module):
@@ -165,6 +170,10 @@ class QFormer(nnx.Module):
         scaled = nnx.initializers.variance_scaling(size**2, "fan_in", "normal")
         self.out = nnx.Linear(width, embed, kernel_init=scaled, rngs=rngs)
 
+    def pooled(self, h: Array) -> Array:
+        """h [B L D] as it is: the queries read all positions."""
+        return h
+
     def __call__(self, h: Array) -> Array:
         """h [B L D] -> [B S E]."""
         memory = self.read(h) + self.positions[...]
@@ -201,11 +210,10 @@ class Adapter(nnx.Module):
         make = QFormer if config.name == "qformer" else Linear
         self.body = make(config, length, dim, embed, size, rngs=rngs)
 
-    def whitened(self, h: Array) -> Array:
-        """h [B L D]; positions of zeros are padding, and stay zero."""
-        real = jnp.any(h != 0, axis=-1, keepdims=True)
-        return jnp.where(real, self.whitening(h), 0)
+    def pooled(self, h: Array) -> Array:
+        """What the body reads of h [B L D], whitened: [B D], or [B L D] the Q-Former."""
+        return self.whitening.even(self.body.pooled(self.whitening.centre(h)))
 
     def __call__(self, h: Array) -> Array:
         """Soft tokens [B S E] of hidden states [B L D] or [B D]."""
-        return self.body(self.whitened(h[:, None] if h.ndim == 2 else h))
+        return self.body(self.pooled(h[:, None] if h.ndim == 2 else h))

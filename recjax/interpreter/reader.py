@@ -22,8 +22,9 @@ Decoding = Literal["greedy", "beam", "constrained"]
 DECODINGS: tuple[Decoding, ...] = ("greedy", "beam", "constrained")
 _BEAMS = 4
 _BATCH = 64  # rows at a time
-_LONG = 512  # a list from which on a CPU reads more at a time: it takes half as long, but for a
-_MANY = 256  # program that takes seconds more to compile
+_LONG = 2048  # a list from which on a CPU reads more at a time: it takes half as long, but for a
+_MANY = 512  # program that takes seconds more to compile
+_ROOM = 1 << 30  # bytes for their keys and values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +99,23 @@ class Reader:
             raise InputError(f"no decoding '{decoding}'; expected {', '.join(DECODINGS)}")
         texts: list[str] = []
         many = len(states) >= _LONG and decoding != "beam" and jax.default_backend() == "cpu"
-        size = _MANY if many else _BATCH
+        size = self._size(len(states), task, form) if many else _BATCH
         for first in range(0, len(states), size):
             part = np.asarray(states[first : first + size])
             texts += self._texts(part, size, task, decoding, form)
             progress(len(part))
         before, after = self._around(task, form)
         return [self._answer(text, task, before, after) for text in texts]
+
+    def _size(self, count: int, task: Task, form: int) -> int:
+        """Rows at a time for a long list of states: a multiple of 64, the last ones not much fewer,
+        if the cache has room for them."""
+        asked, config = self.bridge.questions.question(task, form), self.bridge.llm.config
+        slots = len(asked.ids) - asked.before + self.bridge.questions.config.longest(task)
+        row = slots * config.layers * 2 * config.kv_heads * config.head_dim * 4
+        most = max(1, min(_MANY, _ROOM // row) // _BATCH) * _BATCH
+        parts = -(-count // most)
+        return -(-count // (parts * _BATCH)) * _BATCH
 
     def _around(self, task: Task, form: int) -> tuple[str, str]:
         questions = self.bridge.questions

@@ -24,7 +24,6 @@ import optax
 
 from recjax.data.textualize import blend
 from recjax.errors import InputError
-from recjax.interpreter.adapters import Linear
 from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.examples import Examples
 from recjax.interpreter.questions import Task
@@ -133,8 +132,7 @@ def _solved(
     @jax.jit
     def moments(params: Params, states: Array, wanted: Array) -> list[Array]:
         adapter = bridge.adapter.merge(params)
-        assert isinstance(adapter.body, Linear)
-        x = adapter.body.pooled(adapter.whitened(states))
+        x = adapter.pooled(states)
         real = jnp.any(wanted != 0, axis=1, keepdims=True)
         x = jnp.where(real, x, 0)
         return [x.T @ x, x.T @ wanted, x.sum(axis=0), wanted.sum(axis=0), real.sum()]

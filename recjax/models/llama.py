@@ -179,7 +179,7 @@ def _first(
     both = project(norm(known), angles, keys), project(norm(own), there, keys)
     merged = one.attention.merge(attend_learned(*both, learned, mask, prefix), None)
     is_own = named(learned, x.shape[1])[..., None]
-    return one.mlp(jnp.where(is_own, x, known) + merged, keys)
+    return one.mlp(jnp.where(is_own, x, known) + merged, keys)  # one value, two gradients
 
 
 class Llama(nnx.Module):

@@ -161,18 +161,18 @@ def _logits(q: Array, k: Array, bias: Array | None) -> Array:
     scale = q.shape[-1] ** -0.5
     # Logits are more than queries, and XLA on a CPU would write the factor out for each of them. In
     # half precision the queries would be rounded once more.
-    before = q.dtype == jnp.float32
-    if before:
+    early = q.dtype == jnp.float32
+    if early:
         q = q * scale
     if k.ndim == 3:
         logits = _product("BKXH,KMH->BKXM", q, k)
-    elif _one_query(q) and jax.__version_info__ >= (0, 12):  # before, such a sum has no vectors
+    elif _one_query(q) and jax.__version_info__ >= (0, 12):  # older: no vectors for such sums
         products = q.astype(jnp.float32) * k.astype(jnp.float32)
         # Behind a barrier, or it is computed again for each of its uses.
         logits = jax.lax.optimization_barrier(products.sum(axis=-1))[:, :, None]
     else:
         logits = _product("BKXH,BKMH->BKXM", q, k)
-    if not before:
+    if not early:
         logits = logits * scale
     if bias is None:
         return logits

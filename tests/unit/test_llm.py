@@ -141,12 +141,14 @@ def test_stop_tokens_processors_and_draws(lm):
 
 
 def test_many_prompts_are_each_as_alone(lm):
-    """From 128 on in stages (`decode`); some rows end early."""
-    prompts = [[*LONG[:20], *row] for row in np.random.default_rng(0).integers(0, 320, (130, 3))]
-    free = lm.generate(prompts[:65], max_new_tokens=20)
+    """From 256 on in stages (`decode`); some rows end early."""
+    prompts = [[*LONG[:20], *row] for row in np.random.default_rng(0).integers(0, 320, (258, 3))]
+    free = lm.generate(prompts[:86], max_new_tokens=20)
     stop = [int(np.bincount(free.tokens.reshape(-1)).argmax())]
     got = lm.generate(prompts, max_new_tokens=20, stop=stop)
-    parts = [lm.generate(prompts[n : n + 65], max_new_tokens=20, stop=stop) for n in (0, 65)]
+    parts = [
+        lm.generate(prompts[n : n + 86], max_new_tokens=20, stop=stop) for n in range(0, 258, 86)
+    ]
     for name in ("tokens", "lengths", "scores"):
         expected = np.concatenate([getattr(part, name) for part in parts])
         np.testing.assert_allclose(getattr(got, name), expected, atol=2e-5)

@@ -154,12 +154,26 @@ def test_greedy_answers_are_the_models_own(make_reader, states):
 
 def test_a_long_list_is_read_more_at_a_time(make_reader, states, monkeypatch):
     reader = make_reader(residual_tokens=6)
-    shown = np.asarray(states(280)).reshape(140, 2, 4, 6)
+    shown = np.asarray(states(560)).reshape(280, 2, 4, 6)
     expected, done = reader.read(shown, "residual"), []
-    monkeypatch.setattr("recjax.interpreter.reader._LONG", 140)
-    monkeypatch.setattr("recjax.interpreter.reader._MANY", 128)
+    monkeypatch.setattr("recjax.interpreter.reader._LONG", 280)
     assert reader.read(shown, "residual", progress=done.append) == expected
-    assert done == [128, 12]
+    assert done == [280]
+
+
+def test_rows_at_a_time(make_reader, monkeypatch):
+    """Multiples of 64 that share a list about evenly, as many as the cache has room for."""
+    reader = make_reader(residual_tokens=6)
+    sizes = {count: reader._size(count, "residual", 0) for count in (2048, 2049, 5000)}
+    assert sizes == {2048: 512, 2049: 448, 5000: 512}
+    asked, config = reader.bridge.questions.question("residual"), reader.bridge.llm.config
+    slots = len(asked.ids) - asked.before + 6
+    cache = reader.bridge.llm.definition.merge(reader.bridge.llm.params).empty_cache(1, slots)
+    row = sum(a.nbytes for a in (*cache.keys, *cache.values))
+    assert len(cache.keys) == config.layers
+    for rows, expected in ((200, 192), (127, 64), (1, 64)):
+        monkeypatch.setattr("recjax.interpreter.reader._ROOM", row * rows)
+        assert reader._size(2048, "residual", 0) == expected
 
 
 @pytest.mark.parametrize("said", ["{titles}", "{titles} is new.", "It was: {titles}"])
