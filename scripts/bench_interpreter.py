@@ -72,7 +72,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peers", help="python of an environment with torch and transformers")
     parser.add_argument("--rounds", type=int, default=3, help="turns of ours and the peer's")
     parser.add_argument("--repeats", type=int, default=2, help="timed repetitions a turn")
-    parser.add_argument("--answers", type=int, default=512, help="read a repetition; N * 64")
+    parser.add_argument("--answers", type=int, default=512, help="of a repetition, N * 64")
     parser.add_argument("--steps", type=int, default=6, help="training steps a repetition")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     args = parser.parse_args()
@@ -189,6 +189,8 @@ def trained_cases(workdirs: Sequence[str], count: int, folder: Path) -> dict[str
         except InputError as error:
             raise SystemExit(f"--runs: {workdir}: {error}") from None
         windows = run.windows("validation", newest=False)
+        if len(windows) < count:
+            raise SystemExit(f"--answers, --steps: {workdir} has {len(windows)} validation windows")
         rows = np.random.default_rng(0).choice(len(windows), count, replace=False)
         histories, every = run.histories(windows[np.sort(rows)]), np.arange(count)
         before, after = np.moveaxis(np.asarray(histories.states(every, "residual")), 1, 0)

@@ -154,11 +154,12 @@ def test_greedy_answers_are_the_models_own(make_reader, states):
 
 def test_a_long_list_is_read_more_at_a_time(make_reader, states, monkeypatch):
     reader = make_reader(residual_tokens=6)
-    shown = np.asarray(states(560)).reshape(280, 2, 4, 6)
+    shown = np.asarray(states(1000)).reshape(500, 2, 4, 6)
     expected, done = reader.read(shown, "residual"), []
-    monkeypatch.setattr("recjax.interpreter.reader._LONG", 280)
+    monkeypatch.setattr("recjax.interpreter.reader._LONG", 500)
+    monkeypatch.setattr("recjax.interpreter.reader._MANY", 256)
     assert reader.read(shown, "residual", progress=done.append) == expected
-    assert done == [280]
+    assert done == [256, 244]
 
 
 def test_rows_at_a_time(make_reader, monkeypatch):
