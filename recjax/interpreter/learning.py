@@ -19,6 +19,7 @@ from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.examples import Examples
 from recjax.interpreter.questions import Task
 from recjax.interpreter.starting import StartConfig, start_near
+from recjax.models.llama_layers import Known, Projected
 from recjax.nn.cache import KVCache
 from recjax.nn.masks import segment_mask
 from recjax.nn.soft import place_soft
@@ -145,12 +146,22 @@ class Learner:
         prefix = self.bridge.llm.prefix_cache(before) if before else None
         return Batch(prefix, parallel.shard_batch(arrays, self.bridge.mesh))
 
+    @functools.cached_property
+    def _mapped(self) -> Projected | None:
+        llm = self.bridge.llm
+        return jax.jit(lambda params: llm.definition.merge(params).mapped_tokens())(llm.params)
+
+    def data(self, batch: Batch) -> tuple[Params, Projected | None, KVCache | None]:
+        """What a step reads beside its arrays: the frozen parameters, what they make of every
+        token (`Llama.mapped_tokens`), and the beginning of all rows."""
+        return self.bridge.llm.params, self._mapped, batch.prefix
+
     def loss_fn(
         self, params: Params, batch: dict[str, Array], data: Any, key: Array
     ) -> tuple[Array, Array]:
-        """(sum, number) of the answers' tokens' loss; data = (frozen parameters, prefix)."""
+        """(sum, number) of the answers' tokens' loss; data is that of `data`."""
         del key
-        frozen, prefix = data
+        frozen, mapped, prefix = data
         model = self.bridge.llm.definition.merge(frozen)
         soft = self.bridge.soft(params, batch["states"])
         x = place_soft(model.embed(batch["tokens"]), batch["is_soft"], soft)
@@ -160,7 +171,7 @@ class Learner:
             mask=segment_mask(batch["segments"], causal=True),
             prefix=prefix,
             places=batch["places"],
-            learned=batch["learned"],
+            known=None if mapped is None else Known(batch["tokens"], batch["learned"], mapped),
         )
         return label_loss(h, model.head_table(), batch["labels"])
 
@@ -173,6 +184,6 @@ class Learner:
 
         def one(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
             arrays = jax.tree.map(lambda a: a[None], batch.arrays)
-            return steps(state, arrays, (self.bridge.llm.params, batch.prefix), key)
+            return steps(state, arrays, self.data(batch), key)
 
         return one

@@ -22,12 +22,20 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from recjax.nn.attention import attend, attend_learned
+from recjax.models.llama_layers import (
+    Known,
+    Layers,
+    Projected,
+    at_places,
+    dropout_keys,
+    first_layer,
+)
+from recjax.nn.attention import attend
 from recjax.nn.cache import KVCache, empty_cache
 from recjax.nn.lora import Linear, lora_axes
-from recjax.nn.masks import causal_mask, named
+from recjax.nn.masks import causal_mask
 from recjax.nn.norms import RMSNorm
-from recjax.nn.positions import RopeScaling, rope_angles, rope_frequencies, rotate
+from recjax.nn.positions import RopeScaling, rope_angles, rope_frequencies
 from recjax.typing import Array
 
 
@@ -103,85 +111,6 @@ PARAM_AXES = lora_axes(
 )
 
 
-class Attention(nnx.Module):
-    """The projections of self-attention, of all layers."""
-
-    def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: Any):
-        options = _options(config, rngs, dtype)
-        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
-        self.query = Linear(config.dim, config.heads * config.head_dim, **options)
-        self.key = Linear(config.dim, config.kv_heads * config.head_dim, **options)
-        self.value = Linear(config.dim, config.kv_heads * config.head_dim, **options)
-        self.out = Linear(config.heads * config.head_dim, config.dim, **options)
-
-    def project(
-        self, x: Array, angles: tuple[Array, Array], keys: list, places: Array | None = None
-    ) -> tuple[Array, Array, Array]:
-        """Queries [B N T H] (of `places` [B Q], where they are given: [B N Q H]), and keys and
-        values [B K T H], of x [B T E]."""
-
-        def split(y: Array, heads: int) -> Array:
-            return jnp.einsum("BTNH->BNTH", y.reshape(*y.shape[:2], heads, self.head_dim))
-
-        q = split(self.query(_at(x, places), keys[0]), self.heads)
-        k = split(self.key(x, keys[1]), self.kv_heads)
-        v = split(self.value(x, keys[2]), self.kv_heads)
-        cos, sin = angles
-        return rotate(q, (_at(cos, places), _at(sin, places))), rotate(k, angles), v
-
-    def merge(self, mixed: Array, key: Array | None) -> Array:
-        """[B N T H] of all heads -> [B T E]."""
-        together = jnp.einsum("BNTH->BTNH", mixed)
-        return self.out(together.reshape(*together.shape[:2], -1), key)
-
-
-class Layers(nnx.Module):
-    """All layers: every parameter has a leading layer axis. A slice of it is one layer."""
-
-    def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: Any):
-        options, stack = _options(config, rngs, dtype), (config.layers,)
-        self.attention_norm = RMSNorm(config.dim, config.norm_eps, stack=stack, dtype=dtype)
-        self.attention = Attention(config, rngs=rngs, dtype=dtype)
-        self.mlp_norm = RMSNorm(config.dim, config.norm_eps, stack=stack, dtype=dtype)
-        self.gate = Linear(config.dim, config.mlp_dim, **options)
-        self.up = Linear(config.dim, config.mlp_dim, **options)
-        self.down = Linear(config.mlp_dim, config.dim, **options)
-
-    def mlp(self, x: Array, keys: list) -> Array:
-        """x [B T E] plus the gated feed-forward network of its norm."""
-        normed = self.mlp_norm(x)
-        gated = jax.nn.silu(self.gate(normed, keys[4])) * self.up(normed, keys[5])
-        return x + self.down(gated, keys[6])
-
-
-def _options(config: Config, rngs: nnx.Rngs, dtype: Any) -> dict[str, Any]:
-    init = nnx.initializers.normal(config.init_std)
-    return {"stack": (config.layers,), "init": init, "rngs": rngs, "dtype": dtype}
-
-
-def _keys(key: Array | None) -> list[Array | None]:
-    """A dropout key for each linear map of a layer, or none."""
-    return [None] * 7 if key is None else list(jax.random.split(key, 7))
-
-
-def _at(x: Array, places: Array | None) -> Array:
-    """x [B T ...] at places [B Q], or at all."""
-    return x if places is None else jax.vmap(lambda row, at: row[at])(x, places)
-
-
-def _first(
-    one: Layers, x: Array, angles: tuple[Array, Array], mask: Array, prefix: Any, learned: Array
-) -> Array:
-    """The first layer, where only the inputs [B S E] at `learned` [B S] have a gradient."""
-    project, norm, keys = one.attention.project, one.attention_norm, _keys(None)
-    known, own = jax.lax.stop_gradient(x), _at(x, learned)
-    there = _at(angles[0], learned), _at(angles[1], learned)
-    both = project(norm(known), angles, keys), project(norm(own), there, keys)
-    merged = one.attention.merge(attend_learned(*both, learned, mask, prefix), None)
-    is_own = named(learned, x.shape[1])[..., None]
-    return one.mlp(jnp.where(is_own, x, known) + merged, keys)  # one value, two gradients
-
-
 class Llama(nnx.Module):
     """A decoder-only language model.
 
@@ -250,7 +179,7 @@ class Llama(nnx.Module):
         prefix: KVCache | None = None,
         key: Array | None = None,
         places: Array | None = None,
-        learned: Array | None = None,
+        known: Known | None = None,
     ) -> tuple[Array, KVCache | None]:
         """Final hidden states [B T E], after the last norm.
 
@@ -265,9 +194,9 @@ class Llama(nnx.Module):
             key: of the adapters' dropout; none outside training.
             places: [B Q], where states are wanted: [B Q E]. What the last layer would compute of
                 other places, but their keys and values, is left out. By default of all.
-            learned: [B S], where there is no cache and parameters are frozen: the only places
-                whose embeddings' gradients are asked for. Those of others are left out where that
-                saves work, and mean nothing. By default all are asked for.
+            known: where there is no cache and parameters are frozen: which inputs are tokens, and
+                which are others. Only the others' gradients are asked for: those of tokens are left
+                out where that saves work, and mean nothing.
 
         Returns:
             The states, and the cache with these tokens in it (None where there was none).
@@ -275,7 +204,7 @@ class Llama(nnx.Module):
         x = self.embed(inputs) if inputs.ndim == 2 else inputs
         if cache is not None:
             return self._cached(x, positions, mask, cache, places)
-        h, _ = self._scanned(x, positions, mask, key, prefix, places, learned)
+        h, _ = self._scanned(x, positions, mask, key, prefix, places, known)
         return self.final_norm(h), None
 
     def hidden_states(
@@ -285,6 +214,17 @@ class Llama(nnx.Module):
         x = self.embed(inputs) if inputs.ndim == 2 else inputs
         last, entered = self._scanned(x, positions, mask, None, None, None, None, keep=True)
         return jnp.concatenate([entered, last[None]])
+
+    def mapped_tokens(self) -> Projected | None:
+        """What the first layer's maps make of every token, for `Known`: [V N*H], [V K*H] twice.
+
+        None where that saves little or nothing: in a model of one layer, and on other devices than
+        a CPU, where a large model has no memory for its first layer once more.
+        """
+        if jax.default_backend() != "cpu" or self.config.layers == 1:
+            return None
+        one = self._split_layers()[0]
+        return one.attention.maps(one.attention_norm(self.embedding[...]), dropout_keys(None))
 
     def for_decoding(self) -> "Llama":
         """This model with its layers taken apart once: for cached calls inside a loop.
@@ -309,27 +249,28 @@ class Llama(nnx.Module):
         return rope_angles(positions, frequencies)
 
     def _scanned(
-        self, x, positions, mask, key, prefix, places, learned, keep: bool = False
+        self, x, positions, mask, key, prefix, places, known, keep: bool = False
     ) -> tuple[Array, Any]:
         if positions is None:
             real = mask if mask is not None and mask.ndim == 2 else jnp.ones(x.shape[:2], bool)
             positions = jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
             positions += 0 if prefix is None else prefix.prefix_length
-        angles = self._angles(positions)
+        angles = jax.lax.optimization_barrier(self._angles(positions))
         if mask is not None and mask.ndim == 2:
             mask = causal_mask(mask)
-        elif mask is None and (places is not None or learned is not None):
+        elif mask is None and (places is not None or known is not None):
             mask = causal_mask(jnp.ones(x.shape[:2], bool))
         graph, stacked = nnx.split(self.layers)
 
         def layer(
             places: Array | None, x: Array, at: tuple[Any, Array | None, Any]
         ) -> tuple[Array, Any]:
-            one, keys = nnx.merge(graph, at[0]), _keys(at[1])
-            q, k, v = one.attention.project(one.attention_norm(x), angles, keys, places)
-            seen = None if mask is None else _at(mask, places)
+            one, keys = nnx.merge(graph, at[0]), dropout_keys(at[1])
+            mapped = one.attention.maps(one.attention_norm(x), keys, places)
+            q, k, v = one.attention.split(mapped, angles, places)
+            seen = None if mask is None else at_places(mask, places)
             mixed = attend(q, k, v, seen, causal=mask is None, prefix=at[2])
-            out = one.mlp(_at(x, places) + one.attention.merge(mixed, keys[3]), keys)
+            out = one.mlp(at_places(x, places) + one.attention.merge(mixed, keys[3]), keys)
             return out, (x if keep else None)
 
         policies = jax.checkpoint_policies
@@ -343,22 +284,22 @@ class Llama(nnx.Module):
         if prefix is not None and prefix.prefix_keys:
             before = (jnp.stack(prefix.prefix_keys), jnp.stack(prefix.prefix_values))
         layers, unroll = (stacked, keys, before), self.config.unroll
-        # The first or the last layer apart copies the others: a large model on a GPU has no memory
-        # for that, and would save one layer of dozens.
-        apart = jax.default_backend() == "cpu"
-        begin = int(apart and learned is not None and self.config.layers > 1)
-        end = self.config.layers - int(apart and places is not None)
+        begin, end = int(known is not None), self.config.layers
+        # The last layer apart copies the others: a large model on a GPU has no memory for that, and
+        # would save one layer of dozens.
+        if places is not None and jax.default_backend() == "cpu":
+            end -= 1
 
         def part(which: int | slice) -> Any:
             return jax.tree.map(lambda a: a[which], layers)
 
         if begin:
             one, _, prefix = part(0)
-            x = _first(nnx.merge(graph, one), x, angles, mask, prefix, learned)
+            x = first_layer(nnx.merge(graph, one), x, angles, mask, prefix, known)
         middle = layers if (begin, end) == (0, self.config.layers) else part(slice(begin, end))
         x, entered = jax.lax.scan(every, x, middle, unroll=unroll)
         if end == self.config.layers:
-            return _at(x, places), entered
+            return at_places(x, places), entered
         return layer(places, x, part(-1))
 
     def _cached(self, x, positions, real, cache: KVCache, places) -> tuple[Array, KVCache]:
@@ -372,14 +313,15 @@ class Llama(nnx.Module):
         slots = jnp.arange(after.valid.shape[1])
         seen = slots <= (slot + jnp.arange(length))[:, None]
         mask = after.valid[:, None] & seen
-        keys, values, none = [], [], _keys(None)
+        keys, values, none = [], [], dropout_keys(None)
         for n, one in enumerate(self._apart or self._split_layers()):
             asked = places if n == self.config.layers - 1 else None
-            q, k, v = one.attention.project(one.attention_norm(x), angles, none, asked)
+            mapped = one.attention.maps(one.attention_norm(x), none, asked)
+            q, k, v = one.attention.split(mapped, angles, asked)
             k, v = cache.write(n, k, v, slot)
             prefix = (cache.prefix_keys[n], cache.prefix_values[n]) if cache.prefix_keys else None
-            mixed = attend(q, k, v, _at(mask, asked), prefix=prefix)
-            x = one.mlp(_at(x, asked) + one.attention.merge(mixed, None), none)
+            mixed = attend(q, k, v, at_places(mask, asked), prefix=prefix)
+            x = one.mlp(at_places(x, asked) + one.attention.merge(mixed, None), none)
             keys.append(k)
             values.append(v)
         after = dataclasses.replace(after, keys=tuple(keys), values=tuple(values))

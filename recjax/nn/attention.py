@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from recjax.nn.dropout import dropout
-from recjax.nn.masks import named
 from recjax.typing import Array
 
 
@@ -212,16 +211,29 @@ def _attend_fwd(q, k, v, bias):
 def _attend_bwd(residuals, d_mixed):
     q, k, v, bias, weights, norm, mixed = residuals
     scaled = d_mixed * norm
-    # d loss / d logits = weights * (d_weights - their mean), the weights not divided yet.
     mean = (mixed * scaled).sum(axis=-1, keepdims=True)
     scaled = scaled.astype(v.dtype)
-    d_v = _product("BKXM,BKXH->BKMH", weights, scaled)
-    d_logits = _product("BKXH,BKMH->BKXM", scaled, v) - mean
-    d_logits, scale = (weights * d_logits).astype(q.dtype), q.shape[-1] ** -0.5
+    d_v = _turned(weights, scaled)
+    d_logits, scale = _d_logits(weights, scaled, v, mean).astype(q.dtype), q.shape[-1] ** -0.5
     d_q = _product("BKXM,BKMH->BKXH", d_logits, k) * scale
-    d_k = _product("BKXM,BKXH->BKMH", d_logits, q) * scale
+    d_k = _turned(d_logits, q) * scale
     d_bias = None if bias is None else jnp.zeros_like(bias)
     return d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype), d_bias
+
+
+def _d_logits(weights: Array, scaled: Array, v: Array, mean: Array) -> Array:
+    """weights * (d_weights - their mean) [B K X M], the weights not divided by their sum yet."""
+    return weights * (_product("BKXH,BKMH->BKXM", scaled, v) - mean)
+
+
+def _turned(weights: Array, x: Array) -> Array:
+    """[B K M H] in float32, of weights [B K X M] and x [B K X H]."""
+    if jax.default_backend() != "cpu":
+        return _product("BKXM,BKXH->BKMH", weights, x)
+    # XLA on a CPU has no fast product that sums over the rows of both: the smaller one is turned.
+    x = jax.lax.optimization_barrier(jnp.swapaxes(x, 2, 3))
+    product = jax.lax.optimization_barrier(_product("BKHX,BKXM->BKHM", x, weights))
+    return jnp.swapaxes(product, 2, 3)
 
 
 _attend.defvjp(_attend_fwd, _attend_bwd)
@@ -236,11 +248,11 @@ def attend_learned(
 ) -> Array:
     """`attend` where most inputs are known and only some have a gradient.
 
-    Of the known inputs, whose gradients nobody asks for (`jax.lax.stop_gradient`), no product is
-    computed in the backward pass: two of attention's six large products are left.
+    No product is computed in the backward pass for the known ones: two of attention's six large
+    products are left.
 
     Args:
-        known: q [B N T H], k and v [B K T H] of all places, without gradients.
+        known: q [B N T H], k and v [B K T H] of all places; at the learned ones they do not count.
         own: q [B N S H], k and v [B K S H] of the learned places.
         learned: [B S], where those are.
         mask, prefix: of `attend`.
@@ -248,25 +260,62 @@ def attend_learned(
     Returns:
         [B N T H].
     """
-    q, k, v = known
-    own_q, own_k, own_v = own
+    at = jnp.arange(len(learned))[:, None]
+    q, k, v = (
+        a.at[at, :, learned].set(jnp.einsum("BNSH->BSNH", jax.lax.stop_gradient(b)))
+        for a, b in zip(known, own, strict=True)
+    )
     rows, heads, length, dim = q.shape
-    at = jnp.arange(rows)[:, None]
-    is_own = named(learned, length)
-    masks = mask & ~is_own[:, None], jnp.take_along_axis(mask, learned[:, None], axis=2)
+    ahead = 0 if prefix is None else prefix[0].shape[1]
     if prefix is not None:
         k, v = (_behind(a, b) for a, b in zip(prefix, (k, v), strict=True))
-        ahead = ((0, 0), (0, 0), (prefix[0].shape[1], 0))
-        masks = jnp.pad(masks[0], ahead, constant_values=True), masks[1]
+        mask = jnp.pad(mask, ((0, 0), (0, 0), (ahead, 0)), constant_values=True)
+    kv_heads = k.shape[1]
+    groups = jnp.arange(heads // kv_heads)[:, None]
+    queries = (groups * length + learned[:, None]).reshape(rows, -1)
+    q, own_q = (a.reshape(rows, kv_heads, -1, dim) for a in (q, own[0]))
+    mixed = _attend_learned((q, k, v, _bias(mask)), (own_q, *own[1:]), queries, learned + ahead)
+    return mixed.reshape(rows, heads, length, dim)
 
-    def mixed(q: Array, masks: Sequence[Array]) -> Array:
-        """[B N X H]"""
-        grouped = q.reshape(rows, k.shape[1], -1, dim)
-        groups = [(k, v, _bias(masks[0])), (own_k, own_v, _bias(masks[1]))]
-        return _attend_groups(grouped, groups).reshape(rows, heads, -1, dim)
 
-    own_mixed = jnp.einsum("BNSH->BSNH", mixed(own_q, [mask[at, learned] for mask in masks]))
-    return mixed(q, masks).at[at, :, learned].set(own_mixed)
+@jax.custom_vjp
+def _attend_learned(
+    known: tuple[Array, Array, Array, Array],
+    own: tuple[Array, Array, Array],
+    queries: Array,
+    keys: Array,
+) -> Array:
+    """`_attend` to what is known; the gradients are those of its rows `queries` [B (N/K)S] of
+    queries and `keys` [B S] of keys and values, and go to `own`."""
+    return _attend_fwd(*known)[0]
+
+
+def _attend_learned_fwd(known, own, queries, keys):
+    mixed, residuals = _attend_fwd(*known)
+    return mixed, (residuals, queries, keys)
+
+
+def _attend_learned_bwd(residuals, d_mixed):
+    (q, k, v, _, weights, norm, mixed), queries, keys = residuals
+    scale = q.shape[-1] ** -0.5
+    scaled = d_mixed * norm
+    mean = (mixed * scaled).sum(axis=-1, keepdims=True)
+    scaled = scaled.astype(v.dtype)
+    columns = jax.vmap(lambda row, at: row[..., at])(weights, keys)
+    d_v = _turned(columns, scaled)
+    d_k = _turned(_d_logits(columns, scaled, _rows(v, keys), mean).astype(q.dtype), q) * scale
+    weights, scaled, mean = (_rows(a, queries) for a in (weights, scaled, mean))
+    d_logits = _d_logits(weights, scaled, v, mean).astype(q.dtype)
+    d_q = _product("BKXM,BKMH->BKXH", d_logits, k) * scale
+    return None, (d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype)), None, None
+
+
+def _rows(x: Array, places: Array) -> Array:
+    """[B K S *] of x [B K X *] at places [B S]."""
+    return jax.vmap(lambda row, at: row[:, at])(x, places)
+
+
+_attend_learned.defvjp(_attend_learned_fwd, _attend_learned_bwd)
 
 
 def _attend_groups(q: Array, groups: Sequence[tuple[Array, Array, Array | None]]) -> Array:

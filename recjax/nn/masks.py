@@ -46,16 +46,3 @@ def causal_mask(real: Array) -> Array:
         [B T T] bool, query by key.
     """
     return real.astype(bool)[:, None] & jnp.tril(jnp.ones((real.shape[-1],) * 2, bool))
-
-
-def named(places: Array, length: int) -> Array:
-    """Which of L places are named.
-
-    Args:
-        places: [B S], in 0 ... L - 1.
-        length: L.
-
-    Returns:
-        [B L] bool.
-    """
-    return jnp.any(places[..., None] == jnp.arange(length), axis=1)

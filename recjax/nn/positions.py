@@ -52,7 +52,8 @@ def rotate(x: Array, angles: tuple[Array, Array]) -> Array:
         x: [B N T H].
         angles: of `rope_angles`.
     """
-    cos, sin = (a[:, None] for a in angles)
-    left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
-    return rotated.astype(x.dtype)
+    cos, sin = (a[:, None, :, None] for a in angles)
+    halves = x.astype(jnp.float32).reshape(*x.shape[:-1], 2, -1)
+    sign = jnp.array([-1.0, 1.0])[:, None]
+    rotated = halves * cos + jnp.flip(halves, axis=-2) * (sin * sign)
+    return rotated.reshape(x.shape).astype(x.dtype)

@@ -136,15 +136,17 @@ def _softmax_forward(h, table, targets, weights, chunk, padded, grads=(False, Fa
         total = total + jnp.sum(jnp.where(weight_c > 0, losses * weight_c, 0.0))
         if not any(grads):
             return (total, d_table), None
-        # d loss / d logits = weight * (softmax - one_hot(target)); the one-hot part is a gather
-        # and a scatter, cheaper than a second pass over the logits.
-        p = (exp * (weight_c[:, None] / norm)).astype(h.dtype)
-        d_h, wide = None, {"preferred_element_type": jnp.float32}
+        # d loss / d logits = weight * (softmax - one_hot(target)). The softmax is divided after its
+        # products, where there is less to divide; the one-hot part is a gather and a scatter,
+        # cheaper than a second pass over the logits.
+        p, scale, d_h = exp.astype(h.dtype), weight_c[:, None] / norm, None
+        wide = {"preferred_element_type": jnp.float32}
         if grads[0]:
-            d_h = jnp.einsum("TI,ID->TD", p, table, **wide) - weight_c[:, None] * table[target_c]
-            d_h = d_h.astype(h.dtype)
+            d_h = jnp.einsum("TI,ID->TD", p, table, **wide) * scale
+            d_h = (d_h - weight_c[:, None] * table[target_c]).astype(h.dtype)
         if grads[1]:
-            d_table = d_table + jnp.einsum("TI,TD->ID", p, h_c, **wide)
+            scaled = (h_c * scale).astype(h.dtype)
+            d_table = d_table + jnp.einsum("TI,TD->ID", p, scaled, **wide)
             d_table = d_table.at[target_c].add(-weight_c[:, None] * h_c)
         return (total, d_table), d_h
 

@@ -61,12 +61,13 @@ def test_loss_and_gradients_are_those_of_rows_alone(make_learner, monkeypatch, t
     learner = make_learner()
     monkeypatch.setattr(learner, "asked", lambda step: (task, form))
     monkeypatch.setattr(learner, "rows", lambda step: np.arange(2))
-    batch, llm = learner.batch(0), learner.bridge.llm
+    batch = learner.batch(0)
+    data = learner.data(batch)
     assert batch.prefix.prefix_length > 2
     params = learner.init_state(make_optimizer(OptimConfig(), 1)).params
 
     (total, count), got = differentiated(
-        lambda params: learner.loss_fn(params, batch.arrays, (llm.params, batch.prefix), None)
+        lambda params: learner.loss_fn(params, batch.arrays, data, None)
     )(params)
     (expected, labels), gradients = differentiated(
         lambda params: by_hand(learner, params, task, form)
@@ -94,7 +95,7 @@ def test_a_question_without_a_shared_beginning(make_bridge, make_learner, llm, t
     batch = learner.batch(0)
     assert batch.prefix is None and start.before == 0
     params = learner.init_state(make_optimizer(OptimConfig(), 1)).params
-    total, count = jax.jit(learner.loss_fn)(params, batch.arrays, (llm.params, None), None)
+    total, count = jax.jit(learner.loss_fn)(params, batch.arrays, learner.data(batch), None)
     expected, labels = jax.jit(lambda params: by_hand(learner, params, "residual", 3))(params)
     assert int(count) == labels == 6 and float(total) == pytest.approx(float(expected), rel=1e-5)
 

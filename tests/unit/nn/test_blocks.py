@@ -6,7 +6,8 @@ from flax import nnx
 
 from recjax.nn.attention import MultiHeadAttention
 from recjax.nn.dropout import dropout
-from recjax.nn.masks import named, segment_mask
+from recjax.nn.masks import segment_mask
+from recjax.nn.mlp import gated_silu
 from recjax.nn.recurrent import GRU
 
 
@@ -18,11 +19,13 @@ def test_segment_mask():
     assert both.astype(int).tolist() == [[1, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
 
 
-def test_named_places():
-    assert named(jnp.array([[2, 0], [1, 1]]), 3).tolist() == [
-        [True, False, True],
-        [False, True, False],
-    ]
+def test_the_derivative_of_a_gate():
+    gate, up, d_out = np.random.default_rng(0).standard_normal((3, 4, 9)).astype(np.float32) * 3
+    expected, plain = jax.vjp(lambda a, b: jax.nn.silu(a) * b, gate, up)
+    out, by_hand = jax.vjp(gated_silu, gate, up)
+    np.testing.assert_array_equal(out, expected)
+    for one, other in zip(by_hand(d_out), plain(d_out), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])

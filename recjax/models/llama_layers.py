@@ -1,0 +1,122 @@
+"""The layers of LLaMA, with parameters stacked over layers (see `recjax.models.llama`)."""
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from recjax.nn.attention import attend_learned
+from recjax.nn.lora import Linear
+from recjax.nn.mlp import gated_silu
+from recjax.nn.norms import RMSNorm
+from recjax.nn.positions import rotate
+from recjax.typing import Array
+
+if TYPE_CHECKING:
+    from recjax.models.llama import Config
+
+Projected = tuple[Array, Array, Array]  # queries, keys and values
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=("tokens", "learned", "mapped"), meta_fields=()
+)
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """Inputs that are tokens of a frozen model, but for a few that a gradient is asked for.
+
+    Attributes:
+        tokens: [B T].
+        learned: [B S], the places of the few.
+        mapped: of `Llama.mapped_tokens`.
+    """
+
+    tokens: Array
+    learned: Array
+    mapped: Projected
+
+
+class Attention(nnx.Module):
+    """The projections of self-attention, of all layers."""
+
+    def __init__(self, config: "Config", *, rngs: nnx.Rngs, dtype: Any):
+        options = _options(config, rngs, dtype)
+        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
+        self.query = Linear(config.dim, config.heads * config.head_dim, **options)
+        self.key = Linear(config.dim, config.kv_heads * config.head_dim, **options)
+        self.value = Linear(config.dim, config.kv_heads * config.head_dim, **options)
+        self.out = Linear(config.heads * config.head_dim, config.dim, **options)
+
+    def maps(self, x: Array, keys: list, places: Array | None = None) -> Projected:
+        """x [B T E] (its `places` [B Q] for the queries, where they are given) through the maps."""
+        return (
+            self.query(at_places(x, places), keys[0]),
+            self.key(x, keys[1]),
+            self.value(x, keys[2]),
+        )
+
+    def split(
+        self, mapped: Projected, angles: tuple[Array, Array], places: Array | None = None
+    ) -> Projected:
+        """Queries [B N T H] (or [B N Q H], of places) and keys and values [B K T H] of `maps`."""
+        heads = self.heads, self.kv_heads, self.kv_heads
+        q, k, v = (
+            jnp.einsum("BTNH->BNTH", y.reshape(*y.shape[:2], n, self.head_dim))
+            for y, n in zip(mapped, heads, strict=True)
+        )
+        there = at_places(angles[0], places), at_places(angles[1], places)
+        return rotate(q, there), rotate(k, angles), v
+
+    def merge(self, mixed: Array, key: Array | None) -> Array:
+        """[B N T H] of all heads -> [B T E]."""
+        together = jnp.einsum("BNTH->BTNH", mixed)
+        return self.out(together.reshape(*together.shape[:2], -1), key)
+
+
+class Layers(nnx.Module):
+    """All layers: every parameter has a leading layer axis. A slice of it is one layer."""
+
+    def __init__(self, config: "Config", *, rngs: nnx.Rngs, dtype: Any):
+        options, stack = _options(config, rngs, dtype), (config.layers,)
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps, stack=stack, dtype=dtype)
+        self.attention = Attention(config, rngs=rngs, dtype=dtype)
+        self.mlp_norm = RMSNorm(config.dim, config.norm_eps, stack=stack, dtype=dtype)
+        self.gate = Linear(config.dim, config.mlp_dim, **options)
+        self.up = Linear(config.dim, config.mlp_dim, **options)
+        self.down = Linear(config.mlp_dim, config.dim, **options)
+
+    def mlp(self, x: Array, keys: list) -> Array:
+        """x [B T E] plus the gated feed-forward network of its norm."""
+        normed = self.mlp_norm(x)
+        gated = gated_silu(self.gate(normed, keys[4]), self.up(normed, keys[5]))
+        return x + self.down(gated, keys[6])
+
+
+def _options(config: "Config", rngs: nnx.Rngs, dtype: Any) -> dict[str, Any]:
+    init = nnx.initializers.normal(config.init_std)
+    return {"stack": (config.layers,), "init": init, "rngs": rngs, "dtype": dtype}
+
+
+def dropout_keys(key: Array | None) -> list[Array | None]:
+    """A dropout key for each linear map of a layer, or none."""
+    return [None] * 7 if key is None else list(jax.random.split(key, 7))
+
+
+def at_places(x: Array, places: Array | None) -> Array:
+    """x [B T ...] at places [B Q], or at all."""
+    return x if places is None else jax.vmap(lambda row, at: row[at])(x, places)
+
+
+def first_layer(
+    one: Layers, x: Array, angles: tuple[Array, Array], mask: Array, prefix: Any, known: Known
+) -> Array:
+    """The first layer, where only the inputs [B S E] at `known.learned` have a gradient."""
+    attention, at, keys = one.attention, known.learned, dropout_keys(None)
+    own = attention.maps(one.attention_norm(at_places(x, at)), keys)
+    there = at_places(angles[0], at), at_places(angles[1], at)
+    q, k, v = (table[known.tokens] for table in known.mapped)
+    both = attention.split((q, k, v), angles), attention.split(own, there)
+    return one.mlp(x + attention.merge(attend_learned(*both, at, mask, prefix), None), keys)
