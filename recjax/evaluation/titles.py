@@ -22,6 +22,19 @@ _ARTICLES = ("the ", "a ", "an ")
 _DROPPED = frozenset("'`\u2019\u2018\u00b4\u02bc")  # apostrophes
 
 
+class _Kept(dict[int, str]):
+    """What a character becomes, by its code: a text has few, and long lists of answers many."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        is_mark = unicodedata.category(character)[0] in "PSZC"
+        kept = "" if character in _DROPPED else " " if is_mark else character
+        return self.setdefault(code, kept)
+
+
+_KEPT = _Kept()
+
+
 def normalise(title: str) -> str:
     """A title's normal form; see above.
 
@@ -29,8 +42,7 @@ def normalise(title: str) -> str:
     ('silence of the lambs', 'schindlers list and you')
     """
     plain = unicodedata.normalize("NFKC", title).casefold().replace("&", " and ")
-    kept = (" " if _is_mark(c) else c for c in plain if c not in _DROPPED)
-    words = " ".join("".join(kept).split())
+    words = " ".join(plain.translate(_KEPT).split())
     for article in _ARTICLES:
         if words.startswith(article):
             return words.removeprefix(article)
@@ -40,10 +52,6 @@ def normalise(title: str) -> str:
 def strict(title: str) -> str:
     """A title as it is, blanks collapsed."""
     return " ".join(title.split())
-
-
-def _is_mark(character: str) -> bool:
-    return unicodedata.category(character)[0] in "PSZC"
 
 
 def slot(text: str, before: str, after: str) -> str | None:
