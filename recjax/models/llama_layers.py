@@ -1,5 +1,7 @@
 """The layers of LLaMA, with parameters stacked over layers (see `recjax.models.llama`)."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ from recjax.nn.positions import rotate
 from recjax.typing import Array
 
 if TYPE_CHECKING:
-    from recjax.models.llama import Config
+    from recjax.models import llama
 
 Projected = tuple[Array, Array, Array]  # queries, keys and values
 
@@ -42,7 +44,7 @@ class Known:
 class Attention(nnx.Module):
     """The projections of self-attention, of all layers."""
 
-    def __init__(self, config: "Config", *, rngs: nnx.Rngs, dtype: Any):
+    def __init__(self, config: llama.Config, *, rngs: nnx.Rngs, dtype: Any):
         options = _options(config, rngs, dtype)
         self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
         self.query = Linear(config.dim, config.heads * config.head_dim, **options)
@@ -79,7 +81,7 @@ class Attention(nnx.Module):
 class Layers(nnx.Module):
     """All layers: every parameter has a leading layer axis. A slice of it is one layer."""
 
-    def __init__(self, config: "Config", *, rngs: nnx.Rngs, dtype: Any):
+    def __init__(self, config: llama.Config, *, rngs: nnx.Rngs, dtype: Any):
         options, stack = _options(config, rngs, dtype), (config.layers,)
         self.attention_norm = RMSNorm(config.dim, config.norm_eps, stack=stack, dtype=dtype)
         self.attention = Attention(config, rngs=rngs, dtype=dtype)
@@ -95,7 +97,7 @@ class Layers(nnx.Module):
         return x + self.down(gated, keys[6])
 
 
-def _options(config: "Config", rngs: nnx.Rngs, dtype: Any) -> dict[str, Any]:
+def _options(config: llama.Config, rngs: nnx.Rngs, dtype: Any) -> dict[str, Any]:
     init = nnx.initializers.normal(config.init_std)
     return {"stack": (config.layers,), "init": init, "rngs": rngs, "dtype": dtype}
 

@@ -190,14 +190,14 @@ def test_controls_show_states_that_say_nothing(run, study):
         (calls[3], calls[7:]),
     ):
         order = [np.abs(windows - row).max(axis=1).argmin() for row in shuffled]
-        np.testing.assert_allclose(windows[order], shuffled, atol=1e-5)
+        np.testing.assert_allclose(windows[order], shuffled, atol=1e-4)
         assert sorted(order) == list(range(5)) and (np.array(order) != np.arange(5)).all()
         for other in (recommender, adapter):
             # By much: they do not start from what was trained.
             assert (np.abs(windows - other).max(axis=1) > 0.1).all()
     fresh = run.histories(run.sample(run.windows("test", newest=False)), untrained=seed + 1)
     soft = run.bridge.soft(run.restore(4), fresh.states(np.arange(5), "residual"))
-    np.testing.assert_allclose(np.asarray(soft).reshape(5, -1), calls[5], atol=1e-5)
+    np.testing.assert_allclose(np.asarray(soft).reshape(5, -1), calls[5], atol=1e-4)
 
 
 def test_oracle_items_and_a_judge(run, study):
