@@ -159,7 +159,7 @@ class Learner:
     def loss_fn(
         self, params: Params, batch: dict[str, Array], data: Any, key: Array
     ) -> tuple[Array, Array]:
-        """(sum, number) of the answers' tokens' loss; data is that of `data`."""
+        """(sum, number) of the answers' tokens' loss; `data` is what `Learner.data` gives."""
         del key
         frozen, mapped, prefix = data
         model = self.bridge.llm.definition.merge(frozen)

@@ -246,7 +246,8 @@ class Llama(nnx.Module):
     def _angles(self, positions: Array) -> tuple[Array, Array]:
         config = self.config
         frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-        return rope_angles(positions, frequencies)
+        # Behind a barrier, or XLA computes the sines again in every layer, and for every head.
+        return jax.lax.optimization_barrier(rope_angles(positions, frequencies))
 
     def _scanned(
         self, x, positions, mask, key, prefix, places, known, keep: bool = False
@@ -255,7 +256,7 @@ class Llama(nnx.Module):
             real = mask if mask is not None and mask.ndim == 2 else jnp.ones(x.shape[:2], bool)
             positions = jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
             positions += 0 if prefix is None else prefix.prefix_length
-        angles = jax.lax.optimization_barrier(self._angles(positions))
+        angles = self._angles(positions)
         if mask is not None and mask.ndim == 2:
             mask = causal_mask(mask)
         elif mask is None and (places is not None or known is not None):
@@ -307,8 +308,7 @@ class Llama(nnx.Module):
         real = jnp.ones((rows, length), bool) if real is None else real.astype(bool)
         if positions is None:
             positions = cache.position[:, None] + jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
-        # Behind a barrier, or XLA computes the sines again in every layer.
-        angles = jax.lax.optimization_barrier(self._angles(positions))
+        angles = self._angles(positions)
         slot, after = cache.length, cache.advance(real)
         slots = jnp.arange(after.valid.shape[1])
         seen = slots <= (slot + jnp.arange(length))[:, None]

@@ -33,7 +33,7 @@ class Known:
     Attributes:
         tokens: [B T].
         learned: [B S], the places of the few.
-        mapped: of `Llama.mapped_tokens`.
+        mapped: [V N*H], [V K*H] and [V K*H], of `Llama.mapped_tokens`.
     """
 
     tokens: Array
@@ -115,7 +115,7 @@ def at_places(x: Array, places: Array | None) -> Array:
 def first_layer(
     one: Layers, x: Array, angles: tuple[Array, Array], mask: Array, prefix: Any, known: Known
 ) -> Array:
-    """The first layer, where only the inputs [B S E] at `known.learned` have a gradient."""
+    """The first layer, [B T E] -> [B T E], where only inputs at `known.learned` have a gradient."""
     attention, at, keys = one.attention, known.learned, dropout_keys(None)
     own = attention.maps(one.attention_norm(at_places(x, at)), keys)
     there = at_places(angles[0], at), at_places(angles[1], at)

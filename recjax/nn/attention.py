@@ -230,7 +230,8 @@ def _turned(weights: Array, x: Array) -> Array:
     """[B K M H] in float32, of weights [B K X M] and x [B K X H]."""
     if jax.default_backend() != "cpu":
         return _product("BKXM,BKXH->BKMH", weights, x)
-    # XLA on a CPU has no fast product that sums over the rows of both: the smaller one is turned.
+    # XLA on a CPU has no fast product that sums over the rows of both: the smaller one is turned,
+    # behind barriers, or XLA would turn it back.
     x = jax.lax.optimization_barrier(jnp.swapaxes(x, 2, 3))
     product = jax.lax.optimization_barrier(_product("BKHX,BKXM->BKHM", x, weights))
     return jnp.swapaxes(product, 2, 3)

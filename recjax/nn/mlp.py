@@ -14,6 +14,9 @@ def gated_silu(gate: Array, up: Array) -> Array:
 
     Args:
         gate, up: [... F].
+
+    Returns:
+        [... F].
     """
     return jax.nn.silu(gate) * up
 
@@ -24,8 +27,8 @@ def _fwd(gate, up):
 
 def _bwd(residuals, d_out):
     gate, up = residuals
-    open_ = jax.nn.sigmoid(gate)
-    return d_out * up * (open_ * (1 + gate * (1 - open_))), d_out * (gate * open_)
+    sigmoid = jax.nn.sigmoid(gate)
+    return d_out * up * (sigmoid * (1 + gate * (1 - sigmoid))), d_out * (gate * sigmoid)
 
 
 gated_silu.defvjp(_fwd, _bwd)
