@@ -25,7 +25,6 @@ from recjax.convert.language_model import (
     read_language_model,
     write_language_model,
 )
-from recjax.convert.tensors import read_object
 from recjax.data.tokenizers import FILES as TOKENIZER_FILES
 from recjax.data.tokenizers import Tokenizer, load_tokenizer, pad_left
 from recjax.errors import InputError
@@ -35,6 +34,7 @@ from recjax.generate.loop import Generated, decode
 from recjax.generate.processors import Processor
 from recjax.generate.prompts import Prompts, check_ids, lengths, read_prompts
 from recjax.generate.sampling import Sampler, row_keys
+from recjax.json_files import read_object
 from recjax.models.definition import ModelDef
 from recjax.nn.cache import KVCache
 from recjax.nn.soft import place_soft

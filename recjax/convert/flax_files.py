@@ -15,8 +15,9 @@ import numpy as np
 from flax import serialization, traverse_util
 
 from recjax.convert.mapping import TRANSPOSE, Rule
-from recjax.convert.tensors import Tensor, read_object, same, tensor_of, transposed
+from recjax.convert.tensors import Tensor, same, tensor_of, transposed
 from recjax.errors import InputError
+from recjax.json_files import read_object
 
 SINGLE = "flax_model.msgpack"
 INDEX = "flax_model.msgpack.index.json"

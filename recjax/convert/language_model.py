@@ -33,8 +33,9 @@ from recjax.config import nearest
 from recjax.convert import flax_files, llama_hf, llama_meta, orbax_files, tensors
 from recjax.convert.files import new_folder, require_free, settled
 from recjax.convert.mapping import Rule, cast, load, to_tensors
-from recjax.convert.tensors import Tensor, read_object
+from recjax.convert.tensors import Tensor
 from recjax.errors import InputError
+from recjax.json_files import read_object
 from recjax.models import llama
 from recjax.models.definition import ModelDef, define
 from recjax.typing import Params

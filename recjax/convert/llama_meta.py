@@ -28,12 +28,12 @@ from recjax.convert.tensors import (
     Tensor,
     joined,
     read_file,
-    read_object,
     same,
     tensor_of,
     write_file,
 )
 from recjax.errors import InputError
+from recjax.json_files import read_object
 from recjax.models.llama import Config
 from recjax.nn.positions import RopeScaling
 

@@ -22,8 +22,9 @@ from recjax.config import nearest
 from recjax.convert.files import new_folder
 from recjax.convert.language_model import Loaded, Shardings
 from recjax.convert.mapping import TRANSPOSE, Rule, load, to_tensors
-from recjax.convert.tensors import Tensor, read_file, read_object, write_file
+from recjax.convert.tensors import Tensor, read_file, write_file
 from recjax.errors import InputError
+from recjax.json_files import read_object
 from recjax.nn.lora import LoRAConfig, add_lora, is_lora, merge_lora
 from recjax.typing import Params
 

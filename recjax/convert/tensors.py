@@ -17,6 +17,7 @@ import numpy as np
 import safetensors
 
 from recjax.errors import InputError
+from recjax.json_files import read_object
 
 Index = tuple[slice, ...]
 
@@ -182,23 +183,6 @@ def read_file(path: Path) -> dict[str, Tensor]:
 
     with opened() as file:
         return {key: tensor(key, file.get_slice(key)) for key in file.keys()}  # noqa: SIM118
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        InputError: naming the file: missing, damaged, something else.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable JSON file ({error})") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
 
 
 def write_folder(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int) -> None:

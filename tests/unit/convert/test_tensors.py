@@ -14,13 +14,13 @@ from recjax.convert.tensors import (
     joined,
     read_file,
     read_folder,
-    read_object,
     same,
     tensor_of,
     write_file,
     write_folder,
 )
 from recjax.errors import InputError
+from recjax.json_files import read_object
 
 
 def arrays():
