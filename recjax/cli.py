@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from recjax.errors import InputError
+from recjax.errors import InputError, one_line, printable
 from recjax.interpreter.command import add_interpret_flags, interpret
 from recjax.memory import keep_freed
 
@@ -137,7 +137,15 @@ def _overrides(unknown: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _say(*lines: str) -> None:
-    print(*lines, sep="\n", file=sys.stderr)
+    """Lines and tables to stderr; `printable`, whatever the files hold that they are made of."""
+    print(*map(printable, "\n".join(lines).split("\n")), sep="\n", file=sys.stderr)
+
+
+def _fail(error: Exception, message: str, debug: bool) -> None:
+    """The one line of an error; with `--debug` its traceback before it."""
+    if debug:
+        _say("".join(traceback.format_exception(error)).rstrip())
+    _say(f"recjax: {one_line(message)}")
 
 
 def _workdir() -> Any:
@@ -341,17 +349,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
     except InputError as error:
-        if debug:
-            traceback.print_exc()
-        _say(f"recjax: {error}")
+        _fail(error, str(error), debug)
         return 2
     except KeyboardInterrupt:
         _say("recjax: interrupted; the same command goes on from the last checkpoint")
         return 1
     except Exception as error:
-        if debug:
-            traceback.print_exc()
-        _say(f"recjax: {type(error).__name__}: {error}")
+        _fail(error, f"{type(error).__name__}: {' '.join(str(error).split())}", debug)
         return 1
 
 

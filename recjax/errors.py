@@ -1,9 +1,50 @@
-"""The one exception that means "the input is wrong", as opposed to "recjax is wrong"."""
+"""The one exception that means "the input is wrong", as opposed to "recjax is wrong"; and text that
+a terminal shows as text, for messages repeat what files and servers hold."""
+
+import re
+
+# Control characters, marks that reverse the direction of what follows, further line breaks, and
+# halves of surrogate pairs. Marks that scripts and emoji need (joiners, variation selectors) stay.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_LONGEST = 1000  # characters of a message
+
+
+def printable(text: str) -> str:
+    r"""Text in one line that no terminal obeys: control characters are spelled, as Python does.
+
+    Letters of all scripts, combining marks and emoji stay. Applied twice, it changes nothing more.
+
+    >>> printable("Alien\x1b[2J\nrecjax: done")
+    'Alien\\x1b[2J\\nrecjax: done'
+    """
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def shorten(text: str, longest: int = 200) -> str:
+    """Text with its middle left out where it has more characters than `longest`.
+
+    What is left has at most that many: the first two thirds, how many there were, the end.
+    """
+    if len(text) <= longest:
+        return text
+    gap = f" ... ({len(text):,} characters) ... "
+    kept = longest - len(gap)
+    end = kept // 3
+    return text[: kept - end] + gap + text[len(text) - end :]
+
+
+def one_line(text: str) -> str:
+    """A message as a terminal gets it: `printable`, and 1000 characters at most."""
+    return shorten(printable(text), _LONGEST)
 
 
 class InputError(ValueError):
     """Bad input or bad usage.
 
-    The message is one line that names the file (and line), key or value at fault and says what
-    was expected. The command line prints it without a traceback and exits with status 2.
+    The message is `one_line`, whatever it repeats, that names the file (and line), key or value
+    at fault and says what was expected. The command line prints it without a traceback and exits
+    with status 2.
     """
+
+    def __init__(self, message: str = ""):
+        super().__init__(one_line(message))

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from recjax.data.interactions import Catalog, InteractionLog, compact, statistics, time_order
-from recjax.errors import InputError
+from recjax.errors import InputError, printable
 
 FORMAT_VERSION = 1
 _ARRAYS = {"offsets": np.int64, "items": np.int32, "timestamps": np.int64, "ratings": np.float32}
@@ -341,7 +341,7 @@ def format_statistics(store: Store) -> str:
         rows.append(("bad rows skipped", f"{bad['count']:,}"))
     if duplicates.get("found"):
         rows.append(("repeated (user, item)", f"{duplicates['found']:,} ({duplicates['kept']})"))
-    rows += [("note", text) for text in store.manifest.get("warnings", [])]
+    rows += [("note", printable(text)) for text in store.manifest.get("warnings", [])]
     return "\n".join(f"{name:<22}{value}" for name, value in rows)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recjax.errors import InputError
+from recjax.errors import InputError, printable
 
 # Flags that answers to a file do not read.
 _OF_A_STUDY = (
@@ -57,7 +57,7 @@ def interpret(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, An
     _check(args)
     if args.hidden is not None:
         answers = read_hidden(args.workdir, args.hidden, args.step)
-        say(*(next(iter(answer.values())) for answer in answers))
+        say(*(printable(next(iter(answer.values()))) for answer in answers))
         return {"answers": answers}
     metrics = examine(
         args.workdir,

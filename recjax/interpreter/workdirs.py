@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recjax.errors import InputError
+from recjax.errors import InputError, printable
 from recjax.interpreter.examples import check_states
 from recjax.interpreter.questions import Task
 from recjax.interpreter.run import InterpreterRun
@@ -51,7 +51,7 @@ def examine(
     study = Study(run, params, config)
     sections = study.examine()
     for case in (case for part in sections if isinstance(part, Cases) for case in part.cases):
-        say(f"{case.heading} (history: {', '.join(item.text for item in case.history)})")
+        say(printable(f"{case.heading} (history: {', '.join(i.text for i in case.history)})"))
     write_results(Path(workdir) / "results.json", [summary(run, study.metrics), *sections])
     return study.metrics
 

@@ -103,6 +103,41 @@ def test_bad_usage_is_one_line_and_status_2(recjax, config, tmp_path, arguments,
     assert message in one_line(err)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["f\x1b[2Jly\nrecjax: done"],
+        ["train", "--workdir=W", "--x\x9b31m\u202e\udc80"],
+        ["train", "--workdir=W\nrecjax: done", "--config=C\x07"],
+        ["prepare", "--config=CONFIG", "--config.data.\x1bc=1"],
+        ["prepare", "--config=CONFIG", "--config.data.options={'\x1b[2J': '\u202e'}"],
+        ["prepare", "--config=CONFIG", "--skip-bad-rows=\x1b[2J"],
+        ["prepare", "--config=CONFIG", f"--config.data.{'k' * 1_000_000}=1"],
+        ["evaluate", "--workdir=W/\x1b[2J", "--debug"],
+    ],
+    ids=range(8),
+)
+def test_arguments_reach_no_terminal_raw(recjax, config, tmp_path, arguments):
+    arguments = [
+        a.replace("CONFIG", str(config)).replace("=W", f"={tmp_path}/W") for a in arguments
+    ]
+    status, _, err = recjax(*arguments)
+    assert status == 2 and len(one_line(err)) < 1100
+    assert not set(err.replace("\n", "")) & {"\x1b", "\x9b", "\x07", "\u202e", "\udc80"}
+
+
+def test_errors_of_others_are_one_line_too(recjax, tmp_path, monkeypatch):
+    from recjax.training import workdir
+
+    def fail(*_, **__):
+        raise RuntimeError("first\n\x1b[2Jsecond\n" + "x" * 5000)
+
+    monkeypatch.setattr(workdir, "open_run", fail)
+    status, _, err = recjax("evaluate", f"--workdir={tmp_path}")
+    assert status == 1 and "RuntimeError: first \\x1b[2Jsecond xx" in one_line(err)
+    assert len(err) < 1100
+
+
 def test_checkpoints_of_another_model_or_data_are_refused(recjax, config, tmp_path):
     work = tmp_path / "w"
     train = ("train", f"--config={config}", f"--workdir={work}", "--config.train.epochs=1")
