@@ -142,8 +142,8 @@ class Llama(nnx.Module):
         return jnp.einsum("...E,VE->...V", h, self.embedding[...].astype(h.dtype))
 
     def head_table(self) -> Array:
-        """The head as a row [E] a token: [V E]."""
-        return self.embedding[...] if self.head is None else self.head.kernel[...].T
+        """The head as a row [E] a token: [V E]; with its adapter in it, where it has one."""
+        return self.embedding[...] if self.head is None else self.head.merged().T
 
     def empty_cache(self, rows: int, slots: int) -> KVCache:
         """A cache for `slots` tokens in each of `rows` rows."""

@@ -1,7 +1,7 @@
 """Linear maps, and low-rank adapters on them (LoRA, Hu et al. 2021).
 
 y = x W + (alpha / R) dropout(x) A B, with B = 0 at the start, so that an adapted model begins as
-the model it adapts (section 4.1).
+the model it adapts (section 4.1). With `rslora` the factor is alpha / sqrt(R) (Kalajdzievski 2023).
 
     config = LoRAConfig(rank=8, targets=(r"layers/attention/(query|value)",))
     model = add_lora(Llama(...), config, rngs)     # new parameters "layers/attention/query/lora/a"
@@ -12,6 +12,7 @@ Deviations: A and B are cast to the activations' type, where peft casts the acti
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -24,21 +25,35 @@ from recjax.errors import InputError
 from recjax.nn.dropout import dropout
 from recjax.typing import Array, Params
 
+MOST_RANK = 1 << 16
+
 
 @dataclasses.dataclass(frozen=True)
 class LoRAConfig:
     rank: int = 8  # R
     alpha: float = 16.0  # the update is scaled by alpha / R
+    rslora: bool = False  # by alpha / sqrt(R) instead
     dropout: float = 0.0  # on the adapter's input
     targets: tuple[str, ...] = (r"layers/attention/(query|value)",)  # regex over module paths
 
     def __post_init__(self):
-        if self.rank < 1:
-            raise ValueError(f"rank {self.rank}: expected at least 1")
+        if not 1 <= self.rank <= MOST_RANK:
+            raise ValueError(f"rank {self.rank}: expected 1 to {MOST_RANK:,}")
+        if not 0 < self.alpha < math.inf:
+            raise ValueError(f"alpha {self.alpha}: expected a number above 0")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout {self.dropout}: expected at least 0, below 1")
+        if not self.targets:
+            raise ValueError("targets: expected at least one")
+        for target in self.targets:
+            try:
+                re.compile(target)
+            except (re.error, OverflowError, RecursionError) as error:
+                raise ValueError(f"targets: '{target}' is no regex ({error})") from None
 
     @property
     def scale(self) -> float:
-        return self.alpha / self.rank
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
 class LoRAParam(nnx.Variable):
@@ -59,6 +74,10 @@ class LoRA(nnx.Module):
             jax.random.uniform(rngs.params(), shape, jnp.float32, minval=-bound, maxval=bound)
         )
         self.b = LoRAParam(jnp.zeros((*stack, config.rank, out_dim), jnp.float32))
+
+    def factors(self) -> tuple[Array, Array, float]:
+        """A, B and the scale of their product."""
+        return self.a[...], self.b[...], self.scale
 
     def __call__(self, x: Array, key: Array | None) -> Array:
         rngs = None if key is None else nnx.Rngs(dropout=key)
@@ -95,6 +114,11 @@ class Linear(nnx.Module):
         y = x @ self.kernel[...].astype(x.dtype)
         return y if self.lora is None else y + self.lora(x, key)
 
+    def merged(self) -> Array:
+        """The kernel [*stack in out] with its adapter in it (without dropout)."""
+        kernel = self.kernel[...]
+        return kernel if self.lora is None else _shifted(kernel, *self.lora.factors())
+
 
 def add_lora(model: Any, config: LoRAConfig, rngs: nnx.Rngs) -> Any:
     """Puts an adapter on every linear map whose path one of the targets matches in full.
@@ -126,8 +150,8 @@ def add_lora(model: Any, config: LoRAConfig, rngs: nnx.Rngs) -> Any:
 
 
 def merge_lora(params: Params, config: LoRAConfig) -> Params:
-    """Parameters without adapters that compute the same: W + (alpha / R) A B."""
-    return _shifted(params, _updates(params, config.scale))
+    """Parameters without adapters that compute the same: W + scale A B, in float32 each at once."""
+    return _with_updates(params, params, config.scale)
 
 
 def unmerge_lora(params: Params, lora: Params, config: LoRAConfig) -> Params:
@@ -141,7 +165,7 @@ def unmerge_lora(params: Params, lora: Params, config: LoRAConfig) -> Params:
     Returns:
         The base's and the adapters' parameters (up to rounding).
     """
-    return _shifted(params, _updates(lora, -config.scale)) | lora
+    return _with_updates(params, lora, -config.scale) | lora
 
 
 def is_lora(path: str) -> bool:
@@ -167,21 +191,19 @@ def lora_axes(axes: tuple[tuple[str, tuple[str | None, ...]], ...]) -> tuple:
     return tuple(out)
 
 
-def _updates(params: Params, scale: float) -> Params:
-    """By kernel path, what the adapters add to it, in float32."""
+def _with_updates(params: Params, lora: Params, scale: float) -> Params:
     out = {}
-    for path, a in params.items():
-        if path.endswith("/lora/a"):
-            b = params[path.removesuffix("a") + "b"]
-            a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-            out[path.removesuffix("lora/a") + "kernel"] = scale * (a @ b)
+    for path, kernel in params.items():
+        if is_lora(path):
+            continue
+        own = path.removesuffix("kernel") + "lora/"
+        if path.endswith("/kernel") and f"{own}a" in lora:
+            kernel = _shifted(kernel, lora[f"{own}a"], lora[f"{own}b"], scale)
+        out[path] = kernel
     return out
 
 
-def _shifted(params: Params, updates: Params) -> Params:
-    def shift(path: str, kernel: Array) -> Array:
-        if path not in updates:
-            return kernel
-        return (kernel.astype(jnp.float32) + updates[path]).astype(kernel.dtype)
-
-    return {path: shift(path, kernel) for path, kernel in params.items() if not is_lora(path)}
+def _shifted(kernel: Array, a: Array, b: Array, scale: float) -> Array:
+    """The kernel and what an adapter adds to it, in float32."""
+    update = scale * (a.astype(jnp.float32) @ b.astype(jnp.float32))
+    return (kernel.astype(jnp.float32) + update).astype(kernel.dtype)

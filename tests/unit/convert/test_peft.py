@@ -113,21 +113,45 @@ KEY = "base_model.model.model.layers.2.self_attn.q_proj.lora_B.weight"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"use_rslora": True}, "'use_rslora' is True; only False is implemented"),
+        ({"use_rslora": "yes"}, "'use_rslora' is 'yes', expected true or false"),
         ({"use_dora": True}, "'use_dora' is True; only False"),
         ({"bias": "lora_only"}, "'bias' is 'lora_only'; only 'none'"),
         ({"modules_to_save": ["lm_head"]}, "'modules_to_save' is ['lm_head']; only None"),
         ({"layers_to_transform": [0, 1]}, "'layers_to_transform' is [0, 1]; only None"),
-        ({"alpha_pattern": {"q_proj": 3}}, "'alpha_pattern' is {'q_proj': 3}; only {}"),
+        ({"exclude_modules": ["q"]}, "'exclude_modules' is ['q']; only None"),
+        ({"rank_pattern": {"q_proj": 0}}, "'rank_pattern': 'q_proj' is 0, expected a whole"),
+        ({"rank_pattern": {"q_proj": 10**9}}, "'q_proj' is 1000000000, expected a whole number"),
+        ({"rank_pattern": {"q_proj": 3}}, "(4, 64), expected rank 3 by adapter_config.json"),
+        ({"rank_pattern": [["q_proj", 3]]}, "'rank_pattern' is [['q_proj', 3]], expected an obj"),
+        ({"rank_pattern": {"q_(": 3}}, "'q_(': no regular expression (missing ), unterminated"),
+        ({"alpha_pattern": {"q_proj": -3}}, "'q_proj' is -3, expected a number above 0"),
+        ({"alpha_pattern": {"q_proj": float("nan")}}, "'q_proj' is nan, expected a number above"),
+        ({"alpha_pattern": {".*.*" * 400: 3}}, "too many ways to match"),
         ({"init_lora_weights": "pissa"}, "'init_lora_weights' is 'pissa'; only True"),
         ({"peft_type": "IA3"}, "'peft_type' is 'IA3'; only 'LORA'"),
         ({"lora_alphas": 2}, "unknown key 'lora_alphas': 2; did you mean 'lora_alpha'?"),
         ({"r": ...}, "lacks the key 'r'"),
-        ({"r": 0}, "rank 0: expected at least 1"),
-        ({"r": "4"}, "expected numbers for r, lora_alpha and lora_dropout"),
+        ({"r": 0}, "'r' is 0, expected a whole number from 1 to 65,536"),
+        ({"r": "4"}, "'r' is '4', expected a whole number"),
+        ({"r": True}, "'r' is True, expected a whole number"),
+        ({"r": 10**9}, "'r' is 1000000000, expected a whole number"),
+        ({"r": 10**30}, "'r' is a huge number, expected a whole number"),
+        ({"r": 60_000}, "lora_A.weight' has shape (4, 64), expected (60000, 64)"),
+        ({"lora_alpha": float("nan")}, "'lora_alpha' is nan, expected a number above 0"),
+        ({"lora_alpha": float("inf")}, "'lora_alpha' is inf, expected a number above 0"),
+        ({"lora_alpha": -1}, "'lora_alpha' is -1, expected a number above 0"),
+        ({"lora_alpha": [8]}, "'lora_alpha' is [8], expected a number above 0"),
+        ({"lora_dropout": 1.5}, "'lora_dropout' is 1.5, expected a number from 0 to below 1"),
+        ({"lora_dropout": "no"}, "'lora_dropout' is 'no', expected a number"),
+        ({"target_modules": []}, "'target_modules' is [], expected at least one linear map"),
+        ({"target_modules": "(q_proj"}, "no regular expression (missing ), unterminated subpat"),
+        ({"target_modules": "(?i)Q_proj"}, "flags in a pattern are not implemented"),
+        ({"target_modules": ".*.*" * 400}, "too many ways to match"),
+        ({"target_modules": "(a+)+" + "x" * 3000}, "3,005 characters, expected at most 2,000"),
         ({"r": 8}, "lora_A.weight' has shape (4, 64), expected (8, 64)"),
         ({"target_modules": 3}, "'target_modules' is 3, expected names or a regex"),
         ({"target_modules": ["q_proj", "embed_tokens"]}, "'embed_tokens' is no linear map of this"),
+        ({"target_modules": "(.+)+\\d"}, "is no linear map of this model; known: q_proj"),
         ({"target_modules": r".*\.2\..*_proj"}, "in some layers only"),
         ({"target_modules": ["q_proj", "v_proj"]}, "down_proj.lora_A.weight'; did you mean"),
         ({"target_modules": "all-linear"}, "lacks the key 'base_model.model.model.layers.0.self_a"),
@@ -139,6 +163,79 @@ def test_what_is_refused(base, tmp_path, change, message):
     with pytest.raises(InputError) as error:
         read_adapter(changed(tmp_path, **change), base)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "key", ["modules_to_save", "layers_to_transform", "exclude_modules", "target_parameters",
+            "layers_pattern", "loftq_config", "rank_pattern", "trainable_token_indices"],
+)  # fmt: skip
+@pytest.mark.parametrize("empty", [[], {}])
+def test_what_is_empty_is_none(base, tmp_path, key, empty):
+    lora, _ = read_adapter(changed(tmp_path, **{key: empty}), base)
+    assert lora.rank == 4
+
+
+# Modules' ranks and alphas by patterns as peft reads them: the first that matches a name's end.
+RANKS = {r"layers\.1\.self_attn\.q_proj": 2, "q_proj": 3, "v_proj": 6, ".*k_proj": 9}
+ALPHAS = {r".*\.0\..*_proj": 5, "model.layers.2.mlp.down_proj": 0.5}
+
+
+def expected_pair(name):
+    rank = 4
+    if "q_proj" in name:
+        rank = 2 if ".1." in name else 3
+    elif "v_proj" in name:
+        rank = 6
+    alpha = 12.0
+    if ".0." in name:
+        alpha = 5.0
+    elif name == "model.layers.2.mlp.down_proj":
+        alpha = 0.5
+    return rank, alpha
+
+
+def with_patterns(state):
+    """Random adapters with the ranks of RANKS."""
+    rng = np.random.default_rng(0)
+    for key, array in state.items():
+        name = key.removeprefix("base_model.model.").rpartition(".lora_")[0]
+        shape = list(array.shape)
+        shape[int("lora_B" in key)] = expected_pair(name)[0]
+        state[key] = rng.normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("patterns", [False, True])
+def test_merged_weights_are_those_by_hand(base, tmp_path, rslora, patterns):
+    """W + scale B A of every layer, with one rank or each its own; written out and read again."""
+    own = {"rank_pattern": RANKS, "alpha_pattern": ALPHAS} if patterns else {}
+    folder = changed(tmp_path, with_patterns if patterns else None, use_rslora=rslora, **own)
+    lora, params = read_adapter(folder, base)
+    assert (lora.rank, lora.alpha, lora.rslora) == (6 if patterns else 4, 12.0, rslora)
+    write_adapter(tmp_path / "out", base, lora, params)
+    state = safetensors.numpy.load_file(folder / WEIGHTS)
+    linear = {"self_attn.q_proj": "attention/query", "self_attn.v_proj": "attention/value",
+              "mlp.down_proj": "down"}  # fmt: skip
+    for read in ((lora, params), read_adapter(tmp_path / "out", base)):
+        model = merged(base, *read)
+        for layer in range(base.config.layers):
+            for theirs, ours in linear.items():
+                name = f"model.layers.{layer}.{theirs}"
+                rank, alpha = expected_pair(name) if patterns else (4, 12.0)
+                a, b = (state[f"base_model.model.{name}.lora_{s}.weight"] for s in "AB")
+                update = alpha / (rank**0.5 if rslora else rank) * (b @ a)
+                before = np.asarray(base.params[f"layers/{ours}/kernel"][layer])
+                after = np.asarray(model.params[f"layers/{ours}/kernel"][layer])
+                np.testing.assert_allclose(after - before, update.T, rtol=1e-4, atol=1e-5)
+
+
+def test_one_rank_and_alpha_by_patterns_stay_what_they_are(base, tmp_path):
+    folder = changed(tmp_path, r=9, lora_alpha=1, rank_pattern={".*": 4}, alpha_pattern={".*": 12})
+    lora, params = read_adapter(folder, base)
+    assert (lora.rank, lora.alpha) == (4, 12.0)
+    np.testing.assert_array_equal(
+        params["layers/down/lora/b"], read_adapter(GOLDEN, base)[1]["layers/down/lora/b"]
+    )
 
 
 def test_no_adapter(base, tmp_path):
