@@ -148,20 +148,11 @@ def _fail(error: Exception, message: str, debug: bool) -> None:
     _say(f"recjax: {one_line(message)}")
 
 
-def _workdir() -> Any:
-    """`recjax.training.workdir`, with all systems in its table."""
-    import recjax.interpreter.run  # noqa: F401 - adds its own
-    from recjax.training import workdir
-
-    return workdir
-
-
 def _load(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> Any:
     from ml_collections import ConfigDict
 
     from recjax.config import apply_overrides, load_config
-
-    workdir = _workdir()
+    from recjax.training import workdir
 
     if args.config is None:
         old = workdir.read_run_config(args.workdir)
@@ -195,11 +186,12 @@ def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[s
 
         start_distributed()
     from recjax.training.metrics import format_table
+    from recjax.training.workdir import remove_run, start_run
 
     config = _load(args, overrides)
     if args.overwrite:
-        _workdir().remove_run(args.workdir)
-    run = _workdir().start_run(config, args.workdir)
+        remove_run(args.workdir)
+    run = start_run(config, args.workdir)
     _say(f"workdir: {args.workdir}", run.describe())
     result = run.train()
     if not result["finished"]:
@@ -212,11 +204,12 @@ def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[s
 
 def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
     from recjax.training.metrics import format_table, progress_bar
+    from recjax.training.workdir import open_run
 
     if overrides:
         raise InputError("evaluate takes the run's own config; --protocols changes the protocols")
     changes = {"protocols": tuple(args.protocols.split(","))} if args.protocols else {}
-    run = _workdir().open_run(args.workdir, **changes)
+    run = open_run(args.workdir, **changes)
     step = run.best_step() if args.step is None else args.step
     evaluator = run.evaluator(args.split)
     with progress_bar(len(evaluator.examples), 0, f"evaluating {args.split}", "example") as bar:
@@ -308,7 +301,6 @@ def _report(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[
 
     if overrides:
         raise InputError("report takes no --config.KEY: it shows the run as it is")
-    _workdir()  # whose systems have defaults, which the page shows
     page = write_report(args.workdir, args.out)
     _say(f"report: {page}")
     return {"report": str(page)}

@@ -47,6 +47,7 @@ from recjax.training.optim import OptimConfig, make_optimizer
 from recjax.training.recommender import RecommenderRun, RunConfig
 from recjax.training.run import Run
 from recjax.training.state import TrainState, state_shardings
+from recjax.training.system import System
 from recjax.typing import Array, Params
 
 
@@ -93,7 +94,7 @@ class InterpreterRunConfig:
     train: InterpreterTrainConfig = dataclasses.field(default_factory=InterpreterTrainConfig)
     evaluation: InterpretationConfig = dataclasses.field(default_factory=InterpretationConfig)
 
-    system = "interpreter"  # its name in `workdir.SYSTEMS`; no field
+    system = "interpreter"  # its name in `training.system.SYSTEMS`; no field
 
 
 def complete(section: Any) -> dict[str, Any]:
@@ -346,6 +347,4 @@ class Interpretation:
         return out
 
 
-workdir.SYSTEMS["interpreter"] = workdir.System(
-    InterpreterRunConfig, InterpreterRun, complete, _store, _settled
-)
+SYSTEM = System(InterpreterRunConfig, InterpreterRun, complete, _store, _settled)

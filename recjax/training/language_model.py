@@ -51,6 +51,7 @@ from recjax.training.recommender import SplitConfig, make_split
 from recjax.training.run import Run
 from recjax.training.state import TrainState, abstract_state, init_state, state_shardings
 from recjax.training.step import make_steps
+from recjax.training.system import System
 from recjax.training.token_loss import token_loss
 from recjax.typing import Array, Params
 
@@ -79,7 +80,7 @@ class LanguageRunConfig:
     train: LanguageTrainConfig = dataclasses.field(default_factory=LanguageTrainConfig)
     evaluation: LikelihoodConfig = dataclasses.field(default_factory=LikelihoodConfig)
 
-    system = "language_model"  # its name in `workdir.SYSTEMS`; no field
+    system = "language_model"  # its name in `training.system.SYSTEMS`; no field
 
 
 def read_model(section: Mapping[str, Any], vocab_size: int) -> llama.Config:
@@ -343,3 +344,6 @@ class LanguageRun(Run):
                 titles = self.documents.titles[1:]
                 write_item_vectors(folder, titles, np.asarray(items)[1:], origin)
         return {"folder": str(folder)}
+
+
+SYSTEM = System(LanguageRunConfig, LanguageRun, complete)

@@ -32,6 +32,7 @@ from recjax.training.optim import OptimConfig, make_optimizer
 from recjax.training.run import Run
 from recjax.training.state import TrainState, abstract_state, init_state, state_shardings
 from recjax.training.step import make_steps
+from recjax.training.system import System
 from recjax.typing import Array, Params
 
 
@@ -63,7 +64,7 @@ class RunConfig:
     train: RecommenderTrainConfig = dataclasses.field(default_factory=RecommenderTrainConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
 
-    system = "recommender"  # its name in `workdir.SYSTEMS`; no field
+    system = "recommender"  # its name in `training.system.SYSTEMS`; no field
 
 
 def complete(section: Any) -> dict[str, Any]:
@@ -230,3 +231,6 @@ class RecommenderRun(Run):
     def identity(self) -> dict[str, Any]:
         """What a checkpoint belongs to: the model and the data."""
         return {"model": to_plain(self.config.model), "data": self.store.fingerprint}
+
+
+SYSTEM = System(RunConfig, RecommenderRun, complete)

@@ -1,71 +1,21 @@
 """A run's folder: `config.json manifest.json metrics.jsonl checkpoints/ events.*`."""
 
-import dataclasses
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from recjax.config import build, nearest, to_plain
-from recjax.data.prepare import prepare
-from recjax.data.store import Store, open_store
+from recjax.config import build, to_plain
 from recjax.errors import InputError
-from recjax.training import language_model, recommender
 from recjax.training.checkpoint import read_json
+from recjax.training.system import System, load_system
 
-
-@dataclasses.dataclass(frozen=True)
-class System:
-    """What a config's key `system` may name.
-
-    Attributes:
-        config: the class of its configs, which have `system`, `train` and `evaluation`.
-        run: the class of its runs, of (config, store, workdir).
-        complete: fills in all defaults of a config's section.
-        store: opens the prepared data, or prepares it: of the config and whether it may.
-        settled: the config with the paths of what it reads made absolute.
-    """
-
-    config: Any
-    run: Any
-    complete: Callable[[Any], dict[str, Any]]
-    store: Callable[[Any, bool], Store]
-    settled: Callable[[Any, Store], Any]
-
-
-def _own_store(config: Any, may_prepare: bool) -> Store:
-    return prepare(config.data) if may_prepare else open_store(config.data.store)
-
-
-def _own_settled(config: Any, store: Store) -> Any:
-    data = dataclasses.replace(config.data, store=str(store.path.absolute()))
-    return dataclasses.replace(config, data=data)
-
-
-# Systems above this layer add themselves (`recjax.interpreter.run`).
-SYSTEMS = {
-    "recommender": System(
-        recommender.RunConfig,
-        recommender.RecommenderRun,
-        recommender.complete,
-        _own_store,
-        _own_settled,
-    ),
-    "language_model": System(
-        language_model.LanguageRunConfig,
-        language_model.LanguageRun,
-        language_model.complete,
-        _own_store,
-        _own_settled,
-    ),
-}
 # Keys of a run's config that may change when it is resumed.
 _MAY_CHANGE = (
     "data.path", "data.store", "recommender", "llm", "ask.prompts",
@@ -77,9 +27,7 @@ def _system(section: Any) -> tuple[str, System, dict[str, Any]]:
     """The name of the system that a config names, the system, and the config's other keys."""
     rest = {key: section[key] for key in section}
     name = rest.pop("system", "recommender")
-    if name not in SYSTEMS:
-        raise InputError(f"config.system: no system '{name}'; {nearest(str(name), SYSTEMS)}")
-    return name, SYSTEMS[name], rest
+    return name, load_system(name), rest
 
 
 def complete(section: Any) -> dict[str, Any]:
@@ -117,7 +65,7 @@ def start_run(config: Any, workdir: Path) -> Any:
         InputError: the workdir belongs to a run with another config or other data, or cannot be
             written.
     """
-    system = SYSTEMS[config.system]
+    system = load_system(config.system)
     # Several processes would write over each other.
     store = system.store(config, jax.process_count() == 1)
     config = system.settled(config, store)
@@ -172,7 +120,7 @@ def open_run(workdir: str | Path, **evaluation: Any) -> Any:
     # The mesh was the training machine's; any will do for evaluation.
     plain["train"]["mesh"] = (-1, 1, 1)
     config = build_config(plain)
-    system = SYSTEMS[config.system]
+    system = load_system(config.system)
     return system.run(config, system.store(config, False), workdir)
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import recjax.interpreter.run  # noqa: F401 - adds the system
 from recjax.convert.language_model import language_model, write_language_model
 from recjax.data.prompts import PROMPTS, question
 from recjax.data.tokenizers import train_bpe
