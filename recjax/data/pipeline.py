@@ -146,20 +146,21 @@ class TrainBatches:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvalBatches:
-    """Batches of (history, target) examples in a fixed order.
+    """Batches of (history, target) examples, or of histories alone, in a fixed order.
 
     A batch holds `ids`, `positions`, `segments` [R L], `last` [B] (index into the flattened rows
-    of each example's newest item), `targets` [B], `weights` [B] (0 for the rows that fill up the
-    last batch) and `examples` [B] (index of the example; 0 for filling).
+    of each example's newest item), `targets` [B] (where there are any), `weights` [B] (0 for the
+    rows that fill up the last batch) and `examples` [B] (index of the example; 0 for filling).
 
     Attributes:
         items: the store's flat item ids.
         spans: examples: history `items[start:stop]`, target `items[stop]`.
         length: L.
-        batch_size: B.
+        batch_size: B; where there are fewer examples, the next power of two is enough.
         packed: pack several histories into a row.
         closing: id that follows every history in the window (a mask), `last` then points to it;
             0 = none.
+        targeted: off = there are no targets, and a history may end with `items`.
     """
 
     items: np.ndarray
@@ -168,6 +169,12 @@ class EvalBatches:
     batch_size: int
     packed: bool = True
     closing: int = 0
+    targeted: bool = True
+
+    @functools.cached_property
+    def _size(self) -> int:
+        """B."""
+        return min(self.batch_size, 1 << max(0, len(self.spans) - 1).bit_length())
 
     @functools.cached_property
     def _lengths(self) -> np.ndarray:
@@ -181,11 +188,11 @@ class EvalBatches:
     @functools.cached_property
     def _usual_rows(self) -> int:
         if not self.packed:
-            return self.batch_size
-        return _rows_for(self._lengths, self.batch_size, self.length, 1)
+            return self._size
+        return _rows_for(self._lengths, self._size, self.length, 1)
 
     def __call__(self, index: int) -> Batch:
-        size, length = self.batch_size, self.length
+        size, length = self._size, self.length
         examples = np.arange(index * size, min((index + 1) * size, len(self.spans)))
         lengths = self._lengths[examples]
         packing = (pack if self.packed else one_per_row)(lengths, length)
@@ -193,18 +200,19 @@ class EvalBatches:
         closed = int(self.closing != 0)
         tokens = window_tokens(self.spans.stops[examples] + closed, lengths, packing, length)
         flat = {n: np.zeros(rows * length, np.int32) for n in ("ids", "positions", "segments")}
-        flat["ids"][tokens.slot] = self.items[tokens.source]
+        # What a mask replaces may lie behind the last item.
+        source = np.minimum(tokens.source, len(self.items) - 1) if closed else tokens.source
+        flat["ids"][tokens.slot] = self.items[source]
         flat["positions"][tokens.slot] = tokens.position
         flat["segments"][tokens.slot] = tokens.segment
         last = packing.row * length + packing.column + lengths - 1
         if closed:
             flat["ids"][last] = self.closing
         batch: Batch = {k: v.reshape(rows, length) for k, v in flat.items()}
-        for name, values in (
-            ("last", np.maximum(last, 0)),
-            ("targets", self.items[self.spans.stops[examples]]),
-            ("examples", examples),
-        ):
+        columns = {"last": np.maximum(last, 0), "examples": examples}
+        if self.targeted:
+            columns["targets"] = self.items[self.spans.stops[examples]]
+        for name, values in columns.items():
             batch[name] = np.zeros(size, np.int32)
             batch[name][: len(examples)] = values
         batch["weights"] = (np.arange(size) < len(examples)).astype(np.float32)

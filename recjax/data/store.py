@@ -108,6 +108,16 @@ class Store:
         """[I] titles by item id; None where unknown, and at 0."""
         return [record["title"] if record else None for record in self.catalog]
 
+    @functools.cached_property
+    def user_numbers(self) -> dict[str, int]:
+        """Raw user id -> its place in `offsets`."""
+        return {key: number for number, key in enumerate(self.user_keys)}
+
+    @functools.cached_property
+    def item_ids(self) -> dict[str, int]:
+        """Raw item id -> item id."""
+        return {record["key"]: id for id, record in enumerate(self.catalog) if record}
+
 
 def _read_jsonl(path: Path) -> Iterator[Any]:
     with path.open(encoding="utf-8") as file:

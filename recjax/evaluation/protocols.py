@@ -32,6 +32,7 @@ from recjax.evaluation.ranking import (
     rank_catalogue,
     rank_metrics,
     ranks_of,
+    seen_pairs,
 )
 from recjax.typing import Array
 
@@ -154,13 +155,7 @@ class Evaluator:
         batch = self.batches(index)
         chosen = self._chosen[batch["examples"]]
         if "full" in self.config.protocols:
-            lengths = chosen.stops - chosen.starts
-            pairs = np.zeros((2, 1 << int(lengths.sum() - 1).bit_length()), np.int32)
-            rows = np.repeat(np.arange(len(lengths)), lengths)
-            before = np.cumsum(lengths) - lengths
-            place = np.arange(len(rows)) + np.repeat(chosen.starts - before, lengths)
-            pairs[:, : len(rows)] = rows, self.items[place]
-            batch["seen_rows"], batch["seen_items"] = pairs
+            batch["seen_rows"], batch["seen_items"] = seen_pairs(self.items, chosen)
         if "uni100" in self.config.protocols:
             starts, stops = self.offsets[chosen.users], self.offsets[chosen.users + 1]
             offsets, positives = sort_positives(self.items, starts, stops)

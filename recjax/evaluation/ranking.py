@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from recjax.data.splits import Spans
 from recjax.typing import Array
 
 # Two sums of the same products in another order differ by about this share of their size; scores
@@ -34,6 +35,82 @@ def ranks_of(scores: Array, targets: Array) -> Array:
     target = jnp.take_along_axis(scores, targets[:, None], axis=-1)
     others = jnp.arange(scores.shape[-1]) != targets[:, None]
     return 1 + jnp.sum(~(scores < target) & others, axis=-1, dtype=jnp.int32)
+
+
+def seen_pairs(items: np.ndarray, spans: Spans) -> np.ndarray:
+    """Pairs [2 P] int32 of an example and an item of its whole history, for `rank_catalogue`.
+
+    P is a power of two, so that few shapes are compiled; pairs of item 0 fill up.
+
+    Args:
+        items: flat item ids.
+        spans: histories `items[start:stop]`.
+    """
+    lengths = spans.stops - spans.starts
+    pairs = np.zeros((2, 1 << int(lengths.sum() - 1).bit_length()), np.int32)
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    before = np.cumsum(lengths) - lengths
+    place = np.arange(len(rows)) + np.repeat(spans.starts - before, lengths)
+    pairs[:, : len(rows)] = rows, items[place]
+    return pairs
+
+
+def _stream(
+    h: Array,
+    table: Array,
+    seen: tuple[Array, Array],
+    k: int,
+    chunk: int,
+    allowed: Array | None = None,
+    targets: Array | None = None,
+) -> tuple[Array, Array, Array | None]:
+    """`(ids, scores, counts)`, the one pass over the catalogue that `rank_catalogue` and
+    `top_items` make. `targets` [B] take part in any case, and are counted."""
+    batch, n_items = h.shape[0], table.shape[0]
+    chunk = min(max(chunk, k), n_items)
+    if targets is not None:
+        products = h * table[targets]
+        threshold = products.sum(-1) - _ROUNDING * jnp.abs(products).sum(-1)
+    rows = jnp.arange(batch)
+    # Item 0 is seen by everybody.
+    seen_rows = jnp.concatenate([rows, seen[0]])
+    seen_items = jnp.concatenate([jnp.zeros(batch, jnp.int32), seen[1]])
+
+    def body(carry, index):
+        count, best, best_ids = carry
+        # The last chunk is moved back inside the table; what was scored before does not count.
+        start = jnp.minimum(index * chunk, n_items - chunk)
+        first = index * chunk
+        scores = jnp.einsum("BD,CD->BC", h, jax.lax.dynamic_slice_in_dim(table, start, chunk))
+        ids = start + jnp.arange(chunk)
+        inside = (seen_items >= first) & (seen_items < start + chunk)
+        column = jnp.where(inside, seen_items - start, chunk)  # a scatter drops column `chunk`
+        out = jnp.zeros((batch, chunk), bool).at[seen_rows, column].set(True, mode="drop")
+        out |= ids < first
+        if allowed is not None:
+            out |= jnp.logical_not(jax.lax.dynamic_slice_in_dim(allowed, start, chunk))
+        if targets is None:
+            scores = jnp.where(out, -jnp.inf, scores)
+        else:
+            is_target = (ids == targets[:, None]) & (ids >= first)
+            scores = jnp.where(out & ~is_target, -jnp.inf, scores)
+            # The target counts itself: that is the 1 of its rank.
+            counts = ~(scores < threshold[:, None]) | is_target
+            count += jnp.sum(counts, axis=-1, dtype=jnp.int32)
+        values, places = jax.lax.top_k(scores, min(k, chunk))
+        values = jnp.concatenate([best, values], axis=-1)
+        candidates = jnp.concatenate([best_ids, start + places], axis=-1)
+        best, order = jax.lax.top_k(values, k)
+        return (count, best, jnp.take_along_axis(candidates, order, axis=-1)), None
+
+    nothing = (
+        None if targets is None else jnp.zeros(batch, jnp.int32),
+        jnp.full((batch, k), -jnp.inf, h.dtype),
+        jnp.zeros((batch, k), jnp.int32),
+    )
+    chunks = jnp.arange(-(-n_items // chunk))
+    (count, best, best_ids), _ = jax.lax.scan(body, nothing, chunks)
+    return jnp.where(best > -jnp.inf, best_ids, 0), best, count
 
 
 def rank_catalogue(
@@ -64,47 +141,35 @@ def rank_catalogue(
         `(ranks [B] int32, top [B k] int32)`; `top` is sorted by score and holds 0 where fewer than
         k items take part.
     """
-    batch, n_items = h.shape[0], table.shape[0]
-    chunk = min(max(chunk, k), n_items)
-    products = h * table[targets]
-    target_score = products.sum(-1)
-    threshold = target_score - _ROUNDING * jnp.abs(products).sum(-1)
-    rows = jnp.arange(batch)
-    # Item 0 is seen by everybody.
-    seen_rows = jnp.concatenate([rows, seen[0]])
-    seen_items = jnp.concatenate([jnp.zeros(batch, jnp.int32), seen[1]])
-
-    def body(carry, index):
-        count, best, best_ids = carry
-        # The last chunk is moved back inside the table; what was scored before does not count.
-        start = jnp.minimum(index * chunk, n_items - chunk)
-        first = index * chunk
-        scores = jnp.einsum("BD,CD->BC", h, jax.lax.dynamic_slice_in_dim(table, start, chunk))
-        ids = start + jnp.arange(chunk)
-        inside = (seen_items >= first) & (seen_items < start + chunk)
-        column = jnp.where(inside, seen_items - start, chunk)  # a scatter drops column `chunk`
-        out = jnp.zeros((batch, chunk), bool).at[seen_rows, column].set(True, mode="drop")
-        out |= ids < first
-        scores = jnp.where(out, -jnp.inf, scores)
-        is_target = (ids == targets[:, None]) & (ids >= first)
-        scores = jnp.where(is_target, target_score[:, None], scores)
-        # The target counts itself: that is the 1 of its rank.
-        count += jnp.sum(~(scores < threshold[:, None]), axis=-1, dtype=jnp.int32)
-        values, places = jax.lax.top_k(scores, min(k, chunk))
-        values = jnp.concatenate([best, values], axis=-1)
-        candidates = jnp.concatenate([best_ids, start + places], axis=-1)
-        best, order = jax.lax.top_k(values, k)
-        return (count, best, jnp.take_along_axis(candidates, order, axis=-1)), None
-
-    nothing = (
-        jnp.zeros(batch, jnp.int32),
-        jnp.full((batch, k), -jnp.inf, h.dtype),
-        jnp.zeros((batch, k), jnp.int32),
-    )
-    chunks = jnp.arange(-(-n_items // chunk))
-    (count, best, best_ids), _ = jax.lax.scan(body, nothing, chunks)
+    top, _, count = _stream(h, table, seen, k, chunk, targets=targets)
     # Where the target's score is no number, all that was masked has counted too.
-    return jnp.minimum(count, n_items - 1), jnp.where(best > -jnp.inf, best_ids, 0)
+    return jnp.minimum(count, table.shape[0] - 1), top
+
+
+def top_items(
+    h: Array,
+    table: Array,
+    seen: tuple[Array, Array],
+    k: int,
+    chunk: int = 16384,
+    allowed: Array | None = None,
+) -> tuple[Array, Array]:
+    """The k best items and their scores: the lists of `rank_catalogue`, where there is no target.
+
+    Args:
+        h: [B D].
+        table: [I D].
+        seen: (rows [P], items [P]), pairs that take no part; see `rank_catalogue`.
+        k: length of the lists.
+        chunk: items scored at a time.
+        allowed: [I] bool, the items that take part; None = all. Item 0 never does.
+
+    Returns:
+        `(top [B k] int32, scores [B k])`, best first; 0 and -inf where fewer than k items take
+        part. Of scores that are no numbers the items are 0.
+    """
+    top, scores, _ = _stream(h, table, seen, k, chunk, allowed=allowed)
+    return top, scores
 
 
 def marginal_relevance(

@@ -207,7 +207,12 @@ class Recommender(SequentialRecommender):
         )
 
     def generate(self, guidance: Array, key: Array) -> Array:
-        """Oracle items e* [B D] from guidance [B D] (Algorithm 2), in one scan."""
+        """Oracle items e* [B D] from guidance [B D] (Algorithm 2), in one scan.
+
+        Args:
+            guidance: of `encode`.
+            key: of the noise, or [B], one a row.
+        """
         config, model = self.config, self.denoiser
         steps = config.sampler_steps or config.steps
         guided, unguided = model.of_guidance(guidance), model.of_guidance(self.null[...])
@@ -218,10 +223,14 @@ class Recommender(SequentialRecommender):
             guess = model.finish(shared + guided)
             return (1 + w) * guess - w * model.finish(shared + unguided) if w else guess
 
-        start, way = jax.random.split(key)
+        start, way = (
+            jnp.moveaxis(jax.vmap(jax.random.split)(key), 1, 0)
+            if key.ndim
+            else (jax.random.split(key))
+        )
         return diffusion.sample(
             denoise,
-            jax.random.normal(start, guidance.shape, guidance.dtype),
+            diffusion.noise_of(start, guidance.shape, guidance.dtype),
             way,
             config.alphas_bar,
             steps,
@@ -240,11 +249,15 @@ class Recommender(SequentialRecommender):
     ) -> Array:
         """Oracle items [B D]; see `SequentialRecommender.predict`.
 
+        A history has noise of its own, whatever stands beside it in a batch.
+
         Args:
             rngs: its `noise` stream; without it the noise is that of key 0.
         """
         guidance = super().predict(ids, positions=positions, segments=segments, last=last)
-        return self.generate(guidance, jax.random.key(0) if rngs is None else rngs.noise())
+        key = jax.random.key(0) if rngs is None else rngs.noise()
+        numbers = _numbers(ids, *self.layout(ids, positions, segments), last)
+        return self.generate(guidance, jax.vmap(jax.random.fold_in, (None, 0))(key, numbers))
 
     def oracle(self, ids: Array, key: Array) -> Array:
         """The oracle item e* [B D] of each history [B L]."""
@@ -253,3 +266,22 @@ class Recommender(SequentialRecommender):
 
 def _of_length_sqrt_dim(x: Array) -> Array:
     return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-12)
+
+
+def _numbers(ids: Array, positions: Array, segments: Array, last: Array | None) -> Array:
+    """A number [B] of each history [B L], or of each one that ends at `last` in packed rows.
+
+    A sum of mixed 32 bits a place: it tells histories apart, and the same history has the same
+    number in every row and column.
+    """
+    rows, length = ids.shape
+    mixed = ids.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) + positions.astype(
+        jnp.uint32
+    ) * jnp.uint32(0x85EBCA77)
+    mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(0x7FEB352D)
+    mixed ^= mixed >> 15
+    if last is None:
+        return jnp.where(segments > 0, mixed, 0).sum(-1, dtype=jnp.uint32)
+    groups = (jnp.arange(rows)[:, None] * (length + 1) + segments).reshape(-1)
+    sums = jax.ops.segment_sum(mixed.reshape(-1), groups, rows * (length + 1))
+    return sums[groups[last]]

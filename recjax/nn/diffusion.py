@@ -5,7 +5,7 @@ variance that is left after step t = 0 .. T-1 (the papers count from 1).
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +94,20 @@ def sampler_table(alphas_bar: np.ndarray, steps: int, eta: float) -> tuple[np.nd
     return places[::-1].astype(np.int32), table[::-1].astype(np.float32)
 
 
+def noise_of(key: Array, shape: tuple[int, ...], dtype: Any, fold: Array | None = None) -> Array:
+    """Standard normal numbers [n D].
+
+    Args:
+        key: of all of them, or [n], one a row: a row's numbers then do not depend on the others.
+        shape: (n, D).
+        dtype: of the numbers.
+        fold: a number that goes into each key first.
+    """
+    if key.ndim:
+        return jax.vmap(lambda one: noise_of(one, shape[1:], dtype, fold))(key)
+    return jax.random.normal(key if fold is None else jax.random.fold_in(key, fold), shape, dtype)
+
+
 def sample(
     denoise: Callable[[Array, Array], Array],
     noise: Array,
@@ -108,7 +122,7 @@ def sample(
     Args:
         denoise: `(x_t [n D], embed(t)) -> x_0 [n D]`, the guess of the data.
         noise: [n D] standard normal, the start.
-        key: of the noise on the way.
+        key: of the noise on the way, or [n], one a row.
         alphas_bar, steps, eta: see `sampler_table`.
         embed: what `denoise` wants to know of t, computed for all steps [S] at once.
     """
@@ -118,8 +132,7 @@ def sample(
         t, embedded, (of_start, of_x, of_noise) = inputs
         x = of_start * denoise(x, embedded) + of_x * x
         if eta:
-            fresh = jax.random.normal(jax.random.fold_in(key, t), x.shape, x.dtype)
-            x += of_noise * fresh
+            x += of_noise * noise_of(key, x.shape, x.dtype, t)
         return x, None
 
     times = jnp.asarray(places)

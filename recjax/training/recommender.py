@@ -8,11 +8,12 @@ metrics = run.evaluator("test").run(params)
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
 
@@ -20,7 +21,9 @@ from recjax.config import build, to_plain
 from recjax.data import splits
 from recjax.data.pipeline import TrainBatches
 from recjax.data.prepare import DataConfig, read_options
+from recjax.data.requests import read_request
 from recjax.data.store import Store
+from recjax.evaluation.lists import Recommendations, TopLists
 from recjax.evaluation.protocols import EvaluationConfig, Evaluator
 from recjax.models.definition import define
 from recjax.models.recommender import make_recommender, read_config
@@ -113,6 +116,7 @@ class RecommenderRun(Run):
         self.model = define(self._build)
         self.masked = self._module.Recommender.masked
         self.window = model_config.max_length
+        self._kept: tuple[int, Params] | None = None  # a checkpoint that was recommended with
 
     def _build(self, rngs: nnx.Rngs) -> Any:
         return make_recommender(self.config.model, self.store.n_items, rngs)
@@ -164,14 +168,12 @@ class RecommenderRun(Run):
     def encode(self, params: Params, batch: dict[str, Array]) -> tuple[Array, Array]:
         """`(vectors [B D], table [I D])` whose inner products rank each example's next item."""
         module = self.model.merge(params)
-        # A generative model draws the same noise for the same examples.
-        key = jax.random.fold_in(jax.random.key(self.config.seed), batch["ids"].sum())
         predicted = module.predict(
             batch["ids"],
             positions=batch["positions"],
             segments=batch["segments"],
             last=batch["last"],
-            rngs=nnx.Rngs(noise=key),
+            rngs=nnx.Rngs(noise=self.config.seed),  # of a generative model
         )
         return predicted, module.item_table()
 
@@ -216,6 +218,67 @@ class RecommenderRun(Run):
             packed=self.config.train.packed,
             closing=self.store.n_items if self.masked else 0,
         )
+
+    @functools.cached_property
+    def lists(self) -> TopLists:
+        """What makes top lists; `recommend` is its usual door."""
+        config = self.config.evaluation
+        return TopLists(
+            self.store.n_items,
+            self.window,
+            self.encode,
+            config.batch_size,
+            config.item_chunk,
+            place=lambda batch: parallel.replicate(batch, self.mesh),
+            packed=self.config.train.packed,
+            closing=self.store.n_items if self.masked else 0,
+        )
+
+    def recommend(
+        self,
+        asked: Iterable[Any] | None = None,
+        k: int = 10,
+        *,
+        filter_seen: bool = True,
+        among: Iterable[Any] | None = None,
+        step: int | None = None,
+        params: Params | None = None,
+    ) -> Recommendations:
+        """The k best items for users or histories, as the evaluator ranks them.
+
+        >>> recommended = run.recommend([["b0008", "b0002"]], k=3)  # two books, the newest last
+        >>> recommended.ids.shape, len(recommended.titles[0])
+        ((1, 3), 3)
+        >>> run.recommend(run.store.user_keys[:2], k=5).scores.shape  # users of the data
+        (2, 5)
+
+        Args:
+            asked: user keys, or histories: lists of item keys, the newest last, of anybody; keys
+                are those of the raw data. None = all users of the data. For a user all items in
+                the data are the history, those held out for validation and test too. A history
+                longer than the model's window counts with its newest items.
+            k: length of the lists; they are shorter where fewer items take part.
+            filter_seen: leave out the items of each whole history.
+            among: item keys; no other item is recommended.
+            step: checkpoint; None = the best one.
+            params: in place of a checkpoint's.
+
+        Raises:
+            InputError: users or items that the data do not have (all of them in one error), an
+                empty history, k below 1, no checkpoint, scores that are no numbers.
+        """
+        request = read_request(self.store, asked, among)
+        if params is None:
+            params = self._restored(self.best_step() if step is None else step)
+        parts = list(self.lists.stream(params, request, k, filter_seen=filter_seen))
+        ids, scores = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return Recommendations(ids, scores, self.store.catalog, request.users)
+
+    def _restored(self, step: int) -> Params:
+        """The parameters of a checkpoint, kept for the next call."""
+        if self._kept is None or self._kept[0] != step:
+            self._kept = (step, self.restore(step))
+        return self._kept[1]
 
     def describe(self) -> str:
         """One line: model, parameters, data, devices."""

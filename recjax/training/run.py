@@ -83,6 +83,18 @@ class Run(abc.ABC):
     def describe(self) -> str:
         """One line: model, parameters, data, devices."""
 
+    def recommend(self, *asked: Any, **options: Any) -> Any:
+        """Lists of items, of a recommender's run (`RecommenderRun.recommend`).
+
+        Raises:
+            InputError: a run of another kind.
+        """
+        del asked, options
+        raise InputError(
+            f"{self.workdir}: a run of another kind; expected a recommender's, which `recjax train`"
+            " makes of a config with a `model`"
+        )
+
     def finish(self, params: Params) -> dict[str, Any]:
         """What a system does with the best parameters, after the test; returns more results."""
         del params

@@ -1,0 +1,134 @@
+"""Top lists without targets: recommendations, scored as `recjax.evaluation.protocols` ranks.
+
+The batches, the scores and the items left out are those of protocol `full` (with seen items, of
+`full_with_seen`), so that the lists of a history are the evaluator's.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recjax.data.pipeline import EvalBatches
+from recjax.data.requests import Request
+from recjax.errors import InputError
+from recjax.evaluation.protocols import EncodeFn
+from recjax.evaluation.ranking import seen_pairs, top_items
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recommendations:
+    """Lists for n users or histories, in the order they were asked for, best item first.
+
+    Attributes:
+        ids: [n k] int32 item ids of the store; 0 where fewer than k items take part.
+        scores: [n k] float32 inner products, comparable within a list; -inf where there is no item.
+        catalog: records by item id (`Store.catalog`).
+        users: [n] raw user keys, or None of histories.
+    """
+
+    ids: np.ndarray
+    scores: np.ndarray
+    catalog: Sequence[dict[str, Any] | None] = dataclasses.field(repr=False)
+    users: Sequence[str] | None = dataclasses.field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def _lists(self, field: str) -> list[list[Any]]:
+        values = [record[field] if record else None for record in self.catalog]
+        return [[values[id] for id in row if id] for row in self.ids.tolist()]
+
+    @property
+    def keys(self) -> list[list[str]]:
+        """Raw item keys, a list for each; shorter than k where there are fewer items."""
+        return self._lists("key")
+
+    @property
+    def titles(self) -> list[list[str | None]]:
+        """Titles, a list for each; None where an item has none."""
+        return self._lists("title")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TopLists:
+    """Makes lists with a recommender.
+
+    Attributes:
+        n_items: I.
+        length: L, the model's window; of longer histories it reads the newest L items.
+        encode: the model.
+        batch_size: histories at a time.
+        item_chunk: items scored at a time.
+        place: puts a batch on the devices.
+        packed: several histories a row.
+        closing: id of a mask that follows every history; 0 = none.
+    """
+
+    n_items: int
+    length: int
+    encode: EncodeFn
+    batch_size: int
+    item_chunk: int
+    place: Callable[[Any], Any] = jax.device_put
+    packed: bool = True
+    closing: int = 0
+
+    @functools.cached_property
+    def _top(self):
+        @functools.partial(jax.jit, static_argnames="k")
+        def top(params, batch, allowed, *, k: int):
+            h, table = self.encode(params, batch)
+            nothing = jnp.zeros(0, jnp.int32)
+            seen = batch.get("seen_rows", nothing), batch.get("seen_items", nothing)
+            return top_items(h, table, seen, k, self.item_chunk, allowed)
+
+        return top
+
+    def stream(
+        self, params: Any, request: Request, k: int = 10, *, filter_seen: bool = True
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`(ids [b k'], scores [b k'])` of one batch after another, in the request's order.
+
+        Args:
+            params: of the model.
+            request: histories and candidates.
+            k: length of the lists; k' is I - 1 where that is less.
+            filter_seen: leave out the items of each whole history.
+
+        Raises:
+            InputError: k below 1, or scores that are no numbers.
+        """
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise InputError(f"k: expected a whole number from 1, got {k!r}")
+        k = min(int(k), self.n_items - 1)
+        batches = EvalBatches(
+            request.items, request.spans, self.length, self.batch_size,
+            packed=self.packed, closing=self.closing, targeted=False,
+        )  # fmt: skip
+        allowed = None if request.allowed is None else self.place(request.allowed)
+        waiting = None  # one batch is computed while the next one is made
+        for index in range(len(batches)):
+            batch = batches(index)
+            count = int(batch.pop("weights").sum())
+            examples = batch.pop("examples")
+            if filter_seen:
+                pairs = seen_pairs(request.items, request.spans[examples])
+                batch["seen_rows"], batch["seen_items"] = pairs
+            result = self._top(params, self.place(batch), allowed, k=k)
+            if waiting:
+                yield _fetch(*waiting)
+            waiting = (count, result)
+        if waiting:
+            yield _fetch(*waiting)
+
+
+def _fetch(count: int, result: Any) -> tuple[np.ndarray, np.ndarray]:
+    ids, scores = (np.asarray(array)[:count] for array in result)
+    if np.isnan(scores).any():
+        raise InputError("the model's scores are no numbers (NaN): its training diverged")
+    return ids, scores
