@@ -142,6 +142,7 @@ def rank_catalogue(
         k items take part.
     """
     top, _, count = _stream(h, table, seen, k, chunk, targets=targets)
+    assert count is not None
     # Where the target's score is no number, all that was masked has counted too.
     return jnp.minimum(count, table.shape[0] - 1), top
 
