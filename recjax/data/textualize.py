@@ -226,7 +226,10 @@ class Documents:
 
     def __post_init__(self):
         if len(self) == 0:
-            raise InputError("config.text: no document in an epoch; nothing to train on")
+            raise InputError(
+                "config.text: no document; expected one of "
+                f"{', '.join(KINDS)} above 0, and sequences where it needs them"
+            )
 
     @functools.cached_property
     def titles(self) -> list[str]:

@@ -197,7 +197,8 @@ class TokenBatches:
     def __post_init__(self):
         if self.batch_size % self.process[1]:
             raise InputError(
-                f"batch_size {self.batch_size} is no multiple of the {self.process[1]} processes"
+                f"config.train.batch_size: {self.batch_size} is no multiple of the "
+                f"{self.process[1]} processes"
             )
 
     @property

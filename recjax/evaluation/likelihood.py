@@ -106,6 +106,25 @@ class LikelihoodEvaluator:
         measures = ("loss", "perplexity", "accuracy", "exact")
         return [f"{self.name}/{kind}/{m}" for kind in ("text", *self.kinds) for m in measures]
 
+    def check(self) -> None:
+        """Finds out what `run` would: whether every kind has something to measure.
+
+        Raises:
+            InputError: all documents of a kind are cut before the text that is measured.
+        """
+        labels = [(batch["documents"], batch["labels"] != NO_LABEL) for batch in self._batches]
+        size = self.config.batch_size
+        tokens = np.concatenate(
+            [np.bincount(d[learned], minlength=size)[:size] for d, learned in labels]
+        )
+        for kind in self.kinds:
+            mine = np.array([document.kind == kind for document in self.examples])
+            if not tokens[: len(mine)][mine].any():
+                raise InputError(
+                    f"config.model.max_length: {self.length} tokens leave no room for what is "
+                    f"learned in any document of kind '{kind}'"
+                )
+
     @functools.cached_property
     def _batches(self) -> list[dict[str, np.ndarray]]:
         """Packed rows with `places` [M] of the labels, M the same in all; 0 fills up."""
@@ -131,6 +150,7 @@ class LikelihoodEvaluator:
         Raises:
             InputError: all documents of a kind are cut before the text that is measured.
         """
+        self.check()
         size, done = self.config.batch_size, 0
         number = {kind: k for k, kind in enumerate(self.kinds)}
         kind_of = np.array([number[document.kind] for document in self.examples])
@@ -150,11 +170,6 @@ class LikelihoodEvaluator:
         out: dict[str, float] = {}
         for name in ("text", *self.kinds):
             mine = np.ones(len(kind_of), bool) if name == "text" else kind_of == number[name]
-            if not tokens[mine].any():
-                raise InputError(
-                    f"config.model.max_length: {self.length} tokens leave no room for what is "
-                    f"learned in any document of kind '{name}'"
-                )
             mean = float(loss[mine].sum() / tokens[mine].sum())
             measured = {
                 "loss": mean,

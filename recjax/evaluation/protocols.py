@@ -117,6 +117,26 @@ class Evaluator:
         ]
 
     @functools.cached_property
+    def _fewest(self) -> int:
+        """Items that the user who has met most of them never met."""
+        users = np.unique(self._chosen.users)
+        offsets, _ = sort_positives(self.items, self.offsets[users], self.offsets[users + 1])
+        return int(self.n_items - 1 - np.diff(offsets).max())
+
+    def check(self) -> None:
+        """Finds out what `run` would: whether each protocol has the items that it needs.
+
+        Raises:
+            InputError: too few for `uni100`.
+        """
+        if "uni100" in self.config.protocols and self._fewest < _NEGATIVES:
+            raise InputError(
+                f"config.evaluation.protocols: 'uni100' ranks among {_NEGATIVES} items that the "
+                f"user never met; of {self.n_items - 1} items a user of the {self.name} split "
+                f"leaves {self._fewest}: leave it out, or take 'full'"
+            )
+
+    @functools.cached_property
     def batches(self) -> EvalBatches:
         config = self.config
         return EvalBatches(
@@ -131,7 +151,7 @@ class Evaluator:
     @functools.cached_property
     def _rank(self):
         config = self.config
-        k = max(config.cutoffs)
+        k = min(max(config.cutoffs), self.n_items - 1)
 
         @functools.partial(jax.jit, static_argnames=("lists", "sampled"))
         def rank(params, batch, *, lists: tuple[str, ...], sampled: bool):
@@ -170,6 +190,7 @@ class Evaluator:
         protocol, `ranks` [b], and for catalogue-wide ones `top` [b k] and `mmr` [b cutoffs]."""
         lists = tuple(p for p in self.config.protocols if p != "uni100")
         sampled = "uni100" in self.config.protocols
+        self.check()
         waiting = None  # one batch is computed while the next one is made
         for index in range(len(self.batches)):
             batch = self._batch(index)

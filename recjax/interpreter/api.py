@@ -114,6 +114,7 @@ class Interpreter:
         if optim is None:
             optim = OptimConfig(learning_rate=1e-4 if start.examples else 3e-3, clip_norm=1.0)
         optimizer = make_optimizer(optim, learner.steps_per_epoch)
+        learner.check()
         steps, state = learner.make_steps(optimizer), learner.init_state(optimizer)
         losses = []
         total = max(1, round(epochs * learner.steps_per_epoch))

@@ -18,7 +18,7 @@ from recjax.errors import InputError
 from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.examples import Examples
 from recjax.interpreter.questions import Task
-from recjax.interpreter.starting import StartConfig, start_near
+from recjax.interpreter.starting import StartConfig, check_vectors, start_near
 from recjax.models.llama_layers import Known, Projected
 from recjax.nn.cache import KVCache
 from recjax.nn.masks import segment_mask
@@ -76,29 +76,37 @@ class Learner:
         return max(1, round(len(self.examples) / self.batch_size))
 
     def init_state(self, optimizer: optax.GradientTransformation) -> TrainState:
-        """A fresh state.
+        """A fresh state; `check` has passed.
 
         Raises:
-            InputError: states that are all zero; a title that does not fit behind a question.
+            InputError: states that are all zero.
         """
-        self._check_titles()
         rng = np.random.default_rng(self.seed)
         count = min(_SAMPLE, len(self.examples))
         rows = np.sort(rng.choice(len(self.examples), count, replace=False))
         states = np.asarray(self.examples.states(rows, "recovery"))[:, 0]
         params = self.bridge.initial(states, self.seed)
         if self._start.examples:
-            folder = self.bridge.llm.folder
-            if folder is None:
-                raise InputError("config.start: the language model has no folder with item vectors")
-            titles, vectors = read_item_vectors(folder)
             params = start_near(
-                self.bridge, params, self.examples, titles, vectors, self._start, self.seed
+                self.bridge, params, self.examples, *self._vectors, self._start, self.seed
             )
         return state_of(params, optimizer, self.bridge.axes, self.bridge.mesh)
 
-    def _check_titles(self) -> None:
-        """Each title in an answer, before the first step and not when it comes to the title."""
+    @functools.cached_property
+    def _vectors(self) -> tuple[list[str], np.ndarray]:
+        """Titles and vectors [n E] that lie beside the language model."""
+        folder = self.bridge.llm.folder
+        if folder is None:
+            raise InputError("config.start: the language model has no folder with item vectors")
+        return read_item_vectors(folder)
+
+    def check(self) -> None:
+        """Finds out before the first step what training would when it comes to it.
+
+        Raises:
+            InputError: a title that does not fit behind a question; no item vectors to start near,
+                or those of other titles.
+        """
         titles: dict[str, None] = {}
         for first in range(0, len(self.examples), _SAMPLE):
             rows = np.arange(first, min(first + _SAMPLE, len(self.examples)))
@@ -109,6 +117,8 @@ class Learner:
         for task in questions.config.tasks:
             for form in range(questions.forms(task)):
                 questions.answers(task, form, [[title] for title in titles])
+        if self._start.examples:
+            check_vectors(self.bridge, titles, *self._vectors)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a step reads at most two epochs
     def _order(self, epoch: int) -> np.ndarray:

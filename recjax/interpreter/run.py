@@ -235,6 +235,22 @@ class InterpreterRun(Run):
         abstract = jax.eval_shape(make, bridge.adapter.shapes)
         return abstract_like(abstract, state_shardings(abstract, bridge.axes, bridge.mesh))
 
+    def check(self) -> None:
+        """See `Run.check`; of the states, the titles and the adapter's start, too."""
+        super().check()
+        if not len(self.learner.examples):
+            raise InputError(
+                f"{self.config.recommender}: no training sequence has two items: nothing to "
+                "train on"
+            )
+        shards, size = parallel.data_size(self.mesh), self.config.train.batch_size
+        if size % shards:
+            raise InputError(
+                f"config.train.batch_size: {size} is no multiple of the {shards} parts that "
+                "config.train.mesh splits a batch into"
+            )
+        self.learner.check()
+
     def make_steps(self) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
         """See `Learner.make_steps`."""
         return self.learner.make_steps(self.optimizer)
@@ -323,6 +339,11 @@ class Interpretation:
     def examples(self) -> range:
         """As many as there are answers."""
         return range(sum(len(windows) for _, _, windows in self._asked))
+
+    def check(self) -> None:
+        """Raises `InputError` where a part of the split has nothing to ask about."""
+        if not all(map(len, self._parts.values())):
+            raise InputError(f"the {self.name} split has no history of two items to ask about")
 
     @property
     def metric_names(self) -> list[str]:

@@ -15,7 +15,7 @@ Letters: n examples, W titles of a history (newest first), I items with vectors.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,32 @@ class StartConfig:
             raise InputError("config.start: examples from 0 on and fade from 0 to 1")
 
 
+def check_vectors(
+    bridge: Bridge, wanted: Iterable[str], titles: Sequence[str], vectors: np.ndarray
+) -> None:
+    """Whether an adapter can start near these vectors.
+
+    Args:
+        bridge: the adapter's place.
+        wanted: titles to learn from.
+        titles: [n].
+        vectors: [n E] of the titles.
+
+    Raises:
+        InputError: vectors of another width, or of none of the titles.
+    """
+    if vectors.shape[1] != bridge.llm.config.dim:
+        width = bridge.llm.config.dim
+        raise InputError(
+            f"item vectors of width {vectors.shape[1]}; the language model's is {width}"
+        )
+    if set(titles).isdisjoint(wanted):
+        raise InputError(
+            f"{bridge.llm.folder}: none of the titles to learn from has an item vector; another "
+            "catalogue's model? (config.start.examples=0 starts without)"
+        )
+
+
 def start_near(
     bridge: Bridge,
     params: Params,
@@ -70,13 +96,8 @@ def start_near(
         seed: of the examples that are taken.
 
     Raises:
-        InputError: vectors of another width, or examples none of whose titles has a vector.
+        InputError: examples none of whose titles has a vector.
     """
-    if vectors.shape[1] != bridge.llm.config.dim:
-        width = bridge.llm.config.dim
-        raise InputError(
-            f"item vectors of width {vectors.shape[1]}; the language model's is {width}"
-        )
     rng = np.random.default_rng([seed, 2])
     rows = rng.permutation(len(examples))[: config.examples]
     place = {title: number for number, title in enumerate(titles)}

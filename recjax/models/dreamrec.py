@@ -132,6 +132,8 @@ class Recommender(SequentialRecommender):
         rngs: initialiser keys.
     """
 
+    generative = True
+
     def __init__(self, config: Config, n_items: int, *, rngs: nnx.Rngs):
         self.config = config
         init = nnx.initializers.normal(config.init_std)

@@ -53,6 +53,7 @@ class SequentialRecommender(nnx.Module):
     # A model that sees both sides learns at masked items, and predicts at a mask (id I) that
     # follows the history; its batches are made for that.
     masked: ClassVar[bool] = False
+    generative: ClassVar[bool] = False  # it makes the vector that is scored (`Learned.states`)
 
     def encode(
         self,

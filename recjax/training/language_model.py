@@ -205,18 +205,28 @@ class LanguageRun(Run):
         folder = None if self.workdir is None else self.workdir / "tokenizer"
         if folder is not None and folder.is_dir():
             return load_tokenizer(folder)
-        tokenizer = train_bpe(self.documents.corpus(), self.config.tokenizer.vocab_size)
-        if folder is not None and jax.process_index() == 0:
-            with atomic_folder(folder, overwrite=False) as temporary:
-                tokenizer.save(temporary)
-                ends = {
-                    "bos_token_id": tokenizer.bos_id,
-                    "eos_token_id": tokenizer.eos_id,
-                    "pad_token_id": tokenizer.pad_id,
-                }
-                text = json.dumps(ends, indent=2) + "\n"
-                (temporary / "generation_config.json").write_text(text, encoding="utf-8")
-        return tokenizer
+        return train_bpe(self.documents.corpus(), self.config.tokenizer.vocab_size)
+
+    def keep_tokenizer(self) -> None:
+        """Writes the tokenizer into the workdir, where there is none."""
+        assert self.workdir is not None
+        tokenizer, folder = self.tokenizer, self.workdir / "tokenizer"
+        if folder.is_dir() or jax.process_index():
+            return
+        with atomic_folder(folder, overwrite=False) as temporary:
+            tokenizer.save(temporary)
+            ends = {
+                "bos_token_id": tokenizer.bos_id,
+                "eos_token_id": tokenizer.eos_id,
+                "pad_token_id": tokenizer.pad_id,
+            }
+            text = json.dumps(ends, indent=2) + "\n"
+            (temporary / "generation_config.json").write_text(text, encoding="utf-8")
+
+    def train(self) -> dict[str, Any]:
+        """See `Run.train`."""
+        self.keep_tokenizer()
+        return super().train()
 
     @functools.cached_property
     def model_config(self) -> llama.Config:
@@ -292,10 +302,14 @@ class LanguageRun(Run):
     def evaluator(self, name: Literal["validation", "test"]) -> LikelihoodEvaluator:
         """Measures on one part of the split: histories with their targets, and all items."""
         part = getattr(self.split, name)
+        try:
+            documents = self.documents_of(dataclasses.replace(part, stops=part.stops + 1))
+        except InputError as error:
+            raise InputError(f"the {name} split: {error}") from None
         return LikelihoodEvaluator(
             self.config.evaluation,
             name,
-            self.documents_of(dataclasses.replace(part, stops=part.stops + 1)),
+            documents,
             self.tokenizer,
             self.model_config.max_length,
             self.predict,

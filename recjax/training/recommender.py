@@ -23,6 +23,7 @@ from recjax.data.pipeline import TrainBatches
 from recjax.data.prepare import DataConfig, read_options
 from recjax.data.requests import read_request
 from recjax.data.store import Store
+from recjax.errors import InputError
 from recjax.evaluation.lists import Recommendations, TopLists
 from recjax.evaluation.protocols import EvaluationConfig, Evaluator
 from recjax.models.definition import define
@@ -189,14 +190,27 @@ class RecommenderRun(Run):
         shardings = state_shardings(abstract, self._module.PARAM_AXES, self.mesh)
         return abstract_like(abstract, shardings)
 
-    def make_steps(self) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
-        """`(state, batches) -> (state, metrics)`: see `recjax.training.step`."""
-        objective = Objective(
+    @functools.cached_property
+    def objective(self) -> Objective:
+        """The objective, with what it draws negatives from."""
+        return Objective(
             self.config.objective, self.store.items, self.split.train, self.store.n_items
         )
-        data = parallel.replicate(objective.data, self.mesh)
+
+    def check(self) -> None:
+        """See `Run.check`; of the objective, too."""
+        super().check()
+        if self.objective.config.states_weight and not self._module.Recommender.generative:
+            raise InputError(
+                "config.objective.states_weight: only a generative model has such states; "
+                f"expected 0 for {self.config.model['name']}"
+            )
+
+    def make_steps(self) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
+        """`(state, batches) -> (state, metrics)`: see `recjax.training.step`."""
+        data = parallel.replicate(self.objective.data, self.mesh)
         key = jax.random.key(self.config.seed)
-        steps = make_steps(self.loss_fn(objective), self.optimizer)
+        steps = make_steps(self.loss_fn(self.objective), self.optimizer)
         return lambda state, batch: steps(state, batch, data, key)
 
     def place(self, step: int, count: int) -> dict[str, Array]:

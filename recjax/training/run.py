@@ -26,6 +26,8 @@ class Evaluation(Protocol):
     @property
     def metric_names(self) -> list[str]: ...
 
+    def check(self) -> None: ...
+
     def run(self, params: Any, progress: Callable[[int], Any] = ...) -> dict[str, float]: ...
 
 
@@ -82,6 +84,25 @@ class Run(abc.ABC):
     @abc.abstractmethod
     def describe(self) -> str:
         """One line: model, parameters, data, devices."""
+
+    def check(self) -> None:
+        """Finds out what training would find out only later; `start_run` calls it first.
+
+        A system adds what only it can know. Nothing is written.
+
+        Raises:
+            InputError: naming the key: data and settings that do not fit each other.
+        """
+        for name in ("validation", "test"):
+            evaluator = self.evaluator(name)
+            evaluator.check()
+            names = evaluator.metric_names
+            if name == "validation" and self._train.metric not in names:
+                raise InputError(
+                    f"config.train.metric: no metric '{self._train.metric}' among what "
+                    f"config.evaluation computes; {nearest(self._train.metric, names)}"
+                )
+        self.abstract_state()  # model, batches and optimiser go together
 
     def recommend(self, *asked: Any, **options: Any) -> Any:
         """Lists of items, of a recommender's run (`RecommenderRun.recommend`).
@@ -143,12 +164,6 @@ class Run(abc.ABC):
         """
         assert self.workdir is not None
         validation = self.evaluator("validation")
-        metric = self._train.metric
-        if metric not in validation.metric_names:
-            raise InputError(
-                f"config.train.metric: no metric '{metric}' among what config.evaluation "
-                f"computes; {nearest(metric, validation.metric_names)}"
-            )
         checkpoints = Checkpoints(self.workdir / "checkpoints", self._train.keep_checkpoints)
         writer: MetricWriter | NoWriter = NoWriter()
         try:

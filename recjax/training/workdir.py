@@ -63,7 +63,7 @@ def start_run(config: Any, workdir: Path) -> Any:
 
     Raises:
         InputError: the workdir belongs to a run with another config or other data, or cannot be
-            written.
+            written; settings that do not fit the data (`Run.check`), before anything is written.
     """
     system = load_system(config.system)
     # Several processes would write over each other.
@@ -80,6 +80,7 @@ def start_run(config: Any, workdir: Path) -> Any:
                 f"{workdir}: belongs to a run with another config ({', '.join(changed)} differ); "
                 "choose another --workdir, or --overwrite"
             )
+    run.check()
     if jax.process_index() == 0:
         record = {"config": plain, "versions": _versions(), "git_commit": _git_commit()}
         try:

@@ -69,7 +69,9 @@ def test_processes_share_a_batch():
     parts = [make(batch_size=8, process=(p, 2))[1](4) for p in range(2)]
     assert parts[0]["ids"].shape == parts[1]["ids"].shape
     assert sorted(pairs(parts[0]) + pairs(parts[1])) == pairs(whole)
-    with pytest.raises(InputError, match="batch_size 4 is no multiple of the 3 processes"):
+    with pytest.raises(
+        InputError, match="config.train.batch_size: 4 is no multiple of the 3 processes"
+    ):
         make(process=(0, 3))
 
 

@@ -368,5 +368,5 @@ def test_bad_config(values, message):
 
 
 def test_nothing_to_read_is_an_error():
-    with pytest.raises(InputError, match="config.text: no document in an epoch"):
+    with pytest.raises(InputError, match="config.text: no document; expected one of items"):
         documents(only())

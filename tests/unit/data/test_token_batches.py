@@ -141,7 +141,9 @@ def test_processes_share_a_batch_and_agree_on_its_shape(count):
             assert len({part[name].shape for part in parts}) == 1
         found = sorted(d for part in parts for d in read_back(part))
         assert found == sorted(read_back(whole))
-    with pytest.raises(InputError, match="batch_size 8 is no multiple of the 3 processes"):
+    with pytest.raises(
+        InputError, match="config.train.batch_size: 8 is no multiple of the 3 processes"
+    ):
         make(process=(0, 3))
 
 

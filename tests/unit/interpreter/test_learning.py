@@ -196,10 +196,9 @@ def test_a_title_that_does_not_fit_is_told_at_the_start(llm, make_bridge, states
     )
     bridge = make_bridge({"residual_tokens": 60}, llm=short)
     titles = ["Alien"] * 5000
-    optimizer = make_optimizer(OptimConfig(), 1)
     shown = np.asarray(states(5000))
-    Learner(bridge, States(shown, shown, titles), batch_size=4).init_state(optimizer)
+    Learner(bridge, States(shown, shown, titles), batch_size=4).check()
     titles[4321] = "Omen " * 30
     learner = Learner(bridge, States(shown, shown, titles), batch_size=4)
     with pytest.raises(InputError, match="prompt . of residual takes .* about 'Omen Omen"):
-        learner.init_state(optimizer)
+        learner.check()

@@ -85,9 +85,8 @@ def test_a_recommender_that_is_none(make, finished, sample_store, tmp_path):
 
 
 def test_a_recommender_with_a_shorter_window(make):
-    run = make(ask={"domain": "book", "window": 7})
     with pytest.raises(InputError, match="dreamrec reads 6 items, config.ask.window is 7"):
-        run.describe()
+        make(ask={"domain": "book", "window": 7})
 
 
 def test_a_language_model_without_a_tokenizer(make, llm_folder, tmp_path):
@@ -274,3 +273,30 @@ def test_paths_are_kept_absolute_and_may_move(make, run, finished, tmp_path, mon
         assert config[name] == str(moved[name])
     with pytest.raises(InputError, match="another config .seed differ"):
         make(moved["run"], recommender="recommender", llm="llm", seed=1)
+
+
+# What does not fit is told before anything is written.
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": {"batch_size": 12}}, "config.train.batch_size: 12 is no multiple of the 8 part"),
+        ({"train": {"metric": "validation/residual/exact"}}, "config.train.metric: no metric 'val"),
+        ({"start": {"examples": 5}}, "item_vectors.safetensors: missing; .*config.start.examples"),
+    ],
+)
+def test_settings_that_do_not_fit(make, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        make(**changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_split_without_a_test(make):
+    run = make()
+    nothing = dataclasses.replace(run.recommender.split.test, **{
+        name: getattr(run.recommender.split.test, name)[:0] for name in ("users", "starts", "stops")
+    })  # fmt: skip
+    run.recommender.split = dataclasses.replace(run.recommender.split, test=nothing)
+    with pytest.raises(InputError, match="the test split has no history of two items to ask about"):
+        run.check()

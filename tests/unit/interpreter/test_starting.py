@@ -5,7 +5,7 @@ import pytest
 
 from recjax.errors import InputError
 from recjax.interpreter.examples import States
-from recjax.interpreter.starting import StartConfig, start_near
+from recjax.interpreter.starting import StartConfig, check_vectors, start_near
 
 RNG = np.random.default_rng(0)
 N, WIDTH = 12, 64  # items; of the tiny language model
@@ -128,7 +128,10 @@ def test_vectors_of_another_model_or_catalogue(make_bridge):
     bridge = make_bridge()
     params = bridge.initial(given.after, 0)
     with pytest.raises(InputError, match="item vectors of width 63; the language model's is 64"):
-        start_near(bridge, params, given, TITLES, VECTORS[:, 1:], StartConfig(50), 0)
+        check_vectors(bridge, TITLES, TITLES, VECTORS[:, 1:])
+    with pytest.raises(InputError, match="none of the titles to learn from has an item vector"):
+        check_vectors(bridge, ["Emma"], TITLES, VECTORS)
+    check_vectors(bridge, ["Emma", TITLES[3]], TITLES, VECTORS)
     with pytest.raises(InputError, match="no title of 50 examples has an item vector"):
         others = [f"Book {k}" for k in range(N)]
         start_near(bridge, params, given, others, VECTORS, StartConfig(50), 0)

@@ -180,6 +180,8 @@ def test_steps_learn(run):
 def test_the_tokenizer_is_kept_in_the_workdir(sample_store, tmp_path):
     first = make(sample_store, tmp_path)
     ids = first.tokenizer.encode("Emma", bos=True)
+    assert not (tmp_path / "tokenizer").exists()  # looking at a run writes nothing
+    first.keep_tokenizer()
     assert load_tokenizer(tmp_path / "tokenizer").encode("Emma", bos=True) == ids
     ends = json.loads((tmp_path / "tokenizer" / "generation_config.json").read_text())
     assert ends == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

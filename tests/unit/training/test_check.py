@@ -1,0 +1,126 @@
+"""Settings that do not fit the data are told at the start: before anything is written."""
+
+import pytest
+
+from recjax.errors import InputError
+from recjax.training.workdir import build_config, open_run, start_run
+
+
+@pytest.fixture
+def small(tmp_path):
+    """12 users, 10 items; user 0 has chosen all but two, and the last user three times."""
+    rows = ["user,item,timestamp"]
+    for user in range(12):
+        count = 8 if user == 0 else 3 if user == 11 else 5
+        rows += [f"u{user},i{(user + k) % 10},{k}" for k in range(count)]
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join(rows) + "\n")
+    return {"source": "table", "path": str(path), "store": str(tmp_path / "small")}
+
+
+@pytest.fixture
+def start(small, tmp_path):
+    """`start(**section)`: a run of the small data; the workdir is there afterwards, or not."""
+
+    def start(**section):
+        work = tmp_path / "work"
+        given = {"data": small, "model": {"name": "sasrec", "dim": 8, "max_length": 6}} | section
+        return start_run(build_config(given), work)
+
+    yield start
+    assert not (tmp_path / "work").exists()
+
+
+CHRONOLOGICAL = {"name": "chronological_sequences"}
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (
+            {"evaluation": {"protocols": ("full", "uni100")}},
+            "config.evaluation.protocols: 'uni100' ranks among 100 items that the user never met; "
+            "of 10 items a user of the validation split leaves 2: ",
+        ),
+        (
+            {"train": {"metric": "validation/uni100/ndcg@10"}},
+            "config.train.metric: no metric 'validation/uni100/ndcg@10' among what config.eval.*; "
+            "did you mean 'validation/full/ndcg@10'",
+        ),
+        ({"train": {"metric": "test/full/ndcg@10"}}, "no metric 'test/full/ndcg@10' among"),
+        # The last of the training is where the test's examples were looked for.
+        ({"split": CHRONOLOGICAL | {"ratios": (8, 2, 0)}}, "the test split has no example"),
+        ({"split": CHRONOLOGICAL | {"ratios": (8, 0, 2)}}, "the validation split has no example"),
+        (
+            {"objective": {"name": "softmax", "states_weight": 0.5}},
+            "config.objective.states_weight: only a generative model .* expected 0 for sasrec",
+        ),
+        ({"objective": {"name": "bpr", "negatives": 0}}, "config.objective.negatives: 'bpr' needs"),
+        (
+            {"objective": {"name": "softmax", "batch_negatives": 4}},
+            "config.objective.batch_negatives: 'softmax' takes none",
+        ),
+        ({"train": {"stride": 7}}, "config.train.stride: 7, expected 0 to the window's 6"),
+        ({"train": {"mesh": (3, 1, 1)}}, "config.train.mesh .3, 1, 1. does not fit 8 devices"),
+        (
+            {"model": {"name": "dreamrec", "steps": 10, "schedule": "cosine", "sampler_steps": 11}},
+            "config.model: sampler_steps 11; expected 0 to 10",
+        ),
+    ],
+)
+def test_of_a_recommender(start, section, message):
+    with pytest.raises(InputError, match=message):
+        start(**section)
+
+
+def test_a_user_who_has_every_item_leaves_no_negative(start, small):
+    rows = "".join(f"all,i{k},{k}\n" for k in range(10)) + "all,i0,10\nall,i1,11\n"
+    with open(small["path"], "a") as file:
+        file.write(rows)
+    with pytest.raises(InputError, match="user 0 has all 10 items: no negative is left"):
+        start(objective={"name": "bce"})
+
+
+LLAMA = {"name": "llama", "dim": 16, "mlp_dim": 24, "layers": 1, "heads": 1, "kv_heads": 1,
+         "head_dim": 8, "max_length": 64}  # fmt: skip
+NONE = dict.fromkeys(("items", "naming", "histories", "recovery", "residual"), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"text": NONE}, "config.text: no document; expected one of items, naming"),
+        (
+            {"model": LLAMA | {"max_length": 20}},
+            "config.model.max_length: 20 tokens leave no room .* kind 'recovery'",
+        ),
+        (
+            {"train": {"metric": "validation/recovery/exact"}, "text": {"recovery": 0.0}},
+            "no metric 'validation/recovery/exact' among what config.evaluation computes; did you",
+        ),
+        (
+            {"text": NONE | {"residual": 1.0},
+             "split": {"name": "chronological_sequences", "ratios": (8, 2, 0)}},
+            "the test split: config.text: no document; ",
+        ),
+        ({"tokenizer": {"vocab_size": 100}}, "a vocabulary of 100 tokens: expected at least 259"),
+    ],
+)  # fmt: skip
+def test_of_a_language_model(start, section, message):
+    given = {"system": "language_model", "model": LLAMA, "tokenizer": {"vocab_size": 300}}
+    with pytest.raises(InputError, match=message):
+        start(**given | section)
+
+
+def test_lists_may_be_longer_than_the_catalogue(small, tmp_path):
+    """Figures at any k are those of the whole catalogue, at the cost of its size."""
+    given = {
+        "data": small,
+        "model": {"name": "sasrec", "dim": 8, "max_length": 6},
+        "evaluation": {"cutoffs": (1, 10, 10**9)},
+    }
+    start_run(build_config(given), tmp_path / "work")
+    run = open_run(tmp_path / "work")
+    values = run.evaluator("test").run(run.init_state().params)
+    assert values["test/full/hr@1000000000"] == 1 == values["test/full/hr@10"]
+    assert values["test/full/mmr@1000000000"] == values["test/full/mmr@10"]
