@@ -9,7 +9,7 @@ import pytest
 
 from recjax.config import build
 from recjax.errors import InputError
-from recjax.interpreter.run import InterpreterRunConfig
+from recjax.interpreter.run import InterpreterRun, InterpreterRunConfig
 from recjax.models.definition import fingerprint
 from recjax.training.workdir import build_config, open_run, start_run
 from recjax.training.workdir import complete as complete_any
@@ -133,11 +133,12 @@ def test_what_is_measured_ends_with_the_targets(run):
 
 @pytest.mark.parametrize("split", ["leave_one_out", "chronological_time"])
 def test_where_targets_alone_are_held_out_they_alone_are_measured(
-    make, recommender_config, tmp_path, split
+    interpreter_section, recommender_config, sample_store, tmp_path, split
 ):
     """Older windows of such a sequence are trained on."""
     start_run(recommender_config("sasrec", split=split), tmp_path / "sasrec")
-    run = make(recommender=str(tmp_path / "sasrec"))
+    given = interpreter_section(recommender=str(tmp_path / "sasrec"))
+    run = InterpreterRun(build_config(given), sample_store)
     trained_on = set(run.windows("train", newest=False).stops.tolist())
     for name in ("validation", "test"):
         windows = run.windows(name, newest=False)

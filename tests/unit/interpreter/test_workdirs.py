@@ -120,7 +120,8 @@ def test_files_that_do_not_fit(finished, write, arrays, message):
 def test_states_of_a_task_that_was_not_trained(interpreter_section, write, tmp_path, task, arrays):
     """Told before anything is loaded: there are no checkpoints here."""
     ask = {"window": 5, "residual": 0.0, "recovery": 0.0, task: 1.0}
-    start_run(build_config(interpreter_section(ask=ask)), tmp_path / "run")
+    train = interpreter_section()["train"] | {"metric": f"validation/{task}/outside"}
+    start_run(build_config(interpreter_section(ask=ask, train=train)), tmp_path / "run")
     with pytest.raises(InputError, match=f"the adapter was trained for {task} alone"):
         read_hidden(tmp_path / "run", write(**arrays))
 
