@@ -20,14 +20,15 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def shorten(text: str, longest: int = 200) -> str:
+def shorten(text: str, longest: int = 200, known: int | None = None) -> str:
     """Text with its middle left out where it has more characters than `longest`.
 
-    What is left has at most that many: the first two thirds, how many there were, the end.
+    What is left has at most that many: the first two thirds, how many there were (`known`, or as
+    many as the text has), the end.
     """
     if len(text) <= longest:
         return text
-    gap = f" ... ({len(text):,} characters) ... "
+    gap = f" ... ({known or len(text):,} characters) ... "
     kept = longest - len(gap)
     end = kept // 3
     return text[: kept - end] + gap + text[len(text) - end :]
@@ -35,7 +36,10 @@ def shorten(text: str, longest: int = 200) -> str:
 
 def one_line(text: str) -> str:
     """A message as a terminal gets it: `printable`, and 1000 characters at most."""
-    return shorten(printable(text), _LONGEST)
+    known = len(text)
+    if known > 2 * _LONGEST:  # what `shorten` leaves out need not be spelled
+        text = text[:_LONGEST] + text[-_LONGEST:]
+    return shorten(printable(text), _LONGEST, known)
 
 
 class InputError(ValueError):

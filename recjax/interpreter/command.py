@@ -100,8 +100,10 @@ def _judge(args: argparse.Namespace) -> Any:
         return None
     if _is_url(args.judge):
         from recjax.interpreter.endpoint import EndpointJudge
+        from recjax.scoring.endpoint import Endpoint
 
-        return EndpointJudge(args.judge, args.judge_model, api_key_env=args.judge_key or "")
+        key = args.judge_key or ""
+        return EndpointJudge(Endpoint(args.judge, args.judge_model, api_key_env=key))
     from recjax.interpreter.judge import LikelihoodJudge
     from recjax.llm import load_llm
 

@@ -6,7 +6,7 @@
 
 RecInterpreter (Yang et al. 2023, section 4.4, Table 3) asks ChatGPT, for what an oracle item is
 called may be in no catalogue, and then no rank tells how good it is. The judge here is a local
-language model's likelihood, any OpenAI-compatible endpoint (`recjax.interpreter.endpoint`), or any
+language model's likelihood, any OpenAI-compatible endpoint (`EndpointJudge`), or any
 function from questions to choices.
 
 Deviations: the order of the options is drawn for each ballot, for judges prefer places as well as

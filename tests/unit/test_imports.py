@@ -19,6 +19,7 @@ LAYERS = (
     ("evaluation", "testing"),
     ("training",),
     ("llm",),
+    ("scoring",),
     ("interpreter", "guided", "recsysllm", "report"),
     ("cli",),
 )
