@@ -31,7 +31,7 @@ from recjax.errors import InputError
 from recjax.generate.beam import beam_search
 from recjax.generate.buckets import bucket
 from recjax.generate.loop import Generated, decode
-from recjax.generate.processors import Processor
+from recjax.generate.processors import KnownTokens, Processor
 from recjax.generate.prompts import Prompts, check_ids, lengths, read_prompts
 from recjax.generate.sampling import Sampler, row_keys
 from recjax.json_files import read_object
@@ -42,6 +42,7 @@ from recjax.training.parallel import RULES, data_size, param_shardings, replicat
 from recjax.typing import Array, Params
 
 _KEPT = 4  # shared beginnings whose caches are kept
+_ENDS = 1000  # ids that end a text, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,15 +106,15 @@ def load_llm(
 
 
 def _stop_ids(folder: Path) -> tuple[int, ...]:
-    """The ids that end a text, by the folder's own files."""
+    """The ids that end a text, by the folder's own files; -1 stands for none in old ones."""
     for name in ("generation_config.json", "config.json"):
-        if (folder / name).is_file():
-            ids = read_object(folder / name).get("eos_token_id")
-            if ids is not None:
-                ids = ids if isinstance(ids, list) else [ids]
-                if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
-                    raise InputError(f"{folder / name}: eos_token_id {ids}, expected ids")
-                return tuple(ids)
+        ids = read_object(folder / name).get("eos_token_id") if (folder / name).exists() else None
+        if ids is not None:
+            ids = ids if isinstance(ids, list) else [ids]
+            if len(ids) > _ENDS or not all(type(i) is int and -1 <= i < 2**31 for i in ids):
+                found = str(ids)[:80]
+                raise InputError(f"{folder / name}: 'eos_token_id' is {found}, expected ids")
+            return tuple(i for i in ids if i >= 0)
     return ()
 
 
@@ -147,6 +148,9 @@ class LanguageModel:
         self.folder = folder
         self.definition, self.params, self.config = definition, params, config
         self.tokenizer, self.stop, self.mesh = tokenizer, tuple(stop), mesh
+        self._known: tuple[Processor, ...] = ()
+        if tokenizer is not None and tokenizer.size < config.vocab_size:
+            self._known = (KnownTokens(tokenizer.size),)
         self._prefixes: dict[tuple[int, ...], KVCache] = {}
         self._forward = jax.jit(
             lambda params, *inputs: definition.merge(params)(
@@ -203,8 +207,8 @@ class LanguageModel:
         """Goes on from prompts.
 
         Args:
-            prompts: B texts (each begins with the token for that, where the tokenizer has one), B
-                lists of ids, or ids [B T].
+            prompts: B texts (each begins and ends as the folder's own tokenizer has it), B lists
+                of ids, or ids [B T].
             mask: [B T], with ids [B T]: True = real; padding stands on the left.
             soft: `(is_soft [B T] bool, vectors [B S E])`, with ids [B T]: the s-th place that is
                 soft in a row holds vector s instead of a token (design.md, section 4).
@@ -252,7 +256,7 @@ class LanguageModel:
             pad_id=pad_id,
             sampler=sampler,
             keys=row_keys(jax.random.key(seed), jnp.arange(len(tokens))),
-            processors=tuple(processors),
+            processors=(*self._known, *processors),
             length_penalty=length_penalty,
             early_stopping=early_stopping,
             max_new_tokens=new,
@@ -304,7 +308,7 @@ class LanguageModel:
         if len(prompts) and isinstance(prompts[0], str):
             if self.tokenizer is None:
                 raise InputError("prompts as text need a tokenizer; this model came without one")
-            prompts = self.tokenizer.encode_batch(prompts, bos=self.tokenizer.bos_id is not None)
+            prompts = self.tokenizer.encode_prompts(prompts)
         is_soft, vectors = (None, None) if soft is None else soft
         given = read_prompts(prompts, self.config.vocab_size, mask, is_soft)
         if given.soft is not None:

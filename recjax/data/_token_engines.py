@@ -6,14 +6,17 @@ in the text stand for the tokens.
 """
 
 import base64
+import contextlib
 import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from recjax.data._token_settings import LARGEST, check_ids
 from recjax.errors import InputError
+from recjax.json_files import read_object
 
 # A character that no model has a piece with: what follows it is cut into pieces as if it went on.
 _ANCHOR = "\ue000"
@@ -23,39 +26,61 @@ class FastEngine:
     """A tokenizer of the `tokenizers` library.
 
     Args:
-        tokenizer: a `tokenizers.Tokenizer`; its own special tokens are never added to a text.
+        tokenizer: a `tokenizers.Tokenizer`; its own special tokens are never added to a text, and
+            it cuts and pads none.
+        going_on: texts that begin get no blank before them either (`add_prefix_space: false`).
     """
 
-    def __init__(self, tokenizer: Any):
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, going_on: bool = False):
+        self.tokenizer, self._always_going_on = tokenizer, going_on
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         self.size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
     @classmethod
-    def of_json(cls, path: Path) -> "FastEngine":
+    def of_json(cls, path: Path, going_on: bool = False) -> "FastEngine":
         """Of a tokenizer.json; `InputError` for anything else."""
         import tokenizers
 
-        try:
-            return cls(tokenizers.Tokenizer.from_file(str(path)))
-        except Exception as error:  # the library raises nothing narrower
-            raise InputError(f"{path}: damaged, or no tokenizer.json ({error})") from error
+        content = read_object(path, largest=LARGEST)
+        model = content.get("model")
+        vocab = model.get("vocab") if isinstance(model, dict) else None
+        if not isinstance(vocab, dict | list):
+            raise InputError(f"{path}: 'model.vocab' is missing; expected a tokenizer's tokens")
+        if isinstance(vocab, dict):  # Unigram's is a list
+            check_ids(vocab, str(path))
+        with _one_error(f"{path}: damaged, or no tokenizer.json"):
+            return cls(tokenizers.Tokenizer.from_file(str(path)), going_on)
 
     @classmethod
-    def of_gpt2(cls, vocab: Path, merges: Path) -> "FastEngine":
-        """Of GPT-2's vocab.json and merges.txt; `InputError` for anything else."""
+    def of_gpt2(cls, vocab: Path, merges: Path, prefix: bool) -> "FastEngine":
+        """Of GPT-2's vocab.json and merges.txt; `InputError` for anything else.
+
+        Args:
+            vocab: ids by token.
+            merges: the joins, a line each.
+            prefix: put a blank before a text.
+        """
         import tokenizers
 
         if not merges.is_file():
             raise InputError(f"{merges}: missing; a tokenizer of vocab.json needs it")
-        try:
+        check_ids(read_object(vocab, largest=LARGEST), str(vocab))
+        with _one_error(f"{vocab}: damaged, or no GPT-2 tokenizer"):
             bpe = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(str(vocab), str(merges)))
-        except Exception as error:
-            raise InputError(f"{vocab}: damaged, or no GPT-2 tokenizer ({error})") from error
-        bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=prefix)
         bpe.decoder = tokenizers.decoders.ByteLevel()
         if bpe.token_to_id("<|endoftext|>") is not None:
             bpe.add_special_tokens(["<|endoftext|>"])
         return cls(bpe)
+
+    def ends(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What its post-processor puts before and after a text."""
+        encoding = self.tokenizer.encode("a")
+        added = encoding.special_tokens_mask
+        first = next((k for k, mark in enumerate(added) if not mark), len(added))
+        last = next((k for k, mark in enumerate(reversed(added)) if not mark), 0)
+        return tuple(encoding.ids[:first]), tuple(encoding.ids[len(added) - last :])
 
     @functools.cached_property
     def _going_on(self) -> Any:
@@ -75,7 +100,7 @@ class FastEngine:
         return Tokenizer.from_str(json.dumps(spec))
 
     def encode(self, texts: Sequence[str], start: bool, special: bool) -> list[list[int]]:
-        tokenizer = self.tokenizer if start else self._going_on
+        tokenizer = self.tokenizer if start and not self._always_going_on else self._going_on
         tokenizer.encode_special_tokens = not special
         done = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in done]
@@ -88,6 +113,18 @@ class FastEngine:
 
     def id_of(self, token: str) -> int | None:
         return self.tokenizer.token_to_id(token)
+
+
+@contextlib.contextmanager
+def _one_error(message: str) -> Iterator[None]:
+    """Whatever the `tokenizers` library raises, its panics too, as one line."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{message} ({reason})") from error
 
 
 def _parts(spec: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
@@ -103,11 +140,22 @@ class SentencePieceEngine:
     Args:
         path: `tokenizer.model`.
         added: tokens beyond the model's: name -> (id, whether it is a control token).
+        legacy: the model's blank comes before the text after an added or control token, too.
+        going_on: texts that begin get no blank before them either (`add_prefix_space: false`).
     """
 
-    def __init__(self, path: Path, added: dict[str, tuple[int, bool]]):
+    def __init__(
+        self,
+        path: Path,
+        added: dict[str, tuple[int, bool]],
+        legacy: bool = False,
+        going_on: bool = False,
+    ):
         from sentencepiece import SentencePieceProcessor
 
+        self._legacy, self._always_going_on = legacy, going_on
+        if path.stat().st_size > LARGEST:
+            raise InputError(f"{path}: more than {LARGEST:,} bytes; expected a SentencePiece model")
         try:
             self.model = SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as error:
@@ -126,6 +174,7 @@ class SentencePieceEngine:
     def encode(self, texts: Sequence[str], start: bool, special: bool) -> list[list[int]]:
         named = {name: k for name, (k, control) in self._added.items() if not control}
         named |= self._controls if special else {}
+        start = start and not self._always_going_on
         if not named and start:
             return self.model.encode(list(texts))
         return [self._encode(text, start, named) for text in texts]
@@ -137,7 +186,7 @@ class SentencePieceEngine:
         for part in re.split(pattern, text) if named else [text]:
             if part in named:
                 out.append(named[part])
-            elif part and start and not out:
+            elif part and (self._legacy if out else start):
                 out += self.model.encode(part)
             elif part:
                 out += self.model.encode(_ANCHOR + part)[len(self._anchor) :]

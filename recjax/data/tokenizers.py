@@ -20,21 +20,24 @@ from typing import Any
 import numpy as np
 
 from recjax.data._token_engines import FastEngine, SentencePieceEngine, is_tiktoken
+from recjax.data._token_settings import (
+    BOS,
+    CONFIG,
+    CONFIGS,
+    EOS,
+    PAD,
+    Settings,
+    added_tokens,
+    read_optional,
+    read_settings,
+    roles,
+)
 from recjax.errors import InputError
 
 SOFT = "{soft}"
-PAD, BOS, EOS = "<pad>", "<s>", "</s>"  # of tokenizers that are trained here
-_ROLES = ("bos", "eos", "pad", "unk")
-# Names that say the role where no file does.
-_USUAL = {
-    "bos": (BOS, "<|begin_of_text|>", "<|endoftext|>"),
-    "eos": (EOS, "<|end_of_text|>", "<|endoftext|>"),
-    "pad": (PAD, "<|finetune_right_pad_id|>"),
-    "unk": ("<unk>",),
-}
-_CONFIGS = ("special_tokens_map.json", "tokenizer_config.json")  # the second one wins
 # What a folder with a tokenizer has one of, the first of them first.
 FILES = ("tokenizer.model", "tokenizer.json", "vocab.json")
+_PADDED_TO = (8, 16, 32, 64, 128, 256)  # multiples that embeddings are rounded up to
 
 
 class Tokenizer:
@@ -45,6 +48,10 @@ class Tokenizer:
         bos_id, eos_id: or None where the tokenizer has no such token.
         pad_id: the tokenizer's own; else LLaMA 3's token for it, the unknown token, the end of a
             text, or 0. Which one is of no matter to a model that is given the mask.
+        begin, end: ids that the tokenizer's folder puts before and after every text of its model
+            (`encode_prompts`): by the post-processor of a tokenizer.json; else by `add_bos_token`
+            and `add_eos_token` of tokenizer_config.json, where LLaMA's begins a text unless that
+            says otherwise.
     """
 
     def __init__(
@@ -52,8 +59,10 @@ class Tokenizer:
         engine: FastEngine | SentencePieceEngine,
         roles: dict[str, int],
         files: tuple[Path, ...] = (),
+        ends: tuple[tuple[int, ...], tuple[int, ...]] = ((), ()),
     ):
         self._engine, self._roles, self._files = engine, roles, files
+        self.begin, self.end = ends
         self.size = engine.size
         self.bos_id, self.eos_id = roles.get("bos"), roles.get("eos")
         fallback = (roles.get(role) for role in ("pad", "unk", "eos"))
@@ -95,6 +104,10 @@ class Tokenizer:
         """The ids of each text; as `encode`, and much faster than text by text."""
         before, after = self._ends(bos, eos)
         return [[*before, *ids, *after] for ids in self._engine.encode(texts, start, special)]
+
+    def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of whole texts, with `begin` and `end`: what the model's own tokenizer gives."""
+        return [[*self.begin, *ids, *self.end] for ids in self.encode_batch(texts)]
 
     def _ends(self, bos: bool, eos: bool) -> tuple[list[int], list[int]]:
         for wanted, index, name in ((bos, self.bos_id, "bos"), (eos, self.eos_id, "eos")):
@@ -186,17 +199,14 @@ class Tokenizer:
 
     def _write_hf(self, folder: Path) -> None:
         engine = self._engine
-        pieces = isinstance(engine, SentencePieceEngine)
         tokenizer = engine.fast() if isinstance(engine, SentencePieceEngine) else engine.tokenizer
         if tokenizer is None:  # no BPE of SentencePiece: tokenizer.model alone is exact
             return
         names = {role: self.token(index) for role, index in self._roles.items()}
-        if pieces and self.bos_id is not None:  # as LLaMA's
-            _begin_with_bos(tokenizer, names["bos"], self.bos_id)
+        if self.begin or self.end:
+            _add_ends(tokenizer, self.begin, self.end)
         tokenizer.save(str(folder / "tokenizer.json"))
-        config: dict[str, Any] = {}
-        if (folder / "tokenizer_config.json").is_file():
-            config = _read(folder / "tokenizer_config.json")
+        config = read_optional(folder / CONFIG)
         special = {f"{role}_token": name for role, name in names.items()}
         # The class that takes tokenizer.json as it is; LlamaTokenizer makes its own of the pieces.
         config |= {"tokenizer_class": "PreTrainedTokenizerFast", **special}
@@ -235,22 +245,54 @@ def load_tokenizer(path: str | Path, *, size: int | None = None) -> Tokenizer:
         main = found[0]
     else:
         raise InputError(f"{path}: no such file or folder; expected a tokenizer")
+    settings = read_settings(folder)
     engine: FastEngine | SentencePieceEngine
-    files = [main]
     if main.suffix == ".model":
-        engine = SentencePieceEngine(main, _added_tokens(folder))
-        others: tuple[str, ...] = ("tokenizer.json", "added_tokens.json", *_CONFIGS)
+        going_on = settings.prefix is False
+        engine = SentencePieceEngine(main, added_tokens(folder), settings.legacy, going_on)
+        others: tuple[str, ...] = ("tokenizer.json", "added_tokens.json", *CONFIGS)
     elif main.name == "vocab.json":
-        engine = FastEngine.of_gpt2(main, folder / "merges.txt")
-        others = ("merges.txt", *_CONFIGS)
+        engine = FastEngine.of_gpt2(main, folder / "merges.txt", settings.prefix is True)
+        others = ("merges.txt", *CONFIGS)
     else:
-        engine = FastEngine.of_json(main)
-        others = _CONFIGS
-    files += [folder / name for name in others if (folder / name).is_file()]
-    tokenizer = Tokenizer(engine, _roles(folder, engine), tuple(file.resolve() for file in files))
+        going_on = settings.prefix is False and settings.kind == "LlamaTokenizer"
+        engine = FastEngine.of_json(main, going_on)
+        others = CONFIGS
+    files = (main, *(folder / name for name in others if (folder / name).is_file()))
+    found_roles = roles(folder, engine)
+    tokenizer = Tokenizer(
+        engine,
+        found_roles,
+        tuple(file.resolve() for file in files),
+        _ends(main, engine, settings, found_roles),
+    )
     if size is not None:
         check_size(tokenizer, size, str(path))
     return tokenizer
+
+
+def _ends(
+    main: Path, engine: FastEngine | SentencePieceEngine, settings: Settings, ids: dict[str, int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What the folder of a tokenizer's main file puts before and after a text.
+
+    Raises:
+        InputError: the settings ask for a token that the tokenizer does not have.
+    """
+    beside = main.with_name("tokenizer.json")
+    if isinstance(engine, FastEngine) and main.name != "vocab.json":
+        return engine.ends()
+    if beside.is_file():
+        return FastEngine.of_json(beside).ends()
+    llama = isinstance(engine, SentencePieceEngine) and "bos" in ids
+    wanted = {"bos": llama if settings.add_bos is None else settings.add_bos}
+    wanted["eos"] = bool(settings.add_eos)
+    for role, on in wanted.items():
+        if on and role not in ids:
+            file = main.with_name(CONFIG)
+            raise InputError(f"{file}: 'add_{role}_token' is true, but there is no {role} token")
+    begin, end = ((ids[role],) if wanted[role] else () for role in ("bos", "eos"))
+    return begin, end
 
 
 def check_size(tokenizer: Tokenizer, vocab_size: int, where: str = "the tokenizer") -> None:
@@ -258,15 +300,14 @@ def check_size(tokenizer: Tokenizer, vocab_size: int, where: str = "the tokenize
 
     An id without an embedding is always wrong: JAX would read the last row in its place. Rows
     without an id are right only as padding: models are published with the rows rounded up to a
-    multiple of 64 or 128 (GPT-2's 50,257 ids in 50,304 rows). More of them mean another model's
-    tokenizer.
+    multiple of 8, 16, 32, 64, 128 or 256 (GPT-2's 50,257 ids in 50,304 rows). More of them mean
+    another model's tokenizer. `recjax.llm` never generates the ids of such rows.
 
     Raises:
         InputError: naming both numbers.
     """
     size = tokenizer.size
-    padded = {size, *(-(-size // multiple) * multiple for multiple in (64, 128))}
-    if vocab_size in padded:
+    if any(vocab_size == -(-size // multiple) * multiple for multiple in (1, *_PADDED_TO)):
         return
     reason = "more" if size > vocab_size else "fewer"
     raise InputError(
@@ -309,65 +350,25 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
-    _begin_with_bos(bpe, BOS, special.index(BOS))
-    return Tokenizer(FastEngine(bpe), {"pad": 0, "bos": 1, "eos": 2})
+    begin = (special.index(BOS),)
+    _add_ends(bpe, begin, ())
+    return Tokenizer(FastEngine(bpe), {"pad": 0, "bos": 1, "eos": 2}, ends=(begin, ()))
 
 
-def _begin_with_bos(tokenizer: Any, name: str | None, index: int) -> None:
-    """Makes Transformers put the token before every text, as it does with LLaMA's."""
+def _add_ends(tokenizer: Any, begin: tuple[int, ...], end: tuple[int, ...]) -> None:
+    """Makes Transformers put these tokens before and after every text."""
     from tokenizers import processors
 
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{name} $A", pair=f"{name} $A {name}:1 $B:1", special_tokens=[(name, index)]
+    names = {index: tokenizer.id_to_token(index) for index in (*begin, *end)}
+    single, second = (
+        [*(f"{names[k]}:{n}" for k in begin), f"{text}:{n}", *(f"{names[k]}:{n}" for k in end)]
+        for n, text in enumerate(("$A", "$B"))
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON object of a tokenizer's folder; empty where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: damaged ({error}); expected JSON") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object")
-    return content
-
-
-def _added_tokens(folder: Path) -> dict[str, tuple[int, bool]]:
-    """Tokens that were added to a folder's SentencePiece model: name -> (id, is control)."""
-    out = {name: (k, False) for name, k in _read(folder / "added_tokens.json").items()}
-    decoder = _read(folder / "tokenizer_config.json").get("added_tokens_decoder", {})
-    entries = [{"id": int(index), **token} for index, token in decoder.items()]
-    entries += _read(folder / "tokenizer.json").get("added_tokens", [])
-    return out | {e["content"]: (e["id"], bool(e.get("special"))) for e in entries}
-
-
-def _roles(folder: Path, engine: FastEngine | SentencePieceEngine) -> dict[str, int]:
-    """The ids of the tokens that begin, end and pad a text, as far as there are any."""
-    named: dict[str, str] = {}
-    for file in _CONFIGS:
-        for role in _ROLES:
-            token = _read(folder / file).get(f"{role}_token")
-            token = token.get("content") if isinstance(token, dict) else token
-            if token is not None:
-                named[role] = token
-                if engine.id_of(token) is None:
-                    raise InputError(f"{folder / file}: {role}_token '{token}' is no token")
-    model = _read(folder / "config.json")
-    roles = {}
-    for role in _ROLES:
-        index = model.get(f"{role}_token_id")
-        index = index[0] if isinstance(index, list) and index else index  # LLaMA 3 has several ends
-        if role in named:
-            index = engine.id_of(named[role])
-        elif not isinstance(index, int) or not 0 <= index < engine.size:
-            usual = map(engine.id_of, _USUAL[role])
-            index = next((k for k in usual if k is not None), None)
-        if index is not None:
-            roles[role] = index
-    return roles
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=single,
+        pair=[*single, *second],
+        special_tokens=[(name, index) for index, name in names.items()],
+    )
 
 
 def pad_left(

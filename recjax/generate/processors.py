@@ -67,6 +67,21 @@ class ForbiddenTokens(Stateless):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class KnownTokens(Stateless):
+    """Only ids that the tokenizer has: the rows that pad an embedding stand for nothing.
+
+    Attributes:
+        size: [] number of ids.
+    """
+
+    size: Array | int
+
+    def __call__(self, state: tuple, logits: Array, step: Array) -> Array:
+        return jnp.where(jnp.arange(logits.shape[1]) < self.size, logits, -jnp.inf)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class MinNewTokens(Stateless):
     """No end before so many new tokens.
 

@@ -269,7 +269,7 @@ class LikelihoodJudge:
 
     def _row(self, question: Question) -> "_Row":
         encode = self._tokenizer.encode_batch
-        (prompt,) = encode([question.prompt], bos=self._tokenizer.bos_id is not None)
+        prompt = [*self._tokenizer.begin, *encode([question.prompt])[0]]
         answers = encode([f" {option}" for option in question.options], start=False)
         longest, known = len(prompt) + max(map(len, answers)), self._lm.config.max_length
         if longest > known:

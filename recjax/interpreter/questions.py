@@ -131,12 +131,10 @@ class Questions:
     def question(self, task: Task, form: int = 0) -> Question:
         """The tokens of a question."""
         tokenizer = self.tokenizer
-        ids, is_soft = tokenizer.encode_with_soft(
-            question(self.prompt(task, form), self.words),
-            soft=self._soft,
-            bos=tokenizer.bos_id is not None,
-        )
-        return Question(ids, is_soft)
+        text = question(self.prompt(task, form), self.words)
+        ids, is_soft = tokenizer.encode_with_soft(text, soft=self._soft)
+        begin = tokenizer.begin
+        return Question([*begin, *ids], [*[False] * len(begin), *is_soft])
 
     def answers(self, task: Task, form: int, titles: Sequence[Sequence[str]]) -> list[list[int]]:
         """The tokens of answers about titles, with the end; cut at the longest answer.

@@ -28,8 +28,9 @@ PROMPTS = [[*LONG, 7, 8, 9], [*LONG, 1], [*LONG, 4, 4]]
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    texts = ["the user has watched the film", "which film was it? 1995", "a long film"] * 5
-    return train_bpe(texts, 320)
+    texts = ["the user has watched the film", "which film was it? 1995", "a long film"]
+    texts += ["another actor plays every part of that story", "sequels come before beginnings"]
+    return train_bpe(texts * 5, CONFIG.vocab_size)
 
 
 def make(tokenizer=None, **options):
@@ -87,6 +88,21 @@ def test_texts_in_and_out(lm, tokenizer):
     ids = tokenizer.encode_batch(texts, bos=True)
     np.testing.assert_array_equal(got.tokens, lm.generate(ids, max_new_tokens=4).tokens)
     assert got.texts == [tokenizer.decode(row) for row in got.tokens]
+    bare = train_bpe(["ab"], 259)
+    bare.begin, bare.end = (), (2,)  # a folder's settings
+    rows = make(bare)._prompts(texts, None, None).rows
+    assert [row.tolist() for row in rows] == bare.encode_batch(texts, eos=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 5.0, "seed": 1}, {"beams": 3}])
+def test_rows_that_pad_an_embedding_are_never_generated(tokenizer, options):
+    """Where the tokenizer has fewer ids than the embedding has rows."""
+    few, size = train_bpe(["ab"], 259), CONFIG.vocab_size
+    free = make().generate(PROMPTS, max_new_tokens=8, **options).tokens
+    got = make(few).generate(PROMPTS, max_new_tokens=8, **options).tokens
+    assert (free >= few.size).any() and free.max() < size
+    assert got.max() < few.size
+    assert few.size < tokenizer.size == size
 
 
 def test_soft_tokens_are_vectors_in_the_place_of_tokens(lm):
@@ -232,7 +248,7 @@ def test_load_llm_reads_folder_tokenizer_and_stops(tmp_path, tokenizer):
     assert again.stop == (5, 6) and again.tokenizer.encode("a film") == tokenizer.encode("a film")
     half = recjax.load_llm(tmp_path / "lm", dtype="bfloat16", remat="full")
     assert half([LONG]).dtype == jnp.bfloat16 and half.config.remat == "full"
-    with pytest.raises(InputError, match="generation_config.json: eos_token_id"):
+    with pytest.raises(InputError, match="generation_config.json: 'eos_token_id' is"):
         (tmp_path / "lm" / "generation_config.json").write_text('{"eos_token_id": "x"}')
         recjax.load_llm(tmp_path / "lm")
     with pytest.raises(InputError, match="no such folder"):

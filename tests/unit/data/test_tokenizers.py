@@ -200,9 +200,9 @@ def test_llama_3_keeps_a_tiktoken_file_beside_its_json(small, tmp_path):
 
 
 def test_rows_that_pad_an_embedding_are_right_others_are_another_model_s(gpt2):
-    for rows in (50257, 50304):
+    for rows in (50257, 50264, 50272, 50304, 50432):  # multiples of 8, 32, 128 and 256
         check_size(gpt2, rows)
-    for rows in (50258, 50272, 50368, 60000):
+    for rows in (50258, 50260, 50280, 50368, 50688, 60000):
         with pytest.raises(InputError, match=f"50257 ids, fewer than .* has rows \\({rows}\\)"):
             check_size(gpt2, rows)
     with pytest.raises(InputError, match="50257 ids, more than .* has rows \\(50256\\)"):
@@ -222,7 +222,7 @@ def test_bad_files_are_one_error_each(folders, tmp_path):
     refused(tmp_path, "tokenizer.model: damaged, or not a SentencePiece model")
     (tmp_path / "tokenizer.model").unlink()
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
-    refused(tmp_path, "tokenizer.json: damaged")
+    refused(tmp_path, "tokenizer.json: not a readable JSON file")
     (tmp_path / "tokenizer.json").unlink()
     shutil.copyfile(folders["gpt2"] / "vocab.json", tmp_path / "vocab.json")
     refused(tmp_path, "merges.txt: missing")
