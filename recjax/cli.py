@@ -61,6 +61,14 @@ def _parser() -> _Parser:
     sub.add_argument("--split", choices=("validation", "test"), default="test")
     sub.add_argument("--protocols", metavar="A,B", help="in place of the run's (full,uni100,...)")
     sub.add_argument("--step", type=int, metavar="N", help="checkpoint; default: the best one")
+    sub.add_argument(
+        "--against", type=Path, metavar="DIR",
+        help="another run of the same data: differences, with intervals of a paired bootstrap",
+    )  # fmt: skip
+    sub.add_argument(
+        "--per-user", type=Path, metavar="FILE",
+        help="also write ranks and metrics of each user: .csv, .jsonl or .parquet",
+    )  # fmt: skip
 
     sub = command("interpret", _interpret, "what a recommender's states say", config="none")
     add_interpret_flags(sub)
@@ -203,18 +211,39 @@ def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[s
 
 
 def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
+    from recjax import compare
     from recjax.training.metrics import format_table, progress_bar
     from recjax.training.workdir import open_run
 
     if overrides:
         raise InputError("evaluate takes the run's own config; --protocols changes the protocols")
-    changes = {"protocols": tuple(args.protocols.split(","))} if args.protocols else {}
-    run = open_run(args.workdir, **changes)
+    protocols = tuple(args.protocols.split(",")) if args.protocols else None
+    if args.against:
+        if args.per_user:
+            raise InputError("--per-user writes one run's values: leave out --against")
+        result = compare.compare(
+            args.workdir, args.against, split=args.split, protocols=protocols, step=args.step
+        )
+        _say(compare.format_comparison(result))
+        return result
+    changes = {"protocols": protocols} if protocols else {}
+    if args.per_user:
+        compare.check_examples_file(args.per_user)
+        run = compare.open_recommender(args.workdir, **changes)
+    else:
+        run = open_run(args.workdir, **changes)
     step = run.best_step() if args.step is None else args.step
-    evaluator = run.evaluator(args.split)
-    with progress_bar(len(evaluator.examples), 0, f"evaluating {args.split}", "example") as bar:
-        metrics = evaluator.run(run.restore(step), bar.update)
+    if args.per_user:
+        measured = compare.measure(run, args.split, step)
+        compare.write_examples(measured, run.store, args.per_user)
+        metrics = measured.metrics
+    else:
+        evaluator = run.evaluator(args.split)
+        with progress_bar(len(evaluator.examples), 0, f"evaluating {args.split}", "example") as bar:
+            metrics = evaluator.run(run.restore(step), bar.update)
     _say(format_table(metrics), f"checkpoint: step {step}; workdir: {args.workdir}")
+    if args.per_user:
+        _say(f"each user: {args.per_user}")
     return metrics
 
 

@@ -30,7 +30,7 @@ from recjax.evaluation.ranking import (
     coverage,
     marginal_relevance,
     rank_catalogue,
-    rank_metrics,
+    rank_values,
     ranks_of,
     seen_pairs,
 )
@@ -61,6 +61,25 @@ class EvaluationConfig:
                 )
         if not self.cutoffs or min(self.cutoffs) < 1:
             raise InputError(f"config.evaluation.cutoffs: expected numbers from 1, {self.cutoffs}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measured:
+    """What an evaluation found of n examples.
+
+    Attributes:
+        name: of the part of the split.
+        users: [n] int32, 0-based; a user may have several examples.
+        targets: [n] item ids.
+        values: by protocol and metric, [n] each: `rank`, and what `metrics` has means of.
+        metrics: by full name (`test/full/ndcg@10`); coverage, too, which no example has alone.
+    """
+
+    name: str
+    users: np.ndarray
+    targets: np.ndarray
+    values: dict[str, dict[str, np.ndarray]]
+    metrics: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,8 +121,9 @@ class Evaluator:
         """The names that `run` gives."""
         out = []
         for protocol in self.config.protocols:
-            kinds = ("hr", "ndcg", "mrr") + (() if protocol == "uni100" else ("coverage", "mmr"))
-            names = [f"{kind}@{k}" for kind in kinds for k in self.config.cutoffs]
+            ranked, listed = ("hr", "recall", "ndcg", "mrr"), ("mmr", "coverage")
+            kinds = ranked if protocol == "uni100" else ranked + listed
+            names = [f"{kind}@{k}" for kind in kinds for k in self.config.cutoffs] + ["mrr"]
             out += [f"{self.name}/{protocol}/{name}" for name in names]
         return out
 
@@ -203,8 +223,8 @@ class Evaluator:
         if waiting:
             yield _fetch(*waiting)
 
-    def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
-        """Metrics by full name (`test/full/ndcg@10`), means over the examples.
+    def measure(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> Measured:
+        """Evaluates, and keeps what was found of each example.
 
         Args:
             params: the model's parameters.
@@ -214,20 +234,28 @@ class Evaluator:
         for part in self.rank(params):
             parts.append(part)
             progress(len(part["examples"]))
-        out: dict[str, float] = {}
-        cutoffs = self.config.cutoffs
+        cutoffs, found = self.config.cutoffs, {}
+        metrics: dict[str, float] = {}
         for protocol in self.config.protocols:
             columns = {
                 key: np.concatenate([part[protocol][key] for part in parts])
                 for key in parts[0][protocol]
             }
-            values = rank_metrics(columns["ranks"], cutoffs)
+            values = rank_values(columns["ranks"], cutoffs)
+            if "mmr" in columns:
+                mmr = columns["mmr"].T.astype(np.float64)
+                values |= {f"mmr@{k}": column for k, column in zip(cutoffs, mmr, strict=True)}
+            means = {key: float(value.mean()) for key, value in values.items()}
             if "top" in columns:
-                values |= coverage(columns["top"], self.n_items, cutoffs)
-                mmr = columns["mmr"].mean(0, dtype=np.float64)
-                values |= {f"mmr@{k}": float(v) for k, v in zip(cutoffs, mmr, strict=True)}
-            out |= {f"{self.name}/{protocol}/{key}": value for key, value in values.items()}
-        return out
+                means |= coverage(columns["top"], self.n_items, cutoffs)
+            found[protocol] = {"rank": columns["ranks"]} | values
+            metrics |= {f"{self.name}/{protocol}/{key}": value for key, value in means.items()}
+        chosen = self._chosen
+        return Measured(self.name, chosen.users, self.items[chosen.stops], found, metrics)
+
+    def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
+        """Metrics by full name (`test/full/ndcg@10`), means over the examples; see `measure`."""
+        return self.measure(params, progress).metrics
 
 
 def _fetch(examples: np.ndarray, real: np.ndarray, result: Any) -> dict[str, Any]:

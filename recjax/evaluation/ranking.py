@@ -204,22 +204,27 @@ def _unit(x: Array) -> Array:
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
-def rank_metrics(ranks: np.ndarray, cutoffs: Sequence[int]) -> dict[str, float]:
-    """HR, NDCG and MRR at the cutoffs, for one target an example.
+def rank_values(ranks: np.ndarray, cutoffs: Sequence[int]) -> dict[str, np.ndarray]:
+    """HR, recall, NDCG and MRR at the cutoffs, and MRR of whole lists, of each example.
 
-    With one target HR@k equals Recall@k, and the ideal DCG is 1.
+    With one target an example, recall@k is HR@k, and the ideal DCG is 1. `mrr` is 1 / rank, however
+    far down the target stands.
 
     Args:
         ranks: [n], 1 is best.
         cutoffs: the k.
+
+    Returns:
+        [n] float64 by name: `hr@1`, `recall@1`, `ndcg@1`, `mrr@1`, ..., `mrr`.
     """
     ranks = np.asarray(ranks, np.float64)
     out = {}
     for k in cutoffs:
-        hit = ranks <= k
-        out[f"hr@{k}"] = float(hit.mean())
-        out[f"ndcg@{k}"] = float((hit / np.log2(ranks + 1)).mean())
-        out[f"mrr@{k}"] = float((hit / ranks).mean())
+        hit = (ranks <= k).astype(np.float64)
+        out[f"hr@{k}"] = out[f"recall@{k}"] = hit
+        out[f"ndcg@{k}"] = hit / np.log2(ranks + 1)
+        out[f"mrr@{k}"] = hit / ranks
+    out["mrr"] = 1 / ranks
     return out
 
 

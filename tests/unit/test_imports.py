@@ -18,7 +18,7 @@ LAYERS = (
     ("generate", "convert"),
     ("evaluation", "testing"),
     ("training",),
-    ("llm",),
+    ("llm", "compare"),
     ("scoring",),
     ("interpreter", "guided", "recsysllm", "report"),
     ("cli",),

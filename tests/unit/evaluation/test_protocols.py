@@ -1,5 +1,7 @@
 """Protocols end to end over a tiny made-up model, against plain numpy."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -63,8 +65,29 @@ def test_full_with_and_without_seen_items(batch_size):
             assert found[f"test/{name}/hr@{k}"] == pytest.approx((expected <= k).mean())
             gains = (expected <= k) / np.log2(expected + 1)
             assert found[f"test/{name}/ndcg@{k}"] == pytest.approx(gains.mean())
+        assert found[f"test/{name}/mrr"] == pytest.approx((1 / expected).mean())
     # The newest item is its own best match: with seen items it always comes first.
     assert found["test/full_with_seen/hr@1"] == 0 < found["test/full/hr@20"]
+
+
+def test_what_was_found_of_each_example():
+    evaluator = make(protocols=("full", "uni100"), batch_size=16)
+    measured = evaluator.measure(1.0)
+    np.testing.assert_array_equal(measured.users, np.arange(len(LENGTHS)))
+    np.testing.assert_array_equal(measured.targets, ITEMS[OFFSETS[1:] - 1])
+    np.testing.assert_array_equal(measured.values["full"]["rank"], ranks(True))
+    assert measured.metrics == evaluator.run(1.0)
+    means = {
+        f"test/{protocol}/{name}": column.mean()
+        for protocol, columns in measured.values.items()
+        for name, column in columns.items()
+        if name != "rank"
+    }
+    assert means == {k: v for k, v in measured.metrics.items() if "coverage" not in k}
+    # Of a sample, too, each example is the one that its user and target say.
+    some = make(max_examples=20, batch_size=8).measure(1.0)
+    np.testing.assert_array_equal(some.values["full"]["rank"], ranks(True)[some.users])
+    np.testing.assert_array_equal(some.targets, measured.targets[some.users])
 
 
 def test_uni100_ranks_among_items_never_met():
@@ -84,6 +107,17 @@ def test_uni100_ranks_among_items_never_met():
 def test_a_sample_of_examples():
     results = list(make(max_examples=20, batch_size=8).rank(1.0))
     assert sum(len(r["examples"]) for r in results) == 20
+
+
+def test_uni100_needs_100_items_that_a_user_never_met():
+    few = np.unique(ITEMS)[: 100 + LENGTHS.max() - 1]
+    message = f"'uni100' ranks among 100 items .* of {len(few)} items a user of the test split lea"
+    evaluator = dataclasses.replace(make(protocols=("uni100",)), n_items=len(few) + 1)
+    for call in (evaluator.check, lambda: evaluator.run(1.0)):
+        with pytest.raises(InputError, match=f"config.evaluation.protocols: {message}ves 99: "):
+            call()
+    dataclasses.replace(evaluator, n_items=len(few) + 2).check()
+    dataclasses.replace(evaluator, config=EvaluationConfig(), n_items=30).check()
 
 
 def test_what_cannot_be_evaluated():

@@ -6,7 +6,7 @@ from recjax.evaluation.ranking import (
     coverage,
     marginal_relevance,
     rank_catalogue,
-    rank_metrics,
+    rank_values,
     ranks_of,
 )
 
@@ -62,10 +62,14 @@ def test_a_model_that_cannot_tell_items_apart_ranks_last():
 
 
 def test_metrics_by_hand():
-    metrics = rank_metrics(np.array([1, 2, 4, 11]), (1, 5, 10))
+    values = rank_values(np.array([1, 2, 4, 11]), (1, 5, 10))
+    metrics = {name: value.mean() for name, value in values.items()}
     assert metrics["hr@1"] == 0.25 and metrics["hr@5"] == 0.75 and metrics["hr@10"] == 0.75
+    assert [metrics[f"recall@{k}"] for k in (1, 5, 10)] == [0.25, 0.75, 0.75]
     assert metrics["ndcg@5"] == pytest.approx((1 + 1 / np.log2(3) + 1 / np.log2(5)) / 4)
     assert metrics["mrr@10"] == pytest.approx((1 + 0.5 + 0.25) / 4)
+    assert metrics["mrr"] == pytest.approx((1 + 0.5 + 0.25 + 1 / 11) / 4)  # however far down
+    assert values["mrr@5"].tolist() == [1, 0.5, 0.25, 0]
 
 
 def test_coverage():

@@ -1,0 +1,297 @@
+"""Two runs side by side, and one run example by example: `recjax evaluate --against, --per-user`.
+
+compare("runs/a", "runs/b")["metrics"]["test/full/ndcg@10"]   # a, b, difference, low, high
+write_examples(measured, run.store, Path("users.csv"))
+
+A file of examples has a row an example (a user of leave-one-out has one): `user` and `target`, raw
+keys; and of every protocol `full/rank`, `full/hr@10`, ...: what the metrics are the means of.
+"""
+
+import csv
+import dataclasses
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recjax.data.store import Store
+from recjax.errors import InputError
+from recjax.evaluation.intervals import Difference, paired_bootstrap
+from recjax.evaluation.protocols import Evaluator, Measured
+from recjax.training.metrics import progress_bar
+from recjax.training.recommender import RecommenderRun
+from recjax.training.workdir import open_run
+
+RESAMPLES, LEVEL, SEED = 10_000, 0.95, 0  # of the bootstrap
+# Targets by how often training has them: from, to.
+POPULARITY = {"unseen": (0, 0), "1-5": (1, 5), "6-20": (6, 20), "more": (21, None)}
+ENDINGS = (".csv", ".jsonl", ".parquet")
+_ROWS = 1 << 14  # rows made at a time
+
+
+def open_recommender(workdir: str | Path, **evaluation: Any) -> RecommenderRun:
+    """The run of a workdir; `InputError` where it is another system's, which ranks nothing."""
+    run = open_run(workdir, **evaluation)
+    if not isinstance(run, RecommenderRun):
+        raise InputError(f"{workdir}: a run of another kind; expected a recommender's")
+    return run
+
+
+def measure(run: RecommenderRun, split: Any, step: int) -> Measured:
+    """Evaluates a checkpoint on one part of the split, with progress on stderr."""
+    evaluator: Evaluator = run.evaluator(split)
+    name = f"evaluating {run.workdir}"
+    with progress_bar(len(evaluator.examples), 0, name, "example") as bar:
+        return evaluator.measure(run.restore(step), bar.update)
+
+
+def compare(
+    a: str | Path,
+    b: str | Path,
+    *,
+    split: str = "test",
+    protocols: Sequence[str] | None = None,
+    step: int | None = None,
+) -> dict[str, Any]:
+    """Evaluates two runs on the same examples, by a paired bootstrap over users.
+
+    Both are measured with the settings of A's `config.evaluation`.
+
+    Args:
+        a, b: workdirs of recommenders.
+        split: "validation" or "test".
+        protocols: None takes those of the runs, which must be the same.
+        step: checkpoint of A; None = the best one, as it is of B.
+
+    Returns:
+        `a`, `b`, `steps`, `split`, `users`, `examples`, and how the bootstrap was done; `metrics`:
+        by full name `a`, `b`, `difference` (A's mean less B's), `low` and `high`; `popularity`: by
+        how often training has the target, `users`, `examples` and `metrics`.
+
+    Raises:
+        InputError: a run of another kind, other data, another split, other protocols.
+    """
+    changes = {} if protocols is None else {"protocols": tuple(protocols)}
+    first = open_recommender(a, **changes)
+    other = open_recommender(b, **changes)
+    if first.store.fingerprint != other.store.fingerprint:
+        raise InputError(
+            f"{b}: of other data than {a}: {_counts(other.store)} in {other.store.path}, "
+            f"{_counts(first.store)} in {first.store.path}; expected the same prepared data"
+        )
+    for part in ("train", split):
+        mine, theirs = (getattr(run.split, part) for run in (first, other))
+        if len(mine) != len(theirs) or not all(
+            np.array_equal(getattr(mine, name), getattr(theirs, name))
+            for name in ("users", "starts", "stops")
+        ):
+            raise InputError(
+                f"{b}: of another split than {a}: config.split is {other.config.split}, expected "
+                f"{first.config.split}"
+            )
+    evaluation = first.config.evaluation
+    named = [run.config.evaluation.protocols for run in (first, other)]
+    if set(named[0]) != set(named[1]):
+        raise InputError(
+            f"{b}: of other protocols than {a}: config.evaluation.protocols is "
+            f"{','.join(named[1])}, expected {','.join(named[0])}; --protocols=A,B measures both "
+            "by the same"
+        )
+    other = open_recommender(b, **dataclasses.asdict(evaluation))
+    steps = [first.best_step() if step is None else step, other.best_step()]
+    found = [measure(run, split, at) for run, at in zip((first, other), steps, strict=True)]
+    if not all(
+        np.array_equal(getattr(found[0], name), getattr(found[1], name))
+        for name in ("users", "targets")
+    ):
+        raise InputError(f"{b}: its examples have other users or targets than those of {a}")
+    out = {
+        "a": str(a), "b": str(b), "steps": steps, "split": split,
+        "resamples": RESAMPLES, "level": LEVEL, "seed": SEED,
+    }  # fmt: skip
+    out |= _differences(found[0], found[1], np.ones(len(found[0].users), bool))
+    spans, items = first.split.train, first.store.items
+    trained = np.concatenate([items[a:b] for a, b in zip(spans.starts, spans.stops, strict=True)])
+    times = np.bincount(trained, minlength=first.store.n_items)[found[0].targets]
+    groups = {}
+    for name, (least, most) in POPULARITY.items():
+        chosen = (times >= least) & (most is None or times <= most)
+        if chosen.any():
+            groups[name] = _differences(found[0], found[1], chosen)
+    return {**out, "popularity": groups}
+
+
+def _counts(store: Store) -> str:
+    counts = store.manifest["counts"]
+    return f"{counts['users']:,} users and {counts['items']:,} items"
+
+
+def _columns(measured: Measured) -> dict[str, np.ndarray]:
+    """What is compared, by full name."""
+    return {
+        f"{measured.name}/{protocol}/{key}": column
+        for protocol, columns in measured.values.items()
+        for key, column in columns.items()
+        if key != "rank"
+    }
+
+
+def _differences(a: Measured, b: Measured, chosen: np.ndarray) -> dict[str, Any]:
+    """Of some of the examples."""
+    mine, theirs = (
+        np.stack([c[chosen] for c in _columns(measured).values()], axis=1) for measured in (a, b)
+    )
+    found: Difference = paired_bootstrap(
+        mine, theirs, a.users[chosen], resamples=RESAMPLES, level=LEVEL, seed=SEED
+    )
+    metrics = {}
+    for number, name in enumerate(_columns(a)):
+        means = float(found.a[number]), float(found.b[number])
+        ends = [None if np.isnan(e[number]) else float(e[number]) for e in (found.low, found.high)]
+        metrics[name] = {
+            "a": means[0], "b": means[1], "difference": means[0] - means[1],
+            "low": ends[0], "high": ends[1],
+        }  # fmt: skip
+    return {"users": found.units, "examples": int(chosen.sum()), "metrics": metrics}
+
+
+def format_comparison(result: dict[str, Any]) -> str:
+    """What `compare` returns as tables: all metrics; then, by popularity of the target, those of
+    the cutoff 10, or of the longest."""
+    ahead = f"A = {result['a']} (step {result['steps'][0]}), "
+    ahead += f"B = {result['b']} (step {result['steps'][1]})"
+    how = (
+        f"{result['examples']:,} examples of {result['users']:,} users; {result['level']:.0%} "
+        f"intervals by {result['resamples']:,} paired resamples of users, seed {result['seed']}"
+    )
+    lines = [ahead, how, *_rows(result["metrics"], list(result["metrics"]))]
+    cutoffs = {int(k) for name in result["metrics"] if (k := name.partition("@")[2])}
+    k = 10 if 10 in cutoffs else max(cutoffs)
+    short = [name for name in result["metrics"] if name.endswith((f"@{k}", "/mrr"))]
+    for name, group in result["popularity"].items():
+        words = {"unseen": "not in training", "more": "more than 20 times in training"}
+        title = words.get(name, f"{name} times in training")
+        lines += ["", f"target {title}: {group['examples']:,} examples of {group['users']:,} users"]
+        lines += _rows(group["metrics"], short)
+    return "\n".join(lines)
+
+
+def _rows(metrics: dict[str, dict[str, Any]], names: list[str]) -> list[str]:
+    width = max(map(len, names))
+    lines = [f"{'':<{width}}{'A':>9}{'B':>9}{'A - B':>9}  interval"]
+    for name in names:
+        row = metrics[name]
+        interval = "-" if row["low"] is None else f"{row['low']:+.4f} .. {row['high']:+.4f}"
+        lines.append(
+            f"{name:<{width}}{row['a']:>9.4f}{row['b']:>9.4f}{row['difference']:>+9.4f}  {interval}"
+        )
+    return lines
+
+
+def check_examples_file(path: Path) -> None:
+    """Whether `write_examples` may write a file.
+
+    Raises:
+        InputError: another ending than `ENDINGS`, no pyarrow for a parquet file, a folder that is
+            missing, something that stands there (nothing is replaced).
+    """
+    if path.suffix not in ENDINGS:
+        raise InputError(f"--per-user {path}: expected a name that ends in {', '.join(ENDINGS)}")
+    if path.exists() or path.is_symlink():
+        raise InputError(f"--per-user {path}: exists already; name another file, or remove it")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--per-user {path}: no folder {path.parent}")
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError:
+            raise InputError(
+                f"--per-user {path}: needs pyarrow (pip install recjax[parquet]); or .csv, .jsonl"
+            ) from None
+
+
+def write_examples(measured: Measured, store: Store, path: Path) -> None:
+    """Writes what was found of each example; the file is there when it is whole.
+
+    Raises:
+        InputError: see `check_examples_file`; the disk is full or not writable.
+    """
+    check_examples_file(path)
+    values = {
+        f"{protocol}/{key}": column
+        for protocol, columns in measured.values.items()
+        for key, column in columns.items()
+    }
+    items = [record["key"] if record else None for record in store.catalog]
+
+    def chunks() -> Iterator[dict[str, list[Any]]]:
+        for first in range(0, len(measured.users), _ROWS):
+            part = slice(first, first + _ROWS)
+            yield {
+                "user": [_utf8(store.user_keys[user]) for user in measured.users[part]],
+                "target": [_utf8(items[item]) for item in measured.targets[part]],
+                **{name: column[part].tolist() for name, column in values.items()},
+            }
+
+    with _new_file(path) as temporary:
+        _WRITERS[path.suffix](temporary, ["user", "target", *values], chunks())
+
+
+def _utf8(text: Any) -> str:
+    """Half of a surrogate pair has no UTF-8 and becomes "?"."""
+    return str(text).encode("utf-8", "replace").decode()
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    temporary = path.absolute().parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+_Chunks = Iterator[dict[str, list[Any]]]
+
+
+def _write_csv(path: Path, names: list[str], chunks: _Chunks) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(names)
+        for chunk in chunks:
+            writer.writerows(zip(*chunk.values(), strict=True))
+
+
+def _write_jsonl(path: Path, names: list[str], chunks: _Chunks) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for chunk in chunks:
+            for row in zip(*chunk.values(), strict=True):
+                record = dict(zip(names, row, strict=True))
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _write_parquet(path: Path, names: list[str], chunks: _Chunks) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    kinds = [pyarrow.string() if k < 2 else pyarrow.float64() for k in range(len(names))]
+    kinds = [
+        pyarrow.int32() if n.endswith("/rank") else k for n, k in zip(names, kinds, strict=True)
+    ]
+    schema = pyarrow.schema(list(zip(names, kinds, strict=True)))
+    with parquet.ParquetWriter(path, schema) as writer:
+        for chunk in chunks:
+            writer.write_table(pyarrow.table(chunk, schema=schema))
+
+
+_WRITERS: dict[str, Callable[[Path, list[str], _Chunks], None]] = {
+    ".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet,
+}  # fmt: skip
