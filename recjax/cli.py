@@ -194,12 +194,10 @@ def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[s
 
         start_distributed()
     from recjax.training.metrics import format_table
-    from recjax.training.workdir import remove_run, start_run
+    from recjax.training.workdir import start_run
 
     config = _load(args, overrides)
-    if args.overwrite:
-        remove_run(args.workdir)
-    run = start_run(config, args.workdir)
+    run = start_run(config, args.workdir, overwrite=args.overwrite)
     _say(f"workdir: {args.workdir}", run.describe())
     result = run.train()
     if not result["finished"]:

@@ -285,7 +285,7 @@ class LanguageModel:
             path: a new folder.
             form: "hf", "recjax", "meta" or "flax".
             dtype: of the numbers in the files; by default that of the parameters.
-            overwrite: replace a folder.
+            overwrite: replace a folder that recjax has written.
         """
         model = language_model(self.config, self.params, self.folder)
         return write_language_model(path, model, form=form, dtype=dtype, overwrite=overwrite)

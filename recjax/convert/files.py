@@ -4,14 +4,11 @@ recjax never unpickles: `.npz` is read with `allow_pickle=False`, and `.pt` or `
 itself, where it is installed, with `weights_only=True`.
 """
 
-import contextlib
-import os
-import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
@@ -19,6 +16,7 @@ import safetensors
 import safetensors.numpy
 
 from recjax.errors import InputError
+from recjax.replace import new_file
 
 
 def read_state(path: str | Path) -> dict[str, np.ndarray]:
@@ -49,67 +47,34 @@ def write_state(
     """Writes a state dict as `.safetensors` or `.npz`, complete or not at all.
 
     Raises:
-        InputError: naming the file: of another kind, there already, or not writable.
+        InputError: naming the file: of another kind, there already (`overwrite` replaces a
+            file with the same keys), or not writable.
     """
     path = Path(path)
     if path.suffix not in _WRITERS:
         raise InputError(f"{path}: expected a file that ends in {', '.join(_WRITERS)}")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path}: there is a file already; --overwrite replaces it")
-    temporary = path.with_name(f"{path.name}.tmp")
+    if path.exists():
+        if _keys(path) != set(state):
+            raise InputError(
+                f"{path}: another file stands there, which is never replaced; choose another name"
+            )
+        if not overwrite:
+            raise InputError(f"{path}: there is a file already; --overwrite replaces it")
+    with new_file(path) as file:
+        _WRITERS[path.suffix](file, state)
+
+
+def _keys(path: Path) -> set[str] | None:
+    """The keys of a state dict; None for another file. Files bear no sign of ours: they are byte
+    by byte what other libraries write."""
     try:
-        _WRITERS[path.suffix](temporary, state)
-        os.replace(temporary, path)
-    except (OSError, safetensors.SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path}: {error}") from error
-
-
-@contextlib.contextmanager
-def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A folder to write in, which takes its place when the block ends without an error.
-
-    A kill at any moment leaves the old folder or the new one; between its two renames, the old one
-    stands beside its place, and `settled` puts it back.
-
-    Raises:
-        InputError: something stands there already, or the place cannot be written.
-    """
-    path = path.absolute()
-    require_free(path, overwrite=overwrite)
-    temporary, old = path.with_name(f"{path.name}.tmp"), _old(path)
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        yield temporary
-        shutil.rmtree(old, ignore_errors=True)
-        if path.exists():
-            os.rename(path, old)
-        os.rename(temporary, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def require_free(path: Path, *, overwrite: bool) -> None:
-    """Refuses a place for a folder where something stands that may not be replaced."""
-    settled(path)
-    if path.exists() and not (path.is_dir() and (overwrite or not any(path.iterdir()))):
-        raise InputError(f"{path}: not empty; choose another folder, or --overwrite")
-
-
-def settled(path: Path) -> Path:
-    """The path; what a kill left beside it is back in its place."""
-    old = _old(path)
-    if old.is_dir() and not path.exists():
-        os.rename(old, path)
-    return path
-
-
-def _old(path: Path) -> Path:
-    return path.with_name(f"{path.name}.old")
+        if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                return {name.removesuffix(".npy") for name in archive.namelist()}
+        with safetensors.safe_open(path, "numpy") as tensors:
+            return set(tensors.keys())
+    except (OSError, zipfile.BadZipFile, safetensors.SafetensorError):
+        return None
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -118,8 +83,8 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     return safetensors.numpy.load_file(path)
 
 
-def _write_safetensors(path: Path, state: Mapping[str, np.ndarray]) -> None:
-    safetensors.numpy.save_file(dict(state), path)
+def _write_safetensors(file: IO[bytes], state: Mapping[str, np.ndarray]) -> None:
+    file.write(safetensors.numpy.save(dict(state)))
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -129,9 +94,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         return {key: archive[key] for key in archive.files}
 
 
-def _write_npz(path: Path, state: Mapping[str, Any]) -> None:
-    with path.open("wb") as file:
-        np.savez(file, **state)
+def _write_npz(file: IO[bytes], state: Mapping[str, Any]) -> None:
+    np.savez(file, **state)
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
@@ -177,7 +141,7 @@ _READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
     ".pt": _read_torch,
     ".pth": _read_torch,
 }
-_WRITERS: dict[str, Callable[[Path, Mapping[str, np.ndarray]], None]] = {
+_WRITERS: dict[str, Callable[[IO[bytes], Mapping[str, np.ndarray]], None]] = {
     ".safetensors": _write_safetensors,
     ".npz": _write_npz,
 }

@@ -31,13 +31,13 @@ from flax import nnx
 
 from recjax.config import nearest
 from recjax.convert import flax_files, llama_hf, llama_meta, orbax_files, tensors
-from recjax.convert.files import new_folder, require_free, settled
 from recjax.convert.mapping import Rule, cast, load, to_tensors
 from recjax.convert.tensors import Tensor
 from recjax.errors import InputError
 from recjax.json_files import read_object
 from recjax.models import llama
 from recjax.models.definition import ModelDef, define
+from recjax.replace import Known, check_place, new_folder, recovered, signed
 from recjax.typing import Params
 
 # A model's logical axes (`PARAM_AXES`).
@@ -183,6 +183,8 @@ def write_language_model(
     dtype: Any = None,
     overwrite: bool = False,
     shard_bytes: int = SHARD_BYTES,
+    known: Known = signed,
+    more: Callable[[Path], None] | None = None,
 ) -> Path:
     """Writes a model, with the tokenizer files of the folder that it came from.
 
@@ -194,24 +196,26 @@ def write_language_model(
         model: of `read_language_model` or `language_model`.
         form: of the table above.
         dtype: of the numbers in the files; by default that of the parameters.
-        overwrite: replace a folder.
+        overwrite: replace a folder that recjax has written.
         shard_bytes: the largest size of a file of weights (hf).
+        known: which folders `overwrite` may replace (`recjax.replace.check_place`).
+        more: writes what else belongs into the folder.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: an unknown form, or one that cannot express the model; the folder is not empty
-            or cannot be written; numbers beyond float16's range.
+        InputError: an unknown form, or one that cannot express the model; the folder may not
+            be replaced or cannot be written; numbers beyond float16's range.
     """
     path, family = Path(path), model.family
-    check_target(path, form=form, dtype=dtype, overwrite=overwrite)
+    check_target(path, form=form, dtype=dtype, overwrite=overwrite, known=known)
     name = str(jnp.dtype(dtype or next(iter(model.params.values())).dtype))
 
     def state(rules: tuple[Rule, ...]) -> dict[str, Tensor]:
         return {key: cast(t, dtype) for key, t in to_tensors(rules, model.params).items()}
 
-    with new_folder(path, overwrite=overwrite) as folder:
+    with new_folder(path, overwrite=overwrite, known=known) as folder:
         if form == "hf":
             tensors.write_folder(folder, state(family.hf.RULES), shard_bytes)
         elif form == "recjax":
@@ -224,15 +228,19 @@ def write_language_model(
         if form != "meta":
             (folder / "config.json").write_bytes(_config_file(model, name))
         _copy_companions(model.folder, folder)
+        if more is not None:
+            more(folder)
     return path
 
 
-def check_target(path: Path, *, form: str, dtype: Any, overwrite: bool) -> None:
+def check_target(
+    path: Path, *, form: str, dtype: Any, overwrite: bool, known: Known = signed
+) -> None:
     """Refuses at once what `write_language_model` would refuse after a model was read."""
     if form not in FORMS:
         raise InputError(f"form '{form}': unknown; {nearest(form, FORMS)}")
     _check_dtype(dtype)
-    require_free(path, overwrite=overwrite)
+    check_place(path, overwrite=overwrite, known=known)
 
 
 def _config_file(model: Loaded, dtype: str) -> bytes:
@@ -262,7 +270,8 @@ def form_of(folder: Path) -> str:
     Raises:
         InputError: no such folder, or none of a language model.
     """
-    if not settled(folder).is_dir():
+    recovered(folder)
+    if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected that of a language model")
     for form, patterns in FORMS.items():
         if any(next(folder.glob(pattern), None) for pattern in patterns):

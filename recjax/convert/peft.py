@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from recjax.config import nearest
-from recjax.convert.files import new_folder
 from recjax.convert.language_model import Loaded, Shardings
 from recjax.convert.mapping import TRANSPOSE, Rule, load, to_tensors
 from recjax.convert.patterns import Budget, PatternError, matcher
@@ -29,6 +28,7 @@ from recjax.convert.tensors import Tensor, read_file, write_file
 from recjax.errors import InputError
 from recjax.json_files import read_object
 from recjax.nn.lora import MOST_RANK, LoRAConfig, add_lora, is_lora, merge_lora
+from recjax.replace import new_folder
 from recjax.typing import Params
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -122,10 +122,11 @@ def write_adapter(
         base: the model that it belongs to; its folder is named in the config.
         lora: rank, scale and targets.
         params: with the adapter's own among them.
-        overwrite: replace a folder.
+        overwrite: replace a folder that recjax has written.
 
     Raises:
-        InputError: the folder is not empty or cannot be written; no adapter among the parameters.
+        InputError: the folder may not be replaced or cannot be written; no adapter among the
+            parameters.
     """
     own = {path: array for path, array in params.items() if is_lora(path)}
     modules = [m for m, path in _modules(base).items() if f"{path}/lora/a" in own]

@@ -37,7 +37,7 @@ def transfer(
         adapter: of peft, merged into the weights in float32.
         check: compare the logits of what was written (or read) with those of transformers, which
             reads the source, or the target where only that has its form.
-        overwrite: replace a folder.
+        overwrite: replace a folder that recjax has written.
 
     Returns:
         `source_form`, `parameters`, and, where asked for, `folder`, `form`, and the results of the

@@ -10,9 +10,10 @@ import numpy as np
 
 from recjax.config import build, nearest, to_plain
 from recjax.data import interactions
-from recjax.data.interactions import BadRows
-from recjax.data.store import Store, check_place, hash_file, open_store, write_store
+from recjax.data.interactions import BadRows, Catalog, InteractionLog
+from recjax.data.store import Store, hash_file, open_store, store_files, write_store
 from recjax.errors import InputError
+from recjax.replace import check_place, locked
 
 SOURCES = (
     "amazon",
@@ -85,11 +86,12 @@ def prepare(config: DataConfig, *, overwrite: bool = False) -> Store:
 
     Args:
         config: what to read and how.
-        overwrite: replace a store made from other data or options.
+        overwrite: replace a store made from other data or options, once the new one is whole.
 
     Raises:
         InputError: an unknown source or option, bad rows beyond the limit, nothing left after the
-            filters, or a store at `config.store` made from something else.
+            filters, a store at `config.store` made from something else, or one that another process
+            is preparing.
     """
     module, options = read_options(config)
     if not config.path and config.source != "simulated":
@@ -110,7 +112,17 @@ def prepare(config: DataConfig, *, overwrite: bool = False) -> Store:
             f"{', '.join(_differences(store, made_from, options))}); "
             "--overwrite prepares it again, --config.data.store=DIR keeps both"
         )
-    check_place(Path(config.store), overwrite=overwrite)  # before the log is read, not after
+    place = Path(config.store)
+    check_place(place, overwrite=overwrite, known=store_files)  # not after the log is read
+    with locked(place):
+        log, catalog, manifest = _read(config, module, path, options)
+        return write_store(place, log, catalog, made_from | manifest, overwrite=overwrite)
+
+
+def _read(
+    config: DataConfig, module: Any, path: Path, options: Any
+) -> tuple[InteractionLog, Catalog, dict[str, Any]]:
+    """What remains of a log after the filters, and what is to be told of it."""
     bad = BadRows(config.skip_bad_rows)
     log, catalog = module.read(path, options, bad)
     if not len(log):
@@ -129,13 +141,15 @@ def prepare(config: DataConfig, *, overwrite: bool = False) -> Store:
         log = interactions.deduplicate(log, config.deduplicate)
     if config.k_core_users or config.k_core_items:
         log = interactions.k_core(log, config.k_core_users, config.k_core_items)
-    manifest = {
-        **made_from,
-        "bad_rows": {"count": bad.count, "examples": bad.examples},
-        "duplicates": {"found": duplicates, "kept": config.deduplicate},
-        "warnings": notes,
-    }
-    return write_store(config.store, log, catalog, manifest, overwrite=overwrite)
+    return (
+        log,
+        catalog,
+        {
+            "bad_rows": {"count": bad.count, "examples": bad.examples},
+            "duplicates": {"found": duplicates, "kept": config.deduplicate},
+            "warnings": notes,
+        },
+    )
 
 
 def _differences(store: Store, made_from: dict[str, Any], options: Any) -> list[str]:

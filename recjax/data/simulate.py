@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from recjax.data.interactions import Catalog, InteractionLog
-from recjax.data.store import atomic_folder
 from recjax.errors import InputError
+from recjax.replace import new_folder
 
 _SUCCESSOR_WEIGHTS = (0.6, 0.3, 0.1)
 _USERS_AT_A_TIME = 1 << 16
@@ -251,7 +251,7 @@ def write_raw(
         InputError: the folder exists and `overwrite` is off; the disk is full or not writable.
     """
     assert log.timestamps is not None and log.ratings is not None
-    with atomic_folder(folder, overwrite=overwrite, sign="interactions.csv") as temporary:
+    with new_folder(folder, overwrite=overwrite) as temporary:
         with (temporary / "interactions.csv").open("w", encoding="utf-8") as file:
             file.write("user,item,timestamp,rating\n")
             for start in range(0, len(log), 1 << 20):

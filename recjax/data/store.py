@@ -14,15 +14,10 @@ exists is whole.
 
 import dataclasses
 import datetime
-import errno
 import functools
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +25,7 @@ import numpy as np
 
 from recjax.data.interactions import Catalog, InteractionLog, compact, statistics, time_order
 from recjax.errors import InputError, printable
+from recjax.replace import new_folder, recovered
 
 FORMAT_VERSION = 1
 _ARRAYS = {"offsets": np.int64, "items": np.int32, "timestamps": np.int64, "ratings": np.float32}
@@ -132,6 +128,7 @@ def open_store(path: str | Path) -> Store:
             truncated file; says to prepare it again.
     """
     path = Path(path)
+    recovered(path, store_files)
     manifest_path = path / "manifest.json"
     if not manifest_path.is_file():
         raise InputError(
@@ -165,78 +162,18 @@ def open_store(path: str | Path) -> Store:
     return Store(path, manifest)
 
 
-def check_place(path: Path, *, overwrite: bool, sign: str | None = "manifest.json") -> None:
-    """Whether a folder may be written at `path`.
-
-    Args:
-        path: where it is to stand.
-        overwrite: what stands there may be replaced,
-        sign: but only if it holds this file (None: whatever it is).
-
-    Raises:
-        InputError: it may not.
-    """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    if sign and not (path / sign).is_file():
-        raise InputError(
-            f"{path} is there and holds no {sign}: it was not made here and is never replaced; "
-            "name another folder"
-        )
-    if not overwrite:
-        raise InputError(f"{path} exists already; --overwrite replaces it")
-
-
-@contextmanager
-def atomic_folder(path: Path, *, overwrite: bool, sign: str | None = None) -> Iterator[Path]:
-    """A folder that appears at `path` whole, or not at all.
-
-    Yields a temporary sibling to write into. On an error the sibling is removed and what stood
-    at `path` stays.
-
-    Args:
-        path: the folder to make; where it is a link, what it points to.
-        overwrite: replace what stands there,
-        sign: if it holds this file (`check_place`).
-
-    Raises:
-        InputError: there is something that may not be replaced; the disk is full or not writable.
-    """
-    check_place(path, overwrite=overwrite, sign=sign)
-    place = path.resolve()
-    temporary = place.parent / f".{place.name}.{uuid.uuid4().hex[:8]}.tmp"
+def store_files(folder: Path) -> list[str] | None:
+    """The names of a store's files, or None for a folder that is no store: whose `manifest.json`
+    says so, or, where that is damaged, that has arrays of ours beside it."""
+    if not (folder / "manifest.json").is_file():
+        return None
+    names = [*(f"{name}.npy" for name in _ARRAYS), *_ALWAYS, "manifest.json"]
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-        yield temporary
-        for file in temporary.iterdir():
-            _fsync(file)
-        _fsync(temporary)
-        if place.exists():
-            old = temporary.with_suffix(".old")
-            place.rename(old)
-            try:
-                temporary.rename(place)
-            except OSError:
-                old.rename(place)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.rename(place)
-        _fsync(place.parent)
-    except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
-        raise InputError(f"cannot write {path}: {reason}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        ours = {"format_version", "files"} <= manifest.keys()
+    except (OSError, ValueError, AttributeError, RecursionError):
+        ours = all((folder / name).is_file() for name in _ALWAYS)
+    return list(dict.fromkeys(names)) if ours else None
 
 
 def hash_file(path: Path) -> dict[str, Any]:
@@ -284,7 +221,7 @@ def write_store(
         "timestamps": None if log.timestamps is None else log.timestamps[order],
         "ratings": None if log.ratings is None else log.ratings[order],
     }
-    with atomic_folder(path, overwrite=overwrite, sign="manifest.json") as folder:
+    with new_folder(path, overwrite=overwrite, known=store_files, sign=False) as folder:
         for name, array in arrays.items():
             if array is not None:
                 np.save(folder / f"{name}.npy", array.astype(_ARRAYS[name], copy=False))

@@ -17,7 +17,6 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from recjax.config import build, to_plain
-from recjax.data.store import atomic_folder
 from recjax.errors import InputError
 from recjax.interpreter import adapters
 from recjax.interpreter.bridge import Bridge
@@ -28,6 +27,7 @@ from recjax.interpreter.reader import Answer, Decoding, Reader
 from recjax.interpreter.starting import StartConfig
 from recjax.llm import LanguageModel, load_llm
 from recjax.models.definition import fingerprint
+from recjax.replace import new_folder, recovered
 from recjax.training.item_vectors import has_item_vectors
 from recjax.training.metrics import progress_bar
 from recjax.training.optim import OptimConfig, make_optimizer
@@ -172,7 +172,8 @@ class Interpreter:
         """Writes the adapter, its settings and the titles; the language model is named.
 
         Raises:
-            InputError: a language model that was read from no folder.
+            InputError: a language model that was read from no folder; what
+                `recjax.replace.new_folder` refuses.
         """
         bridge = self.bridge
         if bridge.llm.folder is None:
@@ -186,7 +187,7 @@ class Interpreter:
             "llm_fingerprint": fingerprint(bridge.llm.params),
             "titles": self.titles,
         }
-        with atomic_folder(Path(path), overwrite=overwrite) as folder:
+        with new_folder(Path(path), overwrite=overwrite) as folder:
             text = json.dumps(record, ensure_ascii=False, indent=1) + "\n"
             (folder / _FILES[0]).write_text(text, encoding="utf-8")
             arrays = {name: np.asarray(value) for name, value in self.params.items()}
@@ -207,6 +208,7 @@ class Interpreter:
             InputError: a missing or damaged file, another language model.
         """
         path = Path(path)
+        recovered(path)
         record = _read(path / _FILES[0], lambda file: json.loads(file.read_text("utf-8")))
         params = _read(path / _FILES[1], load_file)
         try:

@@ -6,13 +6,13 @@ and is the same bytes for the same workdir.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from recjax.errors import InputError
+from recjax.replace import write_text
 from recjax.report.html import block, figure, fold, section_html, settings, slug, table
 from recjax.report.markup import Html, element, join
 from recjax.report.numbers import format_number
@@ -39,20 +39,28 @@ def write_report(workdir: str | Path, out: str | Path | None = None) -> Path:
 
     Raises:
         InputError: no run there, or naming the file and key that cannot be read, or a page that
-            cannot be written.
+            cannot be written; another file stands there.
     """
     workdir = Path(workdir)
     out = workdir / "report.html" if out is None else Path(out)
     if out.suffix not in (".html", ".htm"):
         raise InputError(f"--out {out}: expected a name that ends in .html")
-    text = make_page(workdir)
-    temporary = out.with_suffix(".tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, out)
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
+    if out.exists() and not _is_page(out):
+        raise InputError(
+            f"{out}: recjax did not write what stands there, and never replaces it; name another "
+            "--out"
+        )
+    write_text(out, make_page(workdir))
     return out
+
+
+def _is_page(path: Path) -> bool:
+    """Whether `write_report` wrote a file."""
+    try:
+        with path.open("rb") as file:
+            return str(_policy()).encode() in file.read(1000)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def make_page(workdir: Path) -> str:
@@ -82,12 +90,17 @@ def make_page(workdir: Path) -> str:
     return _document(title, element("main", *parts))
 
 
+def _policy() -> Html:
+    """The tag that every page has, and hardly another one."""
+    return element("meta", http_equiv="Content-Security-Policy", content=_POLICY)
+
+
 def _document(title: str, body: Html) -> str:
     style = resources.files("recjax.report").joinpath("page.css").read_text(encoding="utf-8")
     head = element(
         "head",
         element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        _policy(),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
         element("title", title),

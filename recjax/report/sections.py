@@ -32,12 +32,12 @@ whatever has results can write them.
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from recjax.errors import InputError
+from recjax.replace import write_text
 
 Number: TypeAlias = int | float | None
 MARKS = ("", "hit", "miss", "unknown")
@@ -167,12 +167,7 @@ def write_results(path: str | Path, sections: Sequence[Section]) -> None:
         except InputError as error:
             raise InputError(f"{path}: sections[{number}]: {error}") from None
     text = json.dumps({"sections": plain}, indent=1, ensure_ascii=True, allow_nan=False)
-    temporary = path.with_suffix(".tmp")
-    try:
-        temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    write_text(path, text + "\n")
 
 
 def read_results(path: str | Path) -> tuple[Section, ...]:

@@ -5,10 +5,11 @@ steps are retired by a rename (a kill during plain deletion leaves half a step t
 and what was renamed is removed at the next start.
 """
 
+import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,12 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             if jax.process_index() == 0:
                 shutil.rmtree(self.folder / _TRASH, ignore_errors=True)
-        self._manager = ocp.CheckpointManager(
+        self._read_only = read_only
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        read_only = self._read_only
+        return ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=None if read_only else self._policy,
@@ -121,6 +127,14 @@ class Checkpoints:
     def wait(self) -> None:
         """Until what was started is on the disk."""
         self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def moving(self, folder: Path) -> Iterator[None]:
+        """While the folder is moved to another place; nothing may be on its way there."""
+        self._manager.close()
+        yield
+        self.folder = folder.absolute()
+        self._manager = self._open()
 
     def preempted(self, step: int) -> bool:
         """Whether the scheduler told any process to stop (needs `jax.distributed`)."""

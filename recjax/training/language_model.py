@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ from recjax.data import splits
 from recjax.data.prepare import DataConfig, read_options
 from recjax.data.prompts import read_prompts
 from recjax.data.splits import Spans
-from recjax.data.store import Store, atomic_folder
+from recjax.data.store import Store
 from recjax.data.textualize import Documents, TextConfig
 from recjax.data.token_batches import TokenBatches
 from recjax.data.tokenizers import Tokenizer, load_tokenizer, train_bpe
@@ -42,8 +42,10 @@ from recjax.models import llama
 from recjax.models.definition import ModelDef, define
 from recjax.nn.masks import segment_mask
 from recjax.nn.soft import place_soft
+from recjax.replace import new_folder, signed
 from recjax.training import parallel
 from recjax.training.checkpoint import abstract_like
+from recjax.training.item_vectors import FILE as ITEM_VECTORS
 from recjax.training.item_vectors import write_item_vectors
 from recjax.training.loop import TrainConfig
 from recjax.training.optim import OptimConfig, make_optimizer
@@ -126,6 +128,14 @@ def complete(section: Any) -> dict[str, Any]:
     return plain
 
 
+def _model_files(folder: Path) -> Collection[str]:
+    """What WORKDIR/hf may hold; earlier versions did not sign it."""
+    return signed(folder) or (
+        "config.json", "generation_config.json", "model*.safetensors", "model*.index.json",
+        "tokenizer*", "special_tokens_map.json", ITEM_VECTORS,
+    )  # fmt: skip
+
+
 class _Reader(nnx.Module):
     """A language model, and the vectors [I E] that its soft tokens are blends of.
 
@@ -201,7 +211,7 @@ class LanguageRun(Run):
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The workdir's tokenizer; before there is one, trained on the catalogue's text."""
+        """The workdir's tokenizer, or one that is trained on the catalogue's text."""
         folder = None if self.workdir is None else self.workdir / "tokenizer"
         if folder is not None and folder.is_dir():
             return load_tokenizer(folder)
@@ -213,7 +223,7 @@ class LanguageRun(Run):
         tokenizer, folder = self.tokenizer, self.workdir / "tokenizer"
         if folder.is_dir() or jax.process_index():
             return
-        with atomic_folder(folder, overwrite=False) as temporary:
+        with new_folder(folder, overwrite=False) as temporary:
             tokenizer.save(temporary)
             ends = {
                 "bos_token_id": tokenizer.bos_id,
@@ -352,11 +362,16 @@ class LanguageRun(Run):
         everywhere = {path.removeprefix(own): array for path, array in everywhere.items()}
         if jax.process_index() == 0:
             model = language_model(self.model_config, everywhere, self.workdir / "tokenizer")
-            write_language_model(folder, model, overwrite=True)
-            if items is not None:
-                origin = {"data": self.store.fingerprint, "split": to_plain(self.config.split)}
-                titles = self.documents.titles[1:]
-                write_item_vectors(folder, titles, np.asarray(items)[1:], origin)
+            origin = {"data": self.store.fingerprint, "split": to_plain(self.config.split)}
+
+            def write_items(place: Path) -> None:
+                if items is not None:
+                    vectors = np.asarray(items)[1:]
+                    write_item_vectors(place, self.documents.titles[1:], vectors, origin)
+
+            write_language_model(
+                folder, model, overwrite=True, known=_model_files, more=write_items
+            )
         return {"folder": str(folder)}
 
 

@@ -105,6 +105,7 @@ def fit(
     progress: Progress,
     meta: dict[str, Any],
     unit: str = "sequences",
+    saved: Callable[[], None] = lambda: None,
 ) -> tuple[TrainState, Progress, bool]:
     """Trains until the epochs are done, validation stops to improve, or SIGTERM arrives.
 
@@ -120,6 +121,7 @@ def fit(
         progress: of an interrupted run, or a fresh one.
         meta: saved with every checkpoint.
         unit: what a step has `batch_size` of.
+        saved: called after every checkpoint.
 
     Returns:
         `(state, progress, finished)`; `finished` is False after SIGTERM.
@@ -136,6 +138,7 @@ def fit(
         checkpoints.save(
             step, state, {**meta, "progress": dataclasses.asdict(progress)}, progress.best_step
         )
+        saved()
 
     bar = progress_bar(last, step, "training", "step")
     with bar, _StopSignal() as stop:

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from recjax.errors import InputError
+from recjax.replace import write_text
 
 
 class MetricWriter:
@@ -25,9 +26,7 @@ class MetricWriter:
         self._path = workdir / "metrics.jsonl"
         kept = [line for line in read_metrics(self._path) if line["step"] <= step]
         kept = [line for line in kept if not line.get("final")]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, self._path)
+        write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self._path.open("a", encoding="utf-8")
         self._board = _summary_writer()(str(workdir), purge_step=step + 1 if step else None)
 

@@ -11,6 +11,7 @@ import jax
 from recjax.config import nearest
 from recjax.errors import InputError
 from recjax.training.checkpoint import Checkpoints
+from recjax.training.claim import Claim
 from recjax.training.loop import Progress, TrainConfig, fit
 from recjax.training.metrics import MetricWriter, NoWriter
 from recjax.training.state import TrainState
@@ -50,6 +51,7 @@ class Run(abc.ABC):
 
     def __init__(self, train: TrainConfig, workdir: Path | None):
         self._train, self.workdir = train, workdir
+        self.claim: Claim | None = None  # while it trains; `start_run` makes it
 
     @property
     @abc.abstractmethod
@@ -164,6 +166,7 @@ class Run(abc.ABC):
         """
         assert self.workdir is not None
         validation = self.evaluator("validation")
+        claim = self.claim = self.claim or Claim(self.workdir)
         checkpoints = Checkpoints(self.workdir / "checkpoints", self._train.keep_checkpoints)
         writer: MetricWriter | NoWriter = NoWriter()
         try:
@@ -188,6 +191,7 @@ class Run(abc.ABC):
                 progress=progress,
                 meta=self.identity,
                 unit=self.unit,
+                saved=lambda: self._take_place(claim, checkpoints),
             )
             if not finished:
                 return {"step": int(state.step), "finished": False}
@@ -201,6 +205,17 @@ class Run(abc.ABC):
         finally:
             writer.close()
             checkpoints.close()
+            claim.release()
+            self.claim = None
+
+    def _take_place(self, claim: Claim, checkpoints: Checkpoints) -> None:
+        """After a checkpoint: the run that this one replaces goes."""
+        if not claim.pending:
+            return
+        checkpoints.wait()
+        with checkpoints.moving(claim.workdir / "checkpoints"):
+            claim.stands()
+        self.workdir = claim.workdir
 
 
 def _contrast(found: Any, expected: Any) -> str:

@@ -1,6 +1,7 @@
 """Weights of other libraries as workdirs: in as step 0, out from any checkpoint."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from recjax.errors import InputError
 from recjax.models import sasrec
 from recjax.models.recommender import read_config
 from recjax.training.checkpoint import Checkpoints
+from recjax.training.claim import Claim
 from recjax.training.loop import Progress
 from recjax.training.recommender import RecommenderRun, RunConfig
-from recjax.training.workdir import open_run, remove_run, start_run
+from recjax.training.workdir import claimed_run, open_run, write_records
 from recjax.typing import Params
 
 
@@ -39,7 +41,7 @@ def import_weights(
         source: the file; see `recjax.convert.seqrec_torch`.
         variant: the version of the public code that trained the weights.
         heads: of attention.
-        overwrite: replace another run's workdir.
+        overwrite: replace another run, once this one is whole.
 
     Raises:
         InputError: weights and store differ in their number of items; what `seqrec_torch.load` and
@@ -57,28 +59,33 @@ def import_weights(
             f"{source}: 'item_emb.weight' has {n_items} rows (padding, then a row an item), "
             f"expected the {store.n_items} of the store {store.path}"
         )
-    if overwrite:
-        remove_run(workdir)
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise InputError(f"{workdir}: not empty; choose another --workdir, or --overwrite")
+    claim = Claim(workdir, overwrite=overwrite)
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {workdir}: {error.strerror or error}") from error
-    run = RecommenderRun(config, store, workdir)
-    state = run.init_state()  # Adam's moments start at 0, whatever the weights
-    placed: Params = {
-        path: jax.device_put(params[path], leaf.sharding) for path, leaf in state.params.items()
-    }
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    try:
-        meta = {**run.identity, "progress": dataclasses.asdict(Progress())}
-        checkpoints.save(0, dataclasses.replace(state, params=placed), meta, None)
-        checkpoints.wait()
-    finally:
-        checkpoints.close()
-    # Last: a folder with a config but without the weights would train from scratch.
-    return start_run(config, workdir)
+        if not claim.pending and (workdir / "config.json").exists():
+            raise InputError(f"{workdir}: has a run; choose another --workdir, or --overwrite")
+        run = claimed_run(config, claim)
+        state = run.init_state()  # Adam's moments start at 0, whatever the weights
+        placed: Params = {
+            path: jax.device_put(params[path], leaf.sharding) for path, leaf in state.params.items()
+        }
+        checkpoints = Checkpoints(claim.folder / "checkpoints")
+        try:
+            meta = {**run.identity, "progress": dataclasses.asdict(Progress())}
+            checkpoints.save(0, dataclasses.replace(state, params=placed), meta, None)
+            checkpoints.wait()
+        finally:
+            checkpoints.close()
+        # Last: a folder with a config but without the weights would train from scratch.
+        write_records(run, claim.folder)
+        claim.stands()
+        run.workdir = workdir
+    except BaseException:
+        if not claim.pending:  # there was none: the claim has seen to that
+            shutil.rmtree(claim.folder / "checkpoints", ignore_errors=True)
+        claim.abandon()
+        raise
+    claim.release()
+    return run
 
 
 def export_weights(

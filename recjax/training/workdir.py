@@ -2,9 +2,7 @@
 
 import importlib.metadata
 import json
-import os
 import platform
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,9 @@ import jax
 
 from recjax.config import build, to_plain
 from recjax.errors import InputError
+from recjax.replace import recovered, write_text
 from recjax.training.checkpoint import read_json
+from recjax.training.claim import Claim, run_files
 from recjax.training.system import System, load_system
 
 # Keys of a run's config that may change when it is resumed.
@@ -51,55 +51,66 @@ def plain_config(config: Any) -> dict[str, Any]:
     return {"system": config.system, **to_plain(config)}
 
 
-def start_run(config: Any, workdir: Path) -> Any:
+def start_run(config: Any, workdir: Path, *, overwrite: bool = False) -> Any:
     """Opens a run for training: prepares the data where that is missing, sets up the workdir.
+
+    Nothing is written before all checks have passed. The run holds its workdir, alone, until its
+    training ends.
 
     Args:
         config: of `build_config`.
         workdir: the run's folder.
+        overwrite: replace the run that stands there, as soon as the new one has a checkpoint.
 
     Returns:
         The system's `Run`.
 
     Raises:
-        InputError: the workdir belongs to a run with another config or other data, or cannot be
-            written; settings that do not fit the data (`Run.check`), before anything is written.
+        InputError: what the config says cannot be done; the workdir belongs to a run with another
+            config or other data, is in use, or cannot be written.
     """
+    claim = Claim(workdir, overwrite=overwrite)
+    try:
+        run = claimed_run(config, claim)
+        run.check()
+        if jax.process_index() == 0:
+            write_records(run, claim.folder)
+        return run
+    except BaseException:
+        claim.abandon()
+        raise
+
+
+def claimed_run(config: Any, claim: Claim) -> Any:
+    """The run of a config, in a folder that is claimed for it; writes nothing there."""
     system = load_system(config.system)
     # Several processes would write over each other.
     store = system.store(config, jax.process_count() == 1)
     config = system.settled(config, store)
-    run = system.run(config, store, workdir)
-    plain = plain_config(config)
-    if (workdir / "config.json").exists():
-        old = read_json(workdir / "config.json", "the run's config")["config"]
+    file = claim.folder / "config.json"
+    if file.exists():
+        old = read_json(file, "the run's config")["config"]
         old = {"system": "recommender", **old}
-        changed = [k for k in _differences(old, plain) if k not in _MAY_CHANGE]
+        changed = [k for k in _differences(old, plain_config(config)) if k not in _MAY_CHANGE]
         if changed:
             raise InputError(
-                f"{workdir}: belongs to a run with another config ({', '.join(changed)} differ); "
-                "choose another --workdir, or --overwrite"
+                f"{claim.workdir}: belongs to a run with another config ({', '.join(changed)} "
+                "differ); choose another --workdir, or --overwrite"
             )
-    run.check()
-    if jax.process_index() == 0:
-        record = {"config": plain, "versions": _versions(), "git_commit": _git_commit()}
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            _write_json(workdir / "config.json", record)
-            _write_json(workdir / "manifest.json", store.manifest)
-        except OSError as error:
-            raise InputError(f"cannot write {workdir}: {error.strerror or error}") from error
+    run = system.run(config, store, claim.folder)
+    run.claim = claim
     return run
 
 
-def remove_run(workdir: Path) -> None:
-    """Removes a run's workdir; `InputError` for a folder that is something else."""
-    if not workdir.exists():
-        return
-    record = read_json(workdir / "config.json", "a workdir of `recjax train`")
-    if not isinstance(record, dict) or not {"config", "versions", "git_commit"} <= record.keys():
-        raise InputError(f"{workdir}: not a workdir of `recjax train`; --overwrite leaves it alone")
-    shutil.rmtree(workdir)
+def write_records(run: Any, folder: Path) -> None:
+    """Writes the run's `config.json` and `manifest.json`, where they do not say so already."""
+    plain = plain_config(run.config)
+    record = {"config": plain, "versions": _versions(), "git_commit": _git_commit()}
+    for name, value in (("config.json", record), ("manifest.json", run.store.manifest)):
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        file = folder / name
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            write_text(file, text)
 
 
 def open_run(workdir: str | Path, **evaluation: Any) -> Any:
@@ -127,6 +138,7 @@ def open_run(workdir: str | Path, **evaluation: Any) -> Any:
 
 def read_run_config(workdir: Path) -> Any:
     """The config of the run that a workdir belongs to; `InputError` where there is none."""
+    recovered(workdir, run_files)
     record = read_json(workdir / "config.json", "a workdir of `recjax train`")
     return build_config(record["config"])
 
@@ -140,12 +152,6 @@ def _differences(old: Any, new: Any, where: str = "") -> list[str]:
             out += _differences(old.get(key, missing), new.get(key, missing), path)
         return out
     return [] if old == new else [where]
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _versions() -> dict[str, str]:

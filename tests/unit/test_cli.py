@@ -180,8 +180,16 @@ def test_overwrite_starts_anew_but_removes_runs_only(recjax, config, tmp_path):
     train = ("train", f"--config={config}", f"--workdir={work}", "--config.train.epochs=1")
     assert recjax(*train)[0] == 0
     (work / "mine.txt").write_text("")
-    assert recjax(*train, "--config.model.dim=16", "--overwrite")[0] == 0
-    assert not (work / "mine.txt").exists()
+    status, _, err = recjax(*train, "--config.model.dim=16", "--overwrite")
+    assert status == 2 and "w: holds 'mine.txt', which recjax did not write" in one_line(err)
+    (work / "mine.txt").unlink()
+    link = tmp_path / "link"
+    link.symlink_to(work)
+    again = ("train", f"--config={config}", f"--workdir={link}", "--config.train.epochs=1")
+    assert recjax(*again, "--config.model.dim=16", "--overwrite")[0] == 0
+    assert link.is_symlink() and '"dim": 16' in (work / "config.json").read_text()
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+    assert ".lock" not in {p.name for p in work.iterdir()}
     model = tmp_path / "llama"
     model.mkdir()
     (model / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')

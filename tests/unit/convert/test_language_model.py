@@ -16,7 +16,8 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from recjax.convert import files, language_model
+from recjax import replace
+from recjax.convert import language_model
 from recjax.convert.language_model import (
     FORMS,
     family_of,
@@ -52,7 +53,7 @@ def equal(a, b):
 def test_hugging_faces_files_return_byte_by_byte(tmp_path, name):
     model = read_language_model(DATA / name)
     write_language_model(tmp_path / "out", model)
-    assert sorted(os.listdir(tmp_path / "out")) == ["config.json", SINGLE]
+    assert sorted(os.listdir(tmp_path / "out")) == [".recjax", "config.json", SINGLE]
     for file in ("config.json", SINGLE):
         assert filecmp.cmp(DATA / name / file, tmp_path / "out" / file, shallow=False)
 
@@ -139,10 +140,10 @@ def test_tokenizers_go_with_the_model(tmp_path):
 def test_old_folders_are_kept_or_replaced(tmp_path):
     model = made()
     write_language_model(tmp_path / "out", model)
-    with pytest.raises(InputError, match="out: not empty; choose another folder, or --overwrite"):
+    with pytest.raises(InputError, match="out exists already; --overwrite replaces it"):
         write_language_model(tmp_path / "out", model)
     write_language_model(tmp_path / "out", model, form="recjax", overwrite=True)
-    assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "params"]
+    assert sorted(os.listdir(tmp_path / "out")) == [".recjax", "config.json", "params"]
     assert os.listdir(tmp_path) == ["out"], "nothing is left beside it"
 
 
@@ -171,9 +172,9 @@ def test_a_kill_leaves_the_old_or_the_new(tmp_path, form, monkeypatch):
     for count in (0, 1, 2):
         place = tmp_path / f"{form}{count}"
         write_language_model(place, old, form=form)
-        monkeypatch.setattr(files.os, "rename", dies_after(count))
+        monkeypatch.setattr(replace.os, "rename", dies_after(count))
         # A kill also skips what `finally` would do.
-        monkeypatch.setattr(files.shutil, "rmtree", lambda *a, **k: None)
+        monkeypatch.setattr(replace.shutil, "rmtree", lambda *a, **k: None)
         with contextlib.suppress(Killed):
             write_language_model(place, new, form=form, overwrite=True)
         monkeypatch.undo()
@@ -182,8 +183,7 @@ def test_a_kill_leaves_the_old_or_the_new(tmp_path, form, monkeypatch):
         outcomes.append(found.config.norm_eps)
         write_language_model(place, new, form=form, overwrite=True)
         equal(read_language_model(place), new)
-        assert not (tmp_path / f"{form}{count}.old").exists()
-        assert not (tmp_path / f"{form}{count}.tmp").exists()
+        assert [p for p in tmp_path.iterdir() if p.name.startswith(".")] == []
     assert outcomes == [1e-6, 1e-6, 1e-5]
 
 

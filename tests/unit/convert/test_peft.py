@@ -64,7 +64,7 @@ def test_it_returns_byte_by_byte(base, tmp_path):
     assert all(theirs[key] == value for key, value in ours.items())
     again = read_adapter(tmp_path / "out", base)
     assert again[0] == lora
-    with pytest.raises(InputError, match="out: not empty; choose another folder, or --overwrite"):
+    with pytest.raises(InputError, match="out exists already; --overwrite replaces it"):
         write_adapter(tmp_path / "out", base, lora, params)
     with pytest.raises(InputError, match="no parameters of an adapter"):
         write_adapter(tmp_path / "none", base, lora, base.params)

@@ -177,10 +177,19 @@ def test_other_kinds_and_existing_files(tmp_path):
             act(tmp_path / "a.bin")
     with pytest.raises(InputError, match="ends in .safetensors, .npz$"):
         write_state(tmp_path / "a.pth", {})
-    (tmp_path / "a.npz").write_text("mine")
+    (tmp_path / "text.npz").write_text("mine")
+    np.savez(tmp_path / "other.npz", mine=np.ones(2))
+    for name in ("text.npz", "other.npz"):
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(InputError, match=f"{name}: another file stands there, which is never"):
+            write_state(tmp_path / name, make_state(), overwrite=True)
+        assert (tmp_path / name).read_bytes() == before
+    write_state(tmp_path / "a.npz", make_state())
+    (tmp_path / "a.npz.tmp").write_text("mine")
     with pytest.raises(InputError, match="a.npz: there is a file already; --overwrite replaces it"):
-        write_state(tmp_path / "a.npz", {})
+        write_state(tmp_path / "a.npz", make_state())
     write_state(tmp_path / "a.npz", make_state(), overwrite=True)
+    assert (tmp_path / "a.npz.tmp").read_text() == "mine"
     assert read_state(tmp_path / "a.npz").keys() == make_state().keys()
     with pytest.raises(InputError, match="cannot write .*no/a.npz"):
         write_state(tmp_path / "no" / "a.npz", {})
@@ -308,7 +317,7 @@ def test_bad_usage(recjax, place, arguments, message):
 
 def test_nothing_is_replaced_without_being_told(recjax, place):
     assert recjax(*IMPORT)[0] == 0
-    assert "run: not empty; choose another --workdir, or --overwrite" in recjax(*IMPORT)[2]
+    assert "run: has a run; choose another --workdir, or --overwrite" in recjax(*IMPORT)[2]
     assert recjax(*IMPORT, "--overwrite")[0] == 0
     status, _, err = recjax("convert", "--workdir=run", "--to=in.npz")
     assert status == 2 and "in.npz: there is a file already" in err

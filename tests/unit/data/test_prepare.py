@@ -132,7 +132,7 @@ def test_a_wrong_place_is_known_before_the_log_is_read(config, tmp_path):
     write(tmp_path / "log.csv", ["a,x,oops"])
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"store is there and holds no manifest.json"):
+    with pytest.raises(InputError, match="store: holds files that recjax did not write"):
         prepare(DataConfig(**config), overwrite=True)
 
 

@@ -1,11 +1,12 @@
 import datetime
 import errno
 import json
-from pathlib import Path
+import os
 
 import numpy as np
 import pytest
 
+from recjax import replace
 from recjax.data import store as store_module
 from recjax.data.interactions import LogBuilder
 from recjax.data.store import format_statistics, open_store, write_store
@@ -117,7 +118,7 @@ def test_a_folder_that_is_no_store_is_never_replaced(tmp_path):
     write_store(tmp_path / "home", make_log(), CATALOG, {})  # an empty folder is free
     (tmp_path / "home" / "manifest.json").unlink()
     for overwrite in (False, True):
-        with pytest.raises(InputError, match=r"home is there and holds no manifest.json: it was"):
+        with pytest.raises(InputError, match="home: holds files that recjax did not write"):
             write_store(tmp_path / "home", make_log(), CATALOG, {}, overwrite=overwrite)
     assert (tmp_path / "home" / "items.npy").exists()
 
@@ -125,14 +126,14 @@ def test_a_folder_that_is_no_store_is_never_replaced(tmp_path):
 def test_a_failed_rename_puts_the_old_store_back(tmp_path, monkeypatch):
     target = tmp_path / "s"
     write_store(target, make_log(), CATALOG, {})
-    rename = Path.rename
+    rename = os.rename
 
-    def failing(self, to):
-        if self.suffix == ".tmp":
+    def failing(path, to):
+        if path.suffix == ".recjax-tmp":
             raise OSError(errno.EIO, "Input/output error")
-        return rename(self, to)
+        return rename(path, to)
 
-    monkeypatch.setattr(Path, "rename", failing)
+    monkeypatch.setattr(replace.os, "rename", failing)
     with pytest.raises(InputError, match=f"cannot write {target}: Input/output error"):
         write_store(target, make_log([("u", "a", 1, 1)]), CATALOG, {}, overwrite=True)
     assert open_store(target).n_users == 2
@@ -145,10 +146,10 @@ def test_a_killed_writer_leaves_nothing_that_opens(tmp_path, monkeypatch, existi
     if existing:
         write_store(target, make_log(), CATALOG, {})
     with monkeypatch.context() as patch:  # nothing tidies up after a kill
-        patch.setattr(store_module.shutil, "rmtree", lambda *args, **kwargs: None)
+        patch.setattr(replace.shutil, "rmtree", lambda *args, **kwargs: None)
         with (
             pytest.raises(SystemExit),
-            store_module.atomic_folder(target, overwrite=True) as folder,
+            replace.new_folder(target, overwrite=True, known=store_module.store_files) as folder,
         ):
             (folder / "items.npy").write_bytes(b"half")
             raise SystemExit
@@ -159,6 +160,7 @@ def test_a_killed_writer_leaves_nothing_that_opens(tmp_path, monkeypatch, existi
         with pytest.raises(InputError, match="no prepared data set there"):
             open_store(target)
     assert write_store(target, make_log(), CATALOG, {}, overwrite=True).n_users == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]  # and removes the leftover
 
 
 def test_a_store_behind_a_link_is_replaced_in_its_place(tmp_path):

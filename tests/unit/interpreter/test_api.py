@@ -125,7 +125,8 @@ def test_what_was_saved_answers_alike(interpreter, saved, copy, llm):
         assert again.bridge.questions.config == SHORT and again.bridge.config == Config(soft=4)
         for path, value in interpreter.params.items():
             np.testing.assert_array_equal(again.params[path], value)
-    assert {file.name for file in saved.iterdir()} == {"interpreter.json", "adapter.safetensors"}
+    names = {file.name for file in saved.iterdir()}
+    assert names == {"interpreter.json", "adapter.safetensors", ".recjax"}
 
 
 def test_a_file_of_prompts_is_found_from_anywhere(llm, tmp_path, monkeypatch):
@@ -144,6 +145,16 @@ def test_a_folder_is_replaced_only_if_asked(interpreter, copy):
     with pytest.raises(InputError, match="exists"):
         interpreter.save(copy)
     assert interpreter.save(copy, overwrite=True) == copy
+
+
+def test_other_folders_are_never_replaced(interpreter, copy, tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("mine")
+    (copy / "notes.txt").write_text("mine")
+    for folder, message in ((tmp_path / "home", "did not write"), (copy, "holds 'notes.txt'")):
+        with pytest.raises(InputError, match=message):
+            interpreter.save(folder, overwrite=True)
+    assert (tmp_path / "home" / "thesis.tex").exists() and (copy / "notes.txt").exists()
 
 
 def test_another_language_model(copy, other_llm_folder):
