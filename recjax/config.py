@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import difflib
 import importlib.util
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 from ml_collections import ConfigDict
 
 from recjax.errors import InputError
+from recjax.ranges import FieldError, expected, hints, short
 
 T = TypeVar("T")
 
@@ -124,17 +126,24 @@ def _parse(text: str, old: Any, key: str) -> Any:
         value: Any = {"true": True, "false": False, "none": None}.get(text.lower())
         if value is None and text.lower() != "none":
             value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         value = text
-    if isinstance(old, tuple) and not isinstance(value, tuple):
-        value = tuple(value) if isinstance(value, list) else (value,)
-    if isinstance(old, float) and type(value) is int:
+    if isinstance(old, tuple):
+        value = _tuple(value, old)
+    if isinstance(old, float) and type(value) is int and abs(value) < sys.float_info.max:
         value = float(value)
     if old is not None and value is not None and type(value) is not type(old):
         raise InputError(
-            f"config key '{key}': expected {type(old).__name__} (now {old!r}), got {text!r}"
+            f"config.{key}: expected {type(old).__name__} (now {old!r}), got {short(text)}"
         )
     return value
+
+
+def _tuple(value: Any, old: tuple) -> tuple:
+    """A tuple as it may be written: (a, b), [a, b], a,b or a alone; texts need no quotes."""
+    if isinstance(value, str) and old and all(isinstance(one, str) for one in old):
+        return tuple(part.strip() for part in value.split(","))
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def _matches(value: Any, hint: Any) -> bool:
@@ -165,6 +174,9 @@ def _matches(value: Any, hint: Any) -> bool:
 def _describe(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    if typing.get_origin(hint) is tuple and Ellipsis not in typing.get_args(hint):
+        letters = ",".join("abcdefgh"[: len(typing.get_args(hint))])
+        return f"{hint}, written as {letters}"
     if typing.get_args(hint):
         return str(hint).replace("typing.", "")
     return getattr(hint, "__name__", None) or str(hint)
@@ -192,16 +204,16 @@ def build(cls: type[T], section: Mapping[str, Any] | ConfigDict, where: str) -> 
     Raises:
         InputError: naming the key and what was expected.
     """
-    hints = typing.get_type_hints(cls)
+    plain_hints, ranged = typing.get_type_hints(cls), hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for key in section:
         if key not in fields:
             raise InputError(f"unknown config key '{where}.{key}'; {nearest(key, fields)}")
-        value, hint = section[key], hints[key]
+        value, hint = section[key], plain_hints[key]
         is_section = isinstance(value, (Mapping, ConfigDict))
         if dataclasses.is_dataclass(hint) and not is_section:
-            raise InputError(f"config key '{where}.{key}': expected a section, got {value!r}")
+            raise InputError(f"{where}.{key}: expected a section, got {short(value)}")
         # `Section | None` is a section too.
         kinds = (hint, *typing.get_args(hint))
         inner = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
@@ -210,9 +222,10 @@ def build(cls: type[T], section: Mapping[str, Any] | ConfigDict, where: str) -> 
             continue
         value = _tuples(value)
         if not _matches(value, hint):
-            raise InputError(
-                f"config key '{where}.{key}': expected {_describe(hint)}, got {value!r}"
-            )
+            raise InputError(f"{where}.{key}: expected {_describe(hint)}, got {short(value)}")
+        wanted = expected(ranged[key], value)
+        if wanted:
+            raise InputError(f"{where}.{key}: expected {wanted}, got {short(value)}")
         values[key] = float(value) if hint is float else value
     for name, field in fields.items():
         required = (
@@ -222,10 +235,8 @@ def build(cls: type[T], section: Mapping[str, Any] | ConfigDict, where: str) -> 
             raise InputError(f"config section '{where}' lacks the key '{name}'")
     try:
         return cls(**values)
-    except InputError:
-        raise
-    except ValueError as error:  # a class's own check does not know where it stands
-        raise InputError(f"{where}: {error}") from None
+    except FieldError as error:  # a class's own check does not know where it stands
+        raise InputError(f"{where}.{error}") from None
 
 
 def to_plain(config: Any) -> Any:

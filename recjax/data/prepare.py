@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from recjax.data import interactions
 from recjax.data.interactions import BadRows, Catalog, InteractionLog
 from recjax.data.store import Store, hash_file, open_store, store_files, write_store
 from recjax.errors import InputError
+from recjax.ranges import Checked, Count, Range
 from recjax.replace import check_place, locked
 
 SOURCES = (
@@ -28,17 +29,17 @@ SOURCES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Checked):
     source: str  # a reader of `recjax.data.sources`
     store: str  # folder of the prepared data set
     path: str = ""  # raw data: as given, else under the folder named by RECJAX_DATA
     options: dict = dataclasses.field(default_factory=dict)  # the reader's own `Options`
-    min_rating: float | None = None  # drop interactions rated below
+    min_rating: Annotated[float, Range()] | None = None  # drop interactions rated below
     deduplicate: Literal["keep", "first", "last"] = "keep"  # repeated (user, item) pairs
     drop_untitled: bool = False  # interactions with items that have no title
-    k_core_users: int = 0  # least interactions a user; repeated with k_core_items until stable
-    k_core_items: int = 0  # least interactions an item
-    skip_bad_rows: int = 0  # malformed rows tolerated (and counted) before it is an error
+    k_core_users: Count = 0  # least interactions a user; repeated with k_core_items until stable
+    k_core_items: Count = 0  # least interactions an item
+    skip_bad_rows: Count = 0  # malformed rows tolerated (and counted) before it is an error
 
 
 def resolve(path: str) -> Path:

@@ -13,12 +13,13 @@ import dataclasses
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from recjax.data.interactions import Catalog, InteractionLog
 from recjax.errors import InputError
+from recjax.ranges import Checked, Count, FieldError, Range, Seed, Share
 from recjax.replace import new_folder
 
 _SUCCESSOR_WEIGHTS = (0.6, 0.3, 0.1)
@@ -28,47 +29,38 @@ _FIRST_DAY, _LAST_DAY = 1577836800, 1672531200  # 2020-01-01 .. 2023-01-01: user
 
 
 @dataclasses.dataclass(frozen=True)
-class SimulateConfig:
+class SimulateConfig(Checked):
     """What is simulated; the same config gives the same log.
 
     Raises:
         InputError: a value out of its range, named as `config.key`.
     """
 
-    seed: int = 0  # of everything random, 0 or more
-    users: int = 3000  # users, each with at least min_length interactions
-    items: int = 0  # 0 = the bundled catalogue; more than it has = further parts of its books
-    mean_length: float = 20.0  # interactions a user, geometric above the minimum (before the cut)
-    min_length: int = 5  # interactions of the shortest history
-    max_length: int = 100  # longer histories are cut to this; items must be twice as many
-    markov: float = 0.5  # probability of a Markov step
-    taste: float = 0.3  # Dirichlet concentration, up to 1000: lower = fewer genres a user
-    drift: float = 0.05  # probability that the taste shifts halfway to a new one, a step
-    popularity: float = 0.8  # Zipf exponent of the items' popularity, up to 10
+    seed: Seed = 0  # of everything random, 0 or more
+    users: Annotated[int, Range(1)] = 3000  # users, each with at least min_length interactions
+    items: Count = 0  # 0 = the bundled catalogue; more than it has = further parts of its books
+    # Interactions a user, geometric above the minimum (before the cut).
+    mean_length: Annotated[float, Range(1)] = 20.0
+    min_length: Annotated[int, Range(1)] = 5  # interactions of the shortest history
+    # Longer histories are cut to this; items must be twice as many.
+    max_length: Annotated[int, Range(1)] = 100
+    markov: Share = 0.5  # probability of a Markov step
+    # Dirichlet concentration, up to 1000: lower = fewer genres a user.
+    taste: Annotated[float, Range(above=0, most=1000)] = 0.3
+    drift: Share = 0.05  # probability that the taste shifts halfway to a new one, a step
+    # Zipf exponent of the items' popularity, up to 10.
+    popularity: Annotated[float, Range(0, 10)] = 0.8
 
     _where = "config"  # how errors name the section; no field
 
     def __post_init__(self):
-        checks = (
-            ("seed", self.seed >= 0, "at least 0"),
-            ("users", self.users >= 1, "at least 1"),
-            ("items", self.items >= 0, "at least 0"),
-            ("min_length", self.min_length >= 1, "at least 1"),
-            ("max_length", self.max_length >= self.min_length, "at least min_length"),
-            (
-                "mean_length",
-                self.min_length <= self.mean_length <= self.max_length,
-                "between min_length and max_length",
-            ),
-            ("markov", 0 <= self.markov <= 1, "between 0 and 1"),
-            ("drift", 0 <= self.drift <= 1, "between 0 and 1"),
-            ("taste", 0 < self.taste <= 1000, "more than 0 and at most 1000"),
-            ("popularity", 0 <= self.popularity <= 10, "between 0 and 10"),
-        )
-        for name, good, expected in checks:
-            if not good:
-                key = f"{self._where}.{name}"
-                raise InputError(f"{key}: expected {expected}, got {getattr(self, name)}")
+        super().__post_init__()
+        if self.max_length < self.min_length:
+            raise FieldError("max_length", f"expected at least min_length, got {self.max_length}")
+        if not self.min_length <= self.mean_length <= self.max_length:
+            raise FieldError(
+                "mean_length", f"expected min_length to max_length, got {self.mean_length}"
+            )
 
 
 def load_catalogue() -> list[dict[str, Any]]:

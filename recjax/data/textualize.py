@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from recjax.data.prompts import (
 from recjax.data.splits import Spans
 from recjax.data.tokenizers import SOFT
 from recjax.errors import InputError
+from recjax.ranges import Amount, Checked, Few, Range, Share
 
 _HISTORIES = (
     "This user has {past} {titles} in the previous.",
@@ -96,33 +97,26 @@ def _value(value: Any) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class TextConfig:
+class TextConfig(Checked):
     """What a language model of a catalogue reads, in documents an epoch."""
 
     domain: str = "movie"  # the words
     prompts: str = ""  # a file that adds domains and prompts; see `recjax.data.prompts`
-    window: int = 10  # items of a history, at most; RecInterpreter's 10
-    items: float = 1.0  # documents an item: what is known of it
-    naming: float = 1.0  # documents an item: titles after their soft tokens, the item's first
-    names: int = 8  # soft tokens in such a document
-    listed: float = 0.0  # share of them that stand for several items, all of which are named
-    histories: float = 1.0  # documents a training sequence: titles in a row
-    recovery: float = 1.0  # documents a training sequence: what a history has
-    residual: float = 2.0  # documents a training sequence: what one history has more
-    random: float = 0.5  # share of recovery and residual documents about random items
+    window: Annotated[int, Range(2, 1000)] = 10  # items of a history, at most; RecInterpreter's 10
+    items: Annotated[float, Range(0, 10_000)] = 1.0  # documents an item: what is known of it
+    # Documents an item: titles after their soft tokens, the item's first.
+    naming: Annotated[float, Range(0, 10_000)] = 1.0
+    names: Few = 8  # soft tokens in such a document
+    listed: Share = 0.0  # share of them that stand for several items, all of which are named
+    # Documents a training sequence: titles in a row.
+    histories: Annotated[float, Range(0, 10_000)] = 1.0
+    # Documents a training sequence: what a history has.
+    recovery: Annotated[float, Range(0, 10_000)] = 1.0
+    # Documents a training sequence: what one history has more.
+    residual: Annotated[float, Range(0, 10_000)] = 2.0
+    random: Share = 0.5  # share of recovery and residual documents about random items
     # Of soft tokens, at most; its deviation in units of the items' vectors (`language_model`).
-    noise: float = 1.0
-
-    def __post_init__(self):
-        if self.window < 2:
-            raise InputError("config.text.window: expected at least 2")
-        if self.names < 1:
-            raise InputError("config.text.names: expected at least 1")
-        if min(getattr(self, kind) for kind in KINDS) < 0 or self.noise < 0:
-            raise InputError(f"config.text: {', '.join(KINDS)} and noise are at least 0")
-        for name in ("random", "listed"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"config.text.{name}: expected 0 to 1")
+    noise: Amount = 1.0
 
     @property
     def soft(self) -> bool:

@@ -17,6 +17,7 @@ from recjax.data.textualize import KINDS, Document, Documents
 from recjax.data.token_batches import NO_LABEL, fixed_batches
 from recjax.data.tokenizers import Tokenizer
 from recjax.errors import InputError
+from recjax.ranges import Checked, Count, Seed, Size
 from recjax.typing import Array
 
 _CHUNK = 512  # places whose logits are held at a time
@@ -28,10 +29,10 @@ PredictFn = Callable[[Any, Mapping[str, Array]], tuple[Array, Array]]
 
 
 @dataclasses.dataclass(frozen=True)
-class LikelihoodConfig:
-    batch_size: int = 128  # documents a batch
-    max_examples: int = 500  # documents of each kind; 0 = all
-    seed: int = 0  # of their choice
+class LikelihoodConfig(Checked):
+    batch_size: Size = 128  # documents a batch
+    max_examples: Count = 500  # documents of each kind; 0 = all
+    seed: Seed = 0  # of their choice
 
 
 def likelihood(h: Array, targets: Array, logits: Callable[[Array], Array]) -> tuple[Array, Array]:

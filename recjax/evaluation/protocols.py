@@ -15,7 +15,7 @@ Metric names carry the protocol: `test/full/ndcg@10`.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from recjax.evaluation.ranking import (
     ranks_of,
     seen_pairs,
 )
+from recjax.ranges import Checked, Count, FieldError, Range, Seed, Share, Size
 from recjax.typing import Array
 
 PROTOCOLS = ("full", "full_with_seen", "uni100")
@@ -44,23 +45,23 @@ EncodeFn = Callable[[Any, dict[str, Array]], tuple[Array, Array]]
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Checked):
     protocols: tuple[str, ...] = ("full",)  # of PROTOCOLS
-    cutoffs: tuple[int, ...] = (1, 5, 10, 20)  # the k of every metric
-    batch_size: int = 256  # examples at a time
-    item_chunk: int = 16384  # items scored at a time
-    max_examples: int = 0  # evaluate a seeded sample of this many; 0 = all
-    mmr_balance: float = 0.5  # lambda of marginal relevance
-    seed: int = 0  # of the sampled negatives and the sample of examples
+    cutoffs: tuple[Annotated[int, Range(1, 10_000)], ...] = (1, 5, 10, 20)  # the k of every metric
+    batch_size: Size = 256  # examples at a time
+    item_chunk: Annotated[int, Range(1)] = 16384  # items scored at a time
+    max_examples: Count = 0  # evaluate a seeded sample of this many; 0 = all
+    mmr_balance: Share = 0.5  # lambda of marginal relevance
+    seed: Seed = 0  # of the sampled negatives and the sample of examples
 
     def __post_init__(self):
+        super().__post_init__()
         for name in self.protocols:
             if name not in PROTOCOLS:
-                raise InputError(
-                    f"config.evaluation.protocols: no protocol '{name}'; {nearest(name, PROTOCOLS)}"
-                )
-        if not self.cutoffs or min(self.cutoffs) < 1:
-            raise InputError(f"config.evaluation.cutoffs: expected numbers from 1, {self.cutoffs}")
+                raise FieldError("protocols", f"no protocol '{name}'; {nearest(name, PROTOCOLS)}")
+        for name in ("protocols", "cutoffs"):
+            if not getattr(self, name):
+                raise FieldError(name, "expected at least one")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

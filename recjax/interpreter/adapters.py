@@ -26,22 +26,22 @@ from flax import nnx
 
 from recjax.nn.attention import attend
 from recjax.nn.norms import RMSNorm
+from recjax.ranges import Checked, Few, FieldError, Size
 from recjax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Checked):
     name: Literal["linear", "mlp", "qformer"] = "linear"
-    soft: int = 1  # S, soft tokens for a representation; the paper's 1
-    hidden: int = 256  # width of the hidden layer (mlp) or of the queries (qformer)
-    layers: int = 2  # of the Q-Former
-    heads: int = 4  # of the Q-Former
+    soft: Few = 1  # S, soft tokens for a representation; the paper's 1
+    hidden: Size = 256  # width of the hidden layer (mlp) or of the queries (qformer)
+    layers: Few = 2  # of the Q-Former
+    heads: Size = 4  # of the Q-Former
 
     def __post_init__(self):
-        if min(self.soft, self.hidden, self.layers, self.heads) < 1:
-            raise ValueError("soft, hidden, layers and heads: expected at least 1")
+        super().__post_init__()
         if self.name == "qformer" and self.hidden % self.heads:
-            raise ValueError(f"hidden {self.hidden} is no multiple of heads {self.heads}")
+            raise FieldError("hidden", f"{self.hidden} is no multiple of heads {self.heads}")
 
 
 class Whitening(nnx.Module):

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from recjax.data.prompts import (
 from recjax.data.token_batches import NO_LABEL
 from recjax.data.tokenizers import Tokenizer
 from recjax.errors import InputError
+from recjax.ranges import Amount, Checked, FieldError, Range
 
 Task = Literal["residual", "recovery"]
 TASKS: tuple[Task, ...] = ("residual", "recovery")
@@ -31,24 +32,21 @@ _MULTIPLE = 8  # of rows' lengths: a program serves several batches
 
 
 @dataclasses.dataclass(frozen=True)
-class AskConfig:
+class AskConfig(Checked):
     """What is asked, and how often in training."""
 
     domain: str = "movie"  # the words
     prompts: str = ""  # a file that adds domains and prompts; see `recjax.data.prompts`
-    window: int = 10  # items of a history, at most (section 4.1.2)
-    residual: float = 1.0  # share of training steps that ask what was added (section 3.2)
-    recovery: float = 0.0  # share that ask for the whole history (section 3.1)
-    residual_tokens: int = 50  # longest answer (section 4.1.2)
-    recovery_tokens: int = 100
+    window: Annotated[int, Range(2, 1000)] = 10  # items of a history, at most (section 4.1.2)
+    residual: Amount = 1.0  # share of training steps that ask what was added (section 3.2)
+    recovery: Amount = 0.0  # share that ask for the whole history (section 3.1)
+    residual_tokens: Annotated[int, Range(1, 10_000)] = 50  # longest answer (section 4.1.2)
+    recovery_tokens: Annotated[int, Range(1, 10_000)] = 100
 
     def __post_init__(self):
-        if self.window < 2:
-            raise InputError("config.ask.window: expected at least 2")
-        if min(self.residual, self.recovery) < 0 or not self.residual + self.recovery:
-            raise InputError("config.ask: residual and recovery are shares, one above 0")
-        if min(self.residual_tokens, self.recovery_tokens) < 1:
-            raise InputError("config.ask: residual_tokens and recovery_tokens are at least 1")
+        super().__post_init__()
+        if not self.residual + self.recovery:
+            raise FieldError("residual", "this or recovery: expected more than 0")
 
     @property
     def tasks(self) -> tuple[Task, ...]:

@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,7 @@ from recjax.interpreter.reader import Answer, Decoding, Reader
 from recjax.interpreter.starting import StartConfig
 from recjax.llm import LanguageModel, load_llm
 from recjax.models.definition import fingerprint
+from recjax.ranges import Checked, Count, Epochs, Range, Seed, Share, Size
 from recjax.training import parallel, workdir
 from recjax.training.checkpoint import abstract_like
 from recjax.training.item_vectors import check_origin
@@ -53,40 +54,27 @@ from recjax.typing import Array, Params
 
 @dataclasses.dataclass(frozen=True)
 class InterpreterTrainConfig(TrainConfig):
-    batch_size: int = 64  # examples a step
-    epochs: float = 20.0  # section 4.1.2
-    steps_per_call: int = 1
+    batch_size: Size = 64  # examples a step
+    epochs: Epochs = 20.0  # section 4.1.2
+    steps_per_call: Annotated[int, Range(1, 1)] = 1  # steps differ in what they ask
     metric: str = "validation/residual/accuracy"
     # More examples, as a share of the training windows: theirs with a newest item drawn from the
     # catalogue. The paper has none.
-    drawn: float = 0.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 <= self.drawn <= 1:
-            raise InputError("config.train.drawn: expected 0 to 1")
-        if self.steps_per_call != 1:
-            raise InputError(
-                "config.train.steps_per_call: expected 1; steps differ in what they ask"
-            )
+    drawn: Share = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
-class InterpretationConfig:
-    max_examples: int = 200  # windows that are measured, drawn once; 0 = all
-    seed: int = 0  # of that draw
-
-    def __post_init__(self):
-        if self.max_examples < 0:
-            raise InputError("config.evaluation.max_examples: expected at least 0")
+class InterpretationConfig(Checked):
+    max_examples: Count = 200  # windows that are measured, drawn once; 0 = all
+    seed: Seed = 0  # of that draw
 
 
 @dataclasses.dataclass(frozen=True)
-class InterpreterRunConfig:
+class InterpreterRunConfig(Checked):
     recommender: str  # workdir of a trained recommender
     llm: str  # folder of a language model with its tokenizer
     dtype: str = ""  # of the language model; "" = as it is stored
-    seed: int = 0
+    seed: Seed = 0
     ask: AskConfig = dataclasses.field(default_factory=AskConfig)
     adapter: adapters.Config = dataclasses.field(default_factory=adapters.Config)
     start: StartConfig = dataclasses.field(default_factory=StartConfig)

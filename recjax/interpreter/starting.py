@@ -27,6 +27,7 @@ from recjax.errors import InputError
 from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.examples import Examples
 from recjax.interpreter.questions import Task
+from recjax.ranges import Checked, Count, Share
 from recjax.typing import Array, Params
 
 _FADE = 0.95  # of older items in a recovery's blend: nearly alike, as a model names most of them
@@ -37,16 +38,12 @@ _BATCH, _TURNS, _LEARNING_RATE = 256, 4, 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
-class StartConfig:
+class StartConfig(Checked):
     """How an adapter starts."""
 
-    examples: int = 0  # to learn the items' vectors from, at most; 0 = at random
+    examples: Count = 0  # to learn the items' vectors from, at most; 0 = at random
     # Of older items in a residual's states: the k-th newest weighs fade^k. 0 = the newest alone.
-    fade: float = 0.0
-
-    def __post_init__(self):
-        if self.examples < 0 or not 0 <= self.fade <= 1:
-            raise InputError("config.start: examples from 0 on and fade from 0 to 1")
+    fade: Share = 0.0
 
 
 def check_vectors(

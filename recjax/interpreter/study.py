@@ -26,6 +26,7 @@ from recjax.interpreter.oracle import (
 from recjax.interpreter.questions import Task
 from recjax.interpreter.reader import DECODINGS, Answer, Decoding, Reader
 from recjax.interpreter.run import InterpreterRun
+from recjax.ranges import Checked, Seed
 from recjax.report.sections import (
     Bars,
     Case,
@@ -43,7 +44,7 @@ _ERRORS = 15
 
 
 @dataclasses.dataclass(frozen=True)
-class StudyConfig:
+class StudyConfig(Checked):
     """What is examined beyond greedy decoding.
 
     Attributes:
@@ -62,9 +63,10 @@ class StudyConfig:
     oracle: bool = False
     judge: Judge | None = None
     versus: tuple[str, Callable[[np.ndarray], np.ndarray]] | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self):
+        super().__post_init__()
         for name in self.decodings:
             if name not in DECODINGS:
                 raise InputError(

@@ -16,7 +16,7 @@ GELU (as in the authors' code, not in equation 7); no output bias. Sequences are
 
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -27,27 +27,27 @@ from recjax.models.recommender import Learned, SequentialRecommender
 from recjax.nn.attention import MultiHeadAttention
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import segment_mask
+from recjax.ranges import Checked, Dropout, Few, FieldError, Positive, Range, Share, Size
 from recjax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    dim: int = 64  # D (section 4.3)
-    layers: int = 2  # L of the paper
-    heads: int = 2  # h
-    mlp_dim: int = 256  # 4 D
-    max_length: int = 50  # N: 200 for MovieLens, 50 elsewhere; the mask takes one place of it
-    dropout: float = 0.1  # BERT's
-    mask_share: float = 0.6  # rho: Beauty 0.6, Steam 0.4, MovieLens 0.2 (section 4.6)
-    last_share: float = 0.1  # of the sequences, in which the newest item alone is masked
-    init_std: float = 0.02  # (section 4.3)
+class Config(Checked):
+    dim: Size = 64  # D (section 4.3)
+    layers: Few = 2  # L of the paper
+    heads: Size = 2  # h
+    mlp_dim: Size = 256  # 4 D
+    # N: 200 for MovieLens, 50 elsewhere; the mask takes one place of it.
+    max_length: Annotated[int, Range(2, 2**20)] = 50
+    dropout: Dropout = 0.1  # BERT's
+    mask_share: Share = 0.6  # rho: Beauty 0.6, Steam 0.4, MovieLens 0.2 (section 4.6)
+    last_share: Share = 0.1  # of the sequences, in which the newest item alone is masked
+    init_std: Positive = 0.02  # (section 4.3)
 
     def __post_init__(self):
+        super().__post_init__()
         if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is no multiple of heads {self.heads}")
-        for name in ("mask_share", "last_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: expected 0 .. 1")
+            raise FieldError("dim", f"{self.dim} is no multiple of heads {self.heads}")
 
 
 PRESETS = {

@@ -27,33 +27,33 @@ from recjax.models.recommender import Learned, SequentialRecommender
 from recjax.nn.conv import sliding_max, windows
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import shift
+from recjax.ranges import Checked, Dropout, Few, FieldError, Positive, Share, Size
 from recjax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    dim: int = 64  # D of the item vectors; the paper uses 50
-    window: int = 5  # L of the paper, items that a state has seen (section 4.1.4)
-    targets: int = 3  # T of the paper, the next items that a state is trained on (section 3.4)
-    horizontal: int = 16  # n_h, filters of each height (section 4.1.4)
-    vertical: int = 4  # n_v
-    max_length: int = 50  # items of a history that are read; states see the window alone
-    dropout: float = 0.5  # on the convolutions' output (section 3.4)
+class Config(Checked):
+    dim: Size = 64  # D of the item vectors; the paper uses 50
+    window: Few = 5  # L of the paper, items that a state has seen (section 4.1.4)
+    targets: Few = 3  # T of the paper, the next items that a state is trained on (section 3.4)
+    horizontal: Size = 16  # n_h, filters of each height (section 4.1.4)
+    vertical: Size = 4  # n_v
+    max_length: Size = 50  # items of a history that are read; states see the window alone
+    dropout: Dropout = 0.5  # on the convolutions' output (section 3.4)
     projection: bool = True  # the fully connected layer of equation 9
     tied: bool = False  # output vectors = item embeddings; needs the projection
-    init_std: float = 0.02  # of the embeddings
+    init_std: Positive = 0.02  # of the embeddings
     scale_embedding: bool = False  # rows of the image times sqrt(D), as SASRec's authors do
     # The first vertical filter starts as weights recency^k of the k-th newest row, the last of
     # several as equal weights; 0: at random.
-    recency: float = 0.0
+    recency: Share = 0.0
 
     def __post_init__(self):
+        super().__post_init__()
         if self.tied and not self.projection:
-            raise ValueError("tied output vectors need projection=True: a state of width dim")
-        if not 1 <= self.window <= self.max_length:
-            raise ValueError(f"window {self.window}; expected 1 to max_length {self.max_length}")
-        if not 0 <= self.recency <= 1:
-            raise ValueError(f"recency {self.recency}; expected 0 to 1")
+            raise FieldError("tied", "needs projection=True: a state of width dim")
+        if self.window > self.max_length:
+            raise FieldError("window", f"{self.window}; expected 1 to max_length {self.max_length}")
 
     @property
     def features(self) -> int:

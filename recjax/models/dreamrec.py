@@ -22,7 +22,7 @@ is ours.
 import dataclasses
 import functools
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -34,42 +34,46 @@ from recjax.models.recommender import Learned, SequentialRecommender
 from recjax.nn import diffusion
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import segment_mask
+from recjax.ranges import Amount, Checked, Count, Dropout, Few, FieldError, Positive, Range, Size
 from recjax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    dim: int = 64  # D (section 4.1)
-    layers: int = 1  # of the encoder; the authors' code has one
-    heads: int = 1
-    mlp_dim: int = 64
-    max_length: int = 50  # L
-    dropout: float = 0.1  # the authors' default
-    init_std: float = 1.0  # of the embeddings
-    steps: int = 1000  # T of the diffusion; the paper searches 500, 1000, 2000
+class Config(Checked):
+    dim: Size = 64  # D (section 4.1)
+    layers: Few = 1  # of the encoder; the authors' code has one
+    heads: Size = 1
+    mlp_dim: Size = 64
+    max_length: Size = 50  # L
+    dropout: Dropout = 0.1  # the authors' default
+    init_std: Positive = 1.0  # of the embeddings
+    # T of the diffusion; the paper searches 500, 1000, 2000.
+    steps: Annotated[int, Range(1, 100_000)] = 1000
     schedule: diffusion.ScheduleName = "linear"
-    beta_min: float | None = None  # of linear and exp; None = the authors' (`diffusion.BETAS`)
-    beta_max: float | None = None
-    denoiser_dim: int = 0  # width of its hidden layer; 0 = a linear map (the authors' mlp1)
-    null_share: float = 0.1  # p: how often training drops the guidance
-    guidance: float = 2.0  # w; the paper searches 0 to 10
+    beta_min: Positive | None = None  # of linear and exp; None = the authors' (`diffusion.BETAS`)
+    beta_max: Positive | None = None
+    # Width of its hidden layer; 0 = a linear map (the authors' mlp1).
+    denoiser_dim: Annotated[int, Range(0, 2**20)] = 0
+    # P: how often training drops the guidance.
+    null_share: Annotated[float, Range(0, below=1)] = 0.1
+    guidance: Amount = 2.0  # w; the paper searches 0 to 10
     sampler: Literal["ancestral", "ddim"] = "ancestral"
-    sampler_steps: int = 0  # 0 = all T
+    sampler_steps: Count = 0  # 0 = all T
 
     def __post_init__(self):
+        super().__post_init__()
         if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is no multiple of heads {self.heads}")
+            raise FieldError("dim", f"{self.dim} is no multiple of heads {self.heads}")
         if self.dim % 2:
-            raise ValueError(f"dim {self.dim} is odd: half of the step's embedding is sines")
-        if not 0 <= self.sampler_steps <= self.steps:
-            raise ValueError(f"sampler_steps {self.sampler_steps}; expected 0 to {self.steps}")
-        if not 0 <= self.null_share < 1:
-            raise ValueError(f"null_share {self.null_share}; expected 0 .. 1")
+            raise FieldError("dim", f"{self.dim} is odd: half of the step's embedding is sines")
+        if self.sampler_steps > self.steps:
+            raise FieldError("sampler_steps", f"{self.sampler_steps}; expected 0 to {self.steps}")
         left = self.alphas_bar[-1]
         if not 0 < left < 0.5:
-            raise ValueError(
-                f"schedule '{self.schedule}' leaves {left:.0%} of the signal after {self.steps} "
-                "steps; expected under 50 %: sampling starts from noise alone"
+            raise FieldError(
+                "schedule",
+                f"'{self.schedule}' leaves {left:.0%} of the signal after {self.steps} steps; "
+                "expected under 50 %: sampling starts from noise alone",
             )
 
     @property

@@ -19,18 +19,19 @@ from flax import nnx
 from recjax.models.recommender import SequentialRecommender
 from recjax.nn.dropout import dropout
 from recjax.nn.recurrent import GRU
+from recjax.ranges import Checked, Dropout, Few, Positive, Size
 from recjax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    dim: int = 64  # D of items and states; the 2018 paper uses 100
-    layers: int = 1  # more gave no gain (2016, section 4.1)
-    max_length: int = 50  # L; the benchmark's window
-    embedding_dropout: float = 0.5  # on the input embeddings (2018, section 5)
-    hidden_dropout: float = 0.0  # on the states of every layer
+class Config(Checked):
+    dim: Size = 64  # D of items and states; the 2018 paper uses 100
+    layers: Few = 1  # more gave no gain (2016, section 4.1)
+    max_length: Size = 50  # L; the benchmark's window
+    embedding_dropout: Dropout = 0.5  # on the input embeddings (2018, section 5)
+    hidden_dropout: Dropout = 0.0  # on the states of every layer
     tied: bool = True  # output vectors = input embeddings (2018, constrained embeddings)
-    init_std: float = 0.02  # of the item embeddings
+    init_std: Positive = 0.02  # of the item embeddings
     scale_embedding: bool = False  # inputs times sqrt(D), as SASRec's authors do
 
 

@@ -16,7 +16,7 @@ cached call expects `positions` and `mask` of the new tokens only.
 
 import dataclasses
 import functools
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -36,34 +36,37 @@ from recjax.nn.lora import Linear, lora_axes
 from recjax.nn.masks import causal_mask
 from recjax.nn.norms import RMSNorm
 from recjax.nn.positions import RopeScaling, rope_angles, rope_frequencies
+from recjax.ranges import Checked, Few, FieldError, Positive, Range, Share, Size
 from recjax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    vocab_size: int = 32000  # V
-    dim: int = 256  # E
-    mlp_dim: int = 704  # F; LLaMA's is 2/3 of 4 E, rounded up
-    layers: int = 4
-    heads: int = 4  # N
-    kv_heads: int = 4  # K; fewer than N: grouped-query attention
-    head_dim: int = 64  # H; E / N in the published models, but not by need
-    max_length: int = 2048  # the longest input it was trained on; positions may go on
-    norm_eps: float = 1e-5  # 1e-6 in LLaMA 1
-    rope_theta: float = 10000.0  # 500,000 in LLaMA 3
+class Config(Checked):
+    vocab_size: Annotated[int, Range(1, 2**24)] = 32000  # V
+    dim: Size = 256  # E
+    mlp_dim: Size = 704  # F; LLaMA's is 2/3 of 4 E, rounded up
+    layers: Few = 4
+    heads: Size = 4  # N
+    kv_heads: Size = 4  # K; fewer than N: grouped-query attention
+    head_dim: Size = 64  # H; E / N in the published models, but not by need
+    # The longest input it was trained on; positions may go on.
+    max_length: Annotated[int, Range(1, 2**24)] = 2048
+    norm_eps: Share = 1e-5  # 1e-6 in LLaMA 1
+    rope_theta: Positive = 10000.0  # 500,000 in LLaMA 3
     rope_scaling: RopeScaling | None = None  # LLaMA 3.1 and later
     tied: bool = False  # the head is the embedding; LLaMA 3.2 1B and 3B
-    init_std: float = 0.02  # of all matrices, at the start of training
+    init_std: Positive = 0.02  # of all matrices, at the start of training
     # What the backward pass keeps: "none": recomputes nothing; "dots": recomputes all but matrix
     # products; "full": recomputes a layer from its input.
     remat: Literal["none", "dots", "full"] = "none"
-    unroll: int = 1  # layers a step of the scan: more compile longer and may run faster
+    unroll: Few = 1  # layers a step of the scan: more compile longer and may run faster
 
     def __post_init__(self):
+        super().__post_init__()
         if self.heads % self.kv_heads:
-            raise ValueError(f"heads {self.heads} is no multiple of kv_heads {self.kv_heads}")
+            raise FieldError("heads", f"{self.heads} is no multiple of kv_heads {self.kv_heads}")
         if self.head_dim % 2:
-            raise ValueError(f"head_dim {self.head_dim}: rotary embeddings need pairs")
+            raise FieldError("head_dim", f"{self.head_dim}: rotary embeddings need pairs")
 
 
 _LLAMA_3: dict[str, Any] = {

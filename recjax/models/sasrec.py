@@ -29,24 +29,25 @@ from recjax.models.recommender import SequentialRecommender
 from recjax.nn.attention import MultiHeadAttention
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import segment_mask
+from recjax.ranges import Checked, Dropout, Few, FieldError, Positive, Share, Size
 from recjax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    dim: int = 64  # D; the paper uses 50, S3-Rec's benchmark 64
-    layers: int = 2  # b (section IV-D)
-    heads: int = 1  # N; the paper found no gain from more (section III-B)
-    mlp_dim: int = 64  # F; the paper's W1 and W2 are [D D]
-    max_length: int = 50  # L; 200 for MovieLens, 50 elsewhere (section IV-D)
-    dropout: float = 0.5  # 0.2 for MovieLens, 0.5 for sparse sets (section IV-D)
-    init_std: float = 0.02  # as BERT and S3-Rec
+class Config(Checked):
+    dim: Size = 64  # D; the paper uses 50, S3-Rec's benchmark 64
+    layers: Few = 2  # b (section IV-D)
+    heads: Size = 1  # N; the paper found no gain from more (section III-B)
+    mlp_dim: Size = 64  # F; the paper's W1 and W2 are [D D]
+    max_length: Size = 50  # L; 200 for MovieLens, 50 elsewhere (section IV-D)
+    dropout: Dropout = 0.5  # 0.2 for MovieLens, 0.5 for sparse sets (section IV-D)
+    init_std: Positive = 0.02  # as BERT and S3-Rec
     scale_embedding: bool = False  # times sqrt(D), as in the authors' code
     # "pre": x + g(norm(x)), the paper (III-C), pmixer 2025 with --norm_first; "query": only queries
     # are normed and residuals start from what is normed, the authors' code, pmixer until 2025;
     # "post": norm(x + g(x)), pmixer 2025.
     block: Literal["pre", "query", "post"] = "pre"
-    norm_eps: float = 1e-6  # Flax's default; 1e-8 in the authors' code and pmixer's
+    norm_eps: Share = 1e-6  # Flax's default; 1e-8 in the authors' code and pmixer's
     activation: Literal["relu", "none"] = "relu"  # ReLU (III-B); none in pmixer's of September 2020
     # What attention sees of padding. "masked": nothing, the authors' code; "zero": zeros in every
     # layer, pmixer until 2024; "carried": row 0 of both embeddings, taken through the layers, and
@@ -54,8 +55,9 @@ class Config:
     padding: Literal["masked", "zero", "carried"] = "masked"
 
     def __post_init__(self):
+        super().__post_init__()
         if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is no multiple of heads {self.heads}")
+            raise FieldError("dim", f"{self.dim} is no multiple of heads {self.heads}")
 
 
 # By name in a config: {"name": "sasrec", "preset": "paper-sparse"}.

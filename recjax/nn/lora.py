@@ -15,7 +15,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,33 +23,29 @@ from flax import nnx
 
 from recjax.errors import InputError
 from recjax.nn.dropout import dropout
+from recjax.ranges import Checked, Dropout, FieldError, Positive, Range
 from recjax.typing import Array, Params
 
 MOST_RANK = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
-class LoRAConfig:
-    rank: int = 8  # R
-    alpha: float = 16.0  # the update is scaled by alpha / R
+class LoRAConfig(Checked):
+    rank: Annotated[int, Range(1, MOST_RANK)] = 8  # R
+    alpha: Positive = 16.0  # the update is scaled by alpha / R
     rslora: bool = False  # by alpha / sqrt(R) instead
-    dropout: float = 0.0  # on the adapter's input
+    dropout: Dropout = 0.0  # on the adapter's input
     targets: tuple[str, ...] = (r"layers/attention/(query|value)",)  # regex over module paths
 
     def __post_init__(self):
-        if not 1 <= self.rank <= MOST_RANK:
-            raise ValueError(f"rank {self.rank}: expected 1 to {MOST_RANK:,}")
-        if not 0 < self.alpha < math.inf:
-            raise ValueError(f"alpha {self.alpha}: expected a number above 0")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout {self.dropout}: expected at least 0, below 1")
+        super().__post_init__()
         if not self.targets:
-            raise ValueError("targets: expected at least one")
+            raise FieldError("targets", "expected at least one")
         for target in self.targets:
             try:
                 re.compile(target)
             except (re.error, OverflowError, RecursionError) as error:
-                raise ValueError(f"targets: '{target}' is no regex ({error})") from None
+                raise FieldError("targets", f"'{target}' is no regex ({error})") from None
 
     @property
     def scale(self) -> float:

@@ -1,25 +1,28 @@
 """Rotary position embeddings (RoPE, Su et al. 2021), and LLaMA 3's scaling of them."""
 
 import dataclasses
+from typing import Annotated
 
 import jax.numpy as jnp
 import numpy as np
 
+from recjax.ranges import Checked, Positive, Range
 from recjax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class RopeScaling:
+class RopeScaling(Checked):
     """`rope_type: llama3`: long wavelengths are stretched (LLaMA 3.1 and later).
 
     A frequency of wavelength w stays where w < context / high_freq_factor, is divided by `factor`
     where w > context / low_freq_factor, and is interpolated between.
     """
 
-    factor: float  # 8 in 3.1, 32 in 3.2
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int  # the context of pre-training, 8,192
+    factor: Positive  # 8 in 3.1, 32 in 3.2
+    low_freq_factor: Positive
+    high_freq_factor: Positive
+    # The context of pre-training, 8,192.
+    original_max_position_embeddings: Annotated[int, Range(1, 2**24)]
 
 
 def rope_frequencies(dim: int, theta: float, scaling: RopeScaling | None = None) -> np.ndarray:

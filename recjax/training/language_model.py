@@ -18,7 +18,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,7 @@ from recjax.models import llama
 from recjax.models.definition import ModelDef, define
 from recjax.nn.masks import segment_mask
 from recjax.nn.soft import place_soft
+from recjax.ranges import Checked, Epochs, Range, Seed, Size
 from recjax.replace import new_folder, signed
 from recjax.training import parallel
 from recjax.training.checkpoint import abstract_like
@@ -59,28 +60,33 @@ from recjax.typing import Array, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenizerConfig:
-    vocab_size: int = 2000  # ids of the BPE
+class TokenizerConfig(Checked):
+    vocab_size: Annotated[int, Range(259, 2**20)] = 2000  # ids of the BPE
 
 
 @dataclasses.dataclass(frozen=True)
 class LanguageTrainConfig(TrainConfig):
-    batch_size: int = 128  # documents a step, over all devices
-    epochs: float = 10.0
+    batch_size: Size = 128  # documents a step, over all devices
+    epochs: Epochs = 10.0
     metric: str = "validation/text/loss"
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageRunConfig:
+class LanguageRunConfig(Checked):
     data: DataConfig
     model: dict  # `name` (llama), a `preset`, and fields of its `Config` but vocab_size
-    seed: int = 0  # of weights and documents
+    seed: Seed = 0  # of weights and documents
     split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
     text: TextConfig = dataclasses.field(default_factory=TextConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     train: LanguageTrainConfig = dataclasses.field(default_factory=LanguageTrainConfig)
     evaluation: LikelihoodConfig = dataclasses.field(default_factory=LikelihoodConfig)
+
+    def __post_init__(self):
+        super().__post_init__()
+        read_model(self.model, self.tokenizer.vocab_size)
+        read_options(self.data)
 
     system = "language_model"  # its name in `training.system.SYSTEMS`; no field
 

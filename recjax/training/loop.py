@@ -6,36 +6,39 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import jax
 import numpy as np
 
-from recjax.errors import InputError
+from recjax.ranges import Checked, Count, Epochs, FieldError, Range, Size
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.metrics import progress_bar
 from recjax.training.state import TrainState
 
+Devices = Annotated[int, Range(-1, 2**20)]
+
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    batch_size: int = 256  # sequences (documents) a step, over all devices
-    epochs: float = 200.0  # at most this many passes over them
-    steps_per_call: int = 16  # steps in one compiled call
-    evaluate_every: float = 1.0  # epochs between validations (and checkpoints)
-    patience: int = 0  # validations without a better metric before it stops; 0 = never
+class TrainConfig(Checked):
+    batch_size: Size = 256  # sequences (documents) a step, over all devices
+    epochs: Epochs = 200.0  # at most this many passes over them
+    steps_per_call: Annotated[int, Range(1, 10_000)] = 16  # steps in one compiled call
+    evaluate_every: Epochs = 1.0  # epochs between validations (and checkpoints)
+    patience: Count = 0  # validations without a better metric before it stops; 0 = never
     # What "better" means: higher; lower where its name ends in "loss" or "perplexity".
     metric: str = "validation/full/ndcg@10"
-    keep_checkpoints: int = 2  # newest ones, beside the best
-    mesh: tuple[int, int, int] = (-1, 1, 1)  # devices over data, fsdp, tensor; -1 = what is left
+    keep_checkpoints: Annotated[int, Range(1, 10_000)] = 2  # newest ones, beside the best
+    mesh: tuple[Devices, Devices, Devices] = (
+        -1,
+        1,
+        1,
+    )  # devices over data, fsdp, tensor; -1 = what is left
 
     def __post_init__(self):
-        for name in ("batch_size", "steps_per_call", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise InputError(f"config.train.{name}: expected at least 1")
-        for name in ("epochs", "evaluate_every"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"config.train.{name}: expected more than 0")
+        super().__post_init__()
+        if self.mesh.count(-1) > 1 or 0 in self.mesh:
+            raise FieldError("mesh", f"expected sizes from 1 on, at most one -1, got {self.mesh}")
 
 
 _LOWER_IS_BETTER = ("loss", "perplexity")

@@ -7,7 +7,7 @@ weights. Negatives are drawn inside the step, on the device (`recjax.data.negati
 
 import dataclasses
 import functools
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 from recjax.data.negatives import nth_negative, popularity_cdf, sort_positives
 from recjax.data.splits import Spans
 from recjax.errors import InputError
+from recjax.ranges import Amount, Checked, FieldError, Range, Share
 from recjax.typing import Array
 
 SumWeight = tuple[Array, Array]
@@ -26,7 +27,7 @@ _PAIRWISE = ("bpr", "top1", "bpr_max", "top1_max")
 
 
 @dataclasses.dataclass(frozen=True)
-class ObjectiveConfig:
+class ObjectiveConfig(Checked):
     # bce and gbce draw negatives for each position; softmax and mse need none; the others share
     # theirs over the batch.
     name: Literal[
@@ -40,12 +41,21 @@ class ObjectiveConfig:
         "top1_max",
         "mse",
     ] = "bce"
-    negatives: int = 1  # M, drawn from the catalogue
-    batch_negatives: int = 0  # bpr, top1, bpr_max, top1_max: M more, drawn from the batch's targets
-    popularity_power: float = 0.0  # alpha: shared negatives are drawn as count ** alpha
-    calibration: float = 0.75  # gbce: t of gSASRec (Petrov and Macdonald 2023)
-    regularization: float = 1.0  # bpr_max: lambda of the score penalty
-    states_weight: float = 0.0  # adds the softmax of the states that guide a generative model
+    negatives: Annotated[int, Range(0, 2**20)] = 1  # M, drawn from the catalogue
+    # Bpr, top1, bpr_max, top1_max: M more, drawn from the batch's targets.
+    batch_negatives: Annotated[int, Range(0, 2**20)] = 0
+    # Alpha: shared negatives are drawn as count ** alpha.
+    popularity_power: Annotated[float, Range(0, 10)] = 0.0
+    calibration: Share = 0.75  # gbce: t of gSASRec (Petrov and Macdonald 2023)
+    regularization: Amount = 1.0  # bpr_max: lambda of the score penalty
+    states_weight: Amount = 0.0  # adds the softmax of the states that guide a generative model
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.batch_negatives and self.name not in _PAIRWISE:
+            raise FieldError("batch_negatives", f"'{self.name}' takes none")
+        if self.name not in ("softmax", "mse") and not self.negatives + self.batch_negatives:
+            raise FieldError("negatives", f"'{self.name}' needs at least 1")
 
     @property
     def shared(self) -> bool:
@@ -279,7 +289,7 @@ class Objective:
         n_items: I.
 
     Raises:
-        InputError: an objective that needs negatives was given none, or a user has every item.
+        InputError: a user has every item.
     """
 
     def __init__(self, config: ObjectiveConfig, items: np.ndarray, spans: Spans, n_items: int):
@@ -287,12 +297,8 @@ class Objective:
         self.n_items = n_items
         self.data: dict[str, Any] = {}  # arrays, passed to the jitted step
         self._longest = 0
-        if config.batch_negatives and config.name not in _PAIRWISE:
-            raise InputError(f"config.objective.batch_negatives: '{config.name}' takes none")
         if config.name in ("softmax", "mse"):
             return
-        if config.negatives + config.batch_negatives < 1 or config.negatives < 0:
-            raise InputError(f"config.objective.negatives: '{config.name}' needs at least 1")
         if config.shared:
             used = np.concatenate([items[a:b] for a, b in _runs(spans)])
             counts = np.bincount(used, minlength=n_items)

@@ -9,14 +9,14 @@ has it.
 
 import dataclasses
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-from recjax.errors import InputError
+from recjax.ranges import Amount, Checked, Count, FieldError, Positive, Range
 from recjax.typing import Array
 
 _KERNEL = re.compile(r"(?!.*\bhead/).*/kernel")  # of a layer: what Muon's updates are made for
@@ -24,26 +24,29 @@ _ADAM_RMS = 0.2  # of an update of Adam's, by Liu et al.
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(Checked):
     name: Literal["adam", "muon"] = "adam"
-    learning_rate: float = 1e-3  # of all parameters, with Muon too
-    b1: float = 0.9  # b1, b2 and eps are Adam's
-    b2: float = 0.999  # SASRec's authors use 0.98
-    eps: float = 1e-8
-    weight_decay: float = 0.0  # decoupled (AdamW), on matrices only
-    clip_norm: float = 0.0  # global norm of the gradient; 0 = none
-    warmup_steps: int = 0  # linear from 0
+    learning_rate: Positive = 1e-3  # of all parameters, with Muon too
+    b1: Annotated[float, Range(0, below=1)] = 0.9  # b1, b2 and eps are Adam's
+    b2: Annotated[float, Range(0, below=1)] = 0.999  # SASRec's authors use 0.98
+    eps: Amount = 1e-8
+    weight_decay: Amount = 0.0  # decoupled (AdamW), on matrices only
+    clip_norm: Amount = 0.0  # global norm of the gradient; 0 = none
+    warmup_steps: Count = 0  # linear from 0
     # Holds `ramp_rate` until the first of these epochs, then rises linearly to the learning rate at
     # the second; (0, 0) = no ramp.
-    ramp_epochs: tuple[float, float] = (0.0, 0.0)
-    ramp_rate: float = 0.0
-    decay_epochs: float = 0.0  # cosine to 0 that ends after this many epochs; 0 = constant
+    ramp_epochs: tuple[Amount, Amount] = (0.0, 0.0)
+    ramp_rate: Amount = 0.0
+    decay_epochs: Amount = 0.0  # cosine to 0 that ends after this many epochs; 0 = constant
 
     def __post_init__(self):
+        super().__post_init__()
+        if self.ramp_epochs[0] > self.ramp_epochs[1]:
+            raise FieldError("ramp_epochs", f"expected rising numbers, got {self.ramp_epochs}")
         if self.ramp_epochs[1] and (self.warmup_steps or self.decay_epochs):
-            raise InputError(
-                "config.optim.ramp_epochs: a ramp is in place of warmup_steps and decay_epochs; "
-                "expected 0 for both"
+            raise FieldError(
+                "ramp_epochs",
+                "a ramp is in place of warmup_steps and decay_epochs; expected 0 for both",
             )
 
 

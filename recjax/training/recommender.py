@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -28,6 +28,7 @@ from recjax.evaluation.lists import Recommendations, TopLists
 from recjax.evaluation.protocols import EvaluationConfig, Evaluator
 from recjax.models.definition import define
 from recjax.models.recommender import make_recommender, read_config
+from recjax.ranges import Checked, Count, FieldError, Range, Seed
 from recjax.training import parallel
 from recjax.training.checkpoint import abstract_like
 from recjax.training.loop import TrainConfig
@@ -41,12 +42,18 @@ from recjax.typing import Array, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class SplitConfig:
+class SplitConfig(Checked):
     name: Literal["leave_one_out", "chronological_sequences", "chronological_time"] = (
         "leave_one_out"
     )
-    ratios: tuple[int, ...] = (8, 1, 1)  # of the chronological splits
+    # Of the chronological splits.
+    ratios: tuple[Annotated[int, Range(0, 1_000_000)], ...] = (8, 1, 1)
     by: Literal["end", "start", "user"] = "end"  # how chronological_sequences sorts
+
+    def __post_init__(self):
+        super().__post_init__()
+        if len(self.ratios) != 3 or not self.ratios[0]:
+            raise FieldError("ratios", f"expected (train, validation, test), got {self.ratios}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,19 +61,24 @@ class RecommenderTrainConfig(TrainConfig):
     packed: bool = True  # several sequences a row
     # Of a sequence longer than the model's window: 0 trains on its newest window alone, n on that
     # and on those that end n, 2 n, ... items before.
-    stride: int = 0
+    stride: Count = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Checked):
     data: DataConfig
     model: dict  # the model's `name`, a `preset` of it, and fields of its `Config`
-    seed: int = 0  # of weights, shuffles, dropout and negatives
+    seed: Seed = 0  # of weights, shuffles, dropout and negatives
     split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     train: RecommenderTrainConfig = dataclasses.field(default_factory=RecommenderTrainConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+
+    def __post_init__(self):
+        super().__post_init__()
+        read_config(self.model)
+        read_options(self.data)
 
     system = "recommender"  # its name in `training.system.SYSTEMS`; no field
 

@@ -93,7 +93,10 @@ def test_evaluate_without_json_prints_nothing_on_stdout(recjax, config, tmp_path
             "config.train.mesh (3, 1, 1) does not fit 8 devices",
         ),
         (["evaluate", "--workdir=W"], "W/config.json: missing; expected a workdir of `recjax tra"),
-        (["simulate", "--workdir=W", "--config.users=0"], "config.users: expected at least 1"),
+        (
+            ["simulate", "--workdir=W", "--config.users=0"],
+            "config.users: expected at least 1, got 0",
+        ),
     ],
 )
 def test_bad_usage_is_one_line_and_status_2(recjax, config, tmp_path, arguments, message):
@@ -138,6 +141,25 @@ def test_errors_of_others_are_one_line_too(recjax, tmp_path, monkeypatch):
     status, _, err = recjax("evaluate", f"--workdir={tmp_path}")
     assert status == 1 and "RuntimeError: first \\x1b[2Jsecond xx" in one_line(err)
     assert len(err) < 1100
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "seed=-1", f"seed={2**64}", "seed=True", "seed=None", "evaluation.max_examples=-3",
+        "model.max_length=0", "model.dim=0", "model.dropout=1.5", "train.batch_size=10_000_000_000",
+        "optim.learning_rate=-1", "train.epochs=1e400", "train.patience=x", "train.mesh=0,1,1",
+        "train.mesh=1,1", "optim.ramp_epochs=1", "data.k_core_items=-1", "data.options.users=0",
+        "evaluation.cutoffs=5,0", "model.init_std=nan", f"train.epochs={10**400}",
+    ],
+)  # fmt: skip
+def test_values_out_of_range_are_told_before_anything_is_written(recjax, config, tmp_path, change):
+    work = tmp_path / "work"
+    status, _, err = recjax(
+        "train", f"--config={config}", f"--workdir={work}", f"--config.{change}"
+    )
+    assert status == 2 and f"config.{change.partition('=')[0]}: expected" in one_line(err)
+    assert not work.exists() and not (tmp_path / "store").exists()
 
 
 def test_checkpoints_of_another_model_or_data_are_refused(recjax, config, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "recjax"
 # From the bottom up: a module may import its own layer and those below it. `data` has no jax.
 LAYERS = (
-    ("errors", "typing", "config", "json_files", "memory", "locks"),
+    ("errors", "typing", "ranges", "config", "json_files", "memory", "locks"),
     ("replace",),
     ("data",),
     ("nn",),

@@ -11,19 +11,21 @@ import datetime
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
 from recjax.data.sources._lines import find_file, records
 from recjax.errors import InputError
+from recjax.ranges import Checked, Range
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(Checked):
     reviews: str = "reviews.jsonl"  # in the folder; plain or .gz
     games: str = "games.jsonl"  # "" = titles from the reviews alone
     recommended_only: bool = False  # keep positive reviews only
-    year: int = 0  # of "Posted July 15.": Steam leaves out the crawl's own year; 0 = bad rows
+    # Of "Posted July 15.": Steam leaves out the crawl's own year; 0 = bad rows.
+    year: Annotated[int, Range(0, 9999)] = 0
 
 
 def files(path: Path, options: Options) -> list[Path]:

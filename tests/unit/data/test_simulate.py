@@ -97,14 +97,14 @@ def test_more_items_than_books():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seed": -1}, "config.seed: expected at least 0, got -1"),
-        ({"taste": float("inf")}, "config.taste: expected more than 0 and at most 1000, got inf"),
-        ({"drift": float("nan")}, "config.drift: expected between 0 and 1, got nan"),
-        ({"popularity": 99.0}, "config.popularity: expected between 0 and 10, got 99.0"),
-        ({"max_length": 4}, "config.max_length: expected at least min_length, got 4"),
-        ({"users": 0}, "config.users: expected at least 1, got 0"),
-        ({"markov": 1.5}, "config.markov: expected between 0 and 1, got 1.5"),
-        ({"mean_length": 2.0}, "config.mean_length: expected between min_length and max_length"),
+        ({"seed": -1}, "seed: expected 0 to 4294967295, got -1"),
+        ({"taste": float("inf")}, "taste: expected more than 0 and at most 1000, got inf"),
+        ({"drift": float("nan")}, "drift: expected 0 to 1, got nan"),
+        ({"popularity": 99.0}, "popularity: expected 0 to 10, got 99.0"),
+        ({"max_length": 4}, "max_length: expected at least min_length, got 4"),
+        ({"users": 0}, "users: expected at least 1, got 0"),
+        ({"markov": 1.5}, "markov: expected 0 to 1, got 1.5"),
+        ({"mean_length": 2.0}, "mean_length: expected min_length to max_length"),
         ({"items": 50}, "config.items: 50 items are too few for histories of up to 100"),
     ],
 )

@@ -353,13 +353,13 @@ def test_which_texts_have_soft_tokens():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"window": 1}, "config.text.window: expected at least 2"),
-        ({"names": 0}, "config.text.names: expected at least 1"),
-        ({"naming": -1.0}, "config.text: items, naming, histories, recovery, residual and noise a"),
-        ({"noise": -0.1}, "config.text: items, .* and noise are at least 0"),
-        ({"random": 1.1}, "config.text.random: expected 0 to 1"),
-        ({"listed": 1.1}, "config.text.listed: expected 0 to 1"),
-        ({"random": -0.1}, "config.text.random: expected 0 to 1"),
+        ({"window": 1}, "window: expected 2 to 1000"),
+        ({"names": 0}, "names: expected 1 to 1000"),
+        ({"naming": -1.0}, "naming: expected 0 to 10000, got -1.0"),
+        ({"noise": -0.1}, "noise: expected at least 0, got -0.1"),
+        ({"random": 1.1}, "random: expected 0 to 1"),
+        ({"listed": 1.1}, "listed: expected 0 to 1"),
+        ({"random": -0.1}, "random: expected 0 to 1"),
     ],
 )
 def test_bad_config(values, message):

@@ -103,7 +103,7 @@ def test_every_trained_parameter_takes_part(name):
 
 
 def test_bad_sizes():
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="soft: expected 1 to 1000, got 0"):
         Config(soft=0)
-    with pytest.raises(ValueError, match="hidden 10 is no multiple of heads 4"):
+    with pytest.raises(ValueError, match="hidden: 10 is no multiple of heads 4"):
         Config("qformer", hidden=10)

@@ -201,11 +201,11 @@ def test_tasks_and_lengths():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"window": 1}, "config.ask.window: expected at least 2"),
-        ({"residual": 0.0}, "one above 0"),
-        ({"residual": -1.0, "recovery": 2.0}, "shares"),
-        ({"residual_tokens": 0}, "at least 1"),
-        ({"recovery_tokens": 0}, "at least 1"),
+        ({"window": 1}, "window: expected 2 to 1000"),
+        ({"residual": 0.0}, "residual: this or recovery: expected more than 0"),
+        ({"residual": -1.0, "recovery": 2.0}, "residual: expected at least 0"),
+        ({"residual_tokens": 0}, "_tokens: expected 1 to"),
+        ({"recovery_tokens": 0}, "_tokens: expected 1 to"),
     ],
 )
 def test_bad_settings(fields, message):

@@ -139,5 +139,5 @@ def test_vectors_of_another_model_or_catalogue(make_bridge):
 
 def test_bad_config():
     for bad in ({"examples": -1}, {"fade": 1.5}):
-        with pytest.raises(InputError, match="config.start: examples from 0 on and fade from 0"):
+        with pytest.raises(InputError, match="examples: expected|fade: expected"):
             StartConfig(**bad)

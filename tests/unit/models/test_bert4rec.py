@@ -87,5 +87,5 @@ def test_no_more_vectors_than_are_masked_at_most():
 
 
 def test_shares_are_checked():
-    with pytest.raises(InputError, match="mask_share: expected 0 .. 1"):
+    with pytest.raises(InputError, match="mask_share: expected 0 to 1"):
         read_config({"name": "bert4rec", "mask_share": 1.2})

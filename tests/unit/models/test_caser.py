@@ -58,7 +58,7 @@ def test_vertical_filters_start_between_the_newest_row_and_all_alike():
     np.testing.assert_allclose(model.vertical[...], wanted, rtol=1e-6)
     one = module.Recommender(dataclasses.replace(config, vertical=1), 9, rngs=nnx.Rngs(0))
     np.testing.assert_allclose(one.vertical[...], wanted[:, :1], rtol=1e-6)
-    with pytest.raises(InputError, match=r"recency 2.0; expected 0 to 1"):
+    with pytest.raises(InputError, match=r"recency: expected 0 to 1"):
         contracts.build(SECTION | {"recency": 2.0})
 
 

@@ -125,7 +125,7 @@ def test_settings_are_checked():
     for values, message in (
         ({"dim": 7}, "is odd"),
         ({"steps": 10, "sampler_steps": 11}, "expected 0 to 10"),
-        ({"null_share": 1.0}, "expected 0 .. 1"),
+        ({"null_share": 1.0}, "null_share: expected at least 0 and less than 1"),
         ({"steps": 50}, "'linear' leaves 60% of the signal after 50 steps"),
         ({"schedule": "exp", "beta_max": 0.02}, "'exp' leaves 9"),
     ):

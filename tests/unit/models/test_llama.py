@@ -395,7 +395,7 @@ def test_published_sizes_and_shardings(name):
 
 
 def test_bad_sizes():
-    with pytest.raises(ValueError, match="heads 3 is no multiple of kv_heads 2"):
+    with pytest.raises(ValueError, match="heads: 3 is no multiple of kv_heads 2"):
         Config(heads=3, kv_heads=2)
-    with pytest.raises(ValueError, match="head_dim 7"):
+    with pytest.raises(ValueError, match="head_dim: 7"):
         Config(head_dim=7)

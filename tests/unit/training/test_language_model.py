@@ -208,7 +208,7 @@ def test_presets_and_defaults(sample_store):
         ({"model": {"name": "lama"}}, "config.model.name: no language model 'lama'; did you mean"),
         ({"model": {"preset": "llama-8b"}}, "config.model.preset: no preset 'llama-8b' of llama"),
         ({"model": {"vocab_size": 9}}, "config.model.vocab_size: is the tokenizer's size; set"),
-        ({"model": {"heads": 3, "kv_heads": 2}}, "config.model: heads 3 is no multiple"),
+        ({"model": {"heads": 3, "kv_heads": 2}}, "config.model.heads: 3 is no multiple"),
         ({"text": {"domain": "boook"}}, "no words for the domain 'boook'; did you mean 'book'"),
         ({"text": {"prompts": "no.json"}}, "no.json: not readable as prompts in JSON"),
         ({"split": {"by": "middle"}}, "config.split.by': expected one of 'end', 'start', 'user'"),

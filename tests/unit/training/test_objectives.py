@@ -265,9 +265,9 @@ def test_settings_that_cannot_work():
     for name in ("bce", "softmax", "sampled_softmax"):
         with pytest.raises(InputError, match=f"batch_negatives: '{name}' takes none"):
             Objective(ObjectiveConfig(name, batch_negatives=2), ITEMS, SPANS, 8)
-    with pytest.raises(InputError, match="config.objective.negatives: 'bpr' needs at least 1"):
+    with pytest.raises(InputError, match="negatives: 'bpr' needs at least 1"):
         Objective(ObjectiveConfig("bpr", negatives=0), ITEMS, SPANS, 8)
-    with pytest.raises(InputError, match="config.objective.negatives: 'bce' needs at least 1"):
+    with pytest.raises(InputError, match="negatives: 'bce' needs at least 1"):
         Objective(ObjectiveConfig("bce", negatives=0), ITEMS, SPANS, 8)
     with pytest.raises(InputError, match="user 0 has all 4 items: no negative is left"):
         Objective(ObjectiveConfig("bce"), ITEMS[:4], SPANS[:1], 5)

@@ -48,7 +48,7 @@ def test_a_ramp_is_the_papers_warm_up():
 
 def test_a_ramp_and_a_warm_up_are_one_too_many():
     for other in ({"warmup_steps": 3}, {"decay_epochs": 1.0}):
-        with pytest.raises(InputError, match="config.optim.ramp_epochs: a ramp is in place of"):
+        with pytest.raises(InputError, match="ramp_epochs: a ramp is in place of"):
             OptimConfig(ramp_epochs=(1.0, 4.0), **other)
 
 
