@@ -70,6 +70,25 @@ def _parser() -> _Parser:
         help="also write ranks and metrics of each user: .csv, .jsonl or .parquet",
     )  # fmt: skip
 
+    sub = command("recommend", _recommend, "the best items for users or histories", config="none")
+    sub.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="of a recommender")
+    sub.add_argument(
+        "--users", type=Path, metavar="FILE", help="a user key a line; default: all users"
+    )
+    sub.add_argument(
+        "--history", action="append", default=[], metavar="A,B",
+        help="item keys, the newest last, in place of a user; may be repeated",
+    )  # fmt: skip
+    sub.add_argument("--k", type=int, default=10, metavar="N", help="items a list; default: 10")
+    sub.add_argument(
+        "--out", type=Path, metavar="FILE",
+        help=".csv, .jsonl or .parquet; default: a table of a few lists",
+    )  # fmt: skip
+    sub.add_argument("--among", type=Path, metavar="FILE", help="an item key a line: no others")
+    sub.add_argument("--with-seen", action="store_true", help="items of the history, too")
+    sub.add_argument("--step", type=int, metavar="N", help="checkpoint; default: the best one")
+    sub.add_argument("--overwrite", **overwrite)
+
     sub = command("interpret", _interpret, "what a recommender's states say", config="none")
     add_interpret_flags(sub)
 
@@ -243,6 +262,18 @@ def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dic
     if args.per_user:
         _say(f"each user: {args.per_user}")
     return metrics
+
+
+def _recommend(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
+    from recjax.recommend import recommend
+
+    if overrides:
+        raise InputError("recommend takes the run's own config")
+    return recommend(
+        args.workdir, args.out, k=args.k, users=args.users, histories=args.history,
+        among=args.among, filter_seen=not args.with_seen, step=args.step,
+        overwrite=args.overwrite, say=_say,
+    )  # fmt: skip
 
 
 def _interpret(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:

@@ -8,10 +8,10 @@ import numpy as np
 
 from recjax.data.splits import Spans
 from recjax.data.store import Store
-from recjax.errors import InputError
+from recjax.errors import InputError, shorten
 
 _NAMED = 10  # keys that an error names; it counts the others
-_LONGEST = 40  # letters of a key that an error shows
+_LONGEST = 60  # letters of a key that an error shows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -175,9 +175,9 @@ def _unknown(keys: list[str], kind: str) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value in an error: one line, of bounded length, control characters escaped."""
+    """A value in an error: of bounded length, texts in quotes."""
     if isinstance(value, str | bytes):
-        value = value[: _LONGEST + 1]
-        text = repr(value)
-        return f"{text[: _LONGEST + 2]}..." if len(value) > _LONGEST else text
-    return repr(value)[:_LONGEST] if isinstance(value, int | float) else type(value).__name__
+        return f"'{shorten(str(value), _LONGEST)}'"
+    return (
+        shorten(repr(value), _LONGEST) if isinstance(value, int | float) else type(value).__name__
+    )

@@ -105,7 +105,11 @@ class TopLists:
         """
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise InputError(f"k: expected a whole number from 1, got {k!r}")
-        k = min(int(k), self.n_items - 1)
+        return self._stream(params, request, min(int(k), self.n_items - 1), filter_seen)
+
+    def _stream(
+        self, params: Any, request: Request, k: int, filter_seen: bool
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         batches = EvalBatches(
             request.items, request.spans, self.length, self.batch_size,
             packed=self.packed, closing=self.closing, targeted=False,
@@ -129,6 +133,6 @@ class TopLists:
 
 def _fetch(count: int, result: Any) -> tuple[np.ndarray, np.ndarray]:
     ids, scores = (np.asarray(array)[:count] for array in result)
-    if np.isnan(scores).any():
-        raise InputError("the model's scores are no numbers (NaN): its training diverged")
+    if not (scores < np.inf).all():  # NaN too
+        raise InputError("the model's scores are no numbers (NaN or inf): its training diverged")
     return ids, scores

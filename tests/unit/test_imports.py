@@ -21,6 +21,8 @@ LAYERS = (
     ("training",),
     ("llm", "compare"),
     ("scoring",),
+    ("list_files",),
+    ("recommend",),
     ("interpreter", "guided", "recsysllm", "report"),
     ("cli",),
 )

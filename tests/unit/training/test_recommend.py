@@ -72,6 +72,8 @@ def test_lists_are_the_evaluators(make, name):
         set(history) & set(keys)
         for history, keys in zip(histories, recommended[False].keys, strict=True)
     )
+    if name not in ("sasrec", "dreamrec"):
+        return
     # Whoever else is asked for, and in which order.
     some = [70, 3, 3, 41]
     again = run.recommend([histories[n] for n in some], k=20, params=params)

@@ -1,0 +1,217 @@
+"""Files of recommendations: csv, JSON lines, parquet.
+
+A csv or parquet file has a row an item: `user`, `rank` (1 is best), `item`, `title`, `score`. A
+jsonl file has a line a user: `user`, `items`, `titles`, `scores`. Of histories in the place of
+users, `history` is the number of the history, from 1. Titles may be missing, and a list with no
+item has no row (in jsonl an empty list).
+"""
+
+import contextlib
+import csv
+import functools
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from recjax.errors import InputError
+from recjax.evaluation.lists import Recommendations
+from recjax.replace import new_file
+
+_SUBJECTS = ("user", "history")
+_COLUMNS = ("rank", "item", "title", "score")
+_FIELDS = ("items", "titles", "scores")
+_GROUP = 1 << 17  # rows of a group in a parquet file
+
+Catalog = Sequence[dict[str, Any] | None]
+# Takes a batch: subjects (user keys, or numbers of histories), ids [b k], scores [b k].
+Write = Callable[[Sequence[Any], np.ndarray, np.ndarray], None]
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Whether recommendations may be written to a file.
+
+    Raises:
+        InputError: another ending than .csv, .jsonl and .parquet; a parquet file without pyarrow;
+            a folder; a folder that is missing; a file that is there without `overwrite`, or that
+            holds something else than recommendations (it is never replaced).
+    """
+    if out.suffix not in _WRITERS:
+        raise InputError(f"--out {out}: expected a name that ends in {', '.join(_WRITERS)}")
+    if out.suffix == ".parquet":
+        _parquet(out)
+    if out.is_dir():
+        raise InputError(f"--out {out}: is a folder; expected the name of a file")
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}")
+    if not out.exists():
+        return
+    if not _is_ours(out):
+        raise InputError(
+            f"--out {out}: holds something else than recommendations, and is never replaced; name "
+            "another file"
+        )
+    if not overwrite:
+        raise InputError(f"--out {out}: exists already; --overwrite replaces it")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file has the header, the first record or the columns of recommendations."""
+    try:
+        if not path.is_file():
+            return False
+        if not path.stat().st_size:
+            return True
+        if path.suffix == ".parquet":
+            return _parquet(path).read_schema(path).names in [[s, *_COLUMNS] for s in _SUBJECTS]
+        with path.open("rb") as file:
+            line = file.readline(1 << 24).decode().rstrip("\r\n")
+        if path.suffix == ".csv":
+            return line in [",".join((s, *_COLUMNS)) for s in _SUBJECTS]
+        record = json.loads(line)
+        return isinstance(record, dict) and tuple(record) in [(s, *_FIELDS) for s in _SUBJECTS]
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+@contextlib.contextmanager
+def list_file(out: Path, subject: str, catalog: Catalog) -> Iterator[Write]:
+    """What writes batches into a file, which is there when all of them are written.
+
+    Args:
+        out: of `check_out`.
+        subject: "user" or "history".
+        catalog: records by item id.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    with new_file(out) as file, _WRITERS[out.suffix](file, subject, catalog) as write:
+        yield write
+
+
+def as_records(found: Recommendations, subject: str) -> list[dict[str, Any]]:
+    """What the lines of a jsonl file hold."""
+    file = io.BytesIO()
+    with _jsonl(file, subject, found.catalog) as write:
+        write(found.users or range(1, len(found) + 1), found.ids, found.scores)
+    return [json.loads(line) for line in file.getvalue().splitlines()]
+
+
+def _field(catalog: Catalog, name: str) -> list[Any]:
+    """[I] texts by item id; None where there is none."""
+    return [record and _utf8(record[name]) for record in catalog]
+
+
+def _utf8(text: Any) -> Any:
+    """A text without what has no UTF-8 (halves of surrogate pairs become "?"); others as is."""
+    return text.encode("utf-8", "replace").decode() if isinstance(text, str) else text
+
+
+def _number(score: float) -> str:
+    return f"{score:.9g}"  # what tells float32 apart
+
+
+def _csv_fields(*fields: Any) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(fields)
+    return text.getvalue()
+
+
+@contextlib.contextmanager
+def _csv(file: IO[bytes], subject: str, catalog: Catalog) -> Iterator[Write]:
+    # What lists repeat is spelled once.
+    items = zip(_field(catalog, "key"), _field(catalog, "title"), strict=True)
+    middles = [_csv_fields(*item) for item in items]
+    file.write(f"{subject},{','.join(_COLUMNS)}\n".encode())
+
+    def write(names: Sequence[Any], ids: np.ndarray, scores: np.ndarray) -> None:
+        rows = [
+            f"{name},{rank},{middles[id]},{_number(score)}\n"
+            for name, items, values in zip(names, ids.tolist(), scores.tolist(), strict=True)
+            for name in [_csv_fields(_utf8(name))]
+            for rank, (id, score) in enumerate(zip(items, values, strict=True), start=1)
+            if id
+        ]
+        file.write("".join(rows).encode())
+
+    yield write
+
+
+@contextlib.contextmanager
+def _jsonl(file: IO[bytes], subject: str, catalog: Catalog) -> Iterator[Write]:
+    dump = functools.partial(json.dumps, ensure_ascii=False)
+    columns = [[dump(text) for text in _field(catalog, name)] for name in ("key", "title")]
+
+    def write(names: Sequence[Any], ids: np.ndarray, scores: np.ndarray) -> None:
+        lines = []
+        for name, row, values in zip(names, ids.tolist(), scores.tolist(), strict=True):
+            chosen = [id for id in row if id]
+            lists = [[texts[id] for id in chosen] for texts in columns]
+            lists.append([_number(score) for score in values[: len(chosen)]])
+            fields = zip(_FIELDS, map(", ".join, lists), strict=True)
+            rest = ", ".join(f'"{field}": [{values}]' for field, values in fields)
+            lines.append(f'{{"{subject}": {dump(_utf8(name))}, {rest}}}\n')
+        file.write("".join(lines).encode())
+
+    yield write
+
+
+@contextlib.contextmanager
+def _parquet_file(file: IO[bytes], subject: str, catalog: Catalog) -> Iterator[Write]:
+    import pyarrow
+
+    keys, titles = (_field(catalog, name) for name in ("key", "title"))
+    kinds = {
+        subject: pyarrow.string() if subject == "user" else pyarrow.int64(),
+        "rank": pyarrow.int32(),
+        "item": pyarrow.string(),
+        "title": pyarrow.string(),
+        "score": pyarrow.float32(),
+    }
+    schema = pyarrow.schema(list(kinds.items()))
+    waiting: list[Any] = []  # few rows in a group make a large and slow file
+
+    with _parquet(Path()).ParquetWriter(file, schema) as table:
+
+        def flush(least: int) -> None:
+            if waiting and sum(map(len, waiting)) >= least:
+                table.write_table(pyarrow.concat_tables(waiting))
+                waiting.clear()
+
+        def write(names: Sequence[Any], ids: np.ndarray, scores: np.ndarray) -> None:
+            row, column = np.nonzero(ids)
+            subjects, chosen = [_utf8(name) for name in names], ids[row, column].tolist()
+            columns = (
+                [subjects[r] for r in row.tolist()],
+                column + 1,
+                [keys[id] for id in chosen],
+                [titles[id] for id in chosen],
+                scores[row, column],
+            )
+            arrays = [
+                pyarrow.array(column, kind)
+                for column, kind in zip(columns, kinds.values(), strict=True)
+            ]
+            waiting.append(pyarrow.table(arrays, schema=schema))
+            flush(_GROUP)
+
+        yield write
+        flush(1)
+
+
+def _parquet(out: Path) -> Any:
+    """`pyarrow.parquet`; `InputError` where it is not installed."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError(
+            f"--out {out}: parquet needs pyarrow; pip install 'recjax[parquet]'"
+        ) from None
+    return pyarrow.parquet
+
+
+_WRITERS = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet_file}

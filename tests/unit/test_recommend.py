@@ -1,0 +1,195 @@
+"""`recjax recommend`: to whom, among what, into a file or a table."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from recjax.data.prepare import prepare
+from recjax.errors import InputError
+from recjax.evaluation.lists import TopLists
+from recjax.recommend import recommend, split_keys
+from recjax.training.checkpoint import Checkpoints
+from recjax.training.loop import Progress
+from recjax.training.recommender import RecommenderRun
+from recjax.training.workdir import build_config, open_run, start_run, write_records
+
+TITLES = {"i0": "Tea, black", "i1": 'A "cup"\nof tea', "i2": "Über \x1b[2J", "i3": None}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run of own data with fresh weights: keys with commas, titles that terminals mind."""
+    folder = tmp_path_factory.mktemp("recommend")
+    rng = np.random.default_rng(0)
+    rows = [
+        [f"u{u}" if u else "u,0", f"i{i}" if i != 5 else "i,5", t, TITLES.get(f"i{i}", f"Item {i}")]
+        for u in range(40)
+        for t, i in enumerate(rng.choice(12, 5, replace=False))
+    ]
+    with (folder / "log.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["user", "item", "timestamp", "title"], *rows])
+    config = build_config({
+        "data": {"source": "table", "store": str(folder / "store"), "path": str(folder / "log.csv"),
+                 "options": {"title": "title"}},
+        "model": {"name": "gru4rec", "dim": 8, "max_length": 4},
+        "evaluation": {"batch_size": 16},
+    })  # fmt: skip
+    (folder / "run").mkdir()
+    run = RecommenderRun(config, prepare(config.data), folder / "run")
+    write_records(run, folder / "run")
+    checkpoints = Checkpoints(folder / "run" / "checkpoints")
+    meta = {**run.identity, "progress": dataclasses.asdict(Progress())}
+    checkpoints.save(1, run.init_state(), meta, None)
+    checkpoints.wait()
+    checkpoints.close()
+    return folder / "run"
+
+
+def test_all_users_into_a_file(recjax, workdir, tmp_path):
+    out = tmp_path / "recs.csv"
+    command = ("recommend", f"--workdir={workdir}", "--k=3", f"--out={out}", "--json")
+    status, done, err = recjax(*command)
+    assert status == 0, err
+    assert done == {"users": 40, "k": 3, "step": 1, "out": str(out)}
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+    run = open_run(workdir)
+    expected = run.recommend(k=3)
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["user"] for row in rows] == [user for user in run.store.user_keys for _ in range(3)]
+    assert [row["rank"] for row in rows] == ["1", "2", "3"] * 40
+    for column, lists in (("item", expected.keys), ("title", expected.titles)):
+        assert [row[column] or None for row in rows] == [value for one in lists for value in one]
+    np.testing.assert_array_equal(
+        np.float32([row["score"] for row in rows]), expected.scores.reshape(-1)
+    )
+    status, _, err = recjax(*command)
+    assert status == 2 and "exists already; --overwrite replaces it" in err
+
+
+def test_some_users_in_their_order_and_candidates(recjax, workdir, tmp_path):
+    users, among = tmp_path / "users.txt", tmp_path / "among.txt"
+    users.write_text("\ufeffu7\n  u,0\r\n\nu7\n", encoding="utf-8")
+    among.write_text("i1\ni,5\ni3\ni4\n")
+    out = tmp_path / "recs.jsonl"
+    command = ("recommend", f"--workdir={workdir}", f"--users={users}", f"--among={among}")
+    assert recjax(*command, f"--out={out}")[0] == 0
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [record["user"] for record in records] == ["u7", "u,0", "u7"]
+    run = open_run(workdir)
+    expected = run.recommend(["u7", "u,0"], among=["i1", "i,5", "i3", "i4"])
+    assert [record["items"] for record in records[:2]] == expected.keys
+    assert recjax(*command, f"--out={out}", "--with-seen", "--overwrite")[0] == 0
+    for line in out.read_text().splitlines():
+        assert sorted(json.loads(line)["items"]) == ["i,5", "i1", "i3", "i4"]
+
+
+def test_a_table_of_histories(recjax, workdir):
+    status, done, err = recjax(
+        "recommend",
+        f"--workdir={workdir}",
+        '--history=i1,"i,5"',
+        "--history=i4",
+        "--k=99",
+        "--json",
+    )
+    assert status == 0
+    assert [one["history"] for one in done["lists"]] == [1, 2] and done["histories"] == 2
+    keys = open_run(workdir).recommend([["i1", "i,5"], ["i4"]], k=99).keys
+    assert [one["items"] for one in done["lists"]] == keys
+    assert [len(one) for one in keys] == [10, 11]
+    lines = err.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == ["history 1", "history 2"]
+    assert "\x1b" not in err and "Über \\x1b[2J" in err
+    assert len(lines) == 2 + 10 + 11
+
+
+def test_a_table_shows_a_few_users(recjax, workdir):
+    status, done, err = recjax("recommend", f"--workdir={workdir}", "--k=2", "--json")
+    assert status == 0 and done["users"] == 40 and len(done["lists"]) == 10
+    assert "10 of 40 users; --out FILE writes all" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out=recs.txt"], "--out recs.txt: expected a name that ends in .csv, .jsonl, .parquet"),
+        (["--out=folder.csv", "--overwrite"], "--out folder.csv: is a folder"),
+        (
+            ["--users=users.txt"],
+            "users.txt: 2 users that are not in the data: 'nobody', 'no\\x1bne'",
+        ),
+        (["--users=missing.txt"], "missing.txt: no such file"),
+        (["--users=blank.txt"], "blank.txt: no key in it; expected one a line"),
+        (["--users=latin.txt"], "latin.txt:2: not utf-8 text"),
+        (["--among=users.txt"], "users.txt: 3 items that are not in the data: 'u1', 'nobody'"),
+        (
+            ["--history=i1,x,y", "--history=x"],
+            "--history: 2 items that are not in the data: 'x', 'y",
+        ),
+        (["--history=i1,,i2"], "--history 'i1,,i2': an empty key"),
+        (["--history="], "--history '': an empty key"),
+        (['--history="i1'], "expected item keys with commas between them; a double quote is open"),
+        (["--history=i1", "--users=users.txt"], "--users and --history exclude each other"),
+        (["--k=0"], "k: expected a whole number from 1, got 0"),
+        (["--k=many"], "argument --k: invalid int value: 'many'"),
+        (["--step=999"], "no complete checkpoint of step 999"),
+        (["--config.seed=1"], "recommend takes the run's own config"),
+    ],
+)
+def test_bad_usage_is_one_line_before_anything_is_written(
+    recjax, workdir, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "users.txt").write_text("u1\nnobody\nno\x1bne\n")
+    (tmp_path / "blank.txt").write_text(" \n\n")
+    (tmp_path / "latin.txt").write_bytes(b"u1\nu\xff\n")
+    before = sorted(tmp_path.iterdir())
+    if not any(a.startswith("--out") for a in arguments):
+        arguments = [*arguments, "--out=recs.csv"]
+    status, done, err = recjax("recommend", f"--workdir={workdir}", *arguments)
+    assert (status, done) == (2, None)
+    assert message in err.splitlines()[-1] and err.splitlines()[-1].startswith("recjax: ")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_fails_while_it_is_written_leaves_the_old_file(workdir, tmp_path, monkeypatch):
+    out = tmp_path / "recs.csv"
+    recommend(workdir, out, k=2)
+    before = out.read_bytes()
+
+    def broken(self, *args, **options):
+        yield from list(real(self, *args, **options))[:1]
+        raise InputError("the model's scores are no numbers")
+
+    real = TopLists.stream
+    monkeypatch.setattr(TopLists, "stream", broken)
+    with pytest.raises(InputError, match="no numbers"):
+        recommend(workdir, out, k=2, overwrite=True)
+    assert out.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["recs.csv"]
+
+
+def test_runs_of_other_systems(recjax, tmp_path, sample_store):
+    """One line, of a language model's run as of an interpreter's."""
+    config = build_config({
+        "system": "language_model",
+        "data": {"source": "simulated", "store": str(sample_store.path),
+                 "options": {"users": 120, "mean_length": 10.0, "max_length": 30}},
+        "model": {"name": "llama", "dim": 8},
+    })  # fmt: skip
+    start_run(config, tmp_path / "llm")
+    for more in ([], [f"--out={tmp_path / 'recs.csv'}"]):
+        status, _, err = recjax("recommend", f"--workdir={tmp_path / 'llm'}", *more)
+        assert status == 2 and "a run of another kind; expected a recommender's" in err
+    assert not (tmp_path / "recs.csv").exists()
+
+
+def test_keys_of_a_history():
+    assert split_keys("a") == ["a"]
+    assert split_keys(' a, "b,c" ,"d""e"') == ["a", "b,c", 'd"e']
+    assert split_keys("1,2") == ["1", "2"]
