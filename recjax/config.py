@@ -33,6 +33,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(known[:20]) or 'none'}{more}"
 
 
+def _split(spec: str) -> tuple[str, str]:
+    """`(FILE, ARG)`: FILE is the longest part before a colon that is a file, for its path may have
+    colons too; else what comes before the first colon after ".py"."""
+    ends = [len(spec), *(at for at in range(len(spec) - 1, -1, -1) if spec[at] == ":")]
+    end = next((at for at in ends if Path(spec[:at]).is_file()), None)
+    if end is None:
+        end = spec.find(".py:") + 3 if ".py:" in spec else len(spec)
+    return spec[:end], spec[end + 1 :]
+
+
 def _load_file(path: Path):
     if not path.is_file():
         raise InputError(f"--config: no file {path}; expected FILE.py or FILE.py:ARG")
@@ -70,7 +80,7 @@ def load_config(
     Raises:
         InputError: no such file, unknown argument or key (with the nearest known one), wrong type.
     """
-    path, _, arg = spec.partition(":")
+    path, arg = _split(spec)
     module = _load_file(Path(path))
     try:
         section = module.get_config(arg or None)

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from recjax.config import nearest
-from recjax.data.sources._lines import text_lines
-from recjax.data.sources._values import finite
+from recjax.data.sources._lines import csv_reader, text_lines
+from recjax.data.sources._values import field, number, text
+from recjax.data.sources._values import key as item_key
 from recjax.errors import InputError
 
 Catalog = Sequence[dict[str, Any] | None]
@@ -61,9 +62,12 @@ def multi_hot(catalog: Catalog, key: str, at_least: int = 1) -> Attributes:
         Columns by falling number of items, equal ones by name.
 
     Raises:
-        InputError: no record has the key.
+        InputError: no record has the key, or one has something else than labels there.
     """
-    labels = [frozenset(_labels(value)) for value in _column(catalog, key)]
+    try:
+        labels = [frozenset(_labels(value)) for value in _column(catalog, key)]
+    except ValueError as error:
+        raise InputError(f"'{key}' of an item of the catalogue: {error}") from None
     counts = Counter(label for some in labels for label in some)
     kept = [c for c in counts.items() if c[1] >= at_least]
     names = tuple(name for name, _ in sorted(kept, key=lambda c: (-c[1], c[0])))
@@ -86,12 +90,10 @@ def numbers(catalog: Catalog, key: str) -> Attributes:
         if value is None or value == "":
             continue
         try:
-            values[item], known[item] = finite(value), True
-        except ValueError:
+            values[item], known[item] = field(key, number, value), True
+        except ValueError as error:
             record = catalog[item] or {}
-            raise InputError(
-                f"item {record.get('key', item)}: '{key}' is {value!r}; expected a number"
-            ) from None
+            raise InputError(f"item {record.get('key', item)}: {error}") from None
     return Attributes((key,), values, known)
 
 
@@ -111,9 +113,10 @@ def read_scores(path: str | Path, catalog: Catalog, item: str = "item_id") -> At
     path = Path(path)
     lines = list(text_lines(path))
     delimiter = "\t" if "\t" in lines[0][1] else ","
-    (_, header), *rows = [
-        (number, next(csv.reader([text], delimiter=delimiter))) for number, text in lines
-    ]
+    try:
+        (_, header), *rows = [(line, next(csv_reader([row], delimiter))) for line, row in lines]
+    except csv.Error as error:
+        raise InputError(f"{path}: not csv ({error})") from None
     if item not in header:
         raise InputError(f"{path}:1: no column '{item}'; {nearest(item, header)}")
     at = header.index(item)
@@ -122,23 +125,22 @@ def read_scores(path: str | Path, catalog: Catalog, item: str = "item_id") -> At
     values = np.zeros((len(catalog), len(names)), np.float32)
     known = np.zeros(len(catalog), bool)
     seen: set[str] = set()
-    for number, cells in rows:
+    for line, cells in rows:
         if len(cells) != len(header):
-            raise InputError(f"{path}:{number}: {len(cells)} columns, expected {len(header)}")
-        key = cells.pop(at)
-        if key in seen:
-            raise InputError(f"{path}:{number}: item {key} a second time")
-        seen.add(key)
-        if key not in ids:
-            continue
-        for column, (name, cell) in enumerate(zip(names, cells, strict=True)):
-            try:
-                values[ids[key], column] = finite(cell)
-            except ValueError:
-                raise InputError(
-                    f"{path}:{number}: '{name}' is {cell!r}; expected a number"
-                ) from None
-        known[ids[key]] = True
+            raise InputError(f"{path}:{line}: {len(cells)} columns, expected {len(header)}")
+        try:
+            raw = field(item, item_key, cells.pop(at))
+            if raw in seen:
+                raise ValueError(f"item {raw} a second time")
+            seen.add(raw)
+            if raw not in ids:
+                continue
+            values[ids[raw]] = [
+                field(name, number, cell) for name, cell in zip(names, cells, strict=True)
+            ]
+        except ValueError as error:
+            raise InputError(f"{path}:{line}: {error}") from None
+        known[ids[raw]] = True
     if not known.any():
         raise InputError(f"{path}: no row of an item of the catalogue (column '{item}')")
     return Attributes(names, values, known)
@@ -156,5 +158,5 @@ def _labels(value: Any) -> Iterator[str]:
     if isinstance(value, (list, tuple)):
         for part in value:
             yield from _labels(part)
-    elif value not in (None, ""):
-        yield str(value)
+    elif label := text(value):
+        yield label

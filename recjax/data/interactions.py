@@ -28,6 +28,8 @@ class InteractionLog:
         timestamps: [N] int64, seconds since the epoch, or None where the source has no times
             (file order is then the time order).
         ratings: [N] float32, or None.
+        nanoseconds: [N] int32, the times' parts below a second, or None where all are 0. They
+            order the rows and are not stored.
         user_keys: [U] raw user ids.
         item_keys: raw item ids of the log (items nobody touched are not in the log).
     """
@@ -38,6 +40,7 @@ class InteractionLog:
     ratings: np.ndarray | None
     user_keys: list[str]
     item_keys: list[str]
+    nanoseconds: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -60,8 +63,7 @@ class BadRows:
         self.count += 1
         message = f"{path}:{line}: {reason}"
         if self.count > self.limit:
-            tolerated = f" ({self.limit} bad rows tolerated)" if self.limit else ""
-            raise InputError(message + tolerated)
+            raise InputError(f"{message} ({self.limit} bad rows tolerated: --skip-bad-rows)")
         if len(self.examples) < 10:
             self.examples.append(message)
 
@@ -72,20 +74,30 @@ class LogBuilder:
     def __init__(self, *, timestamps: bool, ratings: bool):
         self._users, self._items = array("i"), array("i")
         self._timestamps = array("q") if timestamps else None
+        self._nanoseconds = array("i")
         self._ratings = array("f") if ratings else None
         self._user_codes: dict[str, int] = {}
         self._item_codes: dict[str, int] = {}
 
-    def add(self, user: str, item: str, timestamp: int = 0, rating: float = 0.0) -> None:
+    def add(
+        self,
+        user: str,
+        item: str,
+        timestamp: int = 0,
+        rating: float = 0.0,
+        nanoseconds: int = 0,
+    ) -> None:
         """Adds one interaction; columns the log does not have are ignored."""
         self._users.append(self._user_codes.setdefault(user, len(self._user_codes)))
         self._items.append(self._item_codes.setdefault(item, len(self._item_codes)))
         if self._timestamps is not None:
             self._timestamps.append(timestamp)
+            self._nanoseconds.append(nanoseconds)
         if self._ratings is not None:
             self._ratings.append(rating)
 
     def build(self) -> InteractionLog:
+        nanoseconds = np.array(self._nanoseconds, np.int32)
         return InteractionLog(
             users=np.array(self._users, np.int32),
             items=np.array(self._items, np.int32),
@@ -93,6 +105,7 @@ class LogBuilder:
             ratings=None if self._ratings is None else np.array(self._ratings, np.float32),
             user_keys=list(self._user_codes),
             item_keys=list(self._item_codes),
+            nanoseconds=nanoseconds if nanoseconds.any() else None,
         )
 
 
@@ -104,6 +117,7 @@ def select(log: InteractionLog, rows: np.ndarray) -> InteractionLog:
         items=log.items[rows],
         timestamps=None if log.timestamps is None else log.timestamps[rows],
         ratings=None if log.ratings is None else log.ratings[rows],
+        nanoseconds=None if log.nanoseconds is None else log.nanoseconds[rows],
     )
 
 
@@ -154,6 +168,8 @@ def time_order(log: InteractionLog) -> np.ndarray:
     users = log.users
     if log.timestamps is None:
         return np.argsort(users, kind="stable")
+    if log.nanoseconds is not None:
+        return np.lexsort((log.nanoseconds, log.timestamps, users))
     same_user = users[1:] == users[:-1]
     if not np.any(users[1:] < users[:-1]) and not np.any(
         same_user & (log.timestamps[1:] < log.timestamps[:-1])
@@ -169,7 +185,11 @@ def out_of_order(log: InteractionLog) -> int:
         return 0
     order = np.argsort(log.users, kind="stable")
     users, times = log.users[order], log.timestamps[order]
-    return int(np.count_nonzero((users[1:] == users[:-1]) & (times[1:] < times[:-1])))
+    earlier = times[1:] < times[:-1]
+    if log.nanoseconds is not None:
+        below = log.nanoseconds[order]
+        earlier |= (times[1:] == times[:-1]) & (below[1:] < below[:-1])
+    return int(np.count_nonzero((users[1:] == users[:-1]) & earlier))
 
 
 def compact(log: InteractionLog) -> InteractionLog:

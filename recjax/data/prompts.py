@@ -141,8 +141,8 @@ def read_prompts(path: str | Path) -> PromptTable:
         return PROMPTS
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as prompts in JSON ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected an object with words, recovery or residual")

@@ -181,3 +181,22 @@ def test_nearest_names_one_or_a_few():
     assert nearest("x", []) == "known: none"
     many = [f"name_{n:02}" for n in range(30)]
     assert nearest("x", many).endswith("name_19, ... (30)")
+
+
+@pytest.mark.parametrize("path", ["c.py", "a:b.py", "x:y/c.py", "10:30/c:d.py"])
+@pytest.mark.parametrize("arg", ["", "b", "b:c"])
+def test_colons_in_the_path_of_a_config(tmp_path, file, path, arg):
+    place = tmp_path / path
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(FILE)
+    config, _ = load_config(f"{place}:{arg}" if arg else str(place))
+    assert config.inner.kind == (arg or "a")
+
+
+@pytest.mark.parametrize(
+    ("spec", "path"), [("C:\\x.py:b", "C:\\x.py"), ("a:b.py", "a:b.py"), ("c.py:b:c", "c.py")]
+)
+def test_a_config_that_is_not_there(spec, path):
+    with pytest.raises(InputError) as error:
+        load_config(spec)
+    assert f"--config: no file {path}; expected FILE.py or FILE.py:ARG" in str(error.value)

@@ -1,11 +1,13 @@
 """Lines of raw text files, plain or gzip, with the errors that users meet."""
 
 import ast
-import contextlib
+import csv
 import gzip
 import json
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from recjax.errors import InputError
 
 def text_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
     """`(line number from 1, text without its line end)` of a file; `.gz` is unpacked, a byte order
-    mark is dropped.
+    mark and blank lines at the end are dropped.
 
     Raises:
         InputError: no such file, an empty one, a truncated or damaged gzip, bytes that are not
@@ -26,11 +28,23 @@ def text_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]
             f"{path}: {'a folder; expected a file' if path.is_dir() else 'no such file'}"
         )
     number = 0
+    blank: list[tuple[int, str]] = []  # lines that count if another one follows
+    empty = True
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
                 text = raw.decode(encoding).rstrip("\r\n")
-                yield number, text.removeprefix("\ufeff") if number == 1 else text
+                if number == 1:
+                    text = text.removeprefix("\ufeff")
+                    _check_line_ends(path, text)
+                if not text or text.isspace():
+                    blank.append((number, text))
+                    continue
+                empty = False
+                if blank:
+                    yield from blank
+                    blank.clear()
+                yield number, text
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise InputError(f"{path}:{number}: not {encoding} text (byte 0x{byte:02x})") from None
@@ -38,8 +52,36 @@ def text_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]
         raise InputError(f"{path}:{number + 1}: truncated or damaged gzip ({error})") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if not number:
+    if empty:
         raise InputError(f"{path}: the file is empty")
+
+
+def _check_line_ends(path: Path, first: str) -> None:
+    if "\r" in first:
+        raise InputError(
+            f"{path}:1: a carriage return within the line; expected lines that end in \\n or \\r\\n"
+        )
+
+
+def csv_reader(lines: Iterable[str], separator: str = ",", **form: Any) -> Any:
+    """`csv.reader`, for fields of any length: its own limit is 131,072 characters."""
+    csv.field_size_limit(1 << 27)
+    return csv.reader(lines, delimiter=separator, **form)
+
+
+def other_separator(line: str, separator: str) -> str:
+    """What else may separate the fields of a line that holds none of the separator, or ""."""
+    if separator in line:
+        return ""
+    return next((other for other in ("\t", ",", ";", "|", " ") if other in line), "")
+
+
+_DATUM = re.compile(r"\s*|[+-]?\d+(\.\d*)?([eE][+-]?\d+)?|\d{4}-\d\d-\d\d.*", re.ASCII)
+
+
+def looks_like_data(fields: list[str]) -> bool:
+    """Whether a first line, with a number, a date or nothing in a field, is no header."""
+    return any(_DATUM.fullmatch(field) for field in fields)
 
 
 def find_file(folder: Path, name: str) -> Path:
@@ -54,14 +96,34 @@ def records(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
     """`(line number, record)` of JSON lines; lines that are Python literals (Amazon 2014, Steam)
     are read too. Other lines are bad rows."""
     for number, line in text_lines(path):
-        record: Any = None
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            # ast.literal_eval builds literals only; it runs nothing.
-            with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-                record = ast.literal_eval(line)
+            record = _record(line)
+        except RecursionError:
+            bad.report(path, number, f"nested too deep: {line[:60]!r}")
+            continue
         if isinstance(record, dict):
             yield number, record
+        elif number == 1 and line.startswith("["):
+            hint = "jq -c '.[]' FILE makes lines of a JSON list"
+            bad.report(path, 1, f"expected a JSON object a line, got {line[:60]!r}; {hint}")
         else:
             bad.report(path, number, f"expected a JSON object, got {line[:60]!r}")
+
+
+_LONG_NUMBER = re.compile(r"\d{4000}")  # Python's int() takes 4,300 digits
+
+
+def _record(line: str) -> Any:
+    try:
+        return json.loads(line, parse_int=Decimal if _LONG_NUMBER.search(line) else None)
+    except ValueError:
+        pass
+    try:
+        # Builds literals only; it runs nothing.
+        return ast.literal_eval(line)
+    except RecursionError:
+        raise
+    except (ValueError, SyntaxError, MemoryError) as error:
+        if "nested" in str(error) or isinstance(error, MemoryError):
+            raise RecursionError from None
+        return None

@@ -2,14 +2,13 @@
 files) and the 2023 one (`.jsonl.gz`), with their metadata files."""
 
 import dataclasses
-import html
 import re
 from pathlib import Path
 from typing import Any
 
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
 from recjax.data.sources._lines import find_file, records
-from recjax.data.sources._values import finite, seconds
+from recjax.data.sources._values import add_item, field, key, moment, number, title, unescaped
 from recjax.errors import InputError
 
 # Raw names -> ours; the first of several that is there counts.
@@ -19,6 +18,11 @@ _METADATA = (
     ("description", ("description",)),
     ("price", ("price",)),
 )
+
+
+# Names of user, rating and time, and the time's unit.
+_OLD = ("reviewerID", "overall", "unixReviewTime", "s")
+_NEW = ("user_id", "rating", "timestamp", "ms")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,39 +57,49 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
         bad: takes lines without user, item, rating or time.
     """
     reviews, metadata = _paths(path, options)
+    if reviews.name.removesuffix(".gz").endswith(".csv"):
+        raise InputError(
+            f"{reviews}: the amazon reader takes JSON lines; config.data.source=table reads a csv "
+            "of ratings, config.data.options.columns names its columns"
+        )
     log = LogBuilder(timestamps=True, ratings=True)
-    for number, record in records(reviews, bad):
+    for line, record in records(reviews, bad):
+        # Of 2014 and 2018, else of 2023.
+        old = not record.keys().isdisjoint(_OLD)
+        user, rating, time, unit = _OLD if old else _NEW
+        item = "asin" if old else _item(record)
         try:
-            if "reviewerID" in record:  # 2014, 2018
-                user, item = record["reviewerID"], record["asin"]
-                rating, time = record["overall"], seconds(record["unixReviewTime"])
-            else:  # 2023, times in milliseconds
-                user, item = record["user_id"], record.get("parent_asin") or record["asin"]
-                rating, time = record["rating"], seconds(record["timestamp"]) // 1000
-            if not user or not item:
-                raise ValueError
-            log.add(str(user), str(item), time, finite(rating))
-        except (KeyError, ValueError):
-            bad.report(reviews, number, "expected a review with user, item, rating and time")
+            who = field(user, key, record.get(user))
+            what = field(item, key, record.get(item))
+            stars = field(rating, number, record.get(rating))
+            when = field(time, moment, record.get(time), unit)
+        except ValueError as error:
+            bad.report(reviews, line, str(error))
+            continue
+        log.add(who, what, when.seconds, stars, when.nanoseconds)
     return log.build(), _catalog(metadata, bad) if metadata else {}
+
+
+def _item(record: dict[str, Any]) -> str:
+    """The name of the field of the item's id."""
+    parent = record.get("parent_asin") or "asin" not in record
+    return "parent_asin" if parent and "parent_asin" in record else "asin"
 
 
 def _catalog(path: Path, bad: BadRows) -> Catalog:
     catalog: Catalog = {}
-    for number, record in records(path, bad):
-        key = str(record.get("parent_asin") or record.get("asin") or "")
-        if not key:
-            bad.report(path, number, "expected an item with 'asin' or 'parent_asin'")
-            continue
-        title = _clean(record.get("title"))
-        entry: dict[str, Any] = {"title": title if isinstance(title, str) else None}
-        for name, raws in _METADATA:
-            value = next((v for r in raws if (v := _clean(record.get(r)))), None)
-            if value:
-                entry[name] = value
-        # Repeated items: a record with a title wins.
-        if entry["title"] or key not in catalog:
-            catalog[key] = entry
+    for line, record in records(path, bad):
+        name = _item(record)
+        try:
+            item = field(name, key, record.get(name))
+            found = {"title": _clean(field("title", title, record.get("title")))}
+            for ours, raws in _METADATA:
+                value = next((v for r in raws if (v := _clean(record.get(r)))), None)
+                if value:
+                    found[ours] = value
+            add_item(catalog, item, found)
+        except ValueError as error:
+            bad.report(path, line, str(error))
     return catalog
 
 
@@ -103,4 +117,4 @@ def _clean(value: Any) -> Any:
     if _PAGE_CODE.search(value):
         return None
     text = re.sub(r"^\s*by\s*\n", "", value)  # 2018 brands: "by\n    \n    Apple"
-    return " ".join(_TAG.sub(" ", html.unescape(text)).split()) or None
+    return " ".join(_TAG.sub(" ", unescaped(text)).split()) or None

@@ -10,8 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
-from recjax.data.sources._lines import text_lines
-from recjax.data.sources._values import finite, seconds
+from recjax.data.sources._lines import csv_reader, text_lines
+from recjax.data.sources._values import (
+    YEAR_10000,
+    add_item,
+    field,
+    key,
+    moment,
+    number,
+    shown,
+    title,
+)
 from recjax.errors import InputError
 
 
@@ -55,10 +64,14 @@ def clean_title(raw: str) -> tuple[str, int | None]:
     The year leaves the title and the article comes back to the front, in alternative titles
     too: "Postman, The (Postino, Il) (1994)" -> ("The Postman (Il Postino)", 1994).
     """
-    title, year = raw.strip(), None
-    match = _YEAR.match(title)
+    match = _YEAR.match(raw.strip())
     if match and match[1]:
-        title, year = match[1], int(match[2])
+        return articles_first(match[1]), int(match[2])
+    return articles_first(raw.strip()), None
+
+
+def articles_first(title: str) -> str:
+    """ "Postman, The (Postino, Il)" -> "The Postman (Il Postino)"."""
 
     def forward(text: str) -> str:
         found = _TRAILING.match(text.strip())
@@ -72,8 +85,8 @@ def clean_title(raw: str) -> tuple[str, int | None]:
     # other ones; brackets elsewhere are part of the title.
     main, *others = re.split(r"\s*\(([^()]*)\)\s*", title)
     if not main or any(others[1::2]):
-        return forward(title), year
-    return " ".join([forward(main), *(f"({forward(other)})" for other in others[::2])]), year
+        return forward(title)
+    return " ".join([forward(main), *(f"({forward(other)})" for other in others[::2])])
 
 
 def _layout(path: Path) -> _Layout:
@@ -129,12 +142,14 @@ def _rows(path: Path, encoding: str, header: str) -> Iterator[tuple[int, str]]:
 
 
 def _count_lines(path: Path) -> int:
-    count, last = 0, b"\n"
+    """Lines without the blank ones at the end."""
+    count, end = 0, b""
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             count += chunk.count(b"\n")
-            last = chunk[-1:]
-    return count + (last != b"\n")
+            end = end[-100:] + chunk
+    blank = end[len(end.rstrip()) :]
+    return count - blank.count(b"\n") + 1
 
 
 def _fast_ratings(path: Path, layout: _Layout) -> InteractionLog | None:
@@ -162,6 +177,8 @@ def _fast_ratings(path: Path, layout: _Layout) -> InteractionLog | None:
         return None
     if not np.isfinite(rows["rating"]).all():
         return None
+    if rows["time"].min() < 0 or rows["time"].max() >= YEAR_10000:
+        return None
     if any(rows[name].any() for name, kind in columns if kind == "S1"):
         return None
     users, items = (np.unique(rows[k], return_inverse=True) for k in ("user", "item"))
@@ -177,16 +194,28 @@ def _fast_ratings(path: Path, layout: _Layout) -> InteractionLog | None:
 
 def _ratings(path: Path, layout: _Layout, bad: BadRows) -> InteractionLog:
     log = LogBuilder(timestamps=True, ratings=True)
-    for number, line in _rows(path, "utf-8", layout.ratings_header):
+    for at, line in _rows(path, "utf-8", layout.ratings_header):
         fields = line.split(layout.separator)
+        if len(fields) != 4:
+            bad.report(path, at, f"expected 'user item rating timestamp', got {shown(line)}")
+            continue
         try:
-            user, item, rating, timestamp = fields
-            if not (user.isdigit() and item.isdigit()):
-                raise ValueError
-            log.add(user, item, seconds(timestamp), finite(rating))
-        except ValueError:
-            bad.report(path, number, f"expected 'user item rating timestamp', got {line[:60]!r}")
+            user, item = (
+                field(n, _digits, f) for n, f in zip(("user", "item"), fields[:2], strict=True)
+            )
+            rating, when = field("rating", number, fields[2]), field("timestamp", moment, fields[3])
+        except ValueError as error:
+            bad.report(path, at, str(error))
+            continue
+        log.add(user, item, when.seconds, rating, when.nanoseconds)
     return log.build()
+
+
+def _digits(value: str) -> str:
+    found = key(value)
+    if not (found.isascii() and found.isdigit()):
+        raise ValueError("expected a whole number")
+    return found.lstrip("0") or "0"
 
 
 def _movies(path: Path, layout: _Layout, options: Options, bad: BadRows) -> Catalog:
@@ -197,25 +226,32 @@ def _movies(path: Path, layout: _Layout, options: Options, bad: BadRows) -> Cata
                 genre_names.append(line.partition("|")[0])
     catalog: Catalog = {}
     movies = path / layout.movies
-    for number, line in _rows(movies, _encoding(movies, layout), layout.movies_header):
+    for at, line in _rows(movies, _encoding(movies, layout), layout.movies_header):
         try:
             if layout.ratings == "u.data":
-                key, raw, *rest = line.split("|")
+                item, raw, *rest = line.split("|")
                 flags = rest[-len(genre_names) :] if genre_names else []
                 genres = [g for g, flag in zip(genre_names, flags, strict=True) if flag == "1"]
             elif layout.separator == "::":
-                key, named = line.split("::", 1)
+                item, named = line.split("::", 1)
                 raw, joined = named.rsplit("::", 1)
                 genres = joined.split("|")
             else:
-                key, raw, joined = next(csv.reader([line]))
+                item, raw, joined = next(csv_reader([line]))
                 genres = joined.split("|")
         except (ValueError, StopIteration, csv.Error):
-            bad.report(movies, number, f"expected 'film, title, genres', got {line[:60]!r}")
+            bad.report(movies, at, f"expected 'film, title, genres', got {shown(line)}")
             continue
-        title, year = clean_title(raw)
-        if not options.clean_titles:
-            title = raw.strip()
         genres = [g for g in genres if g not in ("unknown", "(no genres listed)", "")]
-        catalog[key] = {"title": title or None, "year": year, "genres": genres}
+        try:
+            name, year = title(raw), None
+            if name and options.clean_titles:
+                name, year = clean_title(name)
+            add_item(
+                catalog,
+                field("film", _digits, item),
+                {"title": name, "year": year, "genres": genres},
+            )
+        except ValueError as error:
+            bad.report(movies, at, str(error))
     return catalog

@@ -3,12 +3,21 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from recjax.config import nearest
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
-from recjax.data.sources._lines import text_lines
-from recjax.data.sources._values import finite, seconds
+from recjax.data.sources._lines import looks_like_data, other_separator, text_lines
+from recjax.data.sources._values import (
+    add_item,
+    field,
+    key,
+    moment_of,
+    number,
+    shown,
+    title,
+)
+from recjax.data.sources.movielens import articles_first
 from recjax.errors import InputError
 
 
@@ -18,8 +27,11 @@ class Options:
     user: str = "user_id"  # field names, without their types
     item: str = "item_id"
     timestamp: str = "timestamp"  # "" = the file is in time order
+    time_unit: Literal["s", "ms", "us", "ns"] = "s"  # of the timestamps
     rating: str = ""  # "" = no ratings
     title: str = ""  # of the .item file; "" = the first of title, movie_title, name
+    clean_titles: bool = True  # MovieLens' "Shining, The" -> "The Shining"
+    separator: str = ""  # of the fields, one character; "" = tab
 
 
 _TITLES = ("title", "movie_title", "item_title", "name", "app_name")
@@ -45,18 +57,16 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
     inter, *item = files(path, options)
     log = LogBuilder(timestamps=bool(options.timestamp), ratings=bool(options.rating))
     wanted = [f for f in (options.user, options.item, options.timestamp, options.rating) if f]
-    for number, row in _rows(inter, wanted, (), bad):
+    for line, row in _rows(inter, options, wanted, (), bad):
         try:
-            time = seconds(row[options.timestamp]) if options.timestamp else 0
-            rating = finite(row[options.rating]) if options.rating else 0.0
-        except ValueError:
-            bad.report(inter, number, "expected numbers as time and rating")
+            user = field(options.user, key, row[options.user])
+            thing = field(options.item, key, row[options.item])
+            time = moment_of(options.timestamp, row.get(options.timestamp), options.time_unit)
+            rating = field(options.rating, number, row[options.rating]) if options.rating else 0.0
+        except ValueError as error:
+            bad.report(inter, line, str(error))
             continue
-        user, key = row[options.user], row[options.item]
-        if not user or not key:
-            bad.report(inter, number, "empty user or item")
-            continue
-        log.add(user, key, time, rating)
+        log.add(user, thing, time.seconds, rating, time.nanoseconds)
     return log.build(), _items(item[0], options, bad) if item else {}
 
 
@@ -64,33 +74,51 @@ def _items(path: Path, options: Options, bad: BadRows) -> Catalog:
     catalog: Catalog = {}
     wanted = [options.item] + ([options.title] if options.title else [])
     # A title is text, though it is typed token_seq.
-    for _, row in _rows(path, wanted, (options.item, options.title, *_TITLES), bad):
-        key = row.pop(options.item)
-        field = options.title or next((t for t in _TITLES if t in row), "")
-        title = row.pop(field, "")
-        catalog[key] = {"title": title.strip() or None, **row}
+    for line, row in _rows(path, options, wanted, (options.item, options.title, *_TITLES), bad):
+        of_title = options.title or next((t for t in _TITLES if t in row), "")
+        try:
+            item = field(options.item, key, row.pop(options.item))
+            name = title(row.pop(of_title, None))
+            if name and options.clean_titles:
+                name = articles_first(name)
+            add_item(catalog, item, {"title": name, **row})
+        except ValueError as error:
+            bad.report(path, line, str(error))
     return catalog
 
 
 def _rows(
-    path: Path, wanted: list[str], texts: tuple[str, ...], bad: BadRows
+    path: Path, options: Options, wanted: list[str], texts: tuple[str, ...], bad: BadRows
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """`(line number, row)`; values of `_seq` fields but the `texts` are lists."""
+    separator = options.separator or "\t"
     names: list[str] = []
     sequences: set[str] = set()
-    for number, line in text_lines(path):
-        fields = line.split("\t")
-        if number == 1:
-            names = [field.partition(":")[0] for field in fields]
+    for at, line in text_lines(path):
+        fields = line.split(separator)
+        if at == 1:
+            names = [field.partition(":")[0].strip() for field in fields]
             sequences = {f.partition(":")[0] for f in fields if f.endswith("_seq")} - {*texts}
             for name in wanted:
                 if name not in names:
-                    raise InputError(f"{path}:1: no field '{name}'; {nearest(name, names)}")
+                    raise InputError(f"{path}:1: {_missing(name, names, line, separator)}")
             continue
         if len(fields) != len(names):
-            bad.report(path, number, f"{len(fields)} fields; expected {len(names)}")
+            bad.report(path, at, f"{len(fields)} fields; expected {len(names)}")
             continue
         row: dict[str, Any] = dict(zip(names, fields, strict=True))
         for name in sequences:
             row[name] = row[name].split()
-        yield number, row
+        yield at, row
+
+
+def _missing(name: str, names: list[str], line: str, separator: str) -> str:
+    """Why a field is not there: another separator, no header, or another name."""
+    if len(names) == 1 and (other := other_separator(line, separator)):
+        return (
+            f"no {separator!r} between the fields of {shown(line)}; "
+            f"config.data.options.separator={other!r} splits them"
+        )
+    if looks_like_data(names):
+        return f"expected a header 'user_id:token ...', got {shown(line)}"
+    return f"no field '{name}'; {nearest(name, names)}"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
 from recjax.data.sources._lines import records, text_lines
+from recjax.data.sources._values import add_item, field, key
 from recjax.errors import InputError
 
 
@@ -27,7 +28,7 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
     Args:
         path: the text file.
         options: where the catalogue is.
-        bad: takes lines without an item or with an empty field.
+        bad: takes lines without an item, users met before, and what is no id.
     """
     log = LogBuilder(timestamps=False, ratings=False)
     seen: dict[str, int] = {}
@@ -36,7 +37,13 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
         if len(fields) < 2:
             bad.report(path, number, f"expected 'user item item ...', got {line[:60]!r}")
             continue
-        user, *items = fields
+        try:
+            user, *items = (
+                field("user" if n == 0 else "item", key, v) for n, v in enumerate(fields)
+            )
+        except ValueError as error:
+            bad.report(path, number, str(error))
+            continue
         if user in seen:
             bad.report(path, number, f"user {user} again (first on line {seen[user]})")
             continue
@@ -49,13 +56,13 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
     return log.build(), catalog
 
 
-def read_items(path: Path, key: str, bad: BadRows) -> Catalog:
-    """A catalogue of JSON lines: each record has its item's raw key under `key`."""
+def read_items(path: Path, name: str, bad: BadRows) -> Catalog:
+    """A catalogue of JSON lines: each record has its item's raw key under `name`."""
     catalog: Catalog = {}
     for number, record in records(path, bad):
-        if key not in record:
-            bad.report(path, number, f"expected an item under '{key}'")
-            continue
-        item = str(record.pop(key))
-        catalog[item] = {"title": record.pop("title", None), **record}
+        try:
+            item = field(name, key, record.pop(name, None))
+            add_item(catalog, item, record)
+        except ValueError as error:
+            bad.report(path, number, str(error))
     return catalog

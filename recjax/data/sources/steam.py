@@ -7,16 +7,18 @@ posted as "Posted November 5, 2011."
 """
 
 import dataclasses
-import datetime
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
 from recjax.data.sources._lines import find_file, records
+from recjax.data.sources._values import Time, add_item, field, key, moment, shown, title
 from recjax.errors import InputError
 from recjax.ranges import Checked, Range
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +36,11 @@ def files(path: Path, options: Options) -> list[Path]:
     return [find_file(path, name) for name in names]
 
 
-def _first(record: dict[str, Any], *keys: str) -> Any:
-    return next((record[k] for k in keys if record.get(k) not in (None, "")), None)
+def _first(kind: Callable[..., T], record: dict[str, Any], names: tuple[str, ...], *more: Any) -> T:
+    """The first of the named fields that holds something, else that is there."""
+    there = [name for name in names if name in record]
+    name = next((n for n in there if record[n] not in (None, "")), [*there, names[0]][0])
+    return field(name, kind, record.get(name), *more)
 
 
 _MONTHS = ["January", "February", "March", "April", "May", "June", "July", "August"]
@@ -43,12 +48,15 @@ _MONTHS += ["September", "October", "November", "December"]
 _POSTED = re.compile(rf"Posted ({'|'.join(_MONTHS)}) (\d{{1,2}})(?:, (\d{{4}}))?\.?")
 
 
-def _day(text: str, year: int) -> datetime.date:
-    """The date of `2011-11-05` or `Posted November 5, 2011.`; `ValueError` for anything else."""
-    posted = _POSTED.fullmatch(text.strip())
+def _day(value: Any, year: int) -> Time:
+    """The time of `2011-11-05` or `Posted November 5, 2011.`; `ValueError` for anything else."""
+    posted = _POSTED.fullmatch(value.strip()) if isinstance(value, str) else None
     if not posted:
-        return datetime.date.fromisoformat(text)
-    return datetime.date(int(posted[3] or year), _MONTHS.index(posted[1]) + 1, int(posted[2]))
+        return moment(value)
+    if not posted[3] and not year:
+        raise ValueError("expected a year in it, or in config.data.options.year")
+    month = _MONTHS.index(posted[1]) + 1
+    return moment(f"{int(posted[3] or year):04}-{month:02}-{int(posted[2]):02}")
 
 
 def _reviews(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -62,7 +70,7 @@ def _reviews(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
             if isinstance(review, dict):
                 yield number, {**review, "user_id": record.get("user_id")}
             else:
-                bad.report(path, number, f"expected a review, got {str(review)[:60]!r}")
+                bad.report(path, number, f"expected a review, got {shown(review)}")
 
 
 def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Catalog]:
@@ -78,36 +86,29 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
     """
     if not path.is_dir():
         raise InputError(f"{path}: expected the folder of {options.reviews}")
-    log = LogBuilder(timestamps=True, ratings=False)
     catalog: Catalog = {}
-    reviews = find_file(path, options.reviews)
-    for number, record in _reviews(reviews, bad):
-        user, item = _first(record, "user_id", "username"), _first(record, "item_id", "product_id")
-        try:
-            day = _day(str(_first(record, "posted", "date")), options.year)
-        except ValueError:
-            day = None
-        if user is None or item is None or day is None:
-            bad.report(reviews, number, "expected a user, a game and a date (YYYY-MM-DD)")
-            continue
-        if options.recommended_only and not record.get("recommend", True):
-            continue
-        seconds = (day - datetime.date(1970, 1, 1)).days * 86400
-        log.add(str(user), str(item), seconds)
-        if record.get("title"):
-            catalog.setdefault(str(item), {"title": _clean(record["title"])})
     if options.games:
         games = find_file(path, options.games)
-        for number, record in records(games, bad):
-            item = _first(record, "item_id", "id")
-            if item is None:
-                bad.report(games, number, "expected a game with 'item_id'")
-                continue
-            title = _first(record, "title", "app_name") or catalog.get(str(item), {}).get("title")
+        for line, record in records(games, bad):
             rest = {k: v for k, v in record.items() if k not in ("item_id", "id", "title")}
-            catalog[str(item)] = {"title": _clean(title) if title else None, **rest}
+            try:
+                name = _first(title, record, ("title", "app_name"))
+                add_item(catalog, _first(key, record, ("item_id", "id")), {"title": name, **rest})
+            except ValueError as error:
+                bad.report(games, line, str(error))
+    log = LogBuilder(timestamps=True, ratings=False)
+    reviews = find_file(path, options.reviews)
+    for line, record in _reviews(reviews, bad):
+        try:
+            user = _first(key, record, ("user_id", "username"))
+            item = _first(key, record, ("item_id", "product_id"))
+            when = _first(_day, record, ("posted", "date"), options.year)
+            if options.recommended_only and not record.get("recommend", True):
+                continue
+            if record.get("title"):
+                add_item(catalog, item, {"title": record["title"]})
+        except ValueError as error:
+            bad.report(reviews, line, str(error))
+            continue
+        log.add(user, item, when.seconds, nanoseconds=when.nanoseconds)
     return log.build(), catalog
-
-
-def _clean(title: str) -> str:
-    return " ".join(str(title).split())

@@ -1,15 +1,26 @@
-"""Tables with named columns: csv, tsv (plain or gzip) and parquet."""
+"""Tables with named columns: csv, tsv (plain or gzip) and parquet.
+
+The text is the user's: titles lose HTML entities, line ends and repeated blanks, other columns the
+entities alone. Of several titles of an item the first one counts.
+"""
 
 import csv
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from recjax.config import nearest
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
-from recjax.data.sources._lines import records, text_lines
-from recjax.data.sources._values import finite, seconds
+from recjax.data.sources._lines import (
+    csv_reader,
+    looks_like_data,
+    other_separator,
+    records,
+    text_lines,
+)
+from recjax.data.sources._parquet import parquet_rows
+from recjax.data.sources._values import add_item, field, key, moment_of, number, shown
 from recjax.errors import InputError
 
 
@@ -19,13 +30,16 @@ class Options:
     user: str = "user"  # column names
     item: str = "item"
     timestamp: str = "timestamp"  # seconds, or an ISO date or time; "" = the file is in time order
+    time_unit: Literal["s", "ms", "us", "ns"] = "s"  # of timestamps that are numbers
     rating: str = ""  # "" = no ratings
     title: str = ""  # title column of the interactions, where there is no items file
     separator: str = ""  # one character; "" = tab for .tsv, else comma
+    columns: str = ""  # names for a csv file without a header, "user,item,rating,timestamp"
     quoted: bool = True  # fields may stand in double quotes; off = a quote is a letter
     items: str = ""  # items file beside the interactions: csv, tsv, parquet or .jsonl
     items_key: str = "item"  # columns of the items file
     items_title: str = "title"
+    items_columns: str = ""  # names for an items file without a header
 
 
 Row = dict[str, Any]
@@ -61,31 +75,19 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
     columns |= {k: v for k, v in optional.items() if v}
     log = LogBuilder(timestamps="timestamp" in columns, ratings="rating" in columns)
     catalog: Catalog = {}
-    for number, row in _rows(main, options, columns, bad, every=False):
-        user, item = _key(row[options.user]), _key(row[options.item])
-        if not user or not item:
-            bad.report(main, number, f"empty '{options.user}' or '{options.item}'")
-            continue
+    form = _Form(columns, options.columns, "columns", options.timestamp)
+    for line, row in _rows(main, options, form, bad):
         try:
-            time = seconds(row[options.timestamp]) if options.timestamp else 0
-        except ValueError:
-            bad.report(
-                main,
-                number,
-                f"'{options.timestamp}' is {row[options.timestamp]!r}; expected seconds or an ISO "
-                "date or time",
-            )
+            user = field(options.user, key, row[options.user])
+            item = field(options.item, key, row[options.item])
+            time = moment_of(options.timestamp, row.get(options.timestamp), options.time_unit)
+            rating = field(options.rating, number, row[options.rating]) if options.rating else 0.0
+            if options.title:
+                add_item(catalog, item, {"title": row[options.title]})
+        except ValueError as error:
+            bad.report(main, line, str(error))
             continue
-        try:
-            rating = finite(row[options.rating]) if options.rating else 0.0
-        except ValueError:
-            bad.report(
-                main, number, f"'{options.rating}' is {row[options.rating]!r}; expected a number"
-            )
-            continue
-        log.add(user, item, time, rating)
-        if options.title and item not in catalog:
-            catalog[item] = {"title": str(row[options.title] or "").strip() or None}
+        log.add(user, item, time.seconds, rating, time.nanoseconds)
     if options.items:
         catalog = _items(main.parent / options.items, options, bad)
     return log.build(), catalog
@@ -97,26 +99,41 @@ def _items(path: Path, options: Options, bad: BadRows) -> Catalog:
         rows: Iterator[tuple[int, Row]] = records(path, bad)
     else:
         columns = {"items_key": options.items_key, "items_title": options.items_title}
-        rows = _rows(path, options, columns, bad, every=True)
-    for number, row in rows:
-        key = _key(row.pop(options.items_key, None))
-        if not key:
-            bad.report(path, number, f"expected an item under '{options.items_key}'")
-            continue
-        title = str(row.pop(options.items_title, None) or "").strip()
-        catalog[key] = {"title": title or None, **row}
+        form = _Form(columns, options.items_columns, "items_columns")
+        rows = _rows(path, options, form, bad)
+    for line, row in rows:
+        try:
+            item = field(options.items_key, key, row.pop(options.items_key, None))
+            add_item(catalog, item, {"title": row.pop(options.items_title, None), **row})
+        except ValueError as error:
+            bad.report(path, line, str(error))
     return catalog
 
 
-def _rows(
-    path: Path, options: Options, columns: dict[str, str], bad: BadRows, *, every: bool
-) -> Iterator[tuple[int, Row]]:
-    """`(line number, row)`; columns named by the options must be there.
+@dataclasses.dataclass(frozen=True)
+class _Form:
+    """What a file's columns are.
 
-    `every` keeps the others too (a parquet file need not be read whole without them).
+    Attributes:
+        columns: those that the options name and that must be there, by option.
+        names: of all columns where the file has no header; "" = it has one.
+        option: that `names` come from.
+        time: the column of times, in a file of interactions.
     """
+
+    columns: dict[str, str]
+    names: str
+    option: str
+    time: str = ""
+
+
+def _rows(path: Path, options: Options, form: _Form, bad: BadRows) -> Iterator[tuple[int, Row]]:
+    """`(line number, row)`; of interactions in parquet only the columns that count."""
     if path.suffix == ".parquet":
-        yield from _parquet_rows(path, columns, every)
+        if form.names:
+            raise InputError(f"config.data.options.{form.option}: parquet names its own columns")
+        wanted = sorted(set(form.columns.values())) if form.option == "columns" else None
+        yield from parquet_rows(path, wanted, form.time, lambda found: _check(path, form, found))
         return
     name = path.name.removesuffix(".gz")
     separator = options.separator or ("\t" if name.endswith((".tsv", ".inter", ".item")) else ",")
@@ -124,17 +141,13 @@ def _rows(
         raise InputError(f"config.data.options.separator: expected one character, {separator!r}")
     # csv.reader takes lines and may join some (quoted line ends); its own count names the line.
     # Strict: a quote that is never closed would else swallow the rows that follow it.
-    reader = csv.reader(
-        (line.removeprefix("\ufeff") + "\n" for _, line in text_lines(path)),
-        delimiter=separator,
+    reader = csv_reader(
+        (line + "\n" for _, line in text_lines(path)),
+        separator,
         quoting=csv.QUOTE_MINIMAL if options.quoted else csv.QUOTE_NONE,
         strict=True,
     )
-    try:
-        header = next(reader)
-    except csv.Error as error:
-        raise InputError(f"{path}:1: not a header of csv ({error})") from None
-    _check_columns(path, columns, header)
+    header: list[str] = []
     while True:
         number = reader.line_num + 1
         try:
@@ -142,57 +155,55 @@ def _rows(
         except StopIteration:
             return
         except csv.Error as error:
+            if not header and not form.names:
+                raise InputError(f"{path}:1: not a header of csv ({error})") from None
             until = f"; read to line {reader.line_num}" if reader.line_num > number else ""
             bad.report(path, number, f"not csv ({error}{until})")
             continue
+        if not header:
+            header = [name.strip() for name in form.names.split(",")] if form.names else fields
+            _check_first(path, form, header, fields, separator)
+            if not form.names:
+                continue
         if len(fields) != len(header):
             bad.report(path, number, f"{len(fields)} fields; expected {len(header)}")
             continue
         yield number, dict(zip(header, fields, strict=True))
 
 
-def _check_columns(path: Path, columns: dict[str, str], found: list[str]) -> None:
-    for option, column in columns.items():
+def _check_first(
+    path: Path, form: _Form, header: list[str], fields: list[str], separator: str
+) -> None:
+    """Whether the first line is what the options say: a header, or one of data."""
+    own = f"config.data.options.{form.option}"
+    if form.names and fields == header:
+        raise InputError(f"{path}:1: is a header; leave {own} empty")
+    if set(form.columns.values()) <= set(header):
+        _check(path, form, header)
+        return
+    line = separator.join(fields)
+    if len(fields) == 1 and (other := other_separator(line, separator)):
+        raise InputError(
+            f"{path}:1: no {separator!r} between the fields of {shown(line)}; "
+            f"config.data.options.separator={other!r} splits them"
+        )
+    if form.names:
+        _check(path, form, header)
+    names = ",".join(form.columns.values())
+    if looks_like_data(fields):
+        raise InputError(
+            f"{path}:1: {shown(line)} looks like data; expected a header with {names}, or "
+            f"the names of all {len(fields)} columns in {own} (NAME,NAME,...)"
+        )
+    _check(path, form, header, f"; {own} is for a file without a header")
+
+
+def _check(path: Path, form: _Form, found: list[str], more: str = "") -> None:
+    for option, column in form.columns.items():
         if column not in found:
             raise InputError(
                 f"{path}: no column '{column}' (config.data.options.{option}); "
-                f"{nearest(column, found)}"
+                f"{nearest(column, found)}{more}"
             )
         if found.count(column) > 1:
             raise InputError(f"{path}: {found.count(column)} columns are named '{column}'")
-
-
-def _parquet_rows(path: Path, columns: dict[str, str], every: bool) -> Iterator[tuple[int, Row]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise InputError(f"{path}: parquet needs pyarrow; pip install 'recjax[parquet]'") from None
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    number = 0
-    try:
-        table = parquet.ParquetFile(path)
-        _check_columns(path, columns, table.schema_arrow.names)
-        wanted = None if every else sorted(set(columns.values()))
-        for batch in table.iter_batches(batch_size=1 << 16, columns=wanted):
-            for index, field in enumerate(batch.schema):
-                # Python's times have no nanoseconds, and pyarrow would refuse to drop them.
-                if pyarrow.types.is_timestamp(field.type) and field.type.unit == "ns":
-                    coarse = pyarrow.timestamp("us", field.type.tz)
-                    column = batch.column(index).cast(coarse, safe=False)
-                    batch = batch.set_column(index, field.name, column)
-            yield from enumerate(batch.to_pylist(), start=number + 1)
-            number += len(batch)
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
-        where = f" after row {number}" if number else ""
-        raise InputError(f"{path}: not a parquet file, or damaged{where} ({reason})") from None
-
-
-def _key(value: Any) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # integer columns with gaps come as floats
-    return "" if value is None else str(value).strip()

@@ -16,13 +16,20 @@ array_record is the one file format that TFDS reads and writes without TensorFlo
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from recjax.config import nearest
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
-from recjax.data.sources._values import finite, seconds
+from recjax.data.sources._values import (
+    add_item,
+    field,
+    key,
+    moment_of,
+    number,
+    title,
+)
 from recjax.data.sources.movielens import clean_title
 from recjax.data.store import Store, open_store
 from recjax.errors import InputError
@@ -34,6 +41,7 @@ class Options:
     user: str = "user_id"  # feature names; MovieLens' are the defaults
     item: str = "movie_id"
     timestamp: str = "timestamp"  # "" = examples are in time order
+    time_unit: Literal["s", "ms", "us", "ns"] = "s"  # of the timestamps
     rating: str = "user_rating"  # "" = no ratings
     title: str = "movie_title"  # "" = no titles
     clean_titles: bool = True  # MovieLens' "Shining, The (1980)" -> "The Shining"
@@ -81,22 +89,25 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
             )
     log = LogBuilder(timestamps=bool(options.timestamp), ratings=bool(options.rating))
     catalog: Catalog = {}
-    for number in range(len(source)):
-        example = source[number]
+    for index in range(len(source)):
+        example = source[index]
         try:
-            user, item = _text(example[options.user]), _text(example[options.item])
-            time = seconds(example[options.timestamp]) if options.timestamp else 0
-            rating = finite(example[options.rating]) if options.rating else 0.0
-            title = _text(example[options.title]).strip() if options.title else ""
-        except ValueError:  # also of bytes that are not UTF-8
-            bad.report(path, number + 1, "expected UTF-8 text, and numbers as time and rating")
+            user = field(options.user, key, example[options.user])
+            item = field(options.item, key, example[options.item])
+            time = moment_of(options.timestamp, example.get(options.timestamp), options.time_unit)
+            rating = 0.0
+            if options.rating:
+                rating = field(options.rating, number, example[options.rating])
+            if options.title:
+                raw = field(options.title, title, example[options.title])
+                found: dict[str, Any] = {"title": raw}
+                if options.clean_titles:
+                    found["title"], found["year"] = clean_title(raw) if raw else (None, None)
+                add_item(catalog, item, found)
+        except ValueError as error:
+            bad.report(path, index + 1, str(error))
             continue
-        log.add(user, item, time, rating)
-        if options.title and item not in catalog:
-            catalog[item] = {"title": title or None}
-            if options.clean_titles:
-                clean, year = clean_title(title)
-                catalog[item] = {"title": clean or None, "year": year}
+        log.add(user, item, time.seconds, rating, time.nanoseconds)
     return log.build(), catalog
 
 
@@ -114,6 +125,15 @@ def _sequences(path: Path, metadata: Any, source: Any) -> tuple[InteractionLog, 
     items = column("items")
     if items is None:
         raise InputError(f"{path}: there is no sequence in it")
+    if len(items) and not 0 < items.min() <= items.max() <= len(records):
+        raise InputError(
+            f"{path}: items from {items.min()} to {items.max()}; expected 1 to {len(records)}"
+        )
+    try:
+        user_keys = [field("user", key, example["user"]) for example in examples]
+        item_keys = [field("key", key, record["key"]) for record in records]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not what build_tfds wrote ({error})") from None
     log = InteractionLog(
         users=np.repeat(
             np.arange(len(examples), dtype=np.int32), [len(e["items"]) for e in examples]
@@ -121,15 +141,11 @@ def _sequences(path: Path, metadata: Any, source: Any) -> tuple[InteractionLog, 
         items=items - np.int32(1),
         timestamps=column("timestamps"),
         ratings=column("ratings"),
-        user_keys=[_text(example["user"]) for example in examples],
-        item_keys=[record["key"] for record in records],
+        user_keys=user_keys,
+        item_keys=item_keys,
     )
     known = [{k: v for k, v in r.items() if k not in ("id", "key")} for r in records]
     return log, dict(zip(log.item_keys, known, strict=True))
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
 
 
 def build_tfds(store: Store | str | Path, data_dir: str | Path) -> Path:
@@ -186,9 +202,9 @@ def _builder_class(store: Store) -> Any:
             return {"train": self._generate_examples()}
 
         def _generate_examples(self):
-            for user, key in enumerate(store.user_keys):
+            for user, name in enumerate(store.user_keys):
                 part = slice(store.offsets[user], store.offsets[user + 1])
-                arrays = {name: np.array(array[part]) for name, (array, _) in columns.items()}
-                yield user, {"user": key, **arrays}
+                arrays = {n: np.array(array[part]) for n, (array, _) in columns.items()}
+                yield user, {"user": name, **arrays}
 
     return RecjaxSequences

@@ -29,11 +29,11 @@ def test_every_field_is_needed(tmp_path, review, value):
         if value == "soon" and not isinstance(review[field], float | int):
             continue  # any text is an id
         path = write(tmp_path / "r.json", review, {**review, field: value})
-        with pytest.raises(InputError, match=r"r\.json:2: expected a review with user, item, rat"):
+        with pytest.raises(InputError, match=rf"r\.json:2: '{field}' is .*; expected "):
             read(path)
         assert len(read(path, limit=1)[0]) == 1
     missing = {key: review[key] for key in list(review)[1:]}
-    with pytest.raises(InputError, match=r"r\.json:1: expected a review"):
+    with pytest.raises(InputError, match=r"r\.json:1: '\w+' is None; expected an id"):
         read(write(tmp_path / "r.json", missing))
 
 
@@ -90,7 +90,7 @@ def test_of_repeated_items_a_titled_one_counts(tmp_path):
     records = [{"asin": 7, "title": "T"}, {"asin": 7, "title": ""}, {"parent_asin": "P"}]
     catalog, _ = catalog_of(tmp_path, *records)
     assert catalog == {"7": {"title": "T"}, "P": {"title": None}}
-    with pytest.raises(InputError, match=r"m\.json:1: expected an item with 'asin' or 'parent_a"):
+    with pytest.raises(InputError, match=r"m\.json:1: 'asin' is None; expected an id"):
         catalog_of(tmp_path, {"title": "T"})
     assert catalog_of(tmp_path, {"title": "T"}, limit=1)[1].count == 1
 
@@ -107,3 +107,16 @@ def test_gift_cards_hold_duplicates_and_clean_text(data_root):
         "description": ["Xbox360 Live 12 month Gold Card"],
     }
     assert not [key for key, item in catalog.items() if "</" in str(item) or "a-box" in str(item)]
+
+
+def test_a_csv_of_ratings_is_the_table_readers(tmp_path):
+    (tmp_path / "ratings_Beauty.csv").write_text("A1,B1,5.0,1393545600\n")
+    with pytest.raises(
+        InputError, match=r"config\.data\.source=table reads .*options\.columns names"
+    ):
+        read(tmp_path / "ratings_Beauty.csv")
+
+
+def test_what_two_records_know_is_put_together(tmp_path):
+    records = [{"asin": "A", "title": "T", "brand": ""}, {"asin": "A", "title": "U", "brand": "B"}]
+    assert catalog_of(tmp_path, *records)[0] == {"A": {"title": "T", "brand": "B"}}

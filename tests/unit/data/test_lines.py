@@ -68,3 +68,19 @@ def test_records_take_json_and_literals_and_report_the_rest(tmp_path):
     assert [example.split(": ")[0] for example in bad.examples] == [
         f"{tmp_path / 'r'}:{number}" for number in (3, 4, 5)
     ]
+
+
+def test_blank_lines_count_if_another_follows(tmp_path):
+    (tmp_path / "a").write_text("\none\n\n \ntwo\n\n\n")
+    assert list(text_lines(tmp_path / "a")) == [(1, ""), (2, "one"), (3, ""), (4, " "), (5, "two")]
+
+
+def test_line_ends_of_an_old_mac_and_lists_of_objects(tmp_path):
+    (tmp_path / "a").write_bytes(b"user,item\r1,2\r")
+    with pytest.raises(InputError, match=r"a:1: a carriage return within the line; expected lines"):
+        list(text_lines(tmp_path / "a"))
+    (tmp_path / "b").write_text('[{"a": 1},\n{"a": 2}]\n')
+    with pytest.raises(
+        InputError, match=r"b:1: expected a JSON object a line, .* jq -c '\.\[\]' F"
+    ):
+        list(records(tmp_path / "b", BadRows()))

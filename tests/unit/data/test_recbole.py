@@ -37,11 +37,11 @@ def test_a_named_title_is_text_and_byte_order_marks_are_none(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("u\ti\tnan\t1", "toy.inter:3: expected numbers as time and rating"),
-        ("u\ti\t4\t1e30", "toy.inter:3: expected numbers as time and rating"),
+        ("u\ti\tnan\t1", "toy.inter:3: 'rating' is 'nan'; expected a number"),
+        ("u\ti\t4\t1e30", "toy.inter:3: 'timestamp' is '1e30'; expected seconds"),
         ("u\ti\t4", "toy.inter:3: 3 fields; expected 4"),
         ("", "toy.inter:3: 1 fields; expected 4"),
-        ("\ti\t4\t1", "toy.inter:3: empty user or item"),
+        ("\ti\t4\t1", "toy.inter:3: 'user_id' is ''; expected an id"),
     ],
 )
 def test_bad_rows(tmp_path, row, message):
@@ -62,3 +62,31 @@ def test_what_is_not_there(tmp_path):
     with pytest.raises(InputError, match="toy.item:1: no field 'titel'"):
         read(folder, title="titel")
     assert read(folder)[1] == {"i": {"title": None, "year": "1"}}
+
+
+@pytest.mark.parametrize("separator", [" ", ",", ";"])
+def test_other_separators(tmp_path, separator):
+    folder = write(tmp_path, (INTER + "u\ti\t4\t1\n").replace("\t", separator))
+    message = rf"toy.inter:1: no '\\t' between the fields .*options\.separator='{separator}' splits"
+    with pytest.raises(InputError, match=message):
+        read(folder)
+    assert read(folder, separator=separator)[2] == [("u", "i")]
+
+
+def test_no_header(tmp_path):
+    folder = write(tmp_path, "u\ti\t4\t1\n")
+    with pytest.raises(
+        InputError, match=r"toy.inter:1: expected a header 'user_id:token ...', got"
+    ):
+        read(folder)
+
+
+@pytest.mark.parametrize("field", ["title", "movie_title"])
+def test_articles_come_first_as_in_movielens_own_files(tmp_path, field):
+    item = (
+        f"item_id:token\t{field}:token_seq\n1\tUsual Suspects, The\n2\tPostman, The (Postino, Il)\n"
+    )
+    folder = write(tmp_path, INTER + "u\t1\t4\t1\n", item + "3\tTwelve Monkeys\n")
+    titles = [known["title"] for known in read(folder)[1].values()]
+    assert titles == ["The Usual Suspects", "The Postman (Il Postino)", "Twelve Monkeys"]
+    assert read(folder, clean_titles=False)[1]["1"]["title"] == "Usual Suspects, The"

@@ -22,7 +22,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_user(tmp_path):
 def test_items_that_are_malformed_or_missing(tmp_path):
     (tmp_path / "s.txt").write_text("1 5\n")
     (tmp_path / "i.jsonl").write_text('{"item_id": 5, "title": "Five"}\n{"title": "Six"}\n[1]\n')
-    with pytest.raises(InputError, match="i.jsonl:2: expected an item under 'item_id'"):
+    with pytest.raises(InputError, match="i.jsonl:2: 'item_id' is None; expected an id"):
         read(tmp_path / "s.txt", items="i.jsonl")
     with pytest.raises(InputError, match=r"i.jsonl:3: expected a JSON object, got '\[1\]'"):
         read(tmp_path / "s.txt", limit=1, items="i.jsonl")

@@ -156,7 +156,7 @@ def test_amazon_bad_rows(tmp_path):
     path = tmp_path / "r.json"
     lines = [json.dumps(REVIEW), json.dumps({"reviewerID": "U"}), "", json.dumps(REVIEW)]
     path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(InputError, match="r.json:2: expected a review with user, item, rating and"):
+    with pytest.raises(InputError, match="r.json:2: 'asin' is None; expected an id"):
         read(amazon, path)
     with pytest.raises(InputError, match=r"r.json:3: expected a JSON object, got '' \(1 bad rows"):
         read(amazon, path, limit=1)
@@ -199,7 +199,9 @@ def test_steam_both_layouts(tmp_path):
     assert catalog == {"10": {"title": "Half Life"}, "20": {"title": "Portal", "genres": ["A"]}}
     assert read(steam, tmp_path, recommended_only=True)[2] == [("u", "10")]
     (tmp_path / "reviews.jsonl").write_text('{"user_id": "u", "item_id": 1, "posted": "May 3"}\n')
-    with pytest.raises(InputError, match="reviews.jsonl:1: expected a user, a game and a date"):
+    with pytest.raises(
+        InputError, match="reviews.jsonl:1: 'posted' is 'May 3'; expected seconds or"
+    ):
         read(steam, tmp_path)
 
 
@@ -265,7 +267,7 @@ def test_csv_with_other_names_and_dates(tmp_path):
     ("row", "message"),
     [
         ("u,i", "log.csv:3: 2 fields; expected 3"),
-        (",i,5", "log.csv:3: empty 'user' or 'item'"),
+        (",i,5", "log.csv:3: 'user' is ''; expected an id"),
         ("u,i,soon", "log.csv:3: 'timestamp' is 'soon'; expected seconds or an ISO date"),
         ("u,i,inf", "log.csv:3: 'timestamp' is 'inf'; expected seconds"),
         ("", "log.csv:3: 0 fields; expected 3"),
@@ -313,7 +315,7 @@ def test_recbole_atomic_files(tmp_path):
     (folder / "toy.inter").write_text(inter + "u\ti\t4\t10.0\nu\tj\t5\tx\n")
     item = "item_id:token\tmovie_title:token_seq\tgenre:token_seq\n"
     (folder / "toy.item").write_text(item + "i\tThe Big One\tA B\n")
-    with pytest.raises(InputError, match="toy.inter:3: expected numbers as time and rating"):
+    with pytest.raises(InputError, match="toy.inter:3: 'timestamp' is 'x'; expected seconds"):
         read(recbole, folder)
     log, catalog, rows, _ = read(recbole, folder, limit=1, rating="rating")
     assert rows == [("u", "i")] and log.timestamps.tolist() == [10]

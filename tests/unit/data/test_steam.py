@@ -31,7 +31,7 @@ def test_the_crawl_of_2018(tmp_path):
     game = {"id": "725280", "app_name": "Lost  Art", "title": "", "genres": ["Indie"]}
     (tmp_path / "steam_games.json").write_text(repr(game) + "\n" + repr({"url": "x"}) + "\n")
     names = {"reviews": "steam_reviews.json", "games": "steam_games.json"}
-    with pytest.raises(InputError, match=r"steam_games\.json:2: expected a game with 'item_id'"):
+    with pytest.raises(InputError, match=r"steam_games\.json:2: 'item_id' is None; expected an id"):
         read(tmp_path, **names)
     rows, catalog, _ = read(tmp_path, limit=1, **names)
     assert rows == [("Ann", "725280", "2017-12-17")]
@@ -46,7 +46,9 @@ def test_the_crawl_of_2017_has_a_user_a_line(tmp_path):
     lines = [{"user_id": "u", "reviews": reviews}, {"user_id": "v", "reviews": []}]
     (tmp_path / "a.json").write_text("".join(repr(line) + "\n" for line in lines))
     names = {"reviews": "a.json", "games": ""}
-    with pytest.raises(InputError, match=r"a\.json:1: expected a user, a game and a date"):
+    with pytest.raises(
+        InputError, match=r"json:1: 'posted' is 'Posted July 15.'; expected .*options\.year"
+    ):
         read(tmp_path, **names)
     rows, catalog, bad = read(tmp_path, limit=1, **names)
     assert rows == [("u", "1250", "2011-11-05")] and catalog == {} and bad.count == 1
@@ -59,13 +61,15 @@ def test_the_crawl_of_2017_has_a_user_a_line(tmp_path):
 def test_bad_dates(tmp_path, date):
     review = {"user_id": "u", "item_id": 1, "posted": date}
     (tmp_path / "reviews.jsonl").write_text(json.dumps(review) + "\n")
-    with pytest.raises(InputError, match=r"reviews\.jsonl:1: expected a user, a game and a date"):
+    with pytest.raises(
+        InputError, match=r"reviews\.jsonl:1: 'posted' is .*; expected seconds or an"
+    ):
         read(tmp_path, games="")
 
 
 def test_a_review_that_is_none(tmp_path):
     (tmp_path / "reviews.jsonl").write_text('{"user_id": "u", "reviews": [3]}\n')
-    with pytest.raises(InputError, match=r"reviews\.jsonl:1: expected a review, got '3'"):
+    with pytest.raises(InputError, match=r"reviews\.jsonl:1: expected a review, got 3"):
         read(tmp_path, games="")
 
 
@@ -86,3 +90,13 @@ def test_what_the_three_core_counts(data_root):
     titled = np.array([bool(catalog.get(k, {}).get("title")) for k in log.item_keys])
     assert counts(log) == (5438, 1034, 24_437)
     assert counts(select(log, titled[log.items])) == (4838, 880, 20_970)
+
+
+def test_entities_in_what_is_known_of_a_game(tmp_path):
+    game = {"item_id": 1, "title": "Film &amp; Maker", "genres": ["A &amp;amp; B"], "price": None}
+    (tmp_path / "games.jsonl").write_text(json.dumps(game | {"developer": "&quot;X&quot; &#38; Y"}))
+    (tmp_path / "reviews.jsonl").write_text(
+        '{"user_id": "u", "item_id": 1, "posted": "2015-01-01"}'
+    )
+    known = {"title": "Film & Maker", "genres": ["A & B"], "price": None, "developer": '"X" & Y'}
+    assert read(tmp_path)[1] == {"1": known}

@@ -45,7 +45,11 @@ def test_a_quoted_header_after_a_byte_order_mark(tmp_path):
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ("", "l.csv: no column 'user' .config.data.options.user.; known: none"),
+        ("", "l.csv: the file is empty"),
+        (
+            "who,what",
+            "l.csv: no column 'user' .config.data.options.user.; known: what, who; config",
+        ),
         ("user,user,item,timestamp", "l.csv: 2 columns are named 'user'"),
         ('"user', "l.csv:1: not a header of csv"),
     ],
@@ -65,9 +69,20 @@ def test_times_that_are_none(tmp_path, time):
 
 
 def test_times(tmp_path):
-    raw = ["1577923200123456789", "12.9", "-5", "1970-01-02", "1970-01-01T01:00:00+01:00"]
+    raw = ["253402300799", "12.9", "0", "1970-01-02", "1970-01-01T01:00:00+01:00"]
     path = write(tmp_path / "l.csv", HEADER, *(f"a,x,{t}" for t in raw))
-    assert read(path)[0].timestamps.tolist() == [1577923200123456789, 12, -5, 86400, 0]
+    assert read(path)[0].timestamps.tolist() == [253402300799, 12, 0, 86400, 0]
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_times_in_other_units(tmp_path, unit):
+    many = {"ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    path = write(tmp_path / "l.csv", HEADER, f"a,x,{1577923200 * many + many // 2}", "a,y,9.5")
+    log = read(path, time_unit=unit)[0]
+    assert log.timestamps.tolist() == [1577923200, 0]
+    assert log.nanoseconds.tolist() == [500_000_000, 9_500_000_000 // many]
+    with pytest.raises(InputError, match=r"l.csv:2: 'timestamp' is .*options.time_unit: s\)"):
+        read(path)
 
 
 @pytest.mark.parametrize("rating", ["nan", "inf", "good", ""])
@@ -114,3 +129,62 @@ def test_parquet_without_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(InputError, match=r"parquet needs pyarrow; pip install 'recjax\[parquet\]'"):
         read(tmp_path / "l.parquet")
+
+
+@pytest.mark.parametrize(
+    ("line", "options", "message"),
+    [
+        (
+            "1 10",
+            {},
+            "l.csv:1: no ',' between the fields of '1 10'; .*options.separator=' ' splits",
+        ),
+        ("1;10;3", {}, "options.separator=';' splits them"),
+        (
+            "1,10,5",
+            {},
+            "l.csv:1: '1,10,5' looks like data; .* all 3 columns in config.data.options.co",
+        ),
+        ("a,tea,2020-01-01", {}, "'a,tea,2020-01-01' looks like data"),
+        (
+            "ann,tea",
+            {},
+            "known: ann, tea; config.data.options.columns is for a file without a head",
+        ),
+        ("1,10", {"columns": "user,item,timestamp"}, "l.csv:1: 2 fields; expected 3"),
+        (
+            "1,10",
+            {"columns": "user,thing,timestamp"},
+            "no column 'item' .config.data.options.item.",
+        ),
+        ("user,item,timestamp", {"columns": "user,item,timestamp"}, "l.csv:1: is a header; leave"),
+    ],
+)
+def test_a_first_line_that_is_no_header(tmp_path, line, options, message):
+    with pytest.raises(InputError, match=message):
+        read(write(tmp_path / "l.csv", line), **options)
+
+
+def test_files_without_headers(tmp_path):
+    path = write(tmp_path / "ratings.csv", "A1,B1,5.0,1393545600", "A1,B2,4.0,1393545601")
+    write(tmp_path / "items.csv", "B1,Tea", "B2,Pot")
+    options = {"columns": "user, item, stars, timestamp", "rating": "stars"}
+    items = {"items": "items.csv", "items_columns": "item,title"}
+    log, catalog, rows, _ = read(path, **options, **items)
+    assert rows == [("A1", "B1"), ("A1", "B2")] and log.ratings.tolist() == [5, 4]
+    assert catalog == {"B1": {"title": "Tea"}, "B2": {"title": "Pot"}}
+    path = write_parquet(tmp_path / "l.parquet", user=["1"], item=["2"], timestamp=[3])
+    with pytest.raises(InputError, match=r"options\.columns: parquet names its own columns"):
+        read(path, columns="user,item,timestamp")
+
+
+def test_dates_that_python_does_not_have(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    for kind, far in ((pyarrow.timestamp("s"), 10**13), (pyarrow.date32(), 10**9)):
+        times = pyarrow.array([1, far], pyarrow.int64())
+        times = times.cast(pyarrow.int32()) if kind == pyarrow.date32() else times
+        path = write_parquet(
+            tmp_path / "l.parquet", user=[1, 2], item=["x", "y"], timestamp=times.cast(kind)
+        )
+        with pytest.raises(InputError, match=r"l.parquet:2: 'timestamp' is Time.*; expected sec"):
+            read(path)

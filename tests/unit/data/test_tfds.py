@@ -109,7 +109,7 @@ def test_bad_examples_are_counted(tmp_path):
     path = build_ratings(
         tmp_path, [("1", "10", float("nan")), (b"\xe9", "10", 1.0), ("1", "20", 5)]
     )
-    with pytest.raises(InputError, match=r":\d: expected UTF-8 text, and numbers as time and rat"):
+    with pytest.raises(InputError, match=r":\d: 'user_(id|rating)' is .*; expected (UTF-8|a num)"):
         source.read(path, source.Options(), BadRows(1))
     bad = BadRows(2)
     log, _ = source.read(path, source.Options(), bad)

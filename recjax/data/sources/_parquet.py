@@ -1,0 +1,70 @@
+"""Rows of parquet files."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from recjax.data.sources._values import UNITS, Time
+from recjax.errors import InputError
+
+_BATCH = 1 << 16  # rows
+
+
+def parquet_rows(
+    path: Path, wanted: list[str] | None, time: str, check: Callable[[list[str]], None]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """`(row number from 1, row)` of a parquet file.
+
+    Args:
+        path: the file.
+        wanted: names of the columns; None for all.
+        time: name of the column whose times and dates are to be whole, as `Time`; "" = none.
+        check: gets the file's names of columns.
+
+    Raises:
+        InputError: no such file, a damaged one, no pyarrow; what `check` raises.
+    """
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise InputError(f"{path}: parquet needs pyarrow; pip install 'recjax[parquet]'") from None
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    number = 0
+    try:
+        table = parquet.ParquetFile(path)
+        check(table.schema_arrow.names)
+        for batch in table.iter_batches(batch_size=_BATCH, columns=wanted):
+            columns = {
+                name: _values(column, name == time)
+                for name, column in zip(batch.schema.names, batch.columns, strict=True)
+            }
+            for values in zip(*columns.values(), strict=True):
+                number += 1
+                yield number, dict(zip(columns, values, strict=True))
+    except InputError:
+        raise
+    except (OSError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:120]
+        where = f" after row {number}" if number else ""
+        raise InputError(f"{path}: not a parquet file, or damaged{where} ({reason})") from None
+
+
+def _values(column: Any, as_times: bool) -> list[Any]:
+    """A column's values as Python's."""
+    import pyarrow
+
+    kind = column.type
+    if pyarrow.types.is_timestamp(kind):
+        # Python's times have no nanoseconds, and end with the year 9999.
+        if as_times:
+            unit = UNITS[kind.unit]
+            return [
+                None if n is None else Time(n // unit, n % unit * (10**9 // unit))
+                for n in column.cast(pyarrow.int64()).to_pylist()
+            ]
+        column = column.cast(pyarrow.timestamp("us"), safe=False)
+    elif pyarrow.types.is_date32(kind) and as_times:
+        days = column.cast(pyarrow.int32()).to_pylist()
+        return [None if n is None else Time(n * 86400) for n in days]
+    return column.to_pylist()
