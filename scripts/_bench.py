@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,18 @@ def write_config_alone(config: Any, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(write_config(config, "bfloat16")))
 
 
+def llama_tokenizer() -> Path | None:
+    """The folder of LLaMA's tokenizer, where RECJAX_DATA has it."""
+    from recjax.data.prepare import resolve
+    from recjax.errors import InputError
+
+    try:
+        return resolve("tokenizers/llama2")
+    except InputError:
+        print("no tokenizers/llama2 below RECJAX_DATA: other tokens in the place of LLaMA's")
+        return None
+
+
 def run_peers(
     script: str, args: argparse.Namespace, folder: Path, what: Sequence[str]
 ) -> dict[str, Any] | None:
@@ -90,8 +102,8 @@ def run_peers(
 
     Args:
         script: its name.
-        args: `peers`, `device`, `repeats`, `threads`; `clock` and `dtype` where the script has
-            them.
+        args: `peers`, `device`, `repeats`, `threads`; `clock`, `dtype` and `peer_seconds` (a limit
+            for the peer) where the script has them.
         folder: has `model` and `work.npz`.
         what: measurements.
     """
@@ -101,20 +113,40 @@ def run_peers(
     command += ["--dtype", getattr(args, "dtype", default_dtype(args.device))]
     command += ["--threads", str(args.threads), "--clock", getattr(args, "clock", "wall")]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    limit = getattr(args, "peer_seconds", None)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment, timeout=limit
+        )
+    except subprocess.TimeoutExpired:
+        print(f"the peer took more than {limit:g} s", file=sys.stderr)
+        return None
     if done.returncode:
         print(f"the peer failed\n{done.stderr[-2000:]}", file=sys.stderr)
         return None
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def make_run(config: str, store: Path, overrides: Sequence[tuple[str, str]] = ()) -> Any:
+# Beauty's sizes, of simulated users: for speed alone.
+LIKE_BEAUTY = {
+    "source": "simulated",
+    "options": {"users": 22_363, "items": 12_101, "mean_length": 8.9, "max_length": 200},
+}
+
+
+def make_run(
+    config: str,
+    store: Path,
+    overrides: Sequence[tuple[str, str]] = (),
+    data: Mapping[str, Any] | None = None,
+) -> Any:
     """The run of a Beauty config.
 
     Args:
         config: `sasrec` or `sasrec:ce`, for `beauty_sasrec.py` and its arguments.
         store: folder of the prepared data, made by the first call.
         overrides: see `recjax.config.load_config`.
+        data: in place of the config's, e.g. `LIKE_BEAUTY`.
 
     Raises:
         InputError: no such config, or it refuses the argument.
@@ -125,8 +157,15 @@ def make_run(config: str, store: Path, overrides: Sequence[tuple[str, str]] = ()
 
     name, colon, argument = config.partition(":")
     path = f"{ROOT}/configs/recommenders/beauty_{name}.py{colon}{argument}"
-    ours = [("data.store", str(store)), ("data.options.items", "")]  # titles train nothing
-    section, _ = load_config(path, [*ours, *overrides], complete)
+    ours = [("data.store", str(store))]
+    if data is None:
+        ours.append(("data.options.items", ""))  # titles train nothing
+
+    def filled(section: Any) -> Any:
+        given = {key: section[key] for key in section}
+        return complete(given if data is None else given | {"data": {**data, "store": str(store)}})
+
+    section, _ = load_config(path, [*ours, *overrides], filled)
     settings = build(RunConfig, section, "config")
     return RecommenderRun(settings, prepare(settings.data))
 

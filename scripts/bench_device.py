@@ -1,17 +1,20 @@
 #!/usr/bin/env python
-"""Training speed on this machine's device (GPU, TPU or CPU), and the host's share of it.
+"""Speed of training and ranking on this machine's device (GPU, TPU or CPU), and the host's share.
 
     python scripts/bench_device.py [--data FOLDER] [--models sasrec,bert4rec,dreamrec] [--json]
+    python scripts/bench_device.py --simulated --rank
 
 Trains SASRec, BERT4Rec and DreamRec on Beauty (`configs/recommenders/beauty_*.py`; `sasrec:ce`
 names a config's argument) on what `jax.devices()` gives. It needs the repository, its packages and
-`amazon-2014-beauty/Beauty.txt` under `--data` or RECJAX_DATA; it keeps nothing.
+`amazon-2014-beauty/Beauty.txt` under `--data` or RECJAX_DATA, or `--simulated` users in Beauty's
+number and over as many items; it keeps nothing but the `--store` that it is given.
 
 - loop: the training loop's own order. A call of `steps_per_call` steps is dispatched, the host
   makes and sends the next batch meanwhile, then reads the call's metrics.
 - device: the same calls back to back over batches that lie on the device already, one wait at the
   end.
 - host share: 1 - device / loop, what the host adds to a step.
+- ranked: with `--rank`, test users a second over the whole catalogue, with all metrics.
 """
 
 import argparse
@@ -23,7 +26,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from _bench import make_run, now
+from _bench import LIKE_BEAUTY, make_run, median_seconds, now
 
 
 def parse() -> argparse.Namespace:
@@ -34,7 +37,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps-per-call", type=int, default=16)
     parser.add_argument("--calls", type=int, default=8, help="calls of a round")
     parser.add_argument("--rounds", type=int, default=5, help="of each way, in turns")
+    parser.add_argument("--simulated", action="store_true", help="users and items like Beauty's")
+    parser.add_argument("--store", type=Path, help="folder of the prepared data, made once")
+    parser.add_argument("--rank", action="store_true", help="time ranking, too")
+    parser.add_argument("--users", type=int, default=0, help="to rank; 0 = all")
     parser.add_argument("--json", action="store_true", help="one JSON object in place of the table")
+    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     args = parser.parse_args()
     for name in ("batch", "steps_per_call", "calls", "rounds"):
         if getattr(args, name) < 1:
@@ -94,6 +102,13 @@ def measure(run: Any, calls: int, rounds: int) -> dict[str, Any]:
     }
 
 
+def rank(run: Any, repeats: int) -> dict[str, float]:
+    """Users a second by the run's evaluator; weights do not matter to its speed."""
+    evaluator, params = run.evaluator("test"), run.init_state().params
+    users = sum(len(part["examples"]) for part in evaluator.rank(params))
+    return {"ranked_per_second": users / median_seconds(lambda: evaluator.run(params), repeats)}
+
+
 def main() -> None:
     args = parse()
     if args.data:
@@ -107,33 +122,41 @@ def main() -> None:
     overrides = [
         ("train.batch_size", str(args.batch)),
         ("train.steps_per_call", str(args.steps_per_call)),
+        ("evaluation.max_examples", str(args.users)),
     ]
     if not args.json:
         print(f"{name}, jax {jax.__version__}; {args.batch} sequences a step, ", end="")
         print(f"{args.steps_per_call} steps a call, medians of {args.rounds} rounds")
         print(
             f"{'model':<14}{'objective':<11}{'sequences/s':>12}{'ms/step':>9}{'device ms':>11}"
-            f"{'host share':>12}{'batch ms':>10}{'compile s':>11}"
+            f"{'host share':>12}{'batch ms':>10}{'compile s':>11}{'ranked/s':>11}"
         )
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for spec in args.models.split(","):
             try:
-                run = make_run(spec, Path(folder) / "store", overrides)
+                store = args.store or Path(folder) / "store"
+                run = make_run(spec, store, overrides, LIKE_BEAUTY if args.simulated else None)
             except InputError as error:
                 sys.exit(f"bench_device.py: {error}")
             row = {"model": spec, **measure(run, args.calls, args.rounds)}
+            if args.rank:
+                row |= rank(run, 2)
             rows.append(row)
             if not args.json:
                 print(
                     f"{spec:<14}{row['objective']:<11}{row['sequences_per_second']:>12,.0f}"
                     f"{1e3 * row['loop_step_seconds']:>9.2f}"
                     f"{1e3 * row['device_step_seconds']:>11.2f}{row['host_share']:>12.1%}"
-                    f"{1e3 * row['host_batch_seconds']:>10.2f}{row['compile_seconds']:>11.1f}",
+                    f"{1e3 * row['host_batch_seconds']:>10.2f}{row['compile_seconds']:>11.1f}"
+                    + (f"{row['ranked_per_second']:>11,.0f}" if args.rank else f"{'-':>11}"),
                     flush=True,
                 )
+    text = json.dumps({"device": name, "jax": jax.__version__, "rows": rows}, indent=2)
     if args.json:
-        print(json.dumps({"device": name, "jax": jax.__version__, "rows": rows}, indent=2))
+        print(text)
+    if args.out:
+        args.out.write_text(text + "\n")
 
 
 if __name__ == "__main__":

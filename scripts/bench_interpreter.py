@@ -35,6 +35,7 @@ import numpy as np
 from _bench import (
     default_dtype,
     has_gpu,
+    llama_tokenizer,
     make_params,
     now,
     pin,
@@ -74,6 +75,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=2, help="timed repetitions a turn")
     parser.add_argument("--answers", type=int, default=512, help="of a repetition, N * 64")
     parser.add_argument("--steps", type=int, default=6, help="training steps a repetition")
+    parser.add_argument("--peer-seconds", type=float, metavar="S", help="limit of each peer's turn")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     args = parser.parse_args()
     if args.clock == "cpu" and args.threads != 1:
@@ -117,7 +119,6 @@ def histories(folder: Path) -> tuple[list[str], Any]:
 
 def make_model(name: str, args: argparse.Namespace, titles: list[str], folder: Path) -> Any:
     """A language model, and its folder `model` for the peer."""
-    from recjax.data.prepare import resolve
     from recjax.data.prompts import PROMPTS, answer, question
     from recjax.data.tokenizers import load_tokenizer, train_bpe
     from recjax.llm import LanguageModel
@@ -132,7 +133,7 @@ def make_model(name: str, args: argparse.Namespace, titles: list[str], folder: P
     words = PROMPTS.of("movie")
     texts = [question(p, words) for p in PROMPTS.residual + PROMPTS.recovery]
     texts += [answer(p, words, ["A", "B"]) for p in PROMPTS.residual + PROMPTS.recovery]
-    published = resolve("tokenizers/llama2") if name != CATALOGUE else None
+    published = llama_tokenizer() if name != CATALOGUE else None
     tokenizer = load_tokenizer(published) if published else train_bpe(titles + texts * 5, 3000)
     params = make_params(config, args.dtype)
     definition = define(lambda rngs: Llama(config, rngs=rngs))

@@ -26,6 +26,7 @@ import numpy as np
 from _bench import (
     default_dtype,
     has_gpu,
+    llama_tokenizer,
     make_params,
     median_seconds,
     pin,
@@ -38,7 +39,6 @@ PROMPT = (
     "Describe this watching history of the person in detail."
 )
 WIDTH = 64  # of the recommender's vectors
-NEW_TOKENS = 64
 TRAIN = {"cpu": ("8x256", "16x128"), "gpu": ("8x512",)}
 ROWS = {"cpu": (16, 64), "gpu": (64,)}
 TARGETS = {"adapter": 1.5, "lora": 1.5, "generate": 2.0, "shared": 3.0}  # times the peer, on a CPU
@@ -54,8 +54,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peers", help="python of an environment with torch, transformers, peft")
     parser.add_argument("--rounds", type=int, default=3, help="turns of ours and the peer's")
     parser.add_argument("--repeats", type=int, default=3, help="timed calls a turn")
+    parser.add_argument("--train", help="rows x tokens of a training step, with commas (8x512)")
+    parser.add_argument("--rows", help="prompts of a generation, with commas")
+    parser.add_argument("--new-tokens", type=int, default=64, help="that each of them writes")
+    parser.add_argument("--peer-seconds", type=float, metavar="S", help="limit of each peer's turn")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     args = parser.parse_args()
+    args.train = args.train.split(",") if args.train else TRAIN[args.device]
+    args.rows = [int(n) for n in args.rows.split(",")] if args.rows else ROWS[args.device]
     if min(args.rounds, args.repeats) < 1:
         parser.error("--rounds, --repeats: expected at least 1")
     default = "stories-15m,stories-110m" if args.device == "cpu" else "llama-7b"
@@ -63,31 +69,29 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def names(device: str) -> list[str]:
+def names(args: argparse.Namespace) -> list[str]:
     """All measurements: `kind:which`."""
-    train = [f"{kind}:{batch}" for kind in ("adapter", "lora") for batch in TRAIN[device]]
-    written = [f"generate:{kind}{n}" for kind in ("mixed", "shared") for n in ROWS[device]]
+    train = [f"{kind}:{batch}" for kind in ("adapter", "lora") for batch in args.train]
+    written = [f"generate:{kind}{n}" for kind in ("mixed", "shared") for n in args.rows]
     return train + written
 
 
 def prompt_ids(vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
     """RecInterpreter's prompt: ids [T], and which place is soft [T] bool."""
-    from recjax.data.prepare import resolve
     from recjax.data.tokenizers import load_tokenizer
 
-    folder = resolve("tokenizers/llama2")
-    if vocab_size == 32000 and folder.is_dir():
+    folder = llama_tokenizer() if vocab_size == 32000 else None
+    if folder:
         ids, is_soft = load_tokenizer(folder).encode_with_soft(PROMPT, soft=1, bos=True)
     else:  # its length by LLaMA's tokenizer, and any ids
-        print("no tokenizers/llama2 below RECJAX_DATA: random ids in the place of the prompt's")
         ids, is_soft = np.random.default_rng(2).integers(1, vocab_size, 35), np.arange(35) == 21
     return np.asarray(ids, np.int64), np.asarray(is_soft, bool)
 
 
-def make_work(device: str, vocab_size: int, dim: int) -> dict[str, np.ndarray]:
+def make_work(args: argparse.Namespace, vocab_size: int, dim: int) -> dict[str, np.ndarray]:
     """Inputs of all measurements, by name."""
     rng = np.random.default_rng(0)
-    work: dict[str, np.ndarray] = {"new_tokens": np.array(NEW_TOKENS)}
+    work: dict[str, np.ndarray] = {"new_tokens": np.array(args.new_tokens)}
     work["adapter"] = (0.02 * rng.standard_normal((WIDTH, dim))).astype(np.float32)
 
     def rows(count: int, length: int, shortest: int) -> tuple[np.ndarray, np.ndarray]:
@@ -96,7 +100,7 @@ def make_work(device: str, vocab_size: int, dim: int) -> dict[str, np.ndarray]:
         mask = np.arange(length) >= length - lengths
         return rng.integers(1, vocab_size, mask.shape) * mask, mask
 
-    for name in TRAIN[device]:
+    for name in args.train:
         count, length = map(int, name.split("x"))
         tokens, mask = rows(count, length, 3 * length // 4)
         work[f"{name}/tokens"], work[f"{name}/mask"] = tokens, mask
@@ -105,7 +109,7 @@ def make_work(device: str, vocab_size: int, dim: int) -> dict[str, np.ndarray]:
         work[f"{name}/is_soft"] = np.tile(np.arange(length) == length // 2 - 3, (count, 1))
         work[f"{name}/vectors"] = rng.standard_normal((count, WIDTH)).astype(np.float32)
     ids, is_soft = prompt_ids(vocab_size)
-    for count in ROWS[device]:
+    for count in args.rows:
         work[f"mixed{count}/tokens"], work[f"mixed{count}/mask"] = rows(count, 40, 20)
         shared = f"shared{count}"
         work[f"{shared}/tokens"] = np.tile(ids, (count, 1))
@@ -223,7 +227,7 @@ class Ours:
             soft = work[f"{which}/is_soft"], (work[f"{which}/vectors"] @ work["adapter"])[:, None]
         return lambda: (
             self.llm.generate(
-                tokens, mask=mask, soft=soft, max_new_tokens=NEW_TOKENS, stop=()
+                tokens, mask=mask, soft=soft, max_new_tokens=int(work["new_tokens"]), stop=()
             ).tokens
         )
 
@@ -275,7 +279,7 @@ def tokens_of(name: str, work: dict[str, np.ndarray]) -> int:
     """Real tokens that a training step reads, or tokens that a generation writes."""
     kind, _, which = name.partition(":")
     mask = work[f"{which}/mask"]
-    return len(mask) * NEW_TOKENS if kind == "generate" else int(mask.sum())
+    return len(mask) * int(work["new_tokens"]) if kind == "generate" else int(mask.sum())
 
 
 def measure(args: argparse.Namespace, size: str, folder: Path) -> list[dict[str, Any]]:
@@ -284,8 +288,8 @@ def measure(args: argparse.Namespace, size: str, folder: Path) -> list[dict[str,
     from recjax.models.llama import PRESETS
 
     config, gpu = PRESETS[size], args.device == "gpu"
-    what = args.what.split(",") if args.what else names(args.device)
-    work = make_work(args.device, config.vocab_size, config.dim)
+    what = args.what.split(",") if args.what else names(args)
+    work = make_work(args, config.vocab_size, config.dim)
     np.savez(folder / "work.npz", **work)
     rows: dict[str, dict[str, Any]] = {name: {"name": name} for name in what}
     found: dict[str, dict[str, list]] = {name: {"ours": [], "peer": []} for name in what}
