@@ -224,6 +224,8 @@ def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[s
         return result
     metrics = {k: v for k, v in result.items() if "/" in k}
     _say(format_table(metrics), f"best checkpoint: step {result['step']}; workdir: {args.workdir}")
+    if "advice" in result:
+        _say(result["advice"])
     return result
 
 

@@ -14,7 +14,7 @@ import functools
 import operator
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from recjax.errors import InputError
@@ -101,6 +101,9 @@ def expected(hint: Any, value: Any) -> str | None:
     if origin is tuple and isinstance(value, tuple | list):
         arms = args[:1] * len(value) if args[1:] == (Ellipsis,) else args
         found = [expected(arm, one) for arm, one in zip(arms, value, strict=False)]
+        return next((f"each {text}" for text in found if text), None)
+    if origin is dict and isinstance(value, Mapping):
+        found = [expected(args[1], one) for one in value.values()]
         return next((f"each {text}" for text in found if text), None)
     return None
 

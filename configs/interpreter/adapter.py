@@ -57,10 +57,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.start = {"examples": 20_000}
     config.optim = {"learning_rate": 1e-4 if task == "residual" else 3e-5}  # the start is to stay
     config.train = {"batch_size": 64}
-    config.train.epochs = _EPOCHS[data][task]
-    config.train.metric = f"validation/{task}/{'accuracy' if task == 'residual' else 'mean'}"
+    epochs = _EPOCHS[data][task]
+    # The lowest of the prompts: training cools down when it is reached, or does not rise any more.
+    config.train.metric = f"validation/{task}/worst/{'accuracy' if task == 'residual' else 'mean'}"
+    config.train.epochs, config.train.evaluate_every = 2 * epochs, epochs / 4
+    config.optim.cooldown_epochs = epochs / 2
     if data != "sample" and task == "residual":
         config.train.drawn = 0.5  # an item's name is to be told from its state, rare or not
-    config.optim.decay_epochs = config.train.epochs
-    config.train.evaluate_every = config.train.epochs / (2 if data == "sample" else 3)
+    if data == "sample" and task == "residual":
+        config.train.goals = {config.train.metric: 0.92}
+    else:
+        config.train.patience = 1
     return config

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from recjax.data.prompts import (
+    REPRESENTATIONS,
     Prompt,
     PromptTable,
     Words,
@@ -160,11 +161,13 @@ class Document:
         kind: of `KINDS`.
         pieces: texts in order, and whether they are learned; None stands for a soft token.
         blends: what the soft tokens are made of, in order.
+        form: which prompt of the table it asks; None for a kind without prompts.
     """
 
     kind: str
     pieces: tuple[tuple[str | None, bool], ...]
     blends: tuple[Blend, ...] = ()
+    form: int | None = None
 
     @property
     def given(self) -> str:
@@ -311,17 +314,28 @@ class Documents:
             yield answer(prompt, self.words, [])
         yield from (history_text([], self.words, form) for form in range(len(_HISTORIES)))
 
-    def fixed(self, kind: str, member: int) -> Document:
-        """A document for measuring: the newest window of a run, a paraphrase by its number."""
+    def forms(self, kind: str) -> int:
+        """Prompts of a kind; 0 where it has none."""
+        return len(getattr(self.table, kind)) if kind in REPRESENTATIONS else 0
+
+    def fixed(self, kind: str, member: int, form: int | None = None) -> Document:
+        """A document for measuring: the newest window of a run.
+
+        Args:
+            kind: of `KINDS`.
+            member: the item, or the run.
+            form: which paraphrase; by the member's number where None.
+        """
+        form = member if form is None else form
         if kind == "items":
-            return self._of_item(member, member)
+            return self._of_item(member, form)
         if kind == "naming":  # whether more would follow is not asked
             document = self._naming([member])
             return dataclasses.replace(document, pieces=(*document.pieces, ("", False)))
         start, stop = int(self.spans.starts[member]), int(self.spans.stops[member])
         start = max(start, stop - self.config.window)
         low, high = _DECAYS.get(kind, (0.0, 0.0))
-        return self._of_history(kind, self.items[start:stop].tolist(), member, (low + high) / 2)
+        return self._of_history(kind, self.items[start:stop].tolist(), form, (low + high) / 2)
 
     def members(self, kind: str) -> np.ndarray:
         """What `fixed` can be asked of a kind: items, or runs that are long enough."""
@@ -359,12 +373,14 @@ class Documents:
         titles = [self.titles[item] for item in history]
         if kind == "histories":
             return Document(kind, ((history_text(titles, self.words, form), True),))
-        prompts = getattr(self.table, kind)
-        prompt, now = prompts[form % len(prompts)], blend(history, decay)
+        form, now = form % self.forms(kind), blend(history, decay)
+        prompt = getattr(self.table, kind)[form]
         if kind == "recovery":
-            return asked(kind, prompt, self.words, titles[::-1], [now])
-        before = blend(history[:-1], decay)
-        return asked(kind, prompt, self.words, titles[-1:], [before, now])
+            document = asked(kind, prompt, self.words, titles[::-1], [now])
+        else:
+            before = blend(history[:-1], decay)
+            document = asked(kind, prompt, self.words, titles[-1:], [before, now])
+        return dataclasses.replace(document, form=form)
 
 
 def _least(kind: str) -> int:

@@ -20,6 +20,8 @@ from recjax.errors import InputError
 from recjax.ranges import Checked, Count, Seed, Size
 from recjax.typing import Array
 
+# Measures that each prompt has, and which of several is the worst.
+WORST: dict[str, Callable[..., float]] = {"loss": max, "exact": min}
 _CHUNK = 512  # places whose logits are held at a time
 
 # `(params, batch) -> (negative log-likelihood [M], whether the likeliest token was right [M])` of
@@ -31,7 +33,7 @@ PredictFn = Callable[[Any, Mapping[str, Array]], tuple[Array, Array]]
 @dataclasses.dataclass(frozen=True)
 class LikelihoodConfig(Checked):
     batch_size: Size = 128  # documents a batch
-    max_examples: Count = 500  # documents of each kind; 0 = all
+    max_examples: Count = 500  # of each kind: items, or histories in every prompt; 0 = all
     seed: Seed = 0  # of their choice
 
 
@@ -64,6 +66,10 @@ class LikelihoodEvaluator:
     are those of the split's part with their targets, the newest window of each; documents about
     items are those that training knows, for a catalogue has no unseen items.
 
+    A history that is asked about is asked in every prompt of the table. `loss` and `exact` are also
+    given for each prompt (`residual/prompt0/exact`), and for the worst of them
+    (`residual/worst/exact`): training can wait until every prompt is understood.
+
     Attributes:
         config: how many documents.
         name: prefix of the metric names ("validation", "test").
@@ -93,7 +99,8 @@ class LikelihoodEvaluator:
                 continue
             if 0 < self.config.max_examples < len(members):
                 members = np.sort(rng.choice(members, self.config.max_examples, replace=False))
-            out += [self.documents.fixed(kind, int(member)) for member in members]
+            forms = range(self.documents.forms(kind)) or [None]
+            out += [self.documents.fixed(kind, int(m), form) for form in forms for m in members]
         return out
 
     @property
@@ -105,10 +112,15 @@ class LikelihoodEvaluator:
     def metric_names(self) -> list[str]:
         """The names that `run` gives."""
         measures = ("loss", "perplexity", "accuracy", "exact")
-        return [f"{self.name}/{kind}/{m}" for kind in ("text", *self.kinds) for m in measures]
+        names = [f"{self.name}/{kind}/{m}" for kind in ("text", *self.kinds) for m in measures]
+        for kind in self.kinds:
+            forms = [f"prompt{k}" for k in range(self.documents.forms(kind))]
+            for form in (*forms, "worst") if forms else ():
+                names += [f"{self.name}/{kind}/{form}/{m}" for m in WORST]
+        return names
 
     def check(self) -> None:
-        """Finds out what `run` would: whether every kind has something to measure.
+        """Finds out what `run` would: whether every kind and prompt has something to measure.
 
         Raises:
             InputError: all documents of a kind are cut before the text that is measured.
@@ -118,12 +130,14 @@ class LikelihoodEvaluator:
         tokens = np.concatenate(
             [np.bincount(d[learned], minlength=size)[:size] for d, learned in labels]
         )
-        for kind in self.kinds:
-            mine = np.array([document.kind == kind for document in self.examples])
+        asked = [(document.kind, document.form) for document in self.examples]
+        for kind, form in dict.fromkeys(asked):
+            mine = np.array([one == (kind, form) for one in asked])
             if not tokens[: len(mine)][mine].any():
+                prompt = "" if form is None else f", prompt {form}"
                 raise InputError(
                     f"config.model.max_length: {self.length} tokens leave no room for what is "
-                    f"learned in any document of kind '{kind}'"
+                    f"learned in any document of kind '{kind}'{prompt}"
                 )
 
     @functools.cached_property
@@ -168,16 +182,30 @@ class LikelihoodEvaluator:
             count = min(size, len(self.examples) - done)
             done += count
             progress(count)
+        # A document whose text was cut off is not exact.
+        exact = (right == tokens) & (tokens > 0)
+        forms = np.array([-1 if d.form is None else d.form for d in self.examples])
         out: dict[str, float] = {}
+        by_prompt: dict[str, float] = {}
         for name in ("text", *self.kinds):
             mine = np.ones(len(kind_of), bool) if name == "text" else kind_of == number[name]
             mean = float(loss[mine].sum() / tokens[mine].sum())
-            measured = {
-                "loss": mean,
-                "perplexity": math.exp(min(mean, 700.0)),
-                "accuracy": float(right[mine].sum() / tokens[mine].sum()),
-                # A document whose text was cut off is not exact.
-                "exact": float(((right == tokens) & (tokens > 0))[mine].mean()),
+            out |= {
+                f"{self.name}/{name}/loss": mean,
+                f"{self.name}/{name}/perplexity": math.exp(min(mean, 700.0)),
+                f"{self.name}/{name}/accuracy": float(right[mine].sum() / tokens[mine].sum()),
+                f"{self.name}/{name}/exact": float(exact[mine].mean()),
             }
-            out |= {f"{self.name}/{name}/{key}": value for key, value in measured.items()}
-        return out
+            if name == "text" or not self.documents.forms(name):
+                continue
+            each = [mine & (forms == form) for form in range(self.documents.forms(name))]
+            measured = {
+                "loss": [float(loss[one].sum() / tokens[one].sum()) for one in each],
+                "exact": [float(exact[one].mean()) for one in each],
+            }
+            for form in range(len(each)):
+                for key in WORST:
+                    by_prompt[f"{self.name}/{name}/prompt{form}/{key}"] = measured[key][form]
+            for key, worst in WORST.items():
+                by_prompt[f"{self.name}/{name}/worst/{key}"] = worst(measured[key])
+        return out | by_prompt

@@ -10,6 +10,7 @@ import numpy as np
 
 from recjax.evaluation.intervals import wilson
 from recjax.interpreter.examples import Windows
+from recjax.interpreter.questions import Task
 from recjax.interpreter.reader import Answer
 
 
@@ -86,8 +87,11 @@ class Recovery:
         }
 
 
-RESIDUAL_NAMES = ("accuracy", "strict", "outside")
-RECOVERY_NAMES = ("mean", "strict", "none", "more_than_3", "more_than_5", "outside")
+# The names of each task's metrics, the main one first.
+MEASURES: dict[Task, tuple[str, ...]] = {
+    "residual": ("accuracy", "strict", "outside"),
+    "recovery": ("mean", "strict", "none", "more_than_3", "more_than_5", "outside"),
+}
 
 
 def _recovered(histories: np.ndarray, named: Sequence[frozenset[int]]) -> np.ndarray:
@@ -105,6 +109,13 @@ def measure_recovery(answers: Sequence[Answer], windows: Windows) -> Recovery:
         np.array([sum(not one.items for one in answer.named) for answer in answers]),
         windows.window,
     )
+
+
+def measure(task: Task, answers: Sequence[Answer], windows: Windows) -> Residual | Recovery:
+    """Answers to a task against the windows that were asked about."""
+    if task == "residual":
+        return measure_residual(answers, windows.newest)
+    return measure_recovery(answers, windows)
 
 
 def popular(trained: Windows, n_items: int, count: int) -> np.ndarray:

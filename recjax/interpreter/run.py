@@ -28,12 +28,7 @@ from recjax.interpreter import adapters
 from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.examples import Encoder, Histories, Windows, windows_of
 from recjax.interpreter.learning import Batch, Learner
-from recjax.interpreter.measure import (
-    RECOVERY_NAMES,
-    RESIDUAL_NAMES,
-    measure_recovery,
-    measure_residual,
-)
+from recjax.interpreter.measure import MEASURES, measure
 from recjax.interpreter.questions import AskConfig, Task
 from recjax.interpreter.reader import Answer, Decoding, Reader
 from recjax.interpreter.starting import StartConfig
@@ -248,6 +243,11 @@ class InterpreterRun(Run):
         assert count == 1
         return self.learner.batch(step)
 
+    def part(self, step: int) -> str:
+        """The task and the prompt of a step."""
+        task, form = self.learner.asked(step)
+        return f"{task}/prompt{form}"
+
     def reader(self, params: Params) -> Reader:
         """The run's reader with an adapter's parameters."""
         return Reader(self.bridge, params, self.names)
@@ -304,6 +304,10 @@ class Interpretation:
     about windows that end anywhere in one; in validation the windows alone are measured, as
     `validation/residual/...`. See `recjax.interpreter.measure` for the figures.
 
+    All these ask the first prompt of the table. Validation asks every prompt: each one's main
+    figure is `validation/residual/prompt1/accuracy` (`recovery/prompt1/mean`), and the lowest of
+    them `validation/residual/worst/accuracy`.
+
     Args:
         run: the interpreter's.
         name: "validation" or "test".
@@ -326,7 +330,11 @@ class Interpretation:
     @property
     def examples(self) -> range:
         """As many as there are answers."""
-        return range(sum(len(windows) for _, _, windows in self._asked))
+        return range(sum(len(w) * len(self._forms(task)) for _, task, w in self._asked))
+
+    def _forms(self, task: Task) -> range:
+        """The prompts that are measured."""
+        return range(self._run.bridge.questions.forms(task) if self.name == "validation" else 1)
 
     def check(self) -> None:
         """Raises `InputError` where a part of the split has nothing to ask about."""
@@ -336,8 +344,13 @@ class Interpretation:
     @property
     def metric_names(self) -> list[str]:
         """The names that `run` gives."""
-        names = {"residual": RESIDUAL_NAMES, "recovery": RECOVERY_NAMES}
-        return [f"{part}/{task}/{m}" for part, task, _ in self._asked for m in names[task]]
+        names = []
+        for part, task, _ in self._asked:
+            names += [f"{part}/{task}/{m}" for m in MEASURES[task]]
+            if len(self._forms(task)) > 1:
+                forms = [f"prompt{form}" for form in self._forms(task)]
+                names += [f"{part}/{task}/{form}/{MEASURES[task][0]}" for form in (*forms, "worst")]
+        return names
 
     def run(
         self, params: Params, progress: Callable[[int], Any] = lambda n: None
@@ -346,13 +359,18 @@ class Interpretation:
         reader = self._run.reader(params)
         out: dict[str, float] = {}
         for part, task, windows in self._asked:
-            answers = self._run.ask(reader, windows, task, progress=progress)
-            measured = (
-                measure_residual(answers, windows.newest)
-                if task == "residual"
-                else measure_recovery(answers, windows)
-            )
-            out |= {f"{part}/{task}/{key}": value for key, value in measured.metrics().items()}
+            states = self._run.histories(windows).states(np.arange(len(windows)), task)
+            main = MEASURES[task][0]
+            each = []
+            for form in self._forms(task):
+                answers = reader.read(states, task, form=form, progress=progress)
+                measured = measure(task, answers, windows).metrics()
+                each.append(measured[main])
+                if form == 0:
+                    out |= {f"{part}/{task}/{key}": value for key, value in measured.items()}
+            if len(each) > 1:
+                out |= {f"{part}/{task}/prompt{k}/{main}": value for k, value in enumerate(each)}
+                out[f"{part}/{task}/worst/{main}"] = min(each)
         return out
 
 

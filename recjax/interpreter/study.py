@@ -12,6 +12,7 @@ from recjax.interpreter.judge import Ballot, Judge, hold
 from recjax.interpreter.measure import (
     Recovery,
     Residual,
+    measure,
     measure_recovery,
     measure_residual,
     popular,
@@ -231,10 +232,7 @@ class Study:
         ]  # fmt: skip
 
     def _measure(self, reader: Reader, states: Any, task: Task, windows: Any) -> dict[str, float]:
-        answers = reader.read(states, task)
-        if task == "residual":
-            return measure_residual(answers, windows.newest).metrics()
-        return measure_recovery(answers, windows).metrics()
+        return measure(task, reader.read(states, task), windows).metrics()
 
     def _controls(self, tasks: Sequence[Task]) -> Table:
         """What is left where the states cannot tell: it must be no more than popularity.

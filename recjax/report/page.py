@@ -6,6 +6,7 @@ and is the same bytes for the same workdir.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -19,6 +20,7 @@ from recjax.report.numbers import format_number
 from recjax.report.plots import line_chart
 from recjax.report.sections import Section, read_results
 from recjax.training.checkpoint import read_json
+from recjax.training.criteria import unmet
 from recjax.training.metrics import group_metrics, read_metrics
 from recjax.training.workdir import complete
 
@@ -79,7 +81,11 @@ def make_page(workdir: Path) -> str:
     title = " · ".join(filter(None, (_model(config), name)))
     parts = [element("header", *_heading(title, config, manifest, lines))]
     parts += [_settings(record), _manifest(manifest)]
-    blocks = [*_final_metrics(lines), *_curves(lines, str(_section(config, "train").get("metric")))]
+    goals = _section(_section(config, "train"), "goals")
+    blocks = [
+        *_final_metrics(lines, goals),
+        *_curves(lines, str(_section(config, "train").get("metric"))),
+    ]
     blocks += [(section.title, section_html(section)) for section in results]
     ids = [slug(heading, number) for number, (heading, _) in enumerate(blocks, start=1)]
     if len(blocks) > 2:
@@ -170,7 +176,7 @@ def _manifest(manifest: Mapping[str, Any]) -> Html:
     return fold("Data", settings(manifest)) if manifest else Html("")
 
 
-def _final_metrics(lines: list[dict[str, Any]]) -> list[tuple[str, Html]]:
+def _final_metrics(lines: list[dict[str, Any]], goals: Mapping[str, Any]) -> list[tuple[str, Html]]:
     """The final line's metrics; of a run that has not ended, those of its last validation."""
     final = [line for line in lines if line.get("final")]
     for line in reversed(final or lines):
@@ -183,6 +189,9 @@ def _final_metrics(lines: list[dict[str, Any]]) -> list[tuple[str, Html]]:
     said = f"Of the best checkpoint, step {step}."
     if not final:
         said = f"The run has not ended; these are of its last validation, step {step}."
+    elif final[-1].get("goals_met") is False:
+        said += f" Training ended at its cap before its goals held: {_missed(lines, goals)}. Raise "
+        said += "config.train.epochs and rerun the command to go on."
     groups = group_metrics(values)
     cutoffs = {k for rows in groups.values() for row in rows.values() for k in row}
     if cutoffs <= {""}:  # protocols have few metrics each: one table
@@ -196,6 +205,16 @@ def _final_metrics(lines: list[dict[str, Any]]) -> list[tuple[str, Html]]:
             rows = [[name, *(row.get(k) for k in ks)] for name, row in group.items()]
             tables.append(table([head, *(f"@{k}" if k else "" for k in ks)], rows))
     return [("Metrics", join(element("p", said, class_="note"), *tables))]
+
+
+def _missed(lines: list[dict[str, Any]], goals: Mapping[str, Any]) -> str:
+    """The goals that the last validation did not meet."""
+    last: dict[str, Any] = next((line for line in reversed(lines) if not line.get("final")), {})
+    return "; ".join(unmet({k: v for k, v in goals.items() if k in last}, last))
+
+
+# One chart for all prompts: NAME/prompt0/MEASURE, and the training loss of loss/TASK/prompt0.
+_BY_PROMPT = re.compile(r"(?P<of>.+)/(?P<prompt>prompt\d+|worst)(?:/(?P<measure>[^/]+))?")
 
 
 def _curves(lines: list[dict[str, Any]], metric: str) -> list[tuple[str, Html]]:
@@ -215,6 +234,8 @@ def _curves(lines: list[dict[str, Any]], metric: str) -> list[tuple[str, Html]]:
         head, _, last = key.rpartition("/")
         name, cut, cutoff = key.partition("@")
         chart, label = (name, f"@{cutoff}") if cut else (last, head or key)
+        if prompt := _BY_PROMPT.fullmatch(key):
+            chart, label = "/".join(filter(None, prompt.group("of", "measure"))), prompt["prompt"]
         others.setdefault(chart, {})[label] = points
     caption = ""
     if final is not None:

@@ -13,7 +13,9 @@ import numpy as np
 
 from recjax.ranges import Checked, Count, Epochs, FieldError, Range, Size
 from recjax.training.checkpoint import Checkpoints
+from recjax.training.criteria import Progress
 from recjax.training.metrics import progress_bar
+from recjax.training.optim import set_cooldown
 from recjax.training.state import TrainState
 
 Devices = Annotated[int, Range(-1, 2**20)]
@@ -25,23 +27,21 @@ class TrainConfig(Checked):
     epochs: Epochs = 200.0  # at most this many passes over them
     steps_per_call: Annotated[int, Range(1, 10_000)] = 16  # steps in one compiled call
     evaluate_every: Epochs = 1.0  # epochs between validations (and checkpoints)
-    patience: Count = 0  # validations without a better metric before it stops; 0 = never
+    # Validations without a better metric before training ends, or cools down; 0 = no such end.
+    patience: Count = 0
     # What "better" means: higher; lower where its name ends in "loss" or "perplexity".
     metric: str = "validation/full/ndcg@10"
+    # Validation metrics and what they must reach (at most, where lower is better): training ends,
+    # or cools down, when all hold, and with `patience` not before that has ended, too.
+    goals: dict[str, Annotated[float, Range()]] = dataclasses.field(default_factory=dict)
     keep_checkpoints: Annotated[int, Range(1, 10_000)] = 2  # newest ones, beside the best
-    mesh: tuple[Devices, Devices, Devices] = (
-        -1,
-        1,
-        1,
-    )  # devices over data, fsdp, tensor; -1 = what is left
+    # Devices over data, fsdp, tensor; -1 = what is left.
+    mesh: tuple[Devices, Devices, Devices] = (-1, 1, 1)
 
     def __post_init__(self):
         super().__post_init__()
         if self.mesh.count(-1) > 1 or 0 in self.mesh:
             raise FieldError("mesh", f"expected sizes from 1 on, at most one -1, got {self.mesh}")
-
-
-_LOWER_IS_BETTER = ("loss", "perplexity")
 
 
 class DivergedError(RuntimeError):
@@ -50,23 +50,6 @@ class DivergedError(RuntimeError):
 
 class Writer(Protocol):
     def write(self, step: int, values: dict[str, Any], /) -> None: ...
-
-
-@dataclasses.dataclass
-class Progress:
-    """What, beside the state, a resumed run needs; saved with every checkpoint.
-
-    Attributes:
-        best_step: step of the best validation, or None.
-        best_value: its metric; negative where lower is better.
-        stale: validations since then.
-        stopped: early stopping has ended the run.
-    """
-
-    best_step: int | None = None
-    best_value: float = -math.inf
-    stale: int = 0
-    stopped: bool = False
 
 
 class _StopSignal:
@@ -109,8 +92,10 @@ def fit(
     meta: dict[str, Any],
     unit: str = "sequences",
     saved: Callable[[], None] = lambda: None,
+    cooldown: int = 0,
+    part: Callable[[int], str | None] = lambda step: None,
 ) -> tuple[TrainState, Progress, bool]:
-    """Trains until the epochs are done, validation stops to improve, or SIGTERM arrives.
+    """Trains until its criteria hold, the epochs are done, or SIGTERM arrives.
 
     Args:
         state: where to start (`state.step` steps are done).
@@ -125,6 +110,9 @@ def fit(
         meta: saved with every checkpoint.
         unit: what a step has `batch_size` of.
         saved: called after every checkpoint.
+        cooldown: steps of the cool-down that ends training; see `recjax.training.criteria`.
+        part: which part of the training a step belongs to; the losses of parts are also written
+            apart (`loss/PART`).
 
     Returns:
         `(state, progress, finished)`; `finished` is False after SIGTERM.
@@ -133,9 +121,21 @@ def fit(
         DivergedError: naming the first step whose loss or gradient is not finite.
     """
     count = config.steps_per_call
-    last = total_steps(config, steps_per_epoch)
+    cap = total_steps(config, steps_per_epoch)
     every = max(1, round(config.evaluate_every * steps_per_epoch / count)) * count
+    cooldown = -(-cooldown // count) * count
     step = int(state.step)
+    if progress.may_go_on(cap) and progress.cooling is not None and progress.cap:
+        progress.cooling = None
+        state = _cooled(state, None)
+
+    def last() -> int:
+        return cap if progress.cooling is None else min(cap, progress.cooling + cooldown)
+
+    def cool() -> None:
+        nonlocal state
+        progress.cooling = step
+        state = _cooled(state, step)
 
     def save() -> None:
         checkpoints.save(
@@ -143,46 +143,63 @@ def fit(
         )
         saved()
 
-    bar = progress_bar(last, step, "training", "step")
+    bar = progress_bar(cap, step, "training", "step")
     with bar, _StopSignal() as stop:
-        batch = batches(step, count) if step < last and not progress.stopped else None
+        going = step < last() and progress.may_go_on(cap)
+        batch = batches(step, count) if going else None
+        progress.cap = 0 if going else progress.cap
         started, done = time.perf_counter(), 0
         while batch is not None:
+            if cooldown and progress.cooling is None and step >= cap - cooldown:
+                cool()
             state, metrics = steps(state, batch)
             first, step = step, step + count
             # The device works on this call while the host makes the next batch.
-            batch = batches(step, count) if step < last else None
-            loss = _checked(metrics, first)
+            batch = batches(step, count) if step < last() else None
+            for at, loss in enumerate(_checked(metrics, first).tolist(), start=first):
+                progress.note(loss, part(at))
             done += count * config.batch_size
             elapsed = time.perf_counter() - started
             rate = done / elapsed
             bar.update(count)
-            bar.set_postfix_str(f"loss {loss:.4f}, {rate:,.0f} {unit}/s", refresh=False)
-            if step % every == 0 or step == last:
+            bar.set_postfix_str(f"loss {progress.loss:.4f}, {rate:,.0f} {unit}/s", refresh=False)
+            if step % every == 0 or batch is None:
                 values = evaluate(state)
                 writer.write(
                     step,
                     {
-                        "loss": loss,
+                        **progress.mean_losses(),
                         "epoch": step / steps_per_epoch,
                         f"{unit}_per_second": round(rate, 1),
                         **values,
                     },
                 )
-                _judge(progress, values, step, config)
+                may_end = progress.judge(
+                    values,
+                    step,
+                    metric=config.metric,
+                    patience=config.patience,
+                    goals=config.goals,
+                )
+                if may_end and cooldown and batch is not None:
+                    cool()
+                elif may_end:
+                    batch = None
+                if batch is None:
+                    progress.cap = cap
                 if jax.process_index() == 0:
                     newest = progress.best_step == step
                     best = "the best" if newest else f"best: step {progress.best_step}"
                     bar.write(
-                        f"step {step} (epoch {step / steps_per_epoch:.1f}): loss {loss:.4f}, "
+                        f"step {step} (epoch {step / steps_per_epoch:.1f}): "
+                        f"loss {progress.loss:.4f}, "
                         f"{config.metric} {values[config.metric]:.4f} ({best}), "
-                        f"{rate:,.0f} {unit}/s",
+                        f"{rate:,.0f} {unit}/s" + ("; cooling down" if may_end and batch else ""),
                         file=sys.stderr,
                     )
+                progress.losses.clear()
                 save()
                 started, done = time.perf_counter(), 0
-                if progress.stopped:
-                    break
             preempted = jax.process_count() > 1 and checkpoints.preempted(step)
             if (stop.received or preempted) and batch is not None:
                 save()
@@ -192,8 +209,12 @@ def fit(
     return state, progress, True
 
 
-def _checked(metrics: dict[str, Any], first: int) -> float:
-    """The mean loss of a call; the first step that is not finite is an error."""
+def _cooled(state: TrainState, start: int | None) -> TrainState:
+    return dataclasses.replace(state, opt_state=set_cooldown(state.opt_state, start))
+
+
+def _checked(metrics: dict[str, Any], first: int) -> np.ndarray:
+    """The losses of a call's steps; the first one that is not finite is an error."""
     host = {key: np.asarray(value) for key, value in metrics.items()}
     bad = ~(np.isfinite(host["loss"]) & np.isfinite(host["grad_norm"]))
     if bad.any():
@@ -203,16 +224,4 @@ def _checked(metrics: dict[str, Any], first: int) -> float:
             "the last checkpoint is untouched. Lower config.optim.learning_rate, or set "
             "config.optim.clip_norm"
         )
-    return float(host["loss"].mean())
-
-
-def _judge(progress: Progress, values: dict[str, float], step: int, config: TrainConfig) -> None:
-    """Early stopping: is this validation the best one, or one too many without a better one?"""
-    value = values[config.metric]
-    if config.metric.rpartition("/")[2] in _LOWER_IS_BETTER:
-        value = -value
-    if value > progress.best_value:
-        progress.best_step, progress.best_value, progress.stale = step, value, 0
-        return
-    progress.stale += 1
-    progress.stopped = bool(config.patience) and progress.stale >= config.patience
+    return host["loss"]

@@ -9,10 +9,11 @@ has it.
 
 import dataclasses
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
@@ -38,6 +39,9 @@ class OptimConfig(Checked):
     ramp_epochs: tuple[Amount, Amount] = (0.0, 0.0)
     ramp_rate: Amount = 0.0
     decay_epochs: Amount = 0.0  # cosine to 0 that ends after this many epochs; 0 = constant
+    # Linear to 0 over the last so many epochs. They begin when the criterion of `config.train`
+    # holds, or so many epochs before its cap; 0 = training ends there and then.
+    cooldown_epochs: Amount = 0.0
 
     def __post_init__(self):
         super().__post_init__()
@@ -47,6 +51,11 @@ class OptimConfig(Checked):
             raise FieldError(
                 "ramp_epochs",
                 "a ramp is in place of warmup_steps and decay_epochs; expected 0 for both",
+            )
+        if self.cooldown_epochs and self.decay_epochs:
+            raise FieldError(
+                "cooldown_epochs",
+                "a cool-down is in place of decay_epochs; expected 0 for one of them",
             )
 
 
@@ -95,7 +104,47 @@ def make_optimizer(config: OptimConfig, steps_per_epoch: int) -> optax.GradientT
 
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=matrices))
     parts.append(optax.scale_by_learning_rate(schedule(config, steps_per_epoch)))
+    if config.cooldown_epochs:
+        parts.append(_cooldown(config.cooldown_epochs * steps_per_epoch))
     return optax.chain(*parts)
+
+
+class CooldownState(NamedTuple):
+    """Steps done, and the step at which the cool-down begins."""
+
+    done: Array
+    start: Array
+
+
+_NEVER = np.iinfo(np.int32).max
+
+
+def _cooldown(steps: float) -> optax.GradientTransformation:
+    """Updates that shrink linearly to 0 over so many steps from `CooldownState.start` on."""
+
+    def init(params: Any) -> CooldownState:
+        del params
+        return CooldownState(jnp.zeros((), jnp.int32), jnp.full((), _NEVER, jnp.int32))
+
+    def update(updates: Any, state: CooldownState, params: Any = None):
+        del params
+        left = jnp.clip(1.0 - (state.done - state.start + 1) / steps, 0.0, 1.0)
+        updates = jax.tree.map(lambda u: u * left.astype(u.dtype), updates)
+        return updates, CooldownState(state.done + 1, state.start)
+
+    return optax.GradientTransformation(init, update)
+
+
+def set_cooldown(opt_state: Any, start: int | None) -> Any:
+    """The optimiser's state with its cool-down beginning at a step; None: not yet."""
+
+    def changed(node: Any) -> Any:
+        if not isinstance(node, CooldownState):
+            return node
+        at = np.int32(_NEVER if start is None else start)
+        return node._replace(start=jax.device_put(at, node.start.sharding))
+
+    return jax.tree.map(changed, opt_state, is_leaf=lambda node: isinstance(node, CooldownState))
 
 
 def _muon(others: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -12,7 +12,8 @@ from recjax.config import nearest
 from recjax.errors import InputError
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.claim import Claim
-from recjax.training.loop import Progress, TrainConfig, fit
+from recjax.training.criteria import Progress
+from recjax.training.loop import TrainConfig, fit
 from recjax.training.metrics import MetricWriter, NoWriter
 from recjax.training.state import TrainState
 from recjax.typing import Array, Params
@@ -48,6 +49,7 @@ class Run(abc.ABC):
     """
 
     unit = "sequences"  # what a batch has `batch_size` of
+    config: Any  # the run's, with a section `optim`
 
     def __init__(self, train: TrainConfig, workdir: Path | None):
         self._train, self.workdir = train, workdir
@@ -99,11 +101,13 @@ class Run(abc.ABC):
             evaluator = self.evaluator(name)
             evaluator.check()
             names = evaluator.metric_names
-            if name == "validation" and self._train.metric not in names:
-                raise InputError(
-                    f"config.train.metric: no metric '{self._train.metric}' among what "
-                    f"config.evaluation computes; {nearest(self._train.metric, names)}"
-                )
+            asked = (("metric", self._train.metric), *(("goals", g) for g in self._train.goals))
+            for key, metric in asked if name == "validation" else ():
+                if metric not in names:
+                    raise InputError(
+                        f"config.train.{key}: no metric '{metric}' among what "
+                        f"config.evaluation computes; {nearest(metric, names)}"
+                    )
         self.abstract_state()  # model, batches and optimiser go together
 
     def recommend(self, *asked: Any, **options: Any) -> Any:
@@ -122,6 +126,19 @@ class Run(abc.ABC):
         """What a system does with the best parameters, after the test; returns more results."""
         del params
         return {}
+
+    def part(self, step: int) -> str | None:
+        """Which part of the training a step belongs to, where steps differ in what they ask."""
+        del step
+        return None
+
+    def _advice(self, progress: Progress) -> str:
+        """One line about goals that were not met."""
+        goals = "; ".join(progress.unmet)
+        return (
+            f"training ended before its goals held, at its cap of {self._train.epochs:g} epochs: "
+            f"{goals}. Raise config.train.epochs and rerun the command to go on"
+        )
 
     @functools.cached_property
     def checkpoints(self) -> Checkpoints:
@@ -192,6 +209,8 @@ class Run(abc.ABC):
                 meta=self.identity,
                 unit=self.unit,
                 saved=lambda: self._take_place(claim, checkpoints),
+                cooldown=round(self.config.optim.cooldown_epochs * self.batches.steps_per_epoch),
+                part=self.part,
             )
             if not finished:
                 return {"step": int(state.step), "finished": False}
@@ -200,8 +219,12 @@ class Run(abc.ABC):
                 step = progress.best_step
                 params = checkpoints.restore(step, self.abstract_state()).params
             values = self.evaluator("test").run(params)
-            writer.write(step, {"final": True, **values})
-            return {"step": step, "finished": True, **values, **self.finish(params)}
+            ending = {"goals_met": progress.met} if self._train.goals else {}
+            writer.write(step, {"final": True, **ending, **values})
+            result = {"step": step, "finished": True, **ending, **values, **self.finish(params)}
+            if progress.unmet:
+                result["advice"] = self._advice(progress)
+            return result
         finally:
             writer.close()
             checkpoints.close()

@@ -15,7 +15,7 @@ from recjax.models import sasrec
 from recjax.models.recommender import read_config
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.claim import Claim
-from recjax.training.loop import Progress
+from recjax.training.criteria import Progress
 from recjax.training.recommender import RecommenderRun, RunConfig
 from recjax.training.workdir import claimed_run, open_run, write_records
 from recjax.typing import Params

@@ -111,6 +111,10 @@ def outside(hint):
             yield (inside(first),) * (count + 1)
         yield from ((value,) * count for value in outside(first))
         return
+    if typing.get_origin(hint) is dict:
+        yield "x"
+        yield from ({"a": value} for value in outside(typing.get_args(hint)[1]))
+        return
     if type(None) not in arms(hint):
         yield None
     if hint is bool or typing.get_origin(hint) is typing.Literal:

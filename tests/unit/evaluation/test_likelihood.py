@@ -40,11 +40,11 @@ def test_sums_by_document_and_kind():
     measure = evaluator(knows_all_but(three))
     values = measure.run(None)
     assert list(values) == measure.metric_names
-    assert [d.kind for d in measure.examples] == ["naming"] * 8 + ["residual"] * 2
+    assert [d.kind for d in measure.examples] == ["naming"] * 8 + ["residual"] * 6
     # Film 3 is named once among the eight items, and no residual ends with it.
     assert values["test/naming/exact"] == 7 / 8
     assert values["test/residual/exact"] == 1.0
-    assert values["test/text/exact"] == 9 / 10
+    assert values["test/text/exact"] == 13 / 14
     labels = encode(measure.examples, TOKENIZER, 300).labels
     count, wrong = (labels >= 0).sum(), (labels == three).sum()
     assert wrong == 1
@@ -52,6 +52,20 @@ def test_sums_by_document_and_kind():
     assert values["test/text/accuracy"] == pytest.approx(1 - 1 / count)
     assert values["test/text/perplexity"] == pytest.approx(np.exp(1 + 1 / count))
     assert values["test/residual/loss"] == 1.0
+
+
+def test_each_prompt_is_measured_and_the_worst_of_them():
+    """A model that is wrong where an answer says "List2", which the first prompt's alone does."""
+    measure = evaluator(knows_all_but(TOKENIZER.id_of("L"), cost=3.0))
+    assert [d.form for d in measure.examples] == [None] * 8 + [0, 0, 1, 1, 2, 2]
+    values = measure.run(None)
+    exact = [values[f"test/residual/{form}/exact"] for form in ("prompt0", "prompt1", "prompt2")]
+    assert exact == [0.0, 1.0, 1.0]
+    assert values["test/residual/worst/exact"] == 0.0
+    assert values["test/residual/exact"] == pytest.approx(2 / 3)
+    assert values["test/residual/worst/loss"] == values["test/residual/prompt0/loss"] > 1.0
+    assert values["test/residual/prompt1/loss"] == values["test/residual/prompt2/loss"] == 1.0
+    assert not any("naming/prompt" in name or "naming/worst" in name for name in values)
 
 
 def test_the_model_is_given_each_soft_token_s_blend():
@@ -77,8 +91,8 @@ def test_the_model_is_given_each_soft_token_s_blend():
     values = measure.run(None)
     assert values["test/text/exact"] == 1.0
     labels = (encode(measure.examples, TOKENIZER, 300).labels >= 0).sum()
-    assert values["test/text/loss"] == pytest.approx(10 / labels)  # ten films are named
-    assert len(measure._batches) == 3  # of one shape: compiled once
+    assert values["test/text/loss"] == pytest.approx(14 / labels)  # films are named
+    assert len(measure._batches) == 4  # of one shape: compiled once
     assert measure._predict._cache_size() == 1
 
 
@@ -93,26 +107,25 @@ def test_texts_without_soft_tokens_give_a_model_none():
     assert {*seen} == {"tokens", "positions", "segments", "places"}
 
 
-def test_a_document_whose_text_is_cut_off_is_not_exact():
+def test_a_prompt_that_leaves_no_room_for_its_answer():
     kinds = ("naming", "recovery")
     questions = [d for d in evaluator(None, kinds).examples if d.kind == "recovery"]
-    asked = sorted(len(TOKENIZER.encode(d.given, bos=True)) for d in questions)
-    length = asked[0] + 3  # one answer begins, the other one does not
-    assert length < asked[1]
-    values = evaluator(knows_all_but(-1), kinds, length=length).run(None)
-    assert values["test/naming/exact"] == values["test/text/accuracy"] == 1.0
-    assert values["test/recovery/exact"] == 1 / 2 and values["test/text/exact"] == 9 / 10
-    message = "config.model.max_length: 20 tokens leave no room for .* of kind 'recovery'"
-    with pytest.raises(InputError, match=message):
-        evaluator(knows_all_but(-1), kinds, length=20).run(None)
+    asked = [len(TOKENIZER.encode(d.given, bos=True)) for d in questions]
+    assert asked[0] == max(asked)
+    values = evaluator(knows_all_but(-1), kinds, length=asked[0] + 3).run(None)
+    assert values["test/recovery/accuracy"] == 1.0
+    for length in (min(asked) + 3, 20):
+        message = f"{length} tokens leave no room for .* of kind 'recovery', prompt 0$"
+        with pytest.raises(InputError, match=message):
+            evaluator(knows_all_but(-1), kinds, length=length).run(None)
 
 
 def test_a_chosen_part_is_measured_and_progress_counts_documents():
     seen = []
     measure = evaluator(knows_all_but(-1), max_examples=3)
     measure.run(None, seen.append)
-    assert [d.kind for d in measure.examples] == ["naming"] * 3 + ["residual"] * 2
-    assert seen == [4, 1]
+    assert [d.kind for d in measure.examples] == ["naming"] * 3 + ["residual"] * 6
+    assert seen == [4, 4, 1]
     again = evaluator(knows_all_but(-1), max_examples=3)
     assert again.examples == measure.examples
     other = evaluator(knows_all_but(-1), max_examples=3, seed=3)

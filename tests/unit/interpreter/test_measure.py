@@ -7,8 +7,7 @@ from recjax.evaluation.intervals import wilson
 from recjax.evaluation.titles import Named
 from recjax.interpreter.examples import Windows
 from recjax.interpreter.measure import (
-    RECOVERY_NAMES,
-    RESIDUAL_NAMES,
+    MEASURES,
     measure_recovery,
     measure_residual,
     popular,
@@ -44,7 +43,7 @@ def test_residual():
     assert found.strict.tolist() == [True, False, False, False, False]
     assert found.outside.tolist() == [False, False, False, True, True]
     assert found.metrics() == {"accuracy": 0.4, "strict": 0.2, "outside": 0.4}
-    assert tuple(found.metrics()) == RESIDUAL_NAMES
+    assert tuple(found.metrics()) == MEASURES["residual"]
     assert found.interval == wilson(2, 5) and found.interval[0] < 0.4 < found.interval[1]
 
 
@@ -71,7 +70,7 @@ def test_recovery():
         "mean": 1.5, "strict": 0.75, "none": 0.25, "more_than_3": 0.0, "more_than_5": 0.0,
         "outside": 1 / 8,
     }  # fmt: skip
-    assert tuple(found.metrics()) == RECOVERY_NAMES
+    assert tuple(found.metrics()) == MEASURES["recovery"]
 
 
 def test_more_than_three_is_not_three():

@@ -185,7 +185,19 @@ def test_the_final_line_has_both_kinds_of_windows(run, finished):
     # Both tasks are asked of all newest windows, and of a sample of the others.
     sequences = len(run.windows("test", newest=True))
     assert sequences > 5 and len(run.evaluator("test").examples) == 2 * (sequences + 5)
-    assert len(run.evaluator("validation").examples) == 2 * 5
+    assert len(run.evaluator("validation").examples) == 2 * 3 * 5  # in every prompt
+
+
+def test_validation_asks_every_prompt(run, finished):
+    lines = [json.loads(x) for x in (run.workdir / "metrics.jsonl").read_text().splitlines()]
+    for line in (line for line in lines if "final" not in line):
+        for task, main in (("residual", "accuracy"), ("recovery", "mean")):
+            asked = [line[f"validation/{task}/prompt{form}/{main}"] for form in range(3)]
+            assert line[f"validation/{task}/worst/{main}"] == min(asked)
+            assert line[f"validation/{task}/{main}"] == asked[0]
+    assert {key for line in lines for key in line if key.startswith("loss/")} <= {
+        f"loss/{task}/prompt{form}" for task in ("residual", "recovery") for form in range(3)
+    }
 
 
 def test_frozen_means_frozen(run, llm):

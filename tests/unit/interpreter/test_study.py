@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from recjax.errors import InputError
-from recjax.interpreter.measure import RECOVERY_NAMES, RESIDUAL_NAMES, popular, popularity_recovery
+from recjax.interpreter.measure import MEASURES, popular, popularity_recovery
 from recjax.interpreter.study import Study, StudyConfig, deranged
 from recjax.interpreter.workdirs import open_interpreter
 from recjax.report.sections import Bars, Cases, Table, section_from_json
@@ -80,7 +80,7 @@ def test_figures_of_known_answers(run, study):
     ]
     outside = [name == "Casablanca" for name in speaker.rows]
     found = metrics_of(made, "sequences/residual/greedy")
-    assert set(found) == {*RESIDUAL_NAMES, "accuracy_low", "accuracy_high"}
+    assert set(found) == {*MEASURES["residual"], "accuracy_low", "accuracy_high"}
     assert found["accuracy"] == found["strict"] == np.mean(right) >= 0.5
     assert found["outside"] == np.mean(outside) > 0
     assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"]
@@ -108,7 +108,7 @@ def test_recovery_beside_popularity(run, study):
         for name, row in zip(speaker.rows, windows.ids(), strict=True)
     ]
     found = metrics_of(made, "sequences/recovery/greedy")
-    assert tuple(found) == RECOVERY_NAMES
+    assert tuple(found) == MEASURES["recovery"]
     assert found["mean"] == np.mean(counts) > 0
     assert found["outside"] == speaker.rows.count("Casablanca") / (2 * len(windows))
     top = popular(run.windows("train", newest=True), run.store.n_items, 5)
@@ -255,7 +255,10 @@ def test_settings_that_do_not_fit(run, interpreter_section, trained, tmp_path):
     other = start_run(build_config(given), tmp_path / "sasrec")
     with pytest.raises(InputError, match="oracle items need DreamRec"):
         Study(other, {}, StudyConfig(oracle=True))
-    given = interpreter_section(ask={"residual": 0.0, "recovery": 1.0, "window": 5})
+    given = interpreter_section(
+        ask={"residual": 0.0, "recovery": 1.0, "window": 5},
+        train={"metric": "validation/recovery/mean"},
+    )
     other = start_run(build_config(given), tmp_path / "recovery")
     with pytest.raises(InputError, match="oracle items need config.ask.residual"):
         Study(other, {}, StudyConfig(oracle=True))

@@ -248,6 +248,29 @@ def test_an_unfinished_run_shows_its_last_validation(workdir):
     assert not [text for text in page.texts if text.startswith("Dashed")]
 
 
+def test_goals_that_were_not_met_are_told(workdir):
+    record = json.loads(json.dumps(CONFIG))
+    record["config"]["train"]["goals"] = {NDCG: 0.2, HR: 0.4}
+    (workdir / "config.json").write_text(json.dumps(record))
+    for met in (True, False):
+        lines = [*LINES[:2], LINES[2] | {"goals_met": met}]
+        (workdir / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+        note = (
+            "Of the best checkpoint, step 10. Training ended at its cap before its goals held: "
+            f"{NDCG} is 0.125, expected at least 0.2. Raise config.train.epochs and rerun the "
+            "command to go on."
+        )
+        assert (note in Page(make_page(workdir)).texts) != met
+
+
+def test_prompts_are_lines_of_one_chart(workdir):
+    line = {"step": 10, "loss": 1.0, "loss/residual/prompt0": 2.0, "loss/residual/prompt1": 0.5}
+    line |= {f"validation/residual/{k}/exact": 0.5 for k in ("prompt0", "prompt1", "worst")}
+    (workdir / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    charts = [svg["aria-label"] for svg in Page(make_page(workdir)).all("svg", role="img")]
+    assert charts == ["loss", "loss/residual", "validation/residual/exact"]
+
+
 def test_a_language_models_metrics_are_one_table(workdir):
     line = {"step": 8, "final": True, "test/text/loss": 0.5, "test/items/loss": 1.5}
     line["test/items/exact"] = float("nan")

@@ -1,19 +1,210 @@
-"""What is better: more of most metrics, less of a loss."""
+"""When training ends: goals, patience, a cap; what it writes on the way."""
 
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
 import pytest
 
-from recjax.training.loop import Progress, TrainConfig, _judge
+from recjax.errors import InputError
+from recjax.training.criteria import Progress, unmet
+from recjax.training.loop import TrainConfig, fit
 from recjax.training.metrics import format_table
+from recjax.training.optim import CooldownState, OptimConfig, make_optimizer
+from recjax.training.state import TrainState
+
+
+def judged(values, *, metric="m", patience=0, goals=None):
+    progress, ends = Progress(), []
+    for step, value in enumerate(values, start=1):
+        ends.append(
+            progress.judge(
+                {metric: value}, step, metric=metric, patience=patience, goals=goals or {}
+            )
+        )
+    return progress, ends
 
 
 @pytest.mark.parametrize(
     ("metric", "best"), [("a/loss", 3), ("a/perplexity", 3), ("a/exact", 1), ("loss/hr@1", 1)]
 )
 def test_the_best_of_a_falling_metric(metric, best):
-    progress = Progress()
-    for step, value in enumerate([0.9, 0.5, 0.2, 0.4], start=1):
-        _judge(progress, {metric: value}, step, TrainConfig(metric=metric, patience=9))
+    progress, _ = judged([0.9, 0.5, 0.2, 0.4], metric=metric, patience=9)
     assert (progress.best_step, progress.stale) == (best, 4 - best)
+
+
+def test_patience():
+    progress, ends = judged([0.1, 0.3, 0.2, math.nan], patience=2)
+    assert ends == [False, False, False, True]
+    assert (progress.best_step, progress.stale, progress.stopped) == (2, 2, True)
+    progress, ends = judged(range(9, 0, -1))
+    assert not any(ends) and not progress.stopped
+
+
+def test_patience_waits_for_the_goals():
+    _, ends = judged([0.1, 0.1, 0.1, 0.5, 0.5], patience=1, goals={"m": 0.3})
+    assert ends == [False, False, False, False, True]
+    _, ends = judged([0.1, 0.5], goals={"m": 0.3})
+    assert ends == [False, True]
+
+
+def test_goals_are_least_values_or_largest_losses():
+    goals = {"a/exact": 0.9, "b/loss": 0.1}
+    assert unmet(goals, {"a/exact": 0.9, "b/loss": 0.1}) == []
+    assert unmet(goals, {"a/exact": 0.85, "b/loss": 0.25}) == [
+        "a/exact is 0.85, expected at least 0.9", "b/loss is 0.25, expected at most 0.1",
+    ]  # fmt: skip
+    assert unmet({"a/loss": 1.0}, {"a/loss": math.nan})
+
+
+class Kept:
+    """Stands in for checkpoints: the last state that was saved, as a restart would find it."""
+
+    def __init__(self):
+        self.steps = []
+
+    def save(self, step, state, meta, best):
+        self.steps.append(step)
+        self.state = jax.tree.map(jnp.copy, state)
+        self.progress = dict(meta["progress"])
+
+    def wait(self):
+        pass
+
+
+class Lines(list):
+    def write(self, step, values):
+        self.append({"step": step, **values})
+
+
+class Small:
+    """Training whose validation metrics are given by step."""
+
+    def __init__(self, measured, cooldown_epochs=0.0, part=lambda step: None, **train):
+        self.config = TrainConfig(
+            **{"batch_size": 1, "steps_per_call": 2, "metric": "v/exact", "epochs": 3.0} | train
+        )
+        self.optimizer = make_optimizer(
+            OptimConfig(learning_rate=1.0, b1=0.0, cooldown_epochs=cooldown_epochs), 8
+        )
+        self.cooldown, self.measured, self.part = round(8 * cooldown_epochs), measured, part
+        self.kept, self.lines = Kept(), Lines()
+        params = {"w": jnp.zeros(())}
+        self.start = TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
+        self.moved = {}
+
+    def steps(self, state, batch):
+        """Gradient 1 at each step: Adam moves w by the learning rate."""
+        for _ in range(2):
+            gradient = {"w": jnp.ones(())}
+            updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            self.moved[int(state.step)] = round(float(state.params["w"] - params["w"]), 3)
+            state = TrainState(state.step + 1, params, opt_state)
+        loss = jnp.array([state.step - 1, state.step], float)
+        return state, {"loss": loss, "grad_norm": jnp.ones(2)}
+
+    def __call__(self, **changes):
+        """Trains, or goes on after a restart."""
+        fresh = not self.kept.steps
+        state, progress, finished = fit(
+            self.start if fresh else self.kept.state,
+            self.steps,
+            lambda step, count: step,
+            lambda state: {"v/exact": self.measured(int(state.step))},
+            self.kept,
+            self.lines,
+            dataclasses.replace(self.config, **changes),
+            steps_per_epoch=8,
+            progress=Progress() if fresh else Progress(**self.kept.progress),
+            meta={},
+            cooldown=self.cooldown,
+            part=self.part,
+        )
+        assert finished
+        return int(state.step), progress
+
+
+def test_training_ends_when_its_goals_hold():
+    run = Small(lambda step: step / 10, evaluate_every=0.5, goals={"v/exact": 0.75})
+    step, progress = run()
+    assert (step, progress.met, progress.unmet) == (8, True, [])
+    assert run() == (8, progress)  # a rerun has nothing to do
+    assert run(epochs=9.0) == (8, progress)
+
+
+def test_a_cap_that_comes_first_says_what_is_missing_and_can_be_raised():
+    run = Small(lambda step: step / 100, goals={"v/exact": 0.3})
+    step, progress = run()
+    assert (step, progress.met) == (24, False)
+    assert progress.unmet == ["v/exact is 0.24, expected at least 0.3"]
+    assert run()[0] == 24
+    step, progress = run(epochs=6.0)
+    assert (step, progress.met) == (32, True)
+
+
+def test_a_run_without_goals_goes_on_where_its_cap_is_raised():
+    run = Small(lambda step: 0.5)
+    assert run()[0] == 24 and run(epochs=4.0)[0] == 32
+
+
+def test_a_cool_down_follows_the_goals():
+    run = Small(lambda step: step / 10, 1.0, evaluate_every=0.5, goals={"v/exact": 0.8})
+    step, progress = run()
+    assert (step, progress.cooling, progress.met) == (16, 8, True)
+    assert [run.moved[s] for s in range(16)] == [1.0] * 8 + [0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0]  # fmt: skip  # noqa: E501
+    assert run()[0] == 16
+
+
+def test_a_cool_down_ends_at_the_cap_and_begins_anew_where_that_is_raised():
+    run = Small(lambda step: 0.0, 1.0, goals={"v/exact": 0.8}, epochs=2.0)
+    step, progress = run()
+    assert (step, progress.cooling) == (16, 8)
+    assert run.moved[7] == 1.0 and run.moved[15] == 0.0
+    step, progress = run(epochs=4.0)
+    assert (step, progress.cooling) == (32, 24)
+    assert run.moved[16] == 1.0 and run.moved[31] == 0.0
+
+
+def test_a_cool_down_that_was_interrupted_goes_on():
+    def interrupted(state, batch):
+        if int(state.step) == 12:
+            raise KeyboardInterrupt
+        return steps(state, batch)
+
+    run = Small(lambda step: step / 10, 1.0, evaluate_every=0.5, goals={"v/exact": 0.8})
+    steps, run.steps = run.steps, interrupted
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert run.kept.steps == [4, 8, 12]
+    run.steps = steps
+    step, progress = run()
+    assert (step, progress.cooling) == (16, 8)
+    assert [run.moved[s] for s in (11, 12, 15)] == [0.5, 0.375, 0.0]
+
+
+def test_patience_cools_down_too_and_is_final():
+    run = Small(lambda step: -step, 1.0, evaluate_every=0.5, patience=1, epochs=9.0)
+    step, progress = run()
+    assert (step, progress.cooling, progress.stopped) == (16, 8, True)
+    assert run()[0] == run(epochs=20.0)[0] == 16
+
+
+def test_losses_are_means_over_all_steps_since_the_last_validation():
+    run = Small(lambda step: 0.0, part=lambda step: "even" if step % 2 == 0 else "odd", epochs=2.0)
+    run()
+    first, second = run.lines
+    assert (first["loss"], first["loss/even"], first["loss/odd"]) == (4.5, 4.0, 5.0)
+    assert (second["loss"], second["loss/even"], second["loss/odd"]) == (12.5, 12.0, 13.0)
+
+
+def test_a_cool_down_has_no_other_decay_beside_it():
+    with pytest.raises(InputError, match="cooldown_epochs: a cool-down is in place"):
+        OptimConfig(cooldown_epochs=1.0, decay_epochs=1.0)
+    state = make_optimizer(OptimConfig(), 8).init({"w": jnp.zeros(())})
+    assert not any(isinstance(s, CooldownState) for s in state)
 
 
 def test_metrics_without_cutoffs_in_a_table():

@@ -1,7 +1,6 @@
 """Optimiser, checkpoints, metric files, the loop's decisions."""
 
 import json
-import math
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from optax import contrib
 
 from recjax.errors import InputError
 from recjax.training.checkpoint import Checkpoints
-from recjax.training.loop import DivergedError, Progress, TrainConfig, _checked, _judge, total_steps
+from recjax.training.loop import DivergedError, TrainConfig, _checked, total_steps
 from recjax.training.metrics import MetricWriter, format_table, read_metrics
 from recjax.training.optim import OptimConfig, make_optimizer, schedule
 from recjax.training.state import TrainState
@@ -233,27 +232,13 @@ def test_table():
 # --- the loop's decisions
 
 
-def test_early_stopping():
-    config = TrainConfig(patience=2, metric="m")
-    progress = Progress()
-    decisions = []
-    for step, value in enumerate([0.1, 0.3, 0.2, math.nan, 0.4], start=1):
-        _judge(progress, {"m": value}, step, config)
-        decisions.append((progress.best_step, progress.stale, progress.stopped))
-    assert decisions[:4] == [(1, 0, False), (2, 0, False), (2, 1, False), (2, 2, True)]
-    never = Progress()
-    for step in range(9):
-        _judge(never, {"m": -step}, step, TrainConfig(patience=0, metric="m"))
-    assert not never.stopped
-
-
 def test_the_step_that_diverged_is_named():
     loss = np.array([1.0, 2.0, np.nan, np.nan])
     with pytest.raises(DivergedError, match="step 103: loss nan, gradient norm 1.0; the last che"):
         _checked({"loss": loss, "grad_norm": np.ones(4)}, 100)
     with pytest.raises(DivergedError, match="step 2: loss 1.0, gradient norm inf"):
         _checked({"loss": np.ones(4), "grad_norm": np.array([1, np.inf, 1, 1])}, 0)
-    assert _checked({"loss": loss[:2], "grad_norm": np.ones(2)}, 0) == 1.5
+    assert _checked({"loss": loss[:2], "grad_norm": np.ones(2)}, 0).tolist() == [1.0, 2.0]
 
 
 def test_whole_calls():
@@ -262,5 +247,5 @@ def test_whole_calls():
 
 @pytest.mark.parametrize("name", ["batch_size", "epochs", "evaluate_every", "steps_per_call"])
 def test_impossible_settings(name):
-    with pytest.raises(InputError, match=f"config.train.{name}: expected"):
+    with pytest.raises(InputError, match=f"^{name}: expected"):
         TrainConfig(**{name: 0})
