@@ -291,7 +291,7 @@ def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 def _check(part: np.ndarray, dtype: np.dtype, source: str, key: str) -> None:
     if not _finite(part):
-        raise InputError(f"{source}: '{key}' holds numbers that are not finite")
+        raise InputError(f"{source}: '{key}' holds NaN or infinity; expected finite numbers")
     narrower = dtype == np.float16 and part.dtype != np.float16
     if narrower and np.abs(part.astype(np.float32)).max(initial=0) > np.finfo(np.float16).max:
         raise InputError(f"{source}: '{key}' holds numbers beyond float16's range; use bfloat16")

@@ -27,6 +27,7 @@ from typing import Any
 from recjax.config import nearest, to_plain
 from recjax.data.tokenizers import SOFT
 from recjax.errors import InputError
+from recjax.json_files import read_object
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,12 +141,7 @@ def read_prompts(path: str | Path) -> PromptTable:
     if not path:
         return PROMPTS
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not readable as prompts in JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected an object with words, recovery or residual")
+    content = read_object(path)
     for key in content:
         if key not in ("words", *REPRESENTATIONS):
             raise InputError(f"{path}: unknown key '{key}'; expected words, recovery or residual")

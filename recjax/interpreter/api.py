@@ -8,6 +8,7 @@ Arrays are [n L D], or [n D] for recommenders with one vector a history, from Py
 JAX or a file.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from recjax.interpreter.learning import Learner
 from recjax.interpreter.questions import AskConfig
 from recjax.interpreter.reader import Answer, Decoding, Reader
 from recjax.interpreter.starting import StartConfig
+from recjax.json_files import read_object
 from recjax.llm import LanguageModel, load_llm
 from recjax.models.definition import fingerprint
 from recjax.replace import new_folder, recovered
@@ -34,6 +36,8 @@ from recjax.training.optim import OptimConfig, make_optimizer
 from recjax.typing import Params
 
 _FILES = ("interpreter.json", "adapter.safetensors")
+_LARGEST = 1 << 28  # bytes of the record, which has the catalogue's titles
+_MOST = 1 << 20  # positions or numbers of a state
 
 
 class Interpreter:
@@ -209,35 +213,49 @@ class Interpreter:
         """
         path = Path(path)
         recovered(path)
-        record = _read(path / _FILES[0], lambda file: json.loads(file.read_text("utf-8")))
+        record = _read(path / _FILES[0], _record)
         params = _read(path / _FILES[1], load_file)
-        try:
-            ask, adapter, length, dim, titles, where, expected = (
-                record[key]
-                for key in ("ask", "adapter", "length", "dim", "titles", "llm", "llm_fingerprint")
-            )
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{path / _FILES[0]}: damaged: {error} is missing") from error
-        model = llm if isinstance(llm, LanguageModel) else load_llm(llm or where)
-        if fingerprint(model.params) != expected:
+        model = llm if isinstance(llm, LanguageModel) else load_llm(llm or record.llm)
+        if fingerprint(model.params) != record.llm_fingerprint:
             raise InputError(f"{path}: was trained with another language model than {model.folder}")
-        bridge = Bridge(
-            model,
-            build(AskConfig, ask, "ask"),
-            build(adapters.Config, adapter, "adapter"),
-            length,
-            dim,
-        )
+        bridge = Bridge(model, record.ask, record.adapter, record.length, record.dim)
         shapes = {name: value.shape for name, value in params.items()}
         if shapes != {name: value.shape for name, value in bridge.adapter.shapes.items()}:
             raise InputError(f"{path / _FILES[1]}: arrays of another adapter")
-        return cls(bridge, params, titles)
+        for name, value in params.items():
+            if value.dtype != np.float32 or not np.isfinite(value).all():
+                raise InputError(f"{path / _FILES[1]}: '{name}': expected finite float32 numbers")
+        return cls(bridge, params, record.titles)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    """What `interpreter.json` holds."""
+
+    ask: AskConfig
+    adapter: adapters.Config
+    length: int
+    dim: int
+    llm: str
+    llm_fingerprint: str
+    titles: tuple[str, ...]
+
+    def __post_init__(self):
+        if not (1 <= self.length <= _MOST and 1 <= self.dim <= _MOST):
+            raise ValueError(f"length and dim: expected 1 .. {_MOST}")
+
+
+def _record(file: Path) -> _Record:
+    return build(_Record, read_object(file, largest=_LARGEST), "interpreter")
 
 
 def _read(file: Path, read: Callable[[Path], Any]) -> Any:
+    if not file.exists():
+        raise InputError(f"{file}: missing; expected what Interpreter.save wrote")
     try:
         return read(file)
-    except FileNotFoundError:
-        raise InputError(f"{file}: missing; expected what Interpreter.save wrote") from None
-    except Exception as error:  # safetensors' own, JSON's, Unicode's
+    except InputError as error:
+        said = str(error)
+        raise error if said.startswith(str(file)) else InputError(f"{file}: {said}") from None
+    except Exception as error:  # safetensors' own
         raise InputError(f"{file}: damaged ({error})") from error

@@ -196,9 +196,13 @@ def check_states(h: Any, what: str, *, length: int = 0, dim: int = 0) -> np.ndar
         InputError: another shape or type, another width, NaN or infinity (naming the row).
     """
     try:
-        states = np.asarray(h, np.float32)
+        array = np.asarray(h)
     except (TypeError, ValueError) as error:
         raise InputError(f"{what}: not an array of numbers ({error})") from error
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise InputError(f"{what}: an array of {array.dtype}; expected floating-point numbers")
+    with np.errstate(over="ignore"):  # infinity is refused below
+        states = array.astype(np.float32, copy=False)
     if states.ndim == 2:
         states = states[:, None]
     if states.ndim != 3 or not states.size:
@@ -211,7 +215,8 @@ def check_states(h: Any, what: str, *, length: int = 0, dim: int = 0) -> np.ndar
             raise InputError(f"{what}: {name} {got}, expected {wanted}: states of another model?")
     bad = ~np.isfinite(states).all(axis=(1, 2))
     if bad.any():
-        raise InputError(f"{what}: row {int(bad.argmax())} has values that are no numbers")
+        row = int(bad.argmax())
+        raise InputError(f"{what}: row {row} has NaN or infinity; expected finite float32 numbers")
     return states
 
 

@@ -4,7 +4,6 @@ examine("runs/ml100k", StudyConfig(controls=True))          # what `recjax inter
 read_hidden("runs/ml100k", "states.npz")[0]["residual"]
 """
 
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from recjax.array_files import read_npz
 from recjax.errors import InputError, printable
 from recjax.interpreter.examples import check_states
 from recjax.interpreter.questions import Task
@@ -119,11 +119,7 @@ def read_hidden(
             another width, NaN.
     """
     run = open_interpreter(workdir)
-    try:
-        with np.load(file, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in content.files}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{file}: not readable as .npz ({error})") from error
+    arrays = read_npz(file)
     task: Task
     if set(arrays) == {"before", "after"}:
         task, names = "residual", ["before", "after"]

@@ -71,7 +71,7 @@ def make_page(workdir: Path) -> str:
         raise InputError(f"{workdir}: no run; expected one of {', '.join(_FILES)} in it")
     record = _read(workdir / "config.json", "the run's config")
     manifest = _read(workdir / "manifest.json", "the data's manifest")
-    lines = _metrics(workdir / "metrics.jsonl")
+    lines = read_metrics(workdir / "metrics.jsonl")
     results: tuple[Section, ...] = ()
     if (workdir / "results.json").exists():
         results = read_results(workdir / "results.json")
@@ -256,18 +256,4 @@ def _curves(lines: list[dict[str, Any]], metric: str) -> list[tuple[str, Html]]:
 
 
 def _read(path: Path, what: str) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    value = read_json(path, what)
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected an object, {what}")
-    return value
-
-
-def _metrics(path: Path) -> list[dict[str, Any]]:
-    lines = read_metrics(path)
-    for number, line in enumerate(lines, start=1):
-        step = line.get("step") if isinstance(line, dict) else None
-        if isinstance(step, bool) or not isinstance(step, (int, float)):
-            raise InputError(f"{path}:{number}: expected an object with a number as its step")
-    return lines
+    return read_json(path, what) if path.exists() else {}

@@ -25,8 +25,8 @@ The file is `{"sections": [...]}`, each section an object with `kind`, `title` a
 `note` (a sentence), `percent`, `mark` and `right` may be left out; another key is an error. A
 number that is not finite is written as null. Numbers and arrays of numpy may stand for Python's.
 
-The classes below are the sections. This module imports nothing but `recjax.errors`, so that
-whatever has results can write them.
+The classes below are the sections. This module imports nothing but recjax's lowest modules, so
+that whatever has results can write them.
 """
 
 import dataclasses
@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from recjax.errors import InputError
+from recjax.json_files import read_object
 from recjax.replace import write_text
 
 Number: TypeAlias = int | float | None
@@ -177,13 +178,8 @@ def read_results(path: str | Path) -> tuple[Section, ...]:
         InputError: naming the file and the key of what does not fit the contract.
     """
     path = Path(path)
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: no JSON ({error}); expected sections") from None
-    if not isinstance(value, dict) or list(value) != ["sections"]:
+    value = read_object(path)
+    if list(value) != ["sections"]:
         raise InputError(f'{path}: expected {{"sections": [...]}} and no other key')
     where = f"{path}: sections"
     return tuple(_many(section_from_json)(value["sections"], where))

@@ -7,7 +7,6 @@ and what was renamed is removed at the next start.
 
 import contextlib
 import dataclasses
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from recjax.errors import InputError
+from recjax.json_files import read_object
 
 _TRASH = "trash"
 
@@ -151,11 +151,9 @@ def abstract_like(tree: Any, shardings: Any) -> Any:
     )
 
 
-def read_json(path: Path, what: str) -> Any:
-    """A JSON file of a workdir; `InputError` naming it when it is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; expected {what}") from None
-    except ValueError as error:
-        raise InputError(f"{path}: damaged ({error}); expected {what}") from None
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """The object in a JSON file of a workdir; `InputError` naming it when it is missing or
+    damaged."""
+    if not path.exists():
+        raise InputError(f"{path}: missing; expected {what}")
+    return read_object(path)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from recjax.errors import InputError
+from recjax.json_files import parse
 
 FILE = "item_vectors.safetensors"
 
@@ -58,7 +59,9 @@ def check_origin(folder: Path, data: str, split: Mapping[str, Any]) -> None:
     if not has_item_vectors(folder):
         return
     with _open(path) as file:
-        origin = json.loads((file.metadata() or {}).get("origin", "{}"))
+        origin = _told(file, path, "origin") or {}
+    if not isinstance(origin, dict):
+        raise InputError(f"{path}: metadata 'origin': expected an object")
     wanted = json.loads(json.dumps(dict(split)))  # tuples as lists
     if origin.get("data") == data and origin.get("split") != wanted:
         raise InputError(
@@ -74,6 +77,12 @@ def _open(path: Path) -> Any:
         raise InputError(f"{path}: damaged ({error})") from error
 
 
+def _told(file: Any, path: Path, key: str) -> Any:
+    """What a file's metadata say; None where they have no such key."""
+    text = (file.metadata() or {}).get(key)
+    return None if text is None else parse(text.encode(), f"{path}: metadata '{key}'")
+
+
 def read_item_vectors(folder: Path) -> tuple[list[str], np.ndarray]:
     """Titles [n] and vectors [n E] of a language model's folder.
 
@@ -86,12 +95,15 @@ def read_item_vectors(folder: Path) -> tuple[list[str], np.ndarray]:
             f"{path}: missing; expected what `recjax train` writes beside a catalogue's language "
             "model (config.start.examples=0 starts without)"
         )
-    try:
-        with _open(path) as file:
-            vectors = file.get_tensor("vectors")
-            titles = json.loads(file.metadata()["titles"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: damaged ({error}); expected vectors and their titles") from error
+    with _open(path) as file:
+        try:
+            vectors, titles = file.get_tensor("vectors"), _told(file, path, "titles")
+        except SafetensorError as error:
+            raise InputError(f"{path}: damaged ({error}); expected 'vectors'") from error
+    if not isinstance(titles, list) or not all(isinstance(title, str) for title in titles):
+        raise InputError(f"{path}: metadata 'titles': expected a list of texts")
     if vectors.ndim != 2 or len(titles) != len(vectors):
         raise InputError(f"{path}: {len(titles)} titles and vectors of shape {vectors.shape}")
+    if vectors.dtype != np.float32 or not np.isfinite(vectors).all():
+        raise InputError(f"{path}: 'vectors': expected finite float32 numbers")
     return titles, vectors

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from recjax.errors import InputError
+from recjax.json_files import parse
 from recjax.replace import write_text
 
 
@@ -67,18 +68,36 @@ class NoWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; none where there is no file. A line that a kill cut short
-    at the end is left out."""
+    """The lines of a `metrics.jsonl`: a step and numbers, by name.
+
+    None where there is no file. A last line that a kill cut short is left out.
+
+    Raises:
+        InputError: naming the file, line and key of what is no such line.
+    """
     if not path.exists():
         return []
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     out = []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, start=1):
+    for number, data in enumerate(lines, start=1):
+        where = f"{path}:{number}"
         try:
-            out.append(json.loads(line))
-        except ValueError:
-            if number < len(lines):
-                raise InputError(f"{path}:{number}: not a JSON line") from None
+            line = parse(data, where)
+        except InputError:
+            if number == len(lines):  # every whole line has an end
+                break
+            raise
+        step = line.get("step") if isinstance(line, dict) else None
+        if type(step) is not int or not 0 <= step < 2**63:
+            raise InputError(f"{where}: expected an object with a whole number as its 'step'")
+        for key, value in line.items():
+            known = isinstance(value, bool | float | None)
+            if not known and not (type(value) is int and abs(value) < 2**63):
+                raise InputError(f"{where}: '{key}' is {value!r}; expected a number")
+        out.append(line)
     return out
 
 

@@ -87,10 +87,8 @@ def claimed_run(config: Any, claim: Claim) -> Any:
     # Several processes would write over each other.
     store = system.store(config, jax.process_count() == 1)
     config = system.settled(config, store)
-    file = claim.folder / "config.json"
-    if file.exists():
-        old = read_json(file, "the run's config")["config"]
-        old = {"system": "recommender", **old}
+    if (claim.folder / "config.json").exists():
+        old = {"system": "recommender", **_read_plain(claim.folder)}
         changed = [k for k in _differences(old, plain_config(config)) if k not in _MAY_CHANGE]
         if changed:
             raise InputError(
@@ -109,7 +107,7 @@ def write_records(run: Any, folder: Path) -> None:
     for name, value in (("config.json", record), ("manifest.json", run.store.manifest)):
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
         file = folder / name
-        if not file.exists() or file.read_text(encoding="utf-8") != text:
+        if not file.exists() or file.read_bytes() != text.encode():
             write_text(file, text)
 
 
@@ -139,8 +137,20 @@ def open_run(workdir: str | Path, **evaluation: Any) -> Any:
 def read_run_config(workdir: Path) -> Any:
     """The config of the run that a workdir belongs to; `InputError` where there is none."""
     recovered(workdir, run_files)
-    record = read_json(workdir / "config.json", "a workdir of `recjax train`")
-    return build_config(record["config"])
+    plain = _read_plain(workdir)
+    try:
+        return build_config(plain)
+    except InputError as error:
+        raise InputError(f"{workdir / 'config.json'}: {error}") from None
+
+
+def _read_plain(workdir: Path) -> dict[str, Any]:
+    """The settings in a workdir's config.json, unchecked."""
+    path = workdir / "config.json"
+    plain = read_json(path, "a workdir of `recjax train`").get("config")
+    if not isinstance(plain, dict):
+        raise InputError(f"{path}: no object 'config'; expected a workdir of `recjax train`")
+    return plain
 
 
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:

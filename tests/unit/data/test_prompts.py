@@ -130,7 +130,7 @@ ASK = {"question": "{soft}?", "answer": "{titles}"}
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "expected an object with words, recovery or residual"),
+        ([], "expected a JSON object, got list"),
         ({"naming": []}, "unknown key 'naming'; expected words, recovery or residual"),
         ({"words": []}, "words: expected an object"),
         ({"words": {"song": "heard"}}, "words.song: expected an object"),
@@ -176,12 +176,14 @@ def test_malformed_files_are_one_error(tmp_path, content, message):
     assert text.startswith(f"{file}: ") and message in text and "\n" not in text
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{'words': 1}", b"\xff{}", b'{"words": {'])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{'words': 1}", b"\xff{}", b'{"words": {', b"[" * 99999]
+)
 def test_files_that_are_no_json(tmp_path, content):
     file = tmp_path / "bad.json"
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(InputError) as error:
         read_prompts(file)
-    assert str(error.value).startswith(f"{file}: not readable as prompts in JSON (")
+    assert str(error.value).startswith(f"{file}: ")
     assert "\n" not in str(error.value)

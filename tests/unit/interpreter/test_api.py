@@ -177,7 +177,7 @@ def test_a_language_model_that_is_gone(copy, tmp_path, llm_folder):
 def test_missing_and_damaged_files(copy, llm, name):
     whole = (copy / name).read_bytes()
     (copy / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=f"{name}: damaged"):
+    with pytest.raises(InputError, match=f"{name}: (damaged|not a readable JSON)"):
         recjax.Interpreter.load(copy, llm=llm)
     (copy / name).unlink()
     with pytest.raises(InputError, match=f"{name}: missing; expected what Interpreter.save wrote"):
@@ -187,9 +187,23 @@ def test_missing_and_damaged_files(copy, llm, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: r.pop("llm_fingerprint"), "interpreter.json: damaged: 'llm_fingerprint'"),
+        (
+            lambda r: r.pop("llm_fingerprint"),
+            "interpreter.json: config section 'interpreter' lacks the key 'llm_f",
+        ),
         (lambda r: r["ask"].update(widow=3), "ask.widow"),
         (lambda r: r["adapter"].update(soft=2), "adapter.safetensors: arrays of another adapter"),
+        (
+            lambda r: r.update(ask=[1]),
+            "interpreter.json: config key 'interpreter.ask': expected a s",
+        ),
+        (
+            lambda r: r.update(dim="7"),
+            "interpreter.json: config key 'interpreter.dim': expected int",
+        ),
+        (lambda r: r.update(dim=10**12), "interpreter.json: interpreter: length and dim: expected"),
+        (lambda r: r.update(titles=[1]), "interpreter.json: config key 'interpreter.titles'"),
+        (lambda r: r.update(llm=None), "interpreter.json: config key 'interpreter.llm'"),
         (lambda r: r.update(dim=7), "adapter.safetensors: arrays of another adapter"),
     ],
 )
@@ -203,7 +217,7 @@ def test_changed_records(copy, llm, change, message):
 
 def test_a_record_that_is_no_object(copy, llm):
     (copy / "interpreter.json").write_text("[1]")
-    with pytest.raises(InputError, match="interpreter.json: damaged"):
+    with pytest.raises(InputError, match="interpreter.json: expected a JSON object"):
         recjax.Interpreter.load(copy, llm=llm)
 
 
@@ -229,7 +243,7 @@ def damaged(row, value):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"after": damaged(7, np.nan)}, "hidden_after: row 7 has values that are no numbers"),
+        ({"after": damaged(7, np.nan)}, "hidden_after: row 7 has NaN or infinity"),
         ({"before": BEFORE[..., :5]}, "hidden_before: width 5, expected 6"),
         ({"before": BEFORE[:9]}, "hidden_before: 9 rows, expected 16"),
         ({"titles": ADDED[:3]}, "titles: 3 rows, expected 16"),
@@ -252,7 +266,7 @@ def test_bad_states_to_read(interpreter):
         (lambda: interpreter.residual(BEFORE, AFTER[:3]), "hidden_before: 16 rows, hidden_a"),
         (lambda: interpreter.residual(BEFORE[:, :2], AFTER), "hidden_before: positions 2, expecte"),
         (lambda: interpreter.recover(AFTER[..., :4]), "hidden: width 4, expected 6"),
-        (lambda: interpreter.recover(damaged(2, np.inf)), "hidden: row 2 has values"),
+        (lambda: interpreter.recover(damaged(2, np.inf)), "hidden: row 2 has NaN"),
         (lambda: interpreter.residual(BEFORE, AFTER, decoding="greed"), "no decoding 'greed'"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=message):

@@ -55,7 +55,7 @@ def test_a_file_that_does_not_fit(recjax, finished, tmp_path):
     np.savez(tmp_path / "h.npz", hidden=H[..., 1:])
     (tmp_path / "text.npz").write_text("none")
     for name, message in (
-        ("gone.npz", "gone.npz: not readable as .npz"),
+        ("gone.npz", "gone.npz: no such file"),
         ("text.npz", "text.npz: not readable as .npz"),
         ("h.npz", "h.npz: hidden: width 7, expected 8: states of another model?"),
     ):
@@ -79,7 +79,7 @@ def test_a_file_that_does_not_fit(recjax, finished, tmp_path):
         (["--hidden=x", "--oracle"], "--hidden goes without --oracle"),
         (["--hidden=x", "--judge=x", "--versus=x"], "--hidden goes without --judge, --versus"),
         (["--hidden=x", "--judge-model=m", "--judge-key=K"], "without --judge-model, --judge-key"),
-        (["--hidden="], "not readable as .npz"),
+        (["--hidden="], "expected a file"),
         (["--hidden=H", "--step=3"], "no complete checkpoint of step 3"),
         (["--config.seed=1"], "interpret takes the run's own config"),
         (["--step=3"], "no complete checkpoint of step 3"),

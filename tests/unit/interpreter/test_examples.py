@@ -201,8 +201,8 @@ def broken(value, row=1):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((make(), broken(np.nan), ADDED), "hidden_after: row 1 has values that are no numbers"),
-        ((broken(np.inf, 2), make(), ADDED), "hidden_before: row 2 has values that are no numb"),
+        ((make(), broken(np.nan), ADDED), "hidden_after: row 1 has NaN or infinity"),
+        ((broken(np.inf, 2), make(), ADDED), "hidden_before: row 2 has NaN or infinity"),
         ((make(shape=(4, 6)), make(), ADDED), "hidden_before: width 6, expected 5: states of ano"),
         ((make(shape=(3, 5)), make(), ADDED), "hidden_before: positions 3, expected 4"),
         ((make(2), make(), ADDED), "hidden_before: 2 rows, expected 3"),
@@ -216,7 +216,7 @@ def broken(value, row=1):
         ((make(shape=()), make(), ADDED), r"hidden_before: shape \(3,\), expected \[B L D\]"),
         ((make(), make()[None], ADDED), r"hidden_after: shape \(1, 3, 4, 5\)"),
         ((make(0), make(0), []), r"hidden_after: shape \(0, 4, 5\)"),
-        (([["x"]], make(), ADDED), "hidden_before: not an array of numbers"),
+        (([["x"]], make(), ADDED), "hidden_before: an array of <U1; expected floating"),
         ((make(), [[1.0], [1.0, 2.0]], ADDED), "hidden_after: not an array of numbers"),
     ],
 )  # fmt: skip

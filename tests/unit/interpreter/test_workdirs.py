@@ -104,9 +104,11 @@ def test_states_from_a_file(finished, write):
         ({"before": H, "after": H[:2]}, "h.npz: 3 rows of before, 2 of after"),
         ({"hidden": H[..., :7]}, "h.npz: hidden: width 7, expected 8"),
         ({"hidden": H[:, :4]}, "h.npz: hidden: positions 4, expected 5"),
-        ({"before": H, "after": H * np.inf}, "h.npz: after: row 0 has values that are no numbers"),
-        ({"hidden": np.array([["a", "b"]])}, "h.npz: hidden: not an array of numbers"),
-        ({"hidden": np.array([None, 1])}, "h.npz: not readable as .npz"),
+        ({"before": H, "after": H * np.inf}, "h.npz: after: row 0 has NaN or infinity"),
+        ({"hidden": np.array([["a", "b"]])}, "h.npz: hidden: an array of <U1; expected floating"),
+        ({"hidden": H + 1j}, "h.npz: hidden: an array of complex128; expected floating-point"),
+        ({"hidden": H * 1e39}, "h.npz: hidden: row 0 has NaN or infinity; expected finite"),
+        ({"hidden": np.array([None, 1])}, "h.npz: hidden: an array of objects; expected numbers"),
     ],
 )
 def test_files_that_do_not_fit(finished, write, arrays, message):
@@ -135,5 +137,5 @@ def test_files_that_are_no_npz(finished, write, tmp_path):
     ):  # fmt: skip
         if content is not None:
             (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match=f"{name}: not readable as .npz"):
+        with pytest.raises(InputError, match=f"{name}: (no such file|not readable as .npz)"):
             read_hidden(finished[0], tmp_path / name)

@@ -300,10 +300,10 @@ def test_the_same_run_makes_the_same_bytes(workdir):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("config.json", "{", "config.json: damaged"),
-        ("config.json", "[]", "config.json: expected an object, the run's config"),
-        ("manifest.json", "[]", "manifest.json: expected an object, the data's manifest"),
-        ("metrics.jsonl", "[1]\n", "metrics.jsonl:1: expected an object with a number as its step"),
+        ("config.json", "{", "config.json: not a readable JSON file"),
+        ("config.json", "[]", "config.json: expected a JSON object, got list"),
+        ("manifest.json", "[]", "manifest.json: expected a JSON object, got list"),
+        ("metrics.jsonl", "[1]\n", "metrics.jsonl:1: expected an object with a whole number as"),
         ("metrics.jsonl", '{"step": 1}\n{"loss": 1}\n', "metrics.jsonl:2: expected an object with"),
         ("results.json", '{"sections": [3]}', "results.json: sections[0]: expected an object"),
     ],

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from recjax.errors import InputError
 from recjax.training.item_vectors import FILE, check_origin, read_item_vectors, write_item_vectors
@@ -42,3 +43,39 @@ def test_damage(folder, tmp_path_factory):
     for read in (read_item_vectors, lambda f: check_origin(f, "x1", SPLIT)):
         with pytest.raises(InputError, match=f"{FILE}: damaged"):
             read(folder)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "metadata", "said"),
+    [
+        ({"other": VECTORS}, {"titles": '["A", "B", "C"]'}, "damaged .*expected 'vectors'"),
+        ({"vectors": VECTORS}, None, "metadata 'titles': expected a list of texts"),
+        ({"vectors": VECTORS}, {"titles": "["}, "metadata 'titles': not a readable JSON"),
+        ({"vectors": VECTORS}, {"titles": '{"A": 1}'}, "metadata 'titles': expected a list of te"),
+        ({"vectors": VECTORS}, {"titles": '["A", 2, "C"]'}, "metadata 'titles': expected a list"),
+        ({"vectors": VECTORS}, {"titles": '["A"]'}, r"1 titles and vectors of shape \(3, 2\)"),
+        ({"vectors": VECTORS[0]}, {"titles": '["A", "B"]'}, "2 titles and vectors of shape"),
+        (
+            {"vectors": VECTORS * np.nan},
+            {"titles": '["A", "B", "C"]'},
+            "'vectors': expected finite float32",
+        ),
+        (
+            {"vectors": VECTORS.astype(int)},
+            {"titles": '["A", "B", "C"]'},
+            "'vectors': expected finite float32",
+        ),
+    ],
+    ids=range(9),
+)
+def test_files_that_hold_something_else(tmp_path, arrays, metadata, said):
+    save_file(arrays, tmp_path / FILE, metadata)
+    with pytest.raises(InputError, match=f"{FILE}: {said}"):
+        read_item_vectors(tmp_path)
+
+
+@pytest.mark.parametrize("origin", ["{", "[1]", "3", "[" * 5000])
+def test_origins_of_another_form(tmp_path, origin):
+    save_file({"vectors": VECTORS}, tmp_path / FILE, {"origin": origin})
+    with pytest.raises(InputError, match=f"{FILE}: metadata 'origin': "):
+        check_origin(tmp_path, "x1", SPLIT)

@@ -1,7 +1,5 @@
 """Optimiser, checkpoints, metric files, the loop's decisions."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -211,11 +209,30 @@ def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
     assert list(tmp_path.glob("events.*"))
 
 
-def test_a_damaged_metrics_file_names_its_line(tmp_path):
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"oops", "not a readable JSON"),
+        (b"", "not a readable JSON"),
+        (b'{"step": 1, "x": "\xff"}', "not UTF-8"),
+        (b"[" * 100_000, "JSON nested deeper"),
+        (b"[1]", "expected an object with a whole number as its 'step'"),
+        (b'{"loss": 1}', "expected an object with a whole number as its 'step'"),
+        (b'{"step": "1"}', "expected an object with a whole number as its 'step'"),
+        (b'{"step": 1.5}', "expected an object with a whole number as its 'step'"),
+        (b'{"step": -1}', "expected an object with a whole number as its 'step'"),
+        (b'{"step": 1, "loss": "low"}', "'loss' is 'low'; expected a number"),
+        (b'{"step": 1, "loss": [1]}', "'loss' is [1]; expected a number"),
+        (b'{"step": 1, "loss": 1%s}' % (b"0" * 400), "expected a number"),
+    ],
+    ids=range(12),
+)
+def test_a_damaged_metrics_file_names_its_line_and_key(tmp_path, line, said):
     path = tmp_path / "metrics.jsonl"
-    path.write_text(json.dumps({"step": 1}) + "\noops\n" + json.dumps({"step": 2}) + "\n")
-    with pytest.raises(InputError, match="metrics.jsonl:2: not a JSON line"):
+    path.write_bytes(b'{"step": 1, "loss": NaN, "x": null}\n' + line + b'\n{"step": 2}\n')
+    with pytest.raises(InputError) as error:
         read_metrics(path)
+    assert str(error.value).startswith(f"{path}:2: ") and said in str(error.value)
 
 
 def test_table():
