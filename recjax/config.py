@@ -61,14 +61,15 @@ def _load_file(path: Path):
 
 
 def load_config(
-    spec: str,
+    spec: str | Mapping[str, Any] | ConfigDict,
     overrides: Iterable[tuple[str, str]] = (),
     complete: Callable[[ConfigDict], Mapping[str, Any]] = lambda config: config,
 ) -> tuple[ConfigDict, list]:
     """Reads a config file and applies the command line's overrides.
 
     Args:
-        spec: `FILE.py` or `FILE.py:ARG`; ARG goes to the file's `get_config`.
+        spec: `FILE.py` or `FILE.py:ARG`, where ARG goes to the file's `get_config`; or what that
+            returns, or its sections as plain dicts.
         overrides: `(dotted.key, text)` pairs; the text is read as a Python literal, else as a
             string, and must fit the type that the key has.
         complete: adds the defaults of keys that the file leaves out, so that they can be
@@ -80,6 +81,12 @@ def load_config(
     Raises:
         InputError: no such file, unknown argument or key (with the nearest known one), wrong type.
     """
+    section = _section_of(spec) if isinstance(spec, str) else ConfigDict(to_plain(spec))
+    config = ConfigDict(_tuples(complete(section))).lock()
+    return config, apply_overrides(config, overrides)
+
+
+def _section_of(spec: str) -> ConfigDict:
     path, arg = _split(spec)
     module = _load_file(Path(path))
     try:
@@ -88,8 +95,7 @@ def load_config(
         raise InputError(f"--config: {path}: get_config(arg) failed: {error}") from error
     if not isinstance(section, ConfigDict):
         raise InputError(f"--config: {path}: get_config(arg) must return a ConfigDict")
-    config = ConfigDict(_tuples(complete(section))).lock()
-    return config, apply_overrides(config, overrides)
+    return section
 
 
 def apply_overrides(config: ConfigDict, overrides: Iterable[tuple[str, str]]) -> list:

@@ -272,10 +272,13 @@ class RecommenderRun(Run):
     ) -> Recommendations:
         """The k best items for users or histories, as the evaluator ranks them.
 
-        >>> recommended = run.recommend([["b0008", "b0002"]], k=3)  # two books, the newest last
-        >>> recommended.ids.shape, len(recommended.titles[0])
-        ((1, 3), 3)
-        >>> run.recommend(run.store.user_keys[:2], k=5).scores.shape  # users of the data
+        >>> import recjax
+        >>> run = recjax.open_run("runs/sample")
+        >>> history = [run.store.catalog[8]["key"], run.store.catalog[2]["key"]]  # of anybody
+        >>> recommended = run.recommend([history], k=3)
+        >>> recommended.scores.shape, len(recommended.keys[0]), len(recommended.titles[0])
+        ((1, 3), 3, 3)
+        >>> run.recommend(run.store.user_keys[:2], k=5).ids.shape  # users of the data
         (2, 5)
 
         Args:

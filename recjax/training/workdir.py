@@ -112,14 +112,22 @@ def write_records(run: Any, folder: Path) -> None:
 
 
 def open_run(workdir: str | Path, **evaluation: Any) -> Any:
-    """Opens a run from its workdir alone.
+    """Opens a run from its workdir alone, of any system.
+
+    >>> import recjax
+    >>> run = recjax.open_run("runs/sample")
+    >>> params = run.restore(run.best_step())  # arrays by path
+    >>> metrics = run.evaluator("test").run(params)
+    >>> recommended = run.recommend([run.store.user_keys[0]], k=3)  # of a recommender
+    >>> len(recommended.keys[0])
+    3
 
     Args:
         workdir: the run's folder.
         **evaluation: keys of the config's `evaluation` section to change.
 
     Returns:
-        The system's `Run`.
+        The system's `Run`: a `RecommenderRun`, `LanguageRun` or `InterpreterRun`.
 
     Raises:
         InputError: no run there, or its data set is gone or was replaced by another one.

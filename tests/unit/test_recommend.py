@@ -12,9 +12,10 @@ from recjax.errors import InputError
 from recjax.evaluation.lists import TopLists
 from recjax.recommend import recommend, split_keys
 from recjax.training.checkpoint import Checkpoints
+from recjax.training.language_model import LanguageRun
 from recjax.training.loop import Progress
 from recjax.training.recommender import RecommenderRun
-from recjax.training.workdir import build_config, open_run, start_run, write_records
+from recjax.training.workdir import build_config, open_run, write_records
 
 TITLES = {"i0": "Tea, black", "i1": 'A "cup"\nof tea', "i2": "Über \x1b[2J", "i3": None}
 
@@ -175,17 +176,15 @@ def test_what_fails_while_it_is_written_leaves_the_old_file(workdir, tmp_path, m
 
 
 def test_runs_of_other_systems(recjax, tmp_path, sample_store):
-    """One line, of a language model's run as of an interpreter's."""
+    """One line, of a language model's run as of an interpreter's (its own tests)."""
     config = build_config({
         "system": "language_model",
-        "data": {"source": "simulated", "store": str(sample_store.path),
-                 "options": {"users": 120, "mean_length": 10.0, "max_length": 30}},
+        "data": {"source": "simulated", "store": str(sample_store.path)},
         "model": {"name": "llama", "dim": 8},
     })  # fmt: skip
-    start_run(config, tmp_path / "llm")
-    for more in ([], [f"--out={tmp_path / 'recs.csv'}"]):
-        status, _, err = recjax("recommend", f"--workdir={tmp_path / 'llm'}", *more)
-        assert status == 2 and "a run of another kind; expected a recommender's" in err
+    write_records(LanguageRun(config, sample_store), tmp_path)
+    status, _, err = recjax("recommend", f"--workdir={tmp_path}", f"--out={tmp_path / 'recs.csv'}")
+    assert status == 2 and "a run of another kind; expected a recommender's" in err
     assert not (tmp_path / "recs.csv").exists()
 
 

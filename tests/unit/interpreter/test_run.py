@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -313,3 +315,20 @@ def test_a_split_without_a_test(make):
     run.recommender.split = dataclasses.replace(run.recommender.split, test=nothing)
     with pytest.raises(InputError, match="the test split has no history of two items to ask about"):
         run.check()
+
+
+def test_plain_python_opens_any_run(finished, interpreter_section):
+    """In a fresh process, where nothing of the interpreter was imported before."""
+    code = f"""
+import recjax, sys
+assert "recjax.interpreter.run" not in sys.modules
+print(type(recjax.open_run({str(finished[0])!r})).__name__)
+print(type(recjax.open_run({interpreter_section()["recommender"]!r})).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["InterpreterRun", "RecommenderRun"], done.stderr
+
+
+def test_an_interpreter_recommends_nothing(finished, recjax):
+    status, _, err = recjax("recommend", f"--workdir={finished[0]}")
+    assert status == 2 and "a run of another kind; expected a recommender's" in err

@@ -1,0 +1,106 @@
+"""The public names: what they are, when they are loaded, and that their examples run."""
+
+import doctest
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import recjax
+from recjax.errors import InputError
+
+PUBLIC = {"InputError", "Interpreter", "data", "evaluate", "load_llm", "models", "open_run",
+          "prepare", "train"}  # fmt: skip
+
+
+def test_the_names_are_listed_and_there():
+    assert set(recjax.__all__) == PUBLIC and set(dir(recjax)) == {*PUBLIC, "__version__"}
+    for module in (recjax, recjax.data, recjax.models):
+        assert set(module.__all__) <= set(dir(module))
+        assert all(getattr(module, name) is not None for name in module.__all__)
+        with pytest.raises(
+            AttributeError, match=rf"module '{module.__name__}' has no attribute 'x'"
+        ):
+            module.x  # noqa: B018
+    # A submodule of the same name is not in the way.
+    for name in ("evaluate", "prepare", "train", "open_run"):
+        assert callable(getattr(recjax, name))
+
+
+def test_importing_loads_nothing_heavy():
+    code = """
+import sys
+import recjax
+assert not {"numpy", "jax", "ml_collections"} & set(sys.modules)
+recjax.data.leave_one_out
+assert "numpy" in sys.modules and "jax" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# In this order: later ones open what `recjax.train` leaves in the folder.
+EXAMPLES = [
+    "recjax", "recjax.data", "recjax.models", "recjax.api.prepare", "recjax.api.train",
+    "recjax.api.evaluate", "recjax.training.workdir.open_run",
+    "recjax.training.recommender.RecommenderRun.recommend", "recjax.recommend.split_keys",
+    "recjax.errors.printable",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("examples")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_run(name, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    parts, rest = name.split("."), []
+    while True:
+        try:
+            found = importlib.import_module(".".join(parts))
+            break
+        except ModuleNotFoundError:
+            rest.insert(0, parts.pop())
+    globs = {"recjax": recjax} if not rest else dict(vars(found))
+    for part in rest:
+        found = getattr(found, part)
+    tests = doctest.DocTestFinder(recurse=False).find(found, name, globs=globs)
+    assert tests and tests[0].examples, "no example in it"
+    results = doctest.DocTestRunner().run(tests[0])
+    assert results.failed == 0, capsys.readouterr().out
+
+
+def test_configs_are_files_or_dicts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    section = {
+        "data": {"source": "simulated", "store": "store", "options": {"users": 30}},
+        "model": {"name": "sasrec"},
+    }
+    (tmp_path / "config.py").write_text(
+        "from ml_collections import ConfigDict\n"
+        f"def get_config(arg=None):\n    return ConfigDict({section!r})\n"
+    )
+    from ml_collections import ConfigDict
+
+    paths = {
+        str(recjax.prepare(config, changes={"data.store": f"store{n}"}).path)
+        for n, config in enumerate(
+            (section, ConfigDict(section), "config.py", tmp_path / "config.py:anything")
+        )
+    }
+    assert paths == {f"store{n}" for n in range(4)}
+    assert "store" not in [p.name for p in tmp_path.iterdir()]
+    with pytest.raises(InputError, match=r"config.data has no 'stroe'; did you mean 'store'\?"):
+        recjax.prepare(section, changes={"data.stroe": "x"})
+    with pytest.raises(InputError, match="'config.data.sorce'; did you mean 'source'?"):
+        recjax.train({**section, "data": {"sorce": "x"}}, "run")
+    with pytest.raises(InputError, match="reads its recommender's data"):
+        recjax.prepare({"system": "interpreter", "recommender": "a", "llm": "b"})
+    with pytest.raises(InputError, match="missing; expected a workdir"):
+        recjax.train(None, "nowhere")
+    with pytest.raises(InputError, match="split: expected 'validation' or 'test', got 'tset'"):
+        recjax.evaluate("nowhere", split="tset")
+    assert not (tmp_path / "run").exists() and not (tmp_path / "nowhere").exists()
