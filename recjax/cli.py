@@ -204,7 +204,7 @@ def _prepare(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict
     store = prepare(config.data, overwrite=args.overwrite)
     _say(format_statistics(store), f"prepared: {store.path}")
     keys = ("counts", "statistics", "bad_rows", "duplicates", "warnings")
-    return {"store": str(store.path), **{key: store.manifest[key] for key in keys}}
+    return {"store": str(store.path), **{key: store.manifest.get(key) for key in keys}}
 
 
 def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:

@@ -24,12 +24,10 @@ from typing import Any
 import numpy as np
 
 from recjax.data.interactions import Catalog, InteractionLog, compact, statistics, time_order
+from recjax.data.verify import AGAIN, ALWAYS, ARRAYS, FORMAT_VERSION, check_files, read_manifest
 from recjax.errors import InputError, printable
+from recjax.json_files import read_object
 from recjax.replace import new_folder, recovered
-
-FORMAT_VERSION = 1
-_ARRAYS = {"offsets": np.int64, "items": np.int32, "timestamps": np.int64, "ratings": np.float32}
-_ALWAYS = ("offsets.npy", "items.npy", "users.jsonl", "catalog.jsonl")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,12 +90,20 @@ class Store:
     @functools.cached_property
     def user_keys(self) -> list[str]:
         """[U] raw user ids."""
-        return list(_read_jsonl(self.path / "users.jsonl"))
+        return list(_read_jsonl(self.path / "users.jsonl", str, "a user's id"))
 
     @functools.cached_property
     def catalog(self) -> list[dict[str, Any] | None]:
         """[I] records by item id; None at 0."""
-        return [None, *_read_jsonl(self.path / "catalog.jsonl")]
+        file = self.path / "catalog.jsonl"
+        records = list(_read_jsonl(file, dict, "an item's record"))
+        for number, record in enumerate(records, start=1):
+            titled = isinstance(record.get("title", 0), str | None)
+            if not titled or record.get("id") != number or not isinstance(record.get("key"), str):
+                raise InputError(
+                    f"{file}:{number}: expected item {number} with its 'key' and 'title'; {AGAIN}"
+                )
+        return [None, *records]
 
     @functools.cached_property
     def titles(self) -> list[str | None]:
@@ -115,50 +121,29 @@ class Store:
         return {record["key"]: id for id, record in enumerate(self.catalog) if record}
 
 
-def _read_jsonl(path: Path) -> Iterator[Any]:
+def _read_jsonl(path: Path, kind: type, expected: str) -> Iterator[Any]:
     with path.open(encoding="utf-8") as file:
-        yield from map(json.loads, file)
+        for number, line in enumerate(file, start=1):
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError):
+                value = None
+            if not isinstance(value, kind):
+                raise InputError(f"{path}:{number}: expected {expected}; {AGAIN}")
+            yield value
 
 
 def open_store(path: str | Path) -> Store:
     """Opens a prepared data set.
 
     Raises:
-        InputError: no store there, one of another format version, or one with a missing or
-            truncated file; says to prepare it again.
+        InputError: no store there, one of another format version, or one with a missing, truncated
+            or changed file (`recjax.data.verify`); says to prepare it again.
     """
     path = Path(path)
     recovered(path, store_files)
-    manifest_path = path / "manifest.json"
-    if not manifest_path.is_file():
-        raise InputError(
-            f"{path}: no prepared data set there (manifest.json is missing); "
-            "run `recjax prepare` first"
-        )
-    try:
-        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-        version = manifest["format_version"]
-        if version == FORMAT_VERSION:
-            sizes = {name: manifest["files"][name]["bytes"] for name in _ALWAYS}
-            sizes |= {name: entry["bytes"] for name, entry in manifest["files"].items()}
-    except (ValueError, KeyError, TypeError):
-        raise InputError(
-            f"{manifest_path}: not a manifest of a prepared data set; "
-            "run `recjax prepare --overwrite`"
-        ) from None
-    if version != FORMAT_VERSION:
-        raise InputError(
-            f"{path}: format version {version}, this recjax reads {FORMAT_VERSION}; "
-            "run `recjax prepare --overwrite`"
-        )
-    for name, expected in sizes.items():
-        file = path / name
-        size = file.stat().st_size if file.is_file() else None
-        if size != expected:
-            found = "missing" if size is None else f"{size} bytes"
-            raise InputError(
-                f"{file}: {found}, expected {expected} bytes; run `recjax prepare --overwrite`"
-            )
+    manifest = read_manifest(path)
+    check_files(path, manifest)
     return Store(path, manifest)
 
 
@@ -167,12 +152,12 @@ def store_files(folder: Path) -> list[str] | None:
     says so, or, where that is damaged, that has arrays of ours beside it."""
     if not (folder / "manifest.json").is_file():
         return None
-    names = [*(f"{name}.npy" for name in _ARRAYS), *_ALWAYS, "manifest.json"]
+    names = [*(f"{name}.npy" for name in ARRAYS), *ALWAYS, "manifest.json"]
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        ours = {"format_version", "files"} <= manifest.keys()
-    except (OSError, ValueError, AttributeError, RecursionError):
-        ours = all((folder / name).is_file() for name in _ALWAYS)
+        ours = {"format_version", "files"} <= read_object(folder / "manifest.json").keys()
+    except InputError:
+        ours = False
+    ours = ours or all((folder / name).is_file() for name in ALWAYS)
     return list(dict.fromkeys(names)) if ours else None
 
 
@@ -224,7 +209,7 @@ def write_store(
     with new_folder(path, overwrite=overwrite, known=store_files, sign=False) as folder:
         for name, array in arrays.items():
             if array is not None:
-                np.save(folder / f"{name}.npy", array.astype(_ARRAYS[name], copy=False))
+                np.save(folder / f"{name}.npy", array.astype(ARRAYS[name], copy=False))
         _write_lines(folder / "users.jsonl", map(json.dumps, log.user_keys))
         _write_lines(folder / "catalog.jsonl", _records(log.item_keys, catalog))
         n_items = len(log.item_keys) + 1
@@ -260,7 +245,10 @@ def _records(keys: list[str], catalog: Catalog) -> Iterator[str]:
         known = catalog.get(key, {})
         ours = {"id": index, "key": key, "title": known.get("title") or None}
         record = ours | known | ours  # first in order, and a source's own "id" does not win
-        yield json.dumps(record, ensure_ascii=False, default=str)  # dates, decimals
+        try:
+            yield json.dumps(record, ensure_ascii=False, allow_nan=False, default=str)  # dates
+        except ValueError as error:
+            raise InputError(f"item {key!r}: what is known of it has no JSON ({error})") from None
 
 
 def format_statistics(store: Store) -> str:
@@ -288,7 +276,7 @@ def format_statistics(store: Store) -> str:
         rows.append(("bad rows skipped", f"{bad['count']:,}"))
     if duplicates.get("found"):
         rows.append(("repeated (user, item)", f"{duplicates['found']:,} ({duplicates['kept']})"))
-    rows += [("note", printable(text)) for text in store.manifest.get("warnings", [])]
+    rows += [("note", printable(str(text))) for text in store.manifest.get("warnings", [])]
     return "\n".join(f"{name:<22}{value}" for name, value in rows)
 
 

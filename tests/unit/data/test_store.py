@@ -109,7 +109,7 @@ def test_refuses_what_is_no_whole_store(tmp_path):
     with pytest.raises(InputError, match=r"items.npy: missing, expected"):
         open_store(path)
     (path / "manifest.json").write_text("{")
-    with pytest.raises(InputError, match="manifest.json: not a manifest of a prepared data set"):
+    with pytest.raises(InputError, match="manifest.json: not a readable JSON file"):
         open_store(path)
 
 
@@ -185,7 +185,9 @@ def test_catalog_records_of_any_source(tmp_path):
 def test_a_manifest_that_lists_no_files(tmp_path):
     write_store(tmp_path / "s", make_log(), CATALOG, {})
     edit_manifest(tmp_path / "s", files={})
-    with pytest.raises(InputError, match="manifest.json: not a manifest of a prepared data set"):
+    with pytest.raises(
+        InputError, match=r"manifest.json: 'files.offsets.npy' is missing; expected"
+    ):
         open_store(tmp_path / "s")
 
 
