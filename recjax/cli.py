@@ -1,6 +1,7 @@
 """The `recjax` command: parse, call, print; no logic.
 
-Exit status: 0 done, 1 failed, 2 bad usage or bad input (one line; `--debug` shows where). Progress
+Exit status: 0 done (also when SIGTERM stopped a training that goes on later), 1 failed, 2 bad usage
+or bad input (one line; `--debug` shows where), 130 interrupted by SIGINT. Progress
 and tables go to stderr; `--json` prints one JSON line on stdout.
 """
 
@@ -8,6 +9,8 @@ import argparse
 import dataclasses
 import json
 import logging
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -17,6 +20,7 @@ from typing import Any, NoReturn
 from recjax.errors import InputError, one_line, printable
 from recjax.interpreter.command import add_interpret_flags, interpret
 from recjax.memory import keep_freed
+from recjax.signals import INTERRUPTED, Stopped, stopping
 
 
 class _Parser(argparse.ArgumentParser):
@@ -208,6 +212,11 @@ def _prepare(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict
 
 
 def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
+    with stopping():
+        return _trained(args, overrides)
+
+
+def _trained(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
     if args.distributed:
         from recjax.training.parallel import start_distributed
 
@@ -220,7 +229,10 @@ def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[s
     _say(f"workdir: {args.workdir}", run.describe())
     result = run.train()
     if not result["finished"]:
-        _say(f"stopped at step {result['step']}; the same command goes on from there")
+        _say(
+            f"recjax: stopped by {result['stopped_by']} at step {result['step']}; "
+            "the same command goes on from there"
+        )
         return result
     metrics = {k: v for k, v in result.items() if "/" in k}
     _say(format_table(metrics), f"best checkpoint: step {result['step']}; workdir: {args.workdir}")
@@ -391,21 +403,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         keep_freed()
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every save
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every save
     try:
         args, unknown = _parser().parse_known_args(arguments)
         result = args.run(args, _overrides(unknown))
         if args.json:
             print(json.dumps(result))
-        return 0
+        return INTERRUPTED if result.get("stopped_by") == "SIGINT" else 0
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
     except InputError as error:
         _fail(error, str(error), debug)
         return 2
+    except Stopped as stopped:  # before there was anything to save
+        _say(f"recjax: stopped by {stopped}; the same command begins again")
+        return INTERRUPTED if stopped.number == signal.SIGINT else 0
     except KeyboardInterrupt:
-        _say("recjax: interrupted; the same command goes on from the last checkpoint")
-        return 1
+        _say("recjax: interrupted")
+        if argv is None:  # threads of libraries may be in the midst of something
+            os._exit(INTERRUPTED)
+        return INTERRUPTED
     except Exception as error:
         _fail(error, f"{type(error).__name__}: {' '.join(str(error).split())}", debug)
         return 1

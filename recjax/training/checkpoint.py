@@ -1,36 +1,32 @@
 """Checkpoints: Orbax behind one small wrapper.
 
-A kill at any moment leaves the latest complete step restorable. What Orbax 0.12 needs for that:
-steps are retired by a rename (a kill during plain deletion leaves half a step that still counts),
-and what was renamed is removed at the next start.
+A kill at any moment leaves the latest complete step restorable. Orbax 0.12 writes steps in the
+background; this module does the rest: it signs a complete step with checksums, looks at them
+before it restores one, and retires old steps by a rename (a kill during plain deletion leaves half
+a step that still counts). A save that fails for want of room is told, and the next one tries again.
 """
 
 import contextlib
-import dataclasses
+import errno
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from recjax.errors import InputError
 from recjax.json_files import read_object
+from recjax.training.checksums import damage, write_checksums
 
 _TRASH = "trash"
-
-
-@dataclasses.dataclass
-class _LatestAndBest:
-    """Which steps stay: the newest few and the best one."""
-
-    latest: int
-    best: int | None = None
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        newest = sorted(c.step for c in checkpoints)[-self.latest :]
-        return [c.step in newest or c.step == self.best for c in checkpoints]
 
 
 class Checkpoints:
@@ -44,30 +40,32 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 2, *, read_only: bool = False):
         self.folder = folder.absolute()
-        self._policy = _LatestAndBest(keep)
+        self._keep, self._read_only = keep, read_only
+        self._whole: set[int] = set()  # steps whose files were looked at, or written here
+        self._told: set[int] = set()  # damaged steps that were named
+        self._saving: threading.Thread | None = None
+        self._tried: int | None = None  # the step that was saved last,
+        self._failed: BaseException | None = None  # and its error
         if not read_only:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if jax.process_index() == 0:
-                shutil.rmtree(self.folder / _TRASH, ignore_errors=True)
-        self._read_only = read_only
+            self._empty_trash()
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
-        read_only = self._read_only
         return ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=None if read_only else self._policy,
-                todelete_subdir=_TRASH,
-                cleanup_tmp_directories=not read_only,
+                # Retiring is ours: Orbax also retires steps after a save that failed.
+                preservation_policy=preservation_policy.PreserveAll(),
+                cleanup_tmp_directories=not self._read_only,
                 create=False,
-                read_only=read_only,
+                read_only=self._read_only,
             ),
             item_names=("state", "meta"),
         )
 
     def save(self, step: int, state: Any, meta: dict[str, Any], best: int | None) -> None:
-        """Starts saving a step in the background.
+        """Starts saving a step in the background, when the save before it has ended.
 
         Args:
             step: number of the step.
@@ -75,30 +73,132 @@ class Checkpoints:
             meta: what JSON can hold.
             best: the step that must be kept.
         """
-        self._policy.best = best
-        if step in self._manager.all_steps():
+        self.wait()
+        if step in self.steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
-            ),
-            force=True,
+        self._tried, self._failed = step, None
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+                ),
+                force=True,
+            )
+        except Exception as error:  # TensorStore and Orbax have many kinds
+            self._failed = error
+            return
+        self._saving = threading.Thread(target=self._complete, args=(step, best))
+        self._saving.start()
+
+    def _complete(self, step: int, best: int | None) -> None:
+        try:
+            self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                if step not in self.steps():
+                    raise OSError(errno.EIO, "Orbax has not completed the step")
+                write_checksums(self.folder / str(step))
+                self._whole.add(step)
+                kept = {*self.steps()[-self._keep :], best}
+                for old in self.steps():
+                    if old not in kept:
+                        self._retire(old)
+                self._empty_trash()
+        except BaseException as error:
+            self._failed = error
+
+    def wait(self) -> bool:
+        """Until what was started is on the disk; whether it is. Where there was no room for it,
+        that is told once."""
+        if self._saving is not None:
+            self._saving.join()
+            self._saving = None
+        error, step = self._failed, self._tried
+        if error is None or step is None:
+            return error is None
+        self._tried = None
+        reason = _full(error)
+        if reason is None or jax.process_count() > 1:  # the others do not know of it
+            raise error
+        _warn(
+            f"{self.folder / str(step)}: the checkpoint was not saved ({reason}); training goes "
+            "on, and the next save tries again"
         )
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        shutil.rmtree(self.folder / str(step), ignore_errors=True)  # complete but for its checksums
+        self._manager = self._open()  # removes what was half written
+        return False
+
+    def _retire(self, step: int) -> None:
+        """Takes a step out of the folder at once; its files go with the trash."""
+        trash = self.folder / _TRASH
+        trash.mkdir(exist_ok=True)
+        name = str(step)
+        while (trash / name).exists():
+            name += "-"
+        os.rename(self.folder / str(step), trash / name)
+
+    def _empty_trash(self) -> None:
+        if jax.process_index() == 0:
+            empty_trash(self.folder)
+
+    def steps(self) -> list[int]:
+        """The complete steps, in order."""
+        if not self.folder.is_dir():
+            return []
+        names = [p.name for p in self.folder.iterdir() if p.name.isdecimal()]
+        complete = (int(n) for n in names if (self.folder / n / "_CHECKPOINT_METADATA").exists())
+        return sorted(complete)
 
     def latest(self) -> int | None:
-        """The newest complete step, or None."""
-        return max(self._steps(), default=None)
+        """The newest complete step whose files are whole, or None where there is no step.
 
-    def _steps(self) -> list[int]:
-        complete = (s for s in self._manager.all_steps() if (self.folder / str(s)).is_dir())
-        return [s for s in complete if (self.folder / str(s) / "_CHECKPOINT_METADATA").exists()]
+        Damaged ones are told; when the folder is open for writing, they go.
+
+        Raises:
+            InputError: all steps are damaged.
+        """
+        step = self._latest() if jax.process_index() == 0 else 0
+        if not self._read_only:
+            self._manager.reload()  # it knows damaged steps that have just gone
+        if jax.process_count() > 1:
+            step = int(multihost_utils.broadcast_one_to_all(np.int64(-1 if step is None else step)))
+        return None if step == -1 else step
+
+    def _latest(self) -> int | None:
+        damaged: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            found = self._damage(step)
+            if found is None:
+                for bad, reason in damaged.items():
+                    if bad not in self._told:
+                        _warn(f"{self.folder / str(bad)}: damaged ({reason}); step {step} is used")
+                    self._told.add(bad)
+                    if not self._read_only:
+                        self._retire(bad)
+                return step
+            damaged[step] = found
+        if damaged:
+            step, reason = next(iter(damaged.items()))
+            raise InputError(
+                f"{self.folder / str(step)}: damaged ({reason}), and no older step is whole; "
+                "train --overwrite begins anew"
+            )
+        return None
+
+    def _damage(self, step: int) -> str | None:
+        if step in self._whole:
+            return None
+        found = damage(self.folder / str(step))
+        if found is None:
+            self._whole.add(step)
+        return found
 
     def meta(self, step: int) -> dict[str, Any]:
         """What was saved beside the arrays of a step."""
         self._require(step)
-        items = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=items).meta
+        return read_object(self.folder / str(step) / "meta" / "metadata")
 
     def restore(self, step: int, abstract: Any) -> Any:
         """The state of a step.
@@ -108,25 +208,26 @@ class Checkpoints:
             abstract: the state as `jax.ShapeDtypeStruct`s with shardings, on any mesh.
 
         Raises:
-            InputError: no such step, or a state of another model.
+            InputError: no such step, a damaged one, or a state of another model.
         """
         self._require(step)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         try:
             return self._manager.restore(step, args=items).state
-        except (ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # TensorStore and Orbax have many kinds
             reason = " ".join(str(error).split())[:300]
             raise InputError(
                 f"{self.folder / str(step)}: not a checkpoint of this model ({reason})"
             ) from error
 
     def _require(self, step: int) -> None:
-        if step not in self._steps():
+        steps = self.steps()
+        if step not in steps:
             raise InputError(f"{self.folder}: no complete checkpoint of step {step}")
-
-    def wait(self) -> None:
-        """Until what was started is on the disk."""
-        self._manager.wait_until_finished()
+        found = self._damage(step) if jax.process_index() == 0 else None
+        if found is not None:
+            others = ", ".join(str(s) for s in steps if s != step) or "none"
+            raise InputError(f"{self.folder / str(step)}: damaged ({found}); other steps: {others}")
 
     @contextlib.contextmanager
     def moving(self, folder: Path) -> Iterator[None]:
@@ -141,7 +242,36 @@ class Checkpoints:
         return self._manager.reached_preemption(step)
 
     def close(self) -> None:
-        self._manager.close()
+        """Ends what was started; errors are of `wait`."""
+        if self._saving is not None:
+            self._saving.join()
+        with contextlib.suppress(Exception):
+            self._manager.close()
+
+
+def empty_trash(folder: Path) -> None:
+    """Frees the room that retired steps of a run take."""
+    shutil.rmtree(folder / _TRASH, ignore_errors=True)
+
+
+def _warn(line: str) -> None:
+    print(f"recjax: {line}", file=sys.stderr)
+
+
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up"}
+
+
+def _full(error: BaseException) -> str | None:
+    """Why a save found no room; None where it failed for another reason."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _FULL:
+            return _FULL[seen.errno]
+        for number, text in _FULL.items():  # TensorStore's errors are text
+            if os.strerror(number) in str(seen):
+                return text
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def abstract_like(tree: Any, shardings: Any) -> Any:

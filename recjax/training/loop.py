@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -11,7 +10,9 @@ from typing import Annotated, Any, Protocol
 import jax
 import numpy as np
 
+from recjax.errors import InputError
 from recjax.ranges import Checked, Count, Epochs, FieldError, Range, Size
+from recjax.signals import stopping
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.criteria import Progress
 from recjax.training.metrics import progress_bar
@@ -52,26 +53,6 @@ class Writer(Protocol):
     def write(self, step: int, values: dict[str, Any], /) -> None: ...
 
 
-class _StopSignal:
-    """Notes SIGTERM, so that the loop can save and leave in peace."""
-
-    def __enter__(self):
-        self.received = False
-        try:
-            self._old = signal.signal(signal.SIGTERM, self._note)
-        except ValueError:  # not the main thread: no signals here
-            self._old = None
-        return self
-
-    def _note(self, number, frame):
-        del number, frame
-        self.received = True
-
-    def __exit__(self, *exc):
-        if self._old is not None:
-            signal.signal(signal.SIGTERM, self._old)
-
-
 def total_steps(config: TrainConfig, steps_per_epoch: int) -> int:
     """The last step of the run, a multiple of the steps per call."""
     calls = math.ceil(config.epochs * steps_per_epoch / config.steps_per_call)
@@ -95,7 +76,7 @@ def fit(
     cooldown: int = 0,
     part: Callable[[int], str | None] = lambda step: None,
 ) -> tuple[TrainState, Progress, bool]:
-    """Trains until its criteria hold, the epochs are done, or SIGTERM arrives.
+    """Trains until its criteria hold, the epochs are done, or a signal arrives.
 
     Args:
         state: where to start (`state.step` steps are done).
@@ -115,7 +96,7 @@ def fit(
             apart (`loss/PART`).
 
     Returns:
-        `(state, progress, finished)`; `finished` is False after SIGTERM.
+        `(state, progress, finished)`; `finished` is False after SIGINT or SIGTERM.
 
     Raises:
         DivergedError: naming the first step whose loss or gradient is not finite.
@@ -128,6 +109,7 @@ def fit(
     if progress.may_go_on(cap) and progress.cooling is not None and progress.cap:
         progress.cooling = None
         state = _cooled(state, None)
+    standing = tried = (progress.best_step, progress.best_value)  # of the newest checkpoint
 
     def last() -> int:
         return cap if progress.cooling is None else min(cap, progress.cooling + cooldown)
@@ -143,12 +125,20 @@ def fit(
         )
         saved()
 
+    def end_saving() -> None:
+        if not checkpoints.wait():
+            save()
+            if not checkpoints.wait():
+                raise InputError(f"cannot write {checkpoints.folder}: the disk is full")
+
     bar = progress_bar(cap, step, "training", "step")
-    with bar, _StopSignal() as stop:
+    with bar, stopping() as stop:
         going = step < last() and progress.may_go_on(cap)
         batch = batches(step, count) if going else None
         progress.cap = 0 if going else progress.cap
         started, done = time.perf_counter(), 0
+        if stop.received and batch is not None:
+            return state, progress, False
         while batch is not None:
             if cooldown and progress.cooling is None and step >= cap - cooldown:
                 cool()
@@ -174,6 +164,10 @@ def fit(
                         **values,
                     },
                 )
+                if checkpoints.wait():
+                    standing = tried
+                else:  # the best parameters may have been those that were not saved
+                    progress.best_step, progress.best_value = standing
                 may_end = progress.judge(
                     values,
                     step,
@@ -198,14 +192,15 @@ def fit(
                         file=sys.stderr,
                     )
                 progress.losses.clear()
+                tried = (progress.best_step, progress.best_value)
                 save()
                 started, done = time.perf_counter(), 0
             preempted = jax.process_count() > 1 and checkpoints.preempted(step)
             if (stop.received or preempted) and batch is not None:
                 save()
-                checkpoints.wait()
+                end_saving()
                 return state, progress, False
-    checkpoints.wait()
+    end_saving()
     return state, progress, True
 
 
@@ -221,7 +216,7 @@ def _checked(metrics: dict[str, Any], first: int) -> np.ndarray:
         k = int(bad.argmax())
         raise DivergedError(
             f"step {first + k + 1}: loss {host['loss'][k]}, gradient norm {host['grad_norm'][k]}; "
-            "the last checkpoint is untouched. Lower config.optim.learning_rate, or set "
-            "config.optim.clip_norm"
+            "the last checkpoint is untouched. Train anew, with a lower config.optim.learning_rate "
+            "or with config.optim.clip_norm=1: in another --workdir, or with --overwrite"
         )
     return host["loss"]

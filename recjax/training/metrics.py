@@ -1,8 +1,10 @@
 """Where a run's numbers go: JSON lines, TensorBoard, a progress bar."""
 
+import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,14 @@ from tqdm import tqdm
 
 from recjax.errors import InputError
 from recjax.json_files import parse
-from recjax.replace import write_text
+from recjax.replace import not_written, write_text
 
 
 class MetricWriter:
     """Appends metrics to `WORKDIR/metrics.jsonl` and to TensorBoard event files.
+
+    Where the disk is full, that is told, training goes on, and the lines are written when there is
+    room again.
 
     Args:
         workdir: the run's folder.
@@ -25,36 +30,95 @@ class MetricWriter:
 
     def __init__(self, workdir: Path, step: int = 0):
         self._path = workdir / "metrics.jsonl"
-        kept = [line for line in read_metrics(self._path) if line["step"] <= step]
-        kept = [line for line in kept if not line.get("final")]
-        write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = self._path.open("a", encoding="utf-8")
-        self._board = _summary_writer()(str(workdir), purge_step=step + 1 if step else None)
+        _drop_after(self._path, step)
+        self._file = self._path.open("ab", buffering=0)
+        self._waiting = b""  # lines that found no room
+        self._board = _Board(workdir, step + 1 if step else None)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line: the step and its values."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        for key, value in values.items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                self._board.add_scalar(key, value, step)
+        self._waiting += json.dumps({"step": step, **values}).encode() + b"\n"
+        try:
+            self._append()
+            self._board.write(step, values)
+        except OSError as error:
+            print(f"recjax: {not_written(self._path, error)}; training goes on", file=sys.stderr)
+
+    def _append(self) -> None:
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            while self._waiting:
+                written = self._file.write(self._waiting)
+                self._waiting = self._waiting[written:]
+                end += written
+        except OSError:
+            # Half a line may stand; the rest of it follows, and nothing is written twice.
+            os.ftruncate(self._file.fileno(), end)
+            raise
+
+    def flush(self) -> None:
+        """Until every line is in the file.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        try:
+            self._append()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise not_written(self._path, error) from error
 
     def close(self) -> None:
         self._file.close()
         self._board.close()
 
 
-def _summary_writer() -> Any:
-    """tensorboardX's writer class. Where torch is installed, its import would load it in vain."""
-    hide = "torch" not in sys.modules
-    if hide:
-        sys.modules["torch"] = None  # type: ignore[assignment]  # makes `import torch` fail
-    try:
-        from tensorboardX import SummaryWriter  # slow to import
-    finally:
-        if hide:
-            del sys.modules["torch"]
-    return SummaryWriter
+def _drop_after(path: Path, step: int) -> None:
+    """Removes the lines after a step, the final one and one that a kill cut short. The file gets
+    shorter in its place, which needs no room on the disk."""
+    kept = [line for line in read_metrics(path) if line["step"] <= step]
+    text = "".join(json.dumps(line) + "\n" for line in kept if not line.get("final")).encode()
+    if path.exists() and path.read_bytes().startswith(text):
+        os.truncate(path, len(text))
+    else:
+        write_text(path, text.decode())
+
+
+class _Board:
+    """TensorBoard's event files. tensorboardX's own writer has a thread that ends at the first
+    error, and then waits for it without an end."""
+
+    def __init__(self, workdir: Path, purge: int | None):
+        hide = "torch" not in sys.modules
+        if hide:  # where torch is installed, tensorboardX would load it in vain
+            sys.modules["torch"] = None  # type: ignore[assignment]  # makes `import torch` fail
+        try:
+            from tensorboardX import event_file_writer, summary  # slow to import
+            from tensorboardX.proto import event_pb2
+        finally:
+            if hide:
+                del sys.modules["torch"]
+        self._event, self._scalar = event_pb2.Event, summary.scalar
+        self._writer = event_file_writer.EventsWriter(str(workdir / "events"))
+        if purge is not None:
+            log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._writer.write_event(
+                self._event(session_log=log, step=purge, wall_time=time.time())
+            )
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """The numbers among the values."""
+        for key, value in values.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                event = self._event(
+                    summary=self._scalar(key, value), step=step, wall_time=time.time()
+                )
+                self._writer.write_event(event)
+        self._writer.flush()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # what found no room is in metrics.jsonl
+            self._writer.close()
 
 
 class NoWriter:
@@ -62,6 +126,9 @@ class NoWriter:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         del step, values
+
+    def flush(self) -> None:
+        pass
 
     def close(self) -> None:
         pass

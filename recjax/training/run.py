@@ -10,6 +10,7 @@ import jax
 
 from recjax.config import nearest
 from recjax.errors import InputError
+from recjax.signals import Stop, Stopped, stopping
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.claim import Claim
 from recjax.training.criteria import Progress
@@ -179,11 +180,22 @@ class Run(abc.ABC):
 
         Returns:
             The final line of `metrics.jsonl`: test metrics by name, `step` (of the best
-            checkpoint), and `finished` False when SIGTERM stopped it early.
+            checkpoint), and `finished` False when SIGINT or SIGTERM (`stopped_by`) stopped it
+            early.
         """
         assert self.workdir is not None
-        validation = self.evaluator("validation")
         claim = self.claim = self.claim or Claim(self.workdir)
+        try:
+            with stopping() as stop:
+                out = self._trained(stop, claim)
+        finally:
+            claim.release()
+            self.claim = None
+        return out if out["finished"] else {**out, "stopped_by": stop.name}
+
+    def _trained(self, stop: Stop, claim: Claim) -> dict[str, Any]:
+        assert self.workdir is not None
+        validation = self.evaluator("validation")
         checkpoints = Checkpoints(self.workdir / "checkpoints", self._train.keep_checkpoints)
         writer: MetricWriter | NoWriter = NoWriter()
         try:
@@ -218,9 +230,13 @@ class Run(abc.ABC):
             if progress.best_step not in (None, step):
                 step = progress.best_step
                 params = checkpoints.restore(step, self.abstract_state()).params
-            values = self.evaluator("test").run(params)
+            try:
+                values = self.evaluator("test").run(params, stop.check)
+            except Stopped:  # all is saved
+                return {"step": int(state.step), "finished": False}
             ending = {"goals_met": progress.met} if self._train.goals else {}
             writer.write(step, {"final": True, **ending, **values})
+            writer.flush()
             result = {"step": step, "finished": True, **ending, **values, **self.finish(params)}
             if progress.unmet:
                 result["advice"] = self._advice(progress)
@@ -228,14 +244,13 @@ class Run(abc.ABC):
         finally:
             writer.close()
             checkpoints.close()
-            claim.release()
-            self.claim = None
 
     def _take_place(self, claim: Claim, checkpoints: Checkpoints) -> None:
         """After a checkpoint: the run that this one replaces goes."""
         if not claim.pending:
             return
-        checkpoints.wait()
+        if not checkpoints.wait():
+            return
         with checkpoints.moving(claim.workdir / "checkpoints"):
             claim.stands()
         self.workdir = claim.workdir

@@ -12,7 +12,8 @@ import jax
 from recjax.config import build, to_plain
 from recjax.errors import InputError
 from recjax.replace import recovered, write_text
-from recjax.training.checkpoint import read_json
+from recjax.signals import stopping
+from recjax.training.checkpoint import empty_trash, read_json
 from recjax.training.claim import Claim, run_files
 from recjax.training.system import System, load_system
 
@@ -85,7 +86,8 @@ def claimed_run(config: Any, claim: Claim) -> Any:
     """The run of a config, in a folder that is claimed for it; writes nothing there."""
     system = load_system(config.system)
     # Several processes would write over each other.
-    store = system.store(config, jax.process_count() == 1)
+    with stopping() as stop, stop.at_once():
+        store = system.store(config, jax.process_count() == 1)
     config = system.settled(config, store)
     if (claim.folder / "config.json").exists():
         old = {"system": "recommender", **_read_plain(claim.folder)}
@@ -102,6 +104,7 @@ def claimed_run(config: Any, claim: Claim) -> Any:
 
 def write_records(run: Any, folder: Path) -> None:
     """Writes the run's `config.json` and `manifest.json`, where they do not say so already."""
+    empty_trash(folder / "checkpoints")  # first: the disk may be full
     plain = plain_config(run.config)
     record = {"config": plain, "versions": _versions(), "git_commit": _git_commit()}
     for name, value in (("config.json", record), ("manifest.json", run.store.manifest)):

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "recjax"
 LAYERS = (
     ("lazy",),
     ("array_files", "errors", "typing", "ranges", "config", "json_files", "memory", "locks"),
+    ("signals",),
     ("replace",),
     ("data",),
     ("nn",),
