@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from recjax.errors import InputError
+from recjax.errors import InputError, one_line
 from recjax.json_files import read_object
 from recjax.training.checksums import damage, write_checksums
 
@@ -255,7 +255,7 @@ def empty_trash(folder: Path) -> None:
 
 
 def _warn(line: str) -> None:
-    print(f"recjax: {line}", file=sys.stderr)
+    print(f"recjax: {one_line(line)}", file=sys.stderr)
 
 
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up"}

@@ -1,13 +1,19 @@
 """A run's folder: one process writes it, and no run goes before its successor stands."""
 
+import errno
+import importlib
 import json
 import multiprocessing
+import os
+import signal
 
+import orbax.checkpoint as ocp
 import pytest
 
 from recjax.errors import InputError
 from recjax.training import loop
 from recjax.training.claim import Claim
+from recjax.training.metrics import MetricWriter, read_metrics
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -118,3 +124,95 @@ def test_a_second_run_ends_with_one_line(train, tmp_path):
         process.kill()
         process.join()
     assert train("--config.train.epochs=1")[0] == 0  # a dead process holds nothing
+
+
+def test_signals_at_any_moment(train, tmp_path, monkeypatch):
+    """Before the first step, while it compiles, in a validation, in a save, in the test."""
+    moments = [
+        ("recjax.data.sources.simulated.simulate", signal.SIGTERM, 0, "begins again"),
+        ("recjax.training.recommender.init_state", signal.SIGINT, 130, "at step 0; the same"),
+        ("recjax.training.loop._checked", signal.SIGTERM, 0, "at step 1; the same"),
+        ("recjax.training.loop._judge", signal.SIGINT, 130, "at step 2; the same"),
+        ("recjax.training.checkpoint.write_checksums", signal.SIGTERM, 0, "at step"),
+    ]
+    for place, number, expected, message in moments:
+        with monkeypatch.context() as patch:
+            module, _, name = place.rpartition(".")
+            real = getattr(importlib.import_module(module), name)
+
+            def act(*args, real=real, number=number, **kwargs):
+                os.kill(os.getpid(), number)
+                return real(*args, **kwargs)
+
+            patch.setattr(place, act)
+            status, out, err = train()
+        assert status == expected, (place, err)
+        lines = [line for line in err.splitlines() if line.startswith("recjax: ")]
+        assert len(lines) == 1 and err.splitlines()[-1] == lines[0], (place, err)
+        assert f"recjax: stopped by {number.name}" in lines[0] and message in lines[0], lines
+        assert out is None or not out["finished"]
+    status, out, err = train()
+    assert status == 0 and out["finished"], err
+    steps = [line["step"] for line in read_metrics(tmp_path / "W" / "metrics.jsonl")]
+    assert steps == sorted(set(steps[:-1])) + steps[-1:]
+
+
+def test_a_disk_that_is_full_for_a_while(train, tmp_path, monkeypatch):
+    """The best step finds no room: the next one takes its place, and the lines are complete."""
+    real, saves = ocp.CheckpointManager.save, []
+
+    def save(self, step, *args, **kwargs):
+        saves.append(step)
+        if len(saves) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, step, *args, **kwargs)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", save)
+    monkeypatch.setattr(MetricWriter, "_append", _full_once(MetricWriter._append))
+    values = iter([0.9, 0.5])
+    judge = loop._judge
+
+    def judged(progress, found, step, config):
+        return judge(progress, {**found, config.metric: next(values)}, step, config)
+
+    monkeypatch.setattr(loop, "_judge", judged)
+    status, out, err = train()
+    assert status == 0 and out["finished"], err
+    lines = [line for line in err.splitlines() if line.startswith("recjax: ")]
+    assert len(lines) == 2 and all("the disk is full" in line for line in lines), lines
+    assert out["step"] == saves[1] == 4
+    assert [line["step"] for line in read_metrics(tmp_path / "W" / "metrics.jsonl")] == [2, 4, 4]
+
+
+def _full_once(real):
+    calls = []
+
+    def append(self):
+        calls.append(1)
+        if len(calls) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self)
+
+    return append
+
+
+def test_the_advice_after_divergence_can_be_followed(train):
+    """A resume refuses another learning rate; what the message says does not."""
+    status, _, err = train("--config.optim.learning_rate=1e30")
+    assert status == 1 and "with a lower config.optim.learning_rate" in err
+    status, _, err = train("--config.optim.learning_rate=1e-3")
+    assert status == 2 and "optim.learning_rate differ" in err
+    assert train("--config.optim.learning_rate=1e-3", "--overwrite")[0] == 0
+
+
+def test_places_that_cannot_be_written(train, tmp_path):
+    (tmp_path / "W").write_text("mine")
+    status, _, err = train()
+    assert status == 2 and err == "recjax: cannot write W: is a file\n"
+    (tmp_path / "W").unlink()
+    (tmp_path / "W").mkdir()
+    if os.geteuid() == 0:
+        return  # who may write everywhere
+    (tmp_path / "W").chmod(0o500)
+    status, _, err = train()
+    assert status == 2 and err == "recjax: cannot write W/.lock: Permission denied\n"
