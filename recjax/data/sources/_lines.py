@@ -14,6 +14,14 @@ from typing import Any
 from recjax.data.interactions import BadRows
 from recjax.errors import InputError
 
+# What files of other kinds begin with.
+_KINDS = (
+    (b"\x1f\x8b", "; a gzip file, whose name should end in .gz"),
+    (b"\xff\xfe", "; UTF-16, as some programs export it"),
+    (b"\xfe\xff", "; UTF-16, as some programs export it"),
+    (b"PK\x03\x04", "; a zip archive or a spreadsheet: unpack it, or export it as csv"),
+)
+
 
 def text_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
     """`(line number from 1, text without its line end)` of a file; `.gz` is unpacked, a byte order
@@ -47,7 +55,12 @@ def text_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]
                 yield number, text
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
-        raise InputError(f"{path}:{number}: not {encoding} text (byte 0x{byte:02x})") from None
+        kind = next(
+            (k for start, k in _KINDS if number == 1 and error.object.startswith(start)), ""
+        )
+        raise InputError(
+            f"{path}:{number}: not {encoding} text (byte 0x{byte:02x}){kind}"
+        ) from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{path}:{number + 1}: truncated or damaged gzip ({error})") from None
     except OSError as error:

@@ -87,3 +87,28 @@ def test_aspects_of_movielens():
     genres = multi_hot(records, "genres")
     assert genres.names[0] == "Drama" and genres.values[:, 0].sum() == 725
     assert np.count_nonzero(genres.values[toy_story]) == 3
+
+
+@pytest.mark.parametrize("value", ["1e39", "nan", "inf", "1_0", "9" * 5000])
+def test_scores_that_no_array_holds(tmp_path, value):
+    path = tmp_path / "s.tsv"
+    path.write_text(f"item_id\tfun\na\t{value}\n\n")
+    with pytest.raises(InputError, match=r"s.tsv:2: 'fun' is '.*; expected a number"):
+        read_scores(path, CATALOG)
+    with pytest.raises(InputError, match=r"item a: 'n' is .*; expected a number"):
+        numbers([None, {"key": "a", "n": value}], "n")
+
+
+def test_labels_are_text_or_numbers():
+    made = multi_hot([None, {"key": "a", "g": [1999, "x", None, "nan"]}], "g")
+    assert sorted(made.names) == ["1999", "x"]
+    with pytest.raises(
+        InputError, match="'g' of an item of the catalogue: expected text or a numb"
+    ):
+        multi_hot([None, {"key": "a", "g": [True]}], "g")
+
+
+def test_scores_with_long_fields_and_blank_lines_at_the_end(tmp_path):
+    path = tmp_path / "s.csv"
+    path.write_text(f'item_id,"{"x" * 140_000}"\r\na,2\r\n\r\n')
+    assert read_scores(path, CATALOG).values[1].tolist() == [2]

@@ -66,3 +66,24 @@ def test_statistics():
     assert stats["density"] == pytest.approx(8 / 15)
     assert stats["time"] == {"first": 0, "last": 7}
     assert stats["rating"] == {"mean": 4.5}
+
+
+def test_nanoseconds_order_rows_within_a_second():
+    log = LogBuilder(timestamps=True, ratings=False)
+    for item, time in (("c", (1, 5)), ("a", (1, 2)), ("a", (1, 9)), ("b", (0, 7))):
+        log.add("u", item, time[0], nanoseconds=time[1])
+    log = log.build()
+    assert log.nanoseconds.tolist() == [5, 2, 9, 7]
+    assert (
+        interactions.time_order(log).tolist() == [3, 1, 0, 2]
+        and interactions.out_of_order(log) == 2
+    )
+    for keep, rows in (("first", [1, 0, 3]), ("last", [0, 2, 3])):
+        kept = interactions.deduplicate(log, keep)
+        assert sorted(kept.nanoseconds.tolist()) == sorted(log.nanoseconds[rows].tolist())
+    assert interactions.compact(
+        interactions.select(log, np.array([0, 1]))
+    ).nanoseconds.tolist() == [5, 2]
+    whole = LogBuilder(timestamps=True, ratings=False)
+    whole.add("u", "a", 3)
+    assert whole.build().nanoseconds is None

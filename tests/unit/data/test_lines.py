@@ -24,6 +24,21 @@ def test_latin_1(tmp_path):
         list(text_lines(tmp_path / "a"))
 
 
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (gzip.compress(b"a\n" * 99), "; a gzip file, whose name should end in .gz"),
+        ("a,b".encode("utf-16"), "; UTF-16, as some"),
+        (b"PK\x03\x04\xff", "; a zip archive"),
+        (b"a\n\xff\xfe", r":2: not utf-8 text \(byte 0xff\)$"),
+    ],
+)
+def test_files_of_other_kinds(tmp_path, data, kind):
+    (tmp_path / "a").write_bytes(data)
+    with pytest.raises(InputError, match=kind):
+        list(text_lines(tmp_path / "a"))
+
+
 def test_no_file_a_folder_an_empty_file(tmp_path):
     with pytest.raises(InputError, match=r"none\.txt: no such file"):
         list(text_lines(tmp_path / "none.txt"))

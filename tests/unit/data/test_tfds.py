@@ -60,7 +60,7 @@ def build_ratings(folder, examples=(("1", "10", 3.0), ("2", "10", 4.0), ("1", "2
                 "movie_id": text,
                 "movie_title": text,
                 "user_rating": np.float32,
-                "timestamp": np.int64,
+                "timestamp": np.float64,
             }
             return tfds.core.DatasetInfo(
                 builder=self, features=tfds.features.FeaturesDict(features)
@@ -70,15 +70,16 @@ def build_ratings(folder, examples=(("1", "10", 3.0), ("2", "10", 4.0), ("1", "2
             return {"train": self._generate_examples()}
 
         def _generate_examples(self):
-            for k, (user, movie, rating) in enumerate(examples):
+            for k, (user, movie, rating, *more) in enumerate(examples):
+                title, time = more or (f"Film {movie}, The (1990)", 100 - k)
                 yield (
                     k,
                     {
                         "user_id": user,
                         "movie_id": movie,
-                        "movie_title": f"Film {movie}, The (1990)",
+                        "movie_title": title,
                         "user_rating": rating,
-                        "timestamp": 100 - k,
+                        "timestamp": time,
                     },
                 )
 
@@ -115,3 +116,21 @@ def test_bad_examples_are_counted(tmp_path):
     log, _ = source.read(path, source.Options(), bad)
     assert bad.count == 2
     assert (log.user_keys, log.item_keys, log.ratings.tolist()) == (["1"], ["20"], [5.0])
+
+
+def test_values_are_those_of_all_readers(tmp_path):
+    examples = [
+        ("1", "10", 3.0, "", 100.75),
+        ("1", "10", 3.0, "Tom &amp;amp; Jerry, The (1990)", 100.5),
+        ("1", "11", 3.0, "nan", 100.25),
+        ("nan", "10", 3.0, "X", 1.0),
+        ("1", "a\x1bb", 3.0, "X", 1.0),
+        ("1", "10", 3.0, "X", -1.0),
+    ]
+    bad = BadRows(3)
+    log, catalog = source.read(build_ratings(tmp_path, examples), source.Options(), bad)
+    assert bad.count == 3 and all("; expected " in text for text in bad.examples)
+    assert log.user_keys == ["1"] and set(log.timestamps) == {100}
+    assert sorted(log.nanoseconds) == [250_000_000, 500_000_000, 750_000_000]
+    assert catalog["10"] == {"title": "The Tom & Jerry", "year": 1990}
+    assert catalog["11"]["title"] is None
