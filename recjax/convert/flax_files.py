@@ -15,9 +15,8 @@ import numpy as np
 from flax import serialization, traverse_util
 
 from recjax.convert.mapping import TRANSPOSE, Rule
-from recjax.convert.tensors import Tensor, same, tensor_of, transposed
+from recjax.convert.tensors import Tensor, read_index, same, tensor_of, transposed
 from recjax.errors import InputError
-from recjax.json_files import read_object
 
 SINGLE = "flax_model.msgpack"
 INDEX = "flax_model.msgpack.index.json"
@@ -38,19 +37,21 @@ def rules_of(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
     )
 
 
-def read_folder(folder: Path, *, tied: bool) -> dict[str, Tensor]:
+def read_folder(folder: Path, *, tied: bool, largest: int) -> dict[str, Tensor]:
     """The tensors of a folder by path.
 
     Args:
         folder: with the files.
         tied: whether the head is the embedding, by the config. These models never tied it, so
             that the file has both.
+        largest: bytes that the model's numbers take at most, with what stands around them.
 
     Raises:
         InputError: naming the file: missing, damaged, an index that does not fit its shards; a
             tied model with a head of its own.
     """
-    state = _read_file(folder / SINGLE) if (folder / SINGLE).is_file() else _read_shards(folder)
+    whole = folder / SINGLE
+    state = _read_file(whole, largest) if whole.is_file() else _read_shards(folder, largest)
     if tied and HEAD in state and TABLE in state:
         head = state.pop(HEAD)
         if not same(head, transposed(state[TABLE])):
@@ -61,27 +62,29 @@ def read_folder(folder: Path, *, tied: bool) -> dict[str, Tensor]:
     return state
 
 
-def _read_shards(folder: Path) -> dict[str, Tensor]:
-    where = read_object(folder / INDEX).get("weight_map")
-    if not isinstance(where, dict):
-        raise InputError(f"{folder / INDEX}: expected 'weight_map', the file of each key")
+def _read_shards(folder: Path, largest: int) -> dict[str, Tensor]:
+    where = read_index(folder / INDEX)
     out: dict[str, Tensor] = {}
     for name in dict.fromkeys(where.values()):
-        if not (folder / Path(name).name).is_file():
-            raise InputError(f"{folder / name}: missing; {INDEX} names it")
-        out |= _read_file(folder / Path(name).name)
+        out |= _read_file(folder / name, largest)
     unlike = sorted(out.keys() ^ where.keys())
     if unlike:
         raise InputError(f"{folder / INDEX}: '{unlike[0]}' is not in both the index and its files")
     return out
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def _read_file(path: Path, largest: int) -> dict[str, Tensor]:
+    size = path.stat().st_size
+    if size > largest:
+        raise InputError(
+            f"{path}: {size:,} bytes; expected at most {largest:,} for a model of config.json's "
+            "sizes"
+        )
     try:
         tree = serialization.msgpack_restore(path.read_bytes())
         flat = traverse_util.flatten_dict(tree, sep="/")
     except Exception as error:  # msgpack has many kinds
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{path}: not a readable msgpack file ({reason})") from error
     for key, value in flat.items():
         if not isinstance(value, np.ndarray):

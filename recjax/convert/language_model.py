@@ -19,6 +19,7 @@ its nearest relative.
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,6 +38,7 @@ from recjax.errors import InputError
 from recjax.json_files import read_object
 from recjax.models import llama
 from recjax.models.definition import ModelDef, define
+from recjax.ranges import short
 from recjax.replace import Known, check_place, new_folder, recovered, signed
 from recjax.typing import Params
 
@@ -310,7 +312,10 @@ def _read_hf(folder: Path) -> _Read:
 def _read_flax(folder: Path) -> _Read:
     family, config = read_config(folder)
     rules = flax_files.rules_of(family.hf.RULES)
-    return family, config, rules, flax_files.read_folder(folder, tied=config.tied)
+    shapes = Loaded(family, config, {}).definition.shapes.values()
+    numbers = sum(math.prod(leaf.shape) for leaf in shapes) + config.vocab_size * config.dim
+    state = flax_files.read_folder(folder, tied=config.tied, largest=8 * numbers + (1 << 20))
+    return family, config, rules, state
 
 
 def _read_meta(folder: Path) -> _Read:
@@ -336,9 +341,10 @@ def family_of(attributes: Mapping[str, Any], where: str) -> Family:
         InputError: none that is implemented.
     """
     name = attributes.get("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
+        kinds = short(attributes.get("architectures"))
         raise InputError(
-            f"{where}: model_type {name!r}, architectures {attributes.get('architectures')}: "
-            f"not implemented; expected one of {', '.join(FAMILIES)}"
+            f"{where}: model_type {short(name)}, architectures {kinds}: not implemented; expected "
+            f"one of {', '.join(FAMILIES)}"
         )
     return FAMILIES[name]

@@ -14,9 +14,11 @@ from typing import Any
 from recjax.config import nearest
 from recjax.convert.mapping import TRANSPOSE, Rule
 from recjax.convert.tensors import Tensor, same
+from recjax.convert.values import of_field, positive
 from recjax.errors import InputError
 from recjax.models.llama import Config
 from recjax.nn.positions import RopeScaling
+from recjax.ranges import FieldError, short
 
 MODEL_TYPE, ARCHITECTURE = "llama", "LlamaForCausalLM"
 _ARCHITECTURES = (ARCHITECTURE, "LLaMAForCausalLM")  # the second: conversions of early 2023
@@ -42,7 +44,10 @@ RULES = (
 )
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Old conversions keep what follows from the config.
-DERIVED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
+DERIVED = re.compile(
+    r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\."
+    r"(inv_freq|original_inv_freq|cos_cached|sin_cached)"
+)
 
 # Attribute -> field of our Config; without these there is no model.
 _SIZES = {
@@ -76,6 +81,10 @@ _FIXED: dict[str, Any] = {
     "auto_map": None,  # code of its own
     "per_layer_config": None,
     "is_llama_config": True,
+    "sliding_window": None,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
     "rope_interleaved": False,
 }
 # What changes nothing that the model computes: names, types and versions, how transformers runs
@@ -99,8 +108,13 @@ _HARMLESS = {
     "length_penalty", "repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size",
     "encoder_no_repeat_ngram_size", "num_return_sequences", "output_scores",
     "return_dict_in_generate", "remove_invalid_values", "exponential_decay_length_penalty",
-    "renormalize_logits",
+    "renormalize_logits", "neftune_noise_alpha", "model_max_length", "padding_side",
+    "trust_remote_code", "use_flash_attention", "use_flash_attention_2", "num_logits_to_keep",
+    "logits_to_keep", "bos_token", "eos_token", "pad_token",
 }  # fmt: skip
+_KEYS = {field: key for key, field in _SIZES.items()} | {
+    field: key for key, (field, _) in _OPTIONS.items()
+}
 _KNOWN = {*_SIZES, *_OPTIONS, *_ROPE, *_FIXED, *_HARMLESS}
 _LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
@@ -121,22 +135,22 @@ def read_config(attributes: Mapping[str, Any], where: str) -> Config:
     for key, value in attributes.items():
         if key not in _KNOWN:
             raise InputError(
-                f"{where}: unknown attribute '{key}': {value!r}; {nearest(key, _KNOWN)} (delete it "
-                "if it does not change what the model computes)"
+                f"{where}: unknown attribute '{key}': {short(value)}; {nearest(key, _KNOWN)} "
+                "(delete it if it does not change what the model computes)"
             )
         if key in _FIXED and value not in (_FIXED[key], None):
             raise InputError(
-                f"{where}: '{key}' is {value!r}; only {_FIXED[key]!r} is implemented for LLaMA"
+                f"{where}: '{key}' is {short(value)}; only {_FIXED[key]!r} is implemented for LLaMA"
             )
     fields: dict[str, Any] = {}
     for key, field in _SIZES.items():
         if attributes.get(key) is None:
             raise InputError(f"{where}: lacks the attribute '{key}'")
-        fields[field] = _number(attributes, key, int, where)
+        fields[field] = positive(attributes, key, int, where)
     for key, (field, default) in _OPTIONS.items():
         kind = type(default) if default is not None else int
         given = attributes.get(key) is not None
-        fields[field] = _number(attributes, key, kind, where) if given else default
+        fields[field] = positive(attributes, key, kind, where) if given else default
     if fields["kv_heads"] is None:  # LLaMA 1
         fields["kv_heads"] = fields["heads"]
     if fields["head_dim"] is None:
@@ -149,8 +163,8 @@ def read_config(attributes: Mapping[str, Any], where: str) -> Config:
     theta, scaling = _read_rope(attributes, where)
     try:
         return Config(**fields, rope_theta=theta, rope_scaling=scaling)
-    except ValueError as error:
-        raise InputError(f"{where}: {error}") from None
+    except FieldError as error:
+        raise InputError(f"{where}: {of_field(error, _KEYS)}") from None
 
 
 def write_config(config: Config, dtype: str, base: Mapping[str, Any] | None = None) -> dict:
@@ -204,22 +218,14 @@ def tidy(state: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
 
 def _check_architecture(attributes: Mapping[str, Any], where: str) -> None:
     names = attributes.get("architectures") or [ARCHITECTURE]
-    if attributes.get("model_type") != MODEL_TYPE or not set(names) <= set(_ARCHITECTURES):
+    if not isinstance(names, list) or not all(name in _ARCHITECTURES for name in names):
         raise InputError(
-            f"{where}: model_type {attributes.get('model_type')!r}, architectures {names}: "
-            f"expected '{MODEL_TYPE}', {ARCHITECTURE}"
+            f"{where}: architectures {short(names)}: expected ['{ARCHITECTURE}'], of model_type "
+            f"'{MODEL_TYPE}'"
         )
-
-
-def _number(values: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
-    value = values[key]
-    if kind is float and type(value) is int:
-        value = float(value)
-    fits = type(value) is kind
-    if not fits or (kind is not bool and value <= 0):
-        what = "true or false" if kind is bool else f"a positive {kind.__name__}"
-        raise InputError(f"{where}: '{key}' is {values[key]!r}, expected {what}")
-    return value
+    if attributes.get("model_type") != MODEL_TYPE:
+        kind = short(attributes.get("model_type"))
+        raise InputError(f"{where}: model_type {kind}, expected '{MODEL_TYPE}'")
 
 
 def _read_rope(attributes: Mapping[str, Any], where: str) -> tuple[float, RopeScaling | None]:
@@ -228,7 +234,7 @@ def _read_rope(attributes: Mapping[str, Any], where: str) -> tuple[float, RopeSc
     given = [attributes[key] for key in forms]
     for key, value in zip(forms, given, strict=True):
         if not isinstance(value, dict):
-            raise InputError(f"{where}: '{key}' is {value!r}, expected an object or null")
+            raise InputError(f"{where}: '{key}' is {short(value)}, expected an object or null")
     if len(forms) == 2 and any(given[1].get(k, v) != v for k, v in given[0].items()):
         raise InputError(f"{where}: 'rope_scaling' and 'rope_parameters' differ")
     rope = {k: v for value in given for k, v in value.items()}
@@ -236,7 +242,9 @@ def _read_rope(attributes: Mapping[str, Any], where: str) -> tuple[float, RopeSc
     kind = rope.get("rope_type", rope.get("type", "default"))
     wanted = _LLAMA3 if kind == "llama3" else ()
     if kind not in ("default", "llama3"):
-        raise InputError(f"{where}: rope_type '{kind}'; only default and llama3 are implemented")
+        raise InputError(
+            f"{where}: rope_type {short(kind)}; only default and llama3 are implemented"
+        )
     known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *wanted}
     for key in rope:
         if key not in known:
@@ -246,7 +254,7 @@ def _read_rope(attributes: Mapping[str, Any], where: str) -> tuple[float, RopeSc
     source = rope if rope.get("rope_theta") is not None else attributes
     theta = 10000.0
     if source.get("rope_theta") is not None:
-        theta = _number(source, "rope_theta", float, where)
+        theta = positive(source, "rope_theta", float, where)
     if not wanted:
         return theta, None
     for key in wanted:
@@ -254,8 +262,13 @@ def _read_rope(attributes: Mapping[str, Any], where: str) -> tuple[float, RopeSc
             raise InputError(f"{where}: lacks the key '{key}'")
     kinds = (float, float, float, int)
     numbers: list[Any] = [
-        _number(rope, k, kind, where) for k, kind in zip(wanted, kinds, strict=True)
+        positive(rope, k, kind, where) for k, kind in zip(wanted, kinds, strict=True)
     ]
     if numbers[1] >= numbers[2]:
         raise InputError(f"{where}: expected low_freq_factor below high_freq_factor")
-    return theta, RopeScaling(*numbers)
+    try:
+        return theta, RopeScaling(*numbers)
+    except ValueError as error:
+        raise InputError(
+            f"{where}: {of_field(error, dict(zip(wanted, wanted, strict=True)))}"
+        ) from None

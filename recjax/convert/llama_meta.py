@@ -32,10 +32,12 @@ from recjax.convert.tensors import (
     tensor_of,
     write_file,
 )
+from recjax.convert.values import of_field, positive
 from recjax.errors import InputError
 from recjax.json_files import read_object
 from recjax.models.llama import Config
 from recjax.nn.positions import RopeScaling
+from recjax.ranges import FieldError
 
 PARAMS = "params.json"
 _EMBEDDING, _HEAD = "tok_embeddings.weight", "output.weight"
@@ -48,6 +50,15 @@ _KNOWN = (
     "dim n_layers n_heads n_kv_heads vocab_size norm_eps rope_theta use_scaled_rope "
     "rope_scaling_factor multiple_of ffn_dim_multiplier max_seq_len max_batch_size"
 )
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len"), int),
+    **dict.fromkeys(("norm_eps", "rope_theta", "rope_scaling_factor"), float),
+    "use_scaled_rope": bool,
+}
+_KEYS = {
+    "dim": "dim", "layers": "n_layers", "heads": "n_heads", "kv_heads": "n_kv_heads",
+    "max_length": "max_seq_len", "factor": "rope_scaling_factor", "norm_eps": "norm_eps", "rope_theta": "rope_theta",
+}  # fmt: skip
 _CONTEXT = 8192  # of LLaMA 3's pre-training, before its RoPE was scaled
 _THETA = 10000.0
 
@@ -77,7 +88,11 @@ def _rotary(heads: int) -> Transform:
     def regrouped(a: np.ndarray, *groups: int) -> np.ndarray:
         return a.reshape(heads, *groups, a.shape[-1]).swapaxes(1, 2).reshape(a.shape)
 
-    return Transform(lambda a: (regrouped(a, -1, 2).T,), lambda a: regrouped(a.T, 2, -1))
+    return Transform(
+        lambda a: (regrouped(a, -1, 2).T,),
+        lambda a: regrouped(a.T, 2, -1),
+        lambda shape: shape[::-1],
+    )
 
 
 def read(folder: Path) -> tuple[Config, tuple[Rule, ...], dict[str, Tensor]]:
@@ -86,33 +101,52 @@ def read(folder: Path) -> tuple[Config, tuple[Rule, ...], dict[str, Tensor]]:
     Raises:
         InputError: naming the file, the key and what was expected.
     """
-    state = _read_parts(folder)
     values = read_object(folder / PARAMS)
     where = str(folder / PARAMS)
     known = _KNOWN.split()
     for key in values:
         if key not in known:
             raise InputError(f"{where}: unknown key '{key}'; {nearest(key, known)}")
-    missing = [key for key in ("dim", "n_layers", "n_heads", "norm_eps") if key not in values]
+    missing = [key for key in ("dim", "n_layers", "n_heads", "norm_eps") if values.get(key) is None]
     if missing:
         raise InputError(f"{where}: lacks the key '{missing[0]}'")
+    numbers = {
+        key: positive(values, key, _KINDS[key], where) for key in values if _given(values, key)
+    }
+    state = _read_parts(folder, numbers["dim"])
     wanted = (_EMBEDDING, "layers.0.feed_forward.w1.weight")
     for key in wanted:
         if key not in state or len(state[key].shape) != 2:
             raise InputError(f"{folder}: lacks the matrix '{key}' of Meta's checkpoints")
+    vocab, mlp = (state[key].shape[0] for key in wanted)
+    for key in wanted:
+        if state[key].shape[1] != numbers["dim"]:
+            shape = state[key].shape
+            raise InputError(f"{where}: 'dim' is {numbers['dim']}, but '{key}' has shape {shape}")
+    if numbers.get("vocab_size", vocab) != vocab:
+        size = numbers["vocab_size"]
+        raise InputError(f"{where}: 'vocab_size' is {size}, but '{_EMBEDDING}' has {vocab} rows")
+    if numbers["dim"] % numbers["n_heads"]:
+        raise InputError(
+            f"{where}: 'n_heads' {numbers['n_heads']} does not divide 'dim' {numbers['dim']}"
+        )
     tied = _HEAD not in state or same(state[_HEAD], state[_EMBEDDING])
     if tied:
         state.pop(_HEAD, None)
-    vocab, mlp = (state[key].shape[0] for key in wanted)
     try:
-        config = _config(values, vocab, mlp, tied)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise InputError(f"{where}: {error}") from None
+        config = _config(numbers, vocab, mlp, tied)
+    except FieldError as error:
+        raise InputError(f"{where}: {of_field(error, _KEYS)}") from None
     return config, rules(config), state
 
 
+def _given(values: Mapping[str, Any], key: str) -> bool:
+    """Whether a value counts: Meta's own files have null, and -1 for a vocabulary not known yet."""
+    return key in _KINDS and values[key] is not None and (key, values[key]) != ("vocab_size", -1)
+
+
 def _config(values: Mapping[str, Any], vocab: int, mlp: int, tied: bool) -> Config:
-    theta, scaled = float(values.get("rope_theta", _THETA)), values.get("use_scaled_rope", False)
+    theta, scaled = values.get("rope_theta", _THETA), values.get("use_scaled_rope", False)
     released = (
         131072 if scaled
         else _CONTEXT if theta != _THETA
@@ -120,24 +154,24 @@ def _config(values: Mapping[str, Any], vocab: int, mlp: int, tied: bool) -> Conf
         else 2048
     )  # fmt: skip
     small = (values["dim"], values["n_layers"]) in ((2048, 16), (3072, 28))
-    factor = float(values.get("rope_scaling_factor", 32.0 if small else 8.0))
+    factor = values.get("rope_scaling_factor", 32.0 if small else 8.0)
     return Config(
         vocab_size=vocab,
         dim=values["dim"],
         mlp_dim=mlp,
         layers=values["n_layers"],
         heads=values["n_heads"],
-        kv_heads=values.get("n_kv_heads") or values["n_heads"],
+        kv_heads=values.get("n_kv_heads", values["n_heads"]),
         head_dim=values["dim"] // values["n_heads"],
         max_length=values.get("max_seq_len", released),
-        norm_eps=float(values["norm_eps"]),
+        norm_eps=values["norm_eps"],
         rope_theta=theta,
         rope_scaling=RopeScaling(factor, 1.0, 4.0, _CONTEXT) if scaled else None,
         tied=tied,
     )
 
 
-def _read_parts(folder: Path) -> dict[str, Tensor]:
+def _read_parts(folder: Path, dim: int) -> dict[str, Tensor]:
     """The tensors of all model-parallel parts, joined."""
     files = sorted(folder.glob("consolidated*.safetensors"))
     if files:
@@ -154,14 +188,13 @@ def _read_parts(folder: Path) -> dict[str, Tensor]:
         unlike = parts[0].keys() ^ part.keys()
         if unlike:
             raise InputError(f"{file}: '{min(unlike)}' is in some parts of the model, not in all")
-    dim = read_object(folder / PARAMS).get("dim")
 
     def whole(key: str) -> Tensor:
         pieces = [part[key] for part in parts]
-        name = key.split(".")[-2]
+        name = key.rpartition(".")[0].rpartition(".")[2]
         axis = _SPLIT.get(name)
         if key == _EMBEDDING:  # LLaMA 3 splits the tokens, 1 and 2 split the width
-            axis = 0 if pieces[0].shape[-1] == dim else 1
+            axis = 0 if pieces[0].shape[-1:] == (dim,) else 1
         return pieces[0] if axis is None or len(pieces) == 1 else joined(pieces, axis)
 
     return {key: whole(key) for key in parts[0] if not re.fullmatch(r"rope\.freqs", key)}

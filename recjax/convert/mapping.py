@@ -30,6 +30,8 @@ from recjax.convert.tensors import FLOATS, Index, Tensor, chunks, tensor_of
 from recjax.errors import InputError
 from recjax.typing import Params
 
+Shape = tuple[int, ...]
+
 TILE = 64  # rows and columns that are transposed at once
 
 
@@ -40,26 +42,38 @@ class Transform:
     Attributes:
         forward: theirs -> a tuple of ours.
         backward: ours, as arguments -> theirs.
+        shape: the shapes of ours, as arguments -> that of theirs; nothing is allocated.
         index: our index -> theirs, where one of ours is a view of theirs: then parts can be read.
     """
 
     forward: Callable[[np.ndarray], tuple[np.ndarray, ...]]
     backward: Callable[..., np.ndarray]
+    shape: Callable[..., Shape]
     index: Callable[[Index], Index] | None = None
 
 
-SAME = Transform(lambda a: (a,), lambda a: a, lambda index: index)
+SAME = Transform(lambda a: (a,), lambda a: a, lambda shape: shape, lambda index: index)
 # PyTorch's Linear keeps [out in], ours [in out].
-TRANSPOSE = Transform(lambda a: (a.T,), lambda a: a.T, lambda index: index[::-1])
+TRANSPOSE = Transform(
+    lambda a: (a.T,), lambda a: a.T, lambda shape: shape[::-1], lambda index: index[::-1]
+)
 # A convolution of kernel size 1, [out in 1], is a Linear.
-POINTWISE = Transform(lambda a: (a[..., 0].T,), lambda a: a.T[..., None])
+POINTWISE = Transform(
+    lambda a: (a[..., 0].T,), lambda a: a.T[..., None], lambda shape: (*shape[::-1], 1)
+)
 
 
 def split(parts: int, each: Transform = SAME) -> Transform:
     """Equal parts along the first axis of theirs, each of them transformed."""
+
+    def whole(*shapes: Shape) -> Shape:
+        theirs = [each.shape(shape) for shape in shapes]
+        return (sum(shape[0] for shape in theirs), *theirs[0][1:])
+
     return Transform(
         lambda a: tuple(each.forward(part)[0] for part in np.split(a, parts)),
         lambda *ours: np.concatenate([each.backward(part) for part in ours]),
+        whole,
     )
 
 
@@ -93,11 +107,10 @@ class _Pair:
     transform: Transform
     row: int | None  # of our stacked arrays
 
-    def blanks(self, shapes: Mapping[str, Any]) -> list[np.ndarray]:
-        """Arrays of our shapes that take no memory."""
+    def shape(self, shapes: Mapping[str, Any]) -> Shape:
+        """Of their array, from those of ours."""
         ours = (shapes[path].shape for path in self.paths)
-        blank = np.zeros((), bool)
-        return [np.broadcast_to(blank, s if self.row is None else s[1:]) for s in ours]
+        return self.transform.shape(*(s if self.row is None else s[1:] for s in ours))
 
 
 def _pairs(rules: Sequence[Rule], shapes: Mapping[str, Any]) -> dict[str, _Pair]:
@@ -140,7 +153,7 @@ def _matched(
         if key not in pairs:
             raise InputError(f"{state[key].source}: unknown key '{key}'; {nearest(key, pairs)}")
     for key, pair in pairs.items():
-        shape = pair.transform.backward(*pair.blanks(shapes)).shape
+        shape = pair.shape(shapes)
         if key not in state:
             raise InputError(f"{source}: lacks the key '{key}', expected with shape {shape}")
         if state[key].shape != shape:
@@ -291,7 +304,8 @@ def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 def _check(part: np.ndarray, dtype: np.dtype, source: str, key: str) -> None:
     if not _finite(part):
-        raise InputError(f"{source}: '{key}' holds NaN or infinity; expected finite numbers")
+        found = "NaN" if np.isnan(part).any() else "infinity"
+        raise InputError(f"{source}: '{key}' holds {found}, expected finite numbers")
     narrower = dtype == np.float16 and part.dtype != np.float16
     if narrower and np.abs(part.astype(np.float32)).max(initial=0) > np.finfo(np.float16).max:
         raise InputError(f"{source}: '{key}' holds numbers beyond float16's range; use bfloat16")
@@ -314,7 +328,7 @@ def to_tensors(rules: Sequence[Rule], params: Mapping[str, Any]) -> dict[str, Te
             rows = (np.asarray(a if pair.row is None else _row(a, pair.row)) for a in ours)
             return pair.transform.backward(*rows)[index]
 
-        shape = pair.transform.backward(*pair.blanks(params)).shape
+        shape = pair.shape(params)
         return Tensor(shape, np.dtype(params[pair.paths[0]].dtype), pair.key, read)
 
     return {key: tensor(pair) for key, pair in _pairs(rules, params).items()}

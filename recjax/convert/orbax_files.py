@@ -14,9 +14,11 @@ import orbax.checkpoint as ocp
 
 from recjax.config import nearest
 from recjax.errors import InputError
+from recjax.json_files import read_object
 from recjax.typing import Params
 
 FOLDER = "params"
+_DESCRIPTIONS = ("_METADATA", "_CHECKPOINT_METADATA", "_sharding")  # JSON of Orbax
 
 
 def write_params(folder: Path, params: Mapping[str, Any], dtype: Any = None) -> None:
@@ -51,6 +53,9 @@ def read_params(
         InputError: naming the folder and the path: damaged, missing, unknown, another shape.
     """
     place = folder.absolute() / FOLDER
+    for name in _DESCRIPTIONS:
+        if (place / name).exists():
+            read_object(place / name)
     with ocp.StandardCheckpointer() as checkpointer:
         try:
             stored = dict(checkpointer.metadata(place).item_metadata)
@@ -63,8 +68,8 @@ def read_params(
         for path, leaf in shapes.items():
             if path not in stored:
                 raise InputError(f"{place}: lacks the key '{path}', expected with {leaf.shape}")
-            if stored[path].shape != leaf.shape:
-                shape = stored[path].shape
+            shape = getattr(stored[path], "shape", None)
+            if shape != leaf.shape:
                 raise InputError(f"{place}: '{path}' has shape {shape}, expected {leaf.shape}")
         wanted = {
             path: jax.ShapeDtypeStruct(leaf.shape, dtype or stored[path].dtype)
@@ -77,7 +82,16 @@ def read_params(
             for path, leaf in wanted.items()
         }
         try:
-            return checkpointer.restore(place, target)
+            params = checkpointer.restore(place, target)
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{place}: a damaged Orbax checkpoint ({reason})") from error
+    for path, array in params.items():
+        if not _finite(array):
+            raise InputError(f"{place}: '{path}' holds NaN or infinity, expected finite numbers")
+    return params
+
+
+@jax.jit
+def _finite(array: jax.Array) -> jax.Array:
+    return jnp.isfinite(array).all()

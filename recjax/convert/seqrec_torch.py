@@ -112,7 +112,10 @@ def load(
             f"{path}: 'item_emb.weight' is {dim} wide, which {heads} heads do not divide"
         )
     sizes = {"dim": dim, "mlp_dim": dim, "layers": max(1, len(layers)), "max_length": rows}
-    config = dataclasses.replace(base or Config(), heads=heads, **(fields | sizes))
+    try:
+        config = dataclasses.replace(base or Config(), heads=heads, **(fields | sizes))
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
     shapes = define(lambda rngs: Recommender(config, n_items, rngs=rngs)).shapes
     return config, to_ours(RULES, state, shapes, str(path))
 

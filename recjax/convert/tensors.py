@@ -18,6 +18,7 @@ import safetensors
 
 from recjax.errors import InputError
 from recjax.json_files import read_object
+from recjax.ranges import short
 
 Index = tuple[slice, ...]
 
@@ -68,15 +69,15 @@ def transposed(tensor: Tensor) -> Tensor:
 
 
 def joined(tensors: list[Tensor], axis: int) -> Tensor:
-    """Tensors side by side along one axis, as one.
+    """Matrices side by side along one axis, as one.
 
     Raises:
-        InputError: their other axes or types differ.
+        InputError: one is no matrix; their other axes or types differ.
     """
     first = tensors[0]
     rest = [[n for at, n in enumerate(t.shape) if at != axis] for t in tensors]
     for tensor, shape in zip(tensors, rest, strict=True):
-        if shape != rest[0] or tensor.dtype != first.dtype:
+        if len(tensor.shape) != 2 or shape != rest[0] or tensor.dtype != first.dtype:
             raise InputError(
                 f"{tensor.source}: shape {tensor.shape} and type {tensor.dtype} do not fit "
                 f"{first.shape} and {first.dtype} of {first.source}"
@@ -128,18 +129,32 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
     raise InputError(f"{folder}: expected {SINGLE} or {INDEX}")
 
 
-def _read_shards(path: Path) -> dict[str, Tensor]:
+def read_index(path: Path) -> dict[str, str]:
+    """The name of the shard of each key, by an index; the shards are there, beside it.
+
+    Raises:
+        InputError: naming the index and the key, or the shard that is missing.
+    """
     where = read_object(path).get("weight_map")
-    if not isinstance(where, dict) or not all(isinstance(v, str) for v in where.values()):
+    if not isinstance(where, dict):
         raise InputError(f"{path}: expected 'weight_map', the file of each key")
-    names = list(dict.fromkeys(where.values()))
-    for name in names:
-        if Path(name).name != name:
-            raise InputError(f"{path}: '{name}': expected the name of a file beside it")
+    for key, name in where.items():
+        if not isinstance(name, str):
+            raise InputError(
+                f"{path}: weight_map: '{key}' is {short(name)}, expected the name of a file"
+            )
+    for name in dict.fromkeys(where.values()):
+        if not name or Path(name).name != name or not name.isprintable():
+            raise InputError(f"{path}: {short(name)}: expected the name of a file beside it")
         if not (path.parent / name).is_file():
             raise InputError(f"{path.parent / name}: missing; {path.name} names it")
+    return where
+
+
+def _read_shards(path: Path) -> dict[str, Tensor]:
+    where = read_index(path)
     out: dict[str, Tensor] = {}
-    for name in names:
+    for name in dict.fromkeys(where.values()):
         shard = path.parent / name
         for key, tensor in read_file(shard).items():
             if where.get(key) != name:

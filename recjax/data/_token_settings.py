@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from recjax.errors import InputError
 from recjax.json_files import read_object
+from recjax.ranges import short
 
 ROLES = ("bos", "eos", "pad", "unk")
 CONFIG = "tokenizer_config.json"
@@ -66,12 +67,12 @@ def read_settings(folder: Path) -> Settings:
     def flag(key: str) -> bool | None:
         value = values.get(key)
         if value is not None and not isinstance(value, bool):
-            raise InputError(f"{file}: '{key}' is {_short(value)}, expected true or false")
+            raise InputError(f"{file}: '{key}' is {short(value)}, expected true or false")
         return value
 
     kind = values.get("tokenizer_class")
     if kind is not None and not isinstance(kind, str):
-        raise InputError(f"{file}: 'tokenizer_class' is {_short(kind)}, expected a name")
+        raise InputError(f"{file}: 'tokenizer_class' is {short(kind)}, expected a name")
     return Settings(
         flag("add_bos_token"),
         flag("add_eos_token"),
@@ -95,7 +96,7 @@ def check_ids(vocab: dict[str, Any], where: str) -> None:
     for token, index in vocab.items():
         if type(index) is not int or not 0 <= index < MOST:
             raise InputError(
-                f"{where}: the token {_short(token)} has the id {_short(index)}, expected a number "
+                f"{where}: the token {short(token)} has the id {short(index)}, expected a number "
                 f"from 0 to {MOST - 1:,}"
             )
 
@@ -112,12 +113,12 @@ def added_tokens(folder: Path) -> dict[str, tuple[int, bool]]:
     file = folder / CONFIG
     decoder = read_optional(file).get("added_tokens_decoder") or {}
     if not isinstance(decoder, dict):
-        raise InputError(f"{file}: 'added_tokens_decoder' is {_short(decoder)}, expected an object")
+        raise InputError(f"{file}: 'added_tokens_decoder' is {short(decoder)}, expected an object")
     entries = []
     for key, token in decoder.items():
         where = f"{file}: added_tokens_decoder"
         if not key.isdecimal() or not isinstance(token, dict):
-            raise InputError(f"{where}: {_short(key)}: expected an id and its token, an object")
+            raise InputError(f"{where}: {short(key)}: expected an id and its token, an object")
         entries.append((where, {**token, "id": int(key[:20])}))
     file = folder / "tokenizer.json"
     listed = read_optional(file).get("added_tokens") or []
@@ -127,7 +128,7 @@ def added_tokens(folder: Path) -> dict[str, tuple[int, bool]]:
     for where, token in entries:
         name = token.get("content")
         if not isinstance(name, str):
-            raise InputError(f"{where}: 'content' is {_short(name)}, expected a token's name")
+            raise InputError(f"{where}: 'content' is {short(name)}, expected a token's name")
         check_ids({name: token.get("id")}, where)
         out[name] = (token["id"], bool(token.get("special")))
     return out
@@ -149,7 +150,7 @@ def roles(folder: Path, engine: Engine) -> dict[str, int]:
                 continue
             if not isinstance(name, str):
                 raise InputError(
-                    f"{folder / file}: '{role}_token' is {_short(token)}, expected a token's name"
+                    f"{folder / file}: '{role}_token' is {short(token)}, expected a token's name"
                 )
             if engine.id_of(name) is None:
                 raise InputError(f"{folder / file}: {role}_token '{name}' is no token")
@@ -167,8 +168,3 @@ def roles(folder: Path, engine: Engine) -> dict[str, int]:
         if index is not None:
             out[role] = index
     return out
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -271,7 +271,7 @@ NORM, HEAD = "model.norm.weight", "lm_head.weight"
         (0, change_state(**{"model.norm.bias": np.zeros(64, "float32")}), "unknown key 'model.nor"),
         (0, change_state(**{NORM: np.zeros(65, "float32")}), "has shape (65,), expected (64,)"),
         (0, change_state(**{NORM: np.zeros(64, int)}), "'model.norm.weight' is I64, expected floa"),
-        (0, change_state(**{NORM: np.full(64, np.nan, "float32")}), "numbers that are not finite"),
+        (0, change_state(**{NORM: np.full(64, np.nan, "float32")}), "holds NaN, expected finite"),
         (1, change_state(**{HEAD: np.zeros((160, 64), "float32")}), "'lm_head.weight' differs fr"),
     ],
 )

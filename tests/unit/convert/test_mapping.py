@@ -68,7 +68,10 @@ def test_both_ways():
             "'layers.2.conv' has shape (5, 2), expected (5, 2, 1",
         ),
         ({"table": np.zeros((3, 2), int)}, "file: 'table' is int64, expected float32"),
-        ({"table": np.full((3, 2), np.inf, "f4")}, "'table' holds numbers that are not finite"),
+        (
+            {"table": np.full((3, 2), np.inf, "f4")},
+            "'table' holds infinity, expected finite numbers",
+        ),
     ],
 )
 def test_errors_name_file_and_key(change, message):

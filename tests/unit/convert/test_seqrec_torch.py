@@ -116,7 +116,7 @@ def broken(change):
         ),
         (
             lambda s: s["last_layernorm.bias"].fill(np.nan),
-            "'last_layernorm.bias' holds numbers that are not finite",
+            "'last_layernorm.bias' holds NaN, expected finite numbers",
         ),
     ],
 )
