@@ -268,7 +268,7 @@ def _read_rope(attributes: Mapping[str, Any], where: str) -> tuple[float, RopeSc
         raise InputError(f"{where}: expected low_freq_factor below high_freq_factor")
     try:
         return theta, RopeScaling(*numbers)
-    except ValueError as error:
+    except FieldError as error:
         raise InputError(
             f"{where}: {of_field(error, dict(zip(wanted, wanted, strict=True)))}"
         ) from None

@@ -57,7 +57,8 @@ _KINDS: dict[str, type] = {
 }
 _KEYS = {
     "dim": "dim", "layers": "n_layers", "heads": "n_heads", "kv_heads": "n_kv_heads",
-    "max_length": "max_seq_len", "factor": "rope_scaling_factor", "norm_eps": "norm_eps", "rope_theta": "rope_theta",
+    "max_length": "max_seq_len", "norm_eps": "norm_eps", "rope_theta": "rope_theta",
+    "factor": "rope_scaling_factor",
 }  # fmt: skip
 _CONTEXT = 8192  # of LLaMA 3's pre-training, before its RoPE was scaled
 _THETA = 10000.0
