@@ -1,10 +1,9 @@
 """Reading and writing state dicts: arrays by key in `.safetensors`, `.npz`, `.pt` or `.pth`.
 
-recjax never unpickles: `.npz` is read with `allow_pickle=False`, and `.pt` or `.pth` only by torch
+recjax never unpickles: `.npz` is read by `recjax.array_files`, and `.pt` or `.pth` only by torch
 itself, where it is installed, with `weights_only=True`.
 """
 
-import math
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,10 +15,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from recjax.array_files import read_npz
 from recjax.errors import InputError
 from recjax.replace import new_file
-
-_GROWTH = 20  # what a compressed file of weights grows by at most; real ones by less than 2
 
 
 def read_state(path: str | Path) -> dict[str, np.ndarray]:
@@ -90,44 +88,6 @@ def _write_safetensors(file: IO[bytes], state: Mapping[str, np.ndarray]) -> None
     file.write(safetensors.numpy.save(dict(state)))
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    if path.is_file() and not zipfile.is_zipfile(path):
-        raise ValueError("no zip archive")
-    _check_archive(path, headers=True)
-    with np.load(path, allow_pickle=False) as archive:
-        return {key: archive[key] for key in archive.files}
-
-
-def _check_archive(path: Path, *, headers: bool) -> None:
-    """Refuses a zip archive that would grow to many times its size, before it is read.
-
-    Args:
-        path: of the archive.
-        headers: its members are `.npy`: each holds the numbers that its header tells, no more and
-            no fewer.
-    """
-    most = _GROWTH * path.stat().st_size + (1 << 26)
-    with zipfile.ZipFile(path) as archive:
-        declared = sum(member.file_size for member in archive.infolist())
-        if declared > most:
-            raise InputError(
-                f"{path}: declares {declared:,} bytes in a file of {path.stat().st_size:,}; "
-                f"expected weights, which fill at most {most:,}"
-            )
-        for member in archive.infolist() if headers else ():
-            key = member.filename.removesuffix(".npy")
-            with archive.open(member) as file:
-                version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0
-                read = read if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(file)
-                if dtype.kind not in "fiub":
-                    raise InputError(f"{path}: '{key}' is {dtype}, expected numbers")
-                held = (member.file_size - file.tell()) // dtype.itemsize
-            if math.prod(shape) != held or min(shape, default=0) < 0:
-                raise InputError(f"{path}: '{key}' has shape {shape}, but {held:,} numbers")
-
-
 def _write_npz(file: IO[bytes], state: Mapping[str, Any]) -> None:
     np.savez(file, **state)
 
@@ -135,8 +95,6 @@ def _write_npz(file: IO[bytes], state: Mapping[str, Any]) -> None:
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError
-    if zipfile.is_zipfile(path):
-        _check_archive(path, headers=False)
     try:
         import torch  # the one place in recjax; tests/unit/test_imports.py knows it
     except ImportError:
@@ -173,7 +131,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
 
 _READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
     ".safetensors": _read_safetensors,
-    ".npz": _read_npz,
+    ".npz": read_npz,
     ".pt": _read_torch,
     ".pth": _read_torch,
 }

@@ -150,6 +150,8 @@ def _matrix(state: Mapping[str, np.ndarray], name: str, path: str | Path) -> tup
             f"{path}: lacks the key '{key}'; expected a state dict of pmixer/SASRec.pytorch"
         )
     shape = state[key].shape
+    if state[key].dtype != np.float32:
+        raise InputError(f"{path}: '{key}' is {state[key].dtype}, expected float32")
     if len(shape) != 2 or min(shape) < 2:
         raise InputError(f"{path}: '{key}' has shape {shape}, expected two rows or more [rows D]")
     return shape

@@ -15,7 +15,7 @@ import pytest
 import safetensors.numpy
 
 from recjax.cli import main
-from recjax.convert import files, llama_hf
+from recjax.convert import llama_hf
 from recjax.convert.files import read_state
 from recjax.convert.language_model import (
     language_model,
@@ -276,13 +276,10 @@ def npy(shape, dtype="<f4", data=b""):
 @pytest.mark.parametrize(
     "content, expected",
     [
-        (npy((10**6, 10**6), data=b"1234"), "'a' has shape (1000000, 1000000), but 1 numbers"),
-        (npy((-1,), data=b"1234"), "'a' has shape (-1,), but 1 numbers"),
-        (npy((3,), data=b"1234"), "'a' has shape (3,), but 1 numbers"),
-        (npy((1,), "|O", b"12345678"), "'a' is object, expected numbers"),
-        (npy((1,), "<U1", b"1234"), "'a' is <U1, expected numbers"),
-        (b"nothing", "not a readable .npz file"),
-        (b"", "not a readable .npz file"),
+        (npy((10**6, 10**6), data=b"1234"), "a: damaged"),
+        (npy((-1,), data=b"1234"), "a: damaged"),
+        (npy((1,), "|O", b"12345678"), "a: an array of objects; expected numbers"),
+        (b"nothing", "not readable as .npz"),
     ],
 )
 def test_a_member_of_an_npz_file(tmp_path, content, expected):
@@ -297,10 +294,8 @@ def test_an_npz_file_that_grows_is_not_unpacked(tmp_path, monkeypatch):
     entry = content.rindex(b"PK\x01\x02")  # of the directory at the end
     content[entry + 24 : entry + 28] = struct.pack("<I", 3 << 30)
     file.write_bytes(content)
-    monkeypatch.setattr(files.np, "load", lambda *args, **options: pytest.fail("unpacked"))
-    refused(
-        lambda: read_state(file), f"{file}: declares 3,221,225,472 bytes in a file of", "at most"
-    )
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *args, **options: pytest.fail("unpacked"))
+    refused(lambda: read_state(file), f"{file}: 3.2 GB of arrays in a file of")
 
 
 def test_a_truncated_npz_file(tmp_path):
@@ -308,7 +303,7 @@ def test_a_truncated_npz_file(tmp_path):
     content = (tmp_path / "w.npz").read_bytes()
     for kept in (0, 10, len(content) // 2, len(content) - 1):
         (tmp_path / "w.npz").write_bytes(content[:kept])
-        refused(lambda: read_state(tmp_path / "w.npz"), f"{tmp_path / 'w.npz'}: not a readable")
+        refused(lambda: read_state(tmp_path / "w.npz"), f"{tmp_path / 'w.npz'}: not readable")
 
 
 @pytest.mark.parametrize(

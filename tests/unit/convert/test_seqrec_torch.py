@@ -161,13 +161,13 @@ def test_missing_and_damaged_files(tmp_path, name):
     with pytest.raises(InputError, match=f"{path}: no such file"):
         read_state(path)
     path.write_bytes(b"\x80\x04N.")  # a pickle of None
-    with pytest.raises(InputError, match=f"{path}: (not a |reading .pth? needs torch)"):
+    with pytest.raises(InputError, match=f"{path}: (not |reading .pth? needs torch)"):
         read_state(path)
 
 
 def test_pickled_arrays_are_not_read(tmp_path):
     np.savez(tmp_path / "a.npz", bad=np.array([{}], object))
-    with pytest.raises(InputError, match="a.npz: 'bad' is object, expected numbers"):
+    with pytest.raises(InputError, match="a.npz: bad: an array of objects; expected numbers"):
         read_state(tmp_path / "a.npz")
 
 
