@@ -91,12 +91,21 @@ class LogBuilder:
         self._users.append(self._user_codes.setdefault(user, len(self._user_codes)))
         self._items.append(self._item_codes.setdefault(item, len(self._item_codes)))
         if self._timestamps is not None:
+            if nanoseconds:  # few files have any
+                self._fill_nanoseconds()
+                self._nanoseconds.append(nanoseconds)
             self._timestamps.append(timestamp)
-            self._nanoseconds.append(nanoseconds)
         if self._ratings is not None:
             self._ratings.append(rating)
 
+    def _fill_nanoseconds(self) -> None:
+        """Zeros for the rows so far that have none."""
+        rows = len(self._timestamps or ())
+        self._nanoseconds.extend(bytes(rows - len(self._nanoseconds)))
+
     def build(self) -> InteractionLog:
+        if self._nanoseconds:
+            self._fill_nanoseconds()
         nanoseconds = np.array(self._nanoseconds, np.int32)
         return InteractionLog(
             users=np.array(self._users, np.int32),
@@ -105,7 +114,7 @@ class LogBuilder:
             ratings=None if self._ratings is None else np.array(self._ratings, np.float32),
             user_keys=list(self._user_codes),
             item_keys=list(self._item_codes),
-            nanoseconds=nanoseconds if nanoseconds.any() else None,
+            nanoseconds=nanoseconds if len(nanoseconds) else None,
         )
 
 
