@@ -60,6 +60,10 @@ def parse(data: bytes, where: str) -> Any:
     try:
         value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object)
         _check_depth(value)
+        if b"\\ud" in data.lower():  # halves of pairs, which no file and no terminal takes
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: half of a surrogate pair (\\ud800 to \\udfff)") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8 (byte {error.start}); expected JSON") from None
     except RecursionError:

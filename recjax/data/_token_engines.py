@@ -50,7 +50,9 @@ class FastEngine:
         if isinstance(vocab, dict):  # Unigram's is a list
             check_ids(vocab, str(path))
         with _one_error(f"{path}: damaged, or no tokenizer.json"):
-            return cls(tokenizers.Tokenizer.from_file(str(path)), going_on)
+            engine = cls(tokenizers.Tokenizer.from_file(str(path)), going_on)
+            engine.ends()  # its post-processor may name tokens that are not there
+            return engine
 
     @classmethod
     def of_gpt2(cls, vocab: Path, merges: Path, prefix: bool) -> "FastEngine":

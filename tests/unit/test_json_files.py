@@ -20,6 +20,7 @@ DAMAGED = {
     "a number of 5,000 digits": (b'{"a": ' + b"9" * 5_000 + b"}", "not a readable JSON file"),
     "two values of a key": (b'{"dim": 8, "dim": 16}', "the key 'dim' stands twice"),
     "two values inside": (b'{"rope": {"type": "a", "type": "b"}}', "the key 'type' stands twice"),
+    "half of a pair": (b'{"name": "\\uD83D"}', "half of a surrogate pair"),
     "too large": (b'{"a": "' + b"x" * 1_000 + b'"}', "more than 1,000 bytes"),
 }
 
@@ -48,8 +49,8 @@ def test_what_is_no_file_is_not_opened(tmp_path):
 
 def test_harmless_files_are_read(tmp_path):
     file = tmp_path / "config.json"
-    file.write_bytes(b'\xef\xbb\xbf{"a": 1, "a": 1, "name": "caf\xc3\xa9"}')  # a mark, a repetition
-    assert read_object(file) == {"a": 1, "name": "café"}
+    file.write_bytes(b'\xef\xbb\xbf{"a": 1, "a": 1, "name": "caf\xc3\xa9 \\ud83c\\udfae"}')
+    assert read_object(file) == {"a": 1, "name": "café 🎮"}  # a mark, a repetition, a whole pair
     deep = b'{"a":' * DEEPEST + b"1" + b"}" * DEEPEST
     assert parse(deep, "text")["a"]
     assert math.isnan(parse(b'{"eps": NaN}', "text")["eps"])  # the key's reader names the key

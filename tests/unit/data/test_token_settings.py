@@ -215,6 +215,16 @@ def test_a_damaged_setting_is_one_line(pieces, tmp_path, name, text):
     assert "\n" not in message and len(message) < 400
 
 
+def test_a_post_processor_of_a_token_that_is_not_there(fast, tmp_path):
+    write(tmp_path, {}, tokenizer=fast["pieces"], post=PROCESSORS["bos"])
+    file = tmp_path / "tokenizer.json"
+    spec = json.loads(file.read_text())
+    spec["post_processor"]["single"][0]["SpecialToken"]["id"] = "x"  # a panic of the library's
+    file.write_text(json.dumps(spec))
+    with pytest.raises(InputError, match="tokenizer.json: damaged, or no tokenizer.json"):
+        load_tokenizer(tmp_path)
+
+
 @pytest.mark.parametrize("form", ["tokenizer.json", "vocab.json"])
 def test_an_id_that_no_table_could_have_a_row_for(fast, tmp_path, form):
     spec = json.loads(fast["bytes"].to_str())
