@@ -19,14 +19,26 @@ from recjax.errors import InputError
 Batch = dict[str, np.ndarray]
 
 
+def step_size(batch_size: int, count: int, multiple: int = 1) -> int:
+    """What a step takes of `count` sequences: a batch, or all of them where they are fewer.
+
+    Args:
+        batch_size: B.
+        count: sequences (documents, examples) of an epoch.
+        multiple: of the processes or devices that share a step; it divides B and the result.
+    """
+    return min(batch_size, max(1, count // multiple) * multiple)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainBatches:
     """Batches of next-item training windows.
 
-    The stream is one shuffled epoch after another, cut every `batch_size` sequences, so no batch
-    is short and no sequence is dropped. A batch holds, all [R L] int32: `ids` (inputs), `targets`
-    (the next item, 0 where there is none), `positions`, `segments` (0 = padding) and `sequences`
-    (index of the training sequence, for its positives).
+    The stream is one shuffled epoch after another, cut every `per_step` sequences, so no batch is
+    short and no sequence is dropped; where all are fewer than a batch, a step takes each once. A
+    batch holds, all [R L] int32: `ids` (inputs), `targets` (the next item, 0 where there is none),
+    `positions`, `segments` (0 = padding) and `sequences` (index of the training sequence, for its
+    positives).
 
     With `shifted` False the inputs are the whole run and each item is its own target, for models
     that learn at masked items.
@@ -89,13 +101,18 @@ class TrainBatches:
         return len(self._windows[0])
 
     @property
+    def per_step(self) -> int:
+        """Sequences of a step, over all processes: `batch_size`, or all where they are fewer."""
+        return step_size(self.batch_size, self.n_sequences, self.process[1])
+
+    @property
     def steps_per_epoch(self) -> int:
         """Steps in which every sequence is seen about once."""
-        return max(1, round(self.n_sequences / self.batch_size))
+        return max(1, round(self.n_sequences / self.per_step))
 
     @functools.cached_property
     def _usual_rows(self) -> int:
-        share = self.batch_size // self.process[1]
+        share = self.per_step // self.process[1]
         if not self.packed:
             return _round_up(share, self.row_multiple)
         return _rows_for(self._windows[2], share, self.length, self.row_multiple)
@@ -105,8 +122,8 @@ class TrainBatches:
         return np.random.default_rng([self.seed, epoch]).permutation(self.n_sequences)
 
     def _members(self, step: int, process: int) -> np.ndarray:
-        share = self.batch_size // self.process[1]
-        place = step * self.batch_size + process * share + np.arange(share)
+        share = self.per_step // self.process[1]
+        place = step * self.per_step + process * share + np.arange(share)
         epochs, inside = np.divmod(place, self.n_sequences)
         out = np.empty(share, np.int64)
         for epoch in np.unique(epochs):

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from recjax.data.pipeline import Batch, grow_rows
+from recjax.data.pipeline import Batch, grow_rows, step_size
 from recjax.data.sequences import pack
 from recjax.data.textualize import Blend, Document
 from recjax.data.tokenizers import Tokenizer
@@ -174,7 +174,7 @@ class Stream(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenBatches:
-    """Training batches: the stream, cut every `batch_size` documents.
+    """Training batches: the stream, cut every `per_step` documents.
 
     A batch holds what `lay_out` returns, but `documents`.
 
@@ -209,11 +209,16 @@ class TokenBatches:
     @property
     def steps_per_epoch(self) -> int:
         """Steps in which every document of an epoch is seen about once."""
-        return max(1, round(len(self.documents) / self.batch_size))
+        return max(1, round(len(self.documents) / self.per_step))
+
+    @property
+    def per_step(self) -> int:
+        """Documents of a step, over all processes: `batch_size`, or an epoch's if fewer."""
+        return step_size(self.batch_size, len(self.documents), self.process[1])
 
     @property
     def _share(self) -> int:
-        return self.batch_size // self.process[1]
+        return self.per_step // self.process[1]
 
     @functools.cached_property
     def _sample(self) -> list[Encoded]:
@@ -245,7 +250,7 @@ class TokenBatches:
         return max(rows, pack(encoded.lengths, self.length).rows)
 
     def _encoded(self, step: int, process: int) -> Encoded:
-        first = step * self.batch_size + process * self._share
+        first = step * self.per_step + process * self._share
         documents = [self.documents(place) for place in range(first, first + self._share)]
         return encode(documents, self.tokenizer, self.length)
 

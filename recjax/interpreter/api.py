@@ -31,6 +31,7 @@ from recjax.llm import LanguageModel, load_llm
 from recjax.models.definition import fingerprint
 from recjax.replace import new_folder, recovered
 from recjax.training.item_vectors import has_item_vectors
+from recjax.training.loop import total_steps
 from recjax.training.metrics import progress_bar
 from recjax.training.optim import OptimConfig, make_optimizer
 from recjax.typing import Params
@@ -91,8 +92,8 @@ class Interpreter:
             optim: by default Adam, at 1e-4 from item vectors and 3e-3 from a random start.
             start: how the adapter starts; by default near the vectors that lie beside a
                 catalogue's language model, where it has any, and else at random.
-            epochs: passes over the examples.
-            batch_size: examples a step.
+            epochs: passes over the examples, to the nearest step below.
+            batch_size: examples a step; all where they are fewer.
             seed: of the adapter and of the examples' order.
 
         Raises:
@@ -121,7 +122,7 @@ class Interpreter:
         learner.check()
         steps, state = learner.make_steps(optimizer), learner.init_state(optimizer)
         losses = []
-        total = max(1, round(epochs * learner.steps_per_epoch))
+        total = total_steps(epochs, learner.steps_per_epoch)
         with progress_bar(total, 0, "fitting", "step") as bar:
             for step in range(total):
                 state, metrics = steps(state, learner.batch(step))

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import optax
 
+from recjax.data.pipeline import step_size
 from recjax.errors import InputError
 from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.examples import Examples
@@ -52,7 +53,7 @@ class Learner:
     Args:
         bridge: the adapter's place.
         examples: to learn from.
-        batch_size: B.
+        batch_size: B, at most: all examples where they are fewer.
         seed: of the adapter, of the examples' order, of tasks and prompts.
         start: how the adapter starts; at random by default.
     """
@@ -67,13 +68,14 @@ class Learner:
         start: StartConfig | None = None,
     ):
         self.bridge, self.examples = bridge, examples
-        self.batch_size, self.seed = batch_size, seed
+        self.per_step = step_size(batch_size, len(examples), parallel.data_size(bridge.mesh))
+        self.seed = seed
         self._start = start or StartConfig()
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps in which every example is seen about once."""
-        return max(1, round(len(self.examples) / self.batch_size))
+        return max(1, round(len(self.examples) / self.per_step))
 
     def init_state(self, optimizer: optax.GradientTransformation) -> TrainState:
         """A fresh state; `check` has passed.
@@ -126,7 +128,7 @@ class Learner:
 
     def rows(self, step: int) -> np.ndarray:
         """[B] the examples of a step: one shuffled epoch follows another."""
-        places = step * self.batch_size + np.arange(self.batch_size)
+        places = step * self.per_step + np.arange(self.per_step)
         epochs, inside = np.divmod(places, len(self.examples))
         return np.array([self._order(int(e))[k] for e, k in zip(epochs, inside, strict=True)])
 

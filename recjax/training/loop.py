@@ -1,7 +1,6 @@
 """The training loop: steps, evaluation, early stopping, checkpoints, signals."""
 
 import dataclasses
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -24,9 +23,13 @@ Devices = Annotated[int, Range(-1, 2**20)]
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Checked):
-    batch_size: Size = 256  # sequences (documents) a step, over all devices
-    epochs: Epochs = 200.0  # at most this many passes over them
-    steps_per_call: Annotated[int, Range(1, 10_000)] = 16  # steps in one compiled call
+    # Sequences (documents) a step, over all devices; all of them where they are fewer.
+    batch_size: Size = 256
+    # At most this many; an epoch is the number of steps that is nearest to one pass over them.
+    epochs: Epochs = 200.0
+    # Steps in one compiled call; the last call is shorter, and so are all where they would go
+    # beyond the next validation.
+    steps_per_call: Annotated[int, Range(1, 10_000)] = 16
     evaluate_every: Epochs = 1.0  # epochs between validations (and checkpoints)
     # Validations without a better metric before training ends, or cools down; 0 = no such end.
     patience: Count = 0
@@ -53,10 +56,15 @@ class Writer(Protocol):
     def write(self, step: int, values: dict[str, Any], /) -> None: ...
 
 
-def total_steps(config: TrainConfig, steps_per_epoch: int) -> int:
-    """The last step of the run, a multiple of the steps per call."""
-    calls = math.ceil(config.epochs * steps_per_epoch / config.steps_per_call)
-    return calls * config.steps_per_call
+def total_steps(epochs: float, steps_per_epoch: int) -> int:
+    """The steps of a run, at least one: a step that epochs do not reach is not taken."""
+    return max(1, int(epochs * steps_per_epoch + 1e-6))
+
+
+def validation_steps(config: TrainConfig, steps_per_epoch: int) -> int:
+    """Steps between validations: whole calls, or one call that is as much shorter."""
+    wanted, count = config.evaluate_every * steps_per_epoch, config.steps_per_call
+    return round(wanted / count) * count if wanted >= count else max(1, round(wanted))
 
 
 def fit(
@@ -69,6 +77,7 @@ def fit(
     config: TrainConfig,
     *,
     steps_per_epoch: int,
+    per_step: int,
     progress: Progress,
     meta: dict[str, Any],
     unit: str = "sequences",
@@ -80,7 +89,7 @@ def fit(
 
     Args:
         state: where to start (`state.step` steps are done).
-        steps: `(state, batch) -> (state, metrics)` over `steps_per_call` steps; donates the state.
+        steps: `(state, batch) -> (state, metrics)` over the batch's steps; donates the state.
         batches: `(step, count) -> batch` on the devices.
         evaluate: validation metrics by name.
         checkpoints: a checkpoint is saved at every validation.
@@ -89,7 +98,8 @@ def fit(
         steps_per_epoch: of the training data.
         progress: of an interrupted run, or a fresh one.
         meta: saved with every checkpoint.
-        unit: what a step has `batch_size` of.
+        per_step: what a step takes of them.
+        unit: what that is.
         saved: called after every checkpoint.
         cooldown: steps of the cool-down that ends training; see `recjax.training.criteria`.
         part: which part of the training a step belongs to; the losses of parts are also written
@@ -102,10 +112,9 @@ def fit(
         DivergedError: naming the first step whose loss or gradient is not finite.
     """
     count = config.steps_per_call
-    cap = total_steps(config, steps_per_epoch)
-    every = max(1, round(config.evaluate_every * steps_per_epoch / count)) * count
-    cooldown = -(-cooldown // count) * count
-    step = int(state.step)
+    cap = total_steps(config.epochs, steps_per_epoch)
+    every = validation_steps(config, steps_per_epoch)
+    step, taken = int(state.step), 0
     if progress.may_go_on(cap) and progress.cooling is not None and progress.cap:
         progress.cooling = None
         state = _cooled(state, None)
@@ -118,6 +127,17 @@ def fit(
         nonlocal state
         progress.cooling = step
         state = _cooled(state, step)
+
+    def ahead() -> int:
+        """Steps of the next call; 0 at the end."""
+        cooling = cap - cooldown if cooldown and progress.cooling is None else 0
+        ends = [last(), step - step % every + every, *([cooling] if cooling > step else [])]
+        return max(0, min(count, *(end - step for end in ends)))
+
+    def fetch() -> Any:
+        nonlocal taken
+        taken = ahead()
+        return batches(step, taken) if taken else None
 
     def save() -> None:
         checkpoints.save(
@@ -134,7 +154,7 @@ def fit(
     bar = progress_bar(cap, step, "training", "step")
     with bar, stopping() as stop:
         going = step < last() and progress.may_go_on(cap)
-        batch = batches(step, count) if going else None
+        batch = fetch() if going else None
         progress.cap = 0 if going else progress.cap
         started, done = time.perf_counter(), 0
         if stop.received and batch is not None:
@@ -143,15 +163,15 @@ def fit(
             if cooldown and progress.cooling is None and step >= cap - cooldown:
                 cool()
             state, metrics = steps(state, batch)
-            first, step = step, step + count
+            first, step = step, step + taken
             # The device works on this call while the host makes the next batch.
-            batch = batches(step, count) if step < last() else None
+            batch = fetch()
             for at, loss in enumerate(_checked(metrics, first).tolist(), start=first):
                 progress.note(loss, part(at))
-            done += count * config.batch_size
+            done += (step - first) * per_step
             elapsed = time.perf_counter() - started
             rate = done / elapsed
-            bar.update(count)
+            bar.update(step - first)
             bar.set_postfix_str(f"loss {progress.loss:.4f}, {rate:,.0f} {unit}/s", refresh=False)
             if step % every == 0 or batch is None:
                 values = evaluate(state)
@@ -177,6 +197,7 @@ def fit(
                 )
                 if may_end and cooldown and batch is not None:
                     cool()
+                    batch = batch if taken <= ahead() else fetch()
                 elif may_end:
                     batch = None
                 if batch is None:

@@ -40,6 +40,9 @@ class RunBatches(Protocol):
     @property
     def steps_per_epoch(self) -> int: ...
 
+    @property
+    def per_step(self) -> int: ...
+
 
 class Run(abc.ABC):
     """A run in its workdir; a system says what is trained and how it is measured.
@@ -49,7 +52,7 @@ class Run(abc.ABC):
         workdir: the run's folder, or None for a run that keeps nothing.
     """
 
-    unit = "sequences"  # what a batch has `batch_size` of
+    unit = "sequences"  # what a step takes
     config: Any  # the run's, with a section `optim`
 
     def __init__(self, train: TrainConfig, workdir: Path | None):
@@ -217,6 +220,7 @@ class Run(abc.ABC):
                 writer,
                 self._train,
                 steps_per_epoch=self.batches.steps_per_epoch,
+                per_step=self.batches.per_step,
                 progress=progress,
                 meta=self.identity,
                 unit=self.unit,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from recjax.data.pipeline import EvalBatches, TrainBatches
+from recjax.data.pipeline import EvalBatches, TrainBatches, step_size
 from recjax.data.splits import Spans, leave_one_out
 from recjax.errors import InputError
 
@@ -65,14 +65,35 @@ def test_packed_and_padded_hold_the_same_sequences():
 
 
 def test_processes_share_a_batch():
-    whole = make(batch_size=8)[1](4)
-    parts = [make(batch_size=8, process=(p, 2))[1](4) for p in range(2)]
+    whole = make(batch_size=6)[1](4)
+    parts = [make(batch_size=6, process=(p, 2))[1](4) for p in range(2)]
     assert parts[0]["ids"].shape == parts[1]["ids"].shape
     assert sorted(pairs(parts[0]) + pairs(parts[1])) == pairs(whole)
     with pytest.raises(
         InputError, match="config.train.batch_size: 4 is no multiple of the 3 processes"
     ):
         make(process=(0, 3))
+
+
+@pytest.mark.parametrize("batch_size", [7, 8, 256])
+def test_a_step_takes_no_sequence_twice(batch_size):
+    _, batches = make(batch_size=batch_size)
+    assert (batches.per_step, batches.steps_per_epoch) == (7, 1)
+    for step in range(3):
+        assert pairs(batches(step)) == pairs(make(batch_size=7)[1](0))
+    parts = [make(batch_size=256, process=(p, 2))[1] for p in range(2)]
+    assert {part.per_step for part in parts} == {6}  # the seventh comes first in the next step
+    first = [pairs(part(0)) for part in parts]
+    assert not set(first[0]) & set(first[1])
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "count", "multiple", "size"),
+    [(256, 12, 1, 12), (256, 256, 1, 256), (256, 300, 1, 256), (8, 13, 4, 8), (8, 7, 4, 4),
+     (8, 3, 4, 4), (8, 0, 1, 1)],
+)  # fmt: skip
+def test_what_a_step_takes(batch_size, count, multiple, size):
+    assert step_size(batch_size, count, multiple) == size
 
 
 def test_nothing_to_train_on():

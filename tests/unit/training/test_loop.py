@@ -5,12 +5,13 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 from recjax.errors import InputError
 from recjax.training.criteria import Progress, unmet
-from recjax.training.loop import TrainConfig, fit
+from recjax.training.loop import TrainConfig, fit, total_steps, validation_steps
 from recjax.training.metrics import format_table
 from recjax.training.optim import CooldownState, OptimConfig, make_optimizer
 from recjax.training.state import TrainState
@@ -71,7 +72,7 @@ class Kept:
         self.progress = dict(meta["progress"])
 
     def wait(self):
-        pass
+        return True
 
 
 class Lines(list):
@@ -97,14 +98,14 @@ class Small:
 
     def steps(self, state, batch):
         """Gradient 1 at each step: Adam moves w by the learning rate."""
-        for _ in range(2):
+        for _ in range(batch):
             gradient = {"w": jnp.ones(())}
             updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
             self.moved[int(state.step)] = round(float(state.params["w"] - params["w"]), 3)
             state = TrainState(state.step + 1, params, opt_state)
-        loss = jnp.array([state.step - 1, state.step], float)
-        return state, {"loss": loss, "grad_norm": jnp.ones(2)}
+        loss = state.step - jnp.arange(batch, dtype=float)[::-1]
+        return state, {"loss": loss, "grad_norm": jnp.ones(batch)}
 
     def __call__(self, **changes):
         """Trains, or goes on after a restart."""
@@ -112,12 +113,13 @@ class Small:
         state, progress, finished = fit(
             self.start if fresh else self.kept.state,
             self.steps,
-            lambda step, count: step,
+            lambda step, count: count,
             lambda state: {"v/exact": self.measured(int(state.step))},
             self.kept,
             self.lines,
             dataclasses.replace(self.config, **changes),
             steps_per_epoch=8,
+            per_step=1,
             progress=Progress() if fresh else Progress(**self.kept.progress),
             meta={},
             cooldown=self.cooldown,
@@ -212,3 +214,92 @@ def test_metrics_without_cutoffs_in_a_table():
     assert [line.rstrip() for line in table.splitlines()] == [
         "test/text", "loss        0.5000", "exact       0.2500",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps_per_epoch", "steps"),
+    [(1.0, 1, 1), (2.5, 10, 25), (0.01, 10, 1), (150.0, 87, 13050), (0.29, 100, 29), (0.999, 2, 1)],
+)
+def test_epochs_are_not_rounded_up(epochs, steps_per_epoch, steps):
+    assert total_steps(epochs, steps_per_epoch) == steps
+
+
+@pytest.mark.parametrize(
+    ("every", "steps_per_epoch", "per_call", "steps"),
+    [(1.0, 1, 16, 1), (2.0, 1, 16, 2), (2.0, 87, 16, 176), (8.0, 4, 8, 32), (0.3, 1, 16, 1),
+     (1.0, 15, 16, 15), (0.5, 15, 4, 8)],
+)  # fmt: skip
+def test_a_validation_follows_a_whole_call(every, steps_per_epoch, per_call, steps):
+    config = TrainConfig(evaluate_every=every, steps_per_call=per_call)
+    assert validation_steps(config, steps_per_epoch) == steps
+
+
+class Log:
+    """Checkpoints and metrics that are only counted."""
+
+    def __init__(self):
+        self.saved, self.lines = [], []
+
+    def save(self, step, *rest):
+        self.saved.append(step)
+
+    def write(self, step, values):
+        self.lines.append((step, values["epoch"]))
+
+    def wait(self):
+        return True
+
+
+@dataclasses.dataclass
+class State:
+    step: int = 0
+
+
+def calls_of(config, steps_per_epoch, first=0):
+    """`(calls, validated)`: the (step, count) of every call, and the steps of validations."""
+    calls, log = [], Log()
+
+    def steps(state, batch):
+        numbers = np.ones(batch)
+        return State(state.step + batch), {"loss": numbers, "grad_norm": numbers}
+
+    def batches(step, count):
+        calls.append((step, count))
+        return count
+
+    measured = {config.metric: 0.5}
+    state, _, finished = fit(
+        State(first), steps, batches, lambda state: measured, log, log, config,
+        steps_per_epoch=steps_per_epoch, per_step=3, progress=Progress(), meta={},
+    )  # fmt: skip
+    assert finished and state.step == sum(calls[-1])
+    assert log.saved == [step for step, _ in log.lines]
+    return calls, log.saved
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps_per_epoch", "per_call", "first", "calls", "validated"),
+    [
+        (1.0, 1, 16, 0, [(0, 1)], [1]),  # twelve users: one pass, one step
+        (3.0, 1, 16, 0, [(0, 1), (1, 1), (2, 1)], [1, 2, 3]),
+        (2.0, 8, 4, 0, [(0, 4), (4, 4), (8, 4), (12, 4)], [8, 16]),
+        (1.5, 7, 4, 0, [(0, 4), (4, 4), (8, 2)], [8, 10]),  # the last call is shorter
+        (2.0, 7, 4, 10, [(10, 4)], [14]),  # more epochs than the run had: on to the next one
+        (3.0, 7, 4, 10, [(10, 4), (14, 2), (16, 4), (20, 1)], [16, 21]),
+    ],
+)
+def test_calls_end_with_validations_and_epochs(
+    epochs, steps_per_epoch, per_call, first, calls, validated
+):
+    config = TrainConfig(epochs=epochs, steps_per_call=per_call)
+    assert calls_of(config, steps_per_epoch, first) == (calls, validated)
+
+
+def test_a_cool_down_takes_its_steps_whatever_a_call_takes():
+    run = Small(lambda step: step / 10, 0.375, goals={"v/exact": 0.8}, steps_per_call=4)
+    step, progress = run()
+    assert (step, progress.cooling) == (11, 8)
+    assert [run.moved[s] for s in (7, 8, 9, 10)] == [1.0, 0.667, 0.333, 0.0]
+    run = Small(lambda step: 0.0, 0.375, epochs=2.0, steps_per_call=4)
+    step, progress = run()
+    assert (step, progress.cooling) == (16, 13)

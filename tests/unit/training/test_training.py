@@ -9,7 +9,7 @@ from optax import contrib
 
 from recjax.errors import InputError
 from recjax.training.checkpoint import Checkpoints
-from recjax.training.loop import DivergedError, TrainConfig, _checked, total_steps
+from recjax.training.loop import DivergedError, _checked
 from recjax.training.metrics import MetricWriter, format_table, read_metrics
 from recjax.training.optim import OptimConfig, make_optimizer, schedule
 from recjax.training.state import TrainState
@@ -256,13 +256,3 @@ def test_the_step_that_diverged_is_named():
     with pytest.raises(DivergedError, match="step 2: loss 1.0, gradient norm inf"):
         _checked({"loss": np.ones(4), "grad_norm": np.array([1, np.inf, 1, 1])}, 0)
     assert _checked({"loss": loss[:2], "grad_norm": np.ones(2)}, 0).tolist() == [1.0, 2.0]
-
-
-def test_whole_calls():
-    assert total_steps(TrainConfig(epochs=2.5, steps_per_call=8), steps_per_epoch=10) == 32
-
-
-@pytest.mark.parametrize("name", ["batch_size", "epochs", "evaluate_every", "steps_per_call"])
-def test_impossible_settings(name):
-    with pytest.raises(InputError, match=f"^{name}: expected"):
-        TrainConfig(**{name: 0})
