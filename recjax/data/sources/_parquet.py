@@ -67,4 +67,15 @@ def _values(column: Any, as_times: bool) -> list[Any]:
     elif pyarrow.types.is_date32(kind) and as_times:
         days = column.cast(pyarrow.int32()).to_pylist()
         return [None if n is None else Time(n * 86400) for n in days]
-    return column.to_pylist()
+    try:
+        return column.to_pylist()
+    except OverflowError:
+        return [_date(value) for value in column]
+
+
+def _date(value: Any) -> Any:
+    """A date or time as Python's; None for one after the year 9999, which Python does not have."""
+    try:
+        return value.as_py()
+    except OverflowError:
+        return None

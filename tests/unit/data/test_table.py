@@ -188,3 +188,39 @@ def test_dates_that_python_does_not_have(tmp_path):
         )
         with pytest.raises(InputError, match=r"l.parquet:2: 'timestamp' is Time.*; expected sec"):
             read(path)
+
+
+def test_columns_of_items_in_parquet_are_what_json_holds(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    log = write(tmp_path / "l.csv", HEADER, "u,a,1", "u,b,2")
+    write_parquet(
+        tmp_path / "i.parquet",
+        item=["a", "b"],
+        title=pyarrow.array([300.0, None]),
+        far=pyarrow.array([1, 10**14], pyarrow.timestamp("s")),
+        zone=pyarrow.array([1, None], pyarrow.timestamp("ns", "Europe/Paris")),
+        bytes=[b"x", None],
+        lists=pyarrow.array([[1.5, float("nan")], []]),
+        nested=pyarrow.array([{"a": {"b": b"&lt;"}}] * 2),
+    )
+    assert read(log, items="i.parquet")[1] == {
+        "a": {
+            "title": "300",
+            "far": "1970-01-01 00:00:01",
+            "zone": "1970-01-01 00:00:00",
+            "bytes": "x",
+            "lists": [1.5, None],
+            "nested": {"a": {"b": "<"}},
+        },
+        "b": {
+            "title": None,
+            "far": None,
+            "zone": None,
+            "bytes": None,
+            "lists": [],
+            "nested": {"a": {"b": "<"}},
+        },
+    }
+    write_parquet(tmp_path / "i.parquet", item=["a", "b"], title=["x", "y"], raw=[b"x", b"\xff"])
+    with pytest.raises(InputError, match=r"i.parquet:2: 'raw' is b'\\xff'; expected UTF-8 text"):
+        read(log, items="i.parquet")
