@@ -57,6 +57,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--train", help="rows x tokens of a training step, with commas (8x512)")
     parser.add_argument("--rows", help="prompts of a generation, with commas")
     parser.add_argument("--new-tokens", type=int, default=64, help="that each of them writes")
+    parser.add_argument("--no-flops", action="store_true", help="no count by the compiler (CPU)")
     parser.add_argument("--peer-seconds", type=float, metavar="S", help="limit of each peer's turn")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     args = parser.parse_args()
@@ -327,7 +328,7 @@ def measure(args: argparse.Namespace, size: str, folder: Path) -> list[dict[str,
         if kind != "generate":  # padding is computed, too
             flops = 4 * ours.used(which) * work[f"{which}/tokens"].size
             rows[name]["flops_per_second"] = flops / statistics.median(seconds["ours"])
-            if not gpu:
+            if not gpu and not args.no_flops:
                 rows[name]["flops_per_token_over_n"] = ours.flops_per_token(kind, which)
     return list(rows.values())
 
