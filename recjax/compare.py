@@ -9,13 +9,11 @@ keys; and of every protocol `full/rank`, `full/hr@10`, ...: what the metrics are
 
 import csv
 import dataclasses
+import io
 import json
-import os
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -23,6 +21,7 @@ from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.evaluation.intervals import Difference, paired_bootstrap
 from recjax.evaluation.protocols import Evaluator, Measured
+from recjax.replace import new_file
 from recjax.training.metrics import progress_bar
 from recjax.training.recommender import RecommenderRun
 from recjax.training.workdir import open_run
@@ -238,8 +237,8 @@ def write_examples(measured: Measured, store: Store, path: Path) -> None:
                 **{name: column[part].tolist() for name, column in values.items()},
             }
 
-    with _new_file(path) as temporary:
-        _WRITERS[path.suffix](temporary, ["user", "target", *values], chunks())
+    with new_file(path) as file:
+        _WRITERS[path.suffix](file, ["user", "target", *values], chunks())
 
 
 def _utf8(text: Any) -> str:
@@ -247,51 +246,37 @@ def _utf8(text: Any) -> str:
     return str(text).encode("utf-8", "replace").decode()
 
 
-@contextmanager
-def _new_file(path: Path) -> Iterator[Path]:
-    temporary = path.absolute().parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 _Chunks = Iterator[dict[str, list[Any]]]
 
 
-def _write_csv(path: Path, names: list[str], chunks: _Chunks) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(names)
-        for chunk in chunks:
-            writer.writerows(zip(*chunk.values(), strict=True))
+def _write_csv(file: IO[bytes], names: list[str], chunks: _Chunks) -> None:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for chunk in chunks:
+        writer.writerows(zip(*chunk.values(), strict=True))
+    text.detach()  # the file stays open
 
 
-def _write_jsonl(path: Path, names: list[str], chunks: _Chunks) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for chunk in chunks:
-            for row in zip(*chunk.values(), strict=True):
-                record = dict(zip(names, row, strict=True))
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+def _write_jsonl(file: IO[bytes], names: list[str], chunks: _Chunks) -> None:
+    for chunk in chunks:
+        for row in zip(*chunk.values(), strict=True):
+            record = dict(zip(names, row, strict=True))
+            file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
 
 
-def _write_parquet(path: Path, names: list[str], chunks: _Chunks) -> None:
+def _write_parquet(file: IO[bytes], names: list[str], chunks: _Chunks) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    kinds = [pyarrow.string() if k < 2 else pyarrow.float64() for k in range(len(names))]
-    kinds = [
-        pyarrow.int32() if n.endswith("/rank") else k for n, k in zip(names, kinds, strict=True)
-    ]
-    schema = pyarrow.schema(list(zip(names, kinds, strict=True)))
-    with parquet.ParquetWriter(path, schema) as writer:
+    kinds = {name: pyarrow.string() if k < 2 else pyarrow.float64() for k, name in enumerate(names)}
+    kinds |= {name: pyarrow.int32() for name in names if name.endswith("/rank")}
+    schema = pyarrow.schema(list(kinds.items()))
+    with parquet.ParquetWriter(file, schema) as writer:
         for chunk in chunks:
             writer.write_table(pyarrow.table(chunk, schema=schema))
 
 
-_WRITERS: dict[str, Callable[[Path, list[str], _Chunks], None]] = {
+_WRITERS: dict[str, Callable[[IO[bytes], list[str], _Chunks], None]] = {
     ".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet,
 }  # fmt: skip
