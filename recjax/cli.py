@@ -7,6 +7,7 @@ and tables go to stderr; `--json` prints one JSON line on stdout.
 
 import argparse
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -357,7 +358,7 @@ def _plan(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[st
 
     if sum(given is not None for given in (args.config, args.preset, args.source)) != 1:
         raise InputError("plan needs one of --preset NAME, --from FOLDER and --config FILE")
-    run = _load(args, overrides) if args.config else None
+    run = None if args.config is None else _load(args, overrides)
     if overrides and run is None:
         raise InputError("--config.KEY=VALUE needs --config FILE")
     plan = make_plan(
@@ -397,6 +398,13 @@ def _simulate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dic
     return {"folder": str(args.workdir), **counts}
 
 
+def _is_bad_path(error: Exception) -> bool:
+    """Whether a path was given that no file system can look up."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
+    return isinstance(error, RuntimeError) and str(error).startswith("Symlink loop")  # Python 3.11
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     if argv is None:  # the process is ours
@@ -405,6 +413,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every save
     try:
+        if any("\0" in argument for argument in arguments):
+            raise InputError("an argument has a NUL character in it, which no path can have")
         args, unknown = _parser().parse_known_args(arguments)
         result = args.run(args, _overrides(unknown))
         if args.json:
@@ -424,6 +434,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             os._exit(INTERRUPTED)
         return INTERRUPTED
     except Exception as error:
+        if _is_bad_path(error):
+            _fail(error, " ".join(str(error).split()), debug)
+            return 2
         _fail(error, f"{type(error).__name__}: {' '.join(str(error).split())}", debug)
         return 1
 

@@ -5,13 +5,14 @@ never pass as a setting (RecBole#1147 and its kin).
 """
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import importlib.util
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,10 +24,10 @@ from recjax.ranges import FieldError, expected, hints, short
 T = TypeVar("T")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[str]) -> str:
     """A hint for an unknown name: the nearest known one, else all of them, or 20 of many."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(str(name), known, n=1)
     if close:
         return f"did you mean '{close[0]}'?"
     more = f", ... ({len(known)})" if len(known) > 20 else ""
@@ -43,6 +44,18 @@ def _split(spec: str) -> tuple[str, str]:
     return spec[:end], spec[end + 1 :]
 
 
+@contextlib.contextmanager
+def _errors_of(path: Path, what: str = "") -> Iterator[None]:
+    """What a config file raises, also `SystemExit`, as one error that names the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"--config: {path}: {what}{type(error).__name__}: {reason}") from error
+
+
 def _load_file(path: Path):
     if not path.is_file():
         raise InputError(f"--config: no file {path}; expected FILE.py or FILE.py:ARG")
@@ -50,11 +63,8 @@ def _load_file(path: Path):
     if spec is None or spec.loader is None:
         raise InputError(f"--config: {path} is not a python file")
     module = importlib.util.module_from_spec(spec)
-    try:
+    with _errors_of(path):
         spec.loader.exec_module(module)
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"--config: {path}: {type(error).__name__}: {reason}") from error
     if not hasattr(module, "get_config"):
         raise InputError(f"--config: {path} has no get_config(arg)")
     return module
@@ -89,10 +99,8 @@ def load_config(
 def _section_of(spec: str) -> ConfigDict:
     path, arg = _split(spec)
     module = _load_file(Path(path))
-    try:
+    with _errors_of(Path(path), "get_config(arg) failed: "):
         section = module.get_config(arg or None)
-    except TypeError as error:
-        raise InputError(f"--config: {path}: get_config(arg) failed: {error}") from error
     if not isinstance(section, ConfigDict):
         raise InputError(f"--config: {path}: get_config(arg) must return a ConfigDict")
     return section

@@ -42,6 +42,7 @@ from recjax.replace import write_text
 
 Number: TypeAlias = int | float | None
 MARKS = ("", "hit", "miss", "unknown")
+_BITS = 1000  # of an integer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,13 +215,21 @@ def _string(value: Any, where: str) -> str:
 def _number(value: Any, where: str) -> Number:
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
         raise _wrong(where, "a number or null", value)
+    return _bounded(value, where)
+
+
+def _bounded(value: Any, where: str) -> Any:
+    """The value; an integer that no float can hold is an error."""
+    if isinstance(value, int) and value.bit_length() > _BITS:
+        bits = value.bit_length()
+        raise InputError(f"{where}: a number of {bits} bits; expected {_BITS} at most")
     return value
 
 
 def _cell(value: Any, where: str) -> str | Number:
     if isinstance(value, bool) or not isinstance(value, (str, int, float, type(None))):
         raise _wrong(where, "a string, a number or null", value)
-    return value
+    return _bounded(value, where)
 
 
 def _flag(value: Any, where: str) -> bool:

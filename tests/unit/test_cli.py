@@ -1,5 +1,6 @@
 """The command's contract: exit status, one line on errors, JSON on stdout."""
 
+import re
 import subprocess
 import sys
 
@@ -251,3 +252,62 @@ def test_module_and_script_are_the_same_command():
     assert done.stderr.splitlines() == [
         "recjax: /nowhere/config.json: missing; expected a workdir of `recjax train`"
     ]
+
+
+COMMANDS = {
+    "evaluate": ["evaluate", "--workdir=PLACE"],
+    "interpret": ["interpret", "--workdir=PLACE"],
+    "report": ["report", "--workdir=PLACE"],
+    "resume": ["train", "--workdir=PLACE"],
+    "prepare": ["prepare", "--config=PLACE"],
+    "plan": ["plan", "--from=PLACE"],
+    "plan --config": ["plan", "--config=PLACE"],
+    "convert": ["convert", "--from=PLACE", "--to=OUT"],
+    "convert --workdir": ["convert", "--workdir=PLACE", "--to=OUT.npz"],
+    "store": ["prepare", "--config=CONFIG", "--config.data.store=PLACE"],
+    "data": [
+        "prepare", "--config=CONFIG", "--config.data.source=table", "--config.data.options={}",
+        "--config.data.path=PLACE", "--config.data.store=OUT",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_places_where_nothing_can_be_read_are_one_line_and_status_2(
+    recjax, config, tmp_path, command
+):
+    """Nothing is written either."""
+    places = {name: tmp_path / name for name in ("loop", "folder.json", "empty", "binary.csv")}
+    places["loop"].symlink_to(places["loop"])
+    places["folder.json"].mkdir()
+    (places["folder.json"] / "config.json").mkdir()
+    places["empty"].write_bytes(b"")
+    places["binary.csv"].write_bytes(bytes(range(256)) * 9)
+    before = sorted(tmp_path.rglob("*"))
+    for place in ("", "gone", "n" * 300, "n/" * 3000, "a\0b", *places.values()):
+        if (command, place) == ("store", "gone"):
+            continue  # a store that is made
+        words = {"PLACE": place, "OUT": tmp_path / "out", "CONFIG": config}
+        arguments = list(COMMANDS[command])
+        for word, value in words.items():
+            arguments = [argument.replace(word, str(value)) for argument in arguments]
+        status, out, err = recjax(*arguments)
+        assert (status, out) == (2, None), (place, err)
+        assert len(one_line(err)) < 1100
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("def get_config(arg):\n    raise SystemExit", r"get_config\(arg\) failed: SystemExit"),
+        ("def get_config(arg):\n    return {}['x']", r"get_config\(arg\) failed: KeyError: 'x'"),
+        ("def get_config(arg):\n    return get_config(arg)", "failed: RecursionError"),
+        ("def get_config(arg):\n    raise OSError('a\\nb\\x1b')", r"failed: OSError: a b\\x1b"),
+    ],
+)
+def test_what_a_config_file_raises_names_the_file(recjax, tmp_path, text, said):
+    (tmp_path / "broken.py").write_text(text)
+    status, _, err = recjax("prepare", f"--config={tmp_path}/broken.py")
+    assert status == 2 and re.search(f"--config: .*broken.py: .*{said}", one_line(err))
