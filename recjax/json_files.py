@@ -30,15 +30,16 @@ def read_object(path: str | Path, *, largest: int = LARGEST) -> dict[str, Any]:
             deeper than `DEEPEST`, with a key that has two values, or another value than an object.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: expected a file")
     try:
-        if path.exists() and not path.is_file():
-            raise InputError(f"{path}: expected a file")
         with path.open("rb") as file:
             data = file.read(largest + 1)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (OSError, ValueError) as error:  # ValueError: of a name with a zero byte
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read ({reason})") from None
     if len(data) > largest:
         raise InputError(f"{path}: more than {largest:,} bytes; expected a JSON file of fewer")
     value = parse(data, str(path))

@@ -37,6 +37,7 @@ from recjax.training.parallel import MESH_AXES, param_shardings
 from recjax.training.state import TrainState, state_shardings
 from recjax.training.token_loss import token_loss
 
+_MOST = 1 << 20  # tokens of a row, devices along an axis, rows of a device
 # A recommender's states [D] become soft tokens by one linear map; so many a row.
 _ADAPTER, _WIDTH, _SOFT = "adapter/kernel", 64, 10
 _RULES: dict[str, Rules] = {
@@ -170,12 +171,16 @@ def make_plan(
         data, fsdp, tensor = map(int, mesh.split(","))
     except ValueError:
         data = fsdp = tensor = 0
-    if min(data, fsdp, tensor) < 1:
-        raise InputError(f"mesh {mesh}: expected three sizes, {','.join(MESH_AXES)}")
+    if not all(1 <= size <= _MOST for size in (data, fsdp, tensor)):
+        axes = ",".join(MESH_AXES)
+        raise InputError(f"mesh {mesh}: expected three sizes, {axes}, of 1 to {_MOST:,}")
     rows = data * fsdp
-    if rank < 1 or length < 2:
-        raise InputError(f"rank {rank}, length {length}: expected at least 1 and 2")
-    if batch < 1 or batch % rows:
+    if rank < 1 or not 2 <= length <= _MOST:
+        raise InputError(
+            f"rank {rank}, length {length}: expected at least 1 and 2, and a length of at most "
+            f"{_MOST:,}"
+        )
+    if not 1 <= batch <= _MOST * rows or batch % rows:
         raise InputError(f"batch {batch}: expected a multiple of data x fsdp, {rows}")
     family = family_for(config)
 

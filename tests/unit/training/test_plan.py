@@ -143,8 +143,20 @@ def test_of_a_folder_and_of_a_run(recjax, tmp_path):
         (["--preset=llama-7b", "--mesh=8"], "mesh 8: expected three sizes, data,fsdp,tensor"),
         (["--preset=llama-7b", "--mesh=1,0,1"], "mesh 1,0,1: expected three sizes"),
         (["--preset=llama-7b", "--mesh=1,3,1"], "batch 8: expected a multiple of data x fsdp, 3"),
+        (
+            ["--preset=llama-7b", "--mesh=1,1,99999999999999999999"],
+            "expected three sizes, data,fsdp",
+        ),
+        (
+            ["--preset=llama-7b", "--batch=1000000000000000"],
+            "batch 1000000000000000: expected a mu",
+        ),
+        (
+            ["--preset=llama-7b", "--length=1000000000"],
+            "length 1000000000: expected at least 1 and",
+        ),
         (["--preset=llama-7b", "--train=some"], "train 'some': expected one of adapter, lora, fu"),
-        (["--preset=llama-7b", "--remat=some"], "'plan.remat': expected one of 'none', 'dots', '"),
+        (["--preset=llama-7b", "--remat=some"], "plan.remat: expected one of 'none', 'dots', '"),
         (["--preset=llama-7b", "--rank=0"], "rank 0, length 512: expected at least 1 and 2"),
         (["--preset=llama-7b", "--dtype=int8"], "dtype int8: expected one of float32, bfloat16"),
         (["--preset=llama-7b", "--config.seed=1"], "--config.KEY=VALUE needs --config FILE"),
