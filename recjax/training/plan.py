@@ -172,8 +172,8 @@ def make_plan(
     except ValueError:
         data = fsdp = tensor = 0
     if not all(1 <= size <= _MOST for size in (data, fsdp, tensor)):
-        axes = ",".join(MESH_AXES)
-        raise InputError(f"mesh {mesh}: expected three sizes, {axes}, of 1 to {_MOST:,}")
+        names = ",".join(MESH_AXES)
+        raise InputError(f"mesh {mesh}: expected three sizes, {names}, of 1 to {_MOST:,}")
     rows = data * fsdp
     if rank < 1 or not 2 <= length <= _MOST:
         raise InputError(
