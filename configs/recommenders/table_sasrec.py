@@ -5,9 +5,10 @@
         --config.data.options.user=user_id --config.data.options.item=product
 
 The columns are named by `config.data.options` (see `recjax/data/sources/table.py`): `user`,
-`item`, `timestamp` (seconds or ISO dates; "" = the file is in time order), `rating`, `title`, and
-`items` for a file of items beside it. Without an argument the paper's binary cross-entropy with
-one negative; `:ce` the full cross-entropy, which is better on nearly every data set.
+`item`, `timestamp` (seconds or ISO dates; "" = the file is in time order), `rating`, `title`,
+`items` for a file of items beside it, `columns` for a file without a header. Without an argument
+the paper's binary cross-entropy with one negative; `:ce` the full cross-entropy, which is better on
+nearly every data set.
 """
 
 from ml_collections import ConfigDict
