@@ -184,11 +184,19 @@ class Tokenizer:
         tokenizer_config.json and special_tokens_map.json are written beside the copied originals.
 
         Raises:
-            InputError: the folder cannot be written; a file that was loaded is gone.
+            InputError: the folder cannot be written, or has such files of another tokenizer; a file
+                that was loaded is gone.
         """
         folder = Path(folder)
+        names = {file.name for file in self._files}
+        if "tokenizer.json" not in names:
+            names |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            own = {file.resolve() for file in self._files}
+            for name in sorted(names):
+                if (folder / name).exists() and (folder / name).resolve() not in own:
+                    raise InputError(f"{folder / name}: exists already, and is not replaced")
             for file in self._files:
                 if file.resolve().parent != folder.resolve():
                     shutil.copyfile(file, folder / file.name)
