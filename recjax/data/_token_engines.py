@@ -205,12 +205,12 @@ class SentencePieceEngine:
             return self.model.decode(run)
 
         for index in map(int, ids):
-            if index in hidden or index >= self.size:
+            if index in hidden:
                 continue
             if index in names:
                 out += flush() + names[index]
                 run = []
-            else:
+            elif index < self.model.vocab_size():  # beyond, ids between added tokens are none
                 run.append(index)
         return out + flush()
 

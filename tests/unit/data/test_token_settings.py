@@ -166,6 +166,16 @@ def test_saved_ends_are_read_alike(pieces, tmp_path):
     assert (again.begin, again.end) == (ours.begin, ours.end) == ((), (2,))
 
 
+def test_ids_between_added_tokens_are_none(pieces, tmp_path):
+    """Transformers' ids may have gaps, where a model's embedding has rows."""
+    (tmp_path / "added_tokens.json").write_text('{"<film>": 310}')
+    shutil.copyfile(pieces, tmp_path / "tokenizer.model")
+    ours = load_tokenizer(tmp_path, size=312)
+    assert (ours.size, ours.token(305), ours.token(310)) == (311, None, "<film>")
+    ids = ours.encode("a film")
+    assert ours.decode([*ids, 305, 310, 311]) == "a film<film>"
+
+
 def test_the_first_llama_s_empty_names_are_no_names(pieces, tmp_path):
     write(tmp_path, dict.fromkeys(NAMES, ""), pieces=pieces)
     assert (load_tokenizer(tmp_path).bos_id, load_tokenizer(tmp_path).eos_id) == (1, 2)
