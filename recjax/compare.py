@@ -160,8 +160,8 @@ def _differences(a: Measured, b: Measured, chosen: np.ndarray) -> dict[str, Any]
 
 
 def format_comparison(result: dict[str, Any]) -> str:
-    """What `compare` returns as tables: all metrics; then, by popularity of the target, those of
-    the cutoff 10, or of the longest."""
+    """What `compare` returns as tables: all metrics; then, by popularity of the target, HR and
+    NDCG at 10 (or at the longest cutoff) and MRR."""
     ahead = f"A = {result['a']} (step {result['steps'][0]}), "
     ahead += f"B = {result['b']} (step {result['steps'][1]})"
     how = (
@@ -171,7 +171,8 @@ def format_comparison(result: dict[str, Any]) -> str:
     lines = [ahead, how, *_rows(result["metrics"], list(result["metrics"]))]
     cutoffs = {int(k) for name in result["metrics"] if (k := name.partition("@")[2])}
     k = 10 if 10 in cutoffs else max(cutoffs)
-    short = [name for name in result["metrics"] if name.endswith((f"@{k}", "/mrr"))]
+    ends = (f"/hr@{k}", f"/ndcg@{k}", "/mrr")
+    short = [name for name in result["metrics"] if name.endswith(ends)]
     for name, group in result["popularity"].items():
         words = {"unseen": "not in training", "more": "more than 20 times in training"}
         title = words.get(name, f"{name} times in training")
