@@ -48,13 +48,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "residual": 1.0, "noise": 1.0,
     }  # fmt: skip
     config.optim = {
-        "name": "muon", "learning_rate": 2.5e-3, "warmup_steps": 40, "clip_norm": 1.0, "b2": 0.98,
+        "name": "muon", "learning_rate": 2.5e-3, "warmup_steps": 20, "clip_norm": 1.0, "b2": 0.98,
         "cooldown_epochs": 0.5,
     }  # fmt: skip
     # At a constant rate; the cool-down adds a fifth to a third of what is missing here.
     goals = {"validation/naming/exact": 0.85, "validation/residual/worst/exact": 0.6}
     config.train = {
-        "batch_size": 16, "epochs": 5.0, "steps_per_call": 4, "evaluate_every": 0.25,
+        "batch_size": 32, "epochs": 5.0, "steps_per_call": 4, "evaluate_every": 0.25,
         "goals": goals,
     }  # fmt: skip
     config.evaluation = {"max_examples": 100}
@@ -63,7 +63,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.update({"dim": 384, "mlp_dim": 1024, "heads": 6, "kv_heads": 6})
     config.tokenizer = {"vocab_size": 3000}
     config.optim.warmup_steps = 100
-    config.train.update({"batch_size": 32, "evaluate_every": 0.5, "patience": 2})
+    config.train.update({"evaluate_every": 0.5, "patience": 2})
     config.train.epochs, config.optim.cooldown_epochs = (
         (7.0, 3.0) if arg == "ml100k" else (3.5, 1.5)
     )
