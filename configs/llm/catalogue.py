@@ -63,6 +63,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.update({"dim": 384, "mlp_dim": 1024, "heads": 6, "kv_heads": 6})
     config.tokenizer = {"vocab_size": 3000}
     config.optim.warmup_steps = 100
+    config.evaluation.max_examples = 200
     config.train.update({"evaluate_every": 0.5, "patience": 2})
     config.train.epochs, config.optim.cooldown_epochs = (
         (7.0, 3.0) if arg == "ml100k" else (3.5, 1.5)

@@ -1,0 +1,133 @@
+"""`scripts/seeds.py`: a recipe over seeds, stage by stage."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recjax.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("seeds", ROOT / "scripts" / "seeds.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["seeds"] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(script, monkeypatch, capsys):
+    """`run(*arguments)` -> (the commands that it gave, what it printed); commands run in here."""
+
+    def run(*arguments):
+        commands, real = [], subprocess.run
+
+        def here(command, **options):
+            if command[:3] != [sys.executable, "-m", "recjax.cli"]:  # git, of a run's records
+                return real(command, **options)
+            commands.append(command[3:])
+            out = io.StringIO()
+            with contextlib.redirect_stdout(out):
+                status = main(command[3:])
+            return subprocess.CompletedProcess(command, status, out.getvalue())
+
+        monkeypatch.setattr(script.subprocess, "run", here)
+        monkeypatch.setattr(sys, "argv", ["seeds.py", *map(str, arguments)])
+        script.main()
+        return commands, capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "small.py"
+    path.write_text(f"""
+from ml_collections import ConfigDict
+
+def get_config(arg=None):
+    config = ConfigDict()
+    config.data = {{"source": "simulated", "store": {str(tmp_path / "store")!r},
+                   "options": {{"users": 120}}}}
+    config.model = {{"name": "sasrec", "dim": 8, "max_length": 6, "layers": 1, "heads": 1}}
+    config.objective = {{"name": "softmax"}}
+    config.train = {{"epochs": 1.0, "batch_size": 64, "steps_per_call": 1,
+                    "goals": {{"validation/full/ndcg@10": 2.0}}}}
+    return config
+""")
+    return path
+
+
+def test_a_recipe_over_seeds(run, config, tmp_path):
+    arguments = [f"--workdir={tmp_path / 'runs'}", "--stage", f"sasrec={config}@0,3-3"]
+    commands, printed = run(*arguments)
+    assert [c[3] for c in commands] == [f"--config.seed={seed}" for seed in (0, 3)]
+    rows = json.loads((tmp_path / "runs" / "seeds.json").read_text())
+    assert [row["seeds"] for row in rows] == [{"sasrec": 0}, {"sasrec": 3}]
+    values = sorted(row["values"]["test/full/hr@20"] for row in rows)
+    assert values[0] < values[-1]
+    line = next(x for x in printed.splitlines() if x.startswith("test/full/hr@20"))
+    assert [float(x) for x in line.split()[1:4]] == pytest.approx(
+        [values[0], sum(values) / 2, values[-1]], abs=1e-4
+    )
+    assert "2 runs; 2 did not meet their goals: [{'sasrec': 0}" in printed
+    commands, again = run(*arguments)  # all has ended: read, not trained
+    assert commands == [] and again == printed
+
+
+def test_stages_that_read_others_run_once_for_each_choice(script):
+    a, b = script.Stage("a", "a.py", [0, 1, 2]), script.Stage("b", "b.py", [5])
+    c = script.Stage("c", "c.py", [7, 8], {"llm": "{a}/hf", "recommender": "{b}"})
+    chosen = script.choices([a, b, c], every=False)
+    assert [tuple(one.values()) for one in chosen] == [(0, 5, 7), (1, 5, 8), (2, 5, 7)]
+    assert len(script.choices([a, b, c], every=True)) == 6
+    assert c.reads == ["a", "b"]
+
+
+def test_the_folders_of_stages_name_the_seeds_that_they_depend_on(script, monkeypatch, tmp_path):
+    commands = []
+
+    def trained(command, **options):
+        commands.append(command[4:])
+        Path(command[5].removeprefix("--workdir=")).mkdir(parents=True)
+        return subprocess.CompletedProcess(command, 0, json.dumps({"finished": True}))
+
+    monkeypatch.setattr(script.subprocess, "run", trained)
+    a, b = script.Stage("a", "a.py", [0, 1]), script.Stage("b", "b.py", [5])
+    c = script.Stage("c", "c.py", [7], {"llm": "{a}/hf", "recommender": "{b}"})
+    for chosen in script.choices([a, b, c], every=False):
+        for stage in (a, b, c):
+            script.train(tmp_path, stage, [a, b, c], chosen)
+    folders = [Path(c[1].removeprefix("--workdir=")).relative_to(tmp_path) for c in commands]
+    assert [str(folder) for folder in folders] == [
+        "a/a0", "b/b5", "c/a0-b5-c7", "a/a1", "c/a1-b5-c7",
+    ]  # fmt: skip
+    assert commands[2][3:] == [
+        "--json", f"--config.llm={tmp_path}/a/a0/hf", f"--config.recommender={tmp_path}/b/b5",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--stage=a=a.py"], "--stage a=a.py: expected NAME=CONFIG@SEEDS"),
+        (["--stage=a=a.py@x"], "seeds 'x': expected numbers and ranges"),
+        (["--stage=a=a.py@3-1"], "seeds '3-1': expected at least one"),
+        (["--stage=a=a.py@0", "--set=b.llm=x"], "--set b.llm=x: expected STAGE.KEY=VALUE"),
+        (["--stage=a=a.py@0", "--set=a.llm={b}"], "--set a: reads {b}; expected an earlier stage"),
+    ],
+)
+def test_bad_usage_is_one_line(script, monkeypatch, tmp_path, arguments, message):
+    monkeypatch.setattr(sys, "argv", ["seeds.py", f"--workdir={tmp_path}", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        script.main()
+    assert str(caught.value).startswith("seeds.py: ") and message in str(caught.value)
