@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from recjax.errors import InputError, one_line, printable
 from recjax.interpreter.command import add_interpret_flags, interpret
 from recjax.memory import keep_freed
+from recjax.prompting import add_generate_flags, generate
 from recjax.signals import INTERRUPTED, Stopped, stopping
 
 
@@ -97,6 +98,9 @@ def _parser() -> _Parser:
     sub = command("interpret", _interpret, "what a recommender's states say", config="none")
     add_interpret_flags(sub)
 
+    sub = command("generate", _generate, "a language model's answers to prompts", config="none")
+    add_generate_flags(sub)
+
     sub = command(
         "convert", _convert, "weights of language models, or of PyTorch's SASRec, in or out",
         config="optional",
@@ -135,12 +139,13 @@ def _parser() -> _Parser:
     sub.add_argument("--preset", metavar="NAME", help="a published model's sizes, e.g. llama-7b")
     sub.add_argument("--from", dest="source", metavar="DIR", help="a folder with config.json")
     sub.add_argument("--mesh", default="1,1,1", metavar="D,F,T", help="devices: data,fsdp,tensor")
-    sub.add_argument("--batch", type=int, default=8, metavar="N", help="rows of a step")
-    sub.add_argument("--length", type=int, default=512, metavar="N", help="tokens of a row")
-    sub.add_argument("--train", default="lora", metavar="WHAT", help="adapter, lora or full")
-    sub.add_argument("--rank", type=int, default=8, metavar="N", help="of LoRA")
-    sub.add_argument("--dtype", default="bfloat16", metavar="NAME", help="of model, activations")
-    sub.add_argument("--remat", default="none", metavar="WHAT", help="none, dots or full")
+    # Of fine-tuning, --config tells these.
+    sub.add_argument("--batch", type=int, metavar="N", help="rows of a step (8)")
+    sub.add_argument("--length", type=int, metavar="N", help="tokens of a row (512)")
+    sub.add_argument("--train", metavar="WHAT", help="adapter, lora (default) or full")
+    sub.add_argument("--rank", type=int, metavar="N", help="of LoRA (8)")
+    sub.add_argument("--dtype", metavar="NAME", help="of model, activations (bfloat16)")
+    sub.add_argument("--remat", metavar="WHAT", help="none (default), dots or full")
 
     sub = command("report", _report, "one HTML page of a run", config="none")
     sub.add_argument("--workdir", required=True, type=Path, metavar="DIR")
@@ -198,14 +203,15 @@ def _load(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> Any:
 
 
 def _prepare(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
-    from recjax.data.prepare import prepare
+    from recjax.data.prepare import DataConfig, prepare
     from recjax.data.store import format_statistics
 
     if args.skip_bad_rows is not None:
         overrides = [*overrides, ("data.skip_bad_rows", str(args.skip_bad_rows))]
     config = _load(args, overrides)
-    if not hasattr(config, "data"):
-        raise InputError(f"config.system: '{config.system}' reads its recommender's data")
+    if not isinstance(getattr(config, "data", None), DataConfig):
+        reads = "pairs as they are" if hasattr(config, "data") else "its recommender's data"
+        raise InputError(f"config.system: '{config.system}' reads {reads}")
     store = prepare(config.data, overwrite=args.overwrite)
     _say(format_statistics(store), f"prepared: {store.path}")
     keys = ("counts", "statistics", "bad_rows", "duplicates", "warnings")
@@ -297,6 +303,12 @@ def _interpret(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> di
     return interpret(args, _say)
 
 
+def _generate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
+    if overrides:
+        raise InputError("generate takes no --config.KEY: its flags are all it reads")
+    return generate(args, _say)
+
+
 def _convert(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
     from recjax.config import to_plain
     from recjax.training.weights import export_weights, import_weights
@@ -354,17 +366,21 @@ def _transfer(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dic
 
 
 def _plan(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
-    from recjax.training.plan import find_config, make_plan
+    from recjax.training.plan import find_config, make_plan, planned
 
     if sum(given is not None for given in (args.config, args.preset, args.source)) != 1:
         raise InputError("plan needs one of --preset NAME, --from FOLDER and --config FILE")
     run = None if args.config is None else _load(args, overrides)
     if overrides and run is None:
         raise InputError("--config.KEY=VALUE needs --config FILE")
-    plan = make_plan(
-        find_config(args.preset, args.source, run, remat=args.remat), mesh=args.mesh,
-        batch=args.batch, length=args.length, train=args.train, dtype=args.dtype, rank=args.rank,
-    )  # fmt: skip
+    told = {} if run is None else planned(run, args.mesh)
+    names = ("batch", "length", "train", "dtype", "rank")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if told and "rank" in given:
+        raise InputError("--rank: expected --config.lora.rank=N")
+    usual = {"batch": 8, "length": 512, "train": "lora", "dtype": "bfloat16"}
+    config = find_config(args.preset, args.source, run, remat=args.remat)
+    plan = make_plan(config, mesh=args.mesh, **{**usual, **told, **given})
     _say(plan.table())
     return plan.as_dict()
 

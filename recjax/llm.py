@@ -3,6 +3,7 @@
 lm = recjax.load_llm("Llama-3.2-1B", dtype="bfloat16")     # a Hugging Face folder, or recjax's own
 logits = lm(tokens)                                        # [B T] -> [B T V]
 lm.generate(["The film is"], max_new_tokens=20).texts
+lm.generate(["Which film is like Alien?"], chat=True).texts     # a chat model, by its template
 
 What all prompts of a call begin with is read once, and kept for the next call. Prompts are padded
 on the left to a few lengths, so that few programs are compiled (`Prompts.lengths`).
@@ -25,19 +26,20 @@ from recjax.convert.language_model import (
     read_language_model,
     write_language_model,
 )
+from recjax.convert.peft import merged, read_adapter
+from recjax.data.chat import Form, prompt_ids
 from recjax.data.tokenizers import FILES as TOKENIZER_FILES
 from recjax.data.tokenizers import Tokenizer, load_tokenizer, pad_left
+from recjax.decoding import read_prefix, write_tokens
 from recjax.errors import InputError
-from recjax.generate.beam import beam_search
 from recjax.generate.buckets import bucket
-from recjax.generate.loop import Generated, decode
+from recjax.generate.loop import Generated
 from recjax.generate.processors import KnownTokens, Processor
 from recjax.generate.prompts import Prompts, check_ids, lengths, read_prompts
 from recjax.generate.sampling import Sampler, row_keys
 from recjax.json_files import read_object
 from recjax.models.definition import ModelDef
 from recjax.nn.cache import KVCache
-from recjax.nn.soft import place_soft
 from recjax.training.parallel import RULES, data_size, param_shardings, replicated
 from recjax.typing import Array, Params
 
@@ -68,15 +70,23 @@ class Generation:
 
 
 def load_llm(
-    path: str | Path, *, dtype: Any = None, mesh: Mesh | None = None, **fields: Any
+    path: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    dtype: Any = None,
+    mesh: Mesh | None = None,
+    **fields: Any,
 ) -> "LanguageModel":
     """A language model from a folder: Hugging Face's, recjax's own, or another of its forms.
 
     The tokenizer is that of the folder, if it has one. A generation ends at the tokens that
-    `generation_config.json`, else `config.json`, names as `eos_token_id`.
+    `generation_config.json`, else `config.json`, names as `eos_token_id`; else at the tokenizer's
+    token for it.
 
     Args:
-        path: the folder; the forms are those of `recjax.convert.language_model`.
+        path: the folder; the forms are those of `recjax.convert.language_model`. Or the workdir of
+            a run that trained a language model or fine-tuned one: the model that it ended with.
+        adapter: folder of a LoRA adapter of peft for this model; it is merged into the weights.
         dtype: of the parameters: "float32", "bfloat16" or "float16"; by default that of the files.
         mesh: of `recjax.training.parallel.make_mesh`; each device gets its part straight from the
             files. By default all is on the first device.
@@ -87,22 +97,49 @@ def load_llm(
             architecture that is not implemented, a damaged or missing file, a tokenizer of another
             model.
     """
-    folder = Path(path).expanduser()
+    folder, own = _of_workdir(Path(path).expanduser())
+    if own is not None and adapter is not None:
+        raise InputError(f"{path}: a run with an adapter of its own; expected no other one")
+    adapter = own or adapter
 
     def shardings(shapes: Any, axes: Any) -> Any:
         assert mesh is not None
         return param_shardings(shapes, axes, mesh)
 
-    model = read_language_model(
-        folder, dtype=dtype, shardings=None if mesh is None else shardings, **fields
-    )
+    places = None if mesh is None else shardings
+    model = read_language_model(folder, dtype=dtype, shardings=places, **fields)
+    if adapter is not None:
+        model = merged(model, *read_adapter(adapter, model, shardings=places))
     tokenizer = None
     if any((folder / name).is_file() for name in TOKENIZER_FILES):
         tokenizer = load_tokenizer(folder, size=model.config.vocab_size)
+    stop = _stop_ids(folder)
+    if not stop and tokenizer is not None and tokenizer.eos_id is not None:
+        stop = (tokenizer.eos_id,)
     return LanguageModel(
         model.definition, model.params, model.config,
-        tokenizer=tokenizer, stop=_stop_ids(folder), mesh=mesh, folder=folder,
+        tokenizer=tokenizer, stop=stop, mesh=mesh, folder=folder,
     )  # fmt: skip
+
+
+def _of_workdir(folder: Path) -> tuple[Path, Path | None]:
+    """The folder of the model that a workdir's run ended with, and of its adapter."""
+    file = folder / "config.json"
+    record = read_object(file) if file.is_file() and (folder / "checkpoints").is_dir() else {}
+    config = record.get("config")
+    if not isinstance(config, dict):
+        return folder, None
+    if (folder / "hf").is_dir():
+        return folder / "hf", None
+    llm = config.get("llm")
+    if config.get("system") == "finetune" and (folder / "adapter").is_dir():
+        if not isinstance(llm, str):
+            raise InputError(f"{file}: 'config.llm' is no text; expected the base model's folder")
+        return Path(llm), folder / "adapter"
+    raise InputError(
+        f"{folder}: a run without a finished language model (hf or adapter); `recjax train "
+        f"--workdir={folder}` goes on with it, where it trains one"
+    )
 
 
 def _stop_ids(folder: Path) -> tuple[int, ...]:
@@ -157,9 +194,9 @@ class LanguageModel:
                 inputs[0], positions=inputs[1], mask=inputs[2]
             )[0]
         )
-        self._read = jax.jit(functools.partial(_read, definition))
+        self._read = jax.jit(functools.partial(read_prefix, definition))
         static = ("max_new_tokens", "beams", "early_stopping")
-        self._write = jax.jit(functools.partial(_write, definition), static_argnames=static)
+        self._write = jax.jit(functools.partial(write_tokens, definition), static_argnames=static)
 
     def __call__(self, tokens: Any, positions: Any | None = None, mask: Any | None = None) -> Array:
         """Logits [B T V] of the token after each place.
@@ -202,7 +239,10 @@ class LanguageModel:
         early_stopping: bool | Literal["never"] = False,
         stop: Sequence[int] | None = None,
         processors: Sequence[Processor] = (),
+        special: bool = False,
+        chat: bool = False,
         seed: int = 0,
+        first_row: int = 0,
     ) -> Generation:
         """Goes on from prompts.
 
@@ -220,17 +260,23 @@ class LanguageModel:
                 `recjax.generate.beam`.
             stop: ids that end a row; by default the model's own.
             processors: of `recjax.generate.processors` or `.constrained`.
+            special: names of control tokens in texts ("<|user|>") stand for the tokens; by default
+                they are text like any other, and a warning tells of them.
+            chat: each text is a user's message, and the chat template of the model's folder writes
+                what belongs around it.
             seed: of the draws; row b draws alike in every batch where it is row b.
+            first_row: the number of the first row: a later part of many prompts draws as they
+                would together.
 
         Raises:
             InputError: texts for a model without a tokenizer, an empty prompt, ids outside the
-                vocabulary, padding that is not on the left.
+                vocabulary, padding that is not on the left, a chat without a template.
         """
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens {max_new_tokens}: expected at least 1")
         if beams > 1 and temperature:
             raise InputError("beam search draws nothing: temperature must be 0")
-        given = self._prompts(prompts, mask, soft)
+        given = self._prompts(prompts, mask, soft, special, chat)
         start = given.shared()
         prefix = self.prefix_cache(given.rows[0][:start].tolist()) if start else None
         longest, known = max(map(len, given.rows)) + max_new_tokens, self.config.max_length
@@ -255,7 +301,7 @@ class LanguageModel:
             stop=np.array(stop or (-1,), np.int32),
             pad_id=pad_id,
             sampler=sampler,
-            keys=row_keys(jax.random.key(seed), jnp.arange(len(tokens))),
+            keys=row_keys(jax.random.key(seed), first_row + jnp.arange(len(tokens))),
             processors=(*self._known, *processors),
             length_penalty=length_penalty,
             early_stopping=early_stopping,
@@ -301,14 +347,21 @@ class LanguageModel:
             texts = [self.tokenizer.decode(row[:n]) for row, n in zip(*best, strict=True)]
         return Generation(tokens[..., :limit], lengths, scores, texts)
 
-    def _prompts(self, prompts: Any, mask: Any, soft: tuple[Any, Any] | None) -> Prompts:
+    def _prompts(
+        self, prompts: Any, mask: Any, soft: tuple[Any, Any] | None, special: bool, chat: bool
+    ) -> Prompts:
         """Texts or ids as rows of ids, checked."""
         if isinstance(prompts, str):
             raise InputError("prompts: expected a list of texts or of ids, got one text")
+        if special and chat:
+            raise InputError("special and chat: expected one of them; a chat's template has both")
         if len(prompts) and isinstance(prompts[0], str):
             if self.tokenizer is None:
                 raise InputError("prompts as text need a tokenizer; this model came without one")
-            prompts = self.tokenizer.encode_prompts(prompts)
+            form: Form = "chat" if chat else "special" if special else "text"
+            prompts = prompt_ids(self.tokenizer, prompts, form)
+        elif special or chat:
+            raise InputError("special and chat are of prompts as text; these are ids")
         is_soft, vectors = (None, None) if soft is None else soft
         given = read_prompts(prompts, self.config.vocab_size, mask, is_soft)
         if given.soft is not None:
@@ -336,68 +389,3 @@ class LanguageModel:
             return jax.device_put(array, split if divides else replicated(mesh))
 
         return [put(array) for array in arrays]
-
-
-def _read(definition: ModelDef, params: Params, tokens: Array) -> KVCache:
-    """The prefix cache of tokens [1 P]."""
-    model = definition.merge(params)
-    return model.hidden(tokens, cache=model.empty_cache(1, tokens.shape[1]))[1].as_prefix()
-
-
-def _write(
-    definition: ModelDef,
-    params: Params,
-    prefix: KVCache | None,
-    tokens: Array,
-    real: Array,
-    is_soft: Array | None,
-    vectors: Array | None,
-    *,
-    limit: Array,
-    stop: Array,
-    pad_id: Array,
-    sampler: Sampler | None,
-    keys: Array,
-    processors: tuple[Processor, ...],
-    length_penalty: Array,
-    early_stopping: bool | Literal["never"],
-    max_new_tokens: int,
-    beams: int,
-) -> Any:
-    """Prefill and decoding, one program."""
-    model = definition.merge(params).for_decoding()
-    rows, length = tokens.shape
-    cache = model.empty_cache(rows, length) if prefix is None else prefix.start(rows, length)
-    inputs = tokens
-    if is_soft is not None and vectors is not None:
-        inputs = place_soft(model.embed(tokens), is_soft, vectors)
-    newest = jnp.full((rows, 1), length - 1)
-    h, cache = model.hidden(inputs, mask=real, cache=cache, places=newest)
-    logits = model.logits(h[:, 0])
-
-    def step(tokens: Array, cache: KVCache) -> tuple[Array, KVCache]:
-        logits, cache = model(tokens[:, None], cache=cache)
-        return logits[:, 0], cache
-
-    options: dict[str, Any] = {
-        "limit": limit,
-        "stop": stop,
-        "pad_id": pad_id,
-        "processors": processors,
-    }
-
-    def fit(cache: KVCache, rows: Array | None, new: int) -> KVCache:
-        return (cache if rows is None else cache.take(rows)).grow(length + new)
-
-    in_stages = beams == 1 and jax.default_backend() == "cpu"
-    if not in_stages:
-        cache = fit(cache, None, max_new_tokens)
-    if beams == 1:
-        return decode(
-            step, logits, cache, max_new_tokens=max_new_tokens, sampler=sampler, keys=keys,
-            fit=fit if in_stages else None, **options,
-        )  # fmt: skip
-    return beam_search(
-        step, logits, cache, KVCache.take, max_new_tokens=max_new_tokens, beams=beams,
-        length_penalty=length_penalty, early_stopping=early_stopping, **options,
-    )  # fmt: skip

@@ -143,21 +143,48 @@ def read_language_model(
     """
     _check_dtype(dtype)
     folder = Path(path)
-    form = form_of(folder)
-    if form == "recjax":
-        family, config = read_config(folder)
-        rules: tuple[Rule, ...] = ()
-        state: dict[str, Tensor] = {}
-    else:
-        family, config, rules, state = _READERS[form](folder)
-    model = Loaded(family, dataclasses.replace(config, **fields), {}, folder)
-    shapes = model.definition.shapes
+    model, rules, state = _open(folder, fields)
+    family, shapes = model.family, model.definition.shapes
     place = None if shardings is None else lambda shapes: shardings(shapes, family.axes)
-    if form == "recjax":
+    if not rules:
         params = orbax_files.read_params(folder, shapes, dtype=dtype, shardings=place)
     else:
         params = load(rules, state, shapes, str(folder), dtype=dtype, shardings=place)
     return dataclasses.replace(model, params=params)
+
+
+def outline(path: str | Path, *, dtype: Any = None, **fields: Any) -> Loaded:
+    """A language model without its weights: `params` are shapes and types.
+
+    Args:
+        path, dtype, fields: see `read_language_model`; of recjax's own form the type is float32
+            where no other is given.
+
+    Raises:
+        InputError: see there, but for what is wrong with numbers.
+    """
+    _check_dtype(dtype)
+    model, _, state = _open(Path(path), fields)
+    kind = dtype or (next(iter(state.values())).dtype if state else jnp.float32)
+    shapes: dict[str, Any] = {
+        path: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(kind))
+        for path, leaf in model.definition.shapes.items()
+    }
+    return dataclasses.replace(model, params=shapes)
+
+
+def _open(
+    folder: Path, fields: dict[str, Any]
+) -> tuple[Loaded, tuple[Rule, ...], dict[str, Tensor]]:
+    """A model without parameters; the rules and the tensors of its files, none of our own form."""
+    form = form_of(folder)
+    rules: tuple[Rule, ...] = ()
+    state: dict[str, Tensor] = {}
+    if form == "recjax":
+        family, config = read_config(folder)
+    else:
+        family, config, rules, state = _READERS[form](folder)
+    return Loaded(family, dataclasses.replace(config, **fields), {}, folder), rules, state
 
 
 DTYPES = ("float32", "bfloat16", "float16")

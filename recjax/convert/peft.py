@@ -13,59 +13,27 @@ is written as such an adapter. Written for `peft` 0.21.
 
 import dataclasses
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from recjax.config import nearest
-from recjax.convert.language_model import Loaded, Shardings
+from recjax.convert.language_model import DTYPES, Loaded, Shardings
 from recjax.convert.mapping import TRANSPOSE, Rule, load, to_tensors
-from recjax.convert.patterns import Budget, PatternError, matcher
+from recjax.convert.peft_config import linear_maps, read_config
 from recjax.convert.tensors import Tensor, read_file, write_file
 from recjax.errors import InputError
 from recjax.json_files import read_object
-from recjax.nn.lora import MOST_RANK, LoRAConfig, add_lora, is_lora, merge_lora
+from recjax.models.definition import fingerprint
+from recjax.nn.lora import LoRAConfig, add_lora, is_lora, merge_lora
 from recjax.replace import new_folder
 from recjax.typing import Params
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ORIGIN = "recjax.json"  # of adapters that were trained here: the base's fingerprint and type
 
-# The values that are implemented here; absent and null mean the same as the first.
-_FIXED: dict[str, tuple[Any, ...]] = {
-    "peft_type": ("LORA",),
-    "bias": ("none",),
-    # Others (pissa, olora, loftq, ...) change the base model's weights.
-    "init_lora_weights": (True, False, "gaussian"),
-    "loftq_config": ({},),
-    **dict.fromkeys(
-        (
-            "use_dora", "use_qalora", "use_bdlora", "fan_in_fan_out", "lora_bias",
-            "ensure_weight_tying",
-        ),
-        (False,),
-    ),
-    **dict.fromkeys(
-        (
-            "modules_to_save", "exclude_modules", "layers_to_transform", "layers_pattern",
-            "layer_replication", "target_parameters", "trainable_token_indices", "megatron_config",
-            "eva_config", "corda_config", "lora_ga_config", "velora_config", "arrow_config",
-            "alora_invocation_tokens", "kasa_config", "monteclora_config",
-        ),
-        (None,),
-    ),
-}  # fmt: skip
-_HARMLESS = (
-    "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
-    "inference_mode", "megatron_core", "qalora_group_size", "runtime_config",
-)  # fmt: skip
-_READ = (
-    "r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "rank_pattern",
-    "alpha_pattern",
-)  # fmt: skip
-_MOST_PATTERNS = 2000  # of ranks or alphas: more than a model has linear maps
 _PREFIX = "base_model.model."
 
 
@@ -91,12 +59,13 @@ def read_adapter(
     folder = Path(folder)
     file = folder / CONFIG
     values = read_object(file)
-    lora, own = _read_config(values, str(file), base)
+    lora, own = read_config(values, str(file), base)
     if not (folder / WEIGHTS).exists() and (folder / "adapter_model.bin").exists():
         raise InputError(
             f"{folder / 'adapter_model.bin'}: a pickle can run code and is not read; where torch "
             f"and peft are installed, PeftModel.save_pretrained makes {WEIGHTS} of it"
         )
+    _check_origin(folder, base)
     shapes = {
         path: leaf for path, leaf in adapted(base, lora, {}).definition.shapes.items()
         if is_lora(path)
@@ -113,6 +82,7 @@ def write_adapter(
     lora: LoRAConfig,
     params: Mapping[str, Any],
     *,
+    origin: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Writes an adapter that peft reads.
@@ -122,6 +92,7 @@ def write_adapter(
         base: the model that it belongs to; its folder is named in the config.
         lora: rank, scale and targets.
         params: with the adapter's own among them.
+        origin: the base's fingerprint: `read_adapter` then refuses another base.
         overwrite: replace a folder that recjax has written.
 
     Raises:
@@ -129,7 +100,7 @@ def write_adapter(
             parameters.
     """
     own = {path: array for path, array in params.items() if is_lora(path)}
-    modules = [m for m, path in _modules(base).items() if f"{path}/lora/a" in own]
+    modules = [m for m, path in linear_maps(base).items() if f"{path}/lora/a" in own]
     if not modules:
         raise InputError("no parameters of an adapter (.../lora/a, .../lora/b) to write")
     alpha = int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha
@@ -150,6 +121,30 @@ def write_adapter(
     with new_folder(Path(folder), overwrite=overwrite) as place:
         (place / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         write_file(place / WEIGHTS, to_tensors(_rules(base), own))
+        if origin is not None:
+            told = {"base": origin, "dtype": str(next(iter(base.params.values())).dtype)}
+            (place / ORIGIN).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_origin(folder: Path, base: Loaded) -> None:
+    """Whether the base is the one that the adapter was trained on, where the folder tells it.
+
+    A base that was read in a coarser type than it had in training cannot tell.
+    """
+    if not (folder / ORIGIN).exists():
+        return
+    told = read_object(folder / ORIGIN)
+    if told.get("dtype") not in DTYPES or not isinstance(told.get("base"), str):
+        raise InputError(f"{folder / ORIGIN}: expected the keys 'base' and 'dtype'")
+    kind = jnp.dtype(told["dtype"])
+    if any(a.dtype not in (kind, jnp.float32) for a in base.params.values()):
+        return
+    found = fingerprint(base.params, kind)
+    if found != told["base"]:
+        raise InputError(
+            f"{folder}: an adapter of another base model than {base.folder} (fingerprint "
+            f"{told['base'][:16]}, this one's is {found})"
+        )
 
 
 def adapted(base: Loaded, lora: LoRAConfig, params: Mapping[str, Any]) -> Loaded:
@@ -191,19 +186,10 @@ def _without_copies(state: Mapping[str, Tensor], base: Loaded) -> dict[str, Tens
     return out
 
 
-def _modules(base: Loaded) -> dict[str, str]:
-    """The linear maps: transformers' name, with `{layer}` -> our path."""
-    return {
-        rule.theirs.removesuffix(".weight"): rule.paths[0].removesuffix("/kernel")
-        for rule in base.family.hf.RULES
-        if rule.transform is TRANSPOSE and rule.paths[0] in base.params
-    }
-
-
 def _rules(base: Loaded) -> tuple[Rule, ...]:
     return tuple(
         Rule(f"{_PREFIX}{name}.lora_{side.upper()}.weight", f"{path}/lora/{side}", TRANSPOSE)
-        for name, path in _modules(base).items()
+        for name, path in linear_maps(base).items()
         for side in ("a", "b")
     )
 
@@ -243,154 +229,3 @@ def _wide(tensor: Tensor, axis: int, rank: int, factor: float) -> Tensor:
         return out[index]
 
     return Tensor(tuple(shape), np.dtype(np.float32), tensor.source, read)
-
-
-def _short(value: Any) -> str:
-    """A value of a file for a message: one line, not much of it."""
-    text = repr(value) if not isinstance(value, int) or abs(value) < 10**18 else "a huge number"
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _read_config(
-    values: Mapping[str, Any], where: str, base: Loaded
-) -> tuple[LoRAConfig, dict[str, LoRAConfig]]:
-    """Rank, scale and targets of the adapter, and of each of its modules by full name."""
-    known = {*_FIXED, *_HARMLESS, *_READ}
-    for key, value in values.items():
-        if key not in known:
-            hint = nearest(key, known)
-            raise InputError(f"{where}: unknown key {_short(key)}: {_short(value)}; {hint}")
-        if key not in _FIXED or value is None or value in _FIXED[key]:
-            continue
-        if _FIXED[key][0] in (None, {}) and value in ([], {}, ""):
-            continue  # none
-        raise InputError(
-            f"{where}: '{key}' is {_short(value)}; only {_FIXED[key][0]!r} is implemented"
-        )
-    for key in ("r", "lora_alpha", "target_modules"):
-        if values.get(key) is None:
-            raise InputError(f"{where}: lacks the key '{key}'")
-    rank = _rank(values["r"], f"{where}: 'r'")
-    alpha = _alpha(values["lora_alpha"], f"{where}: 'lora_alpha'")
-    dropout = values.get("lora_dropout") or 0.0
-    if type(dropout) not in (int, float) or not 0 <= dropout < 1:
-        raise InputError(
-            f"{where}: 'lora_dropout' is {_short(dropout)}, expected a number from 0 to below 1"
-        )
-    rslora = values.get("use_rslora") or False
-    if rslora is not True and rslora is not False:
-        raise InputError(f"{where}: 'use_rslora' is {_short(rslora)}, expected true or false")
-    targets = targets_of(values["target_modules"], f"{where}: 'target_modules'", base)
-    names = _names(base)
-    chosen = [name for path in targets for name in names[path]]
-    ranks = _by_pattern(values.get("rank_pattern"), f"{where}: 'rank_pattern'", chosen, _rank)
-    alphas = _by_pattern(values.get("alpha_pattern"), f"{where}: 'alpha_pattern'", chosen, _alpha)
-
-    def config(rank: int, alpha: float) -> LoRAConfig:
-        return LoRAConfig(rank, alpha, rslora, float(dropout), tuple(map(re.escape, targets)))
-
-    pairs = {name: (ranks.get(name, rank), alphas.get(name, alpha)) for name in chosen}
-    if len(set(pairs.values())) == 1:
-        rank, alpha = next(iter(pairs.values()))
-    else:
-        rank = max(rank for rank, _ in pairs.values())
-    return config(rank, alpha), {name: config(*pair) for name, pair in pairs.items()}
-
-
-def _rank(value: Any, where: str) -> int:
-    if type(value) is not int or not 1 <= value <= MOST_RANK:
-        raise InputError(
-            f"{where} is {_short(value)}, expected a whole number from 1 to {MOST_RANK:,}"
-        )
-    return value
-
-
-def _alpha(value: Any, where: str) -> float:
-    if type(value) not in (int, float) or not 0 < value <= np.finfo(np.float32).max:
-        raise InputError(f"{where} is {_short(value)}, expected a number above 0")
-    return float(value)
-
-
-def _by_pattern(
-    given: Any, where: str, names: Sequence[str], check: Callable[[Any, str], Any]
-) -> dict[str, Any]:
-    """Values of modules by full name: of the first pattern that matches its end, as in peft."""
-    if given in (None, [], {}):
-        return {}
-    if not isinstance(given, dict) or len(given) > _MOST_PATTERNS:
-        raise InputError(
-            f"{where} is {_short(given)}, expected an object of at most {_MOST_PATTERNS:,} patterns"
-        )
-    out: dict[str, Any] = {}
-    budget = Budget()
-    for pattern, value in given.items():
-        value = check(value, f"{where}: {_short(pattern)}")
-        try:
-            matches = matcher(pattern, budget)
-            for name in names:
-                if name not in out and any(map(matches, _ends(name))):
-                    out[name] = value
-        except PatternError as error:
-            raise InputError(f"{where}: {_short(pattern)}: {error}") from None
-    return out
-
-
-def _ends(name: str) -> list[str]:
-    """A module's full name, and its ends after each dot."""
-    parts = name.split(".")
-    return [".".join(parts[k:]) for k in range(len(parts))]
-
-
-def _names(base: Loaded) -> dict[str, list[str]]:
-    """Full names of the linear maps in every layer, by our path."""
-    return {
-        path: [
-            module.replace("{layer}", str(layer))
-            for layer in range(base.config.layers if "{layer}" in module else 1)
-        ]
-        for module, path in _modules(base).items()
-    }
-
-
-def targets_of(given: Any, where: str, base: Loaded) -> list[str]:
-    """Our paths of the modules that peft would choose.
-
-    Args:
-        given: "all-linear" (but the head), ends of names ("q_proj"), or a regex of whole names.
-        where: what names the setting, for errors.
-        base: the model.
-
-    Raises:
-        InputError: nothing like that, a name of no linear map, modules in some layers only, a regex
-            that is broken or too costly.
-    """
-    names = _names(base)
-    if given == "all-linear":
-        return [path for module, path in _modules(base).items() if "{layer}" in module]
-    if not isinstance(given, (str, list, tuple)) or not all(isinstance(n, str) for n in given):
-        raise InputError(f"{where} is {_short(given)}, expected names or a regex")
-    if not given:
-        raise InputError(f"{where} is {_short(given)}, expected at least one linear map")
-    if isinstance(given, str):
-        try:
-            matches = matcher(given, Budget())
-            hits = {name: {given} if matches(name) else set() for n in names.values() for name in n}
-        except PatternError as error:
-            raise InputError(f"{where} is {_short(given)}: {error}") from None
-    else:
-        wanted = set(given)
-        hits = {name: wanted & {*_ends(name)} for n in names.values() for name in n}
-    unused = ({given} if isinstance(given, str) else set(given)).difference(*hits.values())
-    if unused:
-        linear = ", ".join(module.rpartition(".")[2] for module in _modules(base))
-        raise InputError(
-            f"{where}: {_short(min(unused))} is no linear map of this model; known: {linear}"
-        )
-    out = []
-    for path, own in names.items():
-        found = [bool(hits[name]) for name in own]
-        if any(found) and not all(found):
-            raise InputError(f"{where}: {_short(given)} chooses '{path}' in some layers only")
-        if all(found):
-            out.append(path)
-    return out

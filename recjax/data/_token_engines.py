@@ -101,6 +101,11 @@ class FastEngine:
                 part["add_prefix_space"] = False
         return Tokenizer.from_str(json.dumps(spec))
 
+    @functools.cached_property
+    def controls(self) -> frozenset[str]:
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        return frozenset(token.content for token in added if token.special)
+
     def encode(self, texts: Sequence[str], start: bool, special: bool) -> list[list[int]]:
         tokenizer = self.tokenizer if start and not self._always_going_on else self._going_on
         tokenizer.encode_special_tokens = not special
@@ -172,6 +177,10 @@ class SentencePieceEngine:
         }
         self._controls |= {name: k for name, (k, control) in self._added.items() if control}
         self._anchor = self.model.encode(_ANCHOR)
+
+    @property
+    def controls(self) -> frozenset[str]:
+        return frozenset(self._controls)
 
     def encode(self, texts: Sequence[str], start: bool, special: bool) -> list[list[int]]:
         named = {name: k for name, (k, control) in self._added.items() if not control}

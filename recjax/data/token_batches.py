@@ -9,8 +9,8 @@ with each, so packed and alone give the same result.
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -164,19 +164,24 @@ def _soft_shape(encoded: Sequence[Encoded], length: int) -> tuple[int, int]:
     return soft, width
 
 
-class Stream(Protocol):
+D = TypeVar("D")
+D_co = TypeVar("D_co", covariant=True)
+
+
+class Stream(Protocol[D_co]):
     """An endless stream of documents (`textualize.Documents`); its length is that of an epoch."""
 
-    def __call__(self, place: int) -> Document: ...
+    def __call__(self, place: int) -> D_co: ...
 
     def __len__(self) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TokenBatches:
+class TokenBatches(Generic[D]):
     """Training batches: the stream, cut every `per_step` documents.
 
-    A batch holds what `lay_out` returns, but `documents`.
+    A batch holds what `lay_out` returns, but `documents`. Documents are those of `encode`, unless a
+    subclass encodes others (`encoded`).
 
     Attributes:
         documents: the stream; its seed is that of the batches.
@@ -187,7 +192,7 @@ class TokenBatches:
         process: this process's (index, count).
     """
 
-    documents: Stream
+    documents: Stream[D]
     tokenizer: Tokenizer
     length: int
     batch_size: int
@@ -251,8 +256,11 @@ class TokenBatches:
 
     def _encoded(self, step: int, process: int) -> Encoded:
         first = step * self.per_step + process * self._share
-        documents = [self.documents(place) for place in range(first, first + self._share)]
-        return encode(documents, self.tokenizer, self.length)
+        return self.encoded([self.documents(p) for p in range(first, first + self._share)])
+
+    def encoded(self, documents: Sequence[D]) -> Encoded:
+        """Documents as tokens."""
+        return encode(cast(Sequence[Document], documents), self.tokenizer, self.length)
 
     def __call__(self, step: int, count: int = 1) -> Batch:
         """Batches step .. step + count - 1, stacked: every array [K R T].
@@ -273,13 +281,13 @@ class TokenBatches:
 
 
 def fixed_batches(
-    documents: Sequence[Document], tokenizer: Tokenizer, length: int, batch_size: int
+    documents: Sequence[D], encoded: Callable[[Sequence[D]], Encoded], length: int, batch_size: int
 ) -> list[Batch]:
     """Batches of given documents, in order, for measuring.
 
     Args:
         documents: at least one.
-        tokenizer: of the model.
+        encoded: makes tokens of them, each at most `length`.
         length: T.
         batch_size: documents a batch.
 
@@ -287,8 +295,7 @@ def fixed_batches(
         What `lay_out` returns, R the same in all batches; `documents` counts within the batch.
     """
     count = math.ceil(len(documents) / batch_size)
-    parts = [documents[k * batch_size : (k + 1) * batch_size] for k in range(count)]
-    encoded = [encode(part, tokenizer, length) for part in parts]
-    rows = max(pack(e.lengths, length).rows for e in encoded)
-    shape = _soft_shape(encoded, length)
-    return [lay_out(e, length, rows, *shape) for e in encoded]
+    done = [encoded(documents[k * batch_size : (k + 1) * batch_size]) for k in range(count)]
+    rows = max(pack(e.lengths, length).rows for e in done)
+    shape = _soft_shape(done, length)
+    return [lay_out(e, length, rows, *shape) for e in done]

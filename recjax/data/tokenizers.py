@@ -52,6 +52,7 @@ class Tokenizer:
             (`encode_prompts`): by the post-processor of a tokenizer.json; else by `add_bos_token`
             and `add_eos_token` of tokenizer_config.json, where LLaMA's begins a text unless that
             says otherwise.
+        folder: where its files stand; None for one that was made here.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Tokenizer:
     ):
         self._engine, self._roles, self._files = engine, roles, files
         self.begin, self.end = ends
+        self.folder = files[0].parent if files else None
         self.size = engine.size
         self.bos_id, self.eos_id = roles.get("bos"), roles.get("eos")
         fallback = (roles.get(role) for role in ("pad", "unk", "eos"))
@@ -169,6 +171,11 @@ class Tokenizer:
         """
         return self._engine.decode([int(index) for index in ids], skip_special)
 
+    @property
+    def controls(self) -> frozenset[str]:
+        """The names of control tokens, which `special` makes them."""
+        return self._engine.controls
+
     def token(self, index: int) -> str | None:
         """The token as the vocabulary spells it ("▁the"); None where the id is not used."""
         return self._engine.token(index)
@@ -271,7 +278,7 @@ def load_tokenizer(path: str | Path, *, size: int | None = None) -> Tokenizer:
     tokenizer = Tokenizer(
         engine,
         found_roles,
-        tuple(file.resolve() for file in files),
+        tuple(file.absolute() for file in files),
         _ends(main, engine, settings, found_roles),
     )
     if size is not None:

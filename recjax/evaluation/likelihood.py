@@ -3,18 +3,20 @@
 Letters: R packed rows, T tokens, M labelled places.
 """
 
+import abc
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from recjax.data.pairs import Row, joined
 from recjax.data.textualize import KINDS, Document, Documents
-from recjax.data.token_batches import NO_LABEL, fixed_batches
+from recjax.data.token_batches import NO_LABEL, Encoded, encode, fixed_batches
 from recjax.data.tokenizers import Tokenizer
 from recjax.errors import InputError
 from recjax.ranges import Checked, Count, Seed, Size
@@ -22,6 +24,7 @@ from recjax.typing import Array
 
 # Measures that each prompt has, and which of several is the worst.
 WORST: dict[str, Callable[..., float]] = {"loss": max, "exact": min}
+_MEASURES = ("loss", "perplexity", "accuracy", "exact")
 _CHUNK = 512  # places whose logits are held at a time
 
 # `(params, batch) -> (negative log-likelihood [M], whether the likeliest token was right [M])` of
@@ -56,8 +59,71 @@ def likelihood(h: Array, targets: Array, logits: Callable[[Array], Array]) -> tu
     return loss.reshape(-1), right.reshape(-1)
 
 
+M = TypeVar("M")
+
+
+class Scored(abc.ABC, Generic[M]):
+    """Examples whose learned tokens a language model is asked for, packed into rows.
+
+    Attributes:
+        config: how many examples, and how many at a time.
+        length: T.
+        predict: the model.
+        place: puts a batch on the devices.
+    """
+
+    config: LikelihoodConfig
+    length: int
+    predict: PredictFn
+    place: Callable[[Any], Any]
+
+    @property
+    @abc.abstractmethod
+    def examples(self) -> Sequence[M]:
+        """What is measured."""
+
+    @abc.abstractmethod
+    def encoded(self, examples: Sequence[M]) -> Encoded:
+        """Examples as tokens."""
+
+    @functools.cached_property
+    def _batches(self) -> list[dict[str, np.ndarray]]:
+        """Packed rows with `places` [M] of the labels, M the same in all; 0 fills up."""
+        batches = fixed_batches(self.examples, self.encoded, self.length, self.config.batch_size)
+        places = [np.flatnonzero(batch["labels"] != NO_LABEL) for batch in batches]
+        most = -(-max(map(len, places)) // _CHUNK) * _CHUNK
+        return [
+            {**batch, "places": np.pad(place, (0, most - len(place))).astype(np.int32)}
+            for batch, place in zip(batches, places, strict=True)
+        ]
+
+    @functools.cached_property
+    def _predict(self) -> Callable[..., tuple[Array, Array]]:
+        return jax.jit(self.predict)
+
+    def scores(
+        self, params: Any, progress: Callable[[int], Any]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each example, its learned tokens' loss, how many were the likeliest, how many."""
+        size, done = self.config.batch_size, 0
+        loss, right, tokens = (np.zeros(len(self.examples)) for _ in range(3))
+        for batch in self._batches:
+            documents = batch["documents"].reshape(-1)
+            real = batch["places"] > 0
+            inputs = {k: batch[k] for k in batch if k not in ("labels", "documents")}
+            results = self._predict(params, self.place(inputs))
+            owner = done + documents[batch["places"][real]]
+            for total, values in zip((loss, right), results, strict=True):
+                total += np.bincount(owner, np.asarray(values)[real], minlength=len(total))
+            tokens += np.bincount(owner, minlength=len(tokens))
+            count = min(size, len(self.examples) - done)
+            done += count
+            progress(count)
+        return loss, right, tokens
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class LikelihoodEvaluator:
+class LikelihoodEvaluator(Scored[Document]):
     """How well a language model continues documents, given what comes before (no generation).
 
     Of each kind of document: `loss` (nats a token), `perplexity`, `accuracy` (share of tokens that
@@ -103,6 +169,9 @@ class LikelihoodEvaluator:
             out += [self.documents.fixed(kind, int(m), form) for form in forms for m in members]
         return out
 
+    def encoded(self, examples: Sequence[Document]) -> Encoded:
+        return encode(examples, self.tokenizer, self.length)
+
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds that are measured."""
@@ -111,8 +180,7 @@ class LikelihoodEvaluator:
     @property
     def metric_names(self) -> list[str]:
         """The names that `run` gives."""
-        measures = ("loss", "perplexity", "accuracy", "exact")
-        names = [f"{self.name}/{kind}/{m}" for kind in ("text", *self.kinds) for m in measures]
+        names = [f"{self.name}/{kind}/{m}" for kind in ("text", *self.kinds) for m in _MEASURES]
         for kind in self.kinds:
             forms = [f"prompt{k}" for k in range(self.documents.forms(kind))]
             for form in (*forms, "worst") if forms else ():
@@ -140,21 +208,6 @@ class LikelihoodEvaluator:
                     f"learned in any document of kind '{kind}'{prompt}"
                 )
 
-    @functools.cached_property
-    def _batches(self) -> list[dict[str, np.ndarray]]:
-        """Packed rows with `places` [M] of the labels, M the same in all; 0 fills up."""
-        batches = fixed_batches(self.examples, self.tokenizer, self.length, self.config.batch_size)
-        places = [np.flatnonzero(batch["labels"] != NO_LABEL) for batch in batches]
-        most = -(-max(map(len, places)) // _CHUNK) * _CHUNK
-        return [
-            {**batch, "places": np.pad(place, (0, most - len(place))).astype(np.int32)}
-            for batch, place in zip(batches, places, strict=True)
-        ]
-
-    @functools.cached_property
-    def _predict(self) -> Callable[..., tuple[Array, Array]]:
-        return jax.jit(self.predict)
-
     def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
         """Metrics by name (`validation/naming/exact`).
 
@@ -166,22 +219,9 @@ class LikelihoodEvaluator:
             InputError: all documents of a kind are cut before the text that is measured.
         """
         self.check()
-        size, done = self.config.batch_size, 0
         number = {kind: k for k, kind in enumerate(self.kinds)}
         kind_of = np.array([number[document.kind] for document in self.examples])
-        loss, right, tokens = (np.zeros(len(self.examples)) for _ in range(3))
-        for batch in self._batches:
-            documents = batch["documents"].reshape(-1)
-            real = batch["places"] > 0
-            inputs = {k: batch[k] for k in batch if k not in ("labels", "documents")}
-            results = self._predict(params, self.place(inputs))
-            owner = done + documents[batch["places"][real]]
-            for total, values in zip((loss, right), results, strict=True):
-                total += np.bincount(owner, np.asarray(values)[real], minlength=len(total))
-            tokens += np.bincount(owner, minlength=len(tokens))
-            count = min(size, len(self.examples) - done)
-            done += count
-            progress(count)
+        loss, right, tokens = self.scores(params, progress)
         # A document whose text was cut off is not exact.
         exact = (right == tokens) & (tokens > 0)
         forms = np.array([-1 if d.form is None else d.form for d in self.examples])
@@ -189,23 +229,77 @@ class LikelihoodEvaluator:
         by_prompt: dict[str, float] = {}
         for name in ("text", *self.kinds):
             mine = np.ones(len(kind_of), bool) if name == "text" else kind_of == number[name]
-            mean = float(loss[mine].sum() / tokens[mine].sum())
-            out |= {
-                f"{self.name}/{name}/loss": mean,
-                f"{self.name}/{name}/perplexity": math.exp(min(mean, 700.0)),
-                f"{self.name}/{name}/accuracy": float(right[mine].sum() / tokens[mine].sum()),
-                f"{self.name}/{name}/exact": float(exact[mine].mean()),
-            }
+            measured = _measures(loss[mine], right[mine], tokens[mine])
+            out |= {f"{self.name}/{name}/{key}": value for key, value in measured.items()}
             if name == "text" or not self.documents.forms(name):
                 continue
             each = [mine & (forms == form) for form in range(self.documents.forms(name))]
-            measured = {
+            of_each = {
                 "loss": [float(loss[one].sum() / tokens[one].sum()) for one in each],
                 "exact": [float(exact[one].mean()) for one in each],
             }
             for form in range(len(each)):
                 for key in WORST:
-                    by_prompt[f"{self.name}/{name}/prompt{form}/{key}"] = measured[key][form]
+                    by_prompt[f"{self.name}/{name}/prompt{form}/{key}"] = of_each[key][form]
             for key, worst in WORST.items():
-                by_prompt[f"{self.name}/{name}/worst/{key}"] = worst(measured[key])
+                by_prompt[f"{self.name}/{name}/worst/{key}"] = worst(of_each[key])
         return out | by_prompt
+
+
+def _measures(loss: np.ndarray, right: np.ndarray, tokens: np.ndarray) -> dict[str, float]:
+    """`_MEASURES` of examples' scores."""
+    mean = float(loss.sum() / tokens.sum())
+    exact = (right == tokens) & (tokens > 0)
+    values = (mean, math.exp(min(mean, 700.0)), right.sum() / tokens.sum(), exact.mean())
+    return dict(zip(_MEASURES, map(float, values), strict=True))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PairEvaluator(Scored[Row]):
+    """How well a language model answers prompts, as `NAME/answers/loss`; see `LikelihoodEvaluator`.
+
+    Attributes:
+        config, length, predict, place: see `Scored`.
+        name: prefix of the metric names ("validation", "test").
+        rows: the pairs of one part.
+        frozen: parameters beside those that `run` gets.
+    """
+
+    config: LikelihoodConfig
+    name: str
+    rows: Sequence[Row]
+    length: int
+    predict: PredictFn
+    place: Callable[[Any], Any] = jax.device_put
+    frozen: Mapping[str, Array] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def examples(self) -> Sequence[Row]:
+        """The pairs that are measured."""
+        most = self.config.max_examples
+        if not 0 < most < len(self.rows):
+            return self.rows
+        rng = np.random.default_rng(self.config.seed)
+        chosen = np.sort(rng.choice(len(self.rows), most, replace=False))
+        return [self.rows[k] for k in chosen]
+
+    def encoded(self, examples: Sequence[Row]) -> Encoded:
+        return joined(examples)
+
+    @property
+    def metric_names(self) -> list[str]:
+        """The names that `run` gives."""
+        return [f"{self.name}/answers/{measure}" for measure in _MEASURES]
+
+    def check(self) -> None:
+        """Nothing is left to find out: every pair has an answer, and fits."""
+
+    def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
+        """Metrics by name.
+
+        Args:
+            params: the parameters beside the frozen ones.
+            progress: called with the number of pairs done.
+        """
+        measured = _measures(*self.scores({**self.frozen, **params}, progress))
+        return {f"{self.name}/answers/{key}": value for key, value in measured.items()}

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -42,7 +40,7 @@ from recjax.training.loop import TrainConfig
 from recjax.training.optim import OptimConfig, make_optimizer
 from recjax.training.recommender import RecommenderRun, RunConfig
 from recjax.training.run import Run
-from recjax.training.state import TrainState, state_shardings
+from recjax.training.state import TrainState, abstract_state_of, state_shardings
 from recjax.training.system import System
 from recjax.typing import Array, Params
 
@@ -210,12 +208,8 @@ class InterpreterRun(Run):
 
     def abstract_state(self) -> TrainState:
         """The state's shapes and shardings."""
-        bridge, optimizer = self.bridge, self.optimizer
-
-        def make(params: Params) -> TrainState:
-            return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-
-        abstract = jax.eval_shape(make, bridge.adapter.shapes)
+        bridge = self.bridge
+        abstract = abstract_state_of(bridge.adapter.shapes, self.optimizer)
         return abstract_like(abstract, state_shardings(abstract, bridge.axes, bridge.mesh))
 
     def check(self) -> None:

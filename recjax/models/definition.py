@@ -52,11 +52,17 @@ def params_of(model: nnx.Module) -> Params:
     return {"/".join(map(str, path)): leaf[...] for path, leaf in state}
 
 
-def fingerprint(params: Params) -> str:
-    """What tells one model's parameters from another's: shapes and some values of every array."""
+def fingerprint(params: Params, dtype: Any = None) -> str:
+    """What tells one model's parameters from another's: shapes and some values of every array.
+
+    Args:
+        params: by path.
+        dtype: that they had when they were told; by default their own.
+    """
     digest = hashlib.sha256()
     for path in sorted(params):
         array = params[path]
-        some = np.asarray(array.reshape(-1)[:64]).tobytes()
-        digest.update(f"{path} {array.shape} {array.dtype}".encode() + some)
+        kind = array.dtype if dtype is None else np.dtype(dtype)
+        some = np.asarray(array.reshape(-1)[:64]).astype(kind).tobytes()
+        digest.update(f"{path} {array.shape} {kind}".encode() + some)
     return digest.hexdigest()[:16]

@@ -25,16 +25,18 @@ from jax.sharding import AbstractMesh, AxisType
 
 from recjax.config import build, nearest, to_plain
 from recjax.convert.language_model import DTYPES, family_for, read_config
+from recjax.data.pairs import split_pairs
 from recjax.errors import InputError
 from recjax.models import llama
 from recjax.models.definition import define
 from recjax.nn.lora import LoRAConfig, add_lora
 from recjax.nn.soft import place_soft
+from recjax.training.finetune import FinetuneConfig, FinetuneRun
 from recjax.training.freezing import FULL, LORA, Rules, split_params
 from recjax.training.language_model import LanguageRunConfig, read_model
 from recjax.training.optim import OptimConfig, make_optimizer
 from recjax.training.parallel import MESH_AXES, param_shardings
-from recjax.training.state import TrainState, state_shardings
+from recjax.training.state import abstract_state_of, state_shardings
 from recjax.training.token_loss import token_loss
 
 _MOST = 1 << 20  # tokens of a row, devices along an axis, rows of a device
@@ -108,15 +110,16 @@ def find_config(
     folder: str | None = None,
     run: Any = None,
     *,
-    remat: str = "none",
+    remat: str | None = None,
 ) -> Any:
     """A model's config from one of three places.
 
     Args:
         preset: a name in the models' `PRESETS`.
         folder: with a `config.json`.
-        run: the config of a run that trains a language model.
-        remat: what the backward pass recomputes; see the model's `Config`.
+        run: the config of a run that trains a language model, or fine-tunes one.
+        remat: what the backward pass recomputes; see the model's `Config`. By default that of the
+            run, else nothing.
 
     Raises:
         InputError: no such preset, folder, or policy; a run that trains no language model.
@@ -127,13 +130,40 @@ def find_config(
         config: Any = llama.PRESETS[preset]
     elif folder is not None:
         config = read_config(Path(folder))[1]
-    else:
-        if run.system != LanguageRunConfig.system:
-            raise InputError(
-                f"config.system: '{run.system}', expected '{LanguageRunConfig.system}'"
-            )
+    elif run.system == FinetuneConfig.system:
+        config, remat = read_config(Path(run.llm))[1], remat or run.remat
+    elif run.system == LanguageRunConfig.system:
         config = read_model(run.model, run.tokenizer.vocab_size)
-    return build(type(config), to_plain(config) | {"remat": remat}, "plan")
+    else:
+        known = f"'{LanguageRunConfig.system}' or '{FinetuneConfig.system}'"
+        raise InputError(f"config.system: '{run.system}', expected {known}")
+    return build(type(config), to_plain(config) | {"remat": remat or "none"}, "plan")
+
+
+def planned(run: Any, mesh: str = "1,1,1") -> dict[str, Any]:
+    """What `make_plan` is to be told of a run's config beside its model: of fine-tuning, all of it.
+
+    Args:
+        run: a run's config; its pairs are read to see how many rows a step has.
+        mesh: see `make_plan`.
+
+    Raises:
+        InputError: what is wrong with the pairs or the adapters.
+    """
+    if run.system != FinetuneConfig.system:
+        return {}
+    train = dataclasses.replace(run.train, mesh=(-1, 1, 1))
+    tuned = FinetuneRun(dataclasses.replace(run, train=train), split_pairs(run.data, run.seed))
+    data, fsdp, _ = _sizes(mesh)
+    batches = dataclasses.replace(tuned.batches, row_multiple=data * fsdp)
+    full = run.method == "full"
+    return {
+        "batch": batches(0)["tokens"].shape[1],
+        "length": tuned.length,
+        "train": run.method,
+        "dtype": str(next(iter(tuned.base.params.values())).dtype),
+        "lora": None if full else tuned.lora,
+    }
 
 
 def make_plan(
@@ -145,6 +175,7 @@ def make_plan(
     train: str = "full",
     dtype: str = "float32",
     rank: int = 8,
+    lora: LoRAConfig | None = None,
 ) -> Plan:
     """Plans the training of a language model with Adam; allocates nothing.
 
@@ -158,6 +189,7 @@ def make_plan(
         dtype: of the model's parameters and activations. What is trained beside a frozen model is
             in float32.
         rank: R, for "lora", on the queries and values.
+        lora: other adapters for "lora".
 
     Raises:
         InputError: another `train`, a mesh of other than three sizes, rows that the mesh does not
@@ -167,13 +199,7 @@ def make_plan(
         raise InputError(f"train '{train}': expected one of {', '.join(_RULES)}")
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype}: expected one of {', '.join(DTYPES)}")
-    try:
-        data, fsdp, tensor = map(int, mesh.split(","))
-    except ValueError:
-        data = fsdp = tensor = 0
-    if not all(1 <= size <= _MOST for size in (data, fsdp, tensor)):
-        names = ",".join(MESH_AXES)
-        raise InputError(f"mesh {mesh}: expected three sizes, {names}, of 1 to {_MOST:,}")
+    data, fsdp, tensor = _sizes(mesh)
     rows = data * fsdp
     if rank < 1 or not 2 <= length <= _MOST:
         raise InputError(
@@ -186,7 +212,7 @@ def make_plan(
 
     def module(rngs: nnx.Rngs) -> Any:
         model = family.build(config, rngs=rngs, dtype=jnp.dtype(dtype))
-        return add_lora(model, LoRAConfig(rank), rngs) if train == "lora" else model
+        return add_lora(model, lora or LoRAConfig(rank), rngs) if train == "lora" else model
 
     definition = define(module)
     params = dict(definition.shapes)
@@ -198,9 +224,7 @@ def make_plan(
         (data, fsdp, tensor), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES)
     )
     optimizer = make_optimizer(OptimConfig(), 1)
-    state = jax.eval_shape(
-        lambda p: TrainState(jnp.zeros((), jnp.int32), p, optimizer.init(p)), trained
-    )
+    state = abstract_state_of(trained, optimizer)
     opt_places = state_shardings(state, axes, places).opt_state
 
     def loss(trained: Any, frozen: Any, tokens: Any, states: Any) -> Any:
@@ -239,6 +263,17 @@ def make_plan(
         activation_bytes=_activation_bytes(kept, params, config.dim, rows, tensor),
         flops_per_token=product_flops(jaxpr) / (batch * length),
     )
+
+
+def _sizes(mesh: str) -> tuple[int, int, int]:
+    try:
+        data, fsdp, tensor = map(int, mesh.split(","))
+    except ValueError:
+        data = fsdp = tensor = 0
+    if not all(1 <= size <= _MOST for size in (data, fsdp, tensor)):
+        names = ",".join(MESH_AXES)
+        raise InputError(f"mesh {mesh}: expected three sizes, {names}, of 1 to {_MOST:,}")
+    return data, fsdp, tensor
 
 
 def _size(arrays: dict[str, Any]) -> int:

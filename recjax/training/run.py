@@ -1,6 +1,7 @@
 """What all runs share: a workdir, checkpoints, training that resumes, the test at the end."""
 
 import abc
+import contextlib
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,11 @@ class Run(abc.ABC):
     def evaluator(self, name: Any) -> Evaluation:
         """Measures on one part of the split, "validation" or "test"."""
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What can be measured; the last one is, of the best parameters at the end."""
+        return ("validation", "test")
+
     @abc.abstractmethod
     def describe(self) -> str:
         """One line: model, parameters, data, devices."""
@@ -101,7 +107,7 @@ class Run(abc.ABC):
         Raises:
             InputError: naming the key: data and settings that do not fit each other.
         """
-        for name in ("validation", "test"):
+        for name in self.parts:
             evaluator = self.evaluator(name)
             evaluator.check()
             names = evaluator.metric_names
@@ -113,6 +119,12 @@ class Run(abc.ABC):
                         f"config.evaluation computes; {nearest(metric, names)}"
                     )
         self.abstract_state()  # model, batches and optimiser go together
+        folder = None if self.workdir is None else self.workdir / "checkpoints"
+        if folder is not None and folder.is_dir():
+            with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
+                step = checkpoints.latest()
+                if step is not None:
+                    self._meta(checkpoints, step)  # of this model and these data
 
     def recommend(self, *asked: Any, **options: Any) -> Any:
         """Lists of items, of a recommender's run (`RecommenderRun.recommend`).
@@ -235,7 +247,7 @@ class Run(abc.ABC):
                 step = progress.best_step
                 params = checkpoints.restore(step, self.abstract_state()).params
             try:
-                values = self.evaluator("test").run(params, stop.check)
+                values = self.evaluator(self.parts[-1]).run(params, stop.check)
             except Stopped:  # all is saved
                 return {"step": int(state.step), "finished": False}
             ending = {"goals_met": progress.met} if self._train.goals else {}

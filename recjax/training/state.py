@@ -1,7 +1,7 @@
 """What a training step changes, born sharded."""
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -64,13 +64,21 @@ def state_of(
         optimizer, axes, mesh: see `init_state`.
     """
 
-    def make(params: Params) -> TrainState:
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-
-    shardings = state_shardings(jax.eval_shape(make, params), axes, mesh)
+    shardings = state_shardings(abstract_state_of(params, optimizer), axes, mesh)
     params = jax.device_put(params, shardings.params)
     opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
     return TrainState(jax.device_put(jnp.int32(0), shardings.step), params, opt_state)
+
+
+def abstract_state_of(
+    params: Mapping[str, Any], optimizer: optax.GradientTransformation
+) -> TrainState:
+    """The shapes and dtypes of a fresh state of parameters, which may be abstract themselves."""
+
+    def make(params: Params) -> TrainState:
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    return jax.eval_shape(make, dict(params))
 
 
 def init_params(

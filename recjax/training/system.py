@@ -17,6 +17,7 @@ from recjax.errors import InputError
 SYSTEMS = {
     "recommender": "recjax.training.recommender:SYSTEM",
     "language_model": "recjax.training.language_model:SYSTEM",
+    "finetune": "recjax.training.finetune:SYSTEM",
     "interpreter": "recjax.interpreter.run:SYSTEM",
 }
 
@@ -40,15 +41,16 @@ class System:
         config: the class of its configs, which have `system`, `train` and `evaluation`.
         run: the class of its runs, of (config, store, workdir).
         complete: fills in all defaults of a config's section.
-        store: opens the prepared data, or prepares it: of the config and whether it may.
+        store: opens the prepared data, or prepares it: of the config and whether it may. What it
+            gives has a `manifest` and a `fingerprint`.
         settled: the config with the paths of what it reads made absolute.
     """
 
     config: Any
     run: Any
     complete: Callable[[Any], dict[str, Any]]
-    store: Callable[[Any, bool], Store] = own_store
-    settled: Callable[[Any, Store], Any] = own_settled
+    store: Callable[[Any, bool], Any] = own_store
+    settled: Callable[[Any, Any], Any] = own_settled
 
 
 def load_system(name: str) -> System:

@@ -19,7 +19,8 @@ from recjax.training.system import System, load_system
 
 # Keys of a run's config that may change when it is resumed.
 _MAY_CHANGE = (
-    "data.path", "data.store", "recommender", "llm", "ask.prompts",
+    "data.path", "data.store", "data.validation_path", "data.test_path", "recommender", "llm",
+    "ask.prompts",
     "train.epochs", "train.patience", "train.mesh",
 )  # fmt: skip
 

@@ -21,7 +21,9 @@ LAYERS = (
     ("generate", "convert"),
     ("evaluation", "testing"),
     ("training",),
+    ("decoding",),
     ("llm", "compare"),
+    ("prompting",),
     ("scoring",),
     ("list_files",),
     ("recommend", "api"),
@@ -53,6 +55,7 @@ LAZY = {"transformers", "tensorflow_datasets", "pyarrow", "matplotlib", "tensorb
 LAZY |= {"tokenizers", "sentencepiece"}
 OF_DATA = {"numpy", "recjax"} | set(sys.stdlib_module_names)
 OF_DATA_LAZY = OF_DATA | {"tensorflow_datasets", "pyarrow", "tokenizers", "sentencepiece"}
+OF_DATA_LAZY |= {"jinja2"}
 
 
 def imports(node, lazy=False):

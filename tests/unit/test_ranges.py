@@ -90,7 +90,7 @@ def leaves(system, cls, section, where=""):
 def all_leaves():
     for system, record in ((name, load_system(name)) for name in SYSTEMS):
         section = {"system": system, **inside(record.config)}
-        if "data" in section:
+        if "data" in section and system != "finetune":
             section["data"] = {"source": "simulated", "store": "s"}
             section["model"] = {"name": "sasrec" if system == "recommender" else "llama"}
         for base, path, hint in leaves(system, record.config, section):

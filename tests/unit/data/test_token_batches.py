@@ -231,9 +231,13 @@ def test_questions_are_what_a_published_model_s_tokenizer_makes_of_placeholders(
         assert encoded.labels.tolist() == [-100] * len(ids) + reply
 
 
+def encoded(documents):
+    return encode(documents, TOKENIZER, 40)
+
+
 def test_fixed_batches_keep_order_and_number_their_documents():
     documents = [Stream()(place) for place in range(11)]
-    batches = fixed_batches(documents, TOKENIZER, 40, 4)
+    batches = fixed_batches(documents, encoded, 40, 4)
     assert [b["documents"].max() + 1 for b in batches] == [4, 4, 3]
     assert len({tuple((n, v.shape) for n, v in b.items()) for b in batches}) == 1
     for number, batch in enumerate(batches):
@@ -245,7 +249,7 @@ def test_fixed_batches_keep_order_and_number_their_documents():
             tokens = batch["tokens"][at][order].tolist()
             wanted = expected(number * 4 + k)
             assert tokens == wanted[0] and wanted in found
-    plain = fixed_batches([Stream()(5)], TOKENIZER, 40, 4)
+    plain = fixed_batches([Stream()(5)], encoded, 40, 4)
     assert len(plain) == 1 and "is_soft" not in plain[0]
 
 

@@ -1,0 +1,158 @@
+"""The forms of a prompt: plain text, text with control tokens in it, or a user's message of a chat.
+
+    ids = prompt_ids(tokenizer, ["Which film is like Alien?"], form="chat")
+
+A prompt is text unless it is said otherwise: "<|user|>" in it is spelled out, for a title may hold
+anything. As "special" such names stand for the tokens; as "chat" the prompt is a message, and the
+template of the model's own folder writes what belongs around it.
+"""
+
+import datetime
+import json
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from recjax.data.tokenizers import Tokenizer
+from recjax.errors import InputError
+from recjax.json_files import read_object
+
+Form = Literal["text", "special", "chat"]
+_TEMPLATE = "chat_template"
+_LONGEST = 1 << 20  # characters of a template, and of what it writes
+
+
+def prompt_ids(
+    tokenizer: Tokenizer, prompts: Sequence[str], form: Form = "text"
+) -> list[list[int]]:
+    """The ids of prompts that a model goes on from.
+
+    Each begins as the model's own tokenizer begins a text (`Tokenizer.encode_prompts`), and once: a
+    special prompt may name that token itself, and a chat's template does where it is expected.
+
+    Args:
+        tokenizer: of the model.
+        prompts: texts; as "chat" each is one message of the user.
+        form: what the names of control tokens in them mean.
+
+    Raises:
+        InputError: as "chat": the model has no template, or it fails.
+    """
+    if form == "text":
+        _warn(tokenizer, prompts)
+        return tokenizer.encode_prompts(prompts)
+    if form == "chat":
+        template = ChatTemplate(tokenizer)
+        prompts = [template([{"role": "user", "content": prompt}]) for prompt in prompts]
+    rows = tokenizer.encode_batch(prompts, special=True)
+    if form == "special":
+        begin = [*tokenizer.begin]
+        rows = [row if row[: len(begin)] == begin else [*begin, *row] for row in rows]
+        rows = [[*row, *tokenizer.end] for row in rows]
+    return rows
+
+
+def _warn(tokenizer: Tokenizer, prompts: Sequence[str]) -> None:
+    """Tells of a control token's name in a plain prompt: once a call."""
+    names = sorted(tokenizer.controls, key=len, reverse=True)
+    found = re.search("|".join(map(re.escape, names)), "\n".join(prompts)) if names else None
+    if found:
+        warnings.warn(
+            f"a prompt has the text {found[0]!r}, which is the name of a control token; as plain "
+            "text it is spelled out (special=True makes it the token, chat=True a message)",
+            stacklevel=5,
+        )
+
+
+class ChatTemplate:
+    """What a model's folder writes around the messages of a chat.
+
+    Args:
+        tokenizer: of the model; its folder has `chat_template.jinja`, or the template stands in
+            `tokenizer_config.json`.
+
+    Raises:
+        InputError: no template there, one that is no template, or jinja2 is not installed.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._where, text = _read_template(tokenizer.folder)
+        names = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
+        self._names = {n: "" if k is None else tokenizer.token(k) for n, k in names.items()}
+        self._template = _compile(text, self._where)
+
+    def __call__(self, messages: Sequence[dict[str, str]]) -> str:
+        """The text up to where the model's answer begins.
+
+        Args:
+            messages: each with `role` ("system", "user" or "assistant") and `content`.
+
+        Raises:
+            InputError: the template fails, or writes without end.
+        """
+        out, size = [], 0
+        try:
+            for part in self._template.generate(
+                messages=list(messages), add_generation_prompt=True, **self._names
+            ):
+                out.append(part)
+                size += len(part)
+                if size > _LONGEST + sum(len(m["content"]) for m in messages):
+                    raise ValueError("it writes without end")
+        except Exception as error:  # a template can raise anything
+            raise InputError(f"{self._where}: the chat template fails ({error})") from None
+        return "".join(out)
+
+
+def _read_template(folder: Path | None) -> tuple[str, str]:
+    """Where a folder's template stands, and its text."""
+    if folder is None:
+        raise InputError("chat: the tokenizer came without files; expected one with a template")
+    file = folder / f"{_TEMPLATE}.jinja"
+    text: Any = None
+    if file.is_file():
+        text = file.read_text(encoding="utf-8", errors="replace")
+    for name in (f"{_TEMPLATE}.json", "tokenizer_config.json"):
+        if text is None and (folder / name).is_file():
+            file = folder / name
+            text = read_object(file).get(_TEMPLATE)
+    if isinstance(text, list):  # several, by name
+        found = [t for t in text if isinstance(t, dict) and t.get("name") == "default"]
+        text = found[0].get("template") if found else None
+    if text is None:
+        raise InputError(
+            f"{folder}: no chat template in {_TEMPLATE}.jinja or tokenizer_config.json; this is no "
+            "chat model, or its prompts are to be written out (special=True)"
+        )
+    if not isinstance(text, str) or len(text) > _LONGEST:
+        raise InputError(f"{file}: '{_TEMPLATE}': expected a text of at most {_LONGEST:,}")
+    return str(file), text
+
+
+def _compile(text: str, where: str) -> Any:
+    """A template with what transformers gives it, and no more: it can read no file."""
+    try:
+        from jinja2 import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+    except ImportError:
+        raise InputError(
+            "chat templates need jinja2, which is not installed: pip install 'recjax[chat]'"
+        ) from None
+
+    def fail(message: str) -> None:
+        raise ValueError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = lambda value, **options: json.dumps(
+        value, ensure_ascii=False, **options
+    )
+    environment.globals["raise_exception"] = fail
+    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    try:
+        return environment.from_string(text)
+    except (TemplateError, RecursionError) as error:
+        raise InputError(f"{where}: no chat template of Jinja ({error})") from None

@@ -1,0 +1,288 @@
+"""Prompts and their answers from JSON lines: what a language model is fine-tuned on.
+
+    {"prompt": "Which film is like Alien?", "answer": " Aliens"}
+
+A row is `<s>`, the prompt, the answer, `</s>`, with nothing put between them: the answer goes on
+where the prompt ends, so a blank between the two stands in one of them. The answer and the end are
+learned, the prompt is not.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from recjax.data.chat import Form, prompt_ids
+from recjax.data.sources._lines import text_lines
+from recjax.data.token_batches import NO_LABEL, Encoded, TokenBatches
+from recjax.data.tokenizers import Tokenizer
+from recjax.errors import InputError
+from recjax.json_files import parse
+from recjax.ranges import Checked, FieldError, Range
+
+_Share = Annotated[float, Range(0, below=1)]
+_LONGEST_LINE = 1 << 24  # characters
+
+
+@dataclasses.dataclass(frozen=True)
+class PairsConfig(Checked):
+    path: str  # JSON lines, plain or .gz
+    prompt: str = "prompt"  # the key of the prompt in a line
+    answer: str = "answer"  # that of the answer
+    # What prompts are: "text"; "special": names of control tokens in prompts and answers stand for
+    # the tokens; "chat": messages of a user, for the model's own chat template.
+    form: Form = "text"
+    validation_path: str = ""  # a file of pairs to validate on; "" = a share of `path`
+    test_path: str = ""  # a file of pairs to test on
+    validation_share: _Share = 0.1  # of `path`, drawn once, where there is no file
+    test_share: _Share = 0.0  # the same for the test; 0 = no test
+    max_length: Annotated[int, Range(0, 1 << 20)] = (
+        0  # tokens of a pair, at most; 0 = as many as the model was trained on
+    )
+    skip_long: bool = False  # leave longer pairs out, in place of an error
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("path", "prompt", "answer"):
+            if not getattr(self, name):
+                raise FieldError(name, "is empty")
+        if self.prompt == self.answer:
+            raise FieldError("answer", f"'{self.answer}' is the prompt's key, too")
+        if self.validation_share + self.test_share >= 1:
+            raise FieldError("validation_share", "nothing is left to train on beside test_share")
+        if not self.validation_path and not self.validation_share:
+            raise FieldError(
+                "validation_share",
+                "0, and no validation_path; expected one of them: validation tells when to stop",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A prompt, its answer, and where they stand ("FILE:LINE")."""
+
+    prompt: str
+    answer: str
+    where: str
+
+
+def read_pairs(path: str | Path, prompt: str = "prompt", answer: str = "answer") -> list[Pair]:
+    """The pairs of a file of JSON lines; other keys of a line are not read.
+
+    Args:
+        path: plain or `.gz`; blank lines are skipped.
+        prompt, answer: their keys.
+
+    Raises:
+        InputError: naming file and line: no JSON object, a key that is missing, a value that is no
+            text, an empty answer; no pair in the file.
+    """
+    out = []
+    for where, row in json_rows(Path(path), (prompt, answer)):
+        pair = Pair(text_of(row, prompt, where), text_of(row, answer, where), where)
+        if not pair.answer:
+            raise InputError(f"{where}: '{answer}' is empty; there is nothing to learn")
+        out.append(pair)
+    if not out:
+        raise InputError(f"{path}: no pairs; expected lines with '{prompt}' and '{answer}'")
+    return out
+
+
+def json_rows(path: Path, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """`("FILE:LINE", object)` of a file of JSON lines, plain or `.gz`; blank ones are skipped.
+
+    Args:
+        path: of the file.
+        keys: expected in each, for errors.
+
+    Raises:
+        InputError: naming the line that holds no JSON object.
+    """
+    for number, line in text_lines(path):
+        where = f"{path}:{number}"
+        if len(line) > _LONGEST_LINE:
+            raise InputError(f"{where}: a line of {len(line):,} characters")
+        row = parse(line.encode("utf-8"), where) if line.strip() else {}
+        if not isinstance(row, dict):
+            raise InputError(f"{where}: expected an object with {' and '.join(map(repr, keys))}")
+        if line.strip():
+            yield where, row
+
+
+def text_of(row: Mapping[str, Any], key: str, where: str) -> str:
+    """The text at a key; `InputError` naming the line where it is missing or no text."""
+    if key not in row:
+        keys = ", ".join(map(repr, list(row)[:10])) or "none"
+        raise InputError(f"{where}: lacks the key '{key}'; it has {keys}")
+    value = row[key]
+    if not isinstance(value, str):
+        raise InputError(f"{where}: '{key}' is {type(value).__name__}, expected text")
+    if not value.isprintable() and any(0xD800 <= ord(c) < 0xE000 for c in value):
+        raise InputError(f"{where}: '{key}' has half of a surrogate pair")
+    return value
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pairs:
+    """The pairs of a run, split: what a prepared data set is to the other systems.
+
+    Attributes:
+        train, validation, test: the parts; test may be empty.
+        manifest: counts and the files' hashes.
+    """
+
+    train: list[Pair]
+    validation: list[Pair]
+    test: list[Pair]
+    manifest: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the pairs and their split."""
+        return self.manifest["sha256"]
+
+
+def split_pairs(config: PairsConfig, seed: int) -> Pairs:
+    """Reads the files of a config, and splits what is to be split.
+
+    Raises:
+        InputError: see `read_pairs`; too few pairs for the shares.
+    """
+
+    def read(path: str) -> list[Pair]:
+        return read_pairs(path, config.prompt, config.answer)
+
+    parts = {"train": read(config.path), "validation": [], "test": []}
+    order = np.random.default_rng(seed).permutation(len(parts["train"]))
+    pairs, start = parts["train"], 0
+    for name, path, share in (
+        ("validation", config.validation_path, config.validation_share),
+        ("test", config.test_path, config.test_share),
+    ):
+        if path:
+            parts[name] = read(path)
+        elif share:
+            count = max(1, round(share * len(pairs)))
+            parts[name] = [pairs[k] for k in np.sort(order[start : start + count])]
+            start += count
+    parts["train"] = [pairs[k] for k in np.sort(order[start:])]
+    if not parts["train"]:
+        raise InputError(
+            f"{config.path}: {len(pairs)} pairs; none is left to train on beside validation and "
+            "test"
+        )
+    digest = hashlib.sha256()
+    for name, part in parts.items():
+        digest.update(name.encode())
+        for pair in part:
+            digest.update(f"{len(pair.prompt)} {pair.prompt}{pair.answer}\0".encode())
+    files = (config.path, config.validation_path, config.test_path)
+    manifest = {
+        "counts": {f"{name} pairs": len(part) for name, part in parts.items()},
+        "files": [str(Path(file).absolute()) for file in files if file],
+        "sha256": digest.hexdigest(),
+    }
+    return Pairs(parts["train"], parts["validation"], parts["test"], manifest)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Row:
+    """A pair as tokens.
+
+    Attributes:
+        tokens: [n] int32.
+        learned: where the answer begins in them.
+        kind: for the evaluator.
+    """
+
+    tokens: np.ndarray
+    learned: int
+    kind: str = "answers"
+
+
+def encode_pairs(
+    pairs: Sequence[Pair], tokenizer: Tokenizer, form: Form, longest: int, *, skip: bool = False
+) -> list[Row]:
+    """Pairs as tokens; those that are too long are an error, or left out.
+
+    Args:
+        pairs: to encode.
+        tokenizer: of the model.
+        form: see `PairsConfig`.
+        longest: tokens of a pair, at most.
+        skip: leave longer ones out.
+
+    Raises:
+        InputError: naming the first pair that is too long; all are.
+    """
+    special = form != "text"
+    before = prompt_ids(tokenizer, [pair.prompt for pair in pairs], form)
+    if form != "chat" and tokenizer.end:  # of a whole text, which goes on here
+        before = [given[: -len(tokenizer.end)] for given in before]
+    after = tokenizer.encode_batch(
+        [pair.answer for pair in pairs],
+        start=False,
+        special=special,
+        eos=tokenizer.eos_id is not None,
+    )
+    rows = [
+        Row(np.array([*given, *answer], np.int32), len(given))
+        for given, answer in zip(before, after, strict=True)
+    ]
+    long = [k for k, row in enumerate(rows) if len(row.tokens) > longest]
+    if long and not skip:
+        more = f", and {len(long) - 1:,} more pairs are too long" if len(long) > 1 else ""
+        raise InputError(
+            f"{pairs[long[0]].where}: {len(rows[long[0]].tokens):,} tokens, at most {longest:,} "
+            f"fit{more}; config.data.skip_long=True leaves them out, config.data.max_length is "
+            "the limit"
+        )
+    if pairs and len(long) == len(rows):
+        raise InputError(f"{pairs[0].where}: this pair and all others are over {longest:,} tokens")
+    return [row for row in rows if len(row.tokens) <= longest]
+
+
+def joined(rows: Sequence[Row]) -> Encoded:
+    """Rows one after the other, for `token_batches.lay_out`."""
+    tokens = np.concatenate([row.tokens for row in rows])
+    lengths = np.array([len(row.tokens) for row in rows])
+    learned = np.concatenate([np.arange(len(row.tokens)) >= row.learned for row in rows])
+    # The first token of a text is predicted by nothing.
+    learned[np.cumsum(lengths) - lengths] = False
+    labels = np.where(learned, tokens, NO_LABEL).astype(np.int32)
+    return Encoded(tokens, labels, np.zeros_like(tokens), lengths, [])
+
+
+class Shuffled:
+    """Rows without end: one shuffled epoch follows another.
+
+    Args:
+        rows: of an epoch.
+        seed: of their order.
+    """
+
+    def __init__(self, rows: Sequence[Row], seed: int):
+        self._rows, self._seed = rows, seed
+        self._order: Callable[[int], np.ndarray] = functools.lru_cache(maxsize=2)(self._shuffle)
+
+    def _shuffle(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self._seed, epoch]).permutation(len(self._rows))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __call__(self, place: int) -> Row:
+        epoch, inside = divmod(place, len(self._rows))
+        return self._rows[self._order(epoch)[inside]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PairBatches(TokenBatches[Row]):
+    """Training batches of rows, packed."""
+
+    def encoded(self, documents: Sequence[Row]) -> Encoded:
+        return joined(documents)

@@ -1,0 +1,80 @@
+"""The two programs of a language model that generates: read a beginning, and write on from it."""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from recjax.generate.beam import beam_search
+from recjax.generate.loop import decode
+from recjax.generate.processors import Processor
+from recjax.generate.sampling import Sampler
+from recjax.models.definition import ModelDef
+from recjax.nn.cache import KVCache
+from recjax.nn.soft import place_soft
+from recjax.typing import Array, Params
+
+
+def read_prefix(definition: ModelDef, params: Params, tokens: Array) -> KVCache:
+    """The prefix cache of tokens [1 P]."""
+    model = definition.merge(params)
+    return model.hidden(tokens, cache=model.empty_cache(1, tokens.shape[1]))[1].as_prefix()
+
+
+def write_tokens(
+    definition: ModelDef,
+    params: Params,
+    prefix: KVCache | None,
+    tokens: Array,
+    real: Array,
+    is_soft: Array | None,
+    vectors: Array | None,
+    *,
+    limit: Array,
+    stop: Array,
+    pad_id: Array,
+    sampler: Sampler | None,
+    keys: Array,
+    processors: tuple[Processor, ...],
+    length_penalty: Array,
+    early_stopping: bool | Literal["never"],
+    max_new_tokens: int,
+    beams: int,
+) -> Any:
+    """Prefill and decoding, one program."""
+    model = definition.merge(params).for_decoding()
+    rows, length = tokens.shape
+    cache = model.empty_cache(rows, length) if prefix is None else prefix.start(rows, length)
+    inputs = tokens
+    if is_soft is not None and vectors is not None:
+        inputs = place_soft(model.embed(tokens), is_soft, vectors)
+    newest = jnp.full((rows, 1), length - 1)
+    h, cache = model.hidden(inputs, mask=real, cache=cache, places=newest)
+    logits = model.logits(h[:, 0])
+
+    def step(tokens: Array, cache: KVCache) -> tuple[Array, KVCache]:
+        logits, cache = model(tokens[:, None], cache=cache)
+        return logits[:, 0], cache
+
+    options: dict[str, Any] = {
+        "limit": limit,
+        "stop": stop,
+        "pad_id": pad_id,
+        "processors": processors,
+    }
+
+    def fit(cache: KVCache, rows: Array | None, new: int) -> KVCache:
+        return (cache if rows is None else cache.take(rows)).grow(length + new)
+
+    in_stages = beams == 1 and jax.default_backend() == "cpu"
+    if not in_stages:
+        cache = fit(cache, None, max_new_tokens)
+    if beams == 1:
+        return decode(
+            step, logits, cache, max_new_tokens=max_new_tokens, sampler=sampler, keys=keys,
+            fit=fit if in_stages else None, **options,
+        )  # fmt: skip
+    return beam_search(
+        step, logits, cache, KVCache.take, max_new_tokens=max_new_tokens, beams=beams,
+        length_penalty=length_penalty, early_stopping=early_stopping, **options,
+    )  # fmt: skip

@@ -1,0 +1,199 @@
+"""`recjax generate`: prompts from a file or the command line, answers to a file or the terminal.
+
+recjax generate --llm=runs/tuned --prompts=prompts.jsonl --out=answers.jsonl
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from recjax.errors import InputError, printable
+
+_LONGEST = 1 << 20  # new tokens, and prompts' characters in a line
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateOptions:
+    """How answers are made; see `recjax.llm.LanguageModel.generate`."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+    beams: int = 1
+    batch_size: int = 16
+    seed: int = 0
+    special: bool = False
+    chat: bool = False
+
+    def __post_init__(self):
+        ranges: dict[str, tuple[float, float]] = {
+            "max_new_tokens": (1, _LONGEST), "temperature": (0, 1e6), "top_p": (0, 1),
+            "top_k": (1, 1 << 31), "beams": (1, 1024), "batch_size": (1, 1 << 16),
+            "seed": (0, (1 << 63) - 1),
+        }  # fmt: skip
+        for name, (least, most) in ranges.items():
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and least <= value <= most):
+                raise InputError(f"{_flag(name)} {value}: expected {least:,} to {most:,}")
+        if self.top_p == 0:
+            raise InputError("--top-p 0.0: expected more than 0")
+        drawn = [name for name in ("top_p", "top_k") if getattr(self, name) is not None]
+        if drawn and not self.temperature:
+            raise InputError(f"{_flag(drawn[0])} is of drawing tokens; it needs --temperature")
+        if self.beams > 1 and self.temperature:
+            raise InputError("--beams draws nothing; it goes without --temperature")
+        if self.special and self.chat:
+            raise InputError("--special and --chat: expected one of them")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def add_generate_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's own flags."""
+    parser.add_argument(
+        "--llm", required=True, metavar="DIR", help="a language model's folder, or the workdir of "
+        "a run that trained or fine-tuned one",
+    )  # fmt: skip
+    parser.add_argument("--adapter", metavar="DIR", help="of peft (LoRA), merged into the model")
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--prompt", metavar="TEXT", help="one prompt; the answer to stdout")
+    group.add_argument(
+        "--prompts", type=Path, metavar="FILE", help=".txt: a prompt a line; .jsonl: in each line "
+        "the key `prompt`",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help=".jsonl: prompts with their answers"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the file --out")
+    kinds = {"max_new_tokens": int, "temperature": float, "top_p": float, "top_k": int,
+             "beams": int, "batch_size": int, "seed": int}  # fmt: skip
+    for name, kind in kinds.items():
+        default = getattr(GenerateOptions, name)
+        parser.add_argument(_flag(name), type=kind, default=default, metavar="N")
+    parser.add_argument("--chat", action="store_true", help="prompts are a user's messages")
+    parser.add_argument(
+        "--special", action="store_true", help="names of control tokens stand for the tokens"
+    )
+    parser.add_argument("--dtype", metavar="NAME", help="float32, bfloat16, float16")
+
+
+def generate(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, Any]:
+    """Answers to prompts.
+
+    Args:
+        args: of the flags.
+        say: gets lines for people.
+
+    Returns:
+        `prompts` (their number), and `out` or `answers`.
+
+    Raises:
+        InputError: a flag, the file of prompts or the place of the answers, before the model is
+            read; the model.
+    """
+    fields = {field.name for field in dataclasses.fields(GenerateOptions)}
+    options = GenerateOptions(**{name: getattr(args, name) for name in fields})
+    prompts = [args.prompt] if args.prompts is None else read_prompts(args.prompts)
+    if args.prompt == "":
+        raise InputError("--prompt: is empty")
+    _check_out(args)
+    from recjax.llm import load_llm
+    from recjax.training.metrics import progress_bar
+
+    lm = load_llm(args.llm, adapter=args.adapter, dtype=args.dtype)
+    found = answers(lm, prompts, options)
+    if args.out is None:
+        out = []
+        for row in found:
+            out.append(row)
+            if not args.json:
+                print(*map(printable, row["answer"].split("\n")), sep="\n", flush=True)
+        return {"prompts": len(prompts), "answers": out}
+    # Under another name until it is whole; what an interrupted command made stays there.
+    part = args.out.with_name(f"{args.out.name}.{os.getpid()}.part")
+    try:
+        with (
+            part.open("x", encoding="utf-8") as file,
+            progress_bar(len(prompts), 0, "generating", "prompt") as bar,
+        ):
+            for row in found:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.flush()
+                bar.update(1)
+        os.replace(part, args.out)
+    except OSError as error:
+        raise InputError(f"cannot write {args.out}: {error.strerror or error}") from error
+    say(f"{len(prompts):,} answers in {args.out}")
+    return {"prompts": len(prompts), "out": str(args.out)}
+
+
+def answers(lm: Any, prompts: list[str], options: GenerateOptions) -> Iterator[dict[str, Any]]:
+    """`{"prompt", "answer", "tokens"}` of each prompt, in order.
+
+    Args:
+        lm: a `recjax.llm.LanguageModel`.
+        prompts: not empty.
+        options: how; `batch_size` prompts are in memory at a time. A prompt's draws are its own,
+            whatever batch it stands in.
+    """
+    for first in range(0, len(prompts), options.batch_size):
+        part = prompts[first : first + options.batch_size]
+        # The last batch is as large as the others: no program is compiled for it.
+        filled = part + part[:1] * (min(options.batch_size, len(prompts)) - len(part))
+        made = lm.generate(
+            filled,
+            max_new_tokens=options.max_new_tokens,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            beams=options.beams,
+            special=options.special,
+            chat=options.chat,
+            seed=options.seed,
+            first_row=first,
+        )
+        lengths = made.lengths if made.lengths.ndim == 1 else made.lengths[:, 0]
+        for prompt, text, count in zip(part, made.texts, lengths, strict=False):
+            yield {"prompt": prompt, "answer": text, "tokens": int(count)}
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a file: a line each of `.txt`, the key `prompt` of each line of `.jsonl`.
+
+    Raises:
+        InputError: naming file and line: another kind of file, no text, an empty prompt; no prompt.
+    """
+    from recjax.data.pairs import json_rows, text_of
+    from recjax.data.sources._lines import text_lines
+
+    suffix = path.suffixes[-2:-1] if path.suffix == ".gz" else path.suffixes[-1:]
+    if suffix == [".jsonl"]:
+        out = [text_of(row, "prompt", where) for where, row in json_rows(path, ("prompt",))]
+    elif suffix == [".txt"]:
+        out = [line for _, line in text_lines(path) if line.strip()]
+    else:
+        raise InputError(f"--prompts {path}: expected a name that ends in .txt or .jsonl")
+    if not out:
+        raise InputError(f"{path}: no prompts")
+    return out
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    out = args.out
+    if out is None:
+        return
+    if out.suffix != ".jsonl":
+        raise InputError(f"--out {out}: expected a name that ends in .jsonl")
+    if out.exists() and (out.is_dir() or not args.overwrite):
+        kind = "a folder" if out.is_dir() else "there is a file already; --overwrite replaces it"
+        raise InputError(f"--out {out}: {kind}")
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: no folder {out.absolute().parent}")

@@ -1,0 +1,90 @@
+"""Forms of prompts: control tokens are text unless it is said otherwise; templates of chats."""
+
+import json
+import warnings
+
+import pytest
+
+from recjax.data.chat import ChatTemplate, prompt_ids
+from recjax.data.tokenizers import load_tokenizer, train_bpe
+from recjax.errors import InputError
+
+BPE = train_bpe(["Which film? <user> Alien and </s>"] * 3, 300)
+BOS, EOS = BPE.bos_id, BPE.eos_id
+
+
+def test_names_of_control_tokens_are_text_and_a_warning_tells():
+    with pytest.warns(UserWarning, match="'</s>', which is the name of a control token"):
+        (ids,) = prompt_ids(BPE, ["a </s> b"])
+    assert ids[0] == BOS and EOS not in ids and BPE.decode(ids) == "a </s> b"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert prompt_ids(BPE, ["a <b> c"])[0][0] == BOS
+        assert EOS in prompt_ids(BPE, ["a </s> b"], "special")[0]
+
+
+def test_a_special_prompt_begins_once():
+    for text in ("a", "<s>a"):
+        ids = prompt_ids(BPE, [text], "special")[0]
+        assert ids == [BOS, *BPE.encode("a")]
+
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{{ eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+def folder_with(tmp_path, template, file="tokenizer_config.json"):
+    BPE.save(tmp_path)
+    if file.endswith(".jinja"):
+        (tmp_path / file).write_text(template)
+    else:
+        known = json.loads((tmp_path / file).read_text()) if (tmp_path / file).exists() else {}
+        (tmp_path / file).write_text(json.dumps(known | {"chat_template": template}))
+    return load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "template"),
+    [
+        ("chat_template.jinja", TEMPLATE),
+        ("tokenizer_config.json", TEMPLATE),
+        ("chat_template.json", TEMPLATE),
+        ("tokenizer_config.json", [{"name": "default", "template": TEMPLATE}]),
+    ],
+)
+def test_templates(tmp_path, file, template):
+    pytest.importorskip("jinja2")
+    tokenizer = folder_with(tmp_path, template, file)
+    (ids,) = prompt_ids(tokenizer, ["Which film?"], "chat")
+    expected = "<s>[user]Which film?</s>[assistant]"
+    assert ids == tokenizer.encode(expected, special=True) and ids.count(BOS) == 1
+    talk = [{"role": "system", "content": "x"}, {"role": "user", "content": "y"}]
+    assert ChatTemplate(tokenizer)(talk) == "<s>[system]x</s>[user]y</s>[assistant]"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for %}", "no chat template of Jinja"),
+        ("{{ raise_exception('no system') }}", "the chat template fails (no system)"),
+        ("{{ messages.__class__.__mro__ }}", "the chat template fails"),
+        ("{% for i in range(99999) %}{{ 'x' * 99 }}{% endfor %}", "it writes without end"),
+    ],
+)
+def test_templates_that_fail(tmp_path, template, message):
+    pytest.importorskip("jinja2")
+    with pytest.raises(InputError) as error:
+        prompt_ids(folder_with(tmp_path, template), ["a"], "chat")
+    assert message in str(error.value)
+
+
+def test_no_template(tmp_path):
+    with pytest.raises(InputError, match="the tokenizer came without files"):
+        prompt_ids(BPE, ["a"], "chat")
+    BPE.save(tmp_path)
+    with pytest.raises(InputError, match="no chat template in chat_template.jinja or tokenizer_c"):
+        prompt_ids(load_tokenizer(tmp_path), ["a"], "chat")
+    with pytest.raises(InputError, match="tokenizer_config.json: 'chat_template': expected a text"):
+        prompt_ids(folder_with(tmp_path, 3), ["a"], "chat")
