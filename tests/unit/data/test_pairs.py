@@ -56,7 +56,7 @@ GOOD = {"prompt": "a", "answer": "b"}
         ([{"prompt": "a", "answer": ""}], "a.jsonl:1: 'answer' is empty; there is nothing to"),
         ([{"prompt": "\ud800", "answer": "b"}], "a.jsonl:1: 'prompt' has half of a surrogate"),
         (["[" * 100_000], "a.jsonl:1: JSON nested deeper"),
-        (["", ""], "a.jsonl: no pairs; expected lines with 'prompt' and 'answer'"),
+        (["", ""], "a.jsonl: the file is empty"),
     ],
 )
 def test_malformed_rows_name_their_line(tmp_path, rows, message):
