@@ -79,7 +79,7 @@ def read_pairs(path: str | Path, prompt: str = "prompt", answer: str = "answer")
 
     Raises:
         InputError: naming file and line: no JSON object, a key that is missing, a value that is no
-            text, an empty answer; no pair in the file.
+            text, an empty answer, a file without lines.
     """
     out = []
     for where, row in json_rows(Path(path), (prompt, answer)):
@@ -87,8 +87,6 @@ def read_pairs(path: str | Path, prompt: str = "prompt", answer: str = "answer")
         if not pair.answer:
             raise InputError(f"{where}: '{answer}' is empty; there is nothing to learn")
         out.append(pair)
-    if not out:
-        raise InputError(f"{path}: no pairs; expected lines with '{prompt}' and '{answer}'")
     return out
 
 
@@ -121,8 +119,6 @@ def text_of(row: Mapping[str, Any], key: str, where: str) -> str:
     value = row[key]
     if not isinstance(value, str):
         raise InputError(f"{where}: '{key}' is {type(value).__name__}, expected text")
-    if not value.isprintable() and any(0xD800 <= ord(c) < 0xE000 for c in value):
-        raise InputError(f"{where}: '{key}' has half of a surrogate pair")
     return value
 
 

@@ -54,7 +54,7 @@ GOOD = {"prompt": "a", "answer": "b"}
         ([GOOD, {"prompt": "a", "answer": 3}], "a.jsonl:2: 'answer' is int, expected text"),
         ([{"prompt": None, "answer": "b"}], "a.jsonl:1: 'prompt' is NoneType, expected text"),
         ([{"prompt": "a", "answer": ""}], "a.jsonl:1: 'answer' is empty; there is nothing to"),
-        ([{"prompt": "\ud800", "answer": "b"}], "a.jsonl:1: 'prompt' has half of a surrogate"),
+        ([{"prompt": "\ud800", "answer": "b"}], "a.jsonl:1: half of a surrogate pair"),
         (["[" * 100_000], "a.jsonl:1: JSON nested deeper"),
         (["", ""], "a.jsonl: the file is empty"),
     ],
