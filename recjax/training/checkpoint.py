@@ -187,6 +187,10 @@ class Checkpoints:
             )
         return None
 
+    def whole(self, step: int) -> bool:
+        """Whether a step is there, with the files that were written."""
+        return step in self.steps() and self._damage(step) is None
+
     def _damage(self, step: int) -> str | None:
         if step in self._whole:
             return None

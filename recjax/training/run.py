@@ -3,6 +3,7 @@
 import abc
 import contextlib
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -173,7 +174,9 @@ class Run(abc.ABC):
     def best_step(self) -> int:
         """The step of the best validation; the newest one where there was none."""
         latest = self.latest_step()
-        return Progress(**self._meta(self.checkpoints, latest)["progress"]).best_step or latest
+        best = Progress(**self._meta(self.checkpoints, latest)["progress"]).best_step
+        # It went when a better one came, which is damaged.
+        return latest if best is None or best not in self.checkpoints.steps() else best
 
     def _meta(self, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
         meta = checkpoints.meta(step)
@@ -220,6 +223,9 @@ class Run(abc.ABC):
                 state = self.init_state()
             else:
                 progress = Progress(**self._meta(checkpoints, latest)["progress"])
+                best = progress.best_step
+                if best is not None and not checkpoints.whole(best):
+                    progress.best_step, progress.best_value = None, -math.inf
                 state = checkpoints.restore(latest, self.abstract_state())
             if jax.process_index() == 0:
                 writer = MetricWriter(self.workdir, latest or 0)

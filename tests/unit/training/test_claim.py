@@ -165,19 +165,39 @@ def test_a_disk_that_is_full_for_a_while(train, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ocp.CheckpointManager, "save", save)
     monkeypatch.setattr(MetricWriter, "_append", _full_once(MetricWriter._append))
-    values = iter([0.9, 0.5])
-    judge = Progress.judge
-
-    def judged(self, found, step, *, metric, **options):
-        return judge(self, {**found, metric: next(values)}, step, metric=metric, **options)
-
-    monkeypatch.setattr(Progress, "judge", judged)
+    validations(monkeypatch, 0.9, 0.5)
     status, out, err = train()
     assert status == 0 and out["finished"], err
     lines = [line for line in err.splitlines() if line.startswith("recjax: ")]
     assert len(lines) == 2 and all("the disk is full" in line for line in lines), lines
     assert out["step"] == saves[1] == 4
     assert [line["step"] for line in read_metrics(tmp_path / "W" / "metrics.jsonl")] == [2, 4, 4]
+
+
+def validations(monkeypatch, *values):
+    """The metric has these values, one a validation."""
+    values, judge = iter(values), Progress.judge
+
+    def judged(self, found, step, *, metric, **options):
+        return judge(self, {**found, metric: next(values)}, step, metric=metric, **options)
+
+    monkeypatch.setattr(Progress, "judge", judged)
+
+
+def test_the_best_step_is_damaged(train, recjax, tmp_path, monkeypatch):
+    """And the one before it went when it came."""
+    validations(monkeypatch, 0.5, 0.4, 0.9, 0.3)
+    assert train("--config.train.epochs=3")[1]["step"] == 6
+    steps = tmp_path / "W" / "checkpoints"
+    assert {p.name for p in steps.iterdir()} == {"4", "6"}
+    file = max((steps / "6" / "state").rglob("*"), key=lambda p: p.stat().st_size * p.is_file())
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    status, _, err = recjax("evaluate", "--workdir=W")
+    assert status == 0 and "6: damaged (state/" in err and "step 4 is used" in err
+    assert "checkpoint: step 4" in err
+    status, out, err = train("--config.train.epochs=3")
+    assert status == 0 and out["step"] == 6 and "step 4 is used" in err
+    assert {p.name for p in steps.iterdir()} == {"4", "6"}
 
 
 def _full_once(real):
