@@ -157,7 +157,7 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
     for name in dict.fromkeys(where.values()):
         shard = path.parent / name
         for key, tensor in read_file(shard).items():
-            if where.get(key) != name:
+            if where.get(key, name) != name:  # old indices leave out buffers
                 raise InputError(
                     f"{shard}: holds '{key}', which {path.name} does not look for there"
                 )

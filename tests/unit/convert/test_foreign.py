@@ -158,6 +158,24 @@ def test_an_index(tmp_path, index, where, expected):
     refused(lambda: read_language_model(tmp_path), f"{tmp_path / index}: {expected}"[:90])
 
 
+def test_an_index_that_leaves_out_a_buffer(tmp_path, model):
+    """As conversions of 2023: transformers reads all that a shard holds."""
+    state = safetensors.numpy.load_file(GQA / "model.safetensors")
+    index = {"weight_map": dict.fromkeys(state, "part.safetensors")}
+    state["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(8, np.float32)
+    safetensors.numpy.save_file(state, tmp_path / "part.safetensors")
+    shutil.copyfile(GQA / "config.json", tmp_path / "config.json")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    np.testing.assert_array_equal(
+        read_language_model(tmp_path).params["embedding"], model.params["embedding"]
+    )
+    state["model.norm.weights"] = np.ones(8, np.float32)
+    safetensors.numpy.save_file(state, tmp_path / "part.safetensors")
+    refused(
+        lambda: read_language_model(tmp_path), "part.safetensors: unknown key 'model.norm.weights'"
+    )
+
+
 def test_an_index_of_a_file_that_is_missing(tmp_path):
     shutil.copyfile(GQA / "config.json", tmp_path / "config.json")
     index = {"weight_map": {"a": "model-1.safetensors"}}
