@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from recjax.errors import InputError, one_line, printable
+from recjax.errors import InputError, one_line, printable, shorten
 from recjax.interpreter.command import add_interpret_flags, interpret
 from recjax.memory import keep_freed
 from recjax.prompting import add_generate_flags, generate
@@ -198,7 +198,7 @@ def _load(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> Any:
     else:
         config, changes = load_config(args.config, overrides, workdir.complete)
     for key, old, new in changes:
-        _say(f"config.{key}: {old!r} -> {new!r}")
+        _say(f"config.{key}: {shorten(repr(old))} -> {shorten(repr(new))}")
     return workdir.build_config(config)
 
 

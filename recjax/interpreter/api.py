@@ -29,6 +29,7 @@ from recjax.interpreter.starting import StartConfig
 from recjax.json_files import read_object
 from recjax.llm import LanguageModel, load_llm
 from recjax.models.definition import fingerprint
+from recjax.ranges import Checked, Size
 from recjax.replace import new_folder, recovered
 from recjax.training.item_vectors import has_item_vectors
 from recjax.training.loop import total_steps
@@ -38,7 +39,6 @@ from recjax.typing import Params
 
 _FILES = ("interpreter.json", "adapter.safetensors")
 _LARGEST = 1 << 28  # bytes of the record, which has the catalogue's titles
-_MOST = 1 << 20  # positions or numbers of a state
 
 
 class Interpreter:
@@ -230,20 +230,16 @@ class Interpreter:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Record:
+class _Record(Checked):
     """What `interpreter.json` holds."""
 
     ask: AskConfig
     adapter: adapters.Config
-    length: int
-    dim: int
+    length: Size
+    dim: Size
     llm: str
     llm_fingerprint: str
     titles: tuple[str, ...]
-
-    def __post_init__(self):
-        if not (1 <= self.length <= _MOST and 1 <= self.dim <= _MOST):
-            raise ValueError(f"length and dim: expected 1 .. {_MOST}")
 
 
 def _record(file: Path) -> _Record:

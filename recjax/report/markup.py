@@ -7,8 +7,11 @@ module's functions make.
 import html
 import re
 
-# Neither HTML nor UTF-8 can hold these: control characters and halves of surrogate pairs.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+# Neither HTML nor UTF-8 can hold these: control characters and halves of surrogate pairs. The marks
+# that reverse a direction would turn what stands beside a title, too.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 _VOID = ("meta", "br")
 
 
@@ -17,7 +20,7 @@ class Html(str):
 
 
 def escape(text: str) -> Html:
-    """Text as HTML; what HTML cannot hold becomes U+FFFD."""
+    """Text as HTML; what does not belong there becomes U+FFFD."""
     return Html(html.escape(_UNPRINTABLE.sub("\ufffd", text)))
 
 

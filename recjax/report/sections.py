@@ -32,6 +32,7 @@ that whatever has results can write them.
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -43,6 +44,7 @@ from recjax.replace import write_text
 Number: TypeAlias = int | float | None
 MARKS = ("", "hit", "miss", "unknown")
 _BITS = 1000  # of an integer
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,11 +189,14 @@ def read_results(path: str | Path) -> tuple[Section, ...]:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples and numpy's arrays as lists, numpy's numbers as Python's, NaN and infinity as None."""
+    """Tuples and numpy's arrays as lists, numpy's numbers as Python's, NaN and infinity as None,
+    halves of surrogate pairs (which no reader takes) as U+FFFD."""
+    if isinstance(value, str):
+        return _HALF.sub("\ufffd", value)
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {_plain(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

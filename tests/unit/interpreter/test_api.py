@@ -195,15 +195,15 @@ def test_missing_and_damaged_files(copy, llm, name):
         (lambda r: r["adapter"].update(soft=2), "adapter.safetensors: arrays of another adapter"),
         (
             lambda r: r.update(ask=[1]),
-            "interpreter.json: config key 'interpreter.ask': expected a s",
+            "interpreter.json: interpreter.ask: expected a section",
         ),
         (
             lambda r: r.update(dim="7"),
-            "interpreter.json: config key 'interpreter.dim': expected int",
+            "interpreter.json: interpreter.dim: expected int",
         ),
-        (lambda r: r.update(dim=10**12), "interpreter.json: interpreter: length and dim: expected"),
-        (lambda r: r.update(titles=[1]), "interpreter.json: config key 'interpreter.titles'"),
-        (lambda r: r.update(llm=None), "interpreter.json: config key 'interpreter.llm'"),
+        (lambda r: r.update(dim=10**12), "interpreter.json: interpreter.dim: expected"),
+        (lambda r: r.update(titles=[1]), "interpreter.json: interpreter.titles: expected"),
+        (lambda r: r.update(llm=None), "interpreter.json: interpreter.llm: expected"),
         (lambda r: r.update(dim=7), "adapter.safetensors: arrays of another adapter"),
     ],
 )

@@ -27,7 +27,9 @@ def test_attributes():
     assert element("meta", charset="utf-8") == '<meta charset="utf-8">'
 
 
-@pytest.mark.parametrize("character", ["\x00", "\x1b", "\x7f", "\x85", "\ud83d", "\uffff"])
+@pytest.mark.parametrize(
+    "character", ["\x00", "\x1b", "\x7f", "\x85", "\u202e", "\ud83d", "\uffff"]
+)
 def test_what_html_cannot_hold_is_replaced(character):
     assert escape(f"a{character}b\tc\n") == "a\ufffdb\tc\n"
     escape(character).encode("utf-8")

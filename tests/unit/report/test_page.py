@@ -148,7 +148,7 @@ def test_all_text_is_escaped(workdir):
 
     def evil(name):
         given.append(f"<script>{name}</script> & \"'")
-        return given[-1] + "\x1b\ud83d"
+        return given[-1] + "\x1b\u202e"
 
     write_results(workdir / "results.json", sections(evil))
     record = {"config": {"system": evil("system"), "model": {"name": evil("model")}}}
