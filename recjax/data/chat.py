@@ -113,7 +113,8 @@ def _read_template(folder: Path | None) -> tuple[str, str]:
     file = folder / f"{_TEMPLATE}.jinja"
     text: Any = None
     if file.is_file():
-        text = file.read_text(encoding="utf-8", errors="replace")
+        with file.open(encoding="utf-8", errors="replace") as opened:
+            text = opened.read(_LONGEST + 1)
     for name in (f"{_TEMPLATE}.json", "tokenizer_config.json"):
         if text is None and (folder / name).is_file():
             file = folder / name
