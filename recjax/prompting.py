@@ -169,21 +169,17 @@ def read_prompts(path: Path) -> list[str]:
     """The prompts of a file: a line each of `.txt`, the key `prompt` of each line of `.jsonl`.
 
     Raises:
-        InputError: naming file and line: another kind of file, no text, an empty prompt; no prompt.
+        InputError: naming file and line: another kind of file, no text, an empty file.
     """
     from recjax.data.pairs import json_rows, text_of
     from recjax.data.sources._lines import text_lines
 
     suffix = path.suffixes[-2:-1] if path.suffix == ".gz" else path.suffixes[-1:]
     if suffix == [".jsonl"]:
-        out = [text_of(row, "prompt", where) for where, row in json_rows(path, ("prompt",))]
-    elif suffix == [".txt"]:
-        out = [line for _, line in text_lines(path) if line.strip()]
-    else:
-        raise InputError(f"--prompts {path}: expected a name that ends in .txt or .jsonl")
-    if not out:
-        raise InputError(f"{path}: no prompts")
-    return out
+        return [text_of(row, "prompt", where) for where, row in json_rows(path, ("prompt",))]
+    if suffix == [".txt"]:
+        return [line for _, line in text_lines(path) if line.strip()]
+    raise InputError(f"--prompts {path}: expected a name that ends in .txt or .jsonl")
 
 
 def _check_out(args: argparse.Namespace) -> None:

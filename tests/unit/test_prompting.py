@@ -117,7 +117,7 @@ def test_flags_are_checked(recjax, folder, tmp_path, monkeypatch, flags, message
     ("name", "text", "message"),
     [
         ("p.csv", "a", "expected a name that ends in .txt or .jsonl"),
-        ("p.txt", "\n \n", "p.txt: no prompts"),
+        ("p.txt", "\n \n", "p.txt: the file is empty"),
         ("p.jsonl", '{"text": "a"}', "p.jsonl:1: lacks the key 'prompt'; it has 'text'"),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": 3}', "p.jsonl:2: 'prompt' is int, expected text"),
         ("p.jsonl", '{"prompt": "a"}\n[]', "p.jsonl:2: expected an object with 'prompt'"),
