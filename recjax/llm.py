@@ -83,6 +83,14 @@ def load_llm(
     `generation_config.json`, else `config.json`, names as `eos_token_id`; else at the tokenizer's
     token for it.
 
+    >>> import recjax
+    >>> lm = recjax.load_llm("runs/llm/hf")
+    >>> tokens = lm.tokenizer.encode("A film")
+    >>> lm([tokens]).shape == (1, len(tokens), lm.config.vocab_size)  # logits [B T V]
+    True
+    >>> len(lm.generate(["A film", "Another film"], max_new_tokens=2).texts)
+    2
+
     Args:
         path: the folder; the forms are those of `recjax.convert.language_model`. Or the workdir of
             a run that trained a language model or fine-tuned one: the model that it ended with.

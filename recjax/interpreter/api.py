@@ -44,6 +44,17 @@ _LARGEST = 1 << 28  # bytes of the record, which has the catalogue's titles
 class Interpreter:
     """A language model that reads the states of a recommender.
 
+    >>> import numpy as np
+    >>> import recjax
+    >>> states = np.random.default_rng(0).normal(size=(2, 4, 6))  # of 4 histories, D = 6
+    >>> titles = ["Dune", "Emma", "Dracula", "Utopia"]  # of the item that each history ends with
+    >>> interpreter = recjax.Interpreter.fit(
+    ...     states[0], states[1], titles, llm="runs/llm/hf", domain="book", epochs=1
+    ... )
+    >>> answers = interpreter.residual(states[0], states[1])  # without, and with that item
+    >>> len(answers), type(answers[0].text).__name__
+    (4, 'str')
+
     Args:
         bridge: adapter, language model and questions.
         params: of the adapter.

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from recjax.array_files import read_npz
+from recjax.data.requests import Request
+from recjax.data.splits import Spans
 from recjax.errors import InputError, printable
 from recjax.interpreter.examples import check_states
 from recjax.interpreter.questions import Task
@@ -21,7 +21,6 @@ from recjax.interpreter.study import Study, StudyConfig
 from recjax.report.sections import Cases, Text, write_results
 from recjax.training.recommender import RecommenderRun
 from recjax.training.workdir import open_run
-from recjax.typing import Array, Params
 
 
 def open_interpreter(workdir: str | Path) -> InterpreterRun:
@@ -89,16 +88,14 @@ def recommender_of(
         raise InputError(f"{workdir}: other data or another split than {interpreter} is of")
     params = run.restore(run.best_step())
 
-    @jax.jit
-    def best(params: Params, ids: Array) -> Array:
-        model = run.model.merge(params)
-        if run.masked:  # it predicts at a mask after the history
-            ids = jnp.pad(ids, ((0, 0), (0, 1)), constant_values=run.store.n_items)
-        scores = model.score(model.predict(ids[:, -run.window :])).at[:, 0].set(-jnp.inf)
-        rows = jnp.arange(len(ids))[:, None]
-        return scores.at[rows, ids].set(-jnp.inf).argmax(axis=-1)
+    def best(ids: np.ndarray) -> np.ndarray:
+        lengths = (ids != 0).sum(axis=1)
+        ends = np.cumsum(lengths)
+        spans = Spans(np.arange(len(ids), dtype=np.int32), ends - lengths, ends)
+        request = Request(ids[ids != 0], spans, None, None)
+        return np.concatenate([top[:, 0] for top, _ in run.lists.stream(params, request, 1)])
 
-    return run.config.model["name"], lambda ids: np.asarray(best(params, ids))
+    return run.config.model["name"], best
 
 
 def read_hidden(

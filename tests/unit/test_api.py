@@ -6,9 +6,15 @@ import subprocess
 import sys
 
 import pytest
+from flax import nnx
 
 import recjax
+from recjax.convert.language_model import language_model, write_language_model
+from recjax.data.prompts import PROMPTS, question
+from recjax.data.tokenizers import train_bpe
 from recjax.errors import InputError
+from recjax.models.definition import params_of
+from recjax.models.llama import Config, Llama
 
 PUBLIC = {"InputError", "Interpreter", "data", "evaluate", "load_llm", "models", "open_run",
           "prepare", "train"}  # fmt: skip
@@ -45,13 +51,24 @@ EXAMPLES = [
     "recjax", "recjax.data", "recjax.models", "recjax.api.prepare", "recjax.api.train",
     "recjax.api.evaluate", "recjax.training.workdir.open_run",
     "recjax.training.recommender.RecommenderRun.recommend", "recjax.recommend.split_keys",
-    "recjax.errors.printable",
+    "recjax.errors.printable", "recjax.llm.load_llm", "recjax.interpreter.api.Interpreter",
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("examples")
+    """With a tiny language model, as a run of one would leave it."""
+    folder = tmp_path_factory.mktemp("examples")
+    texts = [question(p, PROMPTS.of("book")) for p in (*PROMPTS.residual, *PROMPTS.recovery)]
+    tokenizer = train_bpe([*texts, "A film", "Another film"], 400)
+    config = Config(
+        vocab_size=tokenizer.size, dim=16, mlp_dim=16, layers=1, heads=2, kv_heads=1, head_dim=8,
+        max_length=256,
+    )  # fmt: skip
+    params = params_of(Llama(config, rngs=nnx.Rngs(0)))
+    write_language_model(folder / "runs" / "llm" / "hf", language_model(config, params))
+    tokenizer.save(folder / "runs" / "llm" / "hf")
+    return folder
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
