@@ -9,20 +9,20 @@ import pytest
 
 from recjax.data.prepare import prepare
 from recjax.errors import InputError
-from recjax.evaluation.lists import TopLists
-from recjax.recommend import recommend, split_keys
+from recjax.evaluation.lists import Recommendations, TopLists
+from recjax.recommend import format_lists, recommend, split_keys
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.language_model import LanguageRun
 from recjax.training.loop import Progress
 from recjax.training.recommender import RecommenderRun
 from recjax.training.workdir import build_config, open_run, write_records
 
-TITLES = {"i0": "Tea, black", "i1": 'A "cup"\nof tea', "i2": "Über \x1b[2J", "i3": None}
+TITLES = {"i0": "Tea, black", "i1": 'A "cup"\nof tea', "i2": "Über", "i3": None}
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A run of own data with fresh weights: keys with commas, titles that terminals mind."""
+    """A run of own data with fresh weights: keys and titles with commas, quotes and line ends."""
     folder = tmp_path_factory.mktemp("recommend")
     rng = np.random.default_rng(0)
     rows = [
@@ -104,8 +104,17 @@ def test_a_table_of_histories(recjax, workdir):
     assert [len(one) for one in keys] == [10, 11]
     lines = err.splitlines()
     assert [line for line in lines if not line.startswith(" ")] == ["history 1", "history 2"]
-    assert "\x1b" not in err and "Über \\x1b[2J" in err
+    assert "  Tea, black" in err
     assert len(lines) == 2 + 10 + 11
+
+
+def test_a_table_is_text_that_no_terminal_obeys():
+    catalog = [None, {"key": "a\x1b[2J", "title": "x\ny" * 99}, {"key": "b", "title": None}]
+    ids, scores = np.array([[1, 2], [0, 0]]), np.zeros((2, 2), np.float32)
+    lines = format_lists(Recommendations(ids, scores, catalog, ["u\u202e", "v"])).split("\n")
+    assert lines[0] == "user u\\u202e" and lines[1].startswith("   1    0.0000  a\\x1b[2J  x\\ny")
+    assert lines[2:] == ["   2    0.0000  b", "user v", "    no item is left to recommend"]
+    assert max(map(len, lines)) < 120
 
 
 def test_a_table_shows_a_few_users(recjax, workdir):
@@ -124,7 +133,7 @@ def test_a_table_shows_a_few_users(recjax, workdir):
             "users.txt: 2 users that are not in the data: 'nobody', 'no\\x1bne'",
         ),
         (["--users=missing.txt"], "missing.txt: no such file"),
-        (["--users=blank.txt"], "blank.txt: no key in it; expected one a line"),
+        (["--users=blank.txt"], "blank.txt: the file is empty"),
         (["--users=latin.txt"], "latin.txt:2: not utf-8 text"),
         (["--among=users.txt"], "users.txt: 3 items that are not in the data: 'u1', 'nobody'"),
         (
