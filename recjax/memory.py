@@ -1,11 +1,44 @@
-"""What becomes of memory that a process frees."""
+"""Memory: how much there is for what a config asks, and what becomes of what a process frees."""
 
 import ctypes
 import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from recjax.errors import InputError
 
 # Of mallopt(3) in glibc: one heap, that grows for large blocks too and shrinks beyond 2 GiB only.
 _ARENA_MAX, _MMAP_MAX, _TRIM_THRESHOLD = -8, -4, -1
 _KEEP = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def host_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    """Bytes that this host can give, without swap; None where the system does not say."""
+    try:
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+
+
+def check_memory(needed: Mapping[str, int], available: int | None) -> None:
+    """Whether what a config asks for fits; the estimates are of what it takes at the least.
+
+    Args:
+        needed: bytes by the key that asks for them.
+        available: bytes that there are; None = unknown, and everything fits.
+
+    Raises:
+        InputError: naming the key that asks for most.
+    """
+    total = sum(needed.values())
+    if available is None or total <= available:
+        return
+    key = max(needed, key=lambda name: needed[name])
+    raise InputError(
+        f"{key}: takes {needed[key] / 1e9:,.1f} GB at the least, of {total / 1e9:,.1f} GB in all; "
+        f"expected less, there are {available / 1e9:,.1f} GB"
+    )
 
 
 def keep_freed() -> bool:

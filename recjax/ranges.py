@@ -75,7 +75,7 @@ def short(value: Any) -> str:
 
 
 def ranges(hint: Any) -> Iterator[tuple[type, Range]]:
-    """`(int or float, range)` of an annotation: its own, or those within a tuple or a union."""
+    """`(int or float, range)` of an annotation, or of the parts of one that has several."""
     if typing.get_origin(hint) is Annotated:
         kind, *notes = typing.get_args(hint)
         yield from ((kind, note) for note in notes if isinstance(note, Range))
@@ -98,6 +98,9 @@ def expected(hint: Any, value: Any) -> str | None:
     if origin in (typing.Union, types.UnionType):
         found = [expected(arm, value) for arm in args if arm is not type(None)]
         return None if value is None else next((text for text in found if text), None)
+    if origin is dict and isinstance(value, Mapping):
+        found = [expected(args[1], one) for one in value.values()]
+        return next((f"each {text}" for text in found if text), None)
     if origin is tuple and isinstance(value, tuple | list):
         arms = args[:1] * len(value) if args[1:] == (Ellipsis,) else args
         found = [expected(arm, one) for arm, one in zip(arms, value, strict=False)]

@@ -110,6 +110,11 @@ class TrainBatches:
         """Steps in which every sequence is seen about once."""
         return max(1, round(self.n_sequences / self.per_step))
 
+    @property
+    def rows(self) -> int:
+        """R of nearly every batch, of all processes."""
+        return self._usual_rows * self.process[1]
+
     @functools.cached_property
     def _usual_rows(self) -> int:
         share = self.per_step // self.process[1]

@@ -19,6 +19,7 @@ import numpy as np
 
 from recjax.data.interactions import Catalog, InteractionLog
 from recjax.errors import InputError
+from recjax.memory import check_memory, host_bytes
 from recjax.ranges import Checked, Count, FieldError, Range, Seed, Share
 from recjax.replace import new_folder
 
@@ -132,6 +133,15 @@ def _make_world(records: list[dict[str, Any]], config: SimulateConfig) -> _World
     return _World(weights, share, item.astype(np.int32), first, successors, len(names))
 
 
+def _check_memory(config: SimulateConfig) -> None:
+    """Whether the log fits: two numbers of 8 bytes and an item's 4 a row, keys, records."""
+    needed = {
+        "users": round(config.users * (64 + 20 * config.mean_length)),
+        "items": 256 * config.items,
+    }
+    check_memory({f"{config._where}.{k}": n for k, n in needed.items()}, host_bytes())
+
+
 def simulate(config: SimulateConfig) -> tuple[InteractionLog, Catalog]:
     """A simulated log, the same for the same config, sorted by user and time.
 
@@ -139,8 +149,9 @@ def simulate(config: SimulateConfig) -> tuple[InteractionLog, Catalog]:
     within a user.
 
     Raises:
-        InputError: fewer items than twice the longest history.
+        InputError: fewer items than twice the longest history, or more data than memory holds.
     """
+    _check_memory(config)
     records = _records(config.items)
     if len(records) < 2 * config.max_length:
         raise InputError(

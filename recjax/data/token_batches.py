@@ -229,6 +229,11 @@ class TokenBatches(Generic[D]):
     def _sample(self) -> list[Encoded]:
         return [self._encoded(step, 0) for step in range(_SAMPLE)]
 
+    @property
+    def rows(self) -> int:
+        """R of nearly every batch, of all processes."""
+        return self._usual_rows * self.process[1]
+
     @functools.cached_property
     def _usual_rows(self) -> int:
         """Rows that nearly all batches fit: the most that the first ones need."""

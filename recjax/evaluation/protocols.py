@@ -47,7 +47,7 @@ EncodeFn = Callable[[Any, dict[str, Array]], tuple[Array, Array]]
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig(Checked):
     protocols: tuple[str, ...] = ("full",)  # of PROTOCOLS
-    cutoffs: tuple[Annotated[int, Range(1, 10_000)], ...] = (1, 5, 10, 20)  # the k of every metric
+    cutoffs: tuple[Annotated[int, Range(1)], ...] = (1, 5, 10, 20)  # the k of every metric
     batch_size: Size = 256  # examples at a time
     item_chunk: Annotated[int, Range(1)] = 16384  # items scored at a time
     max_examples: Count = 0  # evaluate a seeded sample of this many; 0 = all

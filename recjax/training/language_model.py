@@ -295,6 +295,18 @@ class LanguageRun(Run):
         h = self._hidden(module, batch, key)
         return token_loss(h, module.model.head_table(), labels, budget=budget)
 
+    def needed_bytes(self) -> dict[str, int]:
+        """See `Run.needed_bytes`; of two calls' batches, and of pairs of tokens, too."""
+        length, calls = self.model_config.max_length, self.config.train.steps_per_call
+        places = self.batches.rows / parallel.data_size(self.mesh) * length
+        out = super().needed_bytes()
+        for key, size in (
+            ("config.train.steps_per_call", 2 * 5 * 4 * places * calls),
+            ("config.model.max_length", places * length),
+        ):
+            out[key] = out.get(key, 0) + int(size)
+        return out
+
     def init_state(self) -> TrainState:
         """A fresh state, born sharded (a training step donates it)."""
         return init_state(self._build, self.optimizer, self.config.seed, self._axes, self.mesh)

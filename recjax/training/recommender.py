@@ -209,6 +209,25 @@ class RecommenderRun(Run):
             self.config.objective, self.store.items, self.split.train, self.store.n_items
         )
 
+    def needed_bytes(self) -> dict[str, int]:
+        """See `Run.needed_bytes`; of a call's batches, and of what a step makes of one, too."""
+        train, objective = self.config.train, self.config.objective
+        model = read_config(self.config.model)[1]
+        # Two calls' batches of five int32 arrays: one is trained on while the next one is made.
+        rows = self.batches.rows / parallel.data_size(self.mesh)
+        places = rows * self.window
+        out = super().needed_bytes()
+        parts = [("config.train.steps_per_call", 2 * 5 * 4 * places * train.steps_per_call)]
+        if objective.name in ("bce", "gbce"):  # vectors of each place's own
+            parts.append(
+                ("config.objective.negatives", 4 * places * objective.negatives * model.dim)
+            )
+        if hasattr(model, "heads"):  # scores of all pairs of places, forward and backward
+            parts.append(("config.model.max_length", 8 * places * self.window * model.heads))
+        for key, size in parts:
+            out[key] = out.get(key, 0) + int(size)
+        return out
+
     def check(self) -> None:
         """See `Run.check`; of the objective, too."""
         super().check()

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 import jax
 
-from recjax.config import nearest
+from recjax.config import nearest, to_plain
 from recjax.errors import InputError
+from recjax.memory import check_memory, host_bytes
 from recjax.signals import Stop, Stopped, stopping
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.claim import Claim
@@ -119,13 +120,40 @@ class Run(abc.ABC):
                         f"config.train.{key}: no metric '{metric}' among what "
                         f"config.evaluation computes; {nearest(metric, names)}"
                     )
-        self.abstract_state()  # model, batches and optimiser go together
+        self._check_memory()  # and that model, batches and optimiser go together
         folder = None if self.workdir is None else self.workdir / "checkpoints"
         if folder is not None and folder.is_dir():
             with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
                 step = checkpoints.latest()
                 if step is not None:
                     self._meta(checkpoints, step)  # of this model and these data
+
+    def needed_bytes(self) -> dict[str, int]:
+        """Bytes that a device needs at the least, by the key that asks for them.
+
+        The state and its gradient; a system adds its batches. Nothing is allocated.
+        """
+        state = self.abstract_state()
+        size = sum(
+            math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+            for leaf in jax.tree.leaves((state, state.params))
+        )
+        return {self._largest_size(): size}
+
+    def _largest_size(self) -> str:
+        """The key of the model's largest number: what makes it large."""
+        name = next(name for name in ("model", "adapter", "lora") if hasattr(self.config, name))
+        section = to_plain(getattr(self.config, name))
+        sizes = {k: section[k] for k in section if type(section[k]) is int}
+        return f"config.{name}.{max(sizes, key=lambda k: sizes[k])}"
+
+    def _check_memory(self) -> None:
+        device = jax.local_devices()[0]
+        limit = (device.memory_stats() or {}).get("bytes_limit")
+        if device.platform == "cpu":  # all share the host's
+            host = host_bytes()
+            limit = None if host is None else host // jax.local_device_count()
+        check_memory(self.needed_bytes(), limit)
 
     def recommend(self, *asked: Any, **options: Any) -> Any:
         """Lists of items, of a recommender's run (`RecommenderRun.recommend`).

@@ -163,6 +163,26 @@ def test_values_out_of_range_are_told_before_anything_is_written(recjax, config,
     assert not work.exists() and not (tmp_path / "store").exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.dim", 2**20), ("model.mlp_dim", 2**20), ("model.max_length", 2**20),
+        ("train.steps_per_call", 10_000), ("objective.negatives", 2**20),
+    ],
+)  # fmt: skip
+def test_impossible_sizes_are_told_before_the_workdir_is_made(
+    recjax, config, tmp_path, key, value, monkeypatch
+):
+    monkeypatch.setattr("recjax.training.run.host_bytes", lambda: 2 * 10**9)
+    work = tmp_path / "work"
+    changes = [f"--config.{key}={value}", "--config.objective.name=bce"]
+    if key == "train.steps_per_call":
+        changes += ["--config.train.packed=False", "--config.model.max_length=1000"]
+    status, _, err = recjax("train", f"--config={config}", f"--workdir={work}", *changes)
+    assert status == 2 and f"config.{key}: takes" in one_line(err)
+    assert not work.exists()
+
+
 def test_checkpoints_of_another_model_or_data_are_refused(recjax, config, tmp_path):
     work = tmp_path / "w"
     train = ("train", f"--config={config}", f"--workdir={work}", "--config.train.epochs=1")

@@ -3,6 +3,11 @@ import sys
 
 import pytest
 
+from recjax.data.simulate import SimulateConfig, simulate
+from recjax.data.sources.simulated import Options
+from recjax.errors import InputError
+from recjax.memory import check_memory, host_bytes
+
 CODE = """
 import resource, sys
 import numpy as np
@@ -32,3 +37,27 @@ def test_freed_memory_is_used_again():
     kept, given_back = faults("keep"), faults("default")
     assert kept < 1000  # 4 MiB, of 192
     assert kept < given_back
+
+
+def test_what_the_host_can_give(tmp_path):
+    (tmp_path / "meminfo").write_text("MemTotal:  8 kB\nMemAvailable:       3 kB\n")
+    assert host_bytes(tmp_path / "meminfo") == 3 * 1024
+    for text in ("", "MemAvailable: many kB\n", "MemAvailable:\n"):
+        (tmp_path / "meminfo").write_text(text)
+        assert host_bytes(tmp_path / "meminfo") is None
+    assert host_bytes(tmp_path / "nothing") is None
+
+
+def test_the_key_that_asks_for_most_is_named():
+    check_memory({"config.a": 10}, None)
+    check_memory({"config.a": 4, "config.b": 6}, 10)
+    with pytest.raises(InputError, match="^config.b: takes 7.0 GB at the least, of 11.0 GB in all"):
+        check_memory({"config.a": 4 * 10**9, "config.b": 7 * 10**9}, 10**10)
+
+
+def test_impossible_simulations():
+    for values, key in (({"users": 2 * 10**9}, "users"), ({"items": 2 * 10**9}, "items")):
+        with pytest.raises(InputError, match=f"config.{key}: takes .* GB at the least"):
+            simulate(SimulateConfig(**values))
+    with pytest.raises(InputError, match="config.data.options.users: takes"):
+        simulate(Options(users=2 * 10**9))

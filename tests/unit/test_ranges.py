@@ -193,6 +193,7 @@ class Example(Checked):
     any: Annotated[float, Range()] | None = None
     one: Annotated[int, Range(1, 1)] = 1
     two: tuple[Share, Share] = (0.0, 1.0)
+    by_name: dict[str, Share] = dataclasses.field(default_factory=dict)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +210,8 @@ class Example(Checked):
         ({"any": -math.inf}, "any: expected at most 3.4028234e+38 in size, got -inf"),
         ({"any": 10**100}, f"any: expected at most 3.4028234e+38 in size, got 1{'0' * 76}..."),
         ({"one": 2}, "one: expected 1, got 2"),
+        ({"by_name": {"a": 2.0}}, "by_name: expected each 0 to 1, got {'a': 2.0}"),
+        ({"by_name": {"a": "x"}}, "by_name: expected each 0 to 1, got {'a': 'x'}"),
         ({"two": (0.0, 1.5)}, "two: expected each 0 to 1, got (0.0, 1.5)"),
     ],
 )
@@ -220,6 +223,13 @@ def test_messages(values, message):
         with pytest.raises(InputError) as caught:
             build(Example, values, "config.a")
         assert str(caught.value) == f"config.a.{message}"
+
+
+def test_dictionaries_of_a_config_have_values_in_range():
+    section = {"data": {"source": "simulated", "store": "s"}, "model": {"name": "sasrec"}}
+    for bad in (math.nan, math.inf, "x", None, True):
+        with pytest.raises(InputError, match="^config.train.goals: expected each "):
+            workdir.complete(put(section, "train.goals", {"validation/full/ndcg@10": bad}))
 
 
 def test_ends_are_inside():
