@@ -6,43 +6,35 @@ recjax generate --llm=runs/tuned --prompts=prompts.jsonl --out=answers.jsonl
 import argparse
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from recjax.errors import InputError, printable
-
-_LONGEST = 1 << 20  # new tokens, and prompts' characters in a line
+from recjax.ranges import Checked, FieldError, Range, Seed, Size
 
 
 @dataclasses.dataclass(frozen=True)
-class GenerateOptions:
+class GenerateOptions(Checked):
     """How answers are made; see `recjax.llm.LanguageModel.generate`."""
 
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_p: float | None = None
-    top_k: int | None = None
-    beams: int = 1
-    batch_size: int = 16
-    seed: int = 0
+    max_new_tokens: Size = 64
+    temperature: Annotated[float, Range(0, 1_000_000)] = 0.0
+    top_p: Annotated[float, Range(above=0, most=1)] | None = None
+    top_k: Annotated[int, Range(1)] | None = None
+    beams: Annotated[int, Range(1, 1024)] = 1
+    batch_size: Annotated[int, Range(1, 2**16)] = 16
+    seed: Seed = 0
     special: bool = False
     chat: bool = False
 
     def __post_init__(self):
-        ranges: dict[str, tuple[float, float]] = {
-            "max_new_tokens": (1, _LONGEST), "temperature": (0, 1e6), "top_p": (0, 1),
-            "top_k": (1, 1 << 31), "beams": (1, 1024), "batch_size": (1, 1 << 16),
-            "seed": (0, (1 << 63) - 1),
-        }  # fmt: skip
-        for name, (least, most) in ranges.items():
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and least <= value <= most):
-                raise InputError(f"{_flag(name)} {value}: expected {least:,} to {most:,}")
-        if self.top_p == 0:
-            raise InputError("--top-p 0.0: expected more than 0")
+        try:
+            super().__post_init__()
+        except FieldError as error:
+            name, _, message = str(error).partition(":")
+            raise InputError(f"{_flag(name)}:{message}") from None
         drawn = [name for name in ("top_p", "top_k") if getattr(self, name) is not None]
         if drawn and not self.temperature:
             raise InputError(f"{_flag(drawn[0])} is of drawing tokens; it needs --temperature")
