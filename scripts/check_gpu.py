@@ -200,7 +200,7 @@ def recommender(spec: str, source: str) -> Callable[[dict[str, Any]], list[Figur
 
 
 def language_model(found: dict[str, Any]) -> list[Figure]:
-    out = [Figure("matrix product", found["matmul_gflops"] / 1e3, "TFLOP/s")]
+    out = [Figure("matrix product", found["matmul_gflops"], "GFLOP/s")]
     for size, rows in found["models"].items():
         for row in rows:
             what, peer = f"{size} {row['name']}", row.get("peer_tokens_per_second")

@@ -131,7 +131,7 @@ def test_figures_of_all_benchmarks(check, capsys):
     assert {
         "sasrec (bce, Beauty): training 100,000.0 sequences/s - -",
         "sasrec (bce, Beauty): host's share 7.0% - - NOT reached: at most 0.05",
-        "matrix product 700.0 TFLOP/s - -",
+        "matrix product 700,000.0 GFLOP/s - -",
         "llama-7b lora:8x512 13,000.0 tokens/s 10,000.0 1.30x reached: at least 1.3x",
         "llama-7b lora:8x512: of the matrix rate 55.0% - - reached: at least 0.5",
         "llama-7b generate:mixed64 5,000.0 tokens/s - -",
