@@ -122,7 +122,8 @@ class Run(abc.ABC):
                     )
         self._check_memory()  # and that model, batches and optimiser go together
         folder = None if self.workdir is None else self.workdir / "checkpoints"
-        if folder is not None and folder.is_dir():
+        # Of several processes one may have made the folder already, and all open it together.
+        if folder is not None and folder.is_dir() and jax.process_count() == 1:
             with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
                 step = checkpoints.latest()
                 if step is not None:

@@ -90,7 +90,7 @@ def test_texts_in_and_out(lm, tokenizer):
     assert got.texts == [tokenizer.decode(row) for row in got.tokens]
     bare = train_bpe(["ab"], 259)
     bare.begin, bare.end = (), (2,)  # a folder's settings
-    rows = make(bare)._prompts(texts, None, None).rows
+    rows = make(bare)._prompts(texts, None, None, False, False).rows
     assert [row.tolist() for row in rows] == bare.encode_batch(texts, eos=True)
 
 

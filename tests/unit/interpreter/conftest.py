@@ -153,7 +153,7 @@ def interpreter_section(trained, llm_folder):
             "ask": {"domain": "book", "window": 5, "residual_tokens": 8, "recovery_tokens": 8,
                     "recovery": 1.0},
             "adapter": {"soft": 1},
-            "train": {"batch_size": 64, "epochs": 0.28, "evaluate_every": 0.14},
+            "train": {"batch_size": 64, "epochs": 0.34, "evaluate_every": 0.17},
             "evaluation": {"max_examples": 5},
         } | changes  # fmt: skip
 

@@ -213,7 +213,7 @@ def test_frozen_means_frozen(run, llm):
 def test_resumed_is_uninterrupted(make, run, finished, tmp_path):
     expected = finished[1]
     work = tmp_path / "resumed"
-    half = make(work, train={"batch_size": 64, "epochs": 0.14, "evaluate_every": 0.14})
+    half = make(work, train={"batch_size": 64, "epochs": 0.17, "evaluate_every": 0.17})
     half.train()
     assert half.latest_step() == 2 and run.latest_step() == 4
     again = make(work)
@@ -255,7 +255,7 @@ def test_the_file_of_prompts_is_found_from_anywhere_and_may_move(make, tmp_path,
     monkeypatch.chdir(tmp_path / "there")
     assert open_run(work).bridge.questions.forms("residual") == 4
     moved = file.rename(tmp_path / "there" / "moved.json")
-    with pytest.raises(InputError, match=f"{file}: not readable as prompts in JSON .*No such file"):
+    with pytest.raises(InputError, match=f"{file}: no such file"):
         open_run(work).describe()
     make(ask=ask | {"prompts": "moved.json"})
     config = json.loads((work / "config.json").read_text())["config"]

@@ -100,5 +100,5 @@ def test_the_next_items_are_targets():
 
 
 def test_tied_vectors_need_the_projection():
-    with pytest.raises(InputError, match="tied output vectors need projection=True"):
+    with pytest.raises(InputError, match="tied: needs projection=True"):
         read_config({"name": "caser", "tied": True, "projection": False})

@@ -211,10 +211,10 @@ def test_presets_and_defaults(sample_store):
         ({"model": {"vocab_size": 9}}, "config.model.vocab_size: is the tokenizer's size; set"),
         ({"model": {"heads": 3, "kv_heads": 2}}, "config.model.heads: 3 is no multiple"),
         ({"text": {"domain": "boook"}}, "no words for the domain 'boook'; did you mean 'book'"),
-        ({"text": {"prompts": "no.json"}}, "no.json: not readable as prompts in JSON"),
-        ({"split": {"by": "middle"}}, "config.split.by': expected one of 'end', 'start', 'user'"),
+        ({"text": {"prompts": "no.json"}}, "no.json: no such file"),
+        ({"split": {"by": "middle"}}, "config.split.by: expected one of 'end', 'start', 'user'"),
         ({"train": {"packed": True}}, "unknown config key 'config.train.packed'"),
-        ({"text": {"naming": -1.0}}, "config.text: items, naming"),
+        ({"text": {"naming": -1.0}}, "config.text.naming: expected 0 to"),
     ],
 )
 def test_bad_configs(sample_store, changes, message):
