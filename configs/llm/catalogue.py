@@ -16,8 +16,9 @@ Training holds its rate until the model names most items and what is added in ev
 run that reaches its cap before says so.
 
 The sample, 2.1M parameters, ten seeds: test/naming/exact 0.98 to 1.00 (of 100 books),
-test/residual/worst/exact 0.85 to 0.94 (of 100 histories), 200 s on two cores. `:ml100k`, 4.7M parameters, with a cosine decay over 155,000 documents (before training had a criterion, one
-seed), 82 minutes on three cores that other work shared: 1.000 (of 200 films) and 0.989 (of the 95
+test/residual/worst/exact 0.85 to 0.94 (of 100 histories), 200 s on two cores. `:ml100k`, 4.7M
+parameters, with a cosine decay over 155,000 documents (before training had a criterion, one seed),
+82 minutes on three cores that other work shared: 1.000 (of 200 films) and 0.989 (of the 95
 test sequences). `:steam`, as large, 109,000 documents, 88 minutes on two such cores: 1.000 (of 484
 games) and 0.996 (of the 484 test sequences).
 
