@@ -10,6 +10,7 @@ import numpy as np
 from recjax.errors import InputError
 from recjax.interpreter.judge import Ballot, Judge, hold
 from recjax.interpreter.measure import (
+    MEASURES,
     Recovery,
     Residual,
     measure,
@@ -25,7 +26,7 @@ from recjax.interpreter.oracle import (
     nearest_titles,
 )
 from recjax.interpreter.questions import Task
-from recjax.interpreter.reader import DECODINGS, Answer, Decoding, Reader
+from recjax.interpreter.reader import DECODINGS, Answer, Decoding
 from recjax.interpreter.run import InterpreterRun
 from recjax.ranges import Checked, Seed
 from recjax.report.sections import (
@@ -231,9 +232,6 @@ class Study:
             ),
         ]  # fmt: skip
 
-    def _measure(self, reader: Reader, states: Any, task: Task, windows: Any) -> dict[str, float]:
-        return measure(task, reader.read(states, task), windows).metrics()
-
     def _controls(self, tasks: Sequence[Task]) -> Table:
         """What is left where the states cannot tell: it must be no more than popularity.
 
@@ -258,8 +256,8 @@ class Study:
                 ("untrained recommender", self._reader, fresh),
                 ("untrained adapter", run.reader(untrained), states),
             ):
-                found = self._measure(reader, shown, task, windows)
-                key = "accuracy" if task == "residual" else "mean"
+                found = measure(task, reader.read(shown, task), windows).metrics()
+                key = MEASURES[task][0]
                 self._note(f"windows/{task}/control/{name.replace(' ', '_')}", {key: found[key]})
                 table.append([task, name, len(windows), found[key]])
         return Table(
