@@ -27,9 +27,6 @@ from recjax.convert.language_model import (
     write_language_model,
 )
 from recjax.convert.peft import merged, read_adapter
-from recjax.data.chat import Form, prompt_ids
-from recjax.data.tokenizers import FILES as TOKENIZER_FILES
-from recjax.data.tokenizers import Tokenizer, load_tokenizer, pad_left
 from recjax.decoding import read_prefix, write_tokens
 from recjax.errors import InputError
 from recjax.generate.buckets import bucket
@@ -40,6 +37,9 @@ from recjax.generate.sampling import Sampler, row_keys
 from recjax.json_files import read_object
 from recjax.models.definition import ModelDef
 from recjax.nn.cache import KVCache
+from recjax.text.chat import Form, prompt_ids
+from recjax.text.tokenizers import FILES as TOKENIZER_FILES
+from recjax.text.tokenizers import Tokenizer, load_tokenizer, pad_left
 from recjax.training.parallel import RULES, data_size, param_shardings, replicated
 from recjax.typing import Array, Params
 

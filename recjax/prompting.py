@@ -163,8 +163,8 @@ def read_prompts(path: Path) -> list[str]:
     Raises:
         InputError: naming file and line: another kind of file, no text, an empty file.
     """
-    from recjax.data.pairs import json_rows, text_of
     from recjax.data.sources._lines import text_lines
+    from recjax.text.pairs import json_rows, text_of
 
     suffix = path.suffixes[-2:-1] if path.suffix == ".gz" else path.suffixes[-1:]
     if suffix == [".jsonl"]:

@@ -97,11 +97,11 @@ def parse() -> argparse.Namespace:
 def histories(folder: Path) -> tuple[list[str], Any]:
     """Titles by item id, and the windows of all sequences."""
     from recjax.data.prepare import DataConfig, prepare, resolve
-    from recjax.data.prompts import PROMPTS
     from recjax.data.splits import Spans
-    from recjax.data.textualize import item_titles
     from recjax.errors import InputError
     from recjax.interpreter.examples import windows_of
+    from recjax.text.prompts import PROMPTS
+    from recjax.text.textualize import item_titles
 
     store = str(folder / "store")
     try:
@@ -119,11 +119,11 @@ def histories(folder: Path) -> tuple[list[str], Any]:
 
 def make_model(name: str, args: argparse.Namespace, titles: list[str], folder: Path) -> Any:
     """A language model, and its folder `model` for the peer."""
-    from recjax.data.prompts import PROMPTS, answer, question
-    from recjax.data.tokenizers import load_tokenizer, train_bpe
     from recjax.llm import LanguageModel
     from recjax.models.definition import define
     from recjax.models.llama import PRESETS, Config, Llama
+    from recjax.text.prompts import PROMPTS, answer, question
+    from recjax.text.tokenizers import load_tokenizer, train_bpe
 
     small = Config(
         vocab_size=3000, dim=512, mlp_dim=1024, layers=2, heads=4, kv_heads=4, head_dim=64,

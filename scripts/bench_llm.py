@@ -79,7 +79,7 @@ def names(args: argparse.Namespace) -> list[str]:
 
 def prompt_ids(vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
     """RecInterpreter's prompt: ids [T], and which place is soft [T] bool."""
-    from recjax.data.tokenizers import load_tokenizer
+    from recjax.text.tokenizers import load_tokenizer
 
     folder = llama_tokenizer() if vocab_size == 32000 else None
     if folder:

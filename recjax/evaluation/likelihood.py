@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recjax.data.pairs import Row, joined
-from recjax.data.textualize import KINDS, Document, Documents
-from recjax.data.token_batches import NO_LABEL, Encoded, encode, fixed_batches
-from recjax.data.tokenizers import Tokenizer
 from recjax.errors import InputError
 from recjax.ranges import Checked, Count, Seed, Size
+from recjax.text.pairs import Row, joined
+from recjax.text.textualize import KINDS, Document, Documents
+from recjax.text.token_batches import NO_LABEL, Encoded, encode, fixed_batches
+from recjax.text.tokenizers import Tokenizer
 from recjax.typing import Array
 
 # Measures that each prompt has, and which of several is the worst.
@@ -29,7 +29,7 @@ _CHUNK = 512  # places whose logits are held at a time
 
 # `(params, batch) -> (negative log-likelihood [M], whether the likeliest token was right [M])` of
 # the tokens at `places` [M], flat in the [R T] of `tokens`, `positions` and `segments`; soft tokens
-# as in `recjax.data.token_batches`.
+# as in `recjax.text.token_batches`.
 PredictFn = Callable[[Any, Mapping[str, Array]], tuple[Array, Array]]
 
 

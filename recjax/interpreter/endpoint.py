@@ -7,9 +7,9 @@ verdict = hold(ballots, judge)
 import dataclasses
 from collections.abc import Sequence
 
-from recjax.evaluation.titles import normalise
 from recjax.interpreter.judge import Choice, Question
 from recjax.scoring.endpoint import Endpoint
+from recjax.text.titles import normalise
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recjax.data.prompts import REPRESENTATIONS
 from recjax.data.splits import Spans
 from recjax.errors import InputError
 from recjax.interpreter.questions import Task
+from recjax.text.prompts import REPRESENTATIONS
 from recjax.training.recommender import RecommenderRun
 from recjax.typing import Array, Params
 

@@ -22,15 +22,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recjax.data.prompts import PROMPTS, Words, listed
 from recjax.errors import InputError
 from recjax.evaluation.intervals import wilson
 from recjax.evaluation.likelihood import likelihood
-from recjax.evaluation.titles import normalise, strict
 from recjax.generate.buckets import bucket
 from recjax.generate.prompts import lengths
 from recjax.llm import LanguageModel
 from recjax.models.definition import ModelDef
+from recjax.text.prompts import PROMPTS, Words, listed
+from recjax.text.titles import normalise, strict
 from recjax.typing import Array, Params
 
 # Section 4.4, with the words of the domain.
@@ -150,7 +150,7 @@ def hold(
 ) -> Verdict:
     """Asks a judge about each ballot and counts.
 
-    Titles of one normal form (`recjax.evaluation.titles`) are one option, spelled as the first
+    Titles of one normal form (`recjax.text.titles`) are one option, spelled as the first
     source spells it; if it is chosen, each of its sources gets an equal part of the vote. Where
     all sources recommend one title nothing is asked, and all get their part.
 

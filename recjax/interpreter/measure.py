@@ -19,7 +19,7 @@ class Residual:
     """Which added items were named (Table 2).
 
     Attributes:
-        right: [n] bool, after normalisation of titles (`recjax.evaluation.titles`).
+        right: [n] bool, after normalisation of titles (`recjax.text.titles`).
         strict: [n] bool, letter by letter.
         outside: [n] bool, no title of the catalogue was named.
     """

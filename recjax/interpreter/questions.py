@@ -12,7 +12,9 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from recjax.data.prompts import (
+from recjax.errors import InputError
+from recjax.ranges import Amount, Checked, FieldError, Range
+from recjax.text.prompts import (
     Prompt,
     PromptTable,
     Words,
@@ -21,10 +23,8 @@ from recjax.data.prompts import (
     question,
     read_prompts,
 )
-from recjax.data.token_batches import NO_LABEL
-from recjax.data.tokenizers import Tokenizer
-from recjax.errors import InputError
-from recjax.ranges import Amount, Checked, FieldError, Range
+from recjax.text.token_batches import NO_LABEL
+from recjax.text.tokenizers import Tokenizer
 
 Task = Literal["residual", "recovery"]
 TASKS: tuple[Task, ...] = ("residual", "recovery")
@@ -36,7 +36,7 @@ class AskConfig(Checked):
     """What is asked, and how often in training."""
 
     domain: str = "movie"  # the words
-    prompts: str = ""  # a file that adds domains and prompts; see `recjax.data.prompts`
+    prompts: str = ""  # a file that adds domains and prompts; see `recjax.text.prompts`
     window: Annotated[int, Range(2, 1000)] = 10  # items of a history, at most (section 4.1.2)
     residual: Amount = 1.0  # share of training steps that ask what was added (section 3.2)
     recovery: Amount = 0.0  # share that ask for the whole history (section 3.1)

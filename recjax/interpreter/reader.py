@@ -8,14 +8,14 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from recjax.data.prompts import around
 from recjax.errors import InputError
-from recjax.evaluation.titles import Named, TitleIndex, slot, strict
 from recjax.generate.constrained import constrain
 from recjax.generate.processors import Processor
 from recjax.generate.templates import Slot, Template, Trie
 from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.questions import Task
+from recjax.text.prompts import around
+from recjax.text.titles import Named, TitleIndex, slot, strict
 from recjax.typing import Params
 
 Decoding = Literal["greedy", "beam", "constrained"]

@@ -20,7 +20,6 @@ import optax
 from recjax.config import build, to_plain
 from recjax.data.prepare import prepare
 from recjax.data.store import Store, open_store
-from recjax.data.textualize import item_titles
 from recjax.errors import InputError
 from recjax.interpreter import adapters
 from recjax.interpreter.bridge import Bridge
@@ -33,6 +32,7 @@ from recjax.interpreter.starting import StartConfig
 from recjax.llm import LanguageModel, load_llm
 from recjax.models.definition import fingerprint
 from recjax.ranges import Checked, Count, Epochs, Range, Seed, Share, Size
+from recjax.text.textualize import item_titles
 from recjax.training import parallel, workdir
 from recjax.training.checkpoint import abstract_like
 from recjax.training.item_vectors import check_origin

@@ -22,12 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from recjax.data.textualize import blend
 from recjax.errors import InputError
 from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.examples import Examples
 from recjax.interpreter.questions import Task
 from recjax.ranges import Checked, Count, Share
+from recjax.text.textualize import blend
 from recjax.typing import Array, Params
 
 _FADE = 0.95  # of older items in a recovery's blend: nearly alike, as a model names most of them

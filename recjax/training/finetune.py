@@ -33,17 +33,6 @@ from recjax.convert.language_model import (
 )
 from recjax.convert.peft import adapted, merged, write_adapter
 from recjax.convert.peft_config import targets_of
-from recjax.data.pairs import (
-    Pair,
-    PairBatches,
-    Pairs,
-    PairsConfig,
-    Row,
-    Shuffled,
-    encode_pairs,
-    split_pairs,
-)
-from recjax.data.tokenizers import Tokenizer, load_tokenizer
 from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig, PairEvaluator, likelihood
 from recjax.models.definition import ModelDef, fingerprint
@@ -60,6 +49,17 @@ from recjax.ranges import (
     Seed,
     Size,
 )
+from recjax.text.pairs import (
+    Pair,
+    PairBatches,
+    Pairs,
+    PairsConfig,
+    Row,
+    Shuffled,
+    encode_pairs,
+    split_pairs,
+)
+from recjax.text.tokenizers import Tokenizer, load_tokenizer
 from recjax.training import parallel
 from recjax.training.checkpoint import abstract_like
 from recjax.training.freezing import FULL, LORA, split_params, with_frozen

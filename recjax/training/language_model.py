@@ -2,7 +2,7 @@
 
     recjax train --config=configs/llm/catalogue.py --workdir=runs/catalogue
 
-The text is that of `recjax.data.textualize`: what is known of the items, and histories of the
+The text is that of `recjax.text.textualize`: what is known of the items, and histories of the
 split's training part alone. The best checkpoint ends as WORKDIR/hf (config.json,
 model.safetensors, tokenizer files), which goes through the same loader as a published model.
 
@@ -30,12 +30,8 @@ from recjax.config import build, nearest, to_plain
 from recjax.convert.language_model import FAMILIES, language_model, write_language_model
 from recjax.data import splits
 from recjax.data.prepare import DataConfig, read_options
-from recjax.data.prompts import read_prompts
 from recjax.data.splits import Spans
 from recjax.data.store import Store
-from recjax.data.textualize import Documents, TextConfig
-from recjax.data.token_batches import TokenBatches
-from recjax.data.tokenizers import Tokenizer, load_tokenizer, train_bpe
 from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig, LikelihoodEvaluator, likelihood
 from recjax.models import llama
@@ -44,6 +40,10 @@ from recjax.nn.masks import segment_mask
 from recjax.nn.soft import place_soft
 from recjax.ranges import Checked, Epochs, Range, Seed, Size
 from recjax.replace import new_folder, signed
+from recjax.text.prompts import read_prompts
+from recjax.text.textualize import Documents, TextConfig
+from recjax.text.token_batches import TokenBatches
+from recjax.text.tokenizers import Tokenizer, load_tokenizer, train_bpe
 from recjax.training import parallel
 from recjax.training.checkpoint import abstract_like
 from recjax.training.item_vectors import FILE as ITEM_VECTORS
@@ -159,7 +159,7 @@ class _Reader(nnx.Module):
         self.items = nnx.Param(init(rngs.params(), shape)) if n_items else None
 
     def embed(self, batch: Mapping[str, Array], noise: float, key: Array | None) -> Array:
-        """Embeddings [R T E] of a batch of `recjax.data.token_batches`.
+        """Embeddings [R T E] of a batch of `recjax.text.token_batches`.
 
         Each soft token gets noise of its own strength, evenly drawn up to `noise` times the root
         mean square of the items' vectors, and the largest weight of its blend. A linear map of D

@@ -25,12 +25,12 @@ from jax.sharding import AbstractMesh, AxisType
 
 from recjax.config import build, nearest, to_plain
 from recjax.convert.language_model import DTYPES, family_for, read_config
-from recjax.data.pairs import split_pairs
 from recjax.errors import InputError
 from recjax.models import llama
 from recjax.models.definition import define
 from recjax.nn.lora import LoRAConfig, add_lora
 from recjax.nn.soft import place_soft
+from recjax.text.pairs import split_pairs
 from recjax.training.finetune import FinetuneConfig, FinetuneRun
 from recjax.training.freezing import FULL, LORA, Rules, split_params
 from recjax.training.language_model import LanguageRunConfig, read_model

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import recjax as package
-from recjax.data.tokenizers import load_tokenizer
+from recjax.text.tokenizers import load_tokenizer
 from recjax.training.metrics import read_metrics
 from recjax.training.workdir import open_run
 

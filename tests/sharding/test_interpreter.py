@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from recjax.data.tokenizers import train_bpe
 from recjax.interpreter.adapters import Config as AdapterConfig
 from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.examples import States
@@ -14,6 +13,7 @@ from recjax.interpreter.questions import AskConfig
 from recjax.llm import LanguageModel
 from recjax.models.definition import define, params_of
 from recjax.models.llama import PARAM_AXES, Config, Llama
+from recjax.text.tokenizers import train_bpe
 from recjax.training.optim import OptimConfig, make_optimizer
 from recjax.training.parallel import data_size, make_mesh, param_shardings
 

@@ -10,11 +10,11 @@ from flax import nnx
 
 import recjax
 from recjax.convert.language_model import language_model, write_language_model
-from recjax.data.prompts import PROMPTS, question
-from recjax.data.tokenizers import train_bpe
 from recjax.errors import InputError
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama
+from recjax.text.prompts import PROMPTS, question
+from recjax.text.tokenizers import train_bpe
 
 PUBLIC = {"InputError", "Interpreter", "data", "evaluate", "load_llm", "models", "open_run",
           "prepare", "train"}  # fmt: skip

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "recjax"
-# From the bottom up: a module may import its own layer and those below it. `data` has no jax.
+# From the bottom up: a module may import its own layer and those below it. `data` and `text` have
+# no jax.
 LAYERS = (
     ("lazy",),
     ("array_files", "errors", "typing", "ranges", "config", "json_files", "memory", "locks"),
     ("signals",),
     ("replace",),
     ("data",),
+    ("text",),
     ("nn",),
     ("models",),
     ("generate", "convert"),
@@ -38,6 +40,7 @@ SECTIONS = "report.sections"
 # evaluation and generate take callables, never models; recjax.typing imports jax.
 FORBIDDEN = {
     "data": {"typing"},
+    "text": {"typing"},
     "evaluation": {"models", "nn", "training"},
     "generate": {"models", "nn", "training"},
     "report": SYSTEMS,
@@ -54,8 +57,10 @@ WITH_TORCH = ("convert/files.py", "convert/check.py")
 LAZY = {"transformers", "tensorflow_datasets", "pyarrow", "matplotlib", "tensorboardX"}
 LAZY |= {"tokenizers", "sentencepiece"}
 OF_DATA = {"numpy", "recjax"} | set(sys.stdlib_module_names)
-OF_DATA_LAZY = OF_DATA | {"tensorflow_datasets", "pyarrow", "tokenizers", "sentencepiece"}
-OF_DATA_LAZY |= {"jinja2"}
+LAZILY = {
+    "data": {"tensorflow_datasets", "pyarrow"},
+    "text": {"tokenizers", "sentencepiece", "jinja2"},
+}
 
 
 def imports(node, lazy=False):
@@ -102,8 +107,8 @@ def violations(path, source):
             out.append(f"imports {root}")
         elif root in LAZY and not lazy:
             out.append(f"imports {root} at module level")
-        elif part == "data" and root not in (OF_DATA_LAZY if lazy else OF_DATA):
-            out.append(f"data imports {root}")
+        elif part in LAZILY and root not in OF_DATA | (LAZILY[part] if lazy else set()):
+            out.append(f"{part} imports {root}")
         elif place.as_posix() == "report/sections.py" and not (
             name in ("recjax.errors", "recjax.json_files", "recjax.replace")
             or root in sys.stdlib_module_names
@@ -139,8 +144,11 @@ def test_imports_point_down(path):
             "try:\n    import pyarrow.parquet\nexcept ImportError:\n    pass",
             "imports pyarrow at module level",
         ),
-        ("data/x.py", "import tokenizers", "imports tokenizers at module level"),
-        ("data/x.py", "def f():\n    import transformers", "data imports transformers"),
+        ("data/x.py", "def f():\n    from recjax.text import chat", "data imports text"),
+        ("data/x.py", "def f():\n    import tokenizers", "data imports tokenizers"),
+        ("text/x.py", "import jax", "text imports jax"),
+        ("text/x.py", "import tokenizers", "imports tokenizers at module level"),
+        ("text/x.py", "def f():\n    import transformers", "text imports transformers"),
         ("data/x.py", "def f():\n    import pandas", "imports pandas"),
         ("nn/x.py", "import recjax.models.sasrec", "nn imports models"),
         ("models/x.py", "from recjax.training import loop", "models imports training"),
@@ -181,7 +189,7 @@ def test_the_rule_sees_violations(where, source, found):
     [
         ("data/x.py", "import numpy as np\nfrom recjax.config import nearest"),
         ("data/x.py", "def f():\n    import pyarrow.parquet"),
-        ("data/x.py", "def f():\n    import tokenizers\n    from sentencepiece import X"),
+        ("text/x.py", "def f():\n    import tokenizers\n    from sentencepiece import X"),
         ("convert/files.py", "def f():\n    import torch"),
         ("convert/check.py", "def f():\n    import torch\n    import transformers"),
         ("models/x.py", "def f():\n    import transformers"),
@@ -212,8 +220,9 @@ def python(code, *path):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
 
 
-def test_data_loads_without_jax():
-    modules = names(p for p in MODULES if p.is_relative_to(PACKAGE / "data"))
+def test_data_and_text_load_without_jax():
+    rooms = PACKAGE / "data", PACKAGE / "text"
+    modules = names(p for p in MODULES if p.parent in rooms or p.parent.parent in rooms)
     code = f"""
 import importlib, sys
 for name in {modules!r}:

@@ -10,7 +10,6 @@ import pytest
 from flax import nnx
 
 import recjax
-from recjax.data.tokenizers import train_bpe
 from recjax.decoding import write_tokens
 from recjax.errors import InputError
 from recjax.generate.processors import ForbiddenTokens
@@ -18,6 +17,7 @@ from recjax.generate.prompts import Prompts
 from recjax.llm import LanguageModel
 from recjax.models.definition import define, params_of
 from recjax.models.llama import Config, Llama
+from recjax.text.tokenizers import train_bpe
 
 CONFIG = Config(
     vocab_size=320, dim=16, mlp_dim=24, layers=2, heads=4, kv_heads=2, head_dim=8, init_std=0.3

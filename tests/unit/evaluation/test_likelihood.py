@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from recjax.data.splits import Spans
-from recjax.data.textualize import Documents, TextConfig
-from recjax.data.token_batches import encode
-from recjax.data.tokenizers import train_bpe
 from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig, LikelihoodEvaluator, likelihood
+from recjax.text.textualize import Documents, TextConfig
+from recjax.text.token_batches import encode
+from recjax.text.tokenizers import train_bpe
 
 TOKENIZER = train_bpe(["Film came out in"] * 3, 300)
 

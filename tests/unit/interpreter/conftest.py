@@ -9,14 +9,14 @@ import pytest
 from flax import nnx
 
 from recjax.convert.language_model import language_model, write_language_model
-from recjax.data.prompts import PROMPTS, question
-from recjax.data.tokenizers import train_bpe
 from recjax.interpreter.adapters import Config as AdapterConfig
 from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.questions import AskConfig
 from recjax.llm import load_llm
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama
+from recjax.text.prompts import PROMPTS, question
+from recjax.text.tokenizers import train_bpe
 from recjax.training.recommender import RecommenderRun
 from recjax.training.workdir import build_config, start_run
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from recjax.data.prompts import PROMPTS
-from recjax.data.tokenizers import load_tokenizer, train_bpe
 from recjax.errors import InputError
 from recjax.interpreter.judge import Ballot, LikelihoodJudge, Question, hold
 from recjax.llm import LanguageModel
 from recjax.models.definition import define, params_of
 from recjax.models.llama import PARAM_AXES, Config, Llama
+from recjax.text.prompts import PROMPTS
+from recjax.text.tokenizers import load_tokenizer, train_bpe
 from recjax.training.parallel import make_mesh, param_shardings
 
 SOURCES = ("random", "SASRec", "DreamRec")

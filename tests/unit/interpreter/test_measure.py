@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from recjax.evaluation.intervals import wilson
-from recjax.evaluation.titles import Named
 from recjax.interpreter.examples import Windows
 from recjax.interpreter.measure import (
     MEASURES,
@@ -14,6 +13,7 @@ from recjax.interpreter.measure import (
     popularity_recovery,
 )
 from recjax.interpreter.reader import Answer
+from recjax.text.titles import Named
 
 
 def answer(*named):

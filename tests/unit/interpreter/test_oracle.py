@@ -7,7 +7,6 @@ import pytest
 
 from recjax.errors import InputError
 from recjax.evaluation.intervals import wilson
-from recjax.evaluation.titles import Named, TitleIndex
 from recjax.interpreter.oracle import (
     Oracles,
     generate_oracles,
@@ -16,6 +15,7 @@ from recjax.interpreter.oracle import (
 )
 from recjax.interpreter.reader import Answer
 from recjax.models.dreamrec import Recommender
+from recjax.text.titles import Named, TitleIndex
 from recjax.training.workdir import build_config, open_run, start_run
 
 

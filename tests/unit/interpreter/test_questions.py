@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from recjax.data.prompts import PROMPTS, REPRESENTATIONS, answer, question
-from recjax.data.token_batches import NO_LABEL
-from recjax.data.tokenizers import SOFT
 from recjax.errors import InputError
 from recjax.interpreter.questions import TASKS, AskConfig, Questions
+from recjax.text.prompts import PROMPTS, REPRESENTATIONS, answer, question
+from recjax.text.token_batches import NO_LABEL
+from recjax.text.tokenizers import SOFT
 
 SOFT_TOKENS = 3
 EVERY = [(task, form) for task in TASKS for form in range(3)]

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from recjax.data.prompts import REPRESENTATIONS
-from recjax.evaluation.titles import normalise
 from recjax.interpreter.reader import Reader
+from recjax.text.prompts import REPRESENTATIONS
+from recjax.text.titles import normalise
 
 BOTH = {"residual": 1.0, "recovery": 1.0}
 RESIDUAL = " This user read book {} in List2 but not in List1."

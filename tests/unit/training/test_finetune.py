@@ -13,13 +13,13 @@ from flax import nnx
 from recjax.cli import main
 from recjax.convert.language_model import language_model, read_language_model, write_language_model
 from recjax.convert.peft import adapted, merged, read_adapter
-from recjax.data.pairs import split_pairs
-from recjax.data.tokenizers import train_bpe
 from recjax.errors import InputError
 from recjax.llm import load_llm
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama
 from recjax.nn.lora import is_lora
+from recjax.text.pairs import split_pairs
+from recjax.text.tokenizers import train_bpe
 from recjax.training.finetune import FinetuneRun, complete
 from recjax.training.plan import find_config, make_plan, planned
 from recjax.training.workdir import build_config, open_run

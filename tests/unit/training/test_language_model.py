@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from recjax.config import build, load_config
-from recjax.data.token_batches import NO_LABEL, encode
-from recjax.data.tokenizers import load_tokenizer
 from recjax.errors import InputError
+from recjax.text.token_batches import NO_LABEL, encode
+from recjax.text.tokenizers import load_tokenizer
 from recjax.training.language_model import LanguageRun, LanguageRunConfig, complete, read_model
 from recjax.training.state import TrainState
 from recjax.training.workdir import build_config, plain_config, read_run_config, start_run

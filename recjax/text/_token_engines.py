@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from recjax.data._token_settings import LARGEST, check_ids
 from recjax.errors import InputError
 from recjax.json_files import read_object
+from recjax.text._token_settings import LARGEST, check_ids
 
 # A character that no model has a piece with: what follows it is cut into pieces as if it went on.
 _ANCHOR = "\ue000"

@@ -16,9 +16,9 @@ import numpy as np
 
 from recjax.data.pipeline import Batch, grow_rows, step_size
 from recjax.data.sequences import pack
-from recjax.data.textualize import Blend, Document
-from recjax.data.tokenizers import Tokenizer
 from recjax.errors import InputError
+from recjax.text.textualize import Blend, Document
+from recjax.text.tokenizers import Tokenizer
 
 NO_LABEL = -100  # as in PyTorch and Transformers
 _SAMPLE = 16  # batches from which the usual numbers of rows and labels are taken

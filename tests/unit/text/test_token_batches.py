@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from recjax.data.prompts import PROMPTS, Prompt
-from recjax.data.textualize import Blend, Document, asked, blend
-from recjax.data.token_batches import TokenBatches, encode, fixed_batches, lay_out
-from recjax.data.tokenizers import load_tokenizer, train_bpe
 from recjax.errors import InputError
+from recjax.text.prompts import PROMPTS, Prompt
+from recjax.text.textualize import Blend, Document, asked, blend
+from recjax.text.token_batches import TokenBatches, encode, fixed_batches, lay_out
+from recjax.text.tokenizers import load_tokenizer, train_bpe
 
 TOKENIZER = train_bpe(["a bc def"] * 9, 259)
 SOFT = (None, False)

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from recjax.data.pairs import (
+from recjax.errors import InputError
+from recjax.text.pairs import (
     PairBatches,
     PairsConfig,
     Shuffled,
@@ -15,9 +16,8 @@ from recjax.data.pairs import (
     read_pairs,
     split_pairs,
 )
-from recjax.data.token_batches import NO_LABEL
-from recjax.data.tokenizers import train_bpe
-from recjax.errors import InputError
+from recjax.text.token_batches import NO_LABEL
+from recjax.text.tokenizers import train_bpe
 
 TOKENIZER = train_bpe(["Which film is like Alien? Aliens, or Brazil."] * 3, 300)
 

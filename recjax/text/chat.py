@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from recjax.data.tokenizers import Tokenizer
 from recjax.errors import InputError
 from recjax.json_files import read_object
+from recjax.text.tokenizers import Tokenizer
 
 Form = Literal["text", "special", "chat"]
 _TEMPLATE = "chat_template"

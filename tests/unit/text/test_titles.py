@@ -4,8 +4,8 @@ import doctest
 
 import pytest
 
-from recjax.evaluation import titles as module
-from recjax.evaluation.titles import TitleIndex, normalise, slot, strict
+from recjax.text import titles as module
+from recjax.text.titles import TitleIndex, normalise, slot, strict
 
 TITLES = [
     "", "The Matrix", "Matrix", "20,000 Leagues Under the Sea", "Crying Game", "Wonderful Life",

@@ -16,13 +16,13 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from recjax.data.chat import Form, prompt_ids
 from recjax.data.sources._lines import text_lines
-from recjax.data.token_batches import NO_LABEL, Encoded, TokenBatches
-from recjax.data.tokenizers import Tokenizer
 from recjax.errors import InputError
 from recjax.json_files import parse
 from recjax.ranges import Checked, FieldError, Range
+from recjax.text.chat import Form, prompt_ids
+from recjax.text.token_batches import NO_LABEL, Encoded, TokenBatches
+from recjax.text.tokenizers import Tokenizer
 
 _Share = Annotated[float, Range(0, below=1)]
 _LONGEST_LINE = 1 << 24  # characters

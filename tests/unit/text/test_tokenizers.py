@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from recjax.data.tokenizers import check_size, load_tokenizer, pad_left, train_bpe
 from recjax.errors import InputError
+from recjax.text.tokenizers import check_size, load_tokenizer, pad_left, train_bpe
 
 # Where Transformers 5 differs from SentencePiece, and other odd ones.
 TEXTS = [

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from recjax.data.prompts import (
+from recjax.errors import InputError
+from recjax.text.prompts import (
     PROMPTS,
     REPRESENTATIONS,
     Prompt,
@@ -15,7 +16,6 @@ from recjax.data.prompts import (
     question,
     read_prompts,
 )
-from recjax.errors import InputError
 
 MOVIE = PROMPTS.words["movie"]
 SONG = {"past": "heard", "doing": "hearing", "item": "song", "items": "songs"}

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from recjax.data._token_engines import FastEngine, SentencePieceEngine, is_tiktoken
-from recjax.data._token_settings import (
+from recjax.errors import InputError
+from recjax.text._token_engines import FastEngine, SentencePieceEngine, is_tiktoken
+from recjax.text._token_settings import (
     BOS,
     CONFIG,
     CONFIGS,
@@ -32,7 +33,6 @@ from recjax.data._token_settings import (
     read_settings,
     roles,
 )
-from recjax.errors import InputError
 
 SOFT = "{soft}"
 # What a folder with a tokenizer has one of, the first of them first.

@@ -20,7 +20,10 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from recjax.data.prompts import (
+from recjax.data.splits import Spans
+from recjax.errors import InputError
+from recjax.ranges import Amount, Checked, Few, Range, Share
+from recjax.text.prompts import (
     REPRESENTATIONS,
     Prompt,
     PromptTable,
@@ -30,10 +33,7 @@ from recjax.data.prompts import (
     question,
     read_prompts,
 )
-from recjax.data.splits import Spans
-from recjax.data.tokenizers import SOFT
-from recjax.errors import InputError
-from recjax.ranges import Amount, Checked, Few, Range, Share
+from recjax.text.tokenizers import SOFT
 
 _HISTORIES = (
     "This user has {past} {titles} in the previous.",
@@ -102,7 +102,7 @@ class TextConfig(Checked):
     """What a language model of a catalogue reads, in documents an epoch."""
 
     domain: str = "movie"  # the words
-    prompts: str = ""  # a file that adds domains and prompts; see `recjax.data.prompts`
+    prompts: str = ""  # a file that adds domains and prompts; see `recjax.text.prompts`
     window: Annotated[int, Range(2, 1000)] = 10  # items of a history, at most; RecInterpreter's 10
     items: Annotated[float, Range(0, 10_000)] = 1.0  # documents an item: what is known of it
     # Documents an item: titles after their soft tokens, the item's first.

@@ -7,8 +7,8 @@ import pytest
 from sentencepiece import SentencePieceTrainer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from recjax.data.tokenizers import load_tokenizer
 from recjax.errors import InputError
+from recjax.text.tokenizers import load_tokenizer
 
 TEXTS = [f"a user has watched film number {k} and the next" for k in range(300)]
 NAMES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}

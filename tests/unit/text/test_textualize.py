@@ -8,9 +8,10 @@ import re
 import numpy as np
 import pytest
 
-from recjax.data.prompts import PROMPTS, Prompt
 from recjax.data.splits import Spans, chronological_sequences, chronological_time, leave_one_out
-from recjax.data.textualize import (
+from recjax.errors import InputError
+from recjax.text.prompts import PROMPTS, Prompt
+from recjax.text.textualize import (
     KINDS,
     Blend,
     Document,
@@ -22,7 +23,6 @@ from recjax.data.textualize import (
     item_text,
     item_titles,
 )
-from recjax.errors import InputError
 
 MOVIE = PROMPTS.words["movie"]
 HISTORIES = ("histories", "recovery", "residual")

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from recjax.config import nearest, to_plain
-from recjax.data.tokenizers import SOFT
 from recjax.errors import InputError
 from recjax.json_files import read_object
+from recjax.text.tokenizers import SOFT
 
 
 @dataclasses.dataclass(frozen=True)
