@@ -7,8 +7,8 @@
     recjax interpret --workdir=runs/ml100k --decoding=greedy,beam,constrained --controls
     recjax report --workdir=runs/ml100k
 
-Arguments are DATA-MODEL: `sample`, `ml100k` or `steam` with `gru4rec`, `caser`, `sasrec` or
-`dreamrec`; the adapter learns to name added items (section 3.2), with `DATA-MODEL-recovery` whole
+Arguments are DATA-MODEL: `sample`, `ml100k`, `steam` or `table` (your own file) with `gru4rec`,
+`caser`, `sasrec` or `dreamrec`; the adapter learns to name added items (section 3.2), with `DATA-MODEL-recovery` whole
 histories (3.1). Another language model, such as LLaMA-7B: `--config.llm=FOLDER
 --config.dtype=bfloat16 --config.start.examples=0`, and the paper's learning rates, which are made
 for it: `--config.optim.learning_rate=5e-4 --config.optim.ramp_rate=1e-4
@@ -35,9 +35,10 @@ from ml_collections import ConfigDict
 
 from recjax.errors import InputError
 
-_WORDS = {"sample": "book", "ml100k": "movie", "steam": "game"}
+_WORDS = {"sample": "book", "ml100k": "movie", "steam": "game", "table": "product"}
 _CAPS = {  # epochs
     "sample": {"residual": 0.32, "recovery": 0.6},
+    "table": {"residual": 0.32, "recovery": 0.6},
     "ml100k": {"residual": 0.3, "recovery": 0.2},
     "steam": {"residual": 0.5, "recovery": 0.6},
 }
@@ -68,9 +69,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.train.metric = f"validation/{task}/worst/{'accuracy' if task == 'residual' else 'mean'}"
     config.train.epochs, config.train.evaluate_every = cap, cap / 8
     config.optim.cooldown_epochs = cap / 4
-    if data != "sample" and task == "residual":
+    small = data in ("sample", "table")
+    if not small and task == "residual":
         config.train.drawn = 0.5  # an item's name is to be told from its state, rare or not
-    if data == "sample" and task == "residual":
+    if small and task == "residual":
         config.train.goals = {config.train.metric: 0.92}
     else:
         config.train.patience = 1

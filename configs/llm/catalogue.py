@@ -3,7 +3,8 @@
     recjax train --config=configs/llm/catalogue.py --workdir=runs/catalogue
 
 Without an argument the simulated sample of books; `:ml100k` and `:steam` the real data (with
-RECJAX_DATA; RecInterpreter's split). WORKDIR/hf is the model in Hugging Face's form, with its
+RECJAX_DATA; RecInterpreter's split); `:table` your own file with titles, in the sample's sizes (set
+`--config.data.path` and `--config.data.options` as for `configs/recommenders/table_sasrec.py`). WORKDIR/hf is the model in Hugging Face's form, with its
 tokenizer: `recjax.load_llm("runs/catalogue/hf")`.
 
 Much of its text stands behind soft tokens: blends of vectors, one an item, with noise, for that is
@@ -38,8 +39,9 @@ _STEAM = {"drop_untitled": True, "k_core_users": 3, "k_core_items": 3}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    if arg not in (None, "ml100k", "steam"):
-        raise InputError(f"catalogue.py: no argument '{arg}'; expected none, 'ml100k' or 'steam'")
+    if arg not in (None, "ml100k", "steam", "table"):
+        expected = "none, 'ml100k', 'steam' or 'table'"
+        raise InputError(f"catalogue.py: no argument '{arg}'; expected {expected}")
     config = ConfigDict()
     config.system = "language_model"
     config.data = {"source": "simulated", "store": "prepared/sample"}
@@ -63,7 +65,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "goals": goals,
     }  # fmt: skip
     config.evaluation = {"max_examples": 100}
-    if arg is None:
+    if arg == "table":
+        config.data = {"source": "table", "path": "", "store": "prepared/table"}
+        config.text.domain = "product"
+    if arg in (None, "table"):
         return config
     config.model.update({"dim": 384, "mlp_dim": 1024, "heads": 6, "kv_heads": 6})
     config.tokenizer = {"vocab_size": 3000}

@@ -225,7 +225,7 @@ def test_bad_configs(sample_store, changes, message):
 CATALOGUE = Path(__file__).resolve().parents[3] / "configs" / "llm" / "catalogue.py"
 
 
-@pytest.mark.parametrize("arg", ["", ":ml100k", ":steam"])
+@pytest.mark.parametrize("arg", ["", ":ml100k", ":steam", ":table"])
 def test_the_shipped_config(arg):
     section, _ = load_config(f"{CATALOGUE}{arg}", [], complete_any)
     config = build_config(section)
