@@ -8,8 +8,9 @@
     recjax report --workdir=runs/ml100k
 
 Arguments are DATA-MODEL: `sample`, `ml100k`, `steam` or `table` (your own file) with `gru4rec`,
-`caser`, `sasrec` or `dreamrec`; the adapter learns to name added items (section 3.2), with `DATA-MODEL-recovery` whole
-histories (3.1). Another language model, such as LLaMA-7B: `--config.llm=FOLDER
+`caser`, `sasrec` or `dreamrec`; the adapter learns to name added items (section 3.2), with
+`DATA-MODEL-recovery` whole histories (3.1). Another language model, such as LLaMA-7B:
+`--config.llm=FOLDER
 --config.dtype=bfloat16 --config.start.examples=0`, and the paper's learning rates, which are made
 for it: `--config.optim.learning_rate=5e-4 --config.optim.ramp_rate=1e-4
 '--config.optim.ramp_epochs=(1.0,4.0)' --config.optim.cooldown_epochs=0 --config.train.patience=0`,

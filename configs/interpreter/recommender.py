@@ -5,10 +5,10 @@
 
 Arguments are DATA-MODEL: `sample`, `ml100k`, `steam` or `table` (your own file; set
 `--config.data.path` and `--config.data.options` as for `configs/recommenders/table_sasrec.py`) with
-`gru4rec`, `caser`, `sasrec` or `dreamrec`. Histories are the last 10 items; all windows of a training sequence train, five items
-apart. Objectives are the papers' own. Of the widths that the paper searches (16, 64, 256, 1024) the
-sample and `table` have 256, ML-100K and Steam 1,024: what a linear adapter can tell of I items grows with the
-width (configs/RESULTS.md).
+`gru4rec`, `caser`, `sasrec` or `dreamrec`. Histories are the last 10 items; all windows of a
+training sequence train, five items apart. Objectives are the papers' own. Of the widths that the
+paper searches (16, 64, 256, 1024) the sample and `table` have 256, ML-100K and Steam 1,024: what a
+linear adapter can tell of I items grows with the width (configs/RESULTS.md).
 
 The newest item is to be seen in a state. Item vectors are therefore scaled by sqrt(D), as in
 SASRec's own code: without that, what was added is lost under the rest, and the ranking is worse,

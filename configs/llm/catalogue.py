@@ -4,8 +4,9 @@
 
 Without an argument the simulated sample of books; `:ml100k` and `:steam` the real data (with
 RECJAX_DATA; RecInterpreter's split); `:table` your own file with titles, in the sample's sizes (set
-`--config.data.path` and `--config.data.options` as for `configs/recommenders/table_sasrec.py`). WORKDIR/hf is the model in Hugging Face's form, with its
-tokenizer: `recjax.load_llm("runs/catalogue/hf")`.
+`--config.data.path` and `--config.data.options` as for `configs/recommenders/table_sasrec.py`).
+WORKDIR/hf is the model in Hugging Face's form, with its tokenizer:
+`recjax.load_llm("runs/catalogue/hf")`.
 
 Much of its text stands behind soft tokens: blends of vectors, one an item, with noise, for that is
 what an interpreter's adapter will show it. `test/naming/exact` is the share of items that the model
