@@ -194,7 +194,8 @@ def marginal_relevance(
     items = _unit(table[top])
     relevance = jnp.einsum("BD,BkD->Bk", _unit(h), items)
     alike = jnp.einsum("BiD,BjD->Bij", items, items)
-    earlier = jnp.tril(jnp.ones(alike.shape[1:], bool), -1)
+    places = jnp.arange(alike.shape[-1])
+    earlier = places < places[:, None]
     redundancy = jnp.where(earlier, alike, -jnp.inf).max(-1).at[:, 0].set(0.0)
     gain = balance * relevance - (1 - balance) * redundancy
     return jnp.stack([gain[:, :k].mean(-1) for k in cutoffs], axis=-1)

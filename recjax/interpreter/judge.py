@@ -29,6 +29,7 @@ from recjax.generate.buckets import bucket
 from recjax.generate.prompts import lengths
 from recjax.llm import LanguageModel
 from recjax.models.definition import ModelDef
+from recjax.nn.masks import make_mask
 from recjax.text.prompts import PROMPTS, Words, listed
 from recjax.text.titles import normalise, strict
 from recjax.typing import Array, Params
@@ -343,10 +344,7 @@ def _score(
 ) -> Array:
     """Negative log-likelihood [M] of targets [M] at flat places `before` [M] of rows [R T]."""
     model = definition.merge(params)
-    seen = segments[:, None, :]
-    mask = ((seen == 0) | (seen == segments[:, :, None])) & jnp.tril(
-        jnp.ones((tokens.shape[1],) * 2, bool)
-    )
+    mask = make_mask(jnp.ones(tokens.shape, bool), 1, segments)
     h, _ = model.hidden(tokens, positions=positions, mask=mask)
     return likelihood(h.reshape(-1, h.shape[-1])[before], targets, model.logits)[0]
 

@@ -22,7 +22,7 @@ from recjax.interpreter.questions import Task
 from recjax.interpreter.starting import StartConfig, check_vectors, start_near
 from recjax.models.llama_layers import Known, Projected
 from recjax.nn.cache import KVCache
-from recjax.nn.masks import segment_mask
+from recjax.nn.masks import make_mask
 from recjax.nn.soft import place_soft
 from recjax.training import parallel
 from recjax.training.item_vectors import read_item_vectors
@@ -180,7 +180,7 @@ class Learner:
         h, _ = model.hidden(
             x,
             positions=batch["positions"],
-            mask=segment_mask(batch["segments"], causal=True),
+            mask=make_mask(batch["segments"] > 0, 1, batch["segments"]),
             prefix=prefix,
             places=batch["places"],
             known=None if mapped is None else Known(batch["tokens"], batch["learned"], mapped),

@@ -26,7 +26,7 @@ from recjax.models import sasrec
 from recjax.models.recommender import Learned, SequentialRecommender
 from recjax.nn.attention import MultiHeadAttention
 from recjax.nn.dropout import dropout
-from recjax.nn.masks import segment_mask
+from recjax.nn.masks import make_mask
 from recjax.ranges import Checked, Dropout, Few, FieldError, Positive, Range, Share, Size
 from recjax.typing import Array
 
@@ -117,7 +117,7 @@ class Recommender(SequentialRecommender):
         x = jnp.where((ids == self.mask_id)[..., None], self.mask[...], x)
         x = self.input_norm(x + self.positions(positions))
         x = dropout(x, self.config.dropout, deterministic=deterministic, rngs=rngs)
-        mask = segment_mask(segments, causal=False)
+        mask = make_mask(segments > 0, 0, segments)
         for block in self.blocks:
             x = block(x, mask, deterministic=deterministic, rngs=rngs)
         return self.out_norm(jax.nn.gelu(self.out(x)))

@@ -33,7 +33,7 @@ from recjax.models import sasrec
 from recjax.models.recommender import Learned, SequentialRecommender
 from recjax.nn import diffusion
 from recjax.nn.dropout import dropout
-from recjax.nn.masks import segment_mask
+from recjax.nn.masks import make_mask
 from recjax.ranges import Amount, Checked, Count, Dropout, Few, FieldError, Positive, Range, Size
 from recjax.typing import Array
 
@@ -182,7 +182,7 @@ class Recommender(SequentialRecommender):
         """Guidance [B L D] of item vectors [B L D], which may be generated ones."""
         x = vectors + self.positions(positions)
         x = dropout(x, self.config.dropout, deterministic=deterministic, rngs=rngs)
-        mask = segment_mask(segments, causal=True)
+        mask = make_mask(segments > 0, 1, segments)
         for block in self.blocks:
             x = block(x, mask, deterministic=deterministic, rngs=rngs)
         return self.final_norm(x)

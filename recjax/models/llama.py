@@ -33,7 +33,7 @@ from recjax.models.llama_layers import (
 from recjax.nn.attention import attend
 from recjax.nn.cache import KVCache, empty_cache
 from recjax.nn.lora import Linear, lora_axes
-from recjax.nn.masks import causal_mask
+from recjax.nn.masks import make_mask
 from recjax.nn.norms import RMSNorm
 from recjax.nn.positions import RopeScaling, rope_angles, rope_frequencies
 from recjax.ranges import Checked, Few, FieldError, Positive, Range, Share, Size
@@ -261,9 +261,9 @@ class Llama(nnx.Module):
             positions += 0 if prefix is None else prefix.prefix_length
         angles = self._angles(positions)
         if mask is not None and mask.ndim == 2:
-            mask = causal_mask(mask)
+            mask = make_mask(mask)
         elif mask is None and (places is not None or known is not None):
-            mask = causal_mask(jnp.ones(x.shape[:2], bool))
+            mask = make_mask(jnp.ones(x.shape[:2], bool))
         graph, stacked = nnx.split(self.layers)
 
         def layer(

@@ -28,7 +28,7 @@ from flax import nnx
 from recjax.models.recommender import SequentialRecommender
 from recjax.nn.attention import MultiHeadAttention
 from recjax.nn.dropout import dropout
-from recjax.nn.masks import segment_mask
+from recjax.nn.masks import make_mask
 from recjax.ranges import Checked, Dropout, Few, FieldError, Positive, Share, Size
 from recjax.typing import Array
 
@@ -173,7 +173,7 @@ class Recommender(SequentialRecommender):
         carried = config.padding == "carried"
         x = self._embed(ids, positions + 1 if carried else positions)
         x = dropout(x, config.dropout, deterministic=deterministic, rngs=rngs)
-        mask = segment_mask(segments, causal=True)
+        mask = make_mask(segments > 0, 1, segments)
         if config.padding == "masked":
             for block in self.blocks:
                 x = block(x, mask, deterministic=deterministic, rngs=rngs)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from recjax.nn.dropout import dropout
+from recjax.nn.masks import make_mask
 from recjax.typing import Array
 
 
@@ -98,8 +99,8 @@ def attend(
     rows, heads, length, dim = q.shape
     kv_heads = k.shape[1]
     if causal:
-        triangle = jnp.tril(jnp.ones((length, length), bool))
-        mask = triangle[None] if mask is None else mask & triangle
+        triangle = make_mask(jnp.ones((1, length), bool))
+        mask = triangle if mask is None else mask & triangle
     if prefix is not None and length > 1:
         # One query reads what all rows share as one matrix, instead of a copy a row; of many
         # queries the products are what takes time, and one is faster than two.

@@ -5,22 +5,37 @@ import jax.numpy as jnp
 from recjax.typing import Array
 
 
-def segment_mask(segments: Array, *, causal: bool) -> Array:
-    """Who may attend to whom in packed rows.
+def make_mask(real: Array, ar: Array | int = 1, segments: Array | None = None) -> Array:
+    """The one mask of self-attention: who may attend to whom.
+
+    The query at place t may attend to the key at place s where `cumsum(ar)[s] <= cumsum(ar)[t]`,
+    both are real, and s is of t's segment or of segment 0:
+
+        make_mask(real)                               causal
+        make_mask(real, 0)                            every token sees all others
+        make_mask(real, [0, 0, 0, 1, 1])              a prefix read both ways, then causal
+        make_mask(segments > 0, 1, segments)          sequences packed into rows, causal
+        make_mask(real, 1, segments)                  options 1, 2, ... side by side behind one
+                                                      prompt, of segment 0
 
     Args:
-        segments: [B L] int, 0 = padding, otherwise the number of the sequence in the row.
-        causal: no item sees a later one.
+        real: [B T] bool, False = padding. Padding attends to itself alone, so that its softmax is
+            defined, and nothing else attends to it.
+        ar: int, [T] or [B T] or one for all: 1 = no earlier place sees this one; 0 = this place and
+            the one before see the same and each other. By default causal.
+        segments: [B T] int, the number of the sequence in its row; 0 is seen from all of them.
+            By default a row is one sequence.
 
     Returns:
-        [B L L] bool, query by key. Padding attends to itself alone, so that its softmax is defined.
+        [B T T] bool, query by key.
     """
-    length = segments.shape[-1]
-    same = segments[:, :, None] == segments[:, None, :]
-    real = (segments != 0)[:, None, :]
-    mask = same & real
-    if causal:
-        mask &= jnp.tril(jnp.ones((length, length), bool))
+    real, length = real.astype(bool), real.shape[-1]
+    order = jnp.cumsum(jnp.broadcast_to(ar, (*jnp.shape(ar)[:-1], length)), axis=-1)
+    mask = order[..., None, :] <= order[..., :, None]
+    mask = mask & real[:, None, :] & real[:, :, None]
+    if segments is not None:
+        keys, queries = segments[:, None, :], segments[:, :, None]
+        mask &= (keys == queries) | (keys == 0)
     return mask | jnp.eye(length, dtype=bool)
 
 
@@ -34,15 +49,3 @@ def shift(x: Array, places: int) -> Array:
         return jnp.pad(x, width)[:, : x.shape[1]]
     width[1] = (0, -places)
     return jnp.pad(x, width)[:, -places:]
-
-
-def causal_mask(real: Array) -> Array:
-    """Every token sees the real tokens up to itself.
-
-    Args:
-        real: [B T] bool, False = padding.
-
-    Returns:
-        [B T T] bool, query by key.
-    """
-    return real.astype(bool)[:, None] & jnp.tril(jnp.ones((real.shape[-1],) * 2, bool))

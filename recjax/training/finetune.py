@@ -37,7 +37,7 @@ from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig, PairEvaluator, likelihood
 from recjax.models.definition import ModelDef, fingerprint
 from recjax.nn.lora import MOST_RANK, LoRAConfig
-from recjax.nn.masks import segment_mask
+from recjax.nn.masks import make_mask
 from recjax.ranges import (
     Checked,
     Count,
@@ -264,7 +264,7 @@ class FinetuneRun(Run):
 
     def _hidden(self, module: Any, batch: Mapping[str, Array], key: Array | None = None) -> Array:
         """Final hidden states [R T E] of packed rows."""
-        mask = segment_mask(batch["segments"], causal=True)
+        mask = make_mask(batch["segments"] > 0, 1, batch["segments"])
         return module.hidden(batch["tokens"], positions=batch["positions"], mask=mask, key=key)[0]
 
     def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:

@@ -36,7 +36,7 @@ from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig, LikelihoodEvaluator, likelihood
 from recjax.models import llama
 from recjax.models.definition import ModelDef, define
-from recjax.nn.masks import segment_mask
+from recjax.nn.masks import make_mask
 from recjax.nn.soft import place_soft
 from recjax.ranges import Checked, Epochs, Range, Seed, Size
 from recjax.replace import new_folder, signed
@@ -282,7 +282,7 @@ class LanguageRun(Run):
 
     def _hidden(self, module: Any, batch: Mapping[str, Array], key: Array | None = None) -> Array:
         """Final hidden states [R T E] of packed rows; with noise on soft tokens where `key` is."""
-        mask = segment_mask(batch["segments"], causal=True)
+        mask = make_mask(batch["segments"] > 0, 1, batch["segments"])
         embedded = module.embed(batch, self.config.text.noise, key)
         return module.model.hidden(embedded, positions=batch["positions"], mask=mask)[0]
 

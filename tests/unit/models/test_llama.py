@@ -12,7 +12,7 @@ from flax import nnx
 from recjax.models.definition import define, params_of
 from recjax.models.llama import PARAM_AXES, PRESETS, Config, Llama
 from recjax.models.llama_layers import Known
-from recjax.nn.masks import segment_mask
+from recjax.nn.masks import make_mask
 from recjax.nn.positions import RopeScaling
 from recjax.training.parallel import make_mesh, param_shardings
 
@@ -207,7 +207,7 @@ def test_gradients_of_some_places_alone(change):
     learned = jnp.array([[3, 9], [7, 4], [5, 6]])
     prefix = model.hidden(TOKENS[:1, :4], cache=model.empty_cache(1, 4))[1].as_prefix()
     segments = jnp.tile(jnp.where(jnp.arange(11) < 5, 1, 2), (3, 1)).at[1, 8:].set(0)
-    packed = segment_mask(segments, causal=True)
+    packed = make_mask(segments > 0, 1, segments)
     places = jnp.array([[10, 2, 0], [5, 6, 6], [0, 1, 9]])
     row, known = jnp.arange(3)[:, None], Known(TOKENS, learned, model.mapped_tokens())
     for options in (

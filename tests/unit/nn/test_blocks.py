@@ -6,17 +6,8 @@ from flax import nnx
 
 from recjax.nn.attention import MultiHeadAttention
 from recjax.nn.dropout import dropout
-from recjax.nn.masks import segment_mask
 from recjax.nn.mlp import gated_silu
 from recjax.nn.recurrent import GRU
-
-
-def test_segment_mask():
-    mask = segment_mask(jnp.array([[0, 1, 1, 2]]), causal=True)[0]
-    expected = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
-    assert mask.astype(int).tolist() == expected
-    both = segment_mask(jnp.array([[0, 1, 1, 2]]), causal=False)[0]
-    assert both.astype(int).tolist() == [[1, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
 
 
 def test_the_derivative_of_a_gate():
