@@ -9,8 +9,8 @@ names a config's argument) on what `jax.devices()` gives. It needs the repositor
 `amazon-2014-beauty/Beauty.txt` under `--data` or RECJAX_DATA, or `--simulated` users in Beauty's
 number and over as many items; it keeps nothing but the `--store` that it is given.
 
-- loop: the training loop's own order. A call of `steps_per_call` steps is dispatched, the host
-  makes and sends the next batch meanwhile, then reads the call's metrics.
+- loop: the training loop's own order. A thread makes and sends the next batch while a call of
+  `steps_per_call` steps runs; then the call's metrics are read.
 - device: the same calls back to back over batches that lie on the device already, one wait at the
   end.
 - host share: 1 - device / loop, what the host adds to a step.
@@ -23,6 +23,7 @@ import os
 import statistics
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def measure(run: Any, calls: int, rounds: int) -> dict[str, Any]:
         state, metrics = steps(state, batch)
     jax.block_until_ready(metrics)
     shapes = {batch["ids"].shape for batch in placed}
-    device, loop = [], []
+    device, loop, maker = [], [], ThreadPoolExecutor(1)
     for _ in range(rounds):
         start = now()
         for batch in placed:
@@ -81,8 +82,9 @@ def measure(run: Any, calls: int, rounds: int) -> dict[str, Any]:
         jax.block_until_ready((state, batch))
         start = now()
         for call in range(1, calls + 1):
+            made = maker.submit(run.place, call % calls * count, count)
             state, metrics = steps(state, batch)
-            batch = run.place(call % calls * count, count)
+            batch = made.result()
             losses = {key: np.asarray(value) for key, value in metrics.items()}
         loop.append((now() - start) / (calls * count))
     assert np.isfinite(losses["loss"]).all()

@@ -4,6 +4,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Annotated, Any, Protocol
 
 import jax
@@ -134,10 +135,11 @@ def fit(
         ends = [last(), step - step % every + every, *([cooling] if cooling > step else [])]
         return max(0, min(count, *(end - step for end in ends)))
 
-    def fetch() -> Any:
+    def fetch() -> "Future[Any] | None":
+        """The next call's batch, from a thread: a device may keep this one until a call is done."""
         nonlocal taken
         taken = ahead()
-        return batches(step, taken) if taken else None
+        return maker.submit(batches, step, taken) if taken else None
 
     def save() -> None:
         checkpoints.save(
@@ -152,7 +154,7 @@ def fit(
                 raise InputError(f"cannot write {checkpoints.folder}: the disk is full")
 
     bar = progress_bar(cap, step, "training", "step")
-    with bar, stopping() as stop:
+    with bar, ThreadPoolExecutor(1, "batches") as maker, stopping() as stop:
         going = step < last() and progress.may_go_on(cap)
         batch = fetch() if going else None
         progress.cap = 0 if going else progress.cap
@@ -162,10 +164,10 @@ def fit(
         while batch is not None:
             if cooldown and progress.cooling is None and step >= cap - cooldown:
                 cool()
-            state, metrics = steps(state, batch)
-            first, step = step, step + taken
-            # The device works on this call while the host makes the next batch.
+            ready, first, step = batch.result(), step, step + taken
             batch = fetch()
+            state, metrics = steps(state, ready)
+            del ready  # its memory is for the batch after the next
             for at, loss in enumerate(_checked(metrics, first).tolist(), start=first):
                 progress.note(loss, part(at))
             done += (step - first) * per_step
