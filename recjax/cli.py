@@ -136,7 +136,7 @@ def _parser() -> _Parser:
         "plan", _plan, "what training a language model would take; allocates nothing",
         config="optional",
     )  # fmt: skip
-    sub.add_argument("--preset", metavar="NAME", help="a published model's sizes, e.g. llama-7b")
+    sub.add_argument("--preset", metavar="NAME", help="a published model's sizes, by its name")
     sub.add_argument("--from", dest="source", metavar="DIR", help="a folder with config.json")
     sub.add_argument("--mesh", default="1,1,1", metavar="D,F,T", help="devices: data,fsdp,tensor")
     # Of fine-tuning, --config tells these.

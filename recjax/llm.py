@@ -1,11 +1,12 @@
 """A language model as one object: weights, tokenizer, forward pass, generation.
 
-lm = recjax.load_llm("Llama-3.2-1B", dtype="bfloat16")     # a Hugging Face folder, or recjax's own
+lm = recjax.load_llm("FOLDER", dtype="bfloat16")     # a Hugging Face folder, or recjax's own
 logits = lm(tokens)                                        # [B T] -> [B T V]
 lm.generate(["The film is"], max_new_tokens=20).texts
 lm.generate(["Which film is like Alien?"], chat=True).texts     # a chat model, by its template
 
-What all prompts of a call begin with is read once, and kept for the next call. Prompts are padded
+What all prompts of a call begin with is read once, and kept for the next call, where the model
+allows it (`LanguageModule.shares_prefix`). Prompts are padded
 on the left to a few lengths, so that few programs are compiled (`Prompts.lengths`).
 """
 
@@ -36,6 +37,7 @@ from recjax.generate.prompts import Prompts, check_ids, lengths, read_prompts
 from recjax.generate.sampling import Sampler, row_keys
 from recjax.json_files import read_object
 from recjax.models.definition import ModelDef
+from recjax.models.language import LanguageConfig, family_for
 from recjax.nn.cache import KVCache
 from recjax.text.chat import Form, prompt_ids
 from recjax.text.tokenizers import FILES as TOKENIZER_FILES
@@ -177,13 +179,14 @@ class LanguageModel:
 
     Attributes:
         config, tokenizer, params, definition: as given.
+        family: of the config.
     """
 
     def __init__(
         self,
         definition: ModelDef,
         params: Params,
-        config: Any,
+        config: LanguageConfig,
         *,
         tokenizer: Tokenizer | None = None,
         stop: Sequence[int] = (),
@@ -193,6 +196,7 @@ class LanguageModel:
         self.folder = folder
         self.definition, self.params, self.config = definition, params, config
         self.tokenizer, self.stop, self.mesh = tokenizer, tuple(stop), mesh
+        self.family = family_for(config)
         self._known: tuple[Processor, ...] = ()
         if tokenizer is not None and tokenizer.size < config.vocab_size:
             self._known = (KnownTokens(tokenizer.size),)
@@ -211,8 +215,9 @@ class LanguageModel:
 
         Args:
             tokens: [B T] ids, or embeddings [B T E].
-            positions: [B T]; by default the number of real tokens before each.
-            mask: [B T], True (or 1) = real, attention is causal; or [B T T], query by key, True =
+            positions: [B T], or [B 2 T] of a family with two rows of them; by default those of
+                prompts.
+            mask: [B T], True (or 1) = real; or [B T T], query by key, True =
                 may attend. By default all tokens are real.
 
         Raises:
@@ -220,16 +225,16 @@ class LanguageModel:
         """
         if np.ndim(tokens) != 3:
             tokens = check_ids(tokens, self.config.vocab_size)
-        if positions is not None and np.shape(positions) != tokens.shape[:2]:
-            expected = tokens.shape[:2]
+        rows, length = tokens.shape[:2]
+        two = self.family.build.position_rows == 2
+        expected = (rows, 2, length) if two else (rows, length)
+        if positions is not None and np.shape(positions) != expected:
             raise InputError(f"positions have shape {np.shape(positions)}, expected {expected}")
         if mask is not None:
             mask = np.asarray(mask).astype(bool)
-            square = (*tokens.shape[:2], tokens.shape[1])
-            if mask.shape not in (tokens.shape[:2], square):
-                raise InputError(
-                    f"the mask has shape {mask.shape}, expected {tokens.shape[:2]} or {square}"
-                )
+            plain, square = (rows, length), (rows, length, length)
+            if mask.shape not in (plain, square):
+                raise InputError(f"the mask has shape {mask.shape}, expected {plain} or {square}")
         return self._forward(self.params, *self._placed(tokens, positions, mask))
 
     def generate(
@@ -285,7 +290,7 @@ class LanguageModel:
         if beams > 1 and temperature:
             raise InputError("beam search draws nothing: temperature must be 0")
         given = self._prompts(prompts, mask, soft, special, chat)
-        start = given.shared()
+        start = given.shared() if self.family.build.shares_prefix else 0
         prefix = self.prefix_cache(given.rows[0][:start].tolist()) if start else None
         longest, known = max(map(len, given.rows)) + max_new_tokens, self.config.max_length
         if longest > known:
@@ -319,7 +324,15 @@ class LanguageModel:
         return self._generation(written, max_new_tokens)
 
     def prefix_cache(self, tokens: Sequence[int]) -> KVCache:
-        """What the model keeps of a beginning that rows share (`KVCache.start` makes the rows)."""
+        """What the model keeps of a beginning that rows share (`KVCache.start` makes the rows).
+
+        Raises:
+            InputError: a model that reads prompts both ways, whose beginnings cannot be shared.
+        """
+        if not self.family.build.shares_prefix:
+            raise InputError(
+                f"{self.family.name}: reads a prompt both ways; no beginning of it can be reused"
+            )
         ids = check_ids([tokens], self.config.vocab_size)
         name = tuple(ids[0].tolist())
         cache = self._prefixes.pop(name, None)

@@ -13,8 +13,8 @@ write_language_model("NEW_FOLDER", model, form="hf")
 | flax   | `config.json`, `flax_model.msgpack` or shards with `flax_model.msgpack.index.json`   |
 
 Where a folder has files of several forms, the first of the table counts. What a model is, is read
-from its own files: a `config.json` whose model_type is not in `FAMILIES` is refused, never read as
-its nearest relative.
+from its own files: a `config.json` whose model_type is of no family in
+`models/language.py` is refused, never read as its nearest relative.
 """
 
 import dataclasses
@@ -23,7 +23,6 @@ import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -31,13 +30,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from recjax.config import nearest
-from recjax.convert import flax_files, llama_hf, llama_meta, orbax_files, tensors
+from recjax.convert import flax_files, llama_meta, orbax_files, tensors
 from recjax.convert.mapping import Rule, cast, load, to_tensors
 from recjax.convert.tensors import Tensor
 from recjax.errors import InputError
 from recjax.json_files import read_object
-from recjax.models import llama
 from recjax.models.definition import ModelDef, define
+from recjax.models.language import FAMILIES, Family, family_for
+from recjax.nn.lora import LoRAConfig, add_lora
 from recjax.ranges import short
 from recjax.replace import Known, check_place, new_folder, recovered, signed
 from recjax.typing import Params
@@ -47,28 +47,6 @@ Axes = tuple[tuple[str, tuple[str | None, ...]], ...]
 # `(shapes by path, axes) -> sharding by path`: on a mesh,
 # `lambda shapes, axes: recjax.training.parallel.param_shardings(shapes, axes, mesh)`.
 Shardings = Callable[[Mapping[str, Any], Axes], Mapping[str, jax.sharding.Sharding]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """Models of one architecture.
-
-    Attributes:
-        name: `model_type` of `config.json`.
-        config: the class of its sizes.
-        build: `(config, rngs=..., dtype=...) -> module`.
-        axes: logical axes of the parameters.
-        hf: Hugging Face's form of it: `read_config`, `write_config`, `RULES`, `tidy`.
-    """
-
-    name: str
-    config: type
-    build: Callable[..., nnx.Module]
-    axes: Axes
-    hf: ModuleType
-
-
-FAMILIES = {"llama": Family("llama", llama.Config, llama.Llama, llama.PARAM_AXES, llama_hf)}
 
 
 # Form -> the files that tell it.
@@ -86,25 +64,27 @@ class Loaded:
 
     Attributes:
         family: its architecture.
-        config: its sizes, e.g. `recjax.models.llama.Config`.
+        config: its sizes, the family's `Config`.
         params: arrays by path.
         folder: where it was read; tokenizer files are there too, if anywhere. None: it is new.
+        lora: of the adapter on it, whose arrays `params` holds, too; or None.
     """
 
     family: Family
     config: Any
     params: Params
     folder: Path | None = None
+    lora: LoRAConfig | None = None
+
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The module, with parameters of its own."""
+        model = self.family.build(self.config, rngs=rngs)
+        return model if self.lora is None else add_lora(model, self.lora, rngs)
 
     @property
     def definition(self) -> ModelDef:
         """The module without its arrays: `definition.merge(params)` is the model."""
-        return define(lambda rngs: self.family.build(self.config, rngs=rngs))
-
-
-def family_for(config: Any) -> Family:
-    """The family whose config this is."""
-    return next(family for family in FAMILIES.values() if isinstance(config, family.config))
+        return define(self.build)
 
 
 def language_model(config: Any, params: Params, folder: Path | None = None) -> Loaded:
@@ -239,6 +219,7 @@ def write_language_model(
     """
     path, family = Path(path), model.family
     check_target(path, form=form, dtype=dtype, overwrite=overwrite, known=known)
+    _check_form(form, family, path)
     name = str(jnp.dtype(dtype or next(iter(model.params.values())).dtype))
 
     def state(rules: tuple[Rule, ...]) -> dict[str, Tensor]:
@@ -270,6 +251,14 @@ def check_target(
         raise InputError(f"form '{form}': unknown; {nearest(form, FORMS)}")
     _check_dtype(dtype)
     check_place(path, overwrite=overwrite, known=known)
+
+
+def _check_form(form: str, family: Family, where: Path) -> None:
+    if form not in family.forms:
+        raise InputError(
+            f"{where}: the form {form} has no models of the family {family.name}; expected one of "
+            f"{', '.join(family.forms)}"
+        )
 
 
 def _config_file(model: Loaded, dtype: str) -> bytes:
@@ -338,6 +327,7 @@ def _read_hf(folder: Path) -> _Read:
 
 def _read_flax(folder: Path) -> _Read:
     family, config = read_config(folder)
+    _check_form("flax", family, folder)
     rules = flax_files.rules_of(family.hf.RULES)
     shapes = Loaded(family, config, {}).definition.shapes.values()
     numbers = sum(math.prod(leaf.shape) for leaf in shapes) + config.vocab_size * config.dim
@@ -346,7 +336,8 @@ def _read_flax(folder: Path) -> _Read:
 
 
 def _read_meta(folder: Path) -> _Read:
-    return FAMILIES["llama"], *llama_meta.read(folder)
+    config, rules, state = llama_meta.read(folder)
+    return family_for(config), config, rules, state
 
 
 _READERS = {"hf": _read_hf, "flax": _read_flax, "meta": _read_meta}
@@ -368,10 +359,11 @@ def family_of(attributes: Mapping[str, Any], where: str) -> Family:
         InputError: none that is implemented.
     """
     name = attributes.get("model_type")
-    if not isinstance(name, str) or name not in FAMILIES:
+    known = {kind: family for family in FAMILIES.values() for kind in family.model_types}
+    if not isinstance(name, str) or name not in known:
         kinds = short(attributes.get("architectures"))
         raise InputError(
             f"{where}: model_type {short(name)}, architectures {kinds}: not implemented; expected "
-            f"one of {', '.join(FAMILIES)}"
+            f"one of {', '.join(known)}"
         )
-    return FAMILIES[name]
+    return known[name]

@@ -27,7 +27,7 @@ from recjax.convert.tensors import Tensor, read_file, write_file
 from recjax.errors import InputError
 from recjax.json_files import read_object
 from recjax.models.definition import fingerprint
-from recjax.nn.lora import LoRAConfig, add_lora, is_lora, merge_lora
+from recjax.nn.lora import LoRAConfig, is_lora, merge_lora
 from recjax.replace import new_folder
 from recjax.typing import Params
 
@@ -149,12 +149,7 @@ def _check_origin(folder: Path, base: Loaded) -> None:
 
 def adapted(base: Loaded, lora: LoRAConfig, params: Mapping[str, Any]) -> Loaded:
     """The base model with an adapter on it."""
-
-    def build(config: Any, *, rngs: Any, **options: Any) -> Any:
-        return add_lora(base.family.build(config, rngs=rngs, **options), lora, rngs)
-
-    family = dataclasses.replace(base.family, build=build)
-    return dataclasses.replace(base, family=family, params={**base.params, **params})
+    return dataclasses.replace(base, lora=lora, params={**base.params, **params})
 
 
 def merged(base: Loaded, lora: LoRAConfig, params: Mapping[str, Any]) -> Loaded:

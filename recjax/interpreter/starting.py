@@ -9,7 +9,7 @@ through the model takes hours.
 What is learned after it, and all that is measured, is RecInterpreter's (Yang et al. 2023): a frozen
 model, and the loss of its answers.
 
-Deviations: the paper's adapter starts at random, over LLaMA-7B; `examples` = 0 does, too.
+Deviations: the paper's adapter starts at random; `examples` = 0 does, too.
 
 Letters: n examples, W titles of a history (newest first), I items with vectors.
 """

@@ -18,7 +18,9 @@ from recjax.lazy import find
 _PUBLIC = {
     "SequentialRecommender": "recjax.models.recommender",
     "make_recommender": "recjax.models.recommender",
-    **dict.fromkeys(("bert4rec", "caser", "dreamrec", "gru4rec", "llama", "sasrec"), ""),
+    **dict.fromkeys(
+        ("bert4rec", "caser", "dreamrec", "gru4rec", "language", "llama", "sasrec"), ""
+    ),
 }
 __all__ = [*_PUBLIC]
 

@@ -16,12 +16,13 @@ cached call expects `positions` and `mask` of the new tokens only.
 
 import dataclasses
 import functools
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from recjax.models.language import LanguageConfig, LanguageModule
 from recjax.models.llama_layers import (
     Known,
     Layers,
@@ -36,35 +37,20 @@ from recjax.nn.lora import Linear, lora_axes
 from recjax.nn.masks import make_mask
 from recjax.nn.norms import RMSNorm
 from recjax.nn.positions import RopeScaling, rope_angles, rope_frequencies
-from recjax.ranges import Checked, Few, FieldError, Positive, Range, Share, Size
+from recjax.ranges import FieldError, Positive, Share
 from recjax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Checked):
-    vocab_size: Annotated[int, Range(1, 2**24)] = 32000  # V
-    dim: Size = 256  # E
-    mlp_dim: Size = 704  # F; LLaMA's is 2/3 of 4 E, rounded up
-    layers: Few = 4
-    heads: Size = 4  # N
-    kv_heads: Size = 4  # K; fewer than N: grouped-query attention
-    head_dim: Size = 64  # H; E / N in the published models, but not by need
-    # The longest input it was trained on; positions may go on.
-    max_length: Annotated[int, Range(1, 2**24)] = 2048
+class Config(LanguageConfig):
+    """Sizes of a LLaMA; `mlp_dim` is 2/3 of 4 E, rounded up, in the published models."""
+
     norm_eps: Share = 1e-5  # 1e-6 in LLaMA 1
     rope_theta: Positive = 10000.0  # 500,000 in LLaMA 3
     rope_scaling: RopeScaling | None = None  # LLaMA 3.1 and later
-    tied: bool = False  # the head is the embedding; LLaMA 3.2 1B and 3B
-    init_std: Positive = 0.02  # of all matrices, at the start of training
-    # What the backward pass keeps: "none": recomputes nothing; "dots": recomputes all but matrix
-    # products; "full": recomputes a layer from its input.
-    remat: Literal["none", "dots", "full"] = "none"
-    unroll: Few = 1  # layers a step of the scan: more compile longer and may run faster
 
     def __post_init__(self):
         super().__post_init__()
-        if self.heads % self.kv_heads:
-            raise FieldError("heads", f"{self.heads} is no multiple of kv_heads {self.kv_heads}")
         if self.head_dim % 2:
             raise FieldError("head_dim", f"{self.head_dim}: rotary embeddings need pairs")
 
@@ -114,7 +100,7 @@ PARAM_AXES = lora_axes(
 )
 
 
-class Llama(nnx.Module):
+class Llama(LanguageModule):
     """A decoder-only language model.
 
     Args:
@@ -122,6 +108,8 @@ class Llama(nnx.Module):
         rngs: initialiser keys (`params`).
         dtype: of the parameters.
     """
+
+    shares_prefix = True
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
         self.config = config
@@ -135,42 +123,21 @@ class Llama(nnx.Module):
         self._apart: list[Layers] = nnx.data([])  # of `for_decoding`
 
     def embed(self, tokens: Array) -> Array:
-        """Embeddings [B T E] of tokens [B T]."""
         return self.embedding[...][tokens]
 
     def logits(self, h: Array) -> Array:
-        """Logits [... V] of final hidden states [... E]."""
         if self.head is not None:
             return self.head(h)
         return jnp.einsum("...E,VE->...V", h, self.embedding[...].astype(h.dtype))
 
     def head_table(self) -> Array:
-        """The head as a row [E] a token: [V E]; with its adapter in it, where it has one."""
         return self.embedding[...] if self.head is None else self.head.merged().T
 
     def empty_cache(self, rows: int, slots: int) -> KVCache:
-        """A cache for `slots` tokens in each of `rows` rows."""
         config = self.config
         return empty_cache(
             config.layers, rows, slots, config.kv_heads, config.head_dim, self.embedding.dtype
         )
-
-    def __call__(
-        self,
-        inputs: Array,
-        *,
-        positions: Array | None = None,
-        mask: Array | None = None,
-        cache: KVCache | None = None,
-        key: Array | None = None,
-    ) -> tuple[Array, KVCache | None]:
-        """Logits [B T V] of the token after each place, and the cache with these tokens in it.
-
-        Args:
-            inputs, positions, mask, cache, key: see `hidden`.
-        """
-        h, cache = self.hidden(inputs, positions=positions, mask=mask, cache=cache, key=key)
-        return self.logits(h), cache
 
     def hidden(
         self,

@@ -4,7 +4,7 @@ y = x W + (alpha / R) dropout(x) A B, with B = 0 at the start, so that an adapte
 the model it adapts (section 4.1). With `rslora` the factor is alpha / sqrt(R) (Kalajdzievski 2023).
 
     config = LoRAConfig(rank=8, targets=(r"layers/attention/(query|value)",))
-    model = add_lora(Llama(...), config, rngs)     # new parameters "layers/attention/query/lora/a"
+    model = add_lora(model, config, rngs)     # new parameters "layers/attention/query/lora/a"
     plain = merge_lora(params, config)             # the same function without them
 
 Deviations: A and B are cast to the activations' type, where peft casts the activations to theirs

@@ -11,7 +11,7 @@ class RMSNorm(nnx.Module):
     """Root mean square norm (Zhang and Sennrich 2019), computed in float32 whatever the input.
 
     `x / sqrt(mean(x^2) + eps)`, rounded to the input's type, then times `scale`, in this order, as
-    published LLaMA weights expect.
+    published weights expect.
 
     Args:
         dim: E.

@@ -1,4 +1,4 @@
-"""Rotary position embeddings (RoPE, Su et al. 2021), and LLaMA 3's scaling of them."""
+"""Rotary position embeddings (RoPE, Su et al. 2021), and the scaling of their wavelengths."""
 
 import dataclasses
 from typing import Annotated
@@ -12,7 +12,7 @@ from recjax.typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling(Checked):
-    """`rope_type: llama3`: long wavelengths are stretched (LLaMA 3.1 and later).
+    """`rope_type: llama3` of Transformers: long wavelengths are stretched.
 
     A frequency of wavelength w stays where w < context / high_freq_factor, is divided by `factor`
     where w > context / low_freq_factor, and is interpolated between.
@@ -31,7 +31,7 @@ def rope_frequencies(dim: int, theta: float, scaling: RopeScaling | None = None)
     Args:
         dim: H, even.
         theta: base of the frequencies.
-        scaling: LLaMA 3's, or none.
+        scaling: of long wavelengths, or none.
     """
     frequencies = theta ** -(np.arange(0, dim, 2) / dim)
     if scaling is not None:

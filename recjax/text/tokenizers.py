@@ -1,6 +1,6 @@
 """Tokenizers: one interface over tokenizer.json, SentencePiece and GPT-2's files.
 
-tokenizer = load_tokenizer("llama-2-7b")                   # a folder, or one file
+tokenizer = load_tokenizer("FOLDER")                       # a folder, or one file
 tokenizer.encode("A user has watched", bos=True)
 tokenizer.encode_with_soft("watched {soft}. Which film is it?", soft=2, bos=True)
 tokens, mask = pad_left(rows, pad_id=tokenizer.pad_id)

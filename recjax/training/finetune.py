@@ -210,7 +210,7 @@ class FinetuneRun(Run):
         return self._adapted.definition
 
     def _build(self, rngs: nnx.Rngs) -> Any:
-        return self._adapted.family.build(self.base.config, rngs=rngs)
+        return self._adapted.build(rngs)
 
     @property
     def _axes(self) -> parallel.AxisRules:

@@ -27,15 +27,15 @@ import optax
 from flax import nnx
 
 from recjax.config import build, nearest, to_plain
-from recjax.convert.language_model import FAMILIES, language_model, write_language_model
+from recjax.convert.language_model import language_model, write_language_model
 from recjax.data import splits
 from recjax.data.prepare import DataConfig, read_options
 from recjax.data.splits import Spans
 from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig, LikelihoodEvaluator, likelihood
-from recjax.models import llama
 from recjax.models.definition import ModelDef, define
+from recjax.models.language import DEFAULT, Family, LanguageConfig, find_family
 from recjax.nn.masks import make_mask
 from recjax.nn.soft import place_soft
 from recjax.ranges import Checked, Epochs, Range, Seed, Size
@@ -74,7 +74,7 @@ class LanguageTrainConfig(TrainConfig):
 @dataclasses.dataclass(frozen=True)
 class LanguageRunConfig(Checked):
     data: DataConfig
-    model: dict  # `name` (llama), a `preset`, and fields of its `Config` but vocab_size
+    model: dict  # `name` of a family, a `preset`, and fields of its `Config` but vocab_size
     seed: Seed = 0  # of weights and documents
     split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
@@ -91,30 +91,33 @@ class LanguageRunConfig(Checked):
     system = "language_model"  # its name in `training.system.SYSTEMS`; no field
 
 
-def read_model(section: Mapping[str, Any], vocab_size: int) -> llama.Config:
+def read_model(section: Mapping[str, Any], vocab_size: int) -> LanguageConfig:
     """The model's config from its section.
 
     Args:
-        section: `name`, optionally `preset`, fields of the model's `Config`; its `max_length` is
-            the length of the rows that it is trained on.
+        section: `name` of a family, `preset` (both optional), fields of the family's `Config`; its
+            `max_length` is the length of the rows that it is trained on.
         vocab_size: V, the tokenizer's.
     """
     values = {key: section[key] for key in section}
-    name = values.pop("name", "llama")
-    if name not in FAMILIES:
-        hint = nearest(str(name), FAMILIES)
-        raise InputError(f"config.model.name: no language model '{name}'; {hint}")
+    family = _family(section)
+    values.pop("name", None)
     if "vocab_size" in values:
         raise InputError(
             "config.model.vocab_size: is the tokenizer's size; set config.tokenizer.vocab_size"
         )
     preset = values.pop("preset", "")
     if preset:
-        if preset not in llama.PRESETS:
-            hint = nearest(preset, llama.PRESETS)
-            raise InputError(f"config.model.preset: no preset '{preset}' of {name}; {hint}")
-        values = to_plain(llama.PRESETS[preset]) | values
-    return build(llama.Config, values | {"vocab_size": vocab_size}, "config.model")
+        known = family.presets
+        if preset not in known:
+            hint = nearest(preset, known)
+            raise InputError(f"config.model.preset: no preset '{preset}' of {family.name}; {hint}")
+        values = to_plain(known[preset]) | values
+    return build(family.config, values | {"vocab_size": vocab_size}, "config.model")
+
+
+def _family(section: Mapping[str, Any]) -> Family:
+    return find_family(section.get("name", DEFAULT), "config.model.name")
 
 
 def complete(section: Any) -> dict[str, Any]:
@@ -129,7 +132,7 @@ def complete(section: Any) -> dict[str, Any]:
     plain = to_plain(config)
     model = to_plain(read_model(config.model, config.tokenizer.vocab_size))
     del model["vocab_size"]
-    plain["model"] = {"name": config.model.get("name", "llama"), **model}
+    plain["model"] = {"name": _family(config.model).name, **model}
     plain["data"]["options"] = to_plain(read_options(config.data)[1])
     return plain
 
@@ -152,7 +155,7 @@ class _Reader(nnx.Module):
         rngs: initialiser keys.
     """
 
-    def __init__(self, model: Any, n_items: int, config: llama.Config, *, rngs: nnx.Rngs):
+    def __init__(self, model: Any, n_items: int, config: LanguageConfig, *, rngs: nnx.Rngs):
         self.model = model
         init = nnx.initializers.normal(config.init_std)
         shape = (n_items, config.dim)
@@ -198,7 +201,7 @@ class LanguageRun(Run):
         super().__init__(config.train, workdir)
         self.config, self.store = config, store
         self.mesh = parallel.make_mesh(config.train.mesh)
-        self._family = FAMILIES[config.model.get("name", "llama")]
+        self._family = _family(config.model)
 
     @functools.cached_property
     def split(self) -> splits.Split:
@@ -245,7 +248,7 @@ class LanguageRun(Run):
         return super().train()
 
     @functools.cached_property
-    def model_config(self) -> llama.Config:
+    def model_config(self) -> LanguageConfig:
         return read_model(self.config.model, self.tokenizer.size)
 
     @functools.cached_property

@@ -1,6 +1,6 @@
 """What training a language model would take, before anything is allocated.
 
-    plan = make_plan(PRESETS["llama-7b"], mesh="1,8,1", batch=64, length=512, train="lora")
+    plan = make_plan(find_config("PRESET"), mesh="1,8,1", batch=64, length=512, train="lora")
     print(plan.table())
 
 Everything is counted on abstract arrays. Parameters, gradients and optimiser are exact. Activations
@@ -24,10 +24,10 @@ from flax import nnx
 from jax.sharding import AbstractMesh, AxisType
 
 from recjax.config import build, nearest, to_plain
-from recjax.convert.language_model import DTYPES, family_for, read_config
+from recjax.convert.language_model import DTYPES, read_config
 from recjax.errors import InputError
-from recjax.models import llama
 from recjax.models.definition import define
+from recjax.models.language import family_for, presets
 from recjax.nn.lora import LoRAConfig, add_lora
 from recjax.nn.soft import place_soft
 from recjax.text.pairs import split_pairs
@@ -115,7 +115,7 @@ def find_config(
     """A model's config from one of three places.
 
     Args:
-        preset: a name in the models' `PRESETS`.
+        preset: a name in the `PRESETS` of a family (`recjax.models.language.presets`).
         folder: with a `config.json`.
         run: the config of a run that trains a language model, or fine-tunes one.
         remat: what the backward pass recomputes; see the model's `Config`. By default that of the
@@ -125,9 +125,10 @@ def find_config(
         InputError: no such preset, folder, or policy; a run that trains no language model.
     """
     if preset is not None:
-        if preset not in llama.PRESETS:
-            raise InputError(f"preset '{preset}': unknown; {nearest(preset, llama.PRESETS)}")
-        config: Any = llama.PRESETS[preset]
+        known = presets()
+        if preset not in known:
+            raise InputError(f"preset '{preset}': unknown; {nearest(preset, known)}")
+        config: Any = known[preset]
     elif folder is not None:
         config = read_config(Path(folder))[1]
     elif run.system == FinetuneConfig.system:
@@ -135,8 +136,8 @@ def find_config(
     elif run.system == LanguageRunConfig.system:
         config = read_model(run.model, run.tokenizer.vocab_size)
     else:
-        known = f"'{LanguageRunConfig.system}' or '{FinetuneConfig.system}'"
-        raise InputError(f"config.system: '{run.system}', expected {known}")
+        expected = f"'{LanguageRunConfig.system}' or '{FinetuneConfig.system}'"
+        raise InputError(f"config.system: '{run.system}', expected {expected}")
     return build(type(config), to_plain(config) | {"remat": remat or "none"}, "plan")
 
 
@@ -180,7 +181,7 @@ def make_plan(
     """Plans the training of a language model with Adam; allocates nothing.
 
     Args:
-        config: the model's, e.g. `recjax.models.llama.PRESETS["llama-7b"]`.
+        config: the model's, e.g. of `find_config`.
         mesh: sizes of the axes data,fsdp,tensor; no such devices need to be there.
         batch: rows of a step, on all devices.
         length: T, tokens of a row.

@@ -18,7 +18,7 @@ def token_loss(
 
     Args:
         h: final hidden states [B T E].
-        table: of the head, [V E] (`Llama.head_table`).
+        table: of the head, [V E] (`LanguageModule.head_table`).
         labels: [B T] int32, as in transformers: the token at this very place, which the place
             before predicts; negative (-100) = no label, as at the first token of each text that
             is packed into a row. What stands at the first place is never used.

@@ -46,9 +46,9 @@ FORBIDDEN = {
     "report": SYSTEMS,
     **{system: SYSTEMS - {system} for system in SYSTEMS},
 }
-# What is imported by a name that a table holds: systems, when a config asks for one (the only way
-# up), and the public names of a package.
-BY_NAME = ("training/system.py", "lazy.py")
+# What is imported by a name that a table holds: systems and families of language models, when a
+# config asks for one (the only way up), and the public names of a package.
+BY_NAME = ("training/system.py", "models/language.py", "lazy.py")
 ALSO = {"testing": {"training"}}  # contracts build models and their training state
 NEVER = {"torch", "tensorflow", "pandas"}
 # Where it is installed, torch reads its own .pt files, for no one else may unpickle them, and
