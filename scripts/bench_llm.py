@@ -240,7 +240,7 @@ class Ours:
         """
         import jax
 
-        from recjax.training import objectives
+        from recjax.training import cross_entropy
         from recjax.training.freezing import split_params, with_frozen
 
         loss, params, rules, _ = self.trained(kind, which, unroll=self.config.layers)
@@ -251,9 +251,9 @@ class Ours:
         def total(trained: Any, frozen: Any) -> Any:
             return with_frozen(loss)(trained, batch, (frozen, None), None)[0]
 
-        chunk, objectives._CHUNK_ELEMENTS = objectives._CHUNK_ELEMENTS, 1 << 40
+        chunk, cross_entropy._CHUNK_ELEMENTS = cross_entropy._CHUNK_ELEMENTS, 1 << 40
         cost = jax.jit(jax.grad(total)).lower(trained, frozen).compile().cost_analysis()
-        objectives._CHUNK_ELEMENTS = chunk
+        cross_entropy._CHUNK_ELEMENTS = chunk
         return cost["flops"] / batch["tokens"].size / self.used(which)
 
     def used(self, which: str) -> float:

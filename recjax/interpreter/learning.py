@@ -185,7 +185,7 @@ class Learner:
             places=batch["places"],
             known=None if mapped is None else Known(batch["tokens"], batch["learned"], mapped),
         )
-        return label_loss(h, model.head_table(), batch["labels"])
+        return label_loss(h, model.head_table(), batch["labels"], mesh=self.bridge.mesh)
 
     def make_steps(
         self, optimizer: optax.GradientTransformation

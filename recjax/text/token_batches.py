@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar, cast
 import numpy as np
 
 from recjax.data.pipeline import Batch, grow_rows, step_size
-from recjax.data.sequences import pack
+from recjax.data.sequences import Packing, pack
 from recjax.errors import InputError
 from recjax.text.textualize import Blend, Document
 from recjax.text.tokenizers import Tokenizer
@@ -100,7 +100,28 @@ def _places(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return document, np.arange(len(document)) - (np.cumsum(lengths) - lengths)[document]
 
 
-def lay_out(encoded: Encoded, length: int, rows: int, soft: int = 0, width: int = 0) -> Batch:
+def _rows_needed(encoded: Encoded, length: int, shards: int) -> int:
+    """Rows that documents are packed into, rounded up to as many a shard."""
+    return -(-pack(encoded.lengths, length).rows // shards) * shards
+
+
+def _dealt(encoded: Encoded, length: int, rows: int, shards: int) -> tuple[Packing, np.ndarray]:
+    """Documents packed into rows, which are dealt to the shards so that all have about as many
+    labels; and each row's number of labels [R]. Rows of padding change no other row's shard."""
+    packing = pack(encoded.lengths, length)
+    document, _ = _places(encoded.lengths)
+    labels = np.bincount(packing.row[document], encoded.labels != NO_LABEL, rows).astype(int)
+    if shards == 1:
+        return packing, labels
+    dealt = np.argsort(-labels, kind="stable").reshape(-1, shards)
+    dealt[1::2] = dealt[1::2, ::-1]  # there and back, as teams are chosen
+    order = dealt.T.reshape(-1)
+    return dataclasses.replace(packing, row=np.argsort(order)[packing.row]), labels[order]
+
+
+def lay_out(
+    encoded: Encoded, length: int, rows: int, soft: int = 0, width: int = 0, shards: int = 1
+) -> Batch:
     """Documents packed into rows.
 
     Args:
@@ -109,6 +130,7 @@ def lay_out(encoded: Encoded, length: int, rows: int, soft: int = 0, width: int 
         rows: R, no fewer than are needed.
         soft: S, soft tokens a row, no fewer than are needed.
         width: W, items a blend, no fewer than are needed.
+        shards: equal parts of the rows, which get about as many labels each; R is a multiple.
 
     Returns:
         All [R T] int32: `tokens`; `labels` as `training.token_loss` takes them; `positions` within
@@ -116,7 +138,7 @@ def lay_out(encoded: Encoded, length: int, rows: int, soft: int = 0, width: int 
         document. With S > 0 also `is_soft` [R T] bool, and of each row's soft tokens in order
         `blend_items` [R S W] int32 and `blend_weights` [R S W] float32.
     """
-    packing = pack(encoded.lengths, length)
+    packing, _ = _dealt(encoded, length, rows, shards)
     document, position = _places(encoded.lengths)
     slot = (packing.row * length + packing.column)[document] + position
     by_place = np.lexsort((packing.column, packing.row))
@@ -188,7 +210,7 @@ class TokenBatches(Generic[D]):
         tokenizer: of the model.
         length: T.
         batch_size: B, over all processes.
-        row_multiple: R is a multiple of this (the data-parallel size of one process).
+        row_multiple: this process's devices, each with as many rows; R is a multiple.
         process: this process's (index, count).
     """
 
@@ -241,13 +263,23 @@ class TokenBatches(Generic[D]):
 
     @functools.cached_property
     def label_share(self) -> float:
-        """No batch has more labels than this share of its R T places.
+        """No device's rows have more labels than this share of their places.
 
         A batch that would gets more rows. The loss needs to look at so many places only.
         """
-        labels = max(int((e.labels != NO_LABEL).sum()) for e in self._sample)
-        rows = max(pack(e.lengths, self.length).rows for e in self._sample)
-        return min(1.0, max(1, labels) / (rows * self.length))
+        labels = [self._most_labels(e) for e in self._sample]
+        most = max(labels)
+        if self.row_multiple > 1:  # few labels vary much, and rows grow by one on each device
+            most = max(most, math.ceil(np.mean(labels) + 4 * np.std(labels)))
+        rows = max(_rows_needed(e, self.length, self.row_multiple) for e in self._sample)
+        return min(1.0, max(1, most) * self.row_multiple / (rows * self.length))
+
+    def _most_labels(self, encoded: Encoded) -> int:
+        """Labels of the device that has most of them."""
+        shards = self.row_multiple
+        rows = _rows_needed(encoded, self.length, shards)
+        _, labels = _dealt(encoded, self.length, rows, shards)
+        return int(labels.reshape(shards, -1).sum(axis=1).max())
 
     @functools.cached_property
     def _usual_soft(self) -> tuple[int, int]:
@@ -255,9 +287,8 @@ class TokenBatches(Generic[D]):
         return _soft_shape(self._sample, self.length)
 
     def _needed(self, encoded: Encoded) -> int:
-        labels = int((encoded.labels != NO_LABEL).sum())
-        rows = math.ceil(labels / (self.label_share * self.length))
-        return max(rows, pack(encoded.lengths, self.length).rows)
+        rows = math.ceil(self._most_labels(encoded) / (self.label_share * self.length))
+        return max(self.row_multiple * rows, pack(encoded.lengths, self.length).rows)
 
     def _encoded(self, step: int, process: int) -> Encoded:
         first = step * self.per_step + process * self._share
@@ -280,8 +311,9 @@ class TokenBatches(Generic[D]):
         needed = max(map(self._needed, [*encoded, *others]))
         rows = grow_rows(self._usual_rows, needed, self.row_multiple)
         usual, most = self._usual_soft, _soft_shape([*encoded, *others], self.length)
-        shape = [grow_rows(u, m, 8) for u, m in zip(usual, most, strict=True)]
-        batches = [lay_out(e, self.length, rows, *shape) for e in encoded]
+        soft, width = (grow_rows(u, m, 8) for u, m in zip(usual, most, strict=True))
+        shape = (rows, soft, width, self.row_multiple)
+        batches = [lay_out(e, self.length, *shape) for e in encoded]
         return {k: np.stack([b[k] for b in batches]) for k in batches[0] if k != "documents"}
 
 

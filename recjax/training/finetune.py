@@ -275,7 +275,7 @@ class FinetuneRun(Run):
         drops = self.config.method == "lora" and self.config.lora.dropout > 0
         h = self._hidden(module, batch, key if drops else None)
         budget = math.ceil(self.batches.label_share * labels.size)
-        return token_loss(h, module.head_table(), labels, budget=budget)
+        return token_loss(h, module.head_table(), labels, budget=budget, mesh=self.mesh)
 
     def init_state(self) -> TrainState:
         """A fresh state: of adapters that change nothing yet, or of the model's own parameters."""

@@ -296,7 +296,7 @@ class LanguageRun(Run):
         labels = batch["labels"]
         budget = math.ceil(self.batches.label_share * labels.size)
         h = self._hidden(module, batch, key)
-        return token_loss(h, module.model.head_table(), labels, budget=budget)
+        return token_loss(h, module.model.head_table(), labels, budget=budget, mesh=self.mesh)
 
     def needed_bytes(self) -> dict[str, int]:
         """See `Run.needed_bytes`; of two calls' batches, and of pairs of tokens, too."""

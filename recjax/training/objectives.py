@@ -12,16 +12,14 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from recjax.data.negatives import nth_negative, popularity_cdf, sort_positives
 from recjax.data.splits import Spans
 from recjax.errors import InputError
 from recjax.ranges import Amount, Checked, FieldError, Range, Share
+from recjax.training.cross_entropy import SumWeight, softmax_cross_entropy
 from recjax.typing import Array
-
-SumWeight = tuple[Array, Array]
-_CHUNK_ELEMENTS = 1 << 23  # logits held at a time by the chunked softmax: 32 MiB in float32
-
 
 _PAIRWISE = ("bpr", "top1", "bpr_max", "top1_max")
 
@@ -95,93 +93,6 @@ def gbce_beta(n_items: int, negatives: int, calibration: float) -> float:
     """
     rate = min(1.0, negatives / max(1, n_items - 2))
     return rate * (calibration * (1 - 1 / rate) + 1 / rate)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def softmax_cross_entropy(
-    h: Array,
-    table: Array,
-    targets: Array,
-    weights: Array,
-    chunk: int | None = None,
-    padded: bool = True,
-) -> SumWeight:
-    """Cross-entropy over the full catalogue, never holding all [T I] logits.
-
-    Positions are taken `chunk` at a time; the gradient of a chunk is made in the forward pass,
-    while its logits are at hand, so nothing is recomputed: three matrix products, as without
-    chunks, and memory of chunk x I. A table that is not differentiated costs no gradient: two.
-
-    Args:
-        chunk: positions at a time, at most; None picks up to about 32 MiB of logits.
-        padded: row 0 of the table is padding, and no candidate.
-    """
-    return _softmax_forward(h, table, targets, weights, chunk, padded)[0]
-
-
-def _softmax_forward(h, table, targets, weights, chunk, padded, grads=(False, False)):
-    """(sum, weight), and the gradients of `h` and of `table` where `grads` asks for them."""
-    table = jnp.asarray(table)
-    positions, n_items = h.shape[0], table.shape[0]
-    chunk = chunk or max(1, _CHUNK_ELEMENTS // n_items)
-    blocks = -(-positions // chunk)
-    chunk = -(-positions // blocks)  # all alike: the last one would be padded to the others' size
-    pad = blocks * chunk - positions
-
-    def split(x):
-        x = jnp.pad(x, ((0, pad),) + ((0, 0),) * (x.ndim - 1))
-        return x.reshape(blocks, chunk, *x.shape[1:])
-
-    def body(carry, block):
-        total, d_table = carry
-        h_c, target_c, weight_c = block
-        logits = jnp.einsum("TD,ID->TI", h_c, table, preferred_element_type=jnp.float32)
-        if padded:
-            logits = logits.at[:, 0].set(-jnp.inf)
-        top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-        exp = jnp.exp(logits - top)
-        norm = exp.sum(axis=-1, keepdims=True)
-        chosen = jnp.take_along_axis(logits, target_c[:, None], axis=-1)
-        losses = (jnp.log(norm) + top - chosen)[:, 0]
-        total = total + jnp.sum(jnp.where(weight_c > 0, losses * weight_c, 0.0))
-        if not any(grads):
-            return (total, d_table), None
-        # d loss / d logits = weight * (softmax - one_hot(target)). The softmax is divided after its
-        # products, where there is less to divide; the one-hot part is a gather and a scatter,
-        # cheaper than a second pass over the logits.
-        p, scale, d_h = exp.astype(h.dtype), weight_c[:, None] / norm, None
-        wide = {"preferred_element_type": jnp.float32}
-        if grads[0]:
-            d_h = jnp.einsum("TI,ID->TD", p, table, **wide) * scale
-            d_h = (d_h - weight_c[:, None] * table[target_c]).astype(h.dtype)
-        if grads[1]:
-            scaled = (h_c * scale).astype(h.dtype)
-            d_table = d_table + jnp.einsum("TI,TD->ID", p, scaled, **wide)
-            d_table = d_table.at[target_c].add(-weight_c[:, None] * h_c)
-        return (total, d_table), d_h
-
-    empty = jnp.zeros(table.shape, jnp.float32) if grads[1] else None
-    start = (jnp.zeros((), jnp.float32), empty)
-    (total, d_table), d_h = jax.lax.scan(body, start, (split(h), split(targets), split(weights)))
-    if d_h is not None:
-        d_h = d_h.reshape(blocks * chunk, -1)[:positions]
-    if d_table is not None:
-        d_table = d_table.astype(table.dtype)
-    return (total, jnp.sum(weights)), (d_h, d_table)
-
-
-def _softmax_fwd(h, table, targets, weights, chunk, padded):
-    asked = h.perturbed, table.perturbed
-    h, table, targets, weights = (a.value for a in (h, table, targets, weights))
-    return _softmax_forward(h, table, targets, weights, chunk, padded, asked)
-
-
-def _softmax_bwd(chunk, padded, residuals, cotangent):
-    d_h, d_table = (None if d is None else d * cotangent[0].astype(d.dtype) for d in residuals)
-    return d_h, d_table, None, None
-
-
-softmax_cross_entropy.defvjp(_softmax_fwd, _softmax_bwd, symbolic_zeros=True)
 
 
 def _shared_scores(h, table, targets, negatives):
@@ -287,14 +198,22 @@ class Objective:
         spans: the training runs: their items are positives (validation and test items are not:
             they may be drawn, as nothing else would tell the model that they are future).
         n_items: I.
+        mesh: the devices over which positions are split; None = one device.
 
     Raises:
         InputError: a user has every item.
     """
 
-    def __init__(self, config: ObjectiveConfig, items: np.ndarray, spans: Spans, n_items: int):
-        self.config = config
-        self.n_items = n_items
+    def __init__(
+        self,
+        config: ObjectiveConfig,
+        items: np.ndarray,
+        spans: Spans,
+        n_items: int,
+        mesh: Mesh | None = None,
+    ):
+        self.config, self.n_items = config, n_items
+        self._softmax = functools.partial(softmax_cross_entropy, mesh=mesh)
         self.data: dict[str, Any] = {}  # arrays, passed to the jitted step
         self._longest = 0
         if config.name in ("softmax", "mse"):
@@ -351,9 +270,7 @@ class Objective:
                 raise InputError(
                     "config.objective.states_weight: only a generative model has such states"
                 )
-            guided, _ = softmax_cross_entropy(
-                states, table, targets, (targets != 0).astype(jnp.float32)
-            )
+            guided, _ = self._softmax(states, table, targets, (targets != 0).astype(jnp.float32))
             total += self.config.states_weight * guided
         return total, weight
 
@@ -361,7 +278,7 @@ class Objective:
         config = self.config
         weights = (targets != 0).astype(jnp.float32)
         if config.name == "softmax":
-            return softmax_cross_entropy(h, table, targets, weights)
+            return self._softmax(h, table, targets, weights)
         if config.name == "mse":
             return squared_error(h, table, targets, weights)
         if config.shared:

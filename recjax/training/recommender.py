@@ -206,7 +206,11 @@ class RecommenderRun(Run):
     def objective(self) -> Objective:
         """The objective, with what it draws negatives from."""
         return Objective(
-            self.config.objective, self.store.items, self.split.train, self.store.n_items
+            self.config.objective,
+            self.store.items,
+            self.split.train,
+            self.store.n_items,
+            self.mesh,
         )
 
     def needed_bytes(self) -> dict[str, int]:

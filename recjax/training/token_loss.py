@@ -1,13 +1,20 @@
 """The next-token loss of a language model, at labelled places only."""
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from recjax.training.objectives import SumWeight, softmax_cross_entropy
+from recjax.training.cross_entropy import SumWeight, softmax_cross_entropy
 from recjax.typing import Array
 
 
 def token_loss(
-    h: Array, table: Array, labels: Array, *, budget: int | None = None, chunk: int | None = None
+    h: Array,
+    table: Array,
+    labels: Array,
+    *,
+    budget: int | None = None,
+    chunk: int | None = None,
+    mesh: Mesh | None = None,
 ) -> SumWeight:
     """Cross-entropy of the labelled tokens, as (sum, number of labels).
 
@@ -25,30 +32,36 @@ def token_loss(
         budget: at most this many labels in the batch (static); by default all B (T - 1) places are
             taken, labelled or not. The loss is nan if there are more: none is left out silently.
         chunk: labels at a time; None picks about 32 MiB of logits.
+        mesh: its devices compute the rows that they hold, on n of them with 1/n of the budget each.
     """
-    return label_loss(h[:, :-1], table, labels[:, 1:], budget=budget, chunk=chunk)
+    return label_loss(h[:, :-1], table, labels[:, 1:], budget=budget, chunk=chunk, mesh=mesh)
 
 
 def label_loss(
-    h: Array, table: Array, labels: Array, *, budget: int | None = None, chunk: int | None = None
+    h: Array,
+    table: Array,
+    labels: Array,
+    *,
+    budget: int | None = None,
+    chunk: int | None = None,
+    mesh: Mesh | None = None,
 ) -> SumWeight:
     """`token_loss` of places that know what they predict.
 
     Args:
         h: [B Q E].
-        table, budget, chunk: as there.
+        table, budget, chunk, mesh: as there.
         labels: [B Q] int32, the token that each place predicts; negative = none.
     """
     h, labels = h.reshape(-1, h.shape[-1]), labels.reshape(-1)
     real = labels >= 0
-    count = jnp.sum(real)
-    if budget is not None and budget < labels.size:
-        # Places past the count are out of range: they read as 0 and pass no gradient back.
-        places = jnp.nonzero(real, size=budget, fill_value=labels.size)[0]
-        h = h.at[places].get(mode="fill", fill_value=0)
-        labels = labels.at[places].get(mode="fill", fill_value=-1)
-        real = labels >= 0
-    targets = jnp.where(real, labels, 0)
-    total, weight = softmax_cross_entropy(h, table, targets, real.astype(jnp.float32), chunk, False)
-    # A factor, so that the gradients are nan too.
-    return total * jnp.where(count > weight, jnp.nan, 1.0), weight
+    return softmax_cross_entropy(
+        h,
+        table,
+        jnp.where(real, labels, 0),
+        real.astype(jnp.float32),
+        chunk,
+        padded=False,
+        budget=budget,
+        mesh=mesh,
+    )

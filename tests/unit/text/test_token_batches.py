@@ -168,13 +168,18 @@ class Growing(Stream):
         return Document("items", (("t" * 15, place >= 600),))
 
 
-def test_labels_never_exceed_their_share():
+@pytest.mark.parametrize("shards", [1, 4])
+def test_labels_never_exceed_their_share(shards):
     for stream in (Stream(), Growing(n=900)):
-        batches = make(documents=stream)
+        batches = make(documents=stream, batch_size=8 * shards, row_multiple=shards)
         for step in (0, 1, 80, 100):
             labels = batches(step)["labels"]
-            assert 0 <= (labels != -100).sum() <= batches.label_share * labels.size
+            for part in np.split(labels[0], shards):
+                assert (part != -100).sum() <= batches.label_share * part.size
     assert batches.label_share < 0.2 and labels.shape[1] > batches(0)["labels"].shape[1]
+    if shards > 1:  # and all devices have about as many: not 8 of 32 documents' on one
+        counts = (batches(80)["labels"][0] != -100).reshape(shards, -1).sum(axis=1)
+        assert 0 < counts.max() <= counts.min() + 15
     assert "is_soft" not in batches(0)  # a text without any has no arrays of them
 
 

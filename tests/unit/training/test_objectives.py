@@ -10,6 +10,7 @@ import pytest
 from recjax.data.splits import Spans
 from recjax.errors import InputError
 from recjax.training import objectives
+from recjax.training.cross_entropy import softmax_cross_entropy
 from recjax.training.objectives import Objective, ObjectiveConfig
 
 RNG = np.random.default_rng(0)
@@ -56,13 +57,13 @@ def test_softmax(chunk):
     logits = H @ TABLE.T
     logits[:, 0] = -np.inf
     losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(T), TARGETS]
-    check(objectives.softmax_cross_entropy(H, TABLE, TARGETS, WEIGHTS, chunk), losses)
+    check(softmax_cross_entropy(H, TABLE, TARGETS, WEIGHTS, chunk), losses)
 
 
 @pytest.mark.parametrize(("chunk", "shape"), [(10, (2, 6, D)), (4, (3, 4, D)), (64, (1, T, D))])
 def test_chunks_are_alike_so_that_little_is_padded(chunk, shape):
     def loss(h):
-        return objectives.softmax_cross_entropy(h, TABLE, TARGETS, WEIGHTS, chunk)[0]
+        return softmax_cross_entropy(h, TABLE, TARGETS, WEIGHTS, chunk)[0]
 
     assert f"f32[{','.join(map(str, shape))}]" in str(jax.make_jaxpr(loss)(H))
 
@@ -75,7 +76,7 @@ def test_softmax_gradient_is_that_of_the_plain_formula(chunk):
         return 3.0 * -(chosen * WEIGHTS).sum()
 
     def ours(h, table):
-        return 3.0 * objectives.softmax_cross_entropy(h, table, TARGETS, WEIGHTS, chunk)[0]
+        return 3.0 * softmax_cross_entropy(h, table, TARGETS, WEIGHTS, chunk)[0]
 
     expected = jax.grad(plain, (0, 1))(H, TABLE)
     found = jax.grad(ours, (0, 1))(jnp.array(H), jnp.array(TABLE))
@@ -91,7 +92,7 @@ def test_softmax_without_padding_takes_row_0_for_a_candidate():
         return -(chosen * WEIGHTS).sum()
 
     def ours(h, table):
-        return objectives.softmax_cross_entropy(h, table, targets, WEIGHTS, 4, False)[0]
+        return softmax_cross_entropy(h, table, targets, WEIGHTS, 4, False)[0]
 
     expected = jax.value_and_grad(plain, (0, 1))(H, TABLE)
     found = jax.value_and_grad(ours, (0, 1))(jnp.array(H), jnp.array(TABLE))
@@ -107,7 +108,7 @@ def test_softmax_makes_only_the_gradient_that_is_asked_for(argnums):
     targets, weights = jnp.ones(64, int), jnp.ones(64)
 
     def loss(h, table):
-        return objectives.softmax_cross_entropy(h, table, targets, weights)[0]
+        return softmax_cross_entropy(h, table, targets, weights)[0]
 
     def products(wrt):
         cost = jax.jit(jax.grad(loss, wrt)).lower(h, table).compile().cost_analysis()
@@ -121,7 +122,7 @@ def test_softmax_makes_only_the_gradient_that_is_asked_for(argnums):
 def test_softmax_in_half_precision_sums_in_float32():
     def gradients(dtype, chunk):
         def loss(h, table):
-            return objectives.softmax_cross_entropy(h, table, TARGETS, WEIGHTS, chunk)[0]
+            return softmax_cross_entropy(h, table, TARGETS, WEIGHTS, chunk)[0]
 
         return jax.grad(loss, (0, 1))(jnp.array(H, dtype), jnp.array(TABLE, dtype))
 
@@ -133,7 +134,7 @@ def test_softmax_in_half_precision_sums_in_float32():
 
 
 def test_softmax_survives_huge_scores():
-    loss, _ = objectives.softmax_cross_entropy(1e4 * jnp.array(H), TABLE, TARGETS, WEIGHTS)
+    loss, _ = softmax_cross_entropy(1e4 * jnp.array(H), TABLE, TARGETS, WEIGHTS)
     assert np.isfinite(loss)
 
 
@@ -255,7 +256,7 @@ def test_states_of_a_generative_model_add_their_cross_entropy():
     total, weight = objective(h, TABLE, NEXT, OWNER, objective.data, key, states)
     real = (np.asarray(NEXT) > 0).astype(np.float32)
     error, _ = objectives.squared_error(h, TABLE, NEXT, real)
-    guided, _ = objectives.softmax_cross_entropy(states, TABLE, NEXT, real)
+    guided, _ = softmax_cross_entropy(states, TABLE, NEXT, real)
     assert float(total) == pytest.approx(float(error + 0.5 * guided), rel=1e-5) and weight == 3
     with pytest.raises(InputError, match="only a generative model has such states"):
         objective(h, TABLE, NEXT, OWNER, objective.data, key)
