@@ -244,6 +244,9 @@ def build(cls: type[T], section: Mapping[str, Any] | ConfigDict, where: str) -> 
         if inner is not None and is_section:
             values[key] = build(typing.cast(type, inner), value, f"{where}.{key}")
             continue
+        if inner is not None and typing.get_origin(hint) is tuple:  # of sections
+            values[key] = _sections(typing.cast(type, inner), value, f"{where}.{key}")
+            continue
         value = _tuples(value)
         if not _matches(value, hint):
             raise InputError(f"{where}.{key}: expected {_describe(hint)}, got {short(value)}")
@@ -261,6 +264,14 @@ def build(cls: type[T], section: Mapping[str, Any] | ConfigDict, where: str) -> 
         return cls(**values)
     except FieldError as error:  # a class's own check does not know where it stands
         raise InputError(f"{where}.{error}") from None
+
+
+def _sections(cls: type[T], value: Any, where: str) -> tuple[T, ...]:
+    """A tuple of sections as dataclasses."""
+    known = isinstance(value, (list, tuple))
+    if not known or not all(isinstance(one, (Mapping, ConfigDict)) for one in value):
+        raise InputError(f"{where}: expected a tuple of sections, got {short(value)}")
+    return tuple(build(cls, one, f"{where}[{place}]") for place, one in enumerate(value))
 
 
 def to_plain(config: Any) -> Any:

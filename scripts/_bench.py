@@ -211,15 +211,12 @@ def profile(run: Any) -> dict[str, float]:
     import jax
     import optax
 
-    from recjax.training import cross_entropy, objectives
+    from recjax.training import cross_entropy
 
-    objective = objectives.Objective(
-        run.config.objective, run.store.items, run.split.train, run.store.n_items
-    )
-    loss = run.loss_fn(objective)
+    loss = run.loss_fn
     batch = {k: v[0] for k, v in run.place(0, 1).items()}
     params, key = run.init_state().params, jax.random.key(0)
-    data = jax.tree.map(jax.numpy.asarray, objective.data)
+    data = jax.tree.map(jax.numpy.asarray, run.objective.data)
     inputs, repeats = (params, batch, data, key), 4
 
     def total(*inputs):

@@ -225,7 +225,7 @@ class Ours:
 
         from recjax.interpreter.learning import Learner
         from recjax.interpreter.reader import Reader
-        from recjax.training.optim import OptimConfig, make_optimizer
+        from recjax.training.optim import OptimConfig
 
         class One(Learner):
             """Asks the paper's question of one task alone."""
@@ -236,13 +236,13 @@ class Ours:
                 return self.task, 0
 
         config = OptimConfig(learning_rate=RATE, weight_decay=WEIGHT_DECAY)
-        self.optimizer, self.steps, self.cases = make_optimizer(config, steps), steps, cases
+        self.steps, self.cases = steps, cases
         self.learners, self.step, self.adapters, self.readers = {}, {}, {}, {}
         for task, case in cases.items():
-            learner = self.learners[task] = One(case.bridge, case.examples, batch_size=BATCH)
-            learner.task = task
-            self.step[task] = learner.make_steps(self.optimizer)
-            start = case.adapter or learner.init_state(self.optimizer).params
+            learner = One(case.bridge, case.examples, batch_size=BATCH, optim=config)
+            learner.task, self.learners[task] = task, learner
+            self.step[task] = learner.make_steps()
+            start = case.adapter or learner.init_state().params
             self.adapters[task] = jax.tree.map(np.asarray, start)
             self.readers[task] = Reader(case.bridge, self.adapters[task], case.titles)
         self.warm: set[str] = set()
@@ -295,13 +295,13 @@ class Ours:
         from recjax.training.state import state_of
 
         learner, take, losses = self.learners[task], self.step[task], []
-        bridge = learner.bridge
-        state = state_of(self.adapters[task], self.optimizer, bridge.axes, bridge.mesh)
-        batch = learner.batch(0)
+        start = self.adapters[task], learner.optimizer, learner.axes, learner.mesh
+        state = state_of(*start, learner.trained)
+        batch = learner.place(0)
         for step in range(self.steps):
             state, metrics = take(state, batch)
             if step + 1 < self.steps:
-                batch = learner.batch(step + 1)
+                batch = learner.place(step + 1)
             losses.append(float(metrics["loss"][0]))
         return losses
 

@@ -204,7 +204,7 @@ class Ours:
             params |= init_params(build, 0, PARAM_AXES, mesh, but=params)
         else:
             params["adapter/kernel"] = jnp.asarray(self.work["adapter"])
-            rules = ((r"adapter/.*", True), (r".*", False))
+            rules = ((r"adapter/.*", "trained"), (r".*", "frozen"))
         budget = int((self.work[f"{which}/labels"][:, 1:] >= 0).sum())
 
         def loss(params: Any, batch: Any, data: Any, key: Any) -> Any:

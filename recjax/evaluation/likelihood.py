@@ -262,7 +262,6 @@ class PairEvaluator(Scored[Row]):
         config, length, predict, place: see `Scored`.
         name: prefix of the metric names ("validation", "test").
         rows: the pairs of one part.
-        frozen: parameters beside those that `run` gets.
     """
 
     config: LikelihoodConfig
@@ -271,7 +270,6 @@ class PairEvaluator(Scored[Row]):
     length: int
     predict: PredictFn
     place: Callable[[Any], Any] = jax.device_put
-    frozen: Mapping[str, Array] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def examples(self) -> Sequence[Row]:
@@ -298,8 +296,8 @@ class PairEvaluator(Scored[Row]):
         """Metrics by name.
 
         Args:
-            params: the parameters beside the frozen ones.
+            params: of the model.
             progress: called with the number of pairs done.
         """
-        measured = _measures(*self.scores({**self.frozen, **params}, progress))
+        measured = _measures(*self.scores(params, progress))
         return {f"{self.name}/answers/{key}": value for key, value in measured.items()}

@@ -27,7 +27,10 @@ from flax import nnx
 from recjax.nn.attention import attend
 from recjax.nn.norms import RMSNorm
 from recjax.ranges import Checked, Few, FieldError, Size
+from recjax.training.freezing import Rules
 from recjax.typing import Array
+
+RULES: Rules = ((r"whitening/.*", "kept"), (r"body/.*", "trained"))
 
 
 @dataclasses.dataclass(frozen=True)

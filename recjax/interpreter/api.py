@@ -34,7 +34,7 @@ from recjax.replace import new_folder, recovered
 from recjax.training.item_vectors import has_item_vectors
 from recjax.training.loop import total_steps
 from recjax.training.metrics import progress_bar
-from recjax.training.optim import OptimConfig, make_optimizer
+from recjax.training.optim import OptimConfig
 from recjax.typing import Params
 
 _FILES = ("interpreter.json", "adapter.safetensors")
@@ -126,17 +126,18 @@ class Interpreter:
             start = StartConfig(20_000 if has_item_vectors(llm.folder) else 0)
         if start.fade and histories is None:
             raise InputError("start.fade: needs the titles of histories")
-        learner = Learner(bridge, examples, batch_size=batch_size, seed=seed, start=start)
         if optim is None:
             optim = OptimConfig(learning_rate=1e-4 if start.examples else 3e-3, clip_norm=1.0)
-        optimizer = make_optimizer(optim, learner.steps_per_epoch)
+        learner = Learner(
+            bridge, examples, batch_size=batch_size, seed=seed, start=start, optim=optim
+        )
         learner.check()
-        steps, state = learner.make_steps(optimizer), learner.init_state(optimizer)
+        steps, state = learner.make_steps(), learner.init_state()
         losses = []
         total = total_steps(epochs, learner.steps_per_epoch)
         with progress_bar(total, 0, "fitting", "step") as bar:
             for step in range(total):
-                state, metrics = steps(state, learner.batch(step))
+                state, metrics = steps(state, learner.place(step))
                 losses.append(float(metrics["loss"][0]))
                 bar.update(1)
                 bar.set_postfix_str(f"loss {losses[-1]:.4f}", refresh=False)

@@ -43,7 +43,11 @@ class Bridge:
             raise InputError(f"{where}: no tokenizer; an interpreter asks in words")
         self.llm, self.config, self.length, self.dim = llm, config, length, dim
         self.questions = Questions(ask, llm.tokenizer, config.soft, llm.config.max_length)
-        self.adapter: ModelDef[adapters.Adapter] = define(lambda rngs: self._make(None, 1.0, rngs))
+        self.adapter: ModelDef[adapters.Adapter] = define(self.build)
+
+    def build(self, rngs: nnx.Rngs) -> adapters.Adapter:
+        """An adapter that has measured no states yet."""
+        return self._make(None, 1.0, rngs)
 
     def _make(self, states: Any, size: float, rngs: nnx.Rngs) -> adapters.Adapter:
         embed = self.llm.config.dim

@@ -7,15 +7,15 @@ frozen weights cost no gradient.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-import optax
+from flax import nnx
 
 from recjax.data.pipeline import step_size
 from recjax.errors import InputError
+from recjax.interpreter import adapters
 from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.examples import Examples
 from recjax.interpreter.questions import Task
@@ -26,9 +26,9 @@ from recjax.nn.masks import make_mask
 from recjax.nn.soft import place_soft
 from recjax.training import parallel
 from recjax.training.item_vectors import read_item_vectors
-from recjax.training.state import TrainState, state_of
-from recjax.training.step import make_steps
+from recjax.training.optim import OptimConfig
 from recjax.training.token_loss import label_loss
+from recjax.training.trainable import Trainable
 from recjax.typing import Array, Params
 
 _SAMPLE = 4096  # examples whose states give the adapter's whitening
@@ -47,8 +47,8 @@ class Batch:
     arrays: dict[str, Any]
 
 
-class Learner:
-    """What an adapter learns from, step by step.
+class Learner(Trainable):
+    """An adapter, and what it learns from, step by step.
 
     Args:
         bridge: the adapter's place.
@@ -56,7 +56,11 @@ class Learner:
         batch_size: B, at most: all examples where they are fewer.
         seed: of the adapter, of the examples' order, of tasks and prompts.
         start: how the adapter starts; at random by default.
+        optim: the update rule.
     """
+
+    rules = adapters.RULES
+    seed, optim = 0, OptimConfig()
 
     def __init__(
         self,
@@ -66,10 +70,12 @@ class Learner:
         batch_size: int,
         seed: int = 0,
         start: StartConfig | None = None,
+        optim: OptimConfig | None = None,
     ):
-        self.bridge, self.examples = bridge, examples
+        self.bridge, self.examples, self.mesh = bridge, examples, bridge.mesh
+        self.model = bridge.adapter
         self.per_step = step_size(batch_size, len(examples), parallel.data_size(bridge.mesh))
-        self.seed = seed
+        self.seed, self.optim = seed, optim or OptimConfig()
         self._start = start or StartConfig()
 
     @property
@@ -77,8 +83,23 @@ class Learner:
         """Steps in which every example is seen about once."""
         return max(1, round(len(self.examples) / self.per_step))
 
-    def init_state(self, optimizer: optax.GradientTransformation) -> TrainState:
-        """A fresh state; `check` has passed.
+    @property
+    def batches(self) -> "Learner":
+        """What knows the steps of an epoch."""
+        return self
+
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """See `Trainable`."""
+        return self.bridge.build(rngs)
+
+    @property
+    def axes(self) -> parallel.AxisRules:
+        """See `Trainable`."""
+        return self.bridge.axes
+
+    @property
+    def given(self) -> Params:
+        """The adapter's parameters at the start; `check` has passed.
 
         Raises:
             InputError: states that are all zero.
@@ -92,7 +113,7 @@ class Learner:
             params = start_near(
                 self.bridge, params, self.examples, *self._vectors, self._start, self.seed
             )
-        return state_of(params, optimizer, self.bridge.axes, self.bridge.mesh)
+        return params
 
     @functools.cached_property
     def _vectors(self) -> tuple[list[str], np.ndarray]:
@@ -141,8 +162,9 @@ class Learner:
         task = tasks[int(rng.choice(len(tasks), p=shares / shares.sum()))]
         return task, int(rng.integers(questions.forms(task)))
 
-    def batch(self, step: int) -> Batch:
-        """A step's batch, on the devices."""
+    def place(self, step: int, count: int = 1) -> Batch:
+        """A step's batch, on the devices: steps differ in what they ask."""
+        assert count == 1
         task, form = self.asked(step)
         rows = self.rows(step)
         titles = self.examples.titles(rows, task)
@@ -163,15 +185,16 @@ class Learner:
         llm = self.bridge.llm
         return jax.jit(lambda params: llm.definition.merge(params).mapped_tokens())(llm.params)
 
-    def data(self, batch: Batch) -> tuple[Params, Projected | None, KVCache | None]:
-        """What a step reads beside its arrays: the frozen parameters, what they make of every
-        token (`Llama.mapped_tokens`), and the beginning of all rows."""
-        return self.bridge.llm.params, self._mapped, batch.prefix
+    def inputs(self, batch: Batch) -> tuple[dict[str, Array], Any]:
+        """The arrays of one step, and what it reads beside them: the frozen parameters, what they
+        make of every token (`Llama.mapped_tokens`), and the beginning of all rows."""
+        arrays = jax.tree.map(lambda a: a[None], batch.arrays)
+        return arrays, (self.bridge.llm.params, self._mapped, batch.prefix)
 
     def loss_fn(
         self, params: Params, batch: dict[str, Array], data: Any, key: Array
     ) -> tuple[Array, Array]:
-        """(sum, number) of the answers' tokens' loss; `data` is what `Learner.data` gives."""
+        """(sum, number) of the answers' tokens' loss; `data` is that of `inputs`."""
         del key
         frozen, mapped, prefix = data
         model = self.bridge.llm.definition.merge(frozen)
@@ -186,16 +209,3 @@ class Learner:
             known=None if mapped is None else Known(batch["tokens"], batch["learned"], mapped),
         )
         return label_loss(h, model.head_table(), batch["labels"], mesh=self.bridge.mesh)
-
-    def make_steps(
-        self, optimizer: optax.GradientTransformation
-    ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-        """`(state, batch) -> (state, metrics)`, one step a call; metrics are [1]."""
-        steps = make_steps(self.loss_fn, optimizer)
-        key = jax.random.key(self.seed)
-
-        def one(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-            arrays = jax.tree.map(lambda a: a[None], batch.arrays)
-            return steps(state, arrays, self.data(batch), key)
-
-        return one

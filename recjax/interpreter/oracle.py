@@ -80,7 +80,7 @@ def generate_oracles(run: InterpreterRun, windows: Windows, seed: int = 0) -> Or
         part = ids[first : first + _BATCH]
         padded = part[np.minimum(np.arange(_BATCH), len(part) - 1)]
         key = jax.random.fold_in(jax.random.key(seed), first)
-        done = generate(run.frozen, padded, key)
+        done = generate(run.recommender_params, padded, key)
         parts.append([np.asarray(a)[: len(part)] for a in done])
     return Oracles(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import optax
+from flax import nnx
 
 from recjax.config import build, to_plain
 from recjax.data.prepare import prepare
@@ -34,13 +34,11 @@ from recjax.models.definition import fingerprint
 from recjax.ranges import Checked, Count, Epochs, Range, Seed, Share, Size
 from recjax.text.textualize import item_titles
 from recjax.training import parallel, workdir
-from recjax.training.checkpoint import abstract_like
 from recjax.training.item_vectors import check_origin
 from recjax.training.loop import TrainConfig
-from recjax.training.optim import OptimConfig, make_optimizer
+from recjax.training.optim import OptimConfig
 from recjax.training.recommender import RecommenderRun, RunConfig
 from recjax.training.run import Run
-from recjax.training.state import TrainState, abstract_state_of, state_shardings
 from recjax.training.system import System
 from recjax.typing import Array, Params
 
@@ -110,12 +108,11 @@ class InterpreterRun(Run):
     """
 
     unit = "examples"
+    config: InterpreterRunConfig
 
     def __init__(self, config: InterpreterRunConfig, store: Store, folder: Path | None = None):
-        super().__init__(config.train, folder)
-        self.config, self.store = config, store
+        super().__init__(config, store, folder)
         self.recommender: RecommenderRun = workdir.open_run(config.recommender)
-        self.mesh = parallel.make_mesh(config.train.mesh)
 
     @functools.cached_property
     def llm(self) -> LanguageModel:
@@ -126,13 +123,13 @@ class InterpreterRun(Run):
         return load_llm(self.config.llm, dtype=self.config.dtype or None, mesh=mesh)
 
     @functools.cached_property
-    def frozen(self) -> Params:
+    def recommender_params(self) -> Params:
         """The recommender's parameters: of its best checkpoint."""
         return self.recommender.restore(self.recommender.best_step())
 
     @functools.cached_property
     def encoder(self) -> Encoder:
-        return Encoder(self.recommender, self.frozen, self.config.ask.window)
+        return Encoder(self.recommender, self.recommender_params, self.config.ask.window)
 
     @functools.cached_property
     def bridge(self) -> Bridge:
@@ -191,6 +188,7 @@ class InterpreterRun(Run):
             batch_size=size,
             seed=self.config.seed,
             start=self.config.start,
+            optim=self.config.optim,
         )
 
     @property
@@ -198,19 +196,33 @@ class InterpreterRun(Run):
         """What knows the steps of an epoch."""
         return self.learner
 
-    @functools.cached_property
-    def optimizer(self) -> optax.GradientTransformation:
-        return make_optimizer(self.config.optim, self.learner.steps_per_epoch)
+    rules = adapters.RULES
 
-    def init_state(self) -> TrainState:
-        """A fresh state."""
-        return self.learner.init_state(self.optimizer)
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """See `Trainable`."""
+        return self.bridge.build(rngs)
 
-    def abstract_state(self) -> TrainState:
-        """The state's shapes and shardings."""
-        bridge = self.bridge
-        abstract = abstract_state_of(bridge.adapter.shapes, self.optimizer)
-        return abstract_like(abstract, state_shardings(abstract, bridge.axes, bridge.mesh))
+    @property
+    def axes(self) -> parallel.AxisRules:
+        """See `Trainable`."""
+        return self.bridge.axes
+
+    @property
+    def given(self) -> Params:
+        """See `Learner.given`."""
+        return self.learner.given
+
+    def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
+        """See `Learner.loss_fn`."""
+        return self.learner.loss_fn(params, batch, data, key)
+
+    def inputs(self, batch: Batch) -> tuple[dict[str, Array], Any]:
+        """See `Learner.inputs`."""
+        return self.learner.inputs(batch)
+
+    def place(self, step: int, count: int) -> Batch:
+        """See `Learner.place`."""
+        return self.learner.place(step, count)
 
     def check(self) -> None:
         """See `Run.check`; of the states, the titles and the adapter's start, too."""
@@ -227,15 +239,6 @@ class InterpreterRun(Run):
                 "config.train.mesh splits a batch into"
             )
         self.learner.check()
-
-    def make_steps(self) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
-        """See `Learner.make_steps`."""
-        return self.learner.make_steps(self.optimizer)
-
-    def place(self, step: int, count: int) -> Batch:  # type: ignore[override]
-        """The training batch of a step, on the devices."""
-        assert count == 1
-        return self.learner.batch(step)
 
     def part(self, step: int) -> str:
         """The task and the prompt of a step."""
@@ -265,8 +268,7 @@ class InterpreterRun(Run):
     def describe(self) -> str:
         """One line: what is read by what, and how much of it is trained."""
         llm = sum(math.prod(a.shape) for a in self.llm.params.values())
-        adapter = self.bridge.adapter.shapes
-        trained = sum(math.prod(a.shape) for p, a in adapter.items() if "whitening" not in p)
+        trained = sum(math.prod(self.model.shapes[path].shape) for path in self.trained)
         name = self.recommender.config.model["name"]
         shape = f"[{self.encoder.length} {self.encoder.dim}]"
         return (
@@ -281,7 +283,7 @@ class InterpreterRun(Run):
         """What a checkpoint belongs to: the adapter, both frozen models, what a file asks."""
         return {
             "adapter": to_plain(self.config.adapter),
-            "recommender": fingerprint(self.frozen),
+            "recommender": fingerprint(self.recommender_params),
             "llm": fingerprint(self.llm.params),
             "prompt table": self._prompts,
         }

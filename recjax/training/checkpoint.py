@@ -278,13 +278,6 @@ def _full(error: BaseException) -> str | None:
     return None
 
 
-def abstract_like(tree: Any, shardings: Any) -> Any:
-    """A pytree's shapes and dtypes with shardings, for `Checkpoints.restore`."""
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
-    )
-
-
 def read_json(path: Path, what: str) -> dict[str, Any]:
     """The object in a JSON file of a workdir; `InputError` naming it when it is missing or
     damaged."""

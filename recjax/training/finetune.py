@@ -15,12 +15,11 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
-import optax
 from flax import nnx
 
 from recjax.config import build, to_plain
@@ -61,19 +60,10 @@ from recjax.text.pairs import (
 )
 from recjax.text.tokenizers import Tokenizer, load_tokenizer
 from recjax.training import parallel
-from recjax.training.checkpoint import abstract_like
-from recjax.training.freezing import FULL, LORA, split_params, with_frozen
+from recjax.training.freezing import FULL, LORA
 from recjax.training.loop import TrainConfig
-from recjax.training.optim import OptimConfig, make_optimizer
+from recjax.training.optim import OptimConfig
 from recjax.training.run import Run
-from recjax.training.state import (
-    TrainState,
-    abstract_state_of,
-    init_params,
-    state_of,
-    state_shardings,
-)
-from recjax.training.step import make_steps
 from recjax.training.system import System
 from recjax.training.token_loss import token_loss
 from recjax.typing import Array, Params
@@ -157,11 +147,11 @@ class FinetuneRun(Run):
     """
 
     unit = "pairs"
+    config: FinetuneConfig
 
     def __init__(self, config: FinetuneConfig, store: Pairs, workdir: Path | None = None):
-        super().__init__(config.train, workdir)
-        self.config, self.store = config, store
-        self.mesh = parallel.make_mesh(config.train.mesh)
+        super().__init__(config, store, workdir)
+        self.rules = FULL if config.method == "full" else LORA
 
     @property
     def _folder(self) -> Path:
@@ -209,19 +199,23 @@ class FinetuneRun(Run):
         """The definition of the model with its adapters."""
         return self._adapted.definition
 
-    def _build(self, rngs: nnx.Rngs) -> Any:
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """See `Trainable`."""
         return self._adapted.build(rngs)
 
     @property
-    def _axes(self) -> parallel.AxisRules:
+    def axes(self) -> parallel.AxisRules:
+        """See `Trainable`."""
         return self.base.family.axes
 
-    def _split(self, params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        return split_params(params, FULL if self.config.method == "full" else LORA)
+    @property
+    def given(self) -> Params:
+        """The model's own parameters, where they are trained."""
+        return self.loaded.params if self.config.method == "full" else {}
 
     @property
     def frozen(self) -> Params:
-        """What is not trained."""
+        """The model's own parameters, where adapters are trained."""
         return {} if self.config.method == "full" else self.loaded.params
 
     def _rows(self, pairs: list[Pair]) -> list[Row]:
@@ -248,19 +242,13 @@ class FinetuneRun(Run):
     @functools.cached_property
     def batches(self) -> PairBatches:
         """The training batches."""
-        processes = jax.process_count()
         return PairBatches(
             Shuffled(self.rows["train"], self.config.seed),
             self.tokenizer,
             self.length,
             self.config.train.batch_size,
-            row_multiple=max(1, parallel.data_size(self.mesh) // processes),
-            process=(jax.process_index(), processes),
+            **parallel.rows_of_process(self.mesh),
         )
-
-    @functools.cached_property
-    def optimizer(self) -> optax.GradientTransformation:
-        return make_optimizer(self.config.optim, self.batches.steps_per_epoch)
 
     def _hidden(self, module: Any, batch: Mapping[str, Array], key: Array | None = None) -> Array:
         """Final hidden states [R T E] of packed rows."""
@@ -277,30 +265,6 @@ class FinetuneRun(Run):
         budget = math.ceil(self.batches.label_share * labels.size)
         return token_loss(h, module.head_table(), labels, budget=budget, mesh=self.mesh)
 
-    def init_state(self) -> TrainState:
-        """A fresh state: of adapters that change nothing yet, or of the model's own parameters."""
-        if self.config.method == "full":
-            params = self.loaded.params
-        else:
-            base = self.base.params.keys()
-            params = init_params(self._build, self.config.seed, self._axes, self.mesh, but=base)
-        return state_of(params, self.optimizer, self._axes, self.mesh)
-
-    def abstract_state(self) -> TrainState:
-        """The state's shapes and shardings; allocates nothing."""
-        abstract = abstract_state_of(self._split(self.model.shapes)[0], self.optimizer)
-        return abstract_like(abstract, state_shardings(abstract, self._axes, self.mesh))
-
-    def make_steps(self) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
-        """`(state, batches) -> (state, metrics)`: see `recjax.training.step`."""
-        key, frozen = jax.random.key(self.config.seed), self.frozen
-        steps = make_steps(with_frozen(self.loss_fn), self.optimizer)
-        return lambda state, batch: steps(state, batch, (frozen, None), key)
-
-    def place(self, step: int, count: int) -> dict[str, Array]:
-        """Training batches step .. step + count - 1 on the devices."""
-        return parallel.shard_batch(self.batches(step, count), self.mesh, axis=1)
-
     def evaluator(self, name: Literal["validation", "test"]) -> PairEvaluator:
         """Measures the answers of one part."""
         if not self.rows[name]:
@@ -315,7 +279,6 @@ class FinetuneRun(Run):
             self.length,
             self.predict,
             place=lambda batch: parallel.replicate(batch, self.mesh),
-            frozen=self.frozen,
         )
 
     @property
@@ -334,7 +297,7 @@ class FinetuneRun(Run):
     def describe(self) -> str:
         """One line: model, parameters, data, devices."""
         shapes = {path: math.prod(a.shape) for path, a in self.model.shapes.items()}
-        trained = sum(self._split(shapes)[0].values())
+        trained = sum(shapes[path] for path in self.trained)
         parts = {name: len(rows) for name, rows in self.rows.items()}
         left_out = sum(self.store.manifest["counts"].values()) - sum(parts.values())
         said = f", {left_out:,} too long and left out" if left_out else ""
@@ -358,7 +321,7 @@ class FinetuneRun(Run):
         """Writes the best parameters: WORKDIR/adapter, and WORKDIR/hf where a model is wanted."""
         assert self.workdir is not None
         out: dict[str, Any] = {}
-        own = self._everywhere(params)
+        own = self._everywhere({path: params[path] for path in self.trained})
         if self.config.method == "lora":
             out["adapter"] = str(self.workdir / "adapter")
             if jax.process_index() == 0:

@@ -1,59 +1,81 @@
-"""Which parameters are trained, and which are frozen.
+"""Which parameters are trained, which are kept, and which are frozen.
 
-An ordered list of `(regex, trained)` over parameter paths: the first rule that matches a path in
-full decides. Only what is trained has optimiser state and is donated to the step; what is frozen
-is an argument of the step (never a constant in its program) and costs no gradient.
+An ordered list of `(regex, role)` over parameter paths: the first rule that matches a path in full
+decides. Three roles:
 
-    trained, frozen = split_params(params, LORA)
-    state = state_of(trained, optimizer, axes, mesh)         # of recjax.training.state
+- "trained": in the state, with optimiser state and a gradient;
+- "kept": in the state and saved with it, but it stays as it starts (whitening, which is measured);
+- "frozen": comes from elsewhere at every start (a language model, a table), and is never saved. The
+  step takes it as an argument; it is no constant of the compiled program.
+
+Only trained parameters cost a gradient and optimiser state.
+
+    roles = roles_of(params, LORA)
+    own, frozen = split_params(params, LORA)
+    state = state_of(own, optimizer, axes, mesh)             # of recjax.training.state
     steps = make_steps(with_frozen(loss_fn), optimizer)
     state, metrics = steps(state, batches, (frozen, data), key)
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 from recjax.errors import InputError
 from recjax.training.step import LossFn
 from recjax.typing import Array, Params
 
-Rules = Sequence[tuple[str, bool]]
+Role = Literal["trained", "kept", "frozen"]
+Rules = Sequence[tuple[str, Role]]
 
-FULL: Rules = ((r".*", True),)
-LORA: Rules = ((r".*/lora/[ab]", True), (r".*", False))
+FULL: Rules = ((r".*", "trained"),)
+LORA: Rules = ((r".*/lora/[ab]", "trained"), (r".*", "frozen"))
 
 T = TypeVar("T")
 
 
-def split_params(params: Mapping[str, T], rules: Rules) -> tuple[dict[str, T], dict[str, T]]:
-    """`(trained, frozen)` parameters; their order stays.
+def roles_of(paths: Iterable[str], rules: Rules) -> dict[str, Role]:
+    """The role of every parameter.
 
     Args:
-        params: by path; abstract ones, too.
-        rules: `(regex, trained)`.
+        paths: of the parameters.
+        rules: `(regex, role)`.
 
     Raises:
         InputError: a parameter that no rule matches, or nothing is trained.
     """
-    trained: dict[str, T] = {}
-    frozen: dict[str, T] = {}
-    for path, value in params.items():
-        found = next((on for pattern, on in rules if re.fullmatch(pattern, path)), None)
+    roles: dict[str, Role] = {}
+    for path in paths:
+        found = next((role for pattern, role in rules if re.fullmatch(pattern, path)), None)
         if found is None:
             raise InputError(f"no freezing rule covers parameter {path}")
-        (trained if found else frozen)[path] = value
-    if not trained:
+        roles[path] = found
+    if "trained" not in roles.values():
         raise InputError(f"nothing is trained: no parameter matches {_patterns(rules)}")
-    return trained, frozen
+    return roles
+
+
+def split_params(params: Mapping[str, T], rules: Rules) -> tuple[dict[str, T], dict[str, T]]:
+    """`(own, frozen)` parameters: those of the state, and the others; their order stays.
+
+    Args:
+        params: by path; abstract ones, too.
+        rules: `(regex, role)`.
+
+    Raises:
+        InputError: see `roles_of`.
+    """
+    roles = roles_of(params, rules)
+    own = {path: value for path, value in params.items() if roles[path] != "frozen"}
+    return own, {path: value for path, value in params.items() if path not in own}
 
 
 def _patterns(rules: Rules) -> str:
-    return ", ".join(f"'{pattern}'" for pattern, on in rules if on) or "any rule"
+    return ", ".join(f"'{pattern}'" for pattern, role in rules if role == "trained") or "any rule"
 
 
 def with_frozen(loss_fn: LossFn) -> LossFn:
-    """A loss of the trained parameters alone: its `data` is `(frozen, the loss's own data)`."""
+    """A loss of the state's parameters alone: its `data` is `(frozen, the loss's own data)`."""
 
     def loss(params: Params, batch: Any, data: tuple[Params, Any], key: Array):
         frozen, rest = data

@@ -16,14 +16,13 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from recjax.config import build, nearest, to_plain
@@ -34,7 +33,6 @@ from recjax.data.splits import Spans
 from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig, LikelihoodEvaluator, likelihood
-from recjax.models.definition import ModelDef, define
 from recjax.models.language import DEFAULT, Family, LanguageConfig, find_family
 from recjax.nn.masks import make_mask
 from recjax.nn.soft import place_soft
@@ -45,15 +43,12 @@ from recjax.text.textualize import Documents, TextConfig
 from recjax.text.token_batches import TokenBatches
 from recjax.text.tokenizers import Tokenizer, load_tokenizer, train_bpe
 from recjax.training import parallel
-from recjax.training.checkpoint import abstract_like
 from recjax.training.item_vectors import FILE as ITEM_VECTORS
 from recjax.training.item_vectors import write_item_vectors
 from recjax.training.loop import TrainConfig
-from recjax.training.optim import OptimConfig, make_optimizer
+from recjax.training.optim import OptimConfig
 from recjax.training.recommender import SplitConfig, make_split
 from recjax.training.run import Run
-from recjax.training.state import TrainState, abstract_state, init_state, state_shardings
-from recjax.training.step import make_steps
 from recjax.training.system import System
 from recjax.training.token_loss import token_loss
 from recjax.typing import Array, Params
@@ -190,17 +185,13 @@ class LanguageRun(Run):
         config: the run's config.
         store: the prepared data.
         workdir: the run's folder, or None for a run that keeps nothing.
-
-    Attributes:
-        mesh: the devices.
     """
 
     unit = "documents"
+    config: LanguageRunConfig
 
     def __init__(self, config: LanguageRunConfig, store: Store, workdir: Path | None = None):
-        super().__init__(config.train, workdir)
-        self.config, self.store = config, store
-        self.mesh = parallel.make_mesh(config.train.mesh)
+        super().__init__(config, store, workdir)
         self._family = _family(config.model)
 
     @functools.cached_property
@@ -251,37 +242,28 @@ class LanguageRun(Run):
     def model_config(self) -> LanguageConfig:
         return read_model(self.config.model, self.tokenizer.size)
 
-    @functools.cached_property
-    def model(self) -> ModelDef:
-        """The model's definition (`model.merge(params)` is the module)."""
-        return define(self._build)
-
-    def _build(self, rngs: nnx.Rngs) -> Any:
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """See `Trainable`."""
         model = self._family.build(self.model_config, rngs=rngs)
         items = self.store.n_items if self.config.text.soft else 0
         return _Reader(model, items, self.model_config, rngs=rngs)
 
-    @functools.cached_property
-    def _axes(self) -> parallel.AxisRules:
+    @property
+    def axes(self) -> parallel.AxisRules:
+        """See `Trainable`."""
         own = ((r"items", ("vocab", "embed")),)
         return (*((f"model/{pattern}", names) for pattern, names in self._family.axes), *own)
 
     @functools.cached_property
     def batches(self) -> TokenBatches:
         """The training batches."""
-        processes = jax.process_count()
         return TokenBatches(
             self.documents,
             self.tokenizer,
             self.model_config.max_length,
             self.config.train.batch_size,
-            row_multiple=max(1, parallel.data_size(self.mesh) // processes),
-            process=(jax.process_index(), processes),
+            **parallel.rows_of_process(self.mesh),
         )
-
-    @functools.cached_property
-    def optimizer(self) -> optax.GradientTransformation:
-        return make_optimizer(self.config.optim, self.batches.steps_per_epoch)
 
     def _hidden(self, module: Any, batch: Mapping[str, Array], key: Array | None = None) -> Array:
         """Final hidden states [R T E] of packed rows; with noise on soft tokens where `key` is."""
@@ -309,26 +291,6 @@ class LanguageRun(Run):
         ):
             out[key] = out.get(key, 0) + int(size)
         return out
-
-    def init_state(self) -> TrainState:
-        """A fresh state, born sharded (a training step donates it)."""
-        return init_state(self._build, self.optimizer, self.config.seed, self._axes, self.mesh)
-
-    def abstract_state(self) -> TrainState:
-        """The state's shapes and shardings; allocates nothing."""
-        abstract = abstract_state(self._build, self.optimizer, self.config.seed)
-        shardings = state_shardings(abstract, self._axes, self.mesh)
-        return abstract_like(abstract, shardings)
-
-    def make_steps(self) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
-        """`(state, batches) -> (state, metrics)`: see `recjax.training.step`."""
-        key = jax.random.key(self.config.seed)
-        steps = make_steps(self.loss_fn, self.optimizer)
-        return lambda state, batch: steps(state, batch, None, key)
-
-    def place(self, step: int, count: int) -> dict[str, Array]:
-        """Training batches step .. step + count - 1 on the devices."""
-        return parallel.shard_batch(self.batches(step, count), self.mesh, axis=1)
 
     def evaluator(self, name: Literal["validation", "test"]) -> LikelihoodEvaluator:
         """Measures on one part of the split: histories with their targets, and all items."""

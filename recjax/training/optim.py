@@ -5,10 +5,21 @@ model's layers Muon's updates (Jordan 2024: momentum 0.95, made orthogonal by Ne
 large as Adam's are (Liu et al. 2025, section 2.2), so that one learning rate serves both; all else
 (embeddings, heads, norms, biases) keeps Adam's, with Nesterov's momentum as `optax.contrib.muon`
 has it.
+
+Ordered rules over parameter paths say which parameters decay, which take Muon's updates, which
+learn faster and which not at all (`OptimRule`). Those of `config.optim.rules` stand before
+`RULES`:
+
+    config.optim.rules = (
+        {"match": "items/.*", "rate": 0.1},  # a tenth of the learning rate
+        {"match": "positions/.*", "frozen": True},
+    )
 """
 
 import dataclasses
+import functools
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
@@ -17,11 +28,48 @@ import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
+from recjax.config import nearest
+from recjax.errors import InputError
 from recjax.ranges import Amount, Checked, Count, FieldError, Positive, Range
-from recjax.typing import Array
+from recjax.typing import Array, Params
 
-_KERNEL = re.compile(r"(?!.*\bhead/).*/kernel")  # of a layer: what Muon's updates are made for
 _ADAM_RMS = 0.2  # of an update of Adam's, by Liu et al.
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimRule(Checked):
+    """What is special about the parameters whose path `match` matches in full.
+
+    None says nothing. For each of the other fields, the first rule that matches a parameter and
+    says something about it decides.
+    """
+
+    match: str  # regex
+    rate: Amount | None = None  # times the learning rate
+    decay: Amount | None = None  # times `weight_decay`; 1 for matrices and 0 for vectors
+    muon: bool | None = None  # Muon's updates, where `name` is muon; for matrices only
+    frozen: bool | None = None  # stays as it starts, without optimiser state
+
+    def __post_init__(self):
+        super().__post_init__()
+        try:
+            re.compile(self.match)
+        except re.error as error:
+            raise FieldError("match", f"{self.match!r} is no regular expression: {error}") from None
+        if all(value is None for value in self._said):
+            raise FieldError("match", f"{self.match!r}: expected one of rate, decay, muon, frozen")
+
+    @property
+    def _said(self) -> tuple[Any, ...]:
+        return self.rate, self.decay, self.muon, self.frozen
+
+
+# After those of the config. Of layers in a stack, norms are matrices; Muon is for layers' kernels.
+RULES = (
+    OptimRule(r".*/scale", decay=0.0),
+    OptimRule(r"(?!.*\bhead/).*/kernel", muon=True),
+    OptimRule(r".*", rate=1.0, decay=1.0, muon=False, frozen=False),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +79,7 @@ class OptimConfig(Checked):
     b1: Annotated[float, Range(0, below=1)] = 0.9  # b1, b2 and eps are Adam's
     b2: Annotated[float, Range(0, below=1)] = 0.999  # SASRec's authors use 0.98
     eps: Amount = 1e-8
-    weight_decay: Amount = 0.0  # decoupled (AdamW), on matrices only
+    weight_decay: Amount = 0.0  # decoupled (AdamW), on matrices; see `rules`
     clip_norm: Amount = 0.0  # global norm of the gradient; 0 = none
     warmup_steps: Count = 0  # linear from 0
     # Holds `ramp_rate` until the first of these epochs, then rises linearly to the learning rate at
@@ -42,9 +90,13 @@ class OptimConfig(Checked):
     # Linear to 0 over the last so many epochs. They begin when the criterion of `config.train`
     # holds, or so many epochs before its cap; 0 = training ends there and then.
     cooldown_epochs: Amount = 0.0
+    rules: tuple[OptimRule, ...] = ()  # of some parameters
 
     def __post_init__(self):
         super().__post_init__()
+        for place, rule in enumerate(self.rules):
+            if rule.muon and self.name != "muon":
+                raise FieldError(f"rules[{place}].muon", f"expected name 'muon', got '{self.name}'")
         if self.ramp_epochs[0] > self.ramp_epochs[1]:
             raise FieldError("ramp_epochs", f"expected rising numbers, got {self.ramp_epochs}")
         if self.ramp_epochs[1] and (self.warmup_steps or self.decay_epochs):
@@ -92,21 +144,66 @@ def make_optimizer(config: OptimConfig, steps_per_epoch: int) -> optax.GradientT
         parts.append(optax.clip_by_global_norm(config.clip_norm))
     with_muon = config.name == "muon"
     adam = optax.scale_by_adam(config.b1, config.b2, config.eps, nesterov=with_muon)
-    parts.append(_muon(adam) if with_muon else adam)
+    parts.append(_muon(adam, config) if with_muon else adam)
     if config.weight_decay:
-        # Biases and norms are vectors and do not decay. Of layers in a stack, norms are matrices;
-        # an adapter's whitening is one that is measured, not trained.
-        def matrices(params):
-            return {
-                path: value.ndim > 1 and not path.endswith(("/scale", "whitening/matrix"))
-                for path, value in params.items()
-            }
-
-        parts.append(optax.add_decayed_weights(config.weight_decay, mask=matrices))
+        for times in _values(config, "decay"):
+            mask = functools.partial(_having, config, "decay", times)
+            parts.append(optax.add_decayed_weights(config.weight_decay * times, mask=mask))
+    for times in _values(config, "rate"):
+        if times != 1:
+            mask = functools.partial(_having, config, "rate", times)
+            parts.append(optax.masked(optax.scale(times), mask))
     parts.append(optax.scale_by_learning_rate(schedule(config, steps_per_epoch)))
     if config.cooldown_epochs:
         parts.append(_cooldown(config.cooldown_epochs * steps_per_epoch))
     return optax.chain(*parts)
+
+
+def check_rules(config: OptimConfig, params: Mapping[str, Any]) -> None:
+    """Checks a config's rules against parameters.
+
+    Args:
+        config: with `rules`.
+        params: those that the system trains, by path; abstract ones, too.
+
+    Raises:
+        InputError: a rule that matches none of them, or gives Muon's updates to vectors.
+    """
+    for place, rule in enumerate(config.rules):
+        where = f"config.optim.rules[{place}]"
+        found = [path for path in params if re.fullmatch(rule.match, path)]
+        if not found:
+            hint = nearest(rule.match, params)
+            raise InputError(f"{where}: '{rule.match}' matches no trained parameter; {hint}")
+        vectors = [path for path in found if params[path].ndim < 2]
+        if rule.muon and vectors:
+            raise InputError(f"{where}.muon: '{vectors[0]}' is a vector; expected matrices only")
+
+
+def frozen_by(config: OptimConfig, params: Mapping[str, Any]) -> list[str]:
+    """The paths of parameters that a config's rules freeze."""
+    return [path for path, value in params.items() if _said(config, "frozen", path, value)]
+
+
+def _said(config: OptimConfig, field: str, path: str, value: Any) -> Any:
+    """What the rules say about one field of a parameter."""
+    rules = [*config.rules, *RULES]
+    if value.ndim < 2:  # biases and norms are vectors
+        vector = OptimRule(r".*", decay=0.0, muon=False)
+        rules.insert(len(config.rules), vector)
+    said = (getattr(rule, field) for rule in rules if re.fullmatch(rule.match, path))
+    return next(one for one in said if one is not None)
+
+
+def _values(config: OptimConfig, field: str) -> list[float]:
+    """The numbers other than 0 that rules give a field, 1 first; of `rate`, 0 too."""
+    said = {getattr(rule, field) for rule in config.rules} - {None, 1.0}
+    return [1.0, *sorted(said if field == "rate" else said - {0.0})]
+
+
+def _having(config: OptimConfig, field: str, wanted: Any, params: Params) -> dict[str, bool]:
+    """Whether the rules give each parameter's field a value."""
+    return {path: _said(config, field, path, value) == wanted for path, value in params.items()}
 
 
 class CooldownState(NamedTuple):
@@ -147,14 +244,14 @@ def set_cooldown(opt_state: Any, start: int | None) -> Any:
     return jax.tree.map(changed, opt_state, is_leaf=lambda node: isinstance(node, CooldownState))
 
 
-def _muon(others: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Muon's updates of the kernels [... in out], and those of `others` of all else."""
+def _muon(
+    others: optax.GradientTransformation, config: OptimConfig
+) -> optax.GradientTransformation:
+    """Muon's updates of the matrices [... in out] that the rules name, those of `others` else."""
 
     def labels(params):
-        return {
-            path: "kernel" if value.ndim > 1 and _KERNEL.fullmatch(path) else "other"
-            for path, value in params.items()
-        }
+        muon = _having(config, "muon", True, params)
+        return {path: "kernel" if muon[path] else "other" for path in params}
 
     def last_two(params):
         return jax.tree.map(lambda a: MuonDimensionNumbers(a.ndim - 2, a.ndim - 1), params)

@@ -108,6 +108,15 @@ def data_size(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
+def rows_of_process(mesh: Mesh) -> dict[str, Any]:
+    """Which rows of a batch this process makes: `row_multiple` and `process` of `TokenBatches`."""
+    processes = jax.process_count()
+    return {
+        "row_multiple": max(1, data_size(mesh) // processes),
+        "process": (jax.process_index(), processes),
+    }
+
+
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh, axis: int = 0) -> dict[str, Array]:
     """Puts this process's part of a batch on its devices, split over `axis` (the rows)."""
     spec = PartitionSpec(*(None,) * axis, RULES["batch"])

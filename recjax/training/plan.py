@@ -36,14 +36,14 @@ from recjax.training.freezing import FULL, LORA, Rules, split_params
 from recjax.training.language_model import LanguageRunConfig, read_model
 from recjax.training.optim import OptimConfig, make_optimizer
 from recjax.training.parallel import MESH_AXES, param_shardings
-from recjax.training.state import abstract_state_of, state_shardings
+from recjax.training.state import abstract_state_of
 from recjax.training.token_loss import token_loss
 
 _MOST = 1 << 20  # tokens of a row, devices along an axis, rows of a device
 # A recommender's states [D] become soft tokens by one linear map; so many a row.
 _ADAPTER, _WIDTH, _SOFT = "adapter/kernel", 64, 10
 _RULES: dict[str, Rules] = {
-    "adapter": ((r"adapter/.*", True), (r".*", False)),
+    "adapter": ((r"adapter/.*", "trained"), (r".*", "frozen")),
     "lora": LORA,
     "full": FULL,
 }
@@ -225,8 +225,7 @@ def make_plan(
         (data, fsdp, tensor), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES)
     )
     optimizer = make_optimizer(OptimConfig(), 1)
-    state = abstract_state_of(trained, optimizer)
-    opt_places = state_shardings(state, axes, places).opt_state
+    state = abstract_state_of(trained, optimizer, axes, places)
 
     def loss(trained: Any, frozen: Any, tokens: Any, states: Any) -> Any:
         all_params = {**frozen, **trained}
@@ -256,10 +255,8 @@ def make_plan(
         trained_bytes=sharded(trained),
         gradient_bytes=sharded(trained),
         optimizer_bytes=sum(
-            _bytes(place.shard_shape(leaf.shape), leaf.dtype)
-            for leaf, place in zip(
-                jax.tree.leaves(state.opt_state), jax.tree.leaves(opt_places), strict=True
-            )
+            _bytes(leaf.sharding.shard_shape(leaf.shape), leaf.dtype)
+            for leaf in jax.tree.leaves(state.opt_state)
         ),
         activation_bytes=_activation_bytes(kept, params, config.dim, rows, tensor),
         flops_per_token=product_flops(jaxpr) / (batch * length),

@@ -8,13 +8,12 @@ metrics = run.evaluator("test").run(params)
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
-import optax
 from flax import nnx
 
 from recjax.config import build, to_plain
@@ -26,17 +25,13 @@ from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.evaluation.lists import Recommendations, TopLists
 from recjax.evaluation.protocols import EvaluationConfig, Evaluator
-from recjax.models.definition import define
 from recjax.models.recommender import make_recommender, read_config
 from recjax.ranges import Checked, Count, FieldError, Range, Seed
 from recjax.training import parallel
-from recjax.training.checkpoint import abstract_like
 from recjax.training.loop import TrainConfig
 from recjax.training.objectives import Objective, ObjectiveConfig
-from recjax.training.optim import OptimConfig, make_optimizer
+from recjax.training.optim import OptimConfig
 from recjax.training.run import Run
-from recjax.training.state import TrainState, abstract_state, init_state, state_shardings
-from recjax.training.step import make_steps
 from recjax.training.system import System
 from recjax.typing import Array, Params
 
@@ -115,24 +110,27 @@ class RecommenderRun(Run):
         workdir: the run's folder, or None for a run that keeps nothing.
 
     Attributes:
-        mesh: the devices.
-        model: the model's definition (`model.merge(params)` is the module).
         masked: whether it learns and predicts at masks.
         window: L.
     """
 
+    config: RunConfig
+
     def __init__(self, config: RunConfig, store: Store, workdir: Path | None = None):
-        super().__init__(config.train, workdir)
-        self.config, self.store = config, store
-        self.mesh = parallel.make_mesh(config.train.mesh)
+        super().__init__(config, store, workdir)
         self._module, model_config = read_config(config.model)
-        self.model = define(self._build)
         self.masked = self._module.Recommender.masked
         self.window = model_config.max_length
         self._kept: tuple[int, Params] | None = None  # a checkpoint that was recommended with
 
-    def _build(self, rngs: nnx.Rngs) -> Any:
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """See `Trainable`."""
         return make_recommender(self.config.model, self.store.n_items, rngs)
+
+    @property
+    def axes(self) -> parallel.AxisRules:
+        """See `Trainable`."""
+        return self._module.PARAM_AXES
 
     def with_seed(self, seed: int) -> "RecommenderRun":
         """The same run of another seed, without its folder."""
@@ -160,23 +158,15 @@ class RecommenderRun(Run):
             process=(jax.process_index(), processes),
         )
 
-    @functools.cached_property
-    def optimizer(self) -> optax.GradientTransformation:
-        return make_optimizer(self.config.optim, self.batches.steps_per_epoch)
-
-    def loss_fn(self, objective: Objective) -> Callable[..., tuple[Array, Array]]:
-        """`(params, batch, data, key) -> (sum, weight)`."""
-
-        def loss(params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
-            model_key, negatives_key = jax.random.split(key)
-            module = self.model.merge(params)
-            rngs = nnx.Rngs(dropout=model_key, noise=jax.random.fold_in(model_key, 1))
-            vectors, targets, sequences, states = module.learn(batch, rngs)
-            return objective(
-                vectors, module.item_table(), targets, sequences, data, negatives_key, states
-            )
-
-        return loss
+    def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
+        """See `Trainable`; `data` is that of the objective."""
+        model_key, negatives_key = jax.random.split(key)
+        module = self.model.merge(params)
+        rngs = nnx.Rngs(dropout=model_key, noise=jax.random.fold_in(model_key, 1))
+        vectors, targets, sequences, states = module.learn(batch, rngs)
+        return self.objective(
+            vectors, module.item_table(), targets, sequences, data, negatives_key, states
+        )
 
     def encode(self, params: Params, batch: dict[str, Array]) -> tuple[Array, Array]:
         """`(vectors [B D], table [I D])` whose inner products rank each example's next item."""
@@ -189,18 +179,6 @@ class RecommenderRun(Run):
             rngs=nnx.Rngs(noise=self.config.seed),  # of a generative model
         )
         return predicted, module.item_table()
-
-    def init_state(self) -> TrainState:
-        """A fresh state, born sharded (a training step donates it)."""
-        return init_state(
-            self._build, self.optimizer, self.config.seed, self._module.PARAM_AXES, self.mesh
-        )
-
-    def abstract_state(self) -> TrainState:
-        """The state's shapes and shardings; allocates nothing."""
-        abstract = abstract_state(self._build, self.optimizer, self.config.seed)
-        shardings = state_shardings(abstract, self._module.PARAM_AXES, self.mesh)
-        return abstract_like(abstract, shardings)
 
     @functools.cached_property
     def objective(self) -> Objective:
@@ -241,12 +219,10 @@ class RecommenderRun(Run):
                 f"expected 0 for {self.config.model['name']}"
             )
 
-    def make_steps(self) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
-        """`(state, batches) -> (state, metrics)`: see `recjax.training.step`."""
-        data = parallel.replicate(self.objective.data, self.mesh)
-        key = jax.random.key(self.config.seed)
-        steps = make_steps(self.loss_fn(self.objective), self.optimizer)
-        return lambda state, batch: steps(state, batch, data, key)
+    @functools.cached_property
+    def data(self) -> Any:  # type: ignore[override]
+        """What the objective draws negatives from, on the devices."""
+        return parallel.replicate(self.objective.data, self.mesh)
 
     def place(self, step: int, count: int) -> dict[str, Array]:
         """Training batches step .. step + count - 1 on the devices."""

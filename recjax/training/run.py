@@ -14,13 +14,16 @@ from recjax.config import nearest, to_plain
 from recjax.errors import InputError
 from recjax.memory import check_memory, host_bytes
 from recjax.signals import Stop, Stopped, stopping
+from recjax.training import parallel
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.claim import Claim
 from recjax.training.criteria import Progress
 from recjax.training.loop import TrainConfig, fit
 from recjax.training.metrics import MetricWriter, NoWriter
-from recjax.training.state import TrainState
-from recjax.typing import Array, Params
+from recjax.training.optim import OptimConfig
+from recjax.training.state import trained_of
+from recjax.training.trainable import Trainable
+from recjax.typing import Params
 
 
 class Evaluation(Protocol):
@@ -37,56 +40,44 @@ class Evaluation(Protocol):
     def run(self, params: Any, progress: Callable[[int], Any] = ...) -> dict[str, float]: ...
 
 
-class RunBatches(Protocol):
-    """Training batches by step."""
-
-    @property
-    def steps_per_epoch(self) -> int: ...
-
-    @property
-    def per_step(self) -> int: ...
-
-
-class Run(abc.ABC):
+class Run(Trainable):
     """A run in its workdir; a system says what is trained and how it is measured.
 
     Args:
-        train: the config's section.
+        config: the run's, with `seed` and the sections `train` and `optim`.
+        store: the data, with a `manifest` and a `fingerprint`.
         workdir: the run's folder, or None for a run that keeps nothing.
+
+    Attributes:
+        config, store, workdir: see above.
+        mesh: the devices.
     """
 
     unit = "sequences"  # what a step takes
-    config: Any  # the run's, with a section `optim`
+    config: Any
+    store: Any
+    _train: TrainConfig
 
-    def __init__(self, train: TrainConfig, workdir: Path | None):
-        self._train, self.workdir = train, workdir
+    def __init__(self, config: Any, store: Any, workdir: Path | None = None):
+        self.config, self.store, self.workdir = config, store, workdir
+        self._train = config.train
+        self.mesh = parallel.make_mesh(self._train.mesh)
         self.claim: Claim | None = None  # while it trains; `start_run` makes it
 
     @property
-    @abc.abstractmethod
-    def batches(self) -> RunBatches:
-        """The training batches."""
+    def seed(self) -> int:
+        """See `Trainable`."""
+        return self.config.seed
+
+    @property
+    def optim(self) -> OptimConfig:
+        """See `Trainable`."""
+        return self.config.optim
 
     @property
     @abc.abstractmethod
     def identity(self) -> dict[str, Any]:
         """What a checkpoint belongs to: the model and the data."""
-
-    @abc.abstractmethod
-    def init_state(self) -> TrainState:
-        """A fresh state, born sharded (a training step donates it)."""
-
-    @abc.abstractmethod
-    def abstract_state(self) -> TrainState:
-        """The state's shapes and shardings; allocates nothing."""
-
-    @abc.abstractmethod
-    def make_steps(self) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
-        """`(state, batches) -> (state, metrics)`: see `recjax.training.step`."""
-
-    @abc.abstractmethod
-    def place(self, step: int, count: int) -> dict[str, Array]:
-        """Training batches step .. step + count - 1 on the devices."""
 
     @abc.abstractmethod
     def evaluator(self, name: Any) -> Evaluation:
@@ -137,7 +128,7 @@ class Run(abc.ABC):
         state = self.abstract_state()
         size = sum(
             math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-            for leaf in jax.tree.leaves((state, state.params))
+            for leaf in jax.tree.leaves((state, trained_of(state.params, self.trained)))
         )
         return {self._largest_size(): size}
 
@@ -169,7 +160,11 @@ class Run(abc.ABC):
         )
 
     def finish(self, params: Params) -> dict[str, Any]:
-        """What a system does with the best parameters, after the test; returns more results."""
+        """What a system does with the best parameters, after the test; returns more results.
+
+        Args:
+            params: all of the model, the frozen ones too.
+        """
         del params
         return {}
 
@@ -218,9 +213,12 @@ class Run(abc.ABC):
         return meta
 
     def restore(self, step: int) -> Params:
-        """The parameters of a checkpoint."""
+        """All parameters of the model: those of a checkpoint, and the frozen ones."""
         self._meta(self.checkpoints, step)
-        return self.checkpoints.restore(step, self.abstract_state()).params
+        return self._whole(self.checkpoints.restore(step, self.abstract_state()).params)
+
+    def _whole(self, params: Params) -> Params:
+        return {**self.frozen, **params}
 
     def train(self) -> dict[str, Any]:
         """Trains, or resumes, or notices that all is done; then tests the best checkpoint.
@@ -262,7 +260,7 @@ class Run(abc.ABC):
                 state,
                 self.make_steps(),
                 self.place,
-                lambda state: validation.run(state.params),
+                lambda state: validation.run(self._whole(state.params)),
                 checkpoints,
                 writer,
                 self._train,
@@ -281,6 +279,7 @@ class Run(abc.ABC):
             if progress.best_step not in (None, step):
                 step = progress.best_step
                 params = checkpoints.restore(step, self.abstract_state()).params
+            params = self._whole(params)
             try:
                 values = self.evaluator(self.parts[-1]).run(params, stop.check)
             except Stopped:  # all is saved

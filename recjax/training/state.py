@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ from recjax.models.definition import params_of
 from recjax.training.parallel import AxisRules, param_shardings, replicated
 from recjax.typing import Array, Params
 
+T = TypeVar("T")
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +23,8 @@ class TrainState:
 
     Attributes:
         step: [] int32, steps done.
-        params: trained arrays by path.
-        opt_state: the optimiser's state.
+        params: arrays by path; all but the frozen ones.
+        opt_state: the optimiser's state, of the trained ones alone.
     """
 
     step: Array
@@ -30,55 +32,59 @@ class TrainState:
     opt_state: Any
 
 
-def init_state(
-    build: Callable[[nnx.Rngs], nnx.Module],
-    optimizer: optax.GradientTransformation,
-    seed: int,
-    axes: AxisRules,
-    mesh: jax.sharding.Mesh,
-) -> TrainState:
-    """A fresh state, born sharded: no device ever holds more than its part.
-
-    Args:
-        build: makes the module from `nnx.Rngs`.
-        optimizer: its state follows the parameters' sharding.
-        seed: of the initial weights.
-        axes: the model's `PARAM_AXES`.
-        mesh: of `recjax.training.parallel.make_mesh`.
-    """
-
-    make = _maker(build, optimizer, seed)
-    return jax.jit(make, out_shardings=state_shardings(jax.eval_shape(make), axes, mesh))()
-
-
 def state_of(
-    params: Params,
+    params: Mapping[str, Any],
     optimizer: optax.GradientTransformation,
     axes: AxisRules,
     mesh: jax.sharding.Mesh,
+    trained: Collection[str] | None = None,
 ) -> TrainState:
-    """A fresh state of parameters that exist already, e.g. of what is trained in a loaded model.
+    """A fresh state of parameters.
 
     Args:
         params: by path; they become the state's own, and are donated with it.
-        optimizer, axes, mesh: see `init_state`.
+        optimizer: its state follows the parameters' sharding.
+        axes: the model's `PARAM_AXES`.
+        mesh: of `recjax.training.parallel.make_mesh`.
+        trained: paths of those that are trained; None = all.
     """
-
-    shardings = state_shardings(abstract_state_of(params, optimizer), axes, mesh)
-    params = jax.device_put(params, shardings.params)
-    opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
-    return TrainState(jax.device_put(jnp.int32(0), shardings.step), params, opt_state)
+    abstract = abstract_state_of(params, optimizer, axes, mesh, trained)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    placed = jax.device_put(dict(params), shardings.params)
+    start = jax.jit(optimizer.init, out_shardings=shardings.opt_state)
+    opt_state = start(trained_of(placed, trained))
+    return TrainState(jax.device_put(jnp.int32(0), shardings.step), placed, opt_state)
 
 
 def abstract_state_of(
-    params: Mapping[str, Any], optimizer: optax.GradientTransformation
+    params: Mapping[str, Any],
+    optimizer: optax.GradientTransformation,
+    axes: AxisRules,
+    mesh: jax.sharding.Mesh,
+    trained: Collection[str] | None = None,
 ) -> TrainState:
-    """The shapes and dtypes of a fresh state of parameters, which may be abstract themselves."""
+    """Shapes, dtypes and shardings of a fresh state; allocates nothing.
+
+    Args:
+        params: by path; abstract ones, too.
+        optimizer, axes, mesh, trained: see `state_of`.
+    """
 
     def make(params: Params) -> TrainState:
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+        opt_state = optimizer.init(trained_of(params, trained))
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
 
-    return jax.eval_shape(make, dict(params))
+    abstract = jax.eval_shape(make, dict(params))
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        _shardings(abstract, axes, mesh),
+    )
+
+
+def trained_of(params: Mapping[str, T], trained: Collection[str] | None) -> dict[str, T]:
+    """Those parameters that are trained; None = all."""
+    return {path: a for path, a in params.items() if trained is None or path in trained}
 
 
 def init_params(
@@ -89,11 +95,13 @@ def init_params(
     *,
     but: Collection[str] = (),
 ) -> Params:
-    """Initial parameters, born sharded, but for those that are there already (a loaded base's).
+    """Initial parameters, born sharded: no device ever holds more than its part.
 
     Args:
-        build, seed, axes, mesh: see `init_state`; each parameter is the one that it would make.
-        but: paths to leave out; they are not made.
+        build: makes the module from `nnx.Rngs`.
+        seed: of the weights.
+        axes, mesh: see `state_of`.
+        but: paths to leave out, e.g. those of a loaded base; they are not made.
     """
 
     def make() -> Params:
@@ -103,22 +111,7 @@ def init_params(
     return jax.jit(make, out_shardings=param_shardings(jax.eval_shape(make), axes, mesh))()
 
 
-def abstract_state(
-    build: Callable[[nnx.Rngs], nnx.Module], optimizer: optax.GradientTransformation, seed: int
-) -> TrainState:
-    """The state's shapes and dtypes; allocates nothing."""
-    return jax.eval_shape(_maker(build, optimizer, seed))
-
-
-def _maker(build, optimizer, seed) -> Callable[[], TrainState]:
-    def make() -> TrainState:
-        params = params_of(build(nnx.Rngs(params=jax.random.key(seed))))
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-
-    return make
-
-
-def state_shardings(abstract: TrainState, axes: AxisRules, mesh: jax.sharding.Mesh) -> TrainState:
+def _shardings(abstract: TrainState, axes: AxisRules, mesh: jax.sharding.Mesh) -> TrainState:
     """Shardings of a state: an optimiser leaf under a parameter's path is split like it."""
     shardings = param_shardings(abstract.params, axes, mesh)
 

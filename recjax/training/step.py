@@ -1,21 +1,25 @@
 """The training step: one for everything that trains."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from recjax.training.state import TrainState
+from recjax.training.state import TrainState, trained_of
 from recjax.typing import Array, Params
 
 # (params, batch, data, key) -> (sum, weight) of the loss.
 LossFn = Callable[[Params, Any, Any, Array], tuple[Array, Array]]
 
 
-def make_steps(loss_fn: LossFn, optimizer: optax.GradientTransformation):
+def make_steps(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    trained: Collection[str] | None = None,
+):
     """Many training steps in one call.
 
     Small models finish a step faster than the host can start one, so a call scans over K batches.
@@ -25,6 +29,7 @@ def make_steps(loss_fn: LossFn, optimizer: optax.GradientTransformation):
     Args:
         loss_fn: `(params, batch, data, key) -> (sum, weight)`.
         optimizer: the update rule.
+        trained: paths of the trained parameters; None = all. The others stay, and cost no gradient.
 
     Returns:
         `steps(state, batches, data, key) -> (state, metrics)`, jitted: `batches` has a leading
@@ -35,13 +40,14 @@ def make_steps(loss_fn: LossFn, optimizer: optax.GradientTransformation):
     def one(state: TrainState, batch: Any, data: Any, key: Array):
         key = jax.random.fold_in(key, state.step)
 
-        def mean_loss(params):
-            total, weight = loss_fn(params, batch, data, key)
+        def mean_loss(learning):
+            total, weight = loss_fn({**state.params, **learning}, batch, data, key)
             return total / jnp.maximum(weight, 1e-9), weight
 
-        (loss, weight), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        learning = trained_of(state.params, trained)
+        (loss, weight), grads = jax.value_and_grad(mean_loss, has_aux=True)(learning)
+        updates, opt_state = optimizer.update(grads, state.opt_state, learning)
+        params = {**state.params, **optax.apply_updates(learning, updates)}
         metrics = {"loss": loss, "weight": weight, "grad_norm": optax.tree.norm(grads)}
         return TrainState(state.step + 1, params, opt_state), metrics
 

@@ -35,7 +35,7 @@ CONFIG = Config(
 EVERY_LINEAR = (r"layers/(attention/.*|gate|up|down)",)
 ADAPTED = LoRAConfig(rank=8, alpha=24.0, targets=EVERY_LINEAR)
 RATE = 5e-3
-ADAPTER = ((r"adapter/.*", True), (r".*", False))
+ADAPTER = ((r"adapter/.*", "trained"), (r".*", "frozen"))
 
 PLACES = {
     "self_attn.q_proj": "attention/query/kernel",

@@ -14,7 +14,7 @@ from recjax.llm import LanguageModel
 from recjax.models.definition import define, params_of
 from recjax.models.llama import PARAM_AXES, Config, Llama
 from recjax.text.tokenizers import train_bpe
-from recjax.training.optim import OptimConfig, make_optimizer
+from recjax.training.optim import OptimConfig
 from recjax.training.parallel import data_size, make_mesh, param_shardings
 
 RNG = np.random.default_rng(0)
@@ -41,12 +41,12 @@ def losses(tokenizer, mesh):
         assert any(any(s.spec) for s in shardings.values()) == (mesh.shape["data"] < 8)
     llm = LanguageModel(definition, params, config, tokenizer=tokenizer, mesh=mesh)
     bridge = Bridge(llm, AskConfig(), AdapterConfig(soft=2), 3, 6)
-    learner = Learner(bridge, States(BEFORE, AFTER, TITLES), batch_size=8)
+    optim = OptimConfig(learning_rate=1e-2)
+    learner = Learner(bridge, States(BEFORE, AFTER, TITLES), batch_size=8, optim=optim)
     learner.asked = lambda step: ("residual", 0)
-    optimizer = make_optimizer(OptimConfig(learning_rate=1e-2), learner.steps_per_epoch)
-    state, steps, out = learner.init_state(optimizer), learner.make_steps(optimizer), []
+    state, steps, out = learner.init_state(), learner.make_steps(), []
     for step in range(3):
-        batch = learner.batch(step)
+        batch = learner.place(step)
         if mesh is not None:
             tokens = batch.arrays["tokens"]
             rows = tokens.sharding.shard_shape(tokens.shape)[0]

@@ -13,7 +13,7 @@ from recjax.models.llama import PARAM_AXES, Config, Llama
 from recjax.nn.lora import LoRAConfig, add_lora, is_lora
 from recjax.training.optim import OptimConfig, make_optimizer
 from recjax.training.parallel import make_mesh, param_shardings, shard_batch
-from recjax.training.state import init_state
+from recjax.training.state import init_params, state_of
 
 CONFIG = Config(
     vocab_size=32, dim=16, mlp_dim=24, layers=3, heads=4, kv_heads=2, head_dim=8, init_std=0.3
@@ -73,12 +73,12 @@ def test_adapters_are_born_sharded_and_get_the_same_gradients(mesh, params):
     def adapted(rngs):
         return add_lora(build(rngs), lora, rngs)
 
-    state = init_state(adapted, optax.sgd(0.1), 0, PARAM_AXES, mesh)
+    params = init_params(adapted, 0, PARAM_AXES, mesh)
     if mesh.shape["tensor"] > 1:
-        a = state.params["layers/down/lora/a"].sharding.spec
+        a = params["layers/down/lora/a"].sharding.spec
         assert tuple(a)[1] == "tensor", "the adapter's input is split as the base's"
     definition = define(adapted)
-    moved = {k: jnp.asarray(v) + 0.1 * is_lora(k) for k, v in state.params.items()}
+    moved = {k: jnp.asarray(v) + 0.1 * is_lora(k) for k, v in params.items()}
 
     def loss(lora, base, tokens):
         logits = definition.merge({**base, **lora})(tokens)[0]
@@ -108,7 +108,7 @@ def test_muon_takes_the_same_steps(mesh):
         updates, _ = optimizer.update(jax.grad(loss)(state.params), state.opt_state, state.params)
         return optax.apply_updates(state.params, updates)
 
-    many = init_state(build, optimizer, 0, PARAM_AXES, mesh)
+    many = state_of(init_params(build, 0, PARAM_AXES, mesh), optimizer, PARAM_AXES, mesh)
     moments = [a for a in jax.tree.leaves(many.opt_state) if a.ndim == 3]
     assert moments and not any(a.sharding.is_fully_replicated for a in moments)
     expected = step(jax.tree.map(np.asarray, many), TOKENS)

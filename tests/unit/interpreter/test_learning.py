@@ -14,7 +14,7 @@ from recjax.interpreter.examples import States
 from recjax.interpreter.learning import Learner
 from recjax.llm import LanguageModel
 from recjax.models.definition import fingerprint
-from recjax.training.optim import OptimConfig, make_optimizer
+from recjax.training.optim import OptimConfig
 
 HISTORIES = [["Dune", "Alien"], ["Brazil"], ["Alien", "Dune", "Paris, Texas"], ["Cat People"]]
 BOTH = {"residual": 1.0, "recovery": 1.0}
@@ -61,10 +61,10 @@ def test_loss_and_gradients_are_those_of_rows_alone(make_learner, monkeypatch, t
     learner = make_learner()
     monkeypatch.setattr(learner, "asked", lambda step: (task, form))
     monkeypatch.setattr(learner, "rows", lambda step: np.arange(2))
-    batch = learner.batch(0)
-    data = learner.data(batch)
+    batch = learner.place(0)
+    _, data = learner.inputs(batch)
     assert batch.prefix.prefix_length > 2
-    params = learner.init_state(make_optimizer(OptimConfig(), 1)).params
+    params = learner.init_state().params
 
     (total, count), got = differentiated(
         lambda params: learner.loss_fn(params, batch.arrays, data, None)
@@ -92,23 +92,24 @@ def test_a_question_without_a_shared_beginning(make_bridge, make_learner, llm, t
     learner = make_learner(bridge=bridge)
     learner.asked = lambda step: ("residual", 3)
     learner.rows = lambda step: np.arange(2)
-    batch = learner.batch(0)
+    batch = learner.place(0)
     assert batch.prefix is None and start.before == 0
-    params = learner.init_state(make_optimizer(OptimConfig(), 1)).params
-    total, count = jax.jit(learner.loss_fn)(params, batch.arrays, learner.data(batch), None)
+    params = learner.init_state().params
+    total, count = jax.jit(learner.loss_fn)(params, batch.arrays, learner.inputs(batch)[1], None)
     expected, labels = jax.jit(lambda params: by_hand(learner, params, "residual", 3))(params)
     assert int(count) == labels == 6 and float(total) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_only_the_adapter_learns_and_what_it_measured_does_not(make_learner, llm):
-    learner = make_learner()
-    optimizer = make_optimizer(OptimConfig(learning_rate=0.1, weight_decay=0.1), 1)
-    state, before = learner.init_state(optimizer), fingerprint(llm.params)
+    learner = make_learner(optim=OptimConfig(learning_rate=0.1, weight_decay=0.1))
+    state, before = learner.init_state(), fingerprint(llm.params)
     assert set(state.params) == set(learner.bridge.adapter.shapes)
+    moments = jax.tree_util.tree_leaves_with_path(state.opt_state)
+    assert not any("whitening" in str(path) for path, _ in moments)
     start = {path: np.array(value) for path, value in state.params.items()}
-    steps = learner.make_steps(optimizer)
+    steps = learner.make_steps()
     for step in range(2):
-        state, metrics = steps(state, learner.batch(step))
+        state, metrics = steps(state, learner.place(step))
     assert metrics["loss"].shape == (1,) and int(state.step) == 2
     assert fingerprint(llm.params) == before
     for path, value in state.params.items():
@@ -118,7 +119,7 @@ def test_only_the_adapter_learns_and_what_it_measured_does_not(make_learner, llm
 
 def test_what_is_measured_is_of_the_states_after(make_learner):
     learner = make_learner(rows=9)
-    params = learner.init_state(make_optimizer(OptimConfig(), 1)).params
+    params = learner.init_state().params
     after = np.asarray(learner.examples.after).reshape(-1, 6)
     (mean,) = (value for path, value in params.items() if path.endswith("/mean"))
     np.testing.assert_allclose(mean, after.mean(axis=0), rtol=1e-5)
@@ -151,9 +152,9 @@ def test_tasks_and_prompts_are_drawn_by_step(make_learner):
 def test_a_step_is_the_same_after_a_restart(make_learner):
     """Batches are a function of the step alone, in whatever order they are asked for."""
     learner = make_learner(rows=9)
-    steps = [learner.batch(step) for step in range(6)]
+    steps = [learner.place(step) for step in range(6)]
     for step in (5, 2):
-        batch = make_learner(rows=9).batch(step)
+        batch = make_learner(rows=9).place(step)
         assert batch.arrays.keys() == steps[step].arrays.keys()
         for key, value in batch.arrays.items():
             np.testing.assert_array_equal(value, steps[step].arrays[key], err_msg=key)
@@ -168,12 +169,9 @@ def test_one_batch_can_be_learned_by_heart(make_bridge, make_learner, tmp_path):
     prompt = {"question": "{soft}{soft}", "answer": "{titles}"}
     file.write_text(json.dumps({"residual": [prompt]}))
     bridge = make_bridge({"prompts": str(file), "recovery": 0.0}, {"soft": 8})
-    learner = make_learner(bridge=bridge)
+    learner = make_learner(bridge=bridge, optim=OptimConfig(learning_rate=3e-2))
     learner.asked = lambda step: ("residual", 3)
-    optimizer = make_optimizer(OptimConfig(learning_rate=3e-2), 1)
-    state, steps, batch = (
-        learner.init_state(optimizer), learner.make_steps(optimizer), learner.batch(0),
-    )  # fmt: skip
+    state, steps, batch = learner.init_state(), learner.make_steps(), learner.place(0)
     losses = []
     for _ in range(150):
         state, metrics = steps(state, batch)
@@ -185,7 +183,7 @@ def test_a_task_without_titles(make_bridge, states):
     examples = States(states(4), states(4), ["Alien"] * 4)
     learner = Learner(make_bridge({"residual": 0.0, "recovery": 1.0}), examples, batch_size=4)
     with pytest.raises(InputError, match="needs the titles of histories"):
-        learner.batch(0)
+        learner.place(0)
 
 
 def test_a_title_that_does_not_fit_is_told_at_the_start(llm, make_bridge, states):

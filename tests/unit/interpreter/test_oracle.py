@@ -26,7 +26,7 @@ def run(finished):
 
 def test_an_oracle_item_that_is_an_item_is_encoded_as_that_item(run, monkeypatch):
     """The states are exactly those of the history with the item appended."""
-    table = np.asarray(run.recommender.model.merge(run.frozen).item_table())
+    table = np.asarray(run.recommender.model.merge(run.recommender_params).item_table())
     windows = run.windows("test", newest=False)[np.arange(60)]
     wanted = 1 + np.arange(len(windows)) % (len(table) - 1)
     pointed = iter([wanted])
@@ -55,7 +55,7 @@ def test_a_generated_vector_is_between_the_items(run):
     same = np.asarray(run.encoder(near))
     np.testing.assert_allclose(found.after[:, :-1], same[:, :-1], atol=1e-5)
     assert (np.abs(found.after[:, -1] - same[:, -1]).max(axis=1) > 1e-3).all()
-    model = run.recommender.model.merge(run.frozen)
+    model = run.recommender.model.merge(run.recommender_params)
     padded = histories[np.minimum(np.arange(64), len(histories) - 1)]
     key = jax.random.fold_in(jax.random.key(3), 0)
     vectors = np.asarray(jax.jit(model.oracle)(jnp.asarray(padded), key))[: len(histories)]

@@ -205,7 +205,7 @@ def test_validation_asks_every_prompt(run, finished):
 def test_frozen_means_frozen(run, llm):
     assert fingerprint(run.llm.params) == fingerprint(llm.params)
     other = open_run(run.config.recommender)
-    assert fingerprint(run.frozen) == fingerprint(other.restore(other.best_step()))
+    assert fingerprint(run.recommender_params) == fingerprint(other.restore(other.best_step()))
     restored = run.restore(run.latest_step())
     assert set(restored) == set(run.bridge.adapter.shapes)
 

@@ -127,7 +127,7 @@ def test_signals_at_any_moment(train, tmp_path, monkeypatch):
     """Before the first step, while it compiles, in a validation, in a save, in the test."""
     moments = [
         ("recjax.data.sources.simulated.simulate", signal.SIGTERM, 0, "begins again"),
-        ("recjax.training.recommender.init_state", signal.SIGINT, 130, "at step 0; the same"),
+        ("recjax.training.trainable.state_of", signal.SIGINT, 130, "at step 0; the same"),
         ("recjax.training.loop._checked", signal.SIGTERM, 0, "at step 1; the same"),
         ("recjax.training.criteria.Progress.judge", signal.SIGINT, 130, "at step 2; the same"),
         ("recjax.training.checkpoint.write_checksums", signal.SIGTERM, 0, "at step"),

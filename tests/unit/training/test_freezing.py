@@ -16,12 +16,12 @@ from recjax.nn.lora import LoRAConfig, add_lora, is_lora
 from recjax.training.freezing import FULL, LORA, split_params, with_frozen
 from recjax.training.optim import OptimConfig, make_optimizer
 from recjax.training.parallel import make_mesh
-from recjax.training.state import init_params, init_state, state_of
+from recjax.training.state import init_params, state_of
 from recjax.training.step import make_steps
 from recjax.training.token_loss import token_loss
 
 CONFIG = Config(vocab_size=32, dim=16, mlp_dim=32, layers=2, heads=2, kv_heads=1, head_dim=8)
-ADAPTER = ((r"adapter/.*", True), (r".*", False))
+ADAPTER = ((r"adapter/.*", "trained"), (r".*", "frozen"))
 RNG = np.random.default_rng(0)
 
 
@@ -59,7 +59,9 @@ def batches(steps, config=CONFIG, rows=4, length=9):
 
 def test_the_first_rule_that_matches_in_full_decides():
     params = dict.fromkeys(["b/lora/a", "b/kernel", "a/kernel"], 0)
-    rules = ((r"b/lora/.*", True), (r"b", True), (r"b/.*", False), (r".*", True))
+    rules = (
+        (r"b/lora/.*", "trained"), (r"b", "trained"), (r"b/.*", "frozen"), (r".*", "trained"),
+    )  # fmt: skip
     trained, frozen = split_params(params, rules)
     assert list(trained) == ["b/lora/a", "a/kernel"] and list(frozen) == ["b/kernel"]
 
@@ -97,17 +99,19 @@ def test_one_step_for_all_kinds_of_training(rules):
 def test_an_adapted_model_starts_from_a_loaded_base():
     """Only what the base lacks is made, and it is what training from scratch would begin with."""
     mesh, optimizer = make_mesh((1, 2, 4)), optax.adam(1e-3)
-    whole = init_state(build(CONFIG), optimizer, 3, PARAM_AXES, mesh)
-    base = {path: value for path, value in whole.params.items() if not is_lora(path)}
+    whole = init_params(build(CONFIG), 3, PARAM_AXES, mesh)
+    base = {path: value for path, value in whole.items() if not is_lora(path)}
     added = init_params(build(CONFIG), 3, PARAM_AXES, mesh, but=base)
-    assert set(added) == {path for path in whole.params if is_lora(path)} != set()
+    assert set(added) == {path for path in whole if is_lora(path)} != set()
     for path, value in added.items():
-        np.testing.assert_array_equal(value, whole.params[path])
-        assert value.sharding == whole.params[path].sharding
-    fresh = state_of(whole.params, optimizer, PARAM_AXES, mesh)
-    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(fresh), strict=True):
-        assert a.sharding.is_equivalent_to(b.sharding, a.ndim)
-        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(value, whole[path])
+        assert value.sharding == whole[path].sharding
+    fresh = state_of(whole, optimizer, PARAM_AXES, mesh)
+    moments = fresh.opt_state[0].mu
+    for path, value in whole.items():
+        for leaf in (fresh.params[path], moments[path]):
+            assert leaf.sharding.is_equivalent_to(value.sharding, value.ndim), path
+    assert fresh.params.keys() == moments.keys() == whole.keys()
 
 
 # Wide enough for the matrix products to outweigh all else; unrolled, because the compiler counts

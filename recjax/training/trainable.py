@@ -1,0 +1,156 @@
+"""What a system gives to be trained; the state, the steps and the placing are made of it here."""
+
+import abc
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import optax
+from flax import nnx
+
+from recjax.errors import InputError
+from recjax.models.definition import ModelDef, define
+from recjax.training import parallel
+from recjax.training.freezing import FULL, Role, Rules, roles_of, with_frozen
+from recjax.training.optim import OptimConfig, check_rules, frozen_by, make_optimizer
+from recjax.training.state import TrainState, abstract_state_of, init_params, state_of
+from recjax.training.step import make_steps
+from recjax.typing import Array, Params
+
+
+class RunBatches(Protocol):
+    """Training batches by step."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    @property
+    def per_step(self) -> int: ...
+
+
+class Trainable(abc.ABC):
+    """A model with its loss and its batches.
+
+    Every system gives `build`, `axes`, `loss_fn` and `batches`. Some give more: `rules` and
+    `frozen` where not all parameters are trained, `given` where parameters start from arrays,
+    `data` where the loss reads more than its batch.
+    """
+
+    mesh: jax.sharding.Mesh  # the devices
+    rules: Rules = FULL  # which parameters are trained; see `recjax.training.freezing`
+
+    @property
+    @abc.abstractmethod
+    def seed(self) -> int:
+        """Of the initial weights and of all that the steps draw."""
+
+    @property
+    @abc.abstractmethod
+    def optim(self) -> OptimConfig:
+        """The update rule."""
+
+    @abc.abstractmethod
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The model, with parameters drawn from `rngs.params`."""
+
+    @property
+    @abc.abstractmethod
+    def axes(self) -> parallel.AxisRules:
+        """The logical axes of every parameter."""
+
+    @abc.abstractmethod
+    def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
+        """(sum, weight) of a batch's loss.
+
+        Args:
+            params: all of the model, by path.
+            batch: one step's arrays.
+            data: see `inputs`.
+            key: of this step.
+        """
+
+    @property
+    @abc.abstractmethod
+    def batches(self) -> Any:
+        """The training batches: `RunBatches`; for `place` as it is here, also callable."""
+
+    @property
+    def given(self) -> Params:
+        """Arrays that parameters of the state start from, by path; the others are drawn."""
+        return {}
+
+    @property
+    def frozen(self) -> Params:
+        """The parameters whose role is "frozen", on the devices."""
+        return {}
+
+    @property
+    def data(self) -> Any:
+        """What the loss reads beside a batch, on the devices."""
+        return None
+
+    @functools.cached_property
+    def model(self) -> ModelDef:
+        """The model's definition (`model.merge(params)` is the module)."""
+        return define(self.build)
+
+    @functools.cached_property
+    def roles(self) -> dict[str, Role]:
+        """The role of every parameter: the system's, and what `config.optim.rules` freezes.
+
+        Raises:
+            InputError: a rule of `config.optim` that matches no trained parameter, or nothing is
+                left to train.
+        """
+        roles = roles_of(self.model.shapes, self.rules)
+        trained = {p: a for p, a in self.model.shapes.items() if roles[p] == "trained"}
+        check_rules(self.optim, trained)
+        roles |= dict.fromkeys(frozen_by(self.optim, trained), "kept")
+        if "trained" not in roles.values():
+            raise InputError("config.optim.rules: freeze every parameter; nothing is left to train")
+        return roles
+
+    @property
+    def trained(self) -> frozenset[str]:
+        """Paths of the trained parameters."""
+        return frozenset(path for path, role in self.roles.items() if role == "trained")
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        return make_optimizer(self.optim, self.batches.steps_per_epoch)
+
+    def init_state(self) -> TrainState:
+        """A fresh state, born sharded (a training step donates it)."""
+        given = dict(self.given)
+        own = [path for path, role in self.roles.items() if role != "frozen"]
+        but = {*given, *(path for path in self.roles if path not in own)}
+        if not but.issuperset(own):
+            given |= init_params(self.build, self.seed, self.axes, self.mesh, but=but)
+        return state_of(
+            {path: given[path] for path in own}, self.optimizer, self.axes, self.mesh, self.trained
+        )
+
+    def abstract_state(self) -> TrainState:
+        """The state's shapes and shardings; allocates nothing."""
+        own = {p: a for p, a in self.model.shapes.items() if self.roles[p] != "frozen"}
+        return abstract_state_of(own, self.optimizer, self.axes, self.mesh, self.trained)
+
+    def inputs(self, batch: Any) -> tuple[Any, Any]:
+        """`(arrays, data)` of a placed batch: arrays have a leading axis of steps."""
+        return batch, self.data
+
+    def make_steps(self) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
+        """`(state, batch of place) -> (state, metrics)`: see `recjax.training.step`."""
+        key, frozen = jax.random.key(self.seed), self.frozen
+        steps = make_steps(with_frozen(self.loss_fn), self.optimizer, self.trained)
+
+        def taken(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
+            arrays, data = self.inputs(batch)
+            return steps(state, arrays, (frozen, data), key)
+
+        return taken
+
+    def place(self, step: int, count: int) -> Any:
+        """Training batches step .. step + count - 1 on the devices."""
+        return parallel.shard_batch(self.batches(step, count), self.mesh, axis=1)
