@@ -3,7 +3,7 @@
 # (without it the tests that need it are skipped, and say so).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. scripts/_env.sh test,dev
+. scripts/_env.sh test,dev,docs
 . scripts/_chromium.sh
 
 ruff check .
