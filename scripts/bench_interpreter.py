@@ -100,7 +100,7 @@ def histories(folder: Path) -> tuple[list[str], Any]:
     from recjax.data.splits import Spans
     from recjax.errors import InputError
     from recjax.interpreter.examples import windows_of
-    from recjax.text.prompts import PROMPTS
+    from recjax.text.prompts import WORDS
     from recjax.text.textualize import item_titles
 
     store = str(folder / "store")
@@ -114,7 +114,7 @@ def histories(folder: Path) -> tuple[list[str], Any]:
     users = np.arange(len(data.offsets) - 1)
     spans = Spans(users, data.offsets[:-1], data.offsets[1:])
     windows = windows_of(np.asarray(data.items), spans, WINDOW, newest=False)
-    return item_titles(data.catalog, PROMPTS.of("movie")), windows
+    return item_titles(data.catalog, WORDS["movie"]), windows
 
 
 def make_model(name: str, args: argparse.Namespace, titles: list[str], folder: Path) -> Any:
@@ -122,7 +122,8 @@ def make_model(name: str, args: argparse.Namespace, titles: list[str], folder: P
     from recjax.llm import LanguageModel
     from recjax.models.definition import define
     from recjax.models.llama import PRESETS, Config, Llama
-    from recjax.text.prompts import PROMPTS, answer, question
+    from recjax.text.prompts import WORDS, answer, question
+    from recjax.text.tasks import RECOVERY, RESIDUAL
     from recjax.text.tokenizers import load_tokenizer, train_bpe
 
     small = Config(
@@ -130,9 +131,9 @@ def make_model(name: str, args: argparse.Namespace, titles: list[str], folder: P
         max_length=256, tied=True,
     )  # fmt: skip
     config = small if name == CATALOGUE else PRESETS[name]
-    words = PROMPTS.of("movie")
-    texts = [question(p, words) for p in PROMPTS.residual + PROMPTS.recovery]
-    texts += [answer(p, words, ["A", "B"]) for p in PROMPTS.residual + PROMPTS.recovery]
+    words = WORDS["movie"]
+    texts = [question(p, words) for p in RESIDUAL.prompts + RECOVERY.prompts]
+    texts += [answer(p, words, ["A", "B"]) for p in RESIDUAL.prompts + RECOVERY.prompts]
     published = llama_tokenizer() if name != CATALOGUE else None
     tokenizer = load_tokenizer(published) if published else train_bpe(titles + texts * 5, 3000)
     params = make_params(config, args.dtype)
@@ -179,11 +180,11 @@ def trained_cases(workdirs: Sequence[str], count: int, folder: Path) -> dict[str
     """Interpreters, and validation histories; their language model goes to `folder/model`."""
     from recjax.errors import InputError
     from recjax.interpreter.examples import States
-    from recjax.interpreter.questions import TASKS
     from recjax.interpreter.workdirs import open_interpreter
+    from recjax.text.tasks import RECOVERY, RESIDUAL
 
     cases = {}
-    for task, workdir in zip(TASKS, workdirs, strict=True):
+    for task, workdir in zip((RESIDUAL, RECOVERY), workdirs, strict=True):
         run = open_interpreter(workdir)
         try:
             run.bridge.questions.config.check_trained(task)
@@ -194,11 +195,11 @@ def trained_cases(workdirs: Sequence[str], count: int, folder: Path) -> dict[str
             raise SystemExit(f"--answers, --steps: {workdir} has {len(windows)} validation windows")
         rows = np.random.default_rng(0).choice(len(windows), count, replace=False)
         histories, every = run.histories(windows[np.sort(rows)]), np.arange(count)
-        before, after = np.moveaxis(np.asarray(histories.states(every, "residual")), 1, 0)
-        added = [one for (one,) in histories.titles(every, "residual")]
-        seen = [row[::-1] for row in histories.titles(every, "recovery")]
+        before, after = np.moveaxis(np.asarray(histories.states(every, (1, 0))), 1, 0)
+        added = [one for (one,) in histories.titles(every)]
+        seen = [row[::-1] for row in histories.titles(every, lists=True)]
         examples = States(before, after, added, seen)
-        cases[task] = Case(run.bridge, examples, run.names, run.restore(run.best_step()))
+        cases[task.name] = Case(run.bridge, examples, run.names, run.restore(run.best_step()))
     one, other = (case.bridge for case in cases.values())
     if one.llm.folder.resolve() != other.llm.folder.resolve():
         raise SystemExit("--runs: expected two interpreters over one language model")
@@ -225,6 +226,7 @@ class Ours:
 
         from recjax.interpreter.learning import Learner
         from recjax.interpreter.reader import Reader
+        from recjax.text.tasks import TASKS
         from recjax.training.optim import OptimConfig
 
         class One(Learner):
@@ -240,7 +242,7 @@ class Ours:
         self.learners, self.step, self.adapters, self.readers = {}, {}, {}, {}
         for task, case in cases.items():
             learner = One(case.bridge, case.examples, batch_size=BATCH, optim=config)
-            learner.task, self.learners[task] = task, learner
+            learner.task, self.learners[task] = TASKS[task], learner
             self.step[task] = learner.make_steps()
             start = case.adapter or learner.init_state().params
             self.adapters[task] = jax.tree.map(np.asarray, start)
@@ -263,14 +265,14 @@ class Ours:
             arrays[f"{task}/before"] = whitening.even(whitening.centre(examples.before))
             arrays[f"{task}/after"] = whitening.even(whitening.centre(examples.after))
             arrays[f"{task}/rows"] = np.stack([learner.rows(step) for step in range(self.steps)])
-            asked, form = questions.question(task), questions.prompt(task, 0)
+            asked, form = questions.question(learner.task), questions.prompt(learner.task, 0)
             texts[task] = {
                 "question": asked.ids, "is_soft": asked.is_soft,
-                "titles": examples.titles(np.arange(len(examples)), task),
+                "titles": examples.titles(np.arange(len(examples)), lists=learner.task.lists),
                 "answer": form.answer.format(
                     titles="{titles}", **dataclasses.asdict(questions.words)
                 ),
-                "longest": questions.config.longest(task),
+                "longest": questions.config.longest(learner.task),
             }  # fmt: skip
         return arrays, texts
 
@@ -307,8 +309,9 @@ class Ours:
 
     def read(self, task: Any) -> list[str]:
         """Answers about the first examples."""
-        states = self.cases[task].examples.states(np.arange(self.answers), task)
-        return [answer.text for answer in self.readers[task].read(states, task)]
+        asked, reader = self.learners[task].task, self.readers[task]
+        states = self.cases[task].examples.states(np.arange(self.answers), asked.backs)
+        return [answer.text for answer in reader.read(states, asked)]
 
 
 def measure(args: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:

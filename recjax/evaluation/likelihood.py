@@ -16,8 +16,9 @@ import numpy as np
 
 from recjax.errors import InputError
 from recjax.ranges import Checked, Count, Seed, Size
+from recjax.text.corpus import KINDS, Documents
+from recjax.text.documents import Document
 from recjax.text.pairs import Row, joined
-from recjax.text.textualize import KINDS, Document, Documents
 from recjax.text.token_batches import NO_LABEL, Encoded, encode, fixed_batches
 from recjax.text.tokenizers import Tokenizer
 from recjax.typing import Array

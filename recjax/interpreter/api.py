@@ -31,6 +31,7 @@ from recjax.llm import LanguageModel, load_llm
 from recjax.models.definition import fingerprint
 from recjax.ranges import Checked, Size
 from recjax.replace import new_folder, recovered
+from recjax.text.tasks import RECOVERY, RESIDUAL
 from recjax.training.item_vectors import has_item_vectors
 from recjax.training.loop import total_steps
 from recjax.training.metrics import progress_bar
@@ -166,7 +167,7 @@ class Interpreter:
         ]
         if len(both[0]) != len(both[1]):
             raise InputError(f"hidden_before: {len(both[0])} rows, hidden_after: {len(both[1])}")
-        return self._reader.read(np.stack(both, axis=1), "residual", decoding=decoding)
+        return self._reader.read(np.stack(both, axis=1), RESIDUAL, decoding=decoding)
 
     def recover(self, hidden: Any, *, decoding: Decoding = "greedy") -> list[Answer]:
         """What each history has, from the newest item on.
@@ -180,7 +181,7 @@ class Interpreter:
                 array that does not fit, NaN.
         """
         states = self._checked(hidden, "hidden")[:, None]
-        return self._reader.read(states, "recovery", decoding=decoding)
+        return self._reader.read(states, RECOVERY, decoding=decoding)
 
     def _checked(self, h: Any, name: str) -> np.ndarray:
         return check_states(h, name, length=self.bridge.length, dim=self.bridge.dim)

@@ -13,23 +13,24 @@ import numpy as np
 
 from recjax.data.splits import Spans
 from recjax.errors import InputError
-from recjax.interpreter.questions import Task
-from recjax.text.prompts import REPRESENTATIONS
 from recjax.training.recommender import RecommenderRun
 from recjax.typing import Array, Params
 
 
 class Examples(Protocol):
-    """n histories, each with the states before and after its newest item."""
+    """n histories, each with the states before and after its newest item.
+
+    `backs` and `lists` are those of a `recjax.text.tasks.Task`.
+    """
 
     def __len__(self) -> int: ...
 
-    def states(self, rows: np.ndarray, task: Task) -> Array:
-        """[B n L D] states that a question of this task shows: before and after, or after."""
+    def states(self, rows: np.ndarray, backs: Sequence[int] = (0,)) -> Array:
+        """[B n L D] states of the histories without so many of their newest items (0 or 1)."""
         ...
 
-    def titles(self, rows: np.ndarray, task: Task) -> list[list[str]]:
-        """What an answer should name: the newest item, or the history from the newest on."""
+    def titles(self, rows: np.ndarray, *, lists: bool = False) -> list[list[str]]:
+        """The title of the newest item, or those of the history from the newest on."""
         ...
 
 
@@ -168,18 +169,17 @@ class Histories:
     def __len__(self) -> int:
         return len(self.windows)
 
-    def states(self, rows: np.ndarray, task: Task) -> Array:
+    def states(self, rows: np.ndarray, backs: Sequence[int] = (0,)) -> Array:
         """See `Examples`."""
         chosen = self.windows[rows]
-        backs = (1, 0)[2 - REPRESENTATIONS[task] :]
         ids = np.stack([chosen.ids(back) for back in backs], axis=1)
         h = self.encoder(ids.reshape(-1, ids.shape[-1]))
         return h.reshape(*ids.shape[:2], *h.shape[1:])
 
-    def titles(self, rows: np.ndarray, task: Task) -> list[list[str]]:
+    def titles(self, rows: np.ndarray, *, lists: bool = False) -> list[list[str]]:
         """See `Examples`."""
         chosen = self.windows[rows]
-        if task == "residual":
+        if not lists:
             return [[self.names[item]] for item in chosen.newest]
         return [[self.names[item] for item in row[::-1] if item] for row in chosen.ids()]
 
@@ -272,14 +272,14 @@ class States:
     def __len__(self) -> int:
         return len(self.after)
 
-    def states(self, rows: np.ndarray, task: Task) -> Array:
+    def states(self, rows: np.ndarray, backs: Sequence[int] = (0,)) -> Array:
         """See `Examples`."""
-        shown = (self.before, self.after)[2 - REPRESENTATIONS[task] :]
-        return jnp.asarray(np.stack([h[rows] for h in shown], axis=1))
+        shown = (self.after, self.before)
+        return jnp.asarray(np.stack([shown[back][rows] for back in backs], axis=1))
 
-    def titles(self, rows: np.ndarray, task: Task) -> list[list[str]]:
+    def titles(self, rows: np.ndarray, *, lists: bool = False) -> list[list[str]]:
         """See `Examples`."""
-        if task == "residual":
+        if not lists:
             return [[self._added[row]] for row in rows]
         if self._histories is None:
             raise InputError("config.ask.recovery: needs the titles of histories")

@@ -30,7 +30,7 @@ from recjax.generate.prompts import lengths
 from recjax.llm import LanguageModel
 from recjax.models.definition import ModelDef
 from recjax.nn.masks import make_mask
-from recjax.text.prompts import PROMPTS, Words, listed
+from recjax.text.prompts import WORDS, Words, listed
 from recjax.text.titles import normalise, strict
 from recjax.typing import Array, Params
 
@@ -147,7 +147,7 @@ class Verdict:
 
 
 def hold(
-    ballots: Sequence[Ballot], judge: Judge, *, words: Words = PROMPTS.words["movie"], seed: int = 0
+    ballots: Sequence[Ballot], judge: Judge, *, words: Words = WORDS["movie"], seed: int = 0
 ) -> Verdict:
     """Asks a judge about each ballot and counts.
 

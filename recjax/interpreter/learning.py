@@ -18,12 +18,12 @@ from recjax.errors import InputError
 from recjax.interpreter import adapters
 from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.examples import Examples
-from recjax.interpreter.questions import Task
 from recjax.interpreter.starting import StartConfig, check_vectors, start_near
 from recjax.models.llama_layers import Known, Projected
 from recjax.nn.cache import KVCache
 from recjax.nn.masks import make_mask
 from recjax.nn.soft import place_soft
+from recjax.text.tasks import Task
 from recjax.training import parallel
 from recjax.training.item_vectors import read_item_vectors
 from recjax.training.optim import OptimConfig
@@ -107,7 +107,7 @@ class Learner(Trainable):
         rng = np.random.default_rng(self.seed)
         count = min(_SAMPLE, len(self.examples))
         rows = np.sort(rng.choice(len(self.examples), count, replace=False))
-        states = np.asarray(self.examples.states(rows, "recovery"))[:, 0]
+        states = np.asarray(self.examples.states(rows))[:, 0]
         params = self.bridge.initial(states, self.seed)
         if self._start.examples:
             params = start_near(
@@ -133,9 +133,7 @@ class Learner(Trainable):
         titles: dict[str, None] = {}
         for first in range(0, len(self.examples), _SAMPLE):
             rows = np.arange(first, min(first + _SAMPLE, len(self.examples)))
-            titles |= dict.fromkeys(
-                t for some in self.examples.titles(rows, "residual") for t in some
-            )
+            titles |= dict.fromkeys(t for some in self.examples.titles(rows) for t in some)
         questions = self.bridge.questions
         for task in questions.config.tasks:
             for form in range(questions.forms(task)):
@@ -158,7 +156,7 @@ class Learner(Trainable):
         rng = np.random.default_rng([self.seed, step, 1])
         questions = self.bridge.questions
         tasks = questions.config.tasks
-        shares = np.array([getattr(questions.config, task) for task in tasks])
+        shares = np.array([questions.config.share(task) for task in tasks])
         task = tasks[int(rng.choice(len(tasks), p=shares / shares.sum()))]
         return task, int(rng.integers(questions.forms(task)))
 
@@ -167,7 +165,7 @@ class Learner(Trainable):
         assert count == 1
         task, form = self.asked(step)
         rows = self.rows(step)
-        titles = self.examples.titles(rows, task)
+        titles = self.examples.titles(rows, lists=task.lists)
         pairs = len(rows) % (2 * parallel.data_size(self.bridge.mesh)) == 0
         before, order, arrays = self.bridge.questions.lay_out(task, form, titles, pairs=pairs)
         # Laid out for all, so that the shapes agree; then this process's part.
@@ -175,7 +173,7 @@ class Learner(Trainable):
         share = len(order) // processes
         mine = slice(index * share, (index + 1) * share)
         arrays = {key: values[mine] for key, values in arrays.items()}
-        states = np.asarray(self.examples.states(rows[order[mine]].reshape(-1), task))
+        states = np.asarray(self.examples.states(rows[order[mine]].reshape(-1), task.backs))
         arrays["states"] = states.reshape(share, -1, *states.shape[2:])
         prefix = self.bridge.llm.prefix_cache(before) if before else None
         return Batch(prefix, parallel.shard_batch(arrays, self.bridge.mesh))

@@ -5,13 +5,14 @@ A title counts for all items that have it: two items of one title cannot be told
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from recjax.evaluation.intervals import wilson
 from recjax.interpreter.examples import Windows
-from recjax.interpreter.questions import Task
 from recjax.interpreter.reader import Answer
+from recjax.text.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Residual:
         outside: [n] bool, no title of the catalogue was named.
     """
 
+    # Of the metrics, the main one first.
+    names: ClassVar[tuple[str, ...]] = ("accuracy", "strict", "outside")
     right: np.ndarray
     strict: np.ndarray
     outside: np.ndarray
@@ -34,12 +37,9 @@ class Residual:
         return wilson(int(self.right.sum()), len(self.right))
 
     def metrics(self) -> dict[str, float]:
-        """`accuracy`, `strict` and `outside`, shares of the examples."""
-        return {
-            "accuracy": float(self.right.mean()),
-            "strict": float(self.strict.mean()),
-            "outside": float(self.outside.mean()),
-        }
+        """`names`, shares of the examples."""
+        shares = (self.right.mean(), self.strict.mean(), self.outside.mean())
+        return dict(zip(self.names, map(float, shares), strict=True))
 
 
 def measure_residual(answers: Sequence[Answer], newest: np.ndarray) -> Residual:
@@ -64,6 +64,10 @@ class Recovery:
         window: W.
     """
 
+    # Of the metrics, the main one first.
+    names: ClassVar[tuple[str, ...]] = (
+        "mean", "strict", "none", "more_than_3", "more_than_5", "outside",
+    )  # fmt: skip
     counts: np.ndarray
     strict: np.ndarray
     named: np.ndarray
@@ -76,22 +80,16 @@ class Recovery:
         return np.bincount(self.counts, minlength=self.window + 1) / len(self.counts)
 
     def metrics(self) -> dict[str, float]:
-        """`mean`, `strict`, `none`, `more_than_3`, `more_than_5`, and `outside` of what is said."""
-        return {
-            "mean": float(self.counts.mean()),
-            "strict": float(self.strict.mean()),
-            "none": float((self.counts == 0).mean()),
-            "more_than_3": float((self.counts > 3).mean()),
-            "more_than_5": float((self.counts > 5).mean()),
-            "outside": float(self.outside.sum() / max(1, self.named.sum())),
-        }
+        """`names`; `outside` is a share of what is said."""
+        counts, outside = self.counts, self.outside.sum() / max(1, self.named.sum())
+        shares = [(counts == 0).mean(), (counts > 3).mean(), (counts > 5).mean()]
+        values = [counts.mean(), self.strict.mean(), *shares, outside]
+        return dict(zip(self.names, map(float, values), strict=True))
 
 
-# The names of each task's metrics, the main one first.
-MEASURES: dict[Task, tuple[str, ...]] = {
-    "residual": ("accuracy", "strict", "outside"),
-    "recovery": ("mean", "strict", "none", "more_than_3", "more_than_5", "outside"),
-}
+def figures(task: Task) -> type[Residual] | type[Recovery]:
+    """What a task's answers are measured by."""
+    return Recovery if task.lists else Residual
 
 
 def _recovered(histories: np.ndarray, named: Sequence[frozenset[int]]) -> np.ndarray:
@@ -113,7 +111,7 @@ def measure_recovery(answers: Sequence[Answer], windows: Windows) -> Recovery:
 
 def measure(task: Task, answers: Sequence[Answer], windows: Windows) -> Residual | Recovery:
     """Answers to a task against the windows that were asked about."""
-    if task == "residual":
+    if figures(task) is Residual:
         return measure_residual(answers, windows.newest)
     return measure_recovery(answers, windows)
 

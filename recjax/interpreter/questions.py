@@ -8,7 +8,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 
@@ -23,11 +23,10 @@ from recjax.text.prompts import (
     question,
     read_prompts,
 )
+from recjax.text.tasks import PROMPTS, RECOVERY, RESIDUAL, TASKS, Task
 from recjax.text.token_batches import NO_LABEL
 from recjax.text.tokenizers import Tokenizer
 
-Task = Literal["residual", "recovery"]
-TASKS: tuple[Task, ...] = ("residual", "recovery")
 _MULTIPLE = 8  # of rows' lengths: a program serves several batches
 
 
@@ -40,23 +39,28 @@ class AskConfig(Checked):
     window: Annotated[int, Range(2, 1000)] = 10  # items of a history, at most (section 4.1.2)
     residual: Amount = 1.0  # share of training steps that ask what was added (section 3.2)
     recovery: Amount = 0.0  # share that ask for the whole history (section 3.1)
-    residual_tokens: Annotated[int, Range(1, 10_000)] = 50  # longest answer (section 4.1.2)
-    recovery_tokens: Annotated[int, Range(1, 10_000)] = 100
+    residual_tokens: Annotated[int, Range(1, 10_000)] = RESIDUAL.tokens  # longest answer
+    recovery_tokens: Annotated[int, Range(1, 10_000)] = RECOVERY.tokens
 
     def __post_init__(self):
         super().__post_init__()
         if not self.residual + self.recovery:
-            raise FieldError("residual", "this or recovery: expected more than 0")
+            raise FieldError(RESIDUAL.name, f"this or {RECOVERY}: expected more than 0")
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """The tasks that are trained."""
-        return tuple(task for task in TASKS if getattr(self, task))
+        """The tasks that are trained, in the order of the fields."""
+        names = (field.name for field in dataclasses.fields(self))
+        return tuple(TASKS[name] for name in names if name in TASKS and getattr(self, name))
+
+    def share(self, task: Task) -> float:
+        """Of the training steps; they need not add up to 1."""
+        return getattr(self, task.name)
 
     def check_trained(self, task: Task) -> None:
         """Raises `InputError` for another task: what is said of it would mean nothing."""
         if task not in self.tasks:
-            trained = " and ".join(self.tasks)
+            trained = " and ".join(map(str, self.tasks))
             raise InputError(f"{task}: the adapter was trained for {trained} alone (config.ask)")
 
     def settled(self) -> "AskConfig":
@@ -66,7 +70,7 @@ class AskConfig(Checked):
 
     def longest(self, task: Task) -> int:
         """Tokens of an answer, at most."""
-        return self.residual_tokens if task == "residual" else self.recovery_tokens
+        return getattr(self, f"{task}_tokens")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +110,7 @@ class Questions:
         self.config = config.settled()
         self.tokenizer, self._soft = tokenizer, soft
         self._max_length = max_length
-        self.table: PromptTable = read_prompts(config.prompts)
+        self.table: PromptTable = read_prompts(config.prompts, PROMPTS)
         self.words: Words = self.table.of(config.domain)
         for task in config.tasks:
             for form in range(self.forms(task)):
@@ -119,11 +123,11 @@ class Questions:
 
     def prompt(self, task: Task, form: int) -> Prompt:
         """A prompt of the table."""
-        return getattr(self.table, task)[form]
+        return self.table.prompts[task.name][form]
 
     def forms(self, task: Task) -> int:
         """How many prompts a task has."""
-        return len(getattr(self.table, task))
+        return len(self.table.prompts[task.name])
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 - as long-lived as its questions
     def question(self, task: Task, form: int = 0) -> Question:

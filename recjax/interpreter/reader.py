@@ -13,8 +13,8 @@ from recjax.generate.constrained import constrain
 from recjax.generate.processors import Processor
 from recjax.generate.templates import Slot, Template, Trie
 from recjax.interpreter.bridge import Bridge
-from recjax.interpreter.questions import Task
 from recjax.text.prompts import around
+from recjax.text.tasks import Task
 from recjax.text.titles import Named, TitleIndex, slot, strict
 from recjax.typing import Params
 
@@ -84,7 +84,7 @@ class Reader:
         """Answers about states.
 
         Args:
-            states: [B n L D], n = 2 (before, after) for "residual", 1 for "recovery".
+            states: [B n L D], one for each of `task.backs`.
             task: what is asked.
             decoding: "greedy"; "beam" (4 beams); or "constrained", greedy among the titles of the
                 catalogue in the words of the prompt's answer.
@@ -151,7 +151,7 @@ class Reader:
         titles = [title for title in dict.fromkeys(self.index.titles) if title.strip()]
         # As in an answer: a blank before each title belongs to it.
         trie = Trie([encode(f" {title}") for title in titles])
-        separator = tuple(encode(",")) if task == "recovery" else ()
+        separator = tuple(encode(",")) if task.lists else ()
         parts: list[Any] = [encode(f" {before}".rstrip()), Slot(separator), encode(after)]
         template = Template(trie, [p for p in parts if isinstance(p, Slot) or p])
         return constrain(template, llm.stop, llm.config.vocab_size)
@@ -160,7 +160,7 @@ class Reader:
         inside = slot(text, before, after)
         if inside is None:
             return Answer(text, (), ())
-        if task == "recovery":
+        if task.lists:
             named = tuple(self.index.named(inside))
         else:
             named = (Named(inside, self.index.find(inside)),) if inside else ()

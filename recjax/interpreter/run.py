@@ -25,13 +25,14 @@ from recjax.interpreter import adapters
 from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.examples import Encoder, Histories, Windows, windows_of
 from recjax.interpreter.learning import Batch, Learner
-from recjax.interpreter.measure import MEASURES, measure
-from recjax.interpreter.questions import AskConfig, Task
+from recjax.interpreter.measure import figures, measure
+from recjax.interpreter.questions import AskConfig
 from recjax.interpreter.reader import Answer, Decoding, Reader
 from recjax.interpreter.starting import StartConfig
 from recjax.llm import LanguageModel, load_llm
 from recjax.models.definition import fingerprint
 from recjax.ranges import Checked, Count, Epochs, Range, Seed, Share, Size
+from recjax.text.tasks import RESIDUAL, Task
 from recjax.text.textualize import item_titles
 from recjax.training import parallel, workdir
 from recjax.training.item_vectors import check_origin
@@ -48,7 +49,7 @@ class InterpreterTrainConfig(TrainConfig):
     batch_size: Size = 64  # examples a step
     epochs: Epochs = 20.0  # section 4.1.2
     steps_per_call: Annotated[int, Range(1, 1)] = 1  # steps differ in what they ask
-    metric: str = "validation/residual/accuracy"
+    metric: str = f"validation/{RESIDUAL}/accuracy"
     # More examples, as a share of the training windows: theirs with a newest item drawn from the
     # catalogue. The paper has none.
     drawn: Share = 0.0
@@ -258,7 +259,7 @@ class InterpreterRun(Run):
         progress: Callable[[int], Any] = lambda n: None,
     ) -> list[Answer]:
         """Answers about histories."""
-        states = self.histories(windows).states(np.arange(len(windows)), task)
+        states = self.histories(windows).states(np.arange(len(windows)), task.backs)
         return reader.read(states, task, decoding=decoding, progress=progress)
 
     def evaluator(self, name: Literal["validation", "test"]) -> "Interpretation":
@@ -342,10 +343,11 @@ class Interpretation:
         """The names that `run` gives."""
         names = []
         for part, task, _ in self._asked:
-            names += [f"{part}/{task}/{m}" for m in MEASURES[task]]
+            measured = figures(task).names
+            names += [f"{part}/{task}/{m}" for m in measured]
             if len(self._forms(task)) > 1:
                 forms = [f"prompt{form}" for form in self._forms(task)]
-                names += [f"{part}/{task}/{form}/{MEASURES[task][0]}" for form in (*forms, "worst")]
+                names += [f"{part}/{task}/{form}/{measured[0]}" for form in (*forms, "worst")]
         return names
 
     def run(
@@ -355,8 +357,8 @@ class Interpretation:
         reader = self._run.reader(params)
         out: dict[str, float] = {}
         for part, task, windows in self._asked:
-            states = self._run.histories(windows).states(np.arange(len(windows)), task)
-            main = MEASURES[task][0]
+            states = self._run.histories(windows).states(np.arange(len(windows)), task.backs)
+            main = figures(task).names[0]
             each = []
             for form in self._forms(task):
                 answers = reader.read(states, task, form=form, progress=progress)

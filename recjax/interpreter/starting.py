@@ -25,12 +25,10 @@ import optax
 from recjax.errors import InputError
 from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.examples import Examples
-from recjax.interpreter.questions import Task
 from recjax.ranges import Checked, Count, Share
-from recjax.text.textualize import blend
+from recjax.text.documents import blend
 from recjax.typing import Array, Params
 
-_FADE = 0.95  # of older items in a recovery's blend: nearly alike, as a model names most of them
 _CHUNK = 1024  # examples whose states are kept at a time
 _RIDGE = 1e-3  # of the features' mean variance
 # Gradient steps, of adapters with hidden layers: batch, readings of each example, learning rate.
@@ -99,18 +97,19 @@ def start_near(
     rows = rng.permutation(len(examples))[: config.examples]
     place = {title: number for number, title in enumerate(titles)}
     asked = bridge.questions.config
-    shares = {task: getattr(asked, task) for task in asked.tasks}
-    fades = {task: config.fade if task == "residual" else _FADE for task in shares}
+    # What each task's blend is worth, and how older items fade in it.
+    parts = [
+        (asked.share(task), config.fade if task.fade is None else task.fade) for task in asked.tasks
+    ]
 
     def blends(rows: np.ndarray) -> np.ndarray:
         """[n E] what the states of examples should become; zeros where no title has a vector."""
         total = np.zeros((len(rows), vectors.shape[1]), np.float32)
-        for task, share in shares.items():
-            kind: Task = "recovery" if fades[task] else "residual"  # whose titles
-            for row, named in enumerate(examples.titles(rows, kind)):
+        for share, fade in parts:
+            for row, named in enumerate(examples.titles(rows, lists=fade > 0)):
                 found = [place[title] for title in reversed(named) if title in place]
                 if found:
-                    weights = np.array(blend(found, fades[task]).weights, np.float32)
+                    weights = np.array(blend(found, fade).weights, np.float32)
                     total[row] += share * (weights @ vectors[found])
         return total
 
@@ -120,12 +119,12 @@ def start_near(
         )
     if bridge.config.name == "linear":
         ages = np.arange(bridge.length)[::-1]
-        pool = sum(share * fades[task] ** ages.astype(float) for task, share in shares.items())
+        pool = sum(share * fade ** ages.astype(float) for share, fade in parts)
         params = _solved(bridge, params, examples, rows, blends, pool / np.linalg.norm(pool))
     else:
         params = _descended(bridge, params, examples, rows, blends, rng)
     # As long as the vectors are: the model has learned to read that.
-    soft = bridge.soft(params, examples.states(rows[:_BATCH], "recovery"))
+    soft = bridge.soft(params, examples.states(rows[:_BATCH]))
     length = np.linalg.norm(vectors, axis=1).mean()
     ratio = float(length / jnp.linalg.norm(soft, axis=-1).mean())
     return params | {f"body/out/{n}": params[f"body/out/{n}"] * ratio for n in ("kernel", "bias")}
@@ -157,7 +156,7 @@ def _solved(
 
     total: list[np.ndarray] | None = None
     for chunk in _chunks(rows):
-        states = examples.states(chunk, "recovery")[:, 0]
+        states = examples.states(chunk)[:, 0]
         some = [np.asarray(a, np.float64) for a in moments(params, states, blends(chunk))]
         total = some if total is None else [a + b for a, b in zip(total, some, strict=True)]
     assert total is not None
@@ -205,7 +204,7 @@ def _descended(
     for number in range(steps):
         if number * len(chunks) // steps != kept:
             kept = number * len(chunks) // steps
-            states = np.asarray(examples.states(chunks[kept], "recovery"))
+            states = np.asarray(examples.states(chunks[kept]))
             wanted = blends(chunks[kept])
         chosen = rng.integers(0, len(states), _BATCH)
         params, state = step(params, state, states[chosen], wanted[chosen])

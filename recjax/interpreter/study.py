@@ -10,12 +10,9 @@ import numpy as np
 from recjax.errors import InputError
 from recjax.interpreter.judge import Ballot, Judge, hold
 from recjax.interpreter.measure import (
-    MEASURES,
     Recovery,
     Residual,
     measure,
-    measure_recovery,
-    measure_residual,
     popular,
     popularity_recovery,
 )
@@ -25,7 +22,6 @@ from recjax.interpreter.oracle import (
     measure_oracles,
     nearest_titles,
 )
-from recjax.interpreter.questions import Task
 from recjax.interpreter.reader import DECODINGS, Answer, Decoding
 from recjax.interpreter.run import InterpreterRun
 from recjax.ranges import Checked, Seed
@@ -39,6 +35,7 @@ from recjax.report.sections import (
     Table,
     Text,
 )
+from recjax.text.tasks import RESIDUAL, Task
 from recjax.typing import Params
 
 _CASES = 6
@@ -107,8 +104,8 @@ class Study:
     def __init__(self, run: InterpreterRun, params: Params, config: StudyConfig):
         if config.oracle:
             check_generative(run)
-            if "residual" not in run.config.ask.tasks:
-                raise InputError("oracle items need config.ask.residual: it asks what was added")
+            if RESIDUAL not in run.config.ask.tasks:
+                raise InputError(f"oracle items need config.ask.{RESIDUAL}: it asks what was added")
         self._run, self._params, self._config = run, params, config
         self._reader = run.reader(params)
         newest = run.windows(config.split, newest=True)
@@ -123,28 +120,20 @@ class Study:
         sections: list[Section] = []
         decodings = tuple(dict.fromkeys(("greedy", *config.decodings)))
         said: dict[tuple[Task, str], list[Answer]] = {}
-        if "residual" in tasks:
-            rows: list[list[Any]] = []
+        for task in tasks:
+            found: dict[tuple[str, str], Any] = {}
             for decoding in decodings:
                 for part, windows in self._parts.items():
-                    answers = self._run.ask(self._reader, windows, "residual", decoding)
-                    said.setdefault(("residual", part), answers)
-                    found = measure_residual(answers, windows.newest)
-                    rows.append(self._residual_row(decoding, part, found))
-            sections.append(self._residual_table(rows))
-        if "recovery" in tasks:
-            by_decoding: dict[tuple[str, str], Recovery] = {}
-            for decoding in decodings:
-                for part, windows in self._parts.items():
-                    answers = self._run.ask(self._reader, windows, "recovery", decoding)
-                    said.setdefault(("recovery", part), answers)
-                    by_decoding[decoding, part] = measure_recovery(answers, windows)
-            sections += self._recovery_sections(by_decoding)
+                    answers = self._run.ask(self._reader, windows, task, decoding)
+                    said.setdefault((task, part), answers)
+                    found[decoding, part] = measure(task, answers, windows)
+            sections += (self._lists if task.lists else self._newest)(task, found)
         if config.controls:
             sections.append(self._controls(tasks))
         sections += self._cases(said)
-        if ("residual", "windows") in said:
-            sections.append(self._errors(said["residual", "windows"]))
+        for task in tasks:
+            if not task.lists:
+                sections.append(self._errors(said[task, "windows"]))
         sections += self._filter()
         if config.oracle:
             sections += self._oracle()
@@ -154,22 +143,21 @@ class Study:
         prefix = f"{self._config.split}/{name}"
         self.metrics |= {f"{prefix}/{key}": float(value) for key, value in values.items()}
 
-    def _residual_row(self, decoding: str, part: str, found: Residual) -> list[Any]:
-        low, high = found.interval
-        values = {**found.metrics(), "accuracy_low": low, "accuracy_high": high}
-        self._note(f"{part}/residual/{decoding}", values)
-        return [
-            decoding, part, len(found.right), values["accuracy"], low, high, values["strict"],
-            values["outside"],
-        ]  # fmt: skip
-
-    def _residual_table(self, rows: list[list[Any]]) -> Table:
+    def _newest(self, task: Task, found: dict[tuple[str, str], Residual]) -> list[Section]:
+        """Which newest items were named, beside the most popular one."""
+        rows: list[list[Any]] = []
+        for (decoding, part), one in found.items():
+            low, high = one.interval
+            values = {**one.metrics(), "accuracy_low": low, "accuracy_high": high}
+            self._note(f"{part}/{task}/{decoding}", values)
+            accuracy, strict, outside = one.metrics().values()
+            rows.append([decoding, part, len(one.right), accuracy, low, high, strict, outside])
         trained = self._run.windows("train", newest=True)
         (top,) = popular(trained, self._run.store.n_items, 1)
         for part, windows in self._parts.items():
             same = [self._run.names[item] == self._run.names[top] for item in windows.newest]
             share = float(np.mean(same))
-            self._note(f"{part}/residual/popular", {"accuracy": share})
+            self._note(f"{part}/{task}/popular", {"accuracy": share})
             rows.append(["(most popular item)", part, len(same), share, None, None, share, 0.0])
         columns = [
             "decoding",
@@ -181,27 +169,28 @@ class Study:
             "strict",
             "outside",
         ]
-        return Table(
-            "Residual accuracy (Table 2)", columns, rows,
+        note = (
             "Which item the second history has more. Sequences: the newest window of each; "
             "windows: such that end anywhere. Titles are compared after normalisation, in 'strict' "
-            "letter by letter; 'outside': no title of the catalogue was said.",
-        )  # fmt: skip
+            "letter by letter; 'outside': no title of the catalogue was said."
+        )
+        return [Table("Residual accuracy (Table 2)", columns, rows, note)]
 
-    def _recovery_sections(self, found: dict[tuple[str, str], Recovery]) -> list[Section]:
+    def _lists(self, task: Task, found: dict[tuple[str, str], Recovery]) -> list[Section]:
+        """How many items of each history were named, beside as many popular ones."""
         trained = self._run.windows("train", newest=True)
         window = self._run.config.ask.window
         best = popular(trained, self._run.store.n_items, window)
         series: dict[str, list[Number]] = {}
         rows: list[list[Any]] = []
         for (decoding, part), recovery in found.items():
-            self._note(f"{part}/recovery/{decoding}", recovery.metrics())
+            self._note(f"{part}/{task}/{decoding}", recovery.metrics())
             rows.append([decoding, part, len(recovery.counts), *recovery.metrics().values()])
             if part == "sequences":
                 series[decoding] = recovery.distribution.tolist()
         for part, windows in self._parts.items():
             baseline = popularity_recovery(best, windows)
-            self._note(f"{part}/recovery/popular", baseline.metrics())
+            self._note(f"{part}/{task}/popular", baseline.metrics())
             name = f"({window} most popular)"
             rows.append([name, part, len(baseline.counts), *baseline.metrics().values()])
             if part == "sequences":
@@ -245,21 +234,23 @@ class Study:
         other_encoder = run.recommender.config.seed + self._config.seed + 1
         other_adapter = run.config.seed + self._config.seed + 1
         untrained = run.bridge.initial(
-            np.asarray(run.histories(windows).states(rows, "recovery"))[:, 0], other_adapter
+            np.asarray(run.histories(windows).states(rows))[:, 0], other_adapter
         )
         table: list[list[Any]] = []
         for task in tasks:
-            states = np.asarray(run.histories(windows).states(rows, task))
-            fresh = np.asarray(run.histories(windows, untrained=other_encoder).states(rows, task))
+            states = np.asarray(run.histories(windows).states(rows, task.backs))
+            fresh = np.asarray(
+                run.histories(windows, untrained=other_encoder).states(rows, task.backs)
+            )
             for name, reader, shown in (
                 ("shuffled states", self._reader, states[deranged(len(rows), rng)]),
                 ("untrained recommender", self._reader, fresh),
                 ("untrained adapter", run.reader(untrained), states),
             ):
-                found = measure(task, reader.read(shown, task), windows).metrics()
-                key = MEASURES[task][0]
-                self._note(f"windows/{task}/control/{name.replace(' ', '_')}", {key: found[key]})
-                table.append([task, name, len(windows), found[key]])
+                left = measure(task, reader.read(shown, task), windows).metrics()
+                key, value = next(iter(left.items()))
+                self._note(f"windows/{task}/control/{name.replace(' ', '_')}", {key: value})
+                table.append([task.name, name, len(windows), value])
         return Table(
             "Controls", ["task", "control", "n", "accuracy, or items recovered"], table,
             "The same questions about states that say nothing of the history.",
@@ -273,7 +264,7 @@ class Study:
             cases = []
             for number, answer in enumerate(said[task, "sequences"][:_CASES]):
                 row = [int(item) for item in histories[number] if item]
-                wanted = set(row[-1:]) if task == "residual" else set(row)
+                wanted = set(row) if task.lists else set(row[-1:])
                 history = [
                     Item(names[item], "hit" if item in answer.items & wanted else "")
                     for item in row
@@ -284,13 +275,12 @@ class Study:
                     items.append(
                         Item(one.text, "hit" if hit else "miss" if one.items else "unknown")
                     )
-                right = bool(answer.items & wanted) if task == "residual" else None
+                right = None if task.lists else bool(answer.items & wanted)
                 heading = f"Sequence {number + 1}: {answer.text.strip()}"
                 cases.append(
                     Case(heading, history, items or [Item("(no title)", "unknown")], right)
                 )
-            title = "residual item" if task == "residual" else "recovery"
-            out.append(Cases(f"Cases: {title} (Figure 5)", cases, "Oldest item first."))
+            out.append(Cases(f"Cases: {task} (Figure 5)", cases, "Oldest item first."))
         return out
 
     def _errors(self, answers: Sequence[Answer]) -> Table:
@@ -331,7 +321,7 @@ class Study:
         run, windows = self._run, self._parts["sequences"]
         oracles = generate_oracles(run, windows, self._config.seed)
         states = np.stack([oracles.before, oracles.after], axis=1)
-        answers = self._reader.read(states, "residual")
+        answers = self._reader.read(states, RESIDUAL)
         found = measure_oracles(answers, oracles, windows.newest)
         self._note("sequences", found.metrics())
         rows: list[list[Any]] = [[name, value] for name, value in found.metrics().items()]

@@ -15,12 +15,15 @@ from recjax.data.requests import Request
 from recjax.data.splits import Spans
 from recjax.errors import InputError, printable
 from recjax.interpreter.examples import check_states
-from recjax.interpreter.questions import Task
 from recjax.interpreter.run import InterpreterRun
 from recjax.interpreter.study import Study, StudyConfig
 from recjax.report.sections import Cases, Text, write_results
+from recjax.text.tasks import TASKS
 from recjax.training.recommender import RecommenderRun
 from recjax.training.workdir import open_run
+
+# The arrays of a file that a task is asked about, by `Task.backs`.
+_ARRAYS = {(1, 0): ("before", "after"), (0,): ("hidden",)}
 
 
 def open_interpreter(workdir: str | Path) -> InterpreterRun:
@@ -58,10 +61,11 @@ def examine(
 def summary(run: InterpreterRun, metrics: dict[str, float]) -> Text:
     """What was examined, in a few sentences."""
     lines = [run.describe() + "."]
-    for key, what in (
-        ("test/sequences/residual/greedy/accuracy", "of the added items are named"),
-        ("test/sequences/recovery/greedy/more_than_3", "of the sequences have more than 3 named"),
-    ):
+    for task in run.config.ask.tasks:
+        name, what = ("accuracy", "of the added items are named")
+        if task.lists:
+            name, what = ("more_than_3", "of the sequences have more than 3 named")
+        key = f"test/sequences/{task}/greedy/{name}"
         if key in metrics:
             lines.append(f"{metrics[key]:.1%} {what} (greedy decoding, test sequences).")
     return Text("In short", "\n\n".join(lines))
@@ -117,14 +121,12 @@ def read_hidden(
     """
     run = open_interpreter(workdir)
     arrays = read_npz(file)
-    task: Task
-    if set(arrays) == {"before", "after"}:
-        task, names = "residual", ["before", "after"]
-    elif set(arrays) == {"hidden"}:
-        task, names = "recovery", ["hidden"]
-    else:
+    shown = [task for task in TASKS.values() if set(arrays) == set(_ARRAYS[task.backs])]
+    if not shown:
         found = ", ".join(sorted(arrays)) or "nothing"
         raise InputError(f"{file}: holds {found}; expected before and after, or hidden")
+    (task,) = shown
+    names = _ARRAYS[task.backs]
     run.config.ask.check_trained(task)
     bridge = run.bridge
     states = [
@@ -133,4 +135,4 @@ def read_hidden(
     if len(states) == 2 and len(states[0]) != len(states[1]):
         raise InputError(f"{file}: {len(states[0])} rows of before, {len(states[1])} of after")
     reader = run.reader(run.restore(run.best_step() if step is None else step))
-    return [{task: a.text.strip()} for a in reader.read(np.stack(states, axis=1), task)]
+    return [{task.name: a.text.strip()} for a in reader.read(np.stack(states, axis=1), task)]

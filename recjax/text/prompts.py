@@ -1,19 +1,21 @@
-"""Questions about histories and their answers, in the words of a domain.
+"""Questions and their answers, in the words of a domain.
 
-words = PROMPTS.of("movie")
-question(PROMPTS.residual[0], words)                 # with two placeholders of soft tokens
-answer(PROMPTS.residual[0], words, ["The Matrix"])
+table = read_prompts("mine.json", PROMPTS)           # PROMPTS: of `recjax.text.tasks`
+words = table.of("movie")
+prompt = table.prompts["residual"][0]
+question(prompt, words)                              # with two placeholders of soft tokens
+answer(prompt, words, ["The Matrix"])
 
-`PROMPTS` has RecInterpreter's questions and paraphrases for four domains. A JSON file adds more:
+A JSON file adds domains, and prompts to the tasks of a table:
 
     {"words": {"song": {"past": "heard", "doing": "hearing", "item": "song", "items": "songs"}},
      "recovery": [{"question": "Which {items} are in {soft}?", "answer": "It has {titles}."}],
      "residual": [{"question": "Which {item} made {soft} become {soft}?",
                    "answer": "It was {titles}."}]}
 
-Of the two representations of a residual question the first is that of the shorter history. An
-answer begins with its titles, or has a blank before them: a title is learned, and written by
-constrained decoding, as the tokens of itself and that blank.
+Where a question has two representations, the first is that of the shorter history. An answer
+begins with its titles, or has a blank before them: a title is learned, and written by constrained
+decoding, as the tokens of itself and that blank.
 """
 
 import dataclasses
@@ -59,13 +61,11 @@ class PromptTable:
 
     Attributes:
         words: by domain.
-        recovery: what a history has; one representation a question.
-        residual: what the second of two histories has more.
+        prompts: by task; the questions of one task have equally many representations.
     """
 
     words: Mapping[str, Words]
-    recovery: tuple[Prompt, ...]
-    residual: tuple[Prompt, ...]
+    prompts: Mapping[str, tuple[Prompt, ...]]
 
     def of(self, domain: str) -> Words:
         """The words of a domain; `InputError` naming the nearest for an unknown one."""
@@ -76,92 +76,52 @@ class PromptTable:
     @property
     def fingerprint(self) -> str:
         """What tells a table from one with other words or prompts."""
-        text = json.dumps(to_plain(self), sort_keys=True)
+        plain = to_plain(self)
+        text = json.dumps({"words": plain["words"], **plain["prompts"]}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-_WATCHED = "A person has {past} a series of {items}. "
-_USER = "A user has {past} a series of {items}, which can be represented as "
-PROMPTS = PromptTable(
-    words={
-        "movie": Words("watched", "watching", "movie", "movies"),
-        "game": Words("played", "playing", "game", "games"),
-        "product": Words("bought", "buying", "product", "products"),
-        "book": Words("read", "reading", "book", "books"),
-    },
-    # RecInterpreter (Yang et al. 2023): section 3.1, section 1, and a paraphrase.
-    recovery=(
-        Prompt(
-            _WATCHED + "The {doing} list can be represented as: {soft}. "
-            "Describe this {doing} history of the person in detail.",
-            "This user has {past} {titles} in the previous.",
-        ),
-        Prompt(
-            _USER + "{soft}. What {items} has the user {past}?", "The user has {past} {titles}."
-        ),
-        Prompt(
-            "Here is the {doing} history of a user: {soft}. Name its {items}.",
-            "The {items} are {titles}.",
-        ),
-    ),
-    # Section 3.2, section 1, and a paraphrase.
-    residual=(
-        Prompt(
-            _WATCHED + "The {doing} list can be represented as List1: {soft}. After {doing} "
-            "another {item}, the {doing} list can further be represented as List2: {soft}. "
-            "What is the {item} in List2 but not in List1?",
-            "This user {past} {item} {titles} in List2 but not in List1.",
-        ),
-        Prompt(
-            _USER + "{soft}. After {doing} another {item}, the {doing} history can be "
-            "represented as {soft}. What is the additional {item} the user {past}?",
-            "The additional {item} is {titles}.",
-        ),
-        Prompt(
-            "The {doing} history of a user was {soft} and has become {soft}. "
-            "Which {item} is new in it?",
-            "The new {item} is {titles}.",
-        ),
-    ),
-)
-REPRESENTATIONS = {"recovery": 1, "residual": 2}  # how many a question has
+WORDS: Mapping[str, Words] = {
+    "movie": Words("watched", "watching", "movie", "movies"),
+    "game": Words("played", "playing", "game", "games"),
+    "product": Words("bought", "buying", "product", "products"),
+    "book": Words("read", "reading", "book", "books"),
+}
 _WORDS = tuple(field.name for field in dataclasses.fields(Words))
 _PLACE = re.compile(r"\{(\w*)\}")
 
 
-def read_prompts(path: str | Path) -> PromptTable:
-    """`PROMPTS` with what a JSON file adds; see above. Its prompts come after the others.
+def read_prompts(path: str | Path, table: PromptTable) -> PromptTable:
+    """A table with what a JSON file adds; see above. Its prompts come after the others.
 
     Args:
         path: of the file; "" adds nothing.
+        table: which tasks there are; each has a prompt.
 
     Raises:
         InputError: naming the file and the entry that is missing, unknown or malformed.
     """
     if not path:
-        return PROMPTS
+        return table
     path = Path(path)
     content = read_object(path)
     for key in content:
-        if key not in ("words", *REPRESENTATIONS):
-            raise InputError(f"{path}: unknown key '{key}'; expected words, recovery or residual")
+        if key not in ("words", *table.prompts):
+            known = f"{', '.join(['words', *table.prompts][:-1])} or {list(table.prompts)[-1]}"
+            raise InputError(f"{path}: unknown key '{key}'; expected {known}")
     words = {
         domain: Words(**_fields(entry, _WORDS, f"{path}: words.{domain}", places=False))
         for domain, entry in _object(content.get("words", {}), f"{path}: words").items()
     }
-    added = {}
-    for task, count in REPRESENTATIONS.items():
+    prompts = {}
+    for task, own in table.prompts.items():
         entries = content.get(task, [])
         if not isinstance(entries, list):
             raise InputError(f"{path}: {task}: expected a list of prompts")
-        added[task] = tuple(
-            _prompt(entry, count, f"{path}: {task}[{n}]") for n, entry in enumerate(entries)
-        )
-    return PromptTable(
-        {**PROMPTS.words, **words},
-        PROMPTS.recovery + added["recovery"],
-        PROMPTS.residual + added["residual"],
-    )
+        count = own[0].question.count(SOFT)
+        added = (_prompt(entry, count, f"{path}: {task}[{n}]") for n, entry in enumerate(entries))
+        prompts[task] = (*own, *added)
+    return PromptTable({**table.words, **words}, prompts)
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from recjax.data.pipeline import Batch, grow_rows, step_size
 from recjax.data.sequences import Packing, pack
 from recjax.errors import InputError
-from recjax.text.textualize import Blend, Document
+from recjax.text.documents import Blend, Document
 from recjax.text.tokenizers import Tokenizer
 
 NO_LABEL = -100  # as in PyTorch and Transformers

@@ -2,7 +2,7 @@
 
     recjax train --config=configs/llm/catalogue.py --workdir=runs/catalogue
 
-The text is that of `recjax.text.textualize`: what is known of the items, and histories of the
+The text is that of `recjax.text.corpus`: what is known of the items, and histories of the
 split's training part alone. The best checkpoint ends as WORKDIR/hf (config.json,
 model.safetensors, tokenizer files), which goes through the same loader as a published model.
 
@@ -38,8 +38,9 @@ from recjax.nn.masks import make_mask
 from recjax.nn.soft import place_soft
 from recjax.ranges import Checked, Epochs, Range, Seed, Size
 from recjax.replace import new_folder, signed
+from recjax.text.corpus import Documents, TextConfig
 from recjax.text.prompts import read_prompts
-from recjax.text.textualize import Documents, TextConfig
+from recjax.text.tasks import PROMPTS
 from recjax.text.token_batches import TokenBatches
 from recjax.text.tokenizers import Tokenizer, load_tokenizer, train_bpe
 from recjax.training import parallel
@@ -123,7 +124,7 @@ def complete(section: Any) -> dict[str, Any]:
             with the file of prompts.
     """
     config = build(LanguageRunConfig, section, "config")
-    read_prompts(config.text.prompts).of(config.text.domain)
+    read_prompts(config.text.prompts, PROMPTS).of(config.text.domain)
     plain = to_plain(config)
     model = to_plain(read_model(config.model, config.tokenizer.vocab_size))
     del model["vocab_size"]

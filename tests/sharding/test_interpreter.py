@@ -13,6 +13,7 @@ from recjax.interpreter.questions import AskConfig
 from recjax.llm import LanguageModel
 from recjax.models.definition import define, params_of
 from recjax.models.llama import PARAM_AXES, Config, Llama
+from recjax.text.tasks import RESIDUAL
 from recjax.text.tokenizers import train_bpe
 from recjax.training.optim import OptimConfig
 from recjax.training.parallel import data_size, make_mesh, param_shardings
@@ -43,7 +44,7 @@ def losses(tokenizer, mesh):
     bridge = Bridge(llm, AskConfig(), AdapterConfig(soft=2), 3, 6)
     optim = OptimConfig(learning_rate=1e-2)
     learner = Learner(bridge, States(BEFORE, AFTER, TITLES), batch_size=8, optim=optim)
-    learner.asked = lambda step: ("residual", 0)
+    learner.asked = lambda step: (RESIDUAL, 0)
     state, steps, out = learner.init_state(), learner.make_steps(), []
     for step in range(3):
         batch = learner.place(step)

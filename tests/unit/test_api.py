@@ -13,7 +13,8 @@ from recjax.convert.language_model import language_model, write_language_model
 from recjax.errors import InputError
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama
-from recjax.text.prompts import PROMPTS, question
+from recjax.text.prompts import WORDS, question
+from recjax.text.tasks import TASKS
 from recjax.text.tokenizers import train_bpe
 
 PUBLIC = {"InputError", "Interpreter", "data", "evaluate", "load_llm", "models", "open_run",
@@ -59,7 +60,7 @@ EXAMPLES = [
 def folder(tmp_path_factory):
     """With a tiny language model, as a run of one would leave it."""
     folder = tmp_path_factory.mktemp("examples")
-    texts = [question(p, PROMPTS.of("book")) for p in (*PROMPTS.residual, *PROMPTS.recovery)]
+    texts = [question(p, WORDS["book"]) for task in TASKS.values() for p in task.prompts]
     tokenizer = train_bpe([*texts, "A film", "Another film"], 400)
     config = Config(
         vocab_size=tokenizer.size, dim=16, mlp_dim=16, layers=1, heads=2, kv_heads=1, head_dim=8,

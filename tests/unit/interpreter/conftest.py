@@ -15,7 +15,8 @@ from recjax.interpreter.questions import AskConfig
 from recjax.llm import load_llm
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama
-from recjax.text.prompts import PROMPTS, question
+from recjax.text.prompts import WORDS, question
+from recjax.text.tasks import RECOVERY, RESIDUAL
 from recjax.text.tokenizers import train_bpe
 from recjax.training.recommender import RecommenderRun
 from recjax.training.workdir import build_config, start_run
@@ -47,7 +48,7 @@ def write_llm(folder, tokenizer, seed=0):
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    texts = [question(p, PROMPTS.of("book")) for p in PROMPTS.residual + PROMPTS.recovery]
+    texts = [question(p, WORDS["book"]) for p in RESIDUAL.prompts + RECOVERY.prompts]
     return train_bpe([*(f" {title}" for title in TITLES), *texts] * 2, 400)
 
 

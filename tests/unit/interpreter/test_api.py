@@ -11,6 +11,7 @@ from recjax.errors import InputError
 from recjax.interpreter.adapters import Config
 from recjax.interpreter.questions import AskConfig
 from recjax.interpreter.starting import StartConfig
+from recjax.text.tasks import RECOVERY, RESIDUAL
 from recjax.training.optim import OptimConfig
 
 RNG = np.random.default_rng(0)
@@ -54,7 +55,7 @@ def test_answers_name_titles(interpreter):
     # Before comes first: swapped, the question is another one.
     pairs = np.stack([BEFORE, AFTER], axis=1).astype(np.float32)
     same, swapped = (
-        interpreter._reader.read(one, "residual", decoding="constrained")
+        interpreter._reader.read(one, RESIDUAL, decoding="constrained")
         for one in (pairs, pairs[:, ::-1])
     )
     assert answers == same != swapped
@@ -69,7 +70,7 @@ def test_one_vector_a_history_and_recovery(llm_folder):
         str(llm_folder), BEFORE[:, -1], AFTER[:, -1].tolist(), histories=HISTORIES, ask=None,
         domain="book", catalogue=["Paris, Texas", "Dune"], epochs=0.1,
     )  # fmt: skip
-    assert mine.bridge.questions.config.tasks == ("residual", "recovery")
+    assert mine.bridge.questions.config.tasks == (RESIDUAL, RECOVERY)
     assert mine.bridge.questions.words.item == "book"
     assert (mine.bridge.length, mine.bridge.dim, len(mine.losses)) == (1, 6, 1)
     assert mine.titles == ["", "Paris, Texas", "Dune", "Alien", "Brazil", "Cat People"]
@@ -138,7 +139,7 @@ def test_a_file_of_prompts_is_found_from_anywhere(llm, tmp_path, monkeypatch):
     folder = fit(llm, ask=ask, epochs=0.1).save(tmp_path / "mine")
     monkeypatch.chdir(tmp_path / "elsewhere")
     again = recjax.Interpreter.load(folder, llm=llm)
-    assert again.bridge.questions.forms("residual") == 4
+    assert again.bridge.questions.forms(RESIDUAL) == 4
 
 
 def test_a_folder_is_replaced_only_if_asked(interpreter, copy):

@@ -9,6 +9,7 @@ import pytest
 from recjax.errors import InputError
 from recjax.interpreter.questions import Questions
 from recjax.llm import LanguageModel
+from recjax.text.tasks import RESIDUAL
 
 
 def test_what_is_measured_is_of_real_states(make_bridge, states):
@@ -61,7 +62,7 @@ def test_the_seed_is_the_adapters(make_bridge, states):
 def test_the_models_own_limit_and_soft_tokens_are_the_questions(make_bridge, llm):
     bridge = make_bridge({}, {"soft": 5})
     assert isinstance(bridge.questions, Questions)
-    assert sum(bridge.questions.question("residual").is_soft) == 10
+    assert sum(bridge.questions.question(RESIDUAL).is_soft) == 10
     config = dataclasses.replace(llm.config, max_length=40)
     short = LanguageModel(llm.definition, llm.params, config, tokenizer=llm.tokenizer)
     with pytest.raises(InputError, match="the language model reads 40"):

@@ -94,13 +94,13 @@ def plain(ids):
 def test_states_and_titles_of_both_tasks():
     histories = Histories(windows_of(ITEMS, SPANS, 3, newest=False), plain, NAMES)
     rows = np.array([4, 2])
-    both = histories.states(rows, "residual")
+    both = histories.states(rows, (1, 0))
     assert both.shape == (2, 2, 3, 2) and len(histories) == 5
     assert both[..., 0].tolist() == [[[0, 0, 31], [0, 31, 32]], [[11, 12, 13], [12, 13, 14]]]
-    after = histories.states(rows, "recovery")
+    after = histories.states(rows)
     np.testing.assert_array_equal(after, both[:, 1:])
-    assert histories.titles(rows, "residual") == [["title 32"], ["title 14"]]
-    assert histories.titles(rows, "recovery") == [
+    assert histories.titles(rows) == [["title 32"], ["title 14"]]
+    assert histories.titles(rows, lists=True) == [
         ["title 32", "title 31"],
         ["title 14", "title 13", "title 12"],
     ]
@@ -117,7 +117,7 @@ def test_states_before_know_nothing_of_the_newest_item(untrained):
         items[stops - 1] = added
         windows = Windows(items.copy(), starts, stops, 4)
         assert windows.newest.tolist() == [added] * 3
-        shown.append(np.asarray(Histories(windows, encoder, NAMES).states(rows, "residual")))
+        shown.append(np.asarray(Histories(windows, encoder, NAMES).states(rows, (1, 0))))
     np.testing.assert_array_equal(shown[0][:, 0], shown[1][:, 0])
     assert (np.abs(shown[0][:, 1] - shown[1][:, 1]).max(axis=(1, 2)) > 1e-3).all()
 
@@ -172,24 +172,24 @@ def test_states_from_arrays():
     before, after = make(seed=1), make(seed=2)
     examples = States(before, after, ADDED, HISTORIES)
     rows = np.array([2, 1])
-    shown = examples.states(rows, "residual")
+    shown = examples.states(rows, (1, 0))
     assert len(examples) == 3 and shown.dtype == jnp.float32
     np.testing.assert_allclose(shown[:, 0], before[rows], rtol=1e-6)
     np.testing.assert_allclose(shown[:, 1], after[rows], rtol=1e-6)
-    np.testing.assert_array_equal(examples.states(rows, "recovery"), shown[:, 1:])
-    assert examples.titles(rows, "residual") == [["Dune"], ["The Omen"]]
-    assert examples.titles(rows, "recovery") == [["Dune"], ["The Omen", "c", "b"]]
+    np.testing.assert_array_equal(examples.states(rows), shown[:, 1:])
+    assert examples.titles(rows) == [["Dune"], ["The Omen"]]
+    assert examples.titles(rows, lists=True) == [["Dune"], ["The Omen", "c", "b"]]
 
 
 def test_one_vector_a_history():
     flat = make(shape=(5,))
-    assert States(flat, flat, ADDED).states(np.arange(3), "residual").shape == (3, 2, 1, 5)
+    assert States(flat, flat, ADDED).states(np.arange(3), (1, 0)).shape == (3, 2, 1, 5)
 
 
 def test_recovery_needs_histories():
     examples = States(make(), make(), ADDED)
     with pytest.raises(InputError, match="recovery: needs the titles of histories"):
-        examples.titles(np.arange(2), "recovery")
+        examples.titles(np.arange(2), lists=True)
 
 
 def broken(value, row=1):

@@ -12,7 +12,7 @@ from recjax.interpreter.judge import Ballot, LikelihoodJudge, Question, hold
 from recjax.llm import LanguageModel
 from recjax.models.definition import define, params_of
 from recjax.models.llama import PARAM_AXES, Config, Llama
-from recjax.text.prompts import PROMPTS
+from recjax.text.prompts import WORDS
 from recjax.text.tokenizers import load_tokenizer, train_bpe
 from recjax.training.parallel import make_mesh, param_shardings
 
@@ -67,7 +67,7 @@ def test_the_paper_s_prompt():
 
 def test_the_words_of_a_domain_and_two_options():
     two = Ballot(["{history}", "Doom"], {"SASRec": "Quake", "DreamRec": "Ultima"})
-    (question,) = asked_of([two], words=PROMPTS.of("game"))
+    (question,) = asked_of([two], words=WORDS["game"])
     assert question.prompt == (
         "A person has played a series of games: {history}, Doom. Which of the following games "
         f"does this person prefer? {question.options[0]} or {question.options[1]}. Please pick one."

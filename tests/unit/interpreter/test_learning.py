@@ -14,6 +14,7 @@ from recjax.interpreter.examples import States
 from recjax.interpreter.learning import Learner
 from recjax.llm import LanguageModel
 from recjax.models.definition import fingerprint
+from recjax.text.tasks import RECOVERY, RESIDUAL
 from recjax.training.optim import OptimConfig
 
 HISTORIES = [["Dune", "Alien"], ["Brazil"], ["Alien", "Dune", "Paris, Texas"], ["Cat People"]]
@@ -39,8 +40,8 @@ def by_hand(learner, params, task, form):
     rows = np.arange(2)
     model = bridge.llm.definition.merge(bridge.llm.params)
     asked = bridge.questions.question(task, form)
-    h = learner.examples.states(rows, task)
-    answers = bridge.questions.answers(task, form, learner.examples.titles(rows, task))
+    h = learner.examples.states(rows, task.backs)
+    answers = bridge.questions.answers(task, form, learner.examples.titles(rows, lists=task.lists))
     for row, answer in enumerate(answers):
         x = model.embed(jnp.array([*asked.ids, *answer]))
         soft = jnp.concatenate([bridge.adapter.merge(params)(one[None])[0] for one in h[row]])
@@ -56,7 +57,7 @@ def differentiated(loss):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
-@pytest.mark.parametrize(("task", "form"), [("residual", 0), ("recovery", 2)])
+@pytest.mark.parametrize(("task", "form"), [(RESIDUAL, 0), (RECOVERY, 2)])
 def test_loss_and_gradients_are_those_of_rows_alone(make_learner, monkeypatch, task, form):
     learner = make_learner()
     monkeypatch.setattr(learner, "asked", lambda step: (task, form))
@@ -86,17 +87,17 @@ def test_a_question_without_a_shared_beginning(make_bridge, make_learner, llm, t
     prompt = {"question": "{soft} then {soft}?", "answer": "{titles}"}
     file.write_text(json.dumps({"residual": [prompt]}))
     bridge = make_bridge({"prompts": str(file)})
-    asked = bridge.questions.question("residual", 3)
+    asked = bridge.questions.question(RESIDUAL, 3)
     start = type(asked)(asked.ids[1:], asked.is_soft[1:])  # without <s>
     bridge.questions.question = lambda task, form: start
     learner = make_learner(bridge=bridge)
-    learner.asked = lambda step: ("residual", 3)
+    learner.asked = lambda step: (RESIDUAL, 3)
     learner.rows = lambda step: np.arange(2)
     batch = learner.place(0)
     assert batch.prefix is None and start.before == 0
     params = learner.init_state().params
     total, count = jax.jit(learner.loss_fn)(params, batch.arrays, learner.inputs(batch)[1], None)
-    expected, labels = jax.jit(lambda params: by_hand(learner, params, "residual", 3))(params)
+    expected, labels = jax.jit(lambda params: by_hand(learner, params, RESIDUAL, 3))(params)
     assert int(count) == labels == 6 and float(total) == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -140,12 +141,10 @@ def test_tasks_and_prompts_are_drawn_by_step(make_learner):
     drawn = [learner.asked(step) for step in range(400)]
     found = collections.Counter(drawn)
     assert len(found) == 6, "every prompt of both tasks"
-    residual = sum(count for (task, _), count in found.items() if task == "residual")
+    residual = sum(count for (task, _), count in found.items() if task is RESIDUAL)
     assert 260 < residual < 340
     assert min(found.values()) > 15
-    assert {task for task, _ in map(make_learner({"recovery": 0.0}).asked, range(50))} == {
-        "residual"
-    }
+    assert {task for task, _ in map(make_learner({"recovery": 0.0}).asked, range(50))} == {RESIDUAL}
     assert [make_learner(seed=1).asked(step) for step in range(20)] != drawn[:20]
 
 
@@ -170,7 +169,7 @@ def test_one_batch_can_be_learned_by_heart(make_bridge, make_learner, tmp_path):
     file.write_text(json.dumps({"residual": [prompt]}))
     bridge = make_bridge({"prompts": str(file), "recovery": 0.0}, {"soft": 8})
     learner = make_learner(bridge=bridge, optim=OptimConfig(learning_rate=3e-2))
-    learner.asked = lambda step: ("residual", 3)
+    learner.asked = lambda step: (RESIDUAL, 3)
     state, steps, batch = learner.init_state(), learner.make_steps(), learner.place(0)
     losses = []
     for _ in range(150):

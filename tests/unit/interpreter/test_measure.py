@@ -6,7 +6,8 @@ import pytest
 from recjax.evaluation.intervals import wilson
 from recjax.interpreter.examples import Windows
 from recjax.interpreter.measure import (
-    MEASURES,
+    Recovery,
+    Residual,
     measure_recovery,
     measure_residual,
     popular,
@@ -43,7 +44,7 @@ def test_residual():
     assert found.strict.tolist() == [True, False, False, False, False]
     assert found.outside.tolist() == [False, False, False, True, True]
     assert found.metrics() == {"accuracy": 0.4, "strict": 0.2, "outside": 0.4}
-    assert tuple(found.metrics()) == MEASURES["residual"]
+    assert tuple(found.metrics()) == Residual.names
     assert found.interval == wilson(2, 5) and found.interval[0] < 0.4 < found.interval[1]
 
 
@@ -70,7 +71,7 @@ def test_recovery():
         "mean": 1.5, "strict": 0.75, "none": 0.25, "more_than_3": 0.0, "more_than_5": 0.0,
         "outside": 1 / 8,
     }  # fmt: skip
-    assert tuple(found.metrics()) == MEASURES["recovery"]
+    assert tuple(found.metrics()) == Recovery.names
 
 
 def test_more_than_three_is_not_three():

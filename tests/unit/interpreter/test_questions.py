@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from recjax.errors import InputError
-from recjax.interpreter.questions import TASKS, AskConfig, Questions
-from recjax.text.prompts import PROMPTS, REPRESENTATIONS, answer, question
+from recjax.interpreter.questions import AskConfig, Questions
+from recjax.text.prompts import WORDS, answer, question
+from recjax.text.tasks import RECOVERY, RESIDUAL, TASKS
 from recjax.text.token_batches import NO_LABEL
 from recjax.text.tokenizers import SOFT
 
 SOFT_TOKENS = 3
-EVERY = [(task, form) for task in TASKS for form in range(3)]
-BOOK = PROMPTS.of("book")
+EVERY = [(task, form) for task in TASKS.values() for form in range(3)]
+BOOK = WORDS["book"]
 
 
 def make(tokenizer, max_length=192, soft=SOFT_TOKENS, **fields):
@@ -29,27 +30,27 @@ def questions(tokenizer):
 def told(task, count=1):
     """Titles of `count` rows."""
     some = [["Alien"], ["The Omen"], ["Up in List2 but not in List1"]]
-    return some[:count] if task == "residual" else [[*row, "Dune"] for row in some[:count]]
+    return [[*row, "Dune"] for row in some[:count]] if task.lists else some[:count]
 
 
 @pytest.mark.parametrize(("task", "form"), EVERY)
 def test_a_question_is_the_prompts_words_with_soft_places(questions, tokenizer, task, form):
     asked = questions.question(task, form)
-    prompt = getattr(PROMPTS, task)[form]
+    prompt = task.prompts[form]
     ids, is_soft = np.array(asked.ids), np.array(asked.is_soft)
-    assert is_soft.sum() == SOFT_TOKENS * REPRESENTATIONS[task]
+    assert is_soft.sum() == SOFT_TOKENS * len(task.backs)
     assert (ids[is_soft] == tokenizer.pad_id).all()
     assert asked.before == is_soft.argmax() > 1 and ids[0] == tokenizer.bos_id
     spoken = tokenizer.decode(ids[~is_soft])
     assert spoken == question(prompt, BOOK).replace(f" {SOFT}", "")
     # Each representation's places stand together.
-    assert (np.diff(np.flatnonzero(is_soft)) == 1).sum() == is_soft.sum() - REPRESENTATIONS[task]
+    assert (np.diff(np.flatnonzero(is_soft)) == 1).sum() == is_soft.sum() - len(task.backs)
 
 
 @pytest.mark.parametrize(("task", "form"), EVERY)
 def test_question_and_answer_are_the_tokens_of_one_text(questions, tokenizer, task, form):
     (titles,) = told(task)
-    prompt = getattr(PROMPTS, task)[form]
+    prompt = task.prompts[form]
     whole = f"{question(prompt, BOOK)} {answer(prompt, BOOK, titles)}"
     ids, _ = tokenizer.encode_with_soft(whole, soft=SOFT_TOKENS, bos=True, eos=True)
     asked, answers = questions.question(task, form), questions.answers(task, form, [titles])
@@ -100,7 +101,7 @@ def test_a_batch_is_what_follows_the_shared_beginning(questions, tokenizer, task
 
 def test_pairs_are_of_a_short_and_a_long_answer(questions):
     titles = [["Alien"] * count for count in (1, 9, 3, 7)]
-    _, order, batch = questions.lay_out("recovery", 0, titles, pairs=True)
+    _, order, batch = questions.lay_out(RECOVERY, 0, titles, pairs=True)
     assert sorted(map(sorted, order.tolist())) == [[0, 1], [2, 3]]
     used = (batch["segments"] > 0).sum(axis=1)
     assert used.max() - used.min() <= 1 and 0 <= batch["tokens"].shape[1] - used.max() < 8
@@ -124,7 +125,7 @@ def test_no_target_text_is_visible_in_the_prompt(questions, tokenizer, titles, t
 def test_answers_are_cut_at_the_longest(tokenizer):
     full = make(tokenizer)
     short = make(tokenizer, residual_tokens=5, recovery_tokens=7)
-    for task, longest in (("residual", 5), ("recovery", 7)):
+    for task, longest in ((RESIDUAL, 5), (RECOVERY, 7)):
         (whole,), (cut,) = (q.answers(task, 0, [["Paris, Texas"]]) for q in (full, short))
         assert whole[-1] == tokenizer.eos_id and len(whole) > longest
         assert cut == whole[:longest]
@@ -133,18 +134,18 @@ def test_answers_are_cut_at_the_longest(tokenizer):
 def test_a_title_longer_than_an_answer_is_cut(tokenizer):
     """A stated rule: an answer has `residual_tokens` at most."""
     questions = make(tokenizer)
-    (ids,) = questions.answers("residual", 0, [["Omen " * 500]])
+    (ids,) = questions.answers(RESIDUAL, 0, [["Omen " * 500]])
     assert len(ids) == 50 and ids[-1] != tokenizer.eos_id
-    assert len(questions.answers("recovery", 0, [["Omen " * 500]])[0]) == 100
+    assert len(questions.answers(RECOVERY, 0, [["Omen " * 500]])[0]) == 100
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", TASKS.values(), ids=str)
 def test_question_and_answer_must_fit(tokenizer, task):
     titles = [["Dune"], ["Omen " * 9], ["Alien"]]
     (asked, answers) = make(tokenizer).question(task), make(tokenizer).answers(task, 0, titles)
     fits = len(asked.ids) + len(answers[1])
     assert fits > max(len(make(tokenizer).question(task, form).ids) for form in range(3))
-    only = {"residual": float(task == "residual"), "recovery": float(task == "recovery")}
+    only = {"residual": 0.0, "recovery": 0.0, task.name: 1.0}
     assert make(tokenizer, max_length=fits, **only).answers(task, 0, titles) == answers
     short = make(tokenizer, max_length=fits - 1, **only)
     message = (
@@ -162,7 +163,7 @@ def test_question_and_answer_must_fit(tokenizer, task):
 
 def test_words_of_the_domain(tokenizer):
     for domain, word in (("book", "read"), ("game", "played"), ("movie", "watched")):
-        ids = np.array(make(tokenizer, domain=domain).question("residual").ids)
+        ids = np.array(make(tokenizer, domain=domain).question(RESIDUAL).ids)
         assert f"has {word} a series" in tokenizer.decode(ids)
     with pytest.raises(InputError, match="no words for the domain 'bok'; did you mean 'book'"):
         make(tokenizer, domain="bok")
@@ -173,11 +174,11 @@ def test_a_file_adds_prompts(tokenizer, tmp_path):
     added = {"question": "{soft} and {soft}?", "answer": "{titles}"}
     file.write_text(json.dumps({"residual": [added]}))
     questions = make(tokenizer, prompts=str(file))
-    assert (questions.forms("residual"), questions.forms("recovery")) == (4, 3)
-    asked = questions.question("residual", 3)
+    assert (questions.forms(RESIDUAL), questions.forms(RECOVERY)) == (4, 3)
+    asked = questions.question(RESIDUAL, 3)
     # The beginning that is shared is the token that begins a text, alone.
     assert asked.before == 1 and sum(asked.is_soft) == 6
-    assert tokenizer.decode(questions.answers("residual", 3, [["Dune"]])[0]) == " Dune"
+    assert tokenizer.decode(questions.answers(RESIDUAL, 3, [["Dune"]])[0]) == " Dune"
 
 
 def test_a_question_must_leave_room(tokenizer):
@@ -190,11 +191,11 @@ def test_a_question_must_leave_room(tokenizer):
 
 
 def test_tasks_and_lengths():
-    assert AskConfig().tasks == ("residual",)
-    assert AskConfig(recovery=0.1).tasks == ("residual", "recovery")
-    assert AskConfig(residual=0.0, recovery=2.0).tasks == ("recovery",)
+    assert AskConfig().tasks == (RESIDUAL,)
+    assert AskConfig(recovery=0.1).tasks == (RESIDUAL, RECOVERY)
+    assert AskConfig(residual=0.0, recovery=2.0).tasks == (RECOVERY,)
     # Section 4.1.2.
-    assert [AskConfig().longest(task) for task in TASKS] == [50, 100]
+    assert [AskConfig().longest(task) for task in (RESIDUAL, RECOVERY)] == [50, 100]
     assert AskConfig().window == 10
 
 

@@ -13,6 +13,7 @@ from recjax.config import build
 from recjax.errors import InputError
 from recjax.interpreter.run import InterpreterRun, InterpreterRunConfig
 from recjax.models.definition import fingerprint
+from recjax.text.tasks import RESIDUAL
 from recjax.training.workdir import build_config, open_run, start_run
 from recjax.training.workdir import complete as complete_any
 
@@ -253,7 +254,7 @@ def test_the_file_of_prompts_is_found_from_anywhere_and_may_move(make, tmp_path,
     config = json.loads((work / "config.json").read_text())["config"]
     assert config["ask"]["prompts"] == str(file)
     monkeypatch.chdir(tmp_path / "there")
-    assert open_run(work).bridge.questions.forms("residual") == 4
+    assert open_run(work).bridge.questions.forms(RESIDUAL) == 4
     moved = file.rename(tmp_path / "there" / "moved.json")
     with pytest.raises(InputError, match=f"{file}: no such file"):
         open_run(work).describe()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from recjax.errors import InputError
-from recjax.interpreter.measure import MEASURES, popular, popularity_recovery
+from recjax.interpreter.measure import Recovery, Residual, popular, popularity_recovery
 from recjax.interpreter.study import Study, StudyConfig, deranged
 from recjax.interpreter.workdirs import open_interpreter
 from recjax.report.sections import Bars, Cases, Table, section_from_json
@@ -80,7 +80,7 @@ def test_figures_of_known_answers(run, study):
     ]
     outside = [name == "Casablanca" for name in speaker.rows]
     found = metrics_of(made, "sequences/residual/greedy")
-    assert set(found) == {*MEASURES["residual"], "accuracy_low", "accuracy_high"}
+    assert set(found) == {*Residual.names, "accuracy_low", "accuracy_high"}
     assert found["accuracy"] == found["strict"] == np.mean(right) >= 0.5
     assert found["outside"] == np.mean(outside) > 0
     assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"]
@@ -108,7 +108,7 @@ def test_recovery_beside_popularity(run, study):
         for name, row in zip(speaker.rows, windows.ids(), strict=True)
     ]
     found = metrics_of(made, "sequences/recovery/greedy")
-    assert tuple(found) == MEASURES["recovery"]
+    assert tuple(found) == Recovery.names
     assert found["mean"] == np.mean(counts) > 0
     assert found["outside"] == speaker.rows.count("Casablanca") / (2 * len(windows))
     top = popular(run.windows("train", newest=True), run.store.n_items, 5)
@@ -127,7 +127,7 @@ def test_recovery_beside_popularity(run, study):
 def test_cases_errors_and_the_filter(run, study):
     _, sections = study()
     speaker, windows = run.llm.generate, run.windows("test", newest=True)
-    cases = sections["Cases: residual item (Figure 5)"]
+    cases = sections["Cases: residual (Figure 5)"]
     assert isinstance(cases, Cases) and len(cases.cases) == 6
     history = [run.names[item] for item in windows.ids()[0] if item]
     first, other, _, unknown = cases.cases[:4]
@@ -196,7 +196,7 @@ def test_controls_show_states_that_say_nothing(run, study):
             # By much: they do not start from what was trained.
             assert (np.abs(windows - other).max(axis=1) > 0.1).all()
     fresh = run.histories(run.sample(run.windows("test", newest=False)), untrained=seed + 1)
-    soft = run.bridge.soft(run.restore(4), fresh.states(np.arange(5), "residual"))
+    soft = run.bridge.soft(run.restore(4), fresh.states(np.arange(5), (1, 0)))
     np.testing.assert_allclose(np.asarray(soft).reshape(5, -1), calls[5], atol=1e-4)
 
 

@@ -7,6 +7,7 @@ from recjax.errors import InputError
 from recjax.interpreter.study import StudyConfig
 from recjax.interpreter.workdirs import examine, open_interpreter, read_hidden, recommender_of
 from recjax.report.sections import read_results
+from recjax.text.tasks import RECOVERY, RESIDUAL
 from recjax.training.workdir import build_config, open_run, start_run
 
 
@@ -16,7 +17,7 @@ def test_results_are_written(finished):
     sections = read_results(finished[0] / "results.json")
     assert [section.title for section in sections] == [
         "In short", "Residual accuracy (Table 2)", "Recovered items a sequence (Figure 4)",
-        "Recovery", "Cases: residual item (Figure 5)", "Cases: recovery (Figure 5)", "Errors",
+        "Recovery", "Cases: residual (Figure 5)", "Cases: recovery (Figure 5)", "Errors",
         "The adapter's filter",
     ]  # fmt: skip
     assert all(name.startswith("validation/") for name in metrics)
@@ -89,10 +90,10 @@ def test_states_from_a_file(finished, write):
     reader = run.reader(run.restore(run.best_step()))
     after = H[::-1] + 1.0
     answers = read_hidden(finished[0], write(before=H, after=after))
-    expected = reader.read(np.stack([H, after], axis=1).astype(np.float32), "residual")
+    expected = reader.read(np.stack([H, after], axis=1).astype(np.float32), RESIDUAL)
     assert answers == [{"residual": answer.text.strip()} for answer in expected]
     answers = read_hidden(finished[0], write(hidden=H))
-    expected = reader.read(H[:, None].astype(np.float32), "recovery")
+    expected = reader.read(H[:, None].astype(np.float32), RECOVERY)
     assert answers == [{"recovery": answer.text.strip()} for answer in expected]
 
 

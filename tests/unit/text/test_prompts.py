@@ -6,8 +6,7 @@ import pytest
 
 from recjax.errors import InputError
 from recjax.text.prompts import (
-    PROMPTS,
-    REPRESENTATIONS,
+    WORDS,
     Prompt,
     Words,
     answer,
@@ -16,19 +15,20 @@ from recjax.text.prompts import (
     question,
     read_prompts,
 )
+from recjax.text.tasks import PROMPTS, RECOVERY, RESIDUAL, TASKS
 
-MOVIE = PROMPTS.words["movie"]
+MOVIE = WORDS["movie"]
 SONG = {"past": "heard", "doing": "hearing", "item": "song", "items": "songs"}
 EVERY = [
-    (task, number, domain)
-    for task in REPRESENTATIONS
-    for number in range(len(getattr(PROMPTS, task)))
-    for domain in PROMPTS.words
+    (name, number, domain)
+    for name, task in TASKS.items()
+    for number in range(len(task.prompts))
+    for domain in WORDS
 ]
 
 
 def test_the_papers_prompts_word_by_word():
-    recovery, residual = PROMPTS.recovery[0], PROMPTS.residual[0]
+    recovery, residual = RECOVERY.prompts[0], RESIDUAL.prompts[0]
     assert question(recovery, MOVIE) == (
         "A person has watched a series of movies. The watching list can be represented as: "
         "{soft}. Describe this watching history of the person in detail."
@@ -49,9 +49,9 @@ def test_the_papers_prompts_word_by_word():
 
 @pytest.mark.parametrize(("task", "number", "domain"), EVERY)
 def test_every_prompt_in_every_domain(task, number, domain):
-    prompt, words = getattr(PROMPTS, task)[number], PROMPTS.of(domain)
+    prompt, words = TASKS[task].prompts[number], PROMPTS.of(domain)
     asked = question(prompt, words)
-    assert asked.count("{soft}") == REPRESENTATIONS[task]
+    assert asked.count("{soft}") == len(TASKS[task].backs)
     assert not set("{}") & set(asked.replace("{soft}", ""))
     # Braces in a title are text, and what stands around the titles is what `around` says.
     titles = ["{soft}", "B {0}", "{titles} {item"]
@@ -62,9 +62,9 @@ def test_every_prompt_in_every_domain(task, number, domain):
 
 
 def test_each_prompt_is_one_of_its_own():
-    for task in REPRESENTATIONS:
-        asked = {question(prompt, MOVIE) for prompt in getattr(PROMPTS, task)}
-        assert len(asked) == len(getattr(PROMPTS, task)) >= 2
+    for task in TASKS.values():
+        asked = {question(prompt, MOVIE) for prompt in task.prompts}
+        assert len(asked) == len(task.prompts) >= 2
 
 
 def test_titles_in_a_row():
@@ -92,34 +92,38 @@ def test_a_file_adds_domains_and_prompts(tmp_path):
             {"question": "{soft}{soft} {item}?", "answer": "{item} {titles}"},
         ],
     }
-    table = read_prompts(write(tmp_path / "more.json", added))
+    table = read_prompts(write(tmp_path / "more.json", added), PROMPTS)
     song = table.of("song")
     assert song == Words("heard", "hearing", "song", "songs")
     # Its words go before ours, its prompts come after them, so what measures stays.
     assert table.of("movie").item == "film" and PROMPTS.of("movie").item == "movie"
     assert table.words.keys() == {*PROMPTS.words, "song"}
-    assert table.recovery[:-1] == PROMPTS.recovery and table.residual[:-2] == PROMPTS.residual
-    assert table.recovery[-1] == Prompt(**added["recovery"][0])
-    assert question(table.recovery[-1], song) == "Which songs are in {soft}?"
-    assert answer(table.recovery[-1], song, ["Ännchen", "B"]) == "It has Ännchen, B, heard."
-    assert [question(prompt, song) for prompt in table.residual[-2:]] == [
+    recovery, residual = table.prompts["recovery"], table.prompts["residual"]
+    assert recovery[:-1] == RECOVERY.prompts and residual[:-2] == RESIDUAL.prompts
+    assert recovery[-1] == Prompt(**added["recovery"][0])
+    assert question(recovery[-1], song) == "Which songs are in {soft}?"
+    assert answer(recovery[-1], song, ["Ännchen", "B"]) == "It has Ännchen, B, heard."
+    assert [question(prompt, song) for prompt in residual[-2:]] == [
         "{soft} became {soft}",
         "{soft}{soft} song?",
     ]
-    assert around(table.residual[-2], song) == ("", "")
-    assert around(table.residual[-1], song) == ("song ", "")
+    assert around(residual[-2], song) == ("", "")
+    assert around(residual[-1], song) == ("song ", "")
 
 
 def test_no_file_and_an_empty_one_add_nothing(tmp_path):
-    assert read_prompts("") is PROMPTS
-    assert read_prompts(str(write(tmp_path / "none.json", {}))) == PROMPTS
+    assert read_prompts("", PROMPTS) is PROMPTS
+    assert read_prompts(str(write(tmp_path / "none.json", {})), PROMPTS) == PROMPTS
 
 
 def test_a_tables_fingerprint_is_that_of_its_content(tmp_path):
     one = {"words": {"song": SONG, "tune": SONG}, "recovery": [ASK]}
     same = {"recovery": [ASK], "words": {"tune": SONG, "song": SONG}}
     others = [{}, {"residual": []}, one | {"recovery": [ASK, ASK]}, one | {"words": {"song": SONG}}]
-    prints = [read_prompts(write(tmp_path / "p.json", x)).fingerprint for x in (one, same, *others)]
+    prints = [
+        read_prompts(write(tmp_path / "p.json", x), PROMPTS).fingerprint
+        for x in (one, same, *others)
+    ]
     assert prints[0] == prints[1] and prints[2] == prints[3] == PROMPTS.fingerprint
     assert len(set(prints)) == 4
 
@@ -171,7 +175,7 @@ ASK = {"question": "{soft}?", "answer": "{titles}"}
 def test_malformed_files_are_one_error(tmp_path, content, message):
     file = write(tmp_path / "bad.json", content)
     with pytest.raises(InputError) as error:
-        read_prompts(file)
+        read_prompts(file, PROMPTS)
     text = str(error.value)
     assert text.startswith(f"{file}: ") and message in text and "\n" not in text
 
@@ -184,6 +188,6 @@ def test_files_that_are_no_json(tmp_path, content):
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(InputError) as error:
-        read_prompts(file)
+        read_prompts(file, PROMPTS)
     assert str(error.value).startswith(f"{file}: ")
     assert "\n" not in str(error.value)

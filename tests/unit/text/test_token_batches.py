@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from recjax.errors import InputError
-from recjax.text.prompts import PROMPTS, Prompt
-from recjax.text.textualize import Blend, Document, asked, blend
+from recjax.text.documents import Blend, Document, asked, blend
+from recjax.text.prompts import WORDS, Prompt
+from recjax.text.tasks import RECOVERY, RESIDUAL
 from recjax.text.token_batches import TokenBatches, encode, fixed_batches, lay_out
 from recjax.text.tokenizers import load_tokenizer, train_bpe
 
@@ -219,9 +220,9 @@ def test_questions_are_what_a_published_model_s_tokenizer_makes_of_placeholders(
     tokenizer = TOKENIZER
     if name != "own":
         tokenizer = load_tokenizer(request.getfixturevalue("data_root") / "tokenizers" / name)
-    words, titles = PROMPTS.of("movie"), ["Heat", "Cat People"]
+    words, titles = WORDS["movie"], ["Heat", "Cat People"]
     bare = (Prompt("{soft}", "{titles}"), Prompt("{soft} or {soft}", "{titles}."))
-    for prompt in (*PROMPTS.recovery, *PROMPTS.residual, *bare):
+    for prompt in (*RECOVERY.prompts, *RESIDUAL.prompts, *bare):
         count = prompt.question.count("{soft}")
         blends = [blend([1, 2], 0.5), blend([1, 2, 3], 0.5)][:count]
         document = asked("recovery", prompt, words, titles, blends)
