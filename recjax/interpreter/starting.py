@@ -119,7 +119,7 @@ def start_near(
         )
     if bridge.config.name == "linear":
         ages = np.arange(bridge.length)[::-1]
-        pool = sum(share * fade ** ages.astype(float) for share, fade in parts)
+        pool = np.sum([share * fade ** ages.astype(float) for share, fade in parts], axis=0)
         params = _solved(bridge, params, examples, rows, blends, pool / np.linalg.norm(pool))
     else:
         params = _descended(bridge, params, examples, rows, blends, rng)
