@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 
 from recjax.generate.beam import beam_search
@@ -10,6 +9,7 @@ from recjax.generate.loop import decode
 from recjax.generate.processors import Processor
 from recjax.generate.sampling import Sampler
 from recjax.models.definition import ModelDef
+from recjax.nn.backend import platform
 from recjax.nn.cache import KVCache
 from recjax.nn.soft import place_soft
 from recjax.typing import Array, Params
@@ -66,7 +66,7 @@ def write_tokens(
     def fit(cache: KVCache, rows: Array | None, new: int) -> KVCache:
         return (cache if rows is None else cache.take(rows)).grow(length + new)
 
-    in_stages = beams == 1 and jax.default_backend() == "cpu"
+    in_stages = beams == 1 and platform() == "cpu"
     if not in_stages:
         cache = fit(cache, None, max_new_tokens)
     if beams == 1:

@@ -19,7 +19,8 @@ from recjax.interpreter import adapters
 from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.examples import Examples
 from recjax.interpreter.starting import StartConfig, check_vectors, start_near
-from recjax.models.llama_layers import Known, Projected
+from recjax.models.known_inputs import LearnedInputs, map_tokens
+from recjax.models.llama_layers import Projected
 from recjax.nn.cache import KVCache
 from recjax.nn.masks import make_mask
 from recjax.nn.soft import place_soft
@@ -181,11 +182,11 @@ class Learner(Trainable):
     @functools.cached_property
     def _mapped(self) -> Projected | None:
         llm = self.bridge.llm
-        return jax.jit(lambda params: llm.definition.merge(params).mapped_tokens())(llm.params)
+        return jax.jit(lambda params: map_tokens(llm.definition.merge(params)))(llm.params)
 
     def inputs(self, batch: Batch) -> tuple[dict[str, Array], Any]:
         """The arrays of one step, and what it reads beside them: the frozen parameters, what they
-        make of every token (`Llama.mapped_tokens`), and the beginning of all rows."""
+        make of every token (`map_tokens`), and the beginning of all rows."""
         arrays = jax.tree.map(lambda a: a[None], batch.arrays)
         return arrays, (self.bridge.llm.params, self._mapped, batch.prefix)
 
@@ -194,7 +195,7 @@ class Learner(Trainable):
     ) -> tuple[Array, Array]:
         """(sum, number) of the answers' tokens' loss; `data` is that of `inputs`."""
         del key
-        frozen, mapped, prefix = data
+        frozen, maps, prefix = data
         model = self.bridge.llm.definition.merge(frozen)
         soft = self.bridge.soft(params, batch["states"])
         x = place_soft(model.embed(batch["tokens"]), batch["is_soft"], soft)
@@ -204,6 +205,8 @@ class Learner(Trainable):
             mask=make_mask(batch["segments"] > 0, 1, batch["segments"]),
             prefix=prefix,
             places=batch["places"],
-            known=None if mapped is None else Known(batch["tokens"], batch["learned"], mapped),
+            learned=None
+            if maps is None
+            else LearnedInputs(batch["tokens"], batch["learned"], maps),
         )
         return label_loss(h, model.head_table(), batch["labels"], mesh=self.bridge.mesh)

@@ -13,6 +13,7 @@ from recjax.generate.constrained import constrain
 from recjax.generate.processors import Processor
 from recjax.generate.templates import Slot, Template, Trie
 from recjax.interpreter.bridge import Bridge
+from recjax.nn.backend import platform
 from recjax.text.prompts import around
 from recjax.text.tasks import Task
 from recjax.text.titles import Named, TitleIndex, slot, strict
@@ -98,7 +99,8 @@ class Reader:
         if decoding not in DECODINGS:
             raise InputError(f"no decoding '{decoding}'; expected {', '.join(DECODINGS)}")
         texts: list[str] = []
-        many = len(states) >= _LONG and decoding != "beam" and jax.default_backend() == "cpu"
+        on_cpu = platform(*self.bridge.llm.params.values()) == "cpu"
+        many = len(states) >= _LONG and decoding != "beam" and on_cpu
         size = self._size(len(states), task, form) if many else _BATCH
         for first in range(0, len(states), size):
             part = np.asarray(states[first : first + size])

@@ -22,15 +22,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from recjax.models.known_inputs import LearnedInputs, first_layer
 from recjax.models.language import LanguageConfig, LanguageModule
-from recjax.models.llama_layers import (
-    Known,
-    Layers,
-    Projected,
-    at_places,
-    dropout_keys,
-    first_layer,
-)
+from recjax.models.llama_layers import Layers, at_places, dropout_keys
+from recjax.nn import backend
 from recjax.nn.attention import attend
 from recjax.nn.cache import KVCache, empty_cache
 from recjax.nn.lora import Linear, lora_axes
@@ -149,7 +144,7 @@ class Llama(LanguageModule):
         prefix: KVCache | None = None,
         key: Array | None = None,
         places: Array | None = None,
-        known: Known | None = None,
+        learned: LearnedInputs | None = None,
     ) -> tuple[Array, KVCache | None]:
         """Final hidden states [B T E], after the last norm.
 
@@ -164,37 +159,20 @@ class Llama(LanguageModule):
             key: of the adapters' dropout; none outside training.
             places: [B Q], where states are wanted: [B Q E]. What the last layer would compute of
                 other places, but their keys and values, is left out. By default of all.
-            known: where there is no cache and parameters are frozen: which inputs are tokens, and
-                which are others. Only the others' gradients are asked for: those of tokens are left
-                out where that saves work, and mean nothing.
+            learned: where there is no cache and the parameters are frozen: the few inputs whose
+                gradients are asked for. Those of all others are not computed in the first layer.
 
         Returns:
             The states, and the cache with these tokens in it (None where there was none).
+
+        Raises:
+            InputError: `learned` for a model with LoRA.
         """
         x = self.embed(inputs) if inputs.ndim == 2 else inputs
         if cache is not None:
             return self._cached(x, positions, mask, cache, places)
-        h, _ = self._scanned(x, positions, mask, key, prefix, places, known)
+        h = self._scanned(x, positions, mask, key, prefix, places, learned)
         return self.final_norm(h), None
-
-    def hidden_states(
-        self, inputs: Array, *, positions: Array | None = None, mask: Array | None = None
-    ) -> Array:
-        """What enters each layer, and leaves the last one before its norm: [layers+1 B T E]."""
-        x = self.embed(inputs) if inputs.ndim == 2 else inputs
-        last, entered = self._scanned(x, positions, mask, None, None, None, None, keep=True)
-        return jnp.concatenate([entered, last[None]])
-
-    def mapped_tokens(self) -> Projected | None:
-        """What the first layer's maps make of every token, for `Known`: [V N*H], [V K*H] twice.
-
-        None where that saves little or nothing: in a model of one layer, and on other devices than
-        a CPU, where a large model has no memory for its first layer once more.
-        """
-        if jax.default_backend() != "cpu" or self.config.layers == 1:
-            return None
-        one = self._split_layers()[0]
-        return one.attention.maps(one.attention_norm(self.embedding[...]), dropout_keys(None))
 
     def for_decoding(self) -> "Llama":
         """This model with its layers taken apart once: for cached calls inside a loop.
@@ -202,16 +180,12 @@ class Llama(LanguageModule):
         XLA on a CPU would copy each layer out of its stack in every turn of the loop. On other
         devices a slice of the stack is read where it lies, and nothing is taken apart.
         """
-        if jax.default_backend() == "cpu":
-            self._apart = nnx.data(self._split_layers())
+        if backend.platform(self.embedding[...]) == "cpu":
+            self._apart = nnx.data(self._one_by_one())
         return self
 
-    def _split_layers(self) -> list[Layers]:
-        graph, stacked = nnx.split(self.layers)
-        return [
-            nnx.merge(graph, jax.tree.map(lambda a, n=n: a[n], stacked))
-            for n in range(self.config.layers)
-        ]
+    def _one_by_one(self) -> list[Layers]:
+        return [self.layers.at(n) for n in range(self.config.layers)]
 
     def _angles(self, positions: Array) -> tuple[Array, Array]:
         config = self.config
@@ -219,30 +193,30 @@ class Llama(LanguageModule):
         # Behind a barrier, or XLA computes the sines again in every layer, and for every head.
         return jax.lax.optimization_barrier(rope_angles(positions, frequencies))
 
-    def _scanned(
-        self, x, positions, mask, key, prefix, places, known, keep: bool = False
-    ) -> tuple[Array, Any]:
+    def _scanned(self, x, positions, mask, key, prefix, places, learned) -> Array:
         if positions is None:
             real = mask if mask is not None and mask.ndim == 2 else jnp.ones(x.shape[:2], bool)
             positions = jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
             positions += 0 if prefix is None else prefix.prefix_length
         angles = self._angles(positions)
+        # The last layer apart copies the others: a large model on a GPU has no memory for that, and
+        # would save one layer of dozens.
+        last_apart = places is not None and backend.platform(self.embedding[...]) == "cpu"
         if mask is not None and mask.ndim == 2:
             mask = make_mask(mask)
-        elif mask is None and (places is not None or known is not None):
+        elif mask is None and (last_apart or learned is not None):
             mask = make_mask(jnp.ones(x.shape[:2], bool))
         graph, stacked = nnx.split(self.layers)
 
         def layer(
             places: Array | None, x: Array, at: tuple[Any, Array | None, Any]
-        ) -> tuple[Array, Any]:
+        ) -> tuple[Array, None]:
             one, keys = nnx.merge(graph, at[0]), dropout_keys(at[1])
             mapped = one.attention.maps(one.attention_norm(x), keys, places)
             q, k, v = one.attention.split(mapped, angles, places)
             seen = None if mask is None else at_places(mask, places)
             mixed = attend(q, k, v, seen, causal=mask is None, prefix=at[2])
-            out = one.mlp(at_places(x, places) + one.attention.merge(mixed, keys[3]), keys)
-            return out, (x if keep else None)
+            return one.mlp(at_places(x, places) + one.attention.merge(mixed, keys[3]), keys), None
 
         policies = jax.checkpoint_policies
         if self.config.remat == "full":
@@ -255,23 +229,17 @@ class Llama(LanguageModule):
         if prefix is not None and prefix.prefix_keys:
             before = (jnp.stack(prefix.prefix_keys), jnp.stack(prefix.prefix_values))
         layers, unroll = (stacked, keys, before), self.config.unroll
-        begin, end = int(known is not None), self.config.layers
-        # The last layer apart copies the others: a large model on a GPU has no memory for that, and
-        # would save one layer of dozens.
-        if places is not None and jax.default_backend() == "cpu":
-            end -= 1
+        begin, end = int(learned is not None), self.config.layers - last_apart
 
         def part(which: int | slice) -> Any:
             return jax.tree.map(lambda a: a[which], layers)
 
-        if begin:
-            one, _, prefix = part(0)
-            x = first_layer(nnx.merge(graph, one), x, angles, mask, prefix, known)
+        if learned is not None:
+            one, _, first = part(0)
+            x = first_layer(nnx.merge(graph, one), x, angles, mask, first, learned)
         middle = layers if (begin, end) == (0, self.config.layers) else part(slice(begin, end))
-        x, entered = jax.lax.scan(every, x, middle, unroll=unroll)
-        if end == self.config.layers:
-            return at_places(x, places), entered
-        return layer(places, x, part(-1))
+        x, _ = jax.lax.scan(every, x, middle, unroll=unroll)
+        return layer(places, x, part(-1))[0] if last_apart else at_places(x, places)
 
     def _cached(self, x, positions, real, cache: KVCache, places) -> tuple[Array, KVCache]:
         rows, length, _ = x.shape
@@ -284,7 +252,7 @@ class Llama(LanguageModule):
         seen = slots <= (slot + jnp.arange(length))[:, None]
         mask = after.valid[:, None] & seen
         keys, values, none = [], [], dropout_keys(None)
-        for n, one in enumerate(self._apart or self._split_layers()):
+        for n, one in enumerate(self._apart or self._one_by_one()):
             asked = places if n == self.config.layers - 1 else None
             mapped = one.attention.maps(one.attention_norm(x), none, asked)
             q, k, v = one.attention.split(mapped, angles, asked)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from recjax.nn.attention import attend_learned
 from recjax.nn.lora import Linear
 from recjax.nn.mlp import gated_silu
 from recjax.nn.norms import RMSNorm
@@ -21,24 +18,6 @@ if TYPE_CHECKING:
     from recjax.models import llama
 
 Projected = tuple[Array, Array, Array]  # queries, keys and values
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=("tokens", "learned", "mapped"), meta_fields=()
-)
-@dataclasses.dataclass(frozen=True)
-class Known:
-    """Inputs that are tokens of a frozen model, but for a few that a gradient is asked for.
-
-    Attributes:
-        tokens: [B T].
-        learned: [B S], the places of the few.
-        mapped: [V N*H], [V K*H] and [V K*H], of `Llama.mapped_tokens`.
-    """
-
-    tokens: Array
-    learned: Array
-    mapped: Projected
 
 
 class Attention(nnx.Module):
@@ -90,6 +69,11 @@ class Layers(nnx.Module):
         self.up = Linear(config.dim, config.mlp_dim, **options)
         self.down = Linear(config.mlp_dim, config.dim, **options)
 
+    def at(self, n: int | slice) -> Layers:
+        """Layer n alone; of a slice, those layers."""
+        graph, stacked = nnx.split(self)
+        return nnx.merge(graph, jax.tree.map(lambda a: a[n], stacked))
+
     def mlp(self, x: Array, keys: list) -> Array:
         """x [B T E] plus the gated feed-forward network of its norm."""
         normed = self.mlp_norm(x)
@@ -110,15 +94,3 @@ def dropout_keys(key: Array | None) -> list[Array | None]:
 def at_places(x: Array, places: Array | None) -> Array:
     """x [B T ...] at places [B Q], or at all."""
     return x if places is None else jax.vmap(lambda row, at: row[at])(x, places)
-
-
-def first_layer(
-    one: Layers, x: Array, angles: tuple[Array, Array], mask: Array, prefix: Any, known: Known
-) -> Array:
-    """The first layer, [B T E] -> [B T E], where only inputs at `known.learned` have a gradient."""
-    attention, at, keys = one.attention, known.learned, dropout_keys(None)
-    own = attention.maps(one.attention_norm(at_places(x, at)), keys)
-    there = at_places(angles[0], at), at_places(angles[1], at)
-    q, k, v = (table[known.tokens] for table in known.mapped)
-    both = attention.split((q, k, v), angles), attention.split(own, there)
-    return one.mlp(x + attention.merge(attend_learned(*both, at, mask, prefix), None), keys)

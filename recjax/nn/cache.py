@@ -108,3 +108,19 @@ def empty_cache(layers: int, rows: int, slots: int, kv_heads: int, head_dim: int
         position=jnp.zeros((rows,), jnp.int32),
         length=jnp.zeros((), jnp.int32),
     )
+
+
+def behind(
+    prefix: tuple[Array, Array], k: Array, v: Array, mask: Array | None
+) -> tuple[Array, Array, Array | None]:
+    """Keys and values [B K P+M H] and mask [B T P+M]: a prefix [K P H], seen from all rows and
+    queries, then k and v [B K M H], of which `mask` [B T M] says what is seen."""
+
+    def joined(first: Array, a: Array) -> Array:
+        copies = jnp.broadcast_to(first, (len(a), *first.shape)).astype(a.dtype)
+        return jnp.concatenate([copies, a], axis=2)
+
+    k, v = joined(prefix[0], k), joined(prefix[1], v)
+    if mask is not None:
+        mask = jnp.pad(mask, ((0, 0), (0, 0), (prefix[0].shape[1], 0)), constant_values=True)
+    return k, v, mask

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from recjax.convert.language_model import read_language_model
 from recjax.nn.positions import RopeScaling, rope_frequencies
@@ -49,8 +50,19 @@ def test_logits(case):
 
 def test_every_layers_hidden_state(case):
     _, model, io = case
-    states = model.hidden_states(io["full_input_ids"])
-    assert difference(states, io["full_hidden"]) < TOLERANCE
+    tokens, states = io["full_input_ids"], io["full_hidden"]
+    assert difference(model.embed(tokens), states[0]) < TOLERANCE
+    for layers in range(1, len(states)):  # the first `layers` of it are a model, too
+        h, _ = shortened(model, layers).hidden(tokens)
+        assert difference(h, model.final_norm(states[layers])) < TOLERANCE
+
+
+def shortened(model, layers):
+    """The model with its first `layers` layers."""
+    short = nnx.clone(model)
+    short.config = dataclasses.replace(model.config, layers=layers)
+    short.layers = model.layers.at(slice(0, layers))
+    return short
 
 
 def test_frequencies(case):

@@ -4,8 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu as pltpu
 
-from recjax.nn.attention import _flash, attend
+from recjax.nn import backend
+from recjax.nn.attention import attend
+from recjax.nn.backend import attention_backend
+from recjax.nn.masks import make_mask
 
 RNG = np.random.default_rng(0)
 B, N, T, M, H, P = 2, 4, 5, 5, 6, 3
@@ -49,7 +53,7 @@ def test_value_and_gradients(kv_heads, mask):
 @pytest.mark.parametrize("mask", [None, MASK])
 def test_causal(mask):
     q, k, v = arrays(2)
-    triangle = jnp.tril(jnp.ones((T, T), bool))[None]
+    triangle = jnp.array(np.tril(np.ones((1, T, T), bool)))
     both = jnp.broadcast_to(triangle, (B, T, T)) if mask is None else mask & triangle
     np.testing.assert_allclose(attend(q, k, v, mask, causal=True), plain(q, k, v, both), atol=1e-5)
 
@@ -107,26 +111,110 @@ def test_half_precision_has_its_softmax_in_float32():
     np.testing.assert_allclose(np.asarray(got, np.float32), wide, atol=0.05)
 
 
-def test_flash_is_for_gpus_and_what_cudnn_takes(monkeypatch):
-    half = jnp.zeros((1, 2, 4, 64), jnp.bfloat16)
-    assert not _flash(half, half)
+@pytest.mark.parametrize("name", ["cpu", "reference"])
+@pytest.mark.parametrize("options", ["", "mask", "causal", "prefix", "one query"])
+def test_backends_agree(name, options):
+    """Values and gradients, in all uses."""
+    q, k, v = arrays(2)
+    given = {"mask": None, "backend": name}
+    mask = None
+    if options == "mask":
+        given["mask"] = mask = MASK
+    elif options == "causal":
+        given["causal"], mask = True, make_mask(jnp.ones((B, T), bool))
+    elif options:
+        q, mask = (q, MASK) if options == "prefix" else (q[:, :, :1], MASK[:, :1])
+        given["mask"] = mask
+        given["prefix"] = k[0, :, :P], v[0, :, :P]
+
+    def expected(q, k, v):
+        if "prefix" not in given:
+            return plain(q, k, v, mask)
+        ahead = jnp.concatenate([jnp.ones((*mask.shape[:2], P), bool), mask], axis=-1)
+        k, v = (
+            jnp.concatenate([jnp.tile(a, (B, 1, 1, 1)), b], axis=2)
+            for a, b in zip(given["prefix"], (k, v), strict=True)
+        )
+        return plain(q, k, v, ahead)
+
+    def both(function):
+        _, vjp = jax.vjp(function, q, k, v)
+        return function(q, k, v), *vjp(jnp.cos(jnp.arange(q.size)).reshape(q.shape))
+
+    for got, wanted in zip(both(lambda *a: attend(*a, **given)), both(expected), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=3e-5)
+
+
+@pytest.mark.parametrize("options", [{"causal": True}, {"mask": True}])
+def test_the_tpu_kernel(options):
+    """In Pallas' interpreter: values and gradients, with grouped heads."""
+    rng = np.random.default_rng(3)
+    shapes = (1, 2, 128, 8), (1, 1, 128, 8), (1, 1, 128, 8)
+    x = [jnp.array(rng.standard_normal(s), jnp.float32) for s in shapes]
+    given = {"mask": None} | options
+    if given["mask"]:
+        given["mask"] = make_mask(jnp.arange(128)[None] >= 40)
+
+    def both(name):
+        def loss(*x):
+            out = attend(*x, backend=name, **given)
+            return (out**2).sum(), out
+
+        (_, out), slopes = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(*x)
+        return out, *slopes
+
+    with pltpu.force_tpu_interpret_mode():
+        got = both("tpu")
+    for one, other in zip(got, both("reference"), strict=True):
+        np.testing.assert_allclose(one, other, atol=3e-5)
+
+
+def test_the_backend_is_what_suits_arrays_and_device(monkeypatch):
+    half = jnp.zeros((1, 2, 128, 64), jnp.bfloat16)
+    assert attention_backend(half, half) == "cpu"
+    assert jax.eval_shape(lambda q: [attention_backend(q, q)] and q, half).shape == half.shape
+    monkeypatch.setattr(backend, "platform", lambda *_: "gpu")
+    assert attention_backend(half, half) == "cudnn"
+    assert attention_backend(half, half, (half, half)) == "reference"
+    assert attention_backend(half.astype(jnp.float32), half) == "reference"
+    assert attention_backend(half[:, :, :1], half) == "reference"
+    assert attention_backend(half[..., :60], half) == "reference"
+    monkeypatch.setattr(backend, "platform", lambda *_: "tpu")
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert attention_backend(half, half) == "tpu"
+    assert attention_backend(half[:, :, :1], half) == "reference"
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    assert attention_backend(half, half) == "reference"
+
+
+def test_where_arrays_lie_is_asked_first(monkeypatch):
+    """Then the default device, by whichever of its names."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert _flash(half, half)
-    assert not _flash(half.astype(jnp.float32), half)
-    assert not _flash(half[:, :, :1], half)
-    assert not _flash(half[..., :60], half)
+    assert backend.platform() == "gpu"
+    assert backend.platform(jnp.zeros(2)) == "cpu"
+    seen = []
+    jax.eval_shape(lambda x: seen.append(backend.platform(x)), jnp.zeros(2))
+    for device in ("cpu", jax.devices("cpu")[0]):
+        with jax.default_device(device):
+            seen.append(backend.platform())
+    assert seen == ["gpu", "cpu", "cpu"]
 
 
-def test_fast_path_traces_for_cudnn(monkeypatch):
-    """The call that a GPU would make has the right shapes (it cannot run here)."""
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_call_of_cudnn(monkeypatch, causal, masked):
+    """It has the right shapes (it cannot run here), and no triangle where cuDNN knows it."""
     calls = []
 
-    def recorded(q, k, v, **options):
-        calls.append((q.shape, k.shape, options["mask"].shape, options["implementation"]))
+    def recorded(q, k, v, *, mask, is_causal, implementation):
+        assert implementation == "cudnn"
+        calls.append((q.shape, k.shape, is_causal, None if mask is None else mask.shape))
         return q
 
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(backend, "platform", lambda *_: "gpu")
     monkeypatch.setattr(jax.nn, "dot_product_attention", recorded)
     q, k = jnp.zeros((2, 4, 6, 8), jnp.bfloat16), jnp.zeros((2, 2, 6, 8), jnp.bfloat16)
-    assert attend(q, k, k, jnp.ones((2, 6, 6), bool)).shape == q.shape
-    assert calls == [((2, 6, 4, 8), (2, 6, 2, 8), (2, 1, 6, 6), "cudnn")]
+    mask = jnp.ones((2, 6, 6), bool) if masked else None
+    assert attend(q, k, k, mask, causal=causal).shape == q.shape
+    shape = (2, 1, 6, 6) if masked else None
+    assert calls == [((2, 6, 4, 8), (2, 6, 2, 8), causal and not masked, shape)]

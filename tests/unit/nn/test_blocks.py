@@ -6,6 +6,7 @@ from flax import nnx
 
 from recjax.nn.attention import MultiHeadAttention
 from recjax.nn.dropout import dropout
+from recjax.nn.masks import make_mask
 from recjax.nn.mlp import gated_silu
 from recjax.nn.recurrent import GRU
 
@@ -74,7 +75,7 @@ def test_a_repeated_vector_is_that_many_rows_of_memory():
         6, 2, 0.0, kernel_init=nnx.initializers.normal(0.5), rngs=nnx.Rngs(0)
     )
     x, vector = jax.random.normal(jax.random.key(0), (2, 4, 6)), jnp.arange(6.0)
-    mask = jnp.tril(jnp.ones((2, 4, 4), bool))
+    mask = make_mask(jnp.ones((2, 4), bool))
     count = jnp.array([[3, 3, 3, 3], [0, 0, 1, 2]])
     out = attention(x, x, mask, repeated=(vector, count), deterministic=True)
     memory = jnp.concatenate([x, jnp.broadcast_to(vector, (2, 3, 6))], axis=1)

@@ -1,0 +1,95 @@
+"""A shorter first layer for training through a frozen language model.
+
+Where almost all inputs are tokens of a frozen model, and gradients are asked for a few other inputs
+only (soft tokens), the first layer's queries, keys and values of tokens are looked up instead of
+computed, and nothing flows back to them:
+
+    maps = map_tokens(model)                                 # once
+    few = LearnedInputs(tokens, places, maps)
+    h, _ = model.hidden(x, learned=few)                      # the same states
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any
+
+import jax
+from flax import nnx
+
+from recjax.errors import InputError
+from recjax.models.llama_layers import Layers, Projected, at_places, dropout_keys
+from recjax.nn import backend
+from recjax.nn.attention_cpu import attend_learned
+from recjax.nn.lora import LoRA
+from recjax.typing import Array
+
+if TYPE_CHECKING:
+    from recjax.models.llama import Llama
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=("tokens", "places", "maps"), meta_fields=()
+)
+@dataclasses.dataclass(frozen=True)
+class LearnedInputs:
+    """The few inputs that a gradient is asked for, among tokens of a frozen model.
+
+    Attributes:
+        tokens: [B T]; at the few places they do not count.
+        places: [B S], the few.
+        maps: of `map_tokens`: [V N*H], [V K*H] and [V K*H].
+    """
+
+    tokens: Array
+    places: Array
+    maps: Projected
+
+
+def map_tokens(model: Llama) -> Projected | None:
+    """The first layer's queries, keys and values of every token, before they are rotated.
+
+    Returns:
+        [V N*H], [V K*H] and [V K*H]; None where that saves little or nothing: in a model of one
+        layer, and on other devices than a CPU, where a large model has no memory for its first
+        layer once more.
+
+    Raises:
+        InputError: a model with LoRA, whose gradients would be left out.
+    """
+    _refuse_adapters(model.layers)
+    if backend.platform(model.embedding[...]) != "cpu" or model.config.layers == 1:
+        return None
+    one = model.layers.at(0)
+    return one.attention.maps(one.attention_norm(model.embedding[...]), dropout_keys(None))
+
+
+def first_layer(
+    one: Layers,
+    x: Array,
+    angles: tuple[Array, Array],
+    mask: Array,
+    prefix: tuple[Array, Array] | None,
+    learned: LearnedInputs,
+) -> Array:
+    """The first layer, [B T E] -> [B T E], where only inputs at `learned.places` have a gradient.
+
+    Raises:
+        InputError: a layer with LoRA, whose gradients would be left out.
+    """
+    _refuse_adapters(one)
+    attention, at, keys = one.attention, learned.places, dropout_keys(None)
+    own = attention.maps(one.attention_norm(at_places(x, at)), keys)
+    there = at_places(angles[0], at), at_places(angles[1], at)
+    q, k, v = (table[learned.tokens] for table in learned.maps)
+    both = attention.split((q, k, v), angles), attention.split(own, there)
+    return one.mlp(x + attention.merge(attend_learned(*both, at, mask, prefix), None), keys)
+
+
+def _refuse_adapters(layers: Any) -> None:
+    if any(isinstance(module, LoRA) for _, module in nnx.iter_modules(layers)):
+        raise InputError(
+            "the model has LoRA adapters, whose gradients the known inputs' shortcut would leave "
+            "out; train it without LearnedInputs, or merge the adapters first"
+        )
