@@ -19,8 +19,7 @@ from recjax.interpreter import adapters
 from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.examples import Examples
 from recjax.interpreter.starting import StartConfig, check_vectors, start_near
-from recjax.models.known_inputs import LearnedInputs, map_tokens
-from recjax.models.llama_layers import Projected
+from recjax.models.known_inputs import LearnedInputs, Maps, map_tokens
 from recjax.nn.cache import KVCache
 from recjax.nn.masks import make_mask
 from recjax.nn.soft import place_soft
@@ -180,7 +179,7 @@ class Learner(Trainable):
         return Batch(prefix, parallel.shard_batch(arrays, self.bridge.mesh))
 
     @functools.cached_property
-    def _mapped(self) -> Projected | None:
+    def _mapped(self) -> Maps | None:
         llm = self.bridge.llm
         return jax.jit(lambda params: map_tokens(llm.definition.merge(params)))(llm.params)
 
@@ -199,14 +198,15 @@ class Learner(Trainable):
         model = self.bridge.llm.definition.merge(frozen)
         soft = self.bridge.soft(params, batch["states"])
         x = place_soft(model.embed(batch["tokens"]), batch["is_soft"], soft)
+        few = {}
+        if maps is not None:
+            few["learned"] = LearnedInputs(batch["tokens"], batch["learned"], maps)
         h, _ = model.hidden(
             x,
             positions=batch["positions"],
             mask=make_mask(batch["segments"] > 0, 1, batch["segments"]),
             prefix=prefix,
             places=batch["places"],
-            learned=None
-            if maps is None
-            else LearnedInputs(batch["tokens"], batch["learned"], maps),
+            **few,
         )
         return label_loss(h, model.head_table(), batch["labels"], mesh=self.bridge.mesh)

@@ -16,17 +16,20 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from recjax.errors import InputError
-from recjax.models.llama_layers import Layers, Projected, at_places, dropout_keys
+from recjax.models.llama_layers import Layers, at_places, dropout_keys
 from recjax.nn import backend
 from recjax.nn.attention_cpu import attend_learned
 from recjax.nn.lora import LoRA
 from recjax.typing import Array
 
 if TYPE_CHECKING:
-    from recjax.models.llama import Llama
+    from recjax.models.language import LanguageModule
+
+Maps = tuple[Array, Array, Array]  # [V N*H], [V K*H] and [V K*H], of `map_tokens`
 
 
 @functools.partial(
@@ -39,30 +42,34 @@ class LearnedInputs:
     Attributes:
         tokens: [B T]; at the few places they do not count.
         places: [B S], the few.
-        maps: of `map_tokens`: [V N*H], [V K*H] and [V K*H].
+        maps: of `map_tokens`.
     """
 
     tokens: Array
     places: Array
-    maps: Projected
+    maps: Maps
 
 
-def map_tokens(model: Llama) -> Projected | None:
+def map_tokens(model: LanguageModule) -> Maps | None:
     """The first layer's queries, keys and values of every token, before they are rotated.
 
     Returns:
-        [V N*H], [V K*H] and [V K*H]; None where that saves little or nothing: in a model of one
-        layer, and on other devices than a CPU, where a large model has no memory for its first
-        layer once more.
+        [V N*H], [V K*H] and [V K*H]; None for families with other layers than LLaMA's, and where
+        that saves little or nothing: in a model of one layer, and on other devices than a CPU,
+        where a large model has no memory for its first layer once more.
 
     Raises:
         InputError: a model with LoRA, whose gradients would be left out.
     """
-    _refuse_adapters(model.layers)
-    if backend.platform(model.embedding[...]) != "cpu" or model.config.layers == 1:
+    layers = getattr(model, "layers", None)
+    if not isinstance(layers, Layers):
         return None
-    one = model.layers.at(0)
-    return one.attention.maps(one.attention_norm(model.embedding[...]), dropout_keys(None))
+    _refuse_adapters(layers)
+    table = model.embed(jnp.arange(model.config.vocab_size))
+    if model.config.layers == 1 or backend.platform(table) != "cpu":
+        return None
+    one = layers.at(0)
+    return one.attention.maps(one.attention_norm(table), dropout_keys(None))
 
 
 def first_layer(

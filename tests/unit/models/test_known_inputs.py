@@ -10,6 +10,7 @@ from flax import nnx
 
 from recjax.errors import InputError
 from recjax.models.known_inputs import LearnedInputs, map_tokens
+from recjax.models.language import LanguageModule
 from recjax.models.llama import Config, Llama
 from recjax.nn import backend
 from recjax.nn.lora import LoRAConfig, add_lora
@@ -59,6 +60,7 @@ def test_gradients_of_some_places_alone(change):
 
 def test_where_the_first_layer_is_not_apart(monkeypatch):
     assert map_tokens(model_of(dataclasses.replace(BASE, layers=1))) is None
+    assert map_tokens(LanguageModule.__new__(LanguageModule)) is None  # of another family
     monkeypatch.setattr(backend, "platform", lambda *_: "gpu")
     assert map_tokens(model_of(BASE)) is None
 
