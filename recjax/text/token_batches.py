@@ -9,7 +9,7 @@ with each, so packed and alone give the same result.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
@@ -41,6 +41,15 @@ class Encoded:
     soft: np.ndarray
     lengths: np.ndarray
     blends: list[Blend]
+
+    def fields(self) -> Mapping[str, tuple[np.ndarray, int]]:
+        """Arrays [n ...] that `lay_out` packs into rows, each with its value at padding."""
+        _, position = _places(self.lengths)
+        return {
+            "tokens": (self.tokens, 0),
+            "labels": (self.labels, NO_LABEL),
+            "positions": (position, 0),
+        }
 
 
 def encode(documents: Sequence[Document], tokenizer: Tokenizer, length: int) -> Encoded:
@@ -133,8 +142,9 @@ def lay_out(
         shards: equal parts of the rows, which get about as many labels each; R is a multiple.
 
     Returns:
-        All [R T] int32: `tokens`; `labels` as `training.token_loss` takes them; `positions` within
-        the document; `segments`, 1, 2, ... in each row and 0 at padding; `documents`, index of the
+        All [R T] int32: those of `encoded.fields`, by default `tokens`, `labels` as
+        `training.token_loss` takes them and `positions` within the document; `segments`, 1, 2, ...
+        in each row and 0 at padding; `documents`, index of the
         document. With S > 0 also `is_soft` [R T] bool, and of each row's soft tokens in order
         `blend_items` [R S W] int32 and `blend_weights` [R S W] float32.
     """
@@ -146,17 +156,13 @@ def lay_out(
     ordered = packing.row[by_place]
     segment[by_place] = 1 + np.arange(len(by_place)) - np.searchsorted(ordered, ordered)
     out = {}
-    for name, values, empty in (
-        ("tokens", encoded.tokens, 0),
-        ("labels", encoded.labels, NO_LABEL),
-        ("positions", position, 0),
-        ("segments", segment[document], 0),
-        ("documents", document, 0),
-        ("soft", encoded.soft, 0),
-    ):
-        flat = np.full(rows * length, empty, np.int32)
+    more = {"segments": segment[document], "documents": document, "soft": encoded.soft}
+    fields = {**encoded.fields(), **{name: (values, 0) for name, values in more.items()}}
+    for name, (values, empty) in fields.items():
+        flat = np.full((rows * length, *values.shape[1:]), empty, np.int32)
         flat[slot] = values
-        out[name] = flat.reshape(rows, length)
+        rest = range(2, values.ndim + 1)  # [n 2] becomes [R 2 T]
+        out[name] = flat.reshape(rows, length, *values.shape[1:]).transpose(0, *rest, 1)
     which = out.pop("soft")
     return out | _soft_tokens(which, encoded.blends, soft, width) if soft else out
 

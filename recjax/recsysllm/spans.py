@@ -1,0 +1,294 @@
+"""Which parts of a text are blanked: GLM's command tokens, and its three ways to draw spans."""
+
+import dataclasses
+
+import numpy as np
+
+from recjax.errors import InputError
+from recjax.text.tokenizers import Tokenizer
+
+_MOST = 39  # longest span of the token level, as in GLM
+_U64 = np.uint64
+
+
+@dataclasses.dataclass(frozen=True)
+class Marks:
+    """Ids of the command tokens.
+
+    Attributes:
+        cls: `[CLS]`, first in a text.
+        eos: last in a text.
+        sop, eop: `<|startofpiece|>` and `<|endofpiece|>`.
+        mask, sentence, document: `[MASK]`, `[sMASK]`, `[gMASK]`; all `[MASK]` in small GLMs.
+        block: `[dBLOCK]`, -1 where the vocabulary has none.
+    """
+
+    cls: int
+    eos: int
+    sop: int
+    eop: int
+    mask: int
+    sentence: int
+    document: int
+    block: int = -1
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "Marks":
+        """Those of a tokenizer of GLM.
+
+        Raises:
+            InputError: it lacks one.
+        """
+        ids: dict[str, int] = {}
+        for key, (name, *others) in _NAMES.items():
+            found = (tokenizer.id_of(token) for token in (name, *others))
+            index = next((i for i in found if i is not None), None)
+            if index is None:
+                raise InputError(
+                    f"the tokenizer has no {name}; expected one of GLM, with its command tokens"
+                )
+            ids[key] = index
+        block = tokenizer.id_of("[dBLOCK]")
+        return cls(**ids, block=-1 if block is None else block)
+
+
+# Where a vocabulary does not have the first name, the next one stands for it.
+_NAMES = {
+    "cls": ("[CLS]", "<s>"),
+    "eos": ("<|endoftext|>", "</s>", "[PAD]"),
+    "sop": ("<|startofpiece|>",),
+    "eop": ("<|endofpiece|>",),
+    "mask": ("[MASK]", "<mask>"),
+    "sentence": ("[sMASK]", "[MASK]", "<mask>"),
+    "document": ("[gMASK]", "[MASK]", "<mask>"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class BlankConfig:
+    """How blanks are drawn.
+
+    Attributes:
+        token, sentence, document: shares of the texts whose blanks are short spans, whole
+            sentences, and one long span; relative to their sum.
+        ratio: share of a text's tokens that short spans or sentences cover, at least one token.
+        mean: of the Poisson distribution of a short span's length, which is 1 to 39.
+        least: of the text, the shortest long span; the longest leaves two tokens.
+        tail: share of the long spans that are the text's end (and have no `<eop>`).
+        block: share of the tokens in short spans that are read as `[dBLOCK]`.
+        shuffle: spans are written in random order, as in GLM; else from left to right, as in
+            RecSysLLM.
+    """
+
+    token: float = 1.0
+    sentence: float = 0.0
+    document: float = 0.0
+    ratio: float = 0.15
+    mean: float = 3.0
+    least: float = 0.5
+    tail: float = 0.5
+    block: float = 0.0
+    shuffle: bool = True
+
+    def __post_init__(self):
+        shares = (self.token, self.sentence, self.document)
+        if min(shares) < 0 or not sum(shares) > 0:
+            raise InputError(
+                "config.blanks: token, sentence, document are "
+                f"{', '.join(map(str, shares))}; expected none below 0 and one above"
+            )
+        if not self.mean > 0:
+            raise InputError(f"config.blanks.mean: {self.mean}; expected more than 0")
+        for key in ("ratio", "least", "tail", "block"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise InputError(
+                    f"config.blanks.{key}: {getattr(self, key)}; expected a number from 0 to 1"
+                )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Spans:
+    """Blanks of B texts, grouped by text and in the order in which they are written.
+
+    Attributes:
+        text: [K] which of the texts.
+        start, stop: [K] places in that text; spans of a text do not overlap.
+        mask: [B] the mask of each text.
+        open: [B] bool, True where the only span is the text's end and has no `<eop>`.
+        level: [B] int, 0 token, 1 sentence, 2 document.
+    """
+
+    text: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    mask: np.ndarray
+    open: np.ndarray
+    level: np.ndarray
+
+
+class Draws:
+    """Uniform numbers, each a function of (seed, text, which draw) alone: SplitMix64."""
+
+    def __init__(self, seed: int, places: np.ndarray):
+        key = self._mix(np.asarray([seed & (1 << 64) - 1], _U64))
+        self._keys = self._mix(key ^ self._mix(places.astype(_U64)))
+
+    @staticmethod
+    def _mix(x: np.ndarray) -> np.ndarray:
+        x = x + _U64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> _U64(30))) * _U64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> _U64(27))) * _U64(0x94D049BB133111EB)
+        return x ^ (x >> _U64(31))
+
+    def __call__(self, purpose: int, text: np.ndarray, number: np.ndarray) -> np.ndarray:
+        """Numbers in [0, 1) of each text's draws `number` for one purpose; broadcast."""
+        which = (_U64(purpose) << _U64(40)) + number.astype(_U64)
+        return (self._mix(self._keys[text] ^ self._mix(which)) >> _U64(11)) * 2.0**-53
+
+
+def _lengths_cdf(mean: float) -> np.ndarray:
+    """Of Poisson lengths from 1 to 39, renormalised."""
+    log = np.arange(1, _MOST + 1) * np.log(mean) - np.cumsum(np.log(np.arange(1, _MOST + 1)))
+    weights = np.cumsum(np.exp(log - log.max()))
+    return weights / weights[-1]
+
+
+def sample_spans(
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    config: BlankConfig,
+    marks: Marks,
+    *,
+    seed: int,
+    places: np.ndarray,
+    ends: np.ndarray | None = None,
+    length: int | None = None,
+) -> Spans:
+    """Draws blanks; those of a text depend on the seed and its place alone.
+
+    Neither `[CLS]` nor a text's last token (its end) is blanked, but by a span to the text's end. A
+    text of which nothing else is left has no blank. The first sentence that is drawn may cover
+    more than its share, as may the last short span.
+
+    Args:
+        tokens: [n] of all texts, one after the other.
+        lengths: [B] of each text.
+        config: how.
+        marks: the command tokens.
+        seed: of all draws.
+        places: [B] of each text in its stream.
+        ends: [V] bool, tokens that end a sentence; needed where sentences are blanked.
+        length: T, at most so many tokens of both parts; spans that do not fit are left out.
+    """
+    count = len(lengths)
+    every = np.arange(count)
+    draws = Draws(seed, places)
+    shares = np.cumsum([config.token, config.sentence, config.document])
+    level = np.searchsorted(shares / shares[-1], draws(0, every, np.zeros(1)), side="right")
+    opened = (level == 2) & (draws(1, every, np.zeros(1)) < config.tail)
+    first = np.cumsum(lengths) - lengths
+    begin = np.zeros(count, np.int64)
+    some = lengths > 0
+    begin[some] = tokens[first[some]] == marks.cls
+    free = np.maximum(lengths - 1 - begin, 0)
+    # Each span adds its `<sop>` and `<eop>` or mask to the text.
+    room = np.full(count, np.iinfo(np.int64).max) if length is None else (length - lengths) // 2
+    parts = [
+        _short_spans(np.flatnonzero((level == 0) & (free > 0)), lengths, begin, free, config, draws)
+    ]
+    if (level == 1).any():
+        if ends is None:
+            raise ValueError("sentences are blanked; expected `ends`")
+        parts.append(_sentences(level == 1, tokens, lengths, begin, free, config, draws, ends))
+    parts.append(_long_span((level == 2) & (free > 0), opened, lengths, begin, free, config, draws))
+    text, start, stop = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    order = np.lexsort((draws(2, text, start) if config.shuffle else start, text))
+    text, start, stop = text[order], start[order], stop[order]
+    number = np.arange(len(text)) - np.searchsorted(text, text)
+    fits = number < room[text]
+    masks = np.array([marks.mask, marks.sentence, marks.document])
+    return Spans(text[fits], start[fits], stop[fits], masks[level], opened, level)
+
+
+_Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # text, start, stop
+
+
+def _short_spans(
+    texts: np.ndarray,
+    lengths: np.ndarray,
+    begin: np.ndarray,
+    free: np.ndarray,
+    config: BlankConfig,
+    draws: Draws,
+) -> _Found:
+    """Poisson lengths up to the share of the text, placed with a token between two of them."""
+    if not len(texts):
+        return texts, texts, texts
+    free, begin = free[texts], begin[texts]
+    want = np.maximum(1, (config.ratio * lengths[texts]).astype(np.int64))
+    number = np.arange(int(want.max()))
+    of = texts[:, None]
+    size = 1 + np.searchsorted(_lengths_cdf(config.mean), draws(3, of, number), side="right")
+    size = np.minimum(size, free[:, None])
+    before = np.cumsum(size, axis=1) - size
+    real = (before < want[:, None]) & (before + size + number <= free[:, None])
+    size = np.where(real, size, 0)
+    k = real.sum(axis=1)
+    slack = free - size.sum(axis=1) - k + 1
+    gap = np.floor(draws(4, of, number) * (slack + 1)[:, None])
+    gap = np.sort(np.where(real, gap, np.inf), axis=1)
+    gap = np.where(real, gap, 0).astype(np.int64)
+    start = begin[:, None] + gap + np.cumsum(size + 1, axis=1) - size - 1
+    row, column = np.nonzero(real)
+    return texts[row], start[row, column], (start + size)[row, column]
+
+
+def _sentences(
+    chosen: np.ndarray,
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    begin: np.ndarray,
+    free: np.ndarray,
+    config: BlankConfig,
+    draws: Draws,
+    ends: np.ndarray,
+) -> _Found:
+    """Whole sentences in random order, until they cover the share; the last needs no full stop."""
+    text = np.repeat(np.arange(len(lengths)), lengths)
+    inside = np.arange(len(tokens)) - (np.cumsum(lengths) - lengths)[text]
+    usable = chosen[text] & (inside >= begin[text]) & (inside < (begin + free)[text])
+    last = usable & (ends[tokens] | (inside == (begin + free - 1)[text]))
+    text, stop = text[last], inside[last] + 1
+    if not len(text):
+        return text, stop, stop
+    start = np.where(np.append(True, text[1:] != text[:-1]), begin[text], np.append(0, stop[:-1]))
+    order = np.lexsort((draws(5, text, start), text))
+    text, start, stop = text[order], start[order], stop[order]
+    size = stop - start
+    before = np.cumsum(size) - size
+    before -= before[np.searchsorted(text, text)]
+    want = (config.ratio * lengths).astype(np.int64)[text]
+    taken = (before < want) | (before == 0)
+    return text[taken], start[taken], stop[taken]
+
+
+def _long_span(
+    chosen: np.ndarray,
+    opened: np.ndarray,
+    lengths: np.ndarray,
+    begin: np.ndarray,
+    free: np.ndarray,
+    config: BlankConfig,
+    draws: Draws,
+) -> _Found:
+    """One span a text, its length uniform; the text's end where `opened`."""
+    texts = np.flatnonzero(chosen)
+    number = np.zeros(1)
+    most = np.minimum(lengths - 2, free + opened)[texts]
+    most = np.maximum(most, 1)
+    least = np.clip((config.least * lengths[texts]).astype(np.int64), 1, most)
+    size = least + np.floor(draws(6, texts, number) * (most - least + 1)).astype(np.int64)
+    slack = np.maximum(free[texts] - size, 0)
+    start = begin[texts] + np.floor(draws(7, texts, number) * (slack + 1)).astype(np.int64)
+    start = np.where(opened[texts], lengths[texts] - size, start)
+    return texts, start, start + size

@@ -1,0 +1,50 @@
+"""Speed of blank construction and of entity positions, on one core.
+
+    python scripts/bench_blanks.py [--batch 256] [--tokens 64]
+
+Prints examples a second: texts as tokens in, blanks drawn, both parts built, packed into rows; once
+as GLM and once with the inner positions of 10,000 entities.
+"""
+
+import argparse
+
+import _bench
+import numpy as np
+
+from recjax.recsysllm.blanks import blank
+from recjax.recsysllm.entities import EntityPool
+from recjax.recsysllm.spans import BlankConfig, Marks
+from recjax.text.token_batches import Encoded, lay_out, pack
+
+MARKS = Marks(50259, 50256, 50257, 50258, 50260, 50264, 50263, 50265)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--tokens", type=int, default=64)
+    args = parser.parse_args()
+    _bench.pin(1)
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(args.tokens // 2, args.tokens * 3 // 2, args.batch)
+    tokens = rng.integers(0, 50000, lengths.sum()).astype(np.int32)
+    tokens[np.cumsum(lengths) - lengths], tokens[np.cumsum(lengths) - 1] = MARKS.cls, MARKS.eos
+    texts = Encoded(tokens, tokens, np.zeros_like(tokens), lengths, [])
+    ends = np.arange(50304) % 20 == 0
+    config = BlankConfig(0.5, 0.3, 0.2, least=0.25, block=0.1)
+    entities = [rng.integers(0, 50000, rng.integers(2, 9)).tolist() for _ in range(10_000)]
+    row = 8 * args.tokens
+    for name, pool in (("GLM", None), ("entities", EntityPool(entities, MARKS.sop, row))):
+
+        def batch(pool: EntityPool | None = pool) -> None:
+            done = blank(
+                texts, config, MARKS, seed=0, places=np.arange(args.batch), ends=ends, pool=pool
+            )
+            lay_out(done, row, pack(done.lengths, row).rows)
+
+        seconds = _bench.median_seconds(batch, 21)
+        print(f"{name}: {args.batch / seconds:,.0f} examples a second of {args.tokens} tokens")
+
+
+if __name__ == "__main__":
+    main()
