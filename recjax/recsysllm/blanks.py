@@ -18,7 +18,7 @@ import numpy as np
 
 from recjax.errors import InputError
 from recjax.recsysllm.spans import BlankConfig, Draws, Marks, Spans, sample_spans
-from recjax.text.textualize import Document
+from recjax.text.documents import Document
 from recjax.text.token_batches import NO_LABEL, D, Encoded, TokenBatches
 from recjax.text.tokenizers import Tokenizer
 

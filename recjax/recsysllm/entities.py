@@ -27,6 +27,7 @@ class EntityPool:
         trie: the entities.
         sop: as given.
         longest: tokens of the longest entity.
+        root: [highest first token + 2] the node that a token leads to from the root, 0 = none.
 
     Raises:
         InputError: no entity, one without tokens or longer than the context, or one that holds
@@ -53,16 +54,23 @@ class EntityPool:
         self.trie = Trie(entities)
         self._final = np.zeros(len(self.trie), bool)
         self._final[self.trie.nodes] = True
+        heads = self.trie.tokens[: self.trie.offsets[1]]
+        self.root = np.zeros(int(heads.max()) + 2, np.int64)
+        self.root[heads] = 1 + np.arange(len(heads))
         # The edge at place e leads to node e + 1; its key is its node and token, and keys rise.
         source = np.repeat(np.arange(len(self.trie)), np.diff(self.trie.offsets))
         self._keys = (source << 32) + self.trie.tokens
 
+    def first(self, tokens: np.ndarray) -> np.ndarray:
+        """The nodes [n] that tokens [n] lead to from the root, or 0."""
+        return self.root[np.minimum(tokens, len(self.root) - 1)]
+
     def child(self, node: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """The nodes [n] that tokens [n] lead to from nodes [n], or -1."""
+        """The nodes [n] that tokens [n] lead to from nodes [n], or 0."""
         keys = (node.astype(np.int64) << 32) + tokens
         place = np.searchsorted(self._keys, keys)
         there = self._keys[np.minimum(place, len(self._keys) - 1)] == keys
-        return np.where(there, place + 1, -1)
+        return np.where(there, place + 1, 0)
 
     def read(self, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Inner positions of texts that are read: 1, 2, ... in an entity, 0 elsewhere.
@@ -78,16 +86,17 @@ class EntityPool:
         """
         total = len(tokens)
         stop = np.repeat(np.cumsum(lengths), lengths)
-        begin, node = np.arange(total), np.zeros(total, np.int64)
+        node = self.first(tokens)
+        begin, node = np.flatnonzero(node), node[node > 0]
         size = np.zeros(total, np.int64)
-        for depth in range(self.longest):
+        for depth in range(1, self.longest + 1):
+            size[begin[self._final[node]]] = depth
             inside = begin + depth < stop[begin]
             begin, node = begin[inside], node[inside]
             node = self.child(node, tokens[begin + depth])
-            begin, node = begin[node >= 0], node[node >= 0]
+            begin, node = begin[node > 0], node[node > 0]
             if not len(begin):
                 break
-            size[begin[self._final[node]]] = depth + 1
         out = np.zeros(total, np.int32)
         free = 0
         for place in np.flatnonzero(size):
@@ -116,11 +125,12 @@ class EntityPool:
             count = int(np.searchsorted(-lengths, -place))  # texts that are longer than `place`
             node, inner, started = node[:count], inner[:count], started[:count]
             token = tokens[first[:count] + place]
-            after = np.where(node > 0, self.child(node, token), -1)
-            begins = np.maximum(self.child(np.zeros_like(node), token), 0)
+            after = np.zeros(count, np.int64)
+            within = np.flatnonzero(node)
+            after[within] = self.child(node[within], token[within])
             sop = token == self.sop
             grows = ((after > 0) | started) & ~sop
-            node = np.where(sop, 0, np.where(after > 0, after, begins))
+            node = np.where(sop, 0, np.where(after > 0, after, self.first(token)))
             inner = np.where(grows, inner + 1, 1)
             started = sop
             out[first[:count] + place] = inner

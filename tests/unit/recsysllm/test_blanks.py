@@ -11,7 +11,7 @@ from recjax.nn.masks import make_mask
 from recjax.recsysllm.blanks import BlankBatches, construct, sentence_ends
 from recjax.recsysllm.entities import EntityPool
 from recjax.recsysllm.spans import BlankConfig, Marks, Spans, sample_spans
-from recjax.text.textualize import Document
+from recjax.text.documents import Document
 from recjax.text.token_batches import NO_LABEL, lay_out
 from recjax.text.tokenizers import train_bpe
 
