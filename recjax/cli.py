@@ -14,15 +14,16 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from recjax.errors import InputError, one_line, printable, shorten
-from recjax.interpreter.command import add_interpret_flags, interpret
+from recjax.lazy import resolve
 from recjax.memory import keep_freed
 from recjax.prompting import add_generate_flags, generate
 from recjax.signals import INTERRUPTED, Stopped, stopping
+from recjax.systems import COMMANDS
 
 
 class _Parser(argparse.ArgumentParser):
@@ -95,8 +96,10 @@ def _parser() -> _Parser:
     sub.add_argument("--step", type=int, metavar="N", help="checkpoint; default: the best one")
     sub.add_argument("--overwrite", **overwrite)
 
-    sub = command("interpret", _interpret, "what a recommender's states say", config="none")
-    add_interpret_flags(sub)
+    for name, place in COMMANDS.items():
+        found = resolve(place)
+        sub = command(name, _of_system(name, found.run), found.help, config="none")
+        found.add_flags(sub)
 
     sub = command("generate", _generate, "a language model's answers to prompts", config="none")
     add_generate_flags(sub)
@@ -297,10 +300,15 @@ def _recommend(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> di
     )  # fmt: skip
 
 
-def _interpret(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
-    if overrides:
-        raise InputError("interpret takes the run's own config")
-    return interpret(args, _say)
+def _of_system(name: str, run: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """A system's own command."""
+
+    def call(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
+        if overrides:
+            raise InputError(f"{name} takes the run's own config")
+        return run(args, _say)
+
+    return call
 
 
 def _generate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:

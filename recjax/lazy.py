@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are asked for (PEP 562)."""
+"""What is imported when it is asked for: the names of a package (PEP 562), what tables name."""
 
 import importlib
 from collections.abc import Mapping
@@ -21,3 +21,9 @@ def find(package: str, name: str, public: Mapping[str, str]) -> Any:
     if not public[name]:
         return importlib.import_module(f"{package}.{name}")
     return getattr(importlib.import_module(public[name]), name)
+
+
+def resolve(place: str) -> Any:
+    """The object that "module:NAME" names."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recjax.errors import InputError, printable
+from recjax.systems import Command
 
 # Flags that answers to a file do not read.
 _OF_A_STUDY = (
@@ -74,6 +75,9 @@ def interpret(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, An
     )
     say(format_table(metrics), f"{args.workdir / 'results.json'}: `recjax report` shows it")
     return metrics
+
+
+COMMAND = Command("what a recommender's states say", add_interpret_flags, interpret)
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -74,7 +74,7 @@ class InterpreterRunConfig(Checked):
     train: InterpreterTrainConfig = dataclasses.field(default_factory=InterpreterTrainConfig)
     evaluation: InterpretationConfig = dataclasses.field(default_factory=InterpretationConfig)
 
-    system = "interpreter"  # its name in `training.system.SYSTEMS`; no field
+    system = "interpreter"  # its name in `recjax.systems.SYSTEMS`; no field
 
 
 def complete(section: Any) -> dict[str, Any]:
@@ -170,7 +170,8 @@ class InterpreterRun(Run):
         """Examples of windows; of a recommender with fresh weights of the seed `untrained`."""
         encoder = self.encoder
         if untrained is not None:
-            fresh = self.recommender.with_seed(untrained).init_state().params
+            other = self.recommender.with_seed(untrained)
+            fresh = other.whole(other.init_state().params)
             encoder = Encoder(self.recommender, fresh, self.config.ask.window)
         return Histories(windows, encoder, self.names)
 
@@ -372,4 +373,7 @@ class Interpretation:
         return out
 
 
-SYSTEM = System(InterpreterRunConfig, InterpreterRun, complete, _store, _settled)
+SYSTEM = System(
+    InterpreterRunConfig, InterpreterRun, complete, _store, _settled,
+    may_change=("recommender", "llm", "ask.prompts"), learns="adapter",
+)  # fmt: skip

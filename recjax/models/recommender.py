@@ -45,11 +45,46 @@ class Learned(NamedTuple):
     states: Array | None = None
 
 
+class FeaturedItems(nnx.Module):
+    """Item vectors that also read given features: a table's [I D], plus a linear map of [I A].
+
+    It takes the place of a model's table `items`. The features (attributes, scores, vectors of
+    texts) are a variable of zeros here, and get their values from data.
+
+    Args:
+        own: the model's table.
+        width: A.
+        rngs: initialiser keys (`params`).
+    """
+
+    def __init__(self, own: nnx.Embed, width: int, *, rngs: nnx.Rngs):
+        self.own = own
+        self.features = nnx.Variable(jnp.zeros((own.num_embeddings, width)))
+        self.map = nnx.Linear(width, own.features, use_bias=False, rngs=rngs)
+
+    @property
+    def embedding(self) -> Array:
+        """All vectors [I D]."""
+        return self.own.embedding[...] + self.map(self.features[...])
+
+    def __call__(self, ids: Array) -> Array:
+        """Vectors [... D] of ids [...]."""
+        return self.own(ids) + self.map(self.features[...][ids])
+
+
+FEATURES = "items/features"  # their path
+FEATURE_AXES = (
+    (r"items/own/embedding", ("items", "width")),
+    (FEATURES, ("items", None)),
+    (r"items/map/kernel", (None, "width")),
+)
+
+
 class SequentialRecommender(nnx.Module):
     """What the models share: defaults of the packed layout, and scoring by inner product."""
 
     config: Any  # the model's own frozen Config; all have `dim` and `max_length`
-    items: nnx.Embed  # [I D]
+    items: nnx.Embed | FeaturedItems  # [I D]
     # A model that sees both sides learns at masked items, and predicts at a mask (id I) that
     # follows the history; its batches are made for that.
     masked: ClassVar[bool] = False
@@ -193,13 +228,19 @@ def read_config(section: Any, where: str = "config.model") -> tuple[Any, Any]:
     return module, build(module.Config, values, where)
 
 
-def make_recommender(section: Any, n_items: int, rngs: nnx.Rngs) -> SequentialRecommender:
+def make_recommender(
+    section: Any, n_items: int, rngs: nnx.Rngs, *, features: int = 0
+) -> SequentialRecommender:
     """A recommender from its config section.
 
     Args:
         section: see `read_config`.
         n_items: I.
         rngs: initialiser keys (`params`).
+        features: A, the width of given features of the items (`FeaturedItems`); 0 = none.
     """
     module, config = read_config(section)
-    return module.Recommender(config, n_items, rngs=rngs)
+    model = module.Recommender(config, n_items, rngs=rngs)
+    if features:
+        model.items = FeaturedItems(model.items, features, rngs=rngs)
+    return model

@@ -19,9 +19,11 @@ from recjax.report.markup import Html, element, join
 from recjax.report.numbers import format_number
 from recjax.report.plots import line_chart
 from recjax.report.sections import Section, read_results
+from recjax.systems import SYSTEMS
 from recjax.training.checkpoint import read_json
 from recjax.training.criteria import unmet
 from recjax.training.metrics import group_metrics, read_metrics
+from recjax.training.system import load_system
 from recjax.training.workdir import complete
 
 _FILES = ("config.json", "metrics.jsonl", "results.json")
@@ -118,12 +120,11 @@ def _document(title: str, body: Html) -> str:
 
 
 def _model(config: Mapping[str, Any]) -> str:
-    """What was trained: a model, or an adapter between two."""
-    for section in ("model", "adapter"):
-        name = _section(config, section).get("name")
-        if isinstance(name, str):
-            return name
-    return ""
+    """The name of what was trained; "" where it has none, or the system is not known here."""
+    system = config.get("system", "recommender")
+    learns = load_system(system).learns if isinstance(system, str) and system in SYSTEMS else ""
+    name = _section(config, learns).get("name")
+    return name if isinstance(name, str) else ""
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

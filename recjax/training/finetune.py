@@ -109,7 +109,7 @@ class FinetuneConfig(Checked):
     train: FinetuneTrainConfig = dataclasses.field(default_factory=FinetuneTrainConfig)
     evaluation: LikelihoodConfig = dataclasses.field(default_factory=LikelihoodConfig)
 
-    system = "finetune"  # its name in `training.system.SYSTEMS`; no field
+    system = "finetune"  # its name in `recjax.systems.SYSTEMS`; no field
 
     def __post_init__(self):
         super().__post_init__()
@@ -342,4 +342,7 @@ class FinetuneRun(Run):
         return jax.jit(lambda p: p, out_shardings=parallel.replicated(self.mesh))(params)
 
 
-SYSTEM = System(FinetuneConfig, FinetuneRun, complete, _pairs, _settled)
+SYSTEM = System(
+    FinetuneConfig, FinetuneRun, complete, _pairs, _settled,
+    may_change=("llm", "data.path", "data.validation_path", "data.test_path"), learns="lora",
+)  # fmt: skip

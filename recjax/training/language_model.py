@@ -84,7 +84,7 @@ class LanguageRunConfig(Checked):
         read_model(self.model, self.tokenizer.vocab_size)
         read_options(self.data)
 
-    system = "language_model"  # its name in `training.system.SYSTEMS`; no field
+    system = "language_model"  # its name in `recjax.systems.SYSTEMS`; no field
 
 
 def read_model(section: Mapping[str, Any], vocab_size: int) -> LanguageConfig:

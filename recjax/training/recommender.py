@@ -8,7 +8,7 @@ metrics = run.evaluator("test").run(params)
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from recjax.config import build, to_plain
+from recjax.config import build, nearest, to_plain
 from recjax.data import splits
 from recjax.data.pipeline import TrainBatches
 from recjax.data.prepare import DataConfig, read_options
@@ -25,9 +25,11 @@ from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.evaluation.lists import Recommendations, TopLists
 from recjax.evaluation.protocols import EvaluationConfig, Evaluator
-from recjax.models.recommender import make_recommender, read_config
+from recjax.models.definition import fingerprint
+from recjax.models.recommender import FEATURE_AXES, FEATURES, make_recommender, read_config
 from recjax.ranges import Checked, Count, FieldError, Range, Seed
 from recjax.training import parallel
+from recjax.training.freezing import FULL, Rules, split_params
 from recjax.training.loop import TrainConfig
 from recjax.training.objectives import Objective, ObjectiveConfig
 from recjax.training.optim import OptimConfig
@@ -75,7 +77,7 @@ class RunConfig(Checked):
         read_config(self.model)
         read_options(self.data)
 
-    system = "recommender"  # its name in `training.system.SYSTEMS`; no field
+    system = "recommender"  # its name in `recjax.systems.SYSTEMS`; no field
 
 
 def complete(section: Any) -> dict[str, Any]:
@@ -108,6 +110,14 @@ class RecommenderRun(Run):
         config: the run's config.
         store: the prepared data.
         workdir: the run's folder, or None for a run that keeps nothing.
+        arrays: arrays from data, by parameter path, in place of drawn ones. "items/features"
+            [I A] adds features of the items (attributes, scores, vectors of texts) to any model
+            (`recjax.models.recommender.FeaturedItems`).
+        rules: which parameters are trained; those that are frozen need an array.
+
+    Raises:
+        InputError: an array of a parameter that the model does not have, or of another shape; a
+            frozen parameter without an array.
 
     Attributes:
         masked: whether it learns and predicts at masks.
@@ -116,25 +126,64 @@ class RecommenderRun(Run):
 
     config: RunConfig
 
-    def __init__(self, config: RunConfig, store: Store, workdir: Path | None = None):
+    def __init__(
+        self,
+        config: RunConfig,
+        store: Store,
+        workdir: Path | None = None,
+        *,
+        arrays: Mapping[str, Any] | None = None,
+        rules: Rules = FULL,
+    ):
         super().__init__(config, store, workdir)
         self._module, model_config = read_config(config.model)
+        self._arrays, self.rules = dict(arrays or {}), rules
+        self._check_arrays()
         self.masked = self._module.Recommender.masked
         self.window = model_config.max_length
         self._kept: tuple[int, Params] | None = None  # a checkpoint that was recommended with
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """See `Trainable`."""
-        return make_recommender(self.config.model, self.store.n_items, rngs)
+        width = self._arrays[FEATURES].shape[-1] if FEATURES in self._arrays else 0
+        return make_recommender(self.config.model, self.store.n_items, rngs, features=width)
+
+    def _check_arrays(self) -> None:
+        shapes = self.model.shapes
+        for path, array in self._arrays.items():
+            if path not in shapes:
+                raise InputError(f"arrays: no parameter '{path}'; {nearest(path, shapes)}")
+            if array.shape != shapes[path].shape:
+                raise InputError(
+                    f"arrays: '{path}' has shape {array.shape}, expected {shapes[path].shape}"
+                )
+            if array.dtype != np.float32 or not np.isfinite(array).all():
+                raise InputError(f"arrays: '{path}': expected finite float32 numbers")
+        for path in split_params(shapes, self.rules)[1]:
+            if path not in self._arrays:
+                raise InputError(f"arrays: lack '{path}', which is frozen")
+
+    @property
+    def given(self) -> Params:
+        """See `Trainable`."""
+        return {path: a for path, a in self._arrays.items() if self.roles[path] != "frozen"}
+
+    @functools.cached_property
+    def frozen(self) -> Params:  # type: ignore[override]
+        """The arrays whose role is "frozen", on the devices."""
+        arrays = {path: a for path, a in self._arrays.items() if self.roles[path] == "frozen"}
+        return jax.device_put(arrays, parallel.param_shardings(arrays, self.axes, self.mesh))
 
     @property
     def axes(self) -> parallel.AxisRules:
         """See `Trainable`."""
-        return self._module.PARAM_AXES
+        own = self._module.PARAM_AXES
+        return (*FEATURE_AXES, *own) if FEATURES in self._arrays else own
 
     def with_seed(self, seed: int) -> "RecommenderRun":
         """The same run of another seed, without its folder."""
-        return RecommenderRun(dataclasses.replace(self.config, seed=seed), self.store)
+        config = dataclasses.replace(self.config, seed=seed)
+        return RecommenderRun(config, self.store, arrays=self._arrays, rules=self.rules)
 
     @functools.cached_property
     def split(self) -> splits.Split:
@@ -321,7 +370,8 @@ class RecommenderRun(Run):
     @property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint belongs to: the model and the data."""
-        return {"model": to_plain(self.config.model), "data": self.store.fingerprint}
+        own = {"model": to_plain(self.config.model), "data": self.store.fingerprint}
+        return {**own, "arrays": fingerprint(self.frozen)} if self.frozen else own
 
 
 SYSTEM = System(RunConfig, RecommenderRun, complete)

@@ -22,6 +22,7 @@ from recjax.training.loop import TrainConfig, fit
 from recjax.training.metrics import MetricWriter, NoWriter
 from recjax.training.optim import OptimConfig
 from recjax.training.state import trained_of
+from recjax.training.system import load_system
 from recjax.training.trainable import Trainable
 from recjax.typing import Params
 
@@ -134,7 +135,7 @@ class Run(Trainable):
 
     def _largest_size(self) -> str:
         """The key of the model's largest number: what makes it large."""
-        name = next(name for name in ("model", "adapter", "lora") if hasattr(self.config, name))
+        name = load_system(self.config.system).learns
         section = to_plain(getattr(self.config, name))
         sizes = {k: section[k] for k in section if type(section[k]) is int}
         return f"config.{name}.{max(sizes, key=lambda k: sizes[k])}"
@@ -215,9 +216,10 @@ class Run(Trainable):
     def restore(self, step: int) -> Params:
         """All parameters of the model: those of a checkpoint, and the frozen ones."""
         self._meta(self.checkpoints, step)
-        return self._whole(self.checkpoints.restore(step, self.abstract_state()).params)
+        return self.whole(self.checkpoints.restore(step, self.abstract_state()).params)
 
-    def _whole(self, params: Params) -> Params:
+    def whole(self, params: Params) -> Params:
+        """All parameters of the model: those of a state, and the frozen ones."""
         return {**self.frozen, **params}
 
     def train(self) -> dict[str, Any]:
@@ -260,7 +262,7 @@ class Run(Trainable):
                 state,
                 self.make_steps(),
                 self.place,
-                lambda state: validation.run(self._whole(state.params)),
+                lambda state: validation.run(self.whole(state.params)),
                 checkpoints,
                 writer,
                 self._train,
@@ -279,7 +281,7 @@ class Run(Trainable):
             if progress.best_step not in (None, step):
                 step = progress.best_step
                 params = checkpoints.restore(step, self.abstract_state()).params
-            params = self._whole(params)
+            params = self.whole(params)
             try:
                 values = self.evaluator(self.parts[-1]).run(params, stop.check)
             except Stopped:  # all is saved

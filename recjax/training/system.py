@@ -1,11 +1,10 @@
 """What a system tells the training layer: its configs, its runs, its data.
 
-A config names its system by a word. `SYSTEMS` says where that system stands, as "module:NAME", and
-it is imported when a config asks for it: a workdir opens without its kind being known before.
+A config names its system by a word, and `recjax.systems.SYSTEMS` says where that system stands. It
+is imported when a config asks for it: a workdir opens without its kind being known before.
 """
 
 import dataclasses
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,13 +12,11 @@ from recjax.config import nearest
 from recjax.data.prepare import prepare
 from recjax.data.store import Store, open_store
 from recjax.errors import InputError
+from recjax.lazy import resolve
+from recjax.systems import SYSTEMS
 
-SYSTEMS = {
-    "recommender": "recjax.training.recommender:SYSTEM",
-    "language_model": "recjax.training.language_model:SYSTEM",
-    "finetune": "recjax.training.finetune:SYSTEM",
-    "interpreter": "recjax.interpreter.run:SYSTEM",
-}
+# Keys of every run's config that may change when it is resumed.
+MAY_CHANGE = ("train.epochs", "train.patience", "train.mesh")
 
 
 def own_store(config: Any, may_prepare: bool) -> Store:
@@ -44,6 +41,9 @@ class System:
         store: opens the prepared data, or prepares it: of the config and whether it may. What it
             gives has a `manifest` and a `fingerprint`.
         settled: the config with the paths of what it reads made absolute.
+        may_change: keys of its configs that may change when a run is resumed, beside `MAY_CHANGE`.
+        learns: the section of its configs that says what is trained. Its `name` heads the report;
+            where memory is short, the error names its largest size.
     """
 
     config: Any
@@ -51,11 +51,12 @@ class System:
     complete: Callable[[Any], dict[str, Any]]
     store: Callable[[Any, bool], Any] = own_store
     settled: Callable[[Any, Any], Any] = own_settled
+    may_change: tuple[str, ...] = ("data.path", "data.store")
+    learns: str = "model"
 
 
 def load_system(name: str) -> System:
     """The system of a name; `InputError` with the nearest known one."""
     if not isinstance(name, str) or name not in SYSTEMS:
         raise InputError(f"config.system: no system '{name}'; {nearest(str(name), SYSTEMS)}")
-    module, _, attribute = SYSTEMS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return resolve(SYSTEMS[name])

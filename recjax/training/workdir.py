@@ -15,14 +15,7 @@ from recjax.replace import recovered, write_text
 from recjax.signals import stopping
 from recjax.training.checkpoint import empty_trash, read_json
 from recjax.training.claim import Claim, run_files
-from recjax.training.system import System, load_system
-
-# Keys of a run's config that may change when it is resumed.
-_MAY_CHANGE = (
-    "data.path", "data.store", "data.validation_path", "data.test_path", "recommender", "llm",
-    "ask.prompts",
-    "train.epochs", "train.patience", "train.mesh",
-)  # fmt: skip
+from recjax.training.system import MAY_CHANGE, System, load_system
 
 
 def _system(section: Any) -> tuple[str, System, dict[str, Any]]:
@@ -91,8 +84,9 @@ def claimed_run(config: Any, claim: Claim) -> Any:
         store = system.store(config, jax.process_count() == 1)
     config = system.settled(config, store)
     if (claim.folder / "config.json").exists():
-        old = {"system": "recommender", **_read_plain(claim.folder)}
-        changed = [k for k in _differences(old, plain_config(config)) if k not in _MAY_CHANGE]
+        old = plain_config(_read_config(claim.folder))  # its new keys at their defaults
+        may = (*MAY_CHANGE, *system.may_change)
+        changed = [k for k in _differences(old, plain_config(config)) if k not in may]
         if changed:
             raise InputError(
                 f"{claim.workdir}: belongs to a run with another config ({', '.join(changed)} "
@@ -149,6 +143,10 @@ def open_run(workdir: str | Path, **evaluation: Any) -> Any:
 def read_run_config(workdir: Path) -> Any:
     """The config of the run that a workdir belongs to; `InputError` where there is none."""
     recovered(workdir, run_files)
+    return _read_config(workdir)
+
+
+def _read_config(workdir: Path) -> Any:
     plain = _read_plain(workdir)
     try:
         return build_config(plain)

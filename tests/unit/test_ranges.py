@@ -22,8 +22,9 @@ from recjax.errors import InputError
 from recjax.models import llama
 from recjax.models.recommender import NAMES, model_module
 from recjax.ranges import Checked, FieldError, Range, Seed, Share, hints, ranges
+from recjax.systems import SYSTEMS
 from recjax.training import workdir
-from recjax.training.system import SYSTEMS, load_system
+from recjax.training.system import load_system
 
 # What stands in a dictionary: by the key and its value that say which class its fields are of.
 OPTIONS = {

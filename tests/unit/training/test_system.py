@@ -1,9 +1,14 @@
 """Systems by name."""
 
+import argparse
+import typing
+
 import pytest
 
 from recjax.errors import InputError
-from recjax.training.system import SYSTEMS, System, load_system
+from recjax.lazy import resolve
+from recjax.systems import COMMANDS, SYSTEMS, Command
+from recjax.training.system import MAY_CHANGE, System, load_system
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -16,3 +21,25 @@ def test_every_name_is_a_system(name):
 def test_other_names_are_an_error(name):
     with pytest.raises(InputError, match="config.system: no system"):
         load_system(name)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_keys_that_may_change_are_keys(name):
+    """A key that no config has would let nothing change, and nobody would notice."""
+    system = load_system(name)
+    for key in (*MAY_CHANGE, *system.may_change):
+        cls = system.config
+        *sections, last = key.split(".")
+        for section in sections:
+            cls = typing.get_type_hints(cls)[section]
+        assert last in typing.get_type_hints(cls), key
+    assert system.learns in typing.get_type_hints(system.config)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_flags_and_help(name):
+    command = resolve(COMMANDS[name])
+    parser = argparse.ArgumentParser()
+    command.add_flags(parser)
+    assert isinstance(command, Command) and command.help
+    assert parser.parse_args(["--workdir=W"]).workdir.name == "W"

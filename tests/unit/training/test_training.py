@@ -11,7 +11,7 @@ from recjax.errors import InputError
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.loop import DivergedError, _checked
 from recjax.training.metrics import MetricWriter, format_table, read_metrics
-from recjax.training.optim import OptimConfig, make_optimizer, schedule
+from recjax.training.optim import OptimConfig, OptimRule, check_rules, make_optimizer, schedule
 from recjax.training.state import TrainState
 from recjax.training.step import make_steps
 
@@ -95,6 +95,48 @@ def test_weight_decay_leaves_stacked_norms_alone():
     zero = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zero, optimizer.init(params), params)
     assert not updates["layers/norm/scale"].any() and updates["layers/up/kernel"].all()
+
+
+def test_rules_of_decay_and_rate_come_before_the_usual_ones():
+    """The first rule that says something about a property decides, each property by itself."""
+    rules = (
+        OptimRule("norm/scale", decay=2.0),
+        OptimRule("up/kernel", rate=0.5),
+        OptimRule(".*/kernel", decay=0.0, rate=3.0),
+        OptimRule("b", decay=1.0),
+    )
+    optimizer = make_optimizer(OptimConfig(learning_rate=0.1, weight_decay=0.5, rules=rules), 1)
+    shapes = {"norm/scale": (3,), "up/kernel": (3, 3), "down/kernel": (3, 3), "b": (2,), "c": (2,)}
+    params = {path: jnp.ones(shape) for path, shape in shapes.items()}
+    zero, state = jax.tree.map(jnp.zeros_like, params), optimizer.init(params)
+    decayed = {
+        path: -float(u.max()) for path, u in optimizer.update(zero, state, params)[0].items()
+    }
+    expected = {"norm/scale": 0.1, "up/kernel": 0, "down/kernel": 0, "b": 0.05, "c": 0}
+    assert decayed == pytest.approx(expected)
+    moved, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+    assert float(moved["up/kernel"].max()) == pytest.approx(-0.05, rel=1e-4)
+    assert float(moved["down/kernel"].max()) == pytest.approx(-0.3, rel=1e-4)
+    assert float(moved["c"].max()) == pytest.approx(-0.1, rel=1e-4)
+
+
+def test_rules_choose_muons_matrices():
+    rules = (OptimRule("items/.*", muon=True), OptimRule("up/kernel", muon=False))
+    config = OptimConfig(name="muon", learning_rate=0.1, rules=rules)
+    params = {path: jnp.zeros((4, 6)) for path in ("items/embedding", "up/kernel", "down/kernel")}
+    state = make_optimizer(config, 1).init(params)[0].inner_states
+    found = {
+        label: {path for path, leaf in params.items() if f"'{path}'" in _shown(state[label])}
+        for label in ("kernel", "other")
+    }
+    assert found == {"kernel": {"items/embedding", "down/kernel"}, "other": {"up/kernel"}}
+    vector = {"items/bias": jnp.zeros(4)}
+    with pytest.raises(InputError, match=r"rules\[0\].muon: 'items/bias' is a vector"):
+        check_rules(config, vector)
+
+
+def _shown(state):
+    return str([path for path, _ in jax.tree_util.tree_leaves_with_path(state)])
 
 
 def test_clipping():
