@@ -1,8 +1,8 @@
 """The `recjax` command: parse, call, print; no logic.
 
-Exit status: 0 done (also when SIGTERM stopped a training that goes on later), 1 failed, 2 bad usage
-or bad input (one line; `--debug` shows where), 130 interrupted by SIGINT. Progress
-and tables go to stderr; `--json` prints one JSON line on stdout.
+Exit status: 0 done (also after SIGTERM: rerun the command to resume), 1 failed, 2 bad usage or bad
+input (one line; `--debug` shows the traceback), 130 interrupted by SIGINT. Progress and tables go
+to stderr; `--json` prints one JSON line on stdout.
 """
 
 import argparse
@@ -42,57 +42,82 @@ def _parser() -> _Parser:
         if config != "none":
             sub.add_argument(
                 "--config", required=config == "required", metavar="FILE[:ARG]",
-                help="a python file with get_config(arg); --config.KEY=VALUE changes a key",
+                help="a Python file with get_config(arg); --config.KEY=VALUE sets a key",
             )  # fmt: skip
-        sub.add_argument("--json", action="store_true", help="one JSON line on stdout")
+        sub.add_argument(
+            "--json", action="store_true", help="print the result as one JSON line on stdout"
+        )
         sub.add_argument("--debug", action="store_true", help="show tracebacks")
         return sub
 
-    overwrite: dict[str, Any] = {"action": "store_true", "help": "replace what stands there"}
+    overwrite: dict[str, Any] = {"action": "store_true", "help": "replace an earlier result"}
     sub = command("prepare", _prepare, "make a raw log ready for training", config="required")
     sub.add_argument("--overwrite", **overwrite)
-    sub.add_argument("--skip-bad-rows", type=int, metavar="N", help="tolerate N malformed rows")
+    sub.add_argument(
+        "--skip-bad-rows", type=int, metavar="N", help="tolerate up to N malformed rows"
+    )
 
     sub = command("train", _train, "train a model, or resume its training", config="optional")
     sub.add_argument(
         "--workdir", required=True, type=Path, metavar="DIR",
-        help="of the run; without --config one that exists, with its own config",
+        help="folder of the run; an existing run needs no --config",
     )  # fmt: skip
     sub.add_argument("--overwrite", **overwrite)
     sub.add_argument(
-        "--distributed", action="store_true", help="one of several processes (jax.distributed)"
+        "--distributed",
+        action="store_true",
+        help="this is one of several processes (see jax.distributed)",
     )
 
-    sub = command("evaluate", _evaluate, "metrics of a trained model", config="none")
-    sub.add_argument("--workdir", required=True, type=Path, metavar="DIR")
-    sub.add_argument("--split", choices=("validation", "test"), default="test")
-    sub.add_argument("--protocols", metavar="A,B", help="in place of the run's (full,uni100,...)")
+    sub = command("evaluate", _evaluate, "measure a trained model", config="none")
+    sub.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="folder of the run")
+    sub.add_argument(
+        "--split",
+        choices=("validation", "test"),
+        default="test",
+        help="part of the data (test)",
+    )
+    sub.add_argument(
+        "--protocols", metavar="A,B", help="use these protocols (full, full_with_seen, uni100)"
+    )
     sub.add_argument("--step", type=int, metavar="N", help="checkpoint; default: the best one")
     sub.add_argument(
         "--against", type=Path, metavar="DIR",
-        help="another run of the same data: differences, with intervals of a paired bootstrap",
+        help="compare with another run of the same data, with intervals by a paired bootstrap",
     )  # fmt: skip
     sub.add_argument(
         "--per-user", type=Path, metavar="FILE",
-        help="also write ranks and metrics of each user: .csv, .jsonl or .parquet",
+        help="also write each user's rank and metrics to .csv, .jsonl or .parquet",
     )  # fmt: skip
 
-    sub = command("recommend", _recommend, "the best items for users or histories", config="none")
-    sub.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="of a recommender")
+    sub = command(
+        "recommend", _recommend, "list the best items for users or histories", config="none"
+    )
     sub.add_argument(
-        "--users", type=Path, metavar="FILE", help="a user key a line; default: all users"
+        "--workdir", required=True, type=Path, metavar="DIR", help="a recommender's run"
+    )
+    sub.add_argument(
+        "--users",
+        type=Path,
+        metavar="FILE",
+        help="a file with one user per line; default: all users",
     )
     sub.add_argument(
         "--history", action="append", default=[], metavar="A,B",
-        help="item keys, the newest last, in place of a user; may be repeated",
+        help="items, newest last, in place of a user; repeat the flag for more histories",
     )  # fmt: skip
-    sub.add_argument("--k", type=int, default=10, metavar="N", help="items a list; default: 10")
+    sub.add_argument("--k", type=int, default=10, metavar="N", help="items per list (10)")
     sub.add_argument(
         "--out", type=Path, metavar="FILE",
-        help=".csv, .jsonl or .parquet; default: a table of a few lists",
+        help="a .csv, .jsonl or .parquet file; default: print a few lists",
     )  # fmt: skip
-    sub.add_argument("--among", type=Path, metavar="FILE", help="an item key a line: no others")
-    sub.add_argument("--with-seen", action="store_true", help="items of the history, too")
+    sub.add_argument(
+        "--among",
+        type=Path,
+        metavar="FILE",
+        help="a file with one item per line: recommend only these",
+    )
+    sub.add_argument("--with-seen", action="store_true", help="also recommend items of the history")
     sub.add_argument("--step", type=int, metavar="N", help="checkpoint; default: the best one")
     sub.add_argument("--overwrite", **overwrite)
 
@@ -101,17 +126,17 @@ def _parser() -> _Parser:
         sub = command(name, _of_system(name, found.run), found.help, config="none")
         found.add_flags(sub)
 
-    sub = command("generate", _generate, "a language model's answers to prompts", config="none")
+    sub = command("generate", _generate, "answer prompts with a language model", config="none")
     add_generate_flags(sub)
 
     sub = command(
-        "convert", _convert, "weights of language models, or of PyTorch's SASRec, in or out",
+        "convert", _convert, "read or write the weights of language models and of PyTorch's SASRec",
         config="optional",
     )  # fmt: skip
     sub.add_argument(
         "--from", dest="source", metavar="PATH",
-        help="folder of a language model in any form; with --workdir, a state dict that makes the "
-        "run: .safetensors, .npz, or .pt where torch is installed",
+        help="folder of a language model; with --workdir, a state dict that starts the run: "
+        ".safetensors, .npz, or .pt where torch is installed",
     )  # fmt: skip
     sub.add_argument(
         "--to", dest="target", type=Path, metavar="PATH",
@@ -119,49 +144,66 @@ def _parser() -> _Parser:
     )  # fmt: skip
     sub.add_argument("--overwrite", **overwrite)
     group = sub.add_argument_group("language models")
-    group.add_argument("--form", metavar="NAME", help="of --to: hf (default), recjax, flax, meta")
-    group.add_argument("--dtype", metavar="NAME", help="float32, bfloat16, float16; default: kept")
     group.add_argument(
-        "--adapter", type=Path, metavar="DIR", help="of peft (LoRA), merged into the weights"
+        "--form", metavar="NAME", help="form of --to: hf (default), recjax, flax, meta"
+    )
+    group.add_argument(
+        "--dtype", metavar="NAME", help="float32, bfloat16 or float16; default: keep"
+    )
+    group.add_argument(
+        "--adapter",
+        type=Path,
+        metavar="DIR",
+        help="merge this LoRA adapter of peft into the weights",
     )
     group.add_argument(
         "--check", action="store_true", help="compare logits with transformers; needs torch"
     )
     group = sub.add_argument_group("recommenders")
-    group.add_argument("--workdir", type=Path, metavar="DIR", help="of the run")
+    group.add_argument("--workdir", type=Path, metavar="DIR", help="folder of the run")
     group.add_argument(
-        "--variant", metavar="NAME", help="with --from: which version of the code trained it"
+        "--variant",
+        metavar="NAME",
+        help="with --from: the version of the code that trained the state dict",
     )
-    group.add_argument("--heads", type=int, metavar="N", help="with --from: default 1")
-    group.add_argument("--step", type=int, metavar="N", help="with --to: default, the best one")
+    group.add_argument("--heads", type=int, metavar="N", help="with --from: attention heads (1)")
+    group.add_argument(
+        "--step", type=int, metavar="N", help="with --to: checkpoint; default: the best one"
+    )
 
     sub = command(
-        "plan", _plan, "what training a language model would take; allocates nothing",
+        "plan", _plan, "estimate the cost of training a language model; allocate nothing",
         config="optional",
     )  # fmt: skip
     sub.add_argument("--preset", metavar="NAME", help="a published model's sizes, by its name")
     sub.add_argument("--from", dest="source", metavar="DIR", help="a folder with config.json")
-    sub.add_argument("--mesh", default="1,1,1", metavar="D,F,T", help="devices: data,fsdp,tensor")
+    sub.add_argument(
+        "--mesh", default="1,1,1", metavar="D,F,T", help="devices on the axes data, fsdp and tensor"
+    )
     # Of fine-tuning, --config tells these.
-    sub.add_argument("--batch", type=int, metavar="N", help="rows of a step (8)")
-    sub.add_argument("--length", type=int, metavar="N", help="tokens of a row (512)")
-    sub.add_argument("--train", metavar="WHAT", help="adapter, lora (default) or full")
-    sub.add_argument("--rank", type=int, metavar="N", help="of LoRA (8)")
-    sub.add_argument("--dtype", metavar="NAME", help="of model, activations (bfloat16)")
-    sub.add_argument("--remat", metavar="WHAT", help="none (default), dots or full")
+    sub.add_argument("--batch", type=int, metavar="N", help="rows per step (8)")
+    sub.add_argument("--length", type=int, metavar="N", help="tokens per row (512)")
+    sub.add_argument("--train", metavar="NAME", help="adapter, lora (default) or full")
+    sub.add_argument("--rank", type=int, metavar="N", help="rank of LoRA (8)")
+    sub.add_argument(
+        "--dtype", metavar="NAME", help="type of parameters and activations (bfloat16)"
+    )
+    sub.add_argument("--remat", metavar="NAME", help="none (default), dots or full")
 
-    sub = command("report", _report, "one HTML page of a run", config="none")
-    sub.add_argument("--workdir", required=True, type=Path, metavar="DIR")
+    sub = command("report", _report, "make one HTML page of a run", config="none")
+    sub.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="folder of the run")
     sub.add_argument("--out", type=Path, metavar="FILE", help="default: WORKDIR/report.html")
 
     sub = command("simulate", _simulate, "write a simulated raw log", config="none")
-    sub.add_argument("--workdir", required=True, type=Path, metavar="DIR")
+    sub.add_argument(
+        "--workdir", required=True, type=Path, metavar="DIR", help="new folder for the log"
+    )
     sub.add_argument("--overwrite", **overwrite)
     return parser
 
 
 def _overrides(unknown: Sequence[str]) -> list[tuple[str, str]]:
-    """`--config.key=value` and `--config.key value` as pairs."""
+    """Pairs (key, value) from `--config.key=value` and `--config.key value`."""
     out, rest = [], list(unknown)
     while rest:
         word = rest.pop(0)
@@ -177,7 +219,7 @@ def _overrides(unknown: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _say(*lines: str) -> None:
-    """Lines and tables to stderr; `printable`, whatever the files hold that they are made of."""
+    """Prints lines and tables to stderr; control characters are escaped."""
     print(*map(printable, "\n".join(lines).split("\n")), sep="\n", file=sys.stderr)
 
 
@@ -241,7 +283,7 @@ def _trained(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict
     if not result["finished"]:
         _say(
             f"recjax: stopped by {result['stopped_by']} at step {result['step']}; "
-            "the same command goes on from there"
+            "rerun the command to resume"
         )
         return result
     metrics = {k: v for k, v in result.items() if "/" in k}
@@ -313,7 +355,7 @@ def _of_system(name: str, run: Callable[..., dict[str, Any]]) -> Callable[..., d
 
 def _generate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
     if overrides:
-        raise InputError("generate takes no --config.KEY: its flags are all it reads")
+        raise InputError("generate takes no --config.KEY; use its flags")
     return generate(args, _say)
 
 
@@ -324,7 +366,9 @@ def _convert(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict
     if args.workdir is None:
         return _transfer(args, overrides)
     if args.form or args.dtype or args.adapter or args.check:
-        raise InputError("--form, --dtype, --adapter and --check are of language models; no run's")
+        raise InputError(
+            "--form, --dtype, --adapter and --check are for language models; leave out --workdir"
+        )
     if (args.source is None) == (args.target is None):
         raise InputError("convert needs one of --from FILE (in) and --to FILE (out)")
     if args.target:
@@ -397,7 +441,7 @@ def _report(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[
     from recjax.report.page import write_report
 
     if overrides:
-        raise InputError("report takes no --config.KEY: it shows the run as it is")
+        raise InputError("report takes no --config.KEY; it shows the run's own config")
     page = write_report(args.workdir, args.out)
     _say(f"report: {page}")
     return {"report": str(page)}
@@ -438,7 +482,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every save
     try:
         if any("\0" in argument for argument in arguments):
-            raise InputError("an argument has a NUL character in it, which no path can have")
+            raise InputError("an argument contains a NUL character; paths cannot")
         args, unknown = _parser().parse_known_args(arguments)
         result = args.run(args, _overrides(unknown))
         if args.json:
@@ -450,7 +494,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _fail(error, str(error), debug)
         return 2
     except Stopped as stopped:  # before there was anything to save
-        _say(f"recjax: stopped by {stopped}; the same command begins again")
+        _say(f"recjax: stopped by {stopped}; nothing was saved yet; rerun the command")
         return INTERRUPTED if stopped.number == signal.SIGINT else 0
     except KeyboardInterrupt:
         _say("recjax: interrupted")

@@ -375,7 +375,7 @@ class LanguageModel:
         if isinstance(prompts, str):
             raise InputError("prompts: expected a list of texts or of ids, got one text")
         if special and chat:
-            raise InputError("special and chat: expected one of them; a chat's template has both")
+            raise InputError("special excludes chat: the chat template writes the control tokens")
         if len(prompts) and isinstance(prompts[0], str):
             if self.tokenizer is None:
                 raise InputError("prompts as text need a tokenizer; this model came without one")

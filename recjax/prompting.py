@@ -1,4 +1,4 @@
-"""`recjax generate`: prompts from a file or the command line, answers to a file or the terminal.
+"""`recjax generate`: answers prompts of a file or the command line.
 
 recjax generate --llm=runs/tuned --prompts=prompts.jsonl --out=answers.jsonl
 """
@@ -17,7 +17,7 @@ from recjax.ranges import Checked, FieldError, Range, Seed, Size
 
 @dataclasses.dataclass(frozen=True)
 class GenerateOptions(Checked):
-    """How answers are made; see `recjax.llm.LanguageModel.generate`."""
+    """Options of generation; see `recjax.llm.LanguageModel.generate`."""
 
     max_new_tokens: Size = 64
     temperature: Annotated[float, Range(0, 1_000_000)] = 0.0
@@ -37,11 +37,11 @@ class GenerateOptions(Checked):
             raise InputError(f"{_flag(name)}:{message}") from None
         drawn = [name for name in ("top_p", "top_k") if getattr(self, name) is not None]
         if drawn and not self.temperature:
-            raise InputError(f"{_flag(drawn[0])} is of drawing tokens; it needs --temperature")
+            raise InputError(f"{_flag(drawn[0])} needs --temperature above 0")
         if self.beams > 1 and self.temperature:
-            raise InputError("--beams draws nothing; it goes without --temperature")
+            raise InputError("--beams excludes --temperature: beam search does not sample")
         if self.special and self.chat:
-            raise InputError("--special and --chat: expected one of them")
+            raise InputError("--special excludes --chat")
 
 
 def _flag(name: str) -> str:
@@ -51,30 +51,41 @@ def _flag(name: str) -> str:
 def add_generate_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own flags."""
     parser.add_argument(
-        "--llm", required=True, metavar="DIR", help="a language model's folder, or the workdir of "
-        "a run that trained or fine-tuned one",
+        "--llm", required=True, metavar="DIR", help="a language model's folder, or the workdir "
+        "of a run that trained or fine-tuned one",
     )  # fmt: skip
-    parser.add_argument("--adapter", metavar="DIR", help="of peft (LoRA), merged into the model")
+    parser.add_argument("--adapter", metavar="DIR", help="merge this LoRA adapter of peft")
     group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("--prompt", metavar="TEXT", help="one prompt; the answer to stdout")
+    group.add_argument("--prompt", metavar="TEXT", help="one prompt; print the answer")
     group.add_argument(
-        "--prompts", type=Path, metavar="FILE", help=".txt: a prompt a line; .jsonl: in each line "
-        "the key `prompt`",
+        "--prompts", type=Path, metavar="FILE", help=".txt: one prompt per line; .jsonl: the key "
+        "`prompt` in each line",
     )  # fmt: skip
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help=".jsonl: prompts with their answers"
+        "--out", type=Path, metavar="FILE", help="write prompts and answers to this .jsonl file"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the file --out")
-    kinds = {"max_new_tokens": int, "temperature": float, "top_p": float, "top_k": int,
-             "beams": int, "batch_size": int, "seed": int}  # fmt: skip
-    for name, kind in kinds.items():
-        default = getattr(GenerateOptions, name)
-        parser.add_argument(_flag(name), type=kind, default=default, metavar="N")
-    parser.add_argument("--chat", action="store_true", help="prompts are a user's messages")
     parser.add_argument(
-        "--special", action="store_true", help="names of control tokens stand for the tokens"
+        "--overwrite", action="store_true", help="replace an earlier file of answers"
     )
-    parser.add_argument("--dtype", metavar="NAME", help="float32, bfloat16, float16")
+    numbers: dict[str, tuple[type, str]] = {
+        "max_new_tokens": (int, "tokens per answer at most (64)"),
+        "temperature": (float, "above 0: sample tokens; 0 (default): take the most likely token"),
+        "top_p": (float, "sample among the most likely tokens that sum up to N"),
+        "top_k": (int, "sample among the N most likely tokens"),
+        "beams": (int, "above 1: beam search (1)"),
+        "batch_size": (int, "prompts in memory at a time (16)"),
+        "seed": (int, "seed of the samples (0)"),
+    }
+    for name, (kind, text) in numbers.items():
+        default = getattr(GenerateOptions, name)
+        parser.add_argument(_flag(name), type=kind, default=default, metavar="N", help=text)
+    parser.add_argument(
+        "--chat", action="store_true", help="take prompts as a user's messages, for a chat model"
+    )
+    parser.add_argument(
+        "--special", action="store_true", help="read names of control tokens as the tokens"
+    )
+    parser.add_argument("--dtype", metavar="NAME", help="float32, bfloat16 or float16")
 
 
 def generate(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, Any]:

@@ -5,8 +5,8 @@
         --vary model.dim=32,64 --vary optim.weight_decay=0,0.01 --vary model.dropout=0.2,0.5
 
 Every combination is an ordinary run in its own folder of the workdir (`recjax train` with
-overrides), so an interrupted grid goes on where it stopped when the command is given again, and
-several machines may share one grid with `--part 1/4`. Other overrides (`--config.key=value`) go to
+overrides), so rerunning the command resumes an interrupted grid, and several machines may
+share one grid with `--part 1/4`. Other overrides (`--config.key=value`) go to
 every run. The best setting is chosen by the best validation, never by the test metrics, which are
 shown for it alone. `grid.json` in the workdir has all rows.
 """
@@ -63,7 +63,7 @@ def train(args: argparse.Namespace, point: list[tuple[str, str]], rest: list[str
         sys.exit(f"grid.py: {name}: recjax train ended with status {done.returncode}")
     result = json.loads(done.stdout)
     if not result["finished"]:
-        sys.exit(f"grid.py: {name}: stopped; the same command goes on from there")
+        sys.exit(f"grid.py: {name}: stopped; rerun the command to resume")
     metric = json.loads((workdir / "config.json").read_text())["config"]["train"]["metric"]
     row: dict[str, Any] = {"name": name, **dict(point), metric: best_validation(workdir, metric)}
     return row | {key: value for key, value in result.items() if key.startswith("test/")}

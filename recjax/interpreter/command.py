@@ -1,6 +1,6 @@
-"""`recjax interpret`: its flags, and what they ask for.
+"""`recjax interpret`: its flags, and the study they ask for.
 
-What is heavy is imported when it runs: the flags are part of every command's parser.
+Functions import JAX themselves: every command's parser reads the flags.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from typing import Any
 from recjax.errors import InputError, printable
 from recjax.systems import Command
 
-# Flags that answers to a file do not read.
+# Flags that --hidden does not read.
 _OF_A_STUDY = (
     "split", "decoding", "controls", "oracle", "judge", "judge_model", "judge_key", "versus",
 )  # fmt: skip
@@ -20,21 +20,29 @@ _OF_A_STUDY = (
 def add_interpret_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own flags."""
     parser.add_argument(
-        "--workdir", required=True, type=Path, metavar="DIR", help="of an interpreter"
+        "--workdir", required=True, type=Path, metavar="DIR", help="folder of an interpreter's run"
     )
     parser.add_argument(
-        "--hidden", metavar="FILE", help=".npz with before and after, or hidden: answers to those"
+        "--hidden",
+        metavar="FILE",
+        help="answer for states in this .npz: before and after, or hidden",
     )
-    parser.add_argument("--split", choices=("validation", "test"))
-    parser.add_argument("--decoding", metavar="A,B", help="greedy, beam, constrained")
-    parser.add_argument("--controls", action="store_true", help="states that say nothing, too")
-    parser.add_argument("--oracle", action="store_true", help="DreamRec's oracle items, too")
+    parser.add_argument("--split", choices=("validation", "test"), help="part of the data (test)")
+    parser.add_argument("--decoding", metavar="A,B", help="any of greedy, beam, constrained")
     parser.add_argument(
-        "--judge", metavar="WHAT", help="a language model's folder, or an endpoint's URL: which of "
-        "three recommendations a user prefers",
+        "--controls", action="store_true", help="also measure states that carry no information"
+    )
+    parser.add_argument("--oracle", action="store_true", help="also name DreamRec's oracle items")
+    parser.add_argument(
+        "--judge", metavar="MODEL", help="ask this language model (a folder or an endpoint's URL) "
+        "which of three recommendations a user prefers",
     )  # fmt: skip
-    parser.add_argument("--judge-model", metavar="NAME", help="with a URL: the model's name there")
-    parser.add_argument("--judge-key", metavar="VARIABLE", help="with a URL: what holds the key")
+    parser.add_argument("--judge-model", metavar="NAME", help="with a URL: the name of the model")
+    parser.add_argument(
+        "--judge-key",
+        metavar="VARIABLE",
+        help="with a URL: the environment variable that holds the key",
+    )
     parser.add_argument(
         "--versus", metavar="DIR", help="with --judge: another recommender's workdir"
     )
@@ -77,11 +85,11 @@ def interpret(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, An
     return metrics
 
 
-COMMAND = Command("what a recommender's states say", add_interpret_flags, interpret)
+COMMAND = Command("say in words what a recommender's states hold", add_interpret_flags, interpret)
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Which flags go together: groups of argparse's know those that exclude each other alone."""
+    """Raises `InputError` for flags that do not go together."""
     study = [name for name in _OF_A_STUDY if getattr(args, name) not in (None, False)]
     if args.hidden is not None and study:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in study)

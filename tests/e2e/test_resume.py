@@ -97,6 +97,6 @@ def test_sigterm_saves_and_exits_0(config, tmp_path):
     wait_for_checkpoint(process, stopped, 0)
     process.terminate()
     result, err = finish(process)
-    assert not result["finished"] and "the same command goes on from there" in err
+    assert not result["finished"] and "rerun the command to resume" in err
     assert (stopped / "checkpoints" / str(result["step"])).is_dir()
     assert finish(start(config, "sasrec", stopped))[0] == whole

@@ -79,8 +79,14 @@ def test_halves_are_merged_in_float32(recjax, tmp_path):
         (["--from=X", "--to=out", "--dtype=int4"], "dtype int4: expected one of float32"),
         (["--from=nowhere", "--to=out"], "nowhere: no such folder; expected that of a language"),
         (["--from=X", "--to=out", "--adapter=X"], "adapter_config.json: no such file"),
-        (["--workdir=run", "--from=X", "--form=hf"], "--check are of language models; no run's"),
-        (["--workdir=run", "--from=X", "--check"], "--check are of language models; no run's"),
+        (
+            ["--workdir=run", "--from=X", "--form=hf"],
+            "--check are for language models; leave out --workdir",
+        ),
+        (
+            ["--workdir=run", "--from=X", "--check"],
+            "--check are for language models; leave out --workdir",
+        ),
     ],
 )
 def test_bad_usage(recjax, tmp_path, monkeypatch, arguments, message):

@@ -126,7 +126,7 @@ def test_a_second_run_ends_with_one_line(train, tmp_path):
 def test_signals_at_any_moment(train, tmp_path, monkeypatch):
     """Before the first step, while it compiles, in a validation, in a save, in the test."""
     moments = [
-        ("recjax.data.sources.simulated.simulate", signal.SIGTERM, 0, "begins again"),
+        ("recjax.data.sources.simulated.simulate", signal.SIGTERM, 0, "rerun the command"),
         ("recjax.training.trainable.state_of", signal.SIGINT, 130, "at step 0; the same"),
         ("recjax.training.loop._checked", signal.SIGTERM, 0, "at step 1; the same"),
         ("recjax.training.criteria.Progress.judge", signal.SIGINT, 130, "at step 2; the same"),
