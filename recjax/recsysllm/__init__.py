@@ -1,4 +1,4 @@
 """RecSysLLM: recommendation as blank infilling, on GLM (2308.10837).
 
-All of it so far is NumPy alone, no JAX.
+`dynamic` runs inside a jitted loop; all else is NumPy alone, no JAX.
 """

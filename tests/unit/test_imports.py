@@ -220,9 +220,10 @@ def python(code, *path):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
 
 
-def test_data_and_text_load_without_jax():
+def test_data_text_and_what_is_made_of_them_load_without_jax():
     rooms = PACKAGE / "data", PACKAGE / "text"
     modules = names(p for p in MODULES if p.parent in rooms or p.parent.parent in rooms)
+    modules += ["recjax.recsysllm.blanks", "recjax.recsysllm.entities"]
     code = f"""
 import importlib, sys
 for name in {modules!r}:
