@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from recjax.training.criteria import Progress
 from recjax.training.loop import TrainConfig, fit
 from recjax.training.metrics import MetricWriter, NoWriter
 from recjax.training.optim import OptimConfig
-from recjax.training.state import trained_of
+from recjax.training.state import TrainState, trained_of
 from recjax.training.system import load_system
 from recjax.training.trainable import Trainable
 from recjax.typing import Params
@@ -216,7 +217,28 @@ class Run(Trainable):
     def restore(self, step: int) -> Params:
         """All parameters of the model: those of a checkpoint, and the frozen ones."""
         self._meta(self.checkpoints, step)
-        return self.whole(self.checkpoints.restore(step, self.abstract_state()).params)
+        return self.whole(self._state(self.checkpoints, step).params)
+
+    def _state(self, checkpoints: Checkpoints, step: int) -> TrainState:
+        """The state of a checkpoint.
+
+        Those of earlier versions have optimiser state of kept parameters, too; it is dropped.
+        """
+        try:
+            return checkpoints.restore(step, self.abstract_state())
+        except InputError:
+            own = self.abstract_state().params.keys()
+            if own == self.trained:
+                raise
+            with contextlib.suppress(InputError):
+                old = checkpoints.restore(step, self.abstract_state(own))
+                opt_state = jax.tree.map(
+                    lambda node: trained_of(node, self.trained) if isinstance(node, dict) else node,
+                    old.opt_state,
+                    is_leaf=lambda node: isinstance(node, dict) and node.keys() == own,
+                )
+                return dataclasses.replace(old, opt_state=opt_state)
+            raise
 
     def whole(self, params: Params) -> Params:
         """All parameters of the model: those of a state, and the frozen ones."""
@@ -255,7 +277,7 @@ class Run(Trainable):
                 best = progress.best_step
                 if best is not None and not checkpoints.whole(best):
                     progress.best_step, progress.best_value = None, -math.inf
-                state = checkpoints.restore(latest, self.abstract_state())
+                state = self._state(checkpoints, latest)
             if jax.process_index() == 0:
                 writer = MetricWriter(self.workdir, latest or 0)
             state, progress, finished = fit(
@@ -280,7 +302,7 @@ class Run(Trainable):
             step, params = int(state.step), state.params
             if progress.best_step not in (None, step):
                 step = progress.best_step
-                params = checkpoints.restore(step, self.abstract_state()).params
+                params = self._state(checkpoints, step).params
             params = self.whole(params)
             try:
                 values = self.evaluator(self.parts[-1]).run(params, stop.check)

@@ -2,7 +2,7 @@
 
 import abc
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 import jax
@@ -131,10 +131,15 @@ class Trainable(abc.ABC):
             {path: given[path] for path in own}, self.optimizer, self.axes, self.mesh, self.trained
         )
 
-    def abstract_state(self) -> TrainState:
-        """The state's shapes and shardings; allocates nothing."""
+    def abstract_state(self, trained: Collection[str] | None = None) -> TrainState:
+        """The state's shapes and shardings; allocates nothing.
+
+        Args:
+            trained: paths of the parameters with optimiser state; by default those of the run.
+        """
         own = {p: a for p, a in self.model.shapes.items() if self.roles[p] != "frozen"}
-        return abstract_state_of(own, self.optimizer, self.axes, self.mesh, self.trained)
+        trained = self.trained if trained is None else trained
+        return abstract_state_of(own, self.optimizer, self.axes, self.mesh, trained)
 
     def inputs(self, batch: Any) -> tuple[Any, Any]:
         """`(arrays, data)` of a placed batch: arrays have a leading axis of steps."""

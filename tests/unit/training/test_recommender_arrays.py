@@ -1,5 +1,6 @@
 """Recommenders with arrays from data, and with rules of the optimiser: any model, no subclass."""
 
+import dataclasses
 import json
 
 import jax
@@ -8,7 +9,10 @@ import pytest
 
 from recjax.errors import InputError
 from recjax.models.recommender import NAMES
+from recjax.training.checkpoint import Checkpoints
+from recjax.training.criteria import Progress
 from recjax.training.recommender import RecommenderRun
+from recjax.training.state import state_of
 from recjax.training.workdir import build_config, start_run
 
 FROZEN = ((r"items/features", "frozen"), (r".*", "trained"))
@@ -123,6 +127,24 @@ def test_rules_of_a_config_freeze_slow_down_and_are_checked(sample_store):
     # Adam's first step is as long as the rate.
     assert moved["final_norm/scale"] == pytest.approx(5e-4, rel=0.02)
     assert moved["blocks/0/up/kernel"] == pytest.approx(1e-3, rel=0.02)
+
+
+def test_checkpoints_with_optimiser_state_of_kept_parameters_are_read(sample_store, tmp_path):
+    """As earlier versions wrote them, of an interpreter's whitening."""
+    rules, train = ({"match": "items/.*", "frozen": True},), {"batch_size": 500, "epochs": 1.0}
+    run = start_run(config_of(sample_store, optim={"rules": rules}, train=train), tmp_path)
+    old = state_of(run.init_state().params, run.optimizer, run.axes, run.mesh)
+    assert moments(old) == set(old.params)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    meta = {**run.identity, "progress": dataclasses.asdict(Progress())}
+    checkpoints.save(0, old, meta, None)
+    checkpoints.close()
+    for path, value in run.restore(0).items():
+        np.testing.assert_array_equal(value, old.params[path])
+    assert run.train()["finished"]
+    wrong = RecommenderRun(config_of(sample_store), sample_store, tmp_path)
+    with pytest.raises(InputError, match="not a checkpoint of this model"):
+        wrong.restore(run.latest_step())
 
 
 @pytest.mark.parametrize(
