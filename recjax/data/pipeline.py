@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from recjax.data.sequences import one_per_row, pack, window_tokens
+from recjax.data.sequences import Packing, deal, one_per_row, pack, window_tokens
 from recjax.data.splits import Spans
 from recjax.errors import InputError
 
@@ -172,8 +172,9 @@ class EvalBatches:
     """Batches of (history, target) examples, or of histories alone, in a fixed order.
 
     A batch holds `ids`, `positions`, `segments` [R L], `last` [B] (index into the flattened rows
-    of each example's newest item), `targets` [B] (where there are any), `weights` [B] (0 for the
-    rows that fill up the last batch) and `examples` [B] (index of the example; 0 for filling).
+    of each example's newest item; [S b] for S > 1 shards), `targets` [B] (where there are any),
+    `weights` [B] (0 for the rows that fill up the batch) and `examples` [B] (index of the example;
+    0 for filling).
 
     Attributes:
         items: the store's flat item ids.
@@ -184,6 +185,8 @@ class EvalBatches:
         closing: id that follows every history in the window (a mask), `last` then points to it;
             0 = none.
         targeted: off = there are no targets, and a history may end with `items`.
+        shards: S equal parts of rows and examples; each has its examples in its own rows, and
+            `last` counts within it. B is rounded up, and examples are not in order.
     """
 
     items: np.ndarray
@@ -193,10 +196,11 @@ class EvalBatches:
     packed: bool = True
     closing: int = 0
     targeted: bool = True
+    shards: int = 1
 
     @functools.cached_property
-    def _size(self) -> int:
-        """B."""
+    def size(self) -> int:
+        """B, before it is rounded up."""
         return min(self.batch_size, 1 << max(0, len(self.spans) - 1).bit_length())
 
     @functools.cached_property
@@ -211,15 +215,36 @@ class EvalBatches:
     @functools.cached_property
     def _usual_rows(self) -> int:
         if not self.packed:
-            return self._size
-        return _rows_for(self._lengths, self._size, self.length, 1)
+            return self._shard_size
+        return _rows_for(self._lengths, self.size, self.length, self.shards) // self.shards
+
+    @property
+    def _shard_size(self) -> int:
+        return math.ceil(self.size / self.shards)
 
     def __call__(self, index: int) -> Batch:
-        size, length = self._size, self.length
-        examples = np.arange(index * size, min((index + 1) * size, len(self.spans)))
-        lengths = self._lengths[examples]
-        packing = (pack if self.packed else one_per_row)(lengths, length)
-        rows = grow_rows(self._usual_rows, packing.rows, 1)
+        pack_one = pack if self.packed else one_per_row
+        parts = self._dealt(index)
+        packings = [pack_one(self._lengths[part], self.length) for part in parts]
+        rows = grow_rows(self._usual_rows, max(p.rows for p in packings), 1)
+        done = [self._part(part, p, rows) for part, p in zip(parts, packings, strict=True)]
+        batch = {name: np.concatenate([part[name] for part in done]) for name in done[0]}
+        if self.shards > 1:
+            batch["last"] = batch["last"].reshape(self.shards, -1)
+        return batch
+
+    def _dealt(self, index: int) -> list[np.ndarray]:
+        """A batch's examples by shard, each with about as many, and as many tokens."""
+        first, last = index * self.size, min((index + 1) * self.size, len(self.spans))
+        if self.shards == 1:
+            return [np.arange(first, last)]
+        sizes = np.zeros(self.shards * self._shard_size, np.int64)
+        sizes[: last - first] = 1 + self._lengths[first:last]
+        return [first + np.sort(p[sizes[p] > 0]) for p in deal(sizes, self.shards)]
+
+    def _part(self, examples: np.ndarray, packing: Packing, rows: int) -> Batch:
+        """A shard's rows and examples."""
+        size, length, lengths = self._shard_size, self.length, self._lengths[examples]
         closed = int(self.closing != 0)
         tokens = window_tokens(self.spans.stops[examples] + closed, lengths, packing, length)
         flat = {n: np.zeros(rows * length, np.int32) for n in ("ids", "positions", "segments")}
@@ -240,6 +265,12 @@ class EvalBatches:
             batch[name][: len(examples)] = values
         batch["weights"] = (np.arange(size) < len(examples)).astype(np.float32)
         return batch
+
+
+def in_order(batch: Batch) -> np.ndarray:
+    """Where a batch's examples are in it, in their order: [n], without those that fill it up."""
+    real = np.flatnonzero(batch["weights"])
+    return real[np.argsort(batch["examples"][real])]
 
 
 def _round_up(n: int, multiple: int) -> int:

@@ -53,6 +53,20 @@ def pack(lengths: np.ndarray, length: int) -> Packing:
     return Packing(rows, row, column)
 
 
+def deal(sizes: np.ndarray, shards: int) -> np.ndarray:
+    """Numbers 0 .. n - 1 in equal parts whose sizes' sums are about the same: [S, n / S].
+
+    Largest first, there and back, as teams are chosen: more of size 0 change no other's part.
+
+    Args:
+        sizes: [n], n a multiple of `shards`.
+        shards: S.
+    """
+    rounds = np.argsort(-sizes, kind="stable").reshape(-1, shards)
+    rounds[1::2] = rounds[1::2, ::-1]
+    return rounds.T
+
+
 def one_per_row(lengths: np.ndarray, length: int) -> Packing:
     """The usual padded layout as a packing: a row a sequence, padding on the left."""
     n = len(lengths)

@@ -13,8 +13,10 @@ from typing import Any, Generic, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from recjax.errors import InputError
+from recjax.evaluation.shards import fetch, shards_of, split_batch
 from recjax.ranges import Checked, Count, Seed, Size
 from recjax.text.corpus import KINDS, Documents
 from recjax.text.documents import Document
@@ -29,8 +31,8 @@ _MEASURES = ("loss", "perplexity", "accuracy", "exact")
 _CHUNK = 512  # places whose logits are held at a time
 
 # `(params, batch) -> (negative log-likelihood [M], whether the likeliest token was right [M])` of
-# the tokens at `places` [M], flat in the [R T] of `tokens`, `positions` and `segments`; soft tokens
-# as in `recjax.text.token_batches`.
+# the tokens at `places` [M], flat in the [R T] of `tokens`, `positions` and `segments`, or [S m] in
+# S equal parts of the rows; soft tokens as in `recjax.text.token_batches`.
 PredictFn = Callable[[Any, Mapping[str, Array]], tuple[Array, Array]]
 
 
@@ -41,22 +43,31 @@ class LikelihoodConfig(Checked):
     seed: Seed = 0  # of their choice
 
 
-def likelihood(h: Array, targets: Array, logits: Callable[[Array], Array]) -> tuple[Array, Array]:
+def likelihood(
+    h: Array, targets: Array, logits: Callable[[Array], Array], parts: int = 1
+) -> tuple[Array, Array]:
     """Negative log-likelihood, and whether the likeliest token is the target.
 
     Args:
-        h: [M E] hidden states before the targets, M a multiple of 512.
+        h: [M E] hidden states before the targets, M a multiple of 512 in each part.
         targets: [M].
-        logits: the model's head, [m E] -> [m V].
+        logits: the model's head, [... E] -> [... V].
+        parts: equal parts of M, that different devices may hold: 512 of each are taken at a time.
     """
 
     def chunk(part: tuple[Array, Array]) -> tuple[Array, Array]:
         scores = logits(part[0]).astype(jnp.float32)
-        chosen = jnp.take_along_axis(scores, part[1][:, None], axis=-1)[:, 0]
+        chosen = jnp.take_along_axis(scores, part[1][..., None], axis=-1)[..., 0]
         return jax.nn.logsumexp(scores, axis=-1) - chosen, scores.argmax(axis=-1) == part[1]
 
-    parts = (h.reshape(-1, _CHUNK, h.shape[-1]), targets.reshape(-1, _CHUNK))
-    loss, right = jax.lax.map(chunk, parts)
+    lead = (parts, -1, _CHUNK) if parts > 1 else (-1, _CHUNK)
+    chunks = h.reshape(*lead, h.shape[-1]), targets.reshape(lead)
+    if parts == 1:
+        found = jax.lax.map(chunk, chunks)
+    else:
+        found = jax.lax.map(chunk, tuple(jnp.moveaxis(a, 1, 0) for a in chunks))
+        found = tuple(jnp.moveaxis(a, 1, 0) for a in found)
+    loss, right = found
     return loss.reshape(-1), right.reshape(-1)
 
 
@@ -70,13 +81,13 @@ class Scored(abc.ABC, Generic[M]):
         config: how many examples, and how many at a time.
         length: T.
         predict: the model.
-        place: puts a batch on the devices.
+        sharding: how a batch's rows are split over devices (`recjax.evaluation.shards`).
     """
 
     config: LikelihoodConfig
     length: int
     predict: PredictFn
-    place: Callable[[Any], Any]
+    sharding: NamedSharding | None
 
     @property
     @abc.abstractmethod
@@ -89,14 +100,21 @@ class Scored(abc.ABC, Generic[M]):
 
     @functools.cached_property
     def _batches(self) -> list[dict[str, np.ndarray]]:
-        """Packed rows with `places` [M] of the labels, M the same in all; 0 fills up."""
-        batches = fixed_batches(self.examples, self.encoded, self.length, self.config.batch_size)
-        places = [np.flatnonzero(batch["labels"] != NO_LABEL) for batch in batches]
-        most = -(-max(map(len, places)) // _CHUNK) * _CHUNK
-        return [
-            {**batch, "places": np.pad(place, (0, most - len(place))).astype(np.int32)}
-            for batch, place in zip(batches, places, strict=True)
+        """Packed rows with `places` of the labels, [M] or [S m], the same in all; 0 fills up."""
+        shards = shards_of(self.sharding)
+        batches = fixed_batches(
+            self.examples, self.encoded, self.length, self.config.batch_size, shards
+        )
+        places = [
+            [np.flatnonzero(part != NO_LABEL) for part in np.split(batch["labels"], shards)]
+            for batch in batches
         ]
+        most = -(-max(len(place) for parts in places for place in parts) // _CHUNK) * _CHUNK
+        out = []
+        for batch, parts in zip(batches, places, strict=True):
+            filled = np.stack([np.pad(p, (0, most - len(p))).astype(np.int32) for p in parts])
+            out.append({**batch, "places": filled if shards > 1 else filled[0]})
+        return out
 
     @functools.cached_property
     def _predict(self) -> Callable[..., tuple[Array, Array]]:
@@ -109,13 +127,14 @@ class Scored(abc.ABC, Generic[M]):
         size, done = self.config.batch_size, 0
         loss, right, tokens = (np.zeros(len(self.examples)) for _ in range(3))
         for batch in self._batches:
-            documents = batch["documents"].reshape(-1)
-            real = batch["places"] > 0
+            places = np.atleast_2d(batch["places"])
+            documents = batch["documents"].reshape(len(places), -1)
+            real = (places > 0).reshape(-1)
             inputs = {k: batch[k] for k in batch if k not in ("labels", "documents")}
-            results = self._predict(params, self.place(inputs))
-            owner = done + documents[batch["places"][real]]
-            for total, values in zip((loss, right), results, strict=True):
-                total += np.bincount(owner, np.asarray(values)[real], minlength=len(total))
+            results = self._predict(params, split_batch(inputs, self.sharding))
+            owner = done + np.take_along_axis(documents, places, axis=1).reshape(-1)[real]
+            for total, values in zip((loss, right), fetch(results), strict=True):
+                total += np.bincount(owner, values[real], minlength=len(total))
             tokens += np.bincount(owner, minlength=len(tokens))
             count = min(size, len(self.examples) - done)
             done += count
@@ -144,7 +163,7 @@ class LikelihoodEvaluator(Scored[Document]):
         tokenizer: of the model.
         length: T.
         predict: the model.
-        place: puts a batch on the devices.
+        sharding: how a batch's rows are split over devices (`recjax.evaluation.shards`).
     """
 
     config: LikelihoodConfig
@@ -153,7 +172,7 @@ class LikelihoodEvaluator(Scored[Document]):
     tokenizer: Tokenizer
     length: int
     predict: PredictFn
-    place: Callable[[Any], Any] = jax.device_put
+    sharding: NamedSharding | None = None
 
     @functools.cached_property
     def examples(self) -> list[Document]:
@@ -260,7 +279,7 @@ class PairEvaluator(Scored[Row]):
     """How well a language model answers prompts, as `NAME/answers/loss`; see `LikelihoodEvaluator`.
 
     Attributes:
-        config, length, predict, place: see `Scored`.
+        config, length, predict, sharding: see `Scored`.
         name: prefix of the metric names ("validation", "test").
         rows: the pairs of one part.
     """
@@ -270,7 +289,7 @@ class PairEvaluator(Scored[Row]):
     rows: Sequence[Row]
     length: int
     predict: PredictFn
-    place: Callable[[Any], Any] = jax.device_put
+    sharding: NamedSharding | None = None
 
     @functools.cached_property
     def examples(self) -> Sequence[Row]:

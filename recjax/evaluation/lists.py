@@ -6,18 +6,20 @@ The batches, the scores and the items left out are those of protocol `full` (wit
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
-from recjax.data.pipeline import EvalBatches
+from recjax.data.pipeline import EvalBatches, in_order
 from recjax.data.requests import Request
 from recjax.errors import InputError
 from recjax.evaluation.protocols import EncodeFn
 from recjax.evaluation.ranking import seen_pairs, top_items
+from recjax.evaluation.shards import fetch, on_each, shards_of, split_batch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,7 +66,7 @@ class TopLists:
         encode: the model.
         batch_size: histories at a time.
         item_chunk: items scored at a time.
-        place: puts a batch on the devices.
+        sharding: how a batch is split over devices (`recjax.evaluation.shards`).
         packed: several histories a row.
         closing: id of a mask that follows every history; 0 = none.
     """
@@ -74,7 +76,7 @@ class TopLists:
     encode: EncodeFn
     batch_size: int
     item_chunk: int
-    place: Callable[[Any], Any] = jax.device_put
+    sharding: NamedSharding | None = None
     packed: bool = True
     closing: int = 0
 
@@ -85,7 +87,11 @@ class TopLists:
             h, table = self.encode(params, batch)
             nothing = jnp.zeros(0, jnp.int32)
             seen = batch.get("seen_rows", nothing), batch.get("seen_items", nothing)
-            return top_items(h, table, seen, k, self.item_chunk, allowed)
+            best = functools.partial(top_items, k=k, chunk=self.item_chunk)
+            return on_each(
+                lambda table, allowed, h, seen: best(h, table, seen, allowed=allowed),
+                self.sharding, (table, allowed), h, seen,
+            )  # fmt: skip
 
         return top
 
@@ -110,29 +116,30 @@ class TopLists:
     def _stream(
         self, params: Any, request: Request, k: int, filter_seen: bool
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        shards = shards_of(self.sharding)
         batches = EvalBatches(
             request.items, request.spans, self.length, self.batch_size,
-            packed=self.packed, closing=self.closing, targeted=False,
+            packed=self.packed, closing=self.closing, targeted=False, shards=shards,
         )  # fmt: skip
-        allowed = None if request.allowed is None else self.place(request.allowed)
         waiting = None  # one batch is computed while the next one is made
         for index in range(len(batches)):
             batch = batches(index)
-            count = int(batch.pop("weights").sum())
+            order = in_order(batch)
             examples = batch.pop("examples")
+            del batch["weights"]
             if filter_seen:
-                pairs = seen_pairs(request.items, request.spans[examples])
+                pairs = seen_pairs(request.items, request.spans[examples], shards)
                 batch["seen_rows"], batch["seen_items"] = pairs
-            result = self._top(params, self.place(batch), allowed, k=k)
+            result = self._top(params, split_batch(batch, self.sharding), request.allowed, k=k)
             if waiting:
-                yield _fetch(*waiting)
-            waiting = (count, result)
+                yield _checked(*waiting)
+            waiting = (order, result)
         if waiting:
-            yield _fetch(*waiting)
+            yield _checked(*waiting)
 
 
-def _fetch(count: int, result: Any) -> tuple[np.ndarray, np.ndarray]:
-    ids, scores = (np.asarray(array)[:count] for array in result)
+def _checked(order: np.ndarray, result: Any) -> tuple[np.ndarray, np.ndarray]:
+    ids, scores = (array[order] for array in fetch(result))
     if not (scores < np.inf).all():  # NaN too
         raise InputError("the model's scores are no numbers (NaN or inf): its training diverged")
     return ids, scores

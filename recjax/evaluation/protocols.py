@@ -20,10 +20,11 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from recjax.config import nearest
 from recjax.data.negatives import sort_positives, uniform_negatives
-from recjax.data.pipeline import EvalBatches
+from recjax.data.pipeline import EvalBatches, in_order
 from recjax.data.splits import Spans
 from recjax.errors import InputError
 from recjax.evaluation.ranking import (
@@ -34,6 +35,7 @@ from recjax.evaluation.ranking import (
     ranks_of,
     seen_pairs,
 )
+from recjax.evaluation.shards import fetch, on_each, shards_of, split_batch
 from recjax.ranges import Checked, Count, FieldError, Range, Seed, Share, Size
 from recjax.typing import Array
 
@@ -96,7 +98,7 @@ class Evaluator:
         n_items: I.
         length: L, the model's window.
         encode: the model.
-        place: puts a batch on the devices.
+        sharding: how a batch is split over devices (`recjax.evaluation.shards`).
         packed: several histories a row.
         closing: id of a mask that follows every history; 0 = none.
     """
@@ -109,7 +111,7 @@ class Evaluator:
     n_items: int
     length: int
     encode: EncodeFn
-    place: Callable[[Any], Any] = jax.device_put
+    sharding: NamedSharding | None = None
     packed: bool = True
     closing: int = 0
 
@@ -167,6 +169,7 @@ class Evaluator:
             config.batch_size,
             packed=self.packed,
             closing=self.closing,
+            shards=shards_of(self.sharding),
         )
 
     @functools.cached_property
@@ -181,7 +184,12 @@ class Evaluator:
             nothing = (jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.int32))
             for name in lists:
                 seen = (batch["seen_rows"], batch["seen_items"]) if name == "full" else nothing
-                ranks, top = rank_catalogue(h, table, batch["targets"], seen, k, config.item_chunk)
+                ranks, top = on_each(
+                    lambda table, h, to, seen: rank_catalogue(
+                        h, table, to, seen, k, config.item_chunk
+                    ),
+                    self.sharding, (table,), h, batch["targets"], seen,
+                )  # fmt: skip
                 mmr = marginal_relevance(h, table, top, config.cutoffs, config.mmr_balance)
                 out[name] = {"ranks": ranks, "top": top, "mmr": mmr}
             if sampled:
@@ -196,14 +204,22 @@ class Evaluator:
         batch = self.batches(index)
         chosen = self._chosen[batch["examples"]]
         if "full" in self.config.protocols:
-            batch["seen_rows"], batch["seen_items"] = seen_pairs(self.items, chosen)
+            batch["seen_rows"], batch["seen_items"] = seen_pairs(
+                self.items, chosen, shards_of(self.sharding)
+            )
         if "uni100" in self.config.protocols:
+            # Drawn in the examples' order: they are the same on any number of devices.
+            order, examples = in_order(batch), np.zeros(self.batches.size, np.int64)
+            examples[: len(order)] = batch["examples"][order]
+            chosen = self._chosen[examples]
             starts, stops = self.offsets[chosen.users], self.offsets[chosen.users + 1]
             offsets, positives = sort_positives(self.items, starts, stops)
             rng = np.random.default_rng([self.config.seed, index])
-            batch["negatives"] = uniform_negatives(
+            negatives = uniform_negatives(
                 rng, _NEGATIVES, offsets, positives, self.n_items, distinct=True
             )
+            batch["negatives"] = np.zeros((len(batch["examples"]), _NEGATIVES), np.int32)
+            batch["negatives"][order] = negatives[: len(order)]
         return batch
 
     def rank(self, params: Any) -> Iterator[dict[str, Any]]:
@@ -215,14 +231,17 @@ class Evaluator:
         waiting = None  # one batch is computed while the next one is made
         for index in range(len(self.batches)):
             batch = self._batch(index)
-            real = batch.pop("weights") > 0
-            examples = batch.pop("examples")[real]
-            result = self._rank(params, self.place(batch), lists=lists, sampled=sampled)
+            order = in_order(batch)
+            examples = batch.pop("examples")[order]
+            del batch["weights"]
+            result = self._rank(
+                params, split_batch(batch, self.sharding), lists=lists, sampled=sampled
+            )
             if waiting:
-                yield _fetch(*waiting)
-            waiting = (examples, real, result)
+                yield _measured(*waiting)
+            waiting = (examples, order, result)
         if waiting:
-            yield _fetch(*waiting)
+            yield _measured(*waiting)
 
     def measure(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> Measured:
         """Evaluates, and keeps what was found of each example.
@@ -259,6 +278,6 @@ class Evaluator:
         return self.measure(params, progress).metrics
 
 
-def _fetch(examples: np.ndarray, real: np.ndarray, result: Any) -> dict[str, Any]:
-    host = jax.tree.map(lambda x: np.asarray(x)[real], result)
+def _measured(examples: np.ndarray, order: np.ndarray, result: Any) -> dict[str, Any]:
+    host = jax.tree.map(lambda x: x[order], fetch(result))
     return {"examples": examples, **host}

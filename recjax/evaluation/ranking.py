@@ -37,22 +37,25 @@ def ranks_of(scores: Array, targets: Array) -> Array:
     return 1 + jnp.sum(~(scores < target) & others, axis=-1, dtype=jnp.int32)
 
 
-def seen_pairs(items: np.ndarray, spans: Spans) -> np.ndarray:
+def seen_pairs(items: np.ndarray, spans: Spans, parts: int = 1) -> np.ndarray:
     """Pairs [2 P] int32 of an example and an item of its whole history, for `rank_catalogue`.
 
-    P is a power of two, so that few shapes are compiled; pairs of item 0 fill up.
+    P is a power of two in each part, so that few shapes are compiled; pairs of item 0 fill up.
 
     Args:
         items: flat item ids.
         spans: histories `items[start:stop]`.
+        parts: equal parts of the examples, which are numbered within each.
     """
-    lengths = spans.stops - spans.starts
-    pairs = np.zeros((2, 1 << int(lengths.sum() - 1).bit_length()), np.int32)
-    rows = np.repeat(np.arange(len(lengths)), lengths)
-    before = np.cumsum(lengths) - lengths
-    place = np.arange(len(rows)) + np.repeat(spans.starts - before, lengths)
-    pairs[:, : len(rows)] = rows, items[place]
-    return pairs
+    lengths = (spans.stops - spans.starts).reshape(parts, -1)
+    starts, most = spans.starts.reshape(parts, -1), int(lengths.sum(axis=1).max())
+    pairs = np.zeros((2, parts, 1 << (most - 1).bit_length()), np.int32)
+    for part, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        rows = np.repeat(np.arange(len(length)), length)
+        before = np.cumsum(length) - length
+        place = np.arange(len(rows)) + np.repeat(start - before, length)
+        pairs[:, part, : len(rows)] = rows, items[place]
+    return pairs.reshape(2, -1)
 
 
 def _stream(

@@ -139,7 +139,7 @@ class Recommender(SequentialRecommender):
         Args:
             ids: [B L] histories; with `last`, rows that hold their masks already.
             positions, segments: see `encode`.
-            last: [B] places of the masks in the flattened ids.
+            last: places of the masks, as `SequentialRecommender.predict` takes them.
             rngs: not used.
         """
         if last is None:

@@ -27,6 +27,7 @@ from recjax.models.recommender import Learned, SequentialRecommender
 from recjax.nn.conv import sliding_max, windows
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import shift
+from recjax.nn.places import at_places
 from recjax.ranges import Checked, Dropout, Few, FieldError, Positive, Share, Size
 from recjax.typing import Array
 
@@ -171,12 +172,15 @@ class Recommender(SequentialRecommender):
             ids, segments = ids[:, -size:], None if segments is None else segments[:, -size:]
         else:
             _, segments = self.layout(ids, positions, segments)
-            places = last[:, None] - jnp.arange(size - 1, -1, -1)
-            column = last[:, None] % ids.shape[1]
-            inside = column >= jnp.arange(size - 1, -1, -1)  # of the row
-            flat = segments.reshape(-1)
-            same = inside & (flat[places] == flat[last][:, None])
-            ids, segments = jnp.where(same, ids.reshape(-1)[places], 0), same.astype(jnp.int32)
+            length, before = ids.shape[1], jnp.arange(size - 1, -1, -1)
+
+            def window(last: Array, ids: Array, segments: Array) -> tuple[Array, Array]:
+                places = last[:, None] - before
+                inside = last[:, None] % length >= before  # of the row
+                same = inside & (segments[places] == segments[last][:, None])
+                return jnp.where(same, ids[places], 0), same.astype(jnp.int32)
+
+            ids, segments = at_places(window, last, ids, segments)
         return super().predict(ids, segments=segments, rngs=rngs)
 
     def item_table(self) -> Array:

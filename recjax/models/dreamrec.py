@@ -34,6 +34,7 @@ from recjax.models.recommender import Learned, SequentialRecommender
 from recjax.nn import diffusion
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import make_mask
+from recjax.nn.places import at_places
 from recjax.ranges import Amount, Checked, Count, Dropout, Few, FieldError, Positive, Range, Size
 from recjax.typing import Array
 
@@ -288,6 +289,6 @@ def _numbers(ids: Array, positions: Array, segments: Array, last: Array | None) 
     mixed ^= mixed >> 15
     if last is None:
         return jnp.where(segments > 0, mixed, 0).sum(-1, dtype=jnp.uint32)
-    groups = (jnp.arange(rows)[:, None] * (length + 1) + segments).reshape(-1)
-    sums = jax.ops.segment_sum(mixed.reshape(-1), groups, rows * (length + 1))
-    return sums[groups[last]]
+    groups = jnp.arange(rows)[:, None] * (length + 1) + segments
+    sums = jax.ops.segment_sum(mixed.reshape(-1), groups.reshape(-1), rows * (length + 1))
+    return sums[at_places(lambda at, flat: flat[at], last, groups)]

@@ -23,6 +23,7 @@ from flax import nnx
 
 from recjax.config import build, nearest, to_plain
 from recjax.errors import InputError
+from recjax.nn.places import at_places
 from recjax.typing import Array
 
 # Config name -> module of `recjax.models`, with `Config`, `PRESETS`, `PARAM_AXES`, `Recommender`.
@@ -137,12 +138,13 @@ class SequentialRecommender(nnx.Module):
         Args:
             ids: [B L] histories, newest item last.
             positions, segments: see `encode`.
-            last: [B] places of the newest items in the flattened ids, where rows are packed.
+            last: where rows are packed, places of the newest items in the flattened ids: [B], or
+                [S b] of S equal parts of the rows (see `recjax.nn.places`).
             rngs: randomness of a generative model.
         """
         del rngs
         h = self.encode(ids, positions=positions, segments=segments)
-        return h[:, -1] if last is None else h.reshape(-1, h.shape[-1])[last]
+        return h[:, -1] if last is None else at_places(lambda at, flat: flat[at], last, h)
 
     def score(self, predicted: Array, item_ids: Array | None = None) -> Array:
         """Inner products with items, higher is better.

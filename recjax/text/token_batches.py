@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar, cast
 import numpy as np
 
 from recjax.data.pipeline import Batch, grow_rows, step_size
-from recjax.data.sequences import Packing, pack
+from recjax.data.sequences import Packing, deal, pack
 from recjax.errors import InputError
 from recjax.text.documents import Blend, Document
 from recjax.text.tokenizers import Tokenizer
@@ -122,9 +122,7 @@ def _dealt(encoded: Encoded, length: int, rows: int, shards: int) -> tuple[Packi
     labels = np.bincount(packing.row[document], encoded.labels != NO_LABEL, rows).astype(int)
     if shards == 1:
         return packing, labels
-    dealt = np.argsort(-labels, kind="stable").reshape(-1, shards)
-    dealt[1::2] = dealt[1::2, ::-1]  # there and back, as teams are chosen
-    order = dealt.T.reshape(-1)
+    order = deal(labels, shards).reshape(-1)
     return dataclasses.replace(packing, row=np.argsort(order)[packing.row]), labels[order]
 
 
@@ -324,7 +322,11 @@ class TokenBatches(Generic[D]):
 
 
 def fixed_batches(
-    documents: Sequence[D], encoded: Callable[[Sequence[D]], Encoded], length: int, batch_size: int
+    documents: Sequence[D],
+    encoded: Callable[[Sequence[D]], Encoded],
+    length: int,
+    batch_size: int,
+    shards: int = 1,
 ) -> list[Batch]:
     """Batches of given documents, in order, for measuring.
 
@@ -333,12 +335,13 @@ def fixed_batches(
         encoded: makes tokens of them, each at most `length`.
         length: T.
         batch_size: documents a batch.
+        shards: see `lay_out`.
 
     Returns:
         What `lay_out` returns, R the same in all batches; `documents` counts within the batch.
     """
     count = math.ceil(len(documents) / batch_size)
     done = [encoded(documents[k * batch_size : (k + 1) * batch_size]) for k in range(count)]
-    rows = max(pack(e.lengths, length).rows for e in done)
-    shape = _soft_shape(done, length)
-    return [lay_out(e, length, rows, *shape) for e in done]
+    rows = max(_rows_needed(e, length, shards) for e in done)
+    soft, width = _soft_shape(done, length)
+    return [lay_out(e, length, rows, soft, width, shards) for e in done]

@@ -33,7 +33,7 @@ from recjax.convert.language_model import (
 from recjax.convert.peft import adapted, merged, write_adapter
 from recjax.convert.peft_config import targets_of
 from recjax.errors import InputError
-from recjax.evaluation.likelihood import LikelihoodConfig, PairEvaluator, likelihood
+from recjax.evaluation.likelihood import LikelihoodConfig, PairEvaluator
 from recjax.models.definition import ModelDef, fingerprint
 from recjax.nn.lora import MOST_RANK, LoRAConfig
 from recjax.nn.masks import make_mask
@@ -65,7 +65,7 @@ from recjax.training.loop import TrainConfig
 from recjax.training.optim import OptimConfig
 from recjax.training.run import Run
 from recjax.training.system import System
-from recjax.training.token_loss import token_loss
+from recjax.training.token_loss import token_likelihood, token_loss
 from recjax.typing import Array, Params
 
 _STRIDE = 64  # T is a multiple
@@ -278,7 +278,7 @@ class FinetuneRun(Run):
             self.rows[name],
             self.length,
             self.predict,
-            place=lambda batch: parallel.replicate(batch, self.mesh),
+            sharding=parallel.batch_sharding(self.mesh),
         )
 
     @property
@@ -289,10 +289,7 @@ class FinetuneRun(Run):
     def predict(self, params: Params, batch: Mapping[str, Array]) -> tuple[Array, Array]:
         """See `recjax.evaluation.likelihood.PredictFn`."""
         module = self.model.merge(params)
-        h = self._hidden(module, batch)
-        before = h.reshape(-1, h.shape[-1])[batch["places"] - 1]
-        targets = batch["tokens"].reshape(-1)[batch["places"]]
-        return likelihood(before, targets, module.logits)
+        return token_likelihood(self._hidden(module, batch), batch, module.logits)
 
     def describe(self) -> str:
         """One line: model, parameters, data, devices."""

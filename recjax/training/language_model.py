@@ -32,7 +32,7 @@ from recjax.data.prepare import DataConfig, read_options
 from recjax.data.splits import Spans
 from recjax.data.store import Store
 from recjax.errors import InputError
-from recjax.evaluation.likelihood import LikelihoodConfig, LikelihoodEvaluator, likelihood
+from recjax.evaluation.likelihood import LikelihoodConfig, LikelihoodEvaluator
 from recjax.models.language import DEFAULT, Family, LanguageConfig, find_family
 from recjax.nn.masks import make_mask
 from recjax.nn.soft import place_soft
@@ -51,7 +51,7 @@ from recjax.training.optim import OptimConfig
 from recjax.training.recommender import SplitConfig, make_split
 from recjax.training.run import Run
 from recjax.training.system import System
-from recjax.training.token_loss import token_loss
+from recjax.training.token_loss import token_likelihood, token_loss
 from recjax.typing import Array, Params
 
 
@@ -307,16 +307,13 @@ class LanguageRun(Run):
             self.tokenizer,
             self.model_config.max_length,
             self.predict,
-            place=lambda batch: parallel.replicate(batch, self.mesh),
+            sharding=parallel.batch_sharding(self.mesh),
         )
 
     def predict(self, params: Params, batch: Mapping[str, Array]) -> tuple[Array, Array]:
         """See `recjax.evaluation.likelihood.PredictFn`."""
         module = self.model.merge(params)
-        h = self._hidden(module, batch)
-        before = h.reshape(-1, h.shape[-1])[batch["places"] - 1]
-        targets = batch["tokens"].reshape(-1)[batch["places"]]
-        return likelihood(before, targets, module.model.logits)
+        return token_likelihood(self._hidden(module, batch), batch, module.model.logits)
 
     def describe(self) -> str:
         """One line: model, parameters, data, devices."""

@@ -117,10 +117,14 @@ def rows_of_process(mesh: Mesh) -> dict[str, Any]:
     }
 
 
+def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """How a batch is split over `axis` (the rows)."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, RULES["batch"]))
+
+
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh, axis: int = 0) -> dict[str, Array]:
     """Puts this process's part of a batch on its devices, split over `axis` (the rows)."""
-    spec = PartitionSpec(*(None,) * axis, RULES["batch"])
-    sharding = NamedSharding(mesh, spec)
+    sharding = batch_sharding(mesh, axis)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 

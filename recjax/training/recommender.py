@@ -288,7 +288,7 @@ class RecommenderRun(Run):
             self.store.n_items,
             self.window,
             self.encode,
-            place=lambda batch: parallel.replicate(batch, self.mesh),
+            sharding=parallel.batch_sharding(self.mesh),
             packed=self.config.train.packed,
             closing=self.store.n_items if self.masked else 0,
         )
@@ -303,7 +303,7 @@ class RecommenderRun(Run):
             self.encode,
             config.batch_size,
             config.item_chunk,
-            place=lambda batch: parallel.replicate(batch, self.mesh),
+            sharding=parallel.batch_sharding(self.mesh),
             packed=self.config.train.packed,
             closing=self.store.n_items if self.masked else 0,
         )

@@ -1,8 +1,12 @@
 """The next-token loss of a language model, at labelled places only."""
 
+from collections.abc import Callable, Mapping
+
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from recjax.evaluation.likelihood import likelihood
+from recjax.nn.places import at_places
 from recjax.training.cross_entropy import SumWeight, softmax_cross_entropy
 from recjax.typing import Array
 
@@ -65,3 +69,19 @@ def label_loss(
         budget=budget,
         mesh=mesh,
     )
+
+
+def token_likelihood(
+    h: Array, batch: Mapping[str, Array], logits: Callable[[Array], Array]
+) -> tuple[Array, Array]:
+    """`likelihood` of a batch's tokens at `places` (`recjax.evaluation.likelihood.PredictFn`).
+
+    Args:
+        h: final hidden states [R T E].
+        batch: `tokens` [R T] and `places`.
+        logits: the model's head, [... E] -> [... V].
+    """
+    places = batch["places"]
+    before = at_places(lambda at, flat: flat[at - 1], places, h)
+    targets = at_places(lambda at, flat: flat[at], places, batch["tokens"])
+    return likelihood(before, targets, logits, 1 if places.ndim == 1 else len(places))

@@ -56,5 +56,5 @@ class Program:
 
 @pytest.fixture
 def program():
-    """`program(function, *arguments)`: what one device does when the jitted function is called."""
-    return lambda function, *arguments: Program(function.lower(*arguments).compile())
+    """`program(function, *given, **named)`: a call on one device."""
+    return lambda function, *given, **named: Program(function.lower(*given, **named).compile())

@@ -1,0 +1,68 @@
+"""Batches that are split over devices, each of which measures its part.
+
+How a batch's rows are split is a `NamedSharding` (`recjax.training.parallel.batch_sharding`), or
+None for one device.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental.multihost_utils import process_allgather
+from jax.sharding import NamedSharding, PartitionSpec
+
+from recjax.typing import Array
+
+
+def _axes(sharding: NamedSharding) -> tuple[str, ...]:
+    """The mesh axes that split the rows."""
+    return tuple(sharding.spec[0])
+
+
+def shards_of(sharding: NamedSharding | None) -> int:
+    """Into how many parts rows are split."""
+    return 1 if sharding is None else math.prod(sharding.mesh.shape[a] for a in _axes(sharding))
+
+
+def split_batch(batch: dict[str, np.ndarray], sharding: NamedSharding | None) -> dict[str, Array]:
+    """Puts a batch on its devices, each a part of its rows; every process has the whole batch."""
+    if sharding is None:
+        return jax.device_put(batch)
+    return {
+        name: jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__)
+        for name, rows in batch.items()
+    }
+
+
+def on_each(
+    function: Callable[..., Any], sharding: NamedSharding | None, whole: tuple, *rows: Any
+) -> Any:
+    """`function(*whole, *rows)`, under jit; each device calls it with its part of the rows.
+
+    Nothing is gathered, which sorting would otherwise do: JAX splits no `top_k`.
+
+    Args:
+        function: returns arrays of rows.
+        whole: what every device reads all of.
+        rows: arrays [B ...], or trees of them.
+    """
+    if sharding is None or shards_of(sharding) == 1:
+        return function(*whole, *rows)
+    return jax.shard_map(
+        function,
+        mesh=sharding.mesh,
+        in_specs=(*(PartitionSpec() for _ in whole), *(sharding.spec for _ in rows)),
+        out_specs=sharding.spec,
+        axis_names=set(_axes(sharding)),
+        check_vma=False,  # nothing is differentiated through it
+    )(*whole, *rows)
+
+
+def fetch(result: Any) -> Any:
+    """Arrays on the host; every process gets them whole."""
+    return jax.tree.map(
+        lambda x: np.asarray(x) if x.is_fully_addressable else process_allgather(x, tiled=True),
+        result,
+    )

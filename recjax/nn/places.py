@@ -1,0 +1,28 @@
+"""Reading packed rows at flat places."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from recjax.typing import Array
+
+
+def at_places(function: Callable[..., Any], places: Array, *rows: Array) -> Any:
+    """`function(places, *flat)`, of rows or of equal parts of them.
+
+    Parts that different devices hold are read by each device for itself: no row leaves it.
+
+    Args:
+        function: of places [m] and of arrays [n ...] whose rows are joined to one axis.
+        places: [m] in the joined rows; or [S m], those of each of S equal parts of the rows.
+        rows: [R L ...].
+
+    Returns:
+        What the function returns, [m ...]; of parts [S m ...] as [S * m ...].
+    """
+    if places.ndim == 1:
+        return function(places, *(a.reshape(-1, *a.shape[2:]) for a in rows))
+    parts = (a.reshape(len(places), -1, *a.shape[2:]) for a in rows)
+    out = jax.vmap(function)(places, *parts)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out)
