@@ -95,6 +95,7 @@ class Rule:
 
     @property
     def paths(self) -> tuple[str, ...]:
+        """Parameter paths that the rule names."""
         return (self.ours,) if isinstance(self.ours, str) else self.ours
 
 

@@ -38,6 +38,7 @@ class Budget:
         self.steps = steps
 
     def spend(self) -> None:
+        """Counts one step; raises when none is left."""
         self.steps -= 1
         if self.steps < 0:
             raise PatternError("too many ways to match; expected a simpler pattern")

@@ -104,6 +104,7 @@ class LogBuilder:
         self._nanoseconds.extend(bytes(rows - len(self._nanoseconds)))
 
     def build(self) -> InteractionLog:
+        """The log of all rows so far."""
         if self._nanoseconds:
             self._fill_nanoseconds()
         nanoseconds = np.array(self._nanoseconds, np.int32)

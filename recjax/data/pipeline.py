@@ -98,6 +98,7 @@ class TrainBatches:
 
     @property
     def n_sequences(self) -> int:
+        """Number of training sequences."""
         return len(self._windows[0])
 
     @property

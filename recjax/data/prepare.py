@@ -30,6 +30,8 @@ SOURCES = (
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Checked):
+    """Section `data`: the raw log, its reader and its filters."""
+
     source: str  # a reader of `recjax.data.sources`
     store: str  # folder of the prepared data set
     path: str = ""  # raw data: as given, else under the folder named by RECJAX_DATA

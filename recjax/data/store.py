@@ -74,6 +74,7 @@ class Store:
 
     @property
     def n_users(self) -> int:
+        """Number of users."""
         return self.manifest["counts"]["users"]
 
     @property

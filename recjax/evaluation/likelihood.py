@@ -38,6 +38,8 @@ PredictFn = Callable[[Any, Mapping[str, Array]], tuple[Array, Array]]
 
 @dataclasses.dataclass(frozen=True)
 class LikelihoodConfig(Checked):
+    """Section `evaluation` of language models."""
+
     batch_size: Size = 128  # documents a batch
     max_examples: Count = 500  # of each kind: items, or histories in every prompt; 0 = all
     seed: Seed = 0  # of their choice
@@ -190,6 +192,7 @@ class LikelihoodEvaluator(Scored[Document]):
         return out
 
     def encoded(self, examples: Sequence[Document]) -> Encoded:
+        """The examples as tokens."""
         return encode(examples, self.tokenizer, self.length)
 
     @property
@@ -302,6 +305,7 @@ class PairEvaluator(Scored[Row]):
         return [self.rows[k] for k in chosen]
 
     def encoded(self, examples: Sequence[Row]) -> Encoded:
+        """The examples as tokens."""
         return joined(examples)
 
     @property

@@ -48,6 +48,8 @@ EncodeFn = Callable[[Any, dict[str, Array]], tuple[Array, Array]]
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig(Checked):
+    """Section `evaluation` of recommenders."""
+
     protocols: tuple[str, ...] = ("full",)  # of PROTOCOLS
     cutoffs: tuple[Annotated[int, Range(1)], ...] = (1, 5, 10, 20)  # the k of every metric
     batch_size: Size = 256  # examples at a time
@@ -161,6 +163,7 @@ class Evaluator:
 
     @functools.cached_property
     def batches(self) -> EvalBatches:
+        """Batches of the examples."""
         config = self.config
         return EvalBatches(
             self.items,

@@ -51,6 +51,7 @@ class Constraint:
     depth: int = dataclasses.field(metadata={"static": True})
 
     def init(self, rows: int) -> Array:
+        """See `Processor.init`."""
         return jnp.zeros(rows, jnp.int32)
 
     def __call__(self, state: Array, logits: Array, step: Array) -> Array:
@@ -69,6 +70,7 @@ class Constraint:
         return jnp.where(mask, logits, -jnp.inf)
 
     def update(self, state: Array, tokens: Array, active: Array) -> Array:
+        """See `Processor.update`."""
         low, end = self.offsets[state], self.offsets[state + 1]
 
         def halve(_, bounds: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -38,9 +38,11 @@ class Stateless:
     """Half of the contract, for processors that keep nothing of a row."""
 
     def init(self, rows: int) -> tuple:
+        """See `Processor.init`."""
         return ()
 
     def update(self, state: tuple, tokens: Array, active: Array) -> tuple:
+        """See `Processor.update`."""
         return state
 
 
@@ -115,6 +117,7 @@ class RepetitionPenalty:
     prompt: Array
 
     def init(self, rows: int) -> Array:
+        """See `Processor.init`."""
         return jnp.repeat(self.prompt, rows // self.prompt.shape[0], axis=0)
 
     def __call__(self, state: Array, logits: Array, step: Array) -> Array:
@@ -122,6 +125,7 @@ class RepetitionPenalty:
         return jnp.where(state, lower, logits)
 
     def update(self, state: Array, tokens: Array, active: Array) -> Array:
+        """See `Processor.update`."""
         return state.at[jnp.arange(tokens.size), tokens].max(active)
 
 

@@ -35,6 +35,8 @@ RULES: Rules = ((r"whitening/.*", "kept"), (r"body/.*", "trained"))
 
 @dataclasses.dataclass(frozen=True)
 class Config(Checked):
+    """Section `adapter`: its kind and sizes."""
+
     name: Literal["linear", "mlp", "qformer"] = "linear"
     soft: Few = 1  # S, soft tokens for a representation; the paper's 1
     hidden: Size = 256  # width of the hidden layer (mlp) or of the queries (qformer)

@@ -46,6 +46,8 @@ from recjax.typing import Array, Params
 
 @dataclasses.dataclass(frozen=True)
 class InterpreterTrainConfig(TrainConfig):
+    """Section `train` of interpreters."""
+
     batch_size: Size = 64  # examples a step
     epochs: Epochs = 20.0  # section 4.1.2
     steps_per_call: Annotated[int, Range(1, 1)] = 1  # steps differ in what they ask
@@ -57,12 +59,16 @@ class InterpreterTrainConfig(TrainConfig):
 
 @dataclasses.dataclass(frozen=True)
 class InterpretationConfig(Checked):
+    """Section `evaluation` of interpreters."""
+
     max_examples: Count = 200  # windows that are measured, drawn once; 0 = all
     seed: Seed = 0  # of that draw
 
 
 @dataclasses.dataclass(frozen=True)
 class InterpreterRunConfig(Checked):
+    """An interpreter's config."""
+
     recommender: str  # workdir of a trained recommender
     llm: str  # folder of a language model with its tokenizer
     dtype: str = ""  # of the language model; "" = as it is stored
@@ -130,6 +136,7 @@ class InterpreterRun(Run):
 
     @functools.cached_property
     def encoder(self) -> Encoder:
+        """The frozen recommender's encoder."""
         return Encoder(self.recommender, self.recommender_params, self.config.ask.window)
 
     @functools.cached_property

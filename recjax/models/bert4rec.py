@@ -33,6 +33,8 @@ from recjax.typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class Config(Checked):
+    """Sizes and settings of BERT4Rec."""
+
     dim: Size = 64  # D (section 4.3)
     layers: Few = 2  # L of the paper
     heads: Size = 2  # h
@@ -123,6 +125,7 @@ class Recommender(SequentialRecommender):
         return self.out_norm(jax.nn.gelu(self.out(x)))
 
     def item_table(self) -> Array:
+        """Item vectors [I D]."""
         return self.items.embedding[...]
 
     def predict(

@@ -34,6 +34,8 @@ from recjax.typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class Config(Checked):
+    """Sizes and settings of Caser."""
+
     dim: Size = 64  # D of the item vectors; the paper uses 50
     window: Few = 5  # L of the paper, items that a state has seen (section 4.1.4)
     targets: Few = 3  # T of the paper, the next items that a state is trained on (section 3.4)

@@ -41,6 +41,8 @@ from recjax.typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class Config(Checked):
+    """Sizes and settings of DreamRec."""
+
     dim: Size = 64  # D (section 4.1)
     layers: Few = 1  # of the encoder; the authors' code has one
     heads: Size = 1

@@ -25,6 +25,8 @@ from recjax.typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class Config(Checked):
+    """Sizes and settings of GRU4Rec."""
+
     dim: Size = 64  # D of items and states; the 2018 paper uses 100
     layers: Few = 1  # more gave no gain (2016, section 4.1)
     max_length: Size = 50  # L; the benchmark's window
@@ -87,5 +89,6 @@ class Recommender(SequentialRecommender):
         return x
 
     def item_table(self) -> Array:
+        """Item vectors [I D]."""
         table = self.items if self.config.tied else self.outputs
         return table.embedding[...]

@@ -35,6 +35,8 @@ from recjax.typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class Config(Checked):
+    """Sizes and settings of SASRec."""
+
     dim: Size = 64  # D; the paper uses 50, S3-Rec's benchmark 64
     layers: Few = 2  # b (section IV-D)
     heads: Size = 1  # N; the paper found no gain from more (section III-B)
@@ -191,4 +193,5 @@ class Recommender(SequentialRecommender):
         return self.final_norm(x)
 
     def item_table(self) -> Array:
+        """Item vectors [I D]."""
         return self.items.embedding[...]

@@ -31,6 +31,8 @@ MOST_RANK = 1 << 16
 
 @dataclasses.dataclass(frozen=True)
 class LoRAConfig(Checked):
+    """Rank, scale and targets of low-rank adapters."""
+
     rank: Annotated[int, Range(1, MOST_RANK)] = 8  # R
     alpha: Positive = 16.0  # the update is scaled by alpha / R
     rslora: bool = False  # by alpha / sqrt(R) instead
@@ -49,6 +51,7 @@ class LoRAConfig(Checked):
 
     @property
     def scale(self) -> float:
+        """Factor of A B."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 

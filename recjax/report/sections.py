@@ -49,12 +49,16 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 @dataclasses.dataclass(frozen=True)
 class Text:
+    """A section of paragraphs."""
+
     title: str
     text: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
+    """A section with a table."""
+
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str | Number]]
@@ -63,6 +67,8 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Bars:
+    """A section with a bar chart."""
+
     title: str
     labels: Sequence[str]
     series: Mapping[str, Sequence[Number]]
@@ -72,6 +78,8 @@ class Bars:
 
 @dataclasses.dataclass(frozen=True)
 class Lines:
+    """A section with a line chart."""
+
     title: str
     x: str
     y: str
@@ -81,12 +89,16 @@ class Lines:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
+    """An item of a case."""
+
     text: str
     mark: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
+    """One example with its history and answer."""
+
     heading: str
     history: Sequence[Item]
     answer: Sequence[Item]
@@ -95,6 +107,8 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Cases:
+    """A section of cases."""
+
     title: str
     cases: Sequence[Case]
     note: str = ""

@@ -115,6 +115,7 @@ class Endpoint:
 
     @property
     def address(self) -> str:
+        """URL of the requests."""
         return f"{self.url.rstrip('/')}/chat/completions"
 
     def _key(self) -> str:

@@ -103,22 +103,27 @@ class FastEngine:
 
     @functools.cached_property
     def controls(self) -> frozenset[str]:
+        """See `Engine.controls`."""
         added = self.tokenizer.get_added_tokens_decoder().values()
         return frozenset(token.content for token in added if token.special)
 
     def encode(self, texts: Sequence[str], start: bool, special: bool) -> list[list[int]]:
+        """See `Engine.encode`."""
         tokenizer = self.tokenizer if start and not self._always_going_on else self._going_on
         tokenizer.encode_special_tokens = not special
         done = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in done]
 
     def decode(self, ids: Sequence[int], skip_special: bool) -> str:
+        """See `Engine.decode`."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=skip_special)
 
     def token(self, index: int) -> str | None:
+        """See `Engine.token`."""
         return self.tokenizer.id_to_token(index)
 
     def id_of(self, token: str) -> int | None:
+        """See `Engine.id_of`."""
         return self.tokenizer.token_to_id(token)
 
 
@@ -180,9 +185,11 @@ class SentencePieceEngine:
 
     @property
     def controls(self) -> frozenset[str]:
+        """See `Engine.controls`."""
         return frozenset(self._controls)
 
     def encode(self, texts: Sequence[str], start: bool, special: bool) -> list[list[int]]:
+        """See `Engine.encode`."""
         named = {name: k for name, (k, control) in self._added.items() if not control}
         named |= self._controls if special else {}
         start = start and not self._always_going_on
@@ -204,6 +211,7 @@ class SentencePieceEngine:
         return out
 
     def decode(self, ids: Sequence[int], skip_special: bool) -> str:
+        """See `Engine.decode`."""
         names = self._names | {k: name for name, k in self._controls.items()}
         hidden = set(self._controls.values()) if skip_special else set()
         out, run = "", list[int]()
@@ -224,11 +232,13 @@ class SentencePieceEngine:
         return out + flush()
 
     def token(self, index: int) -> str | None:
+        """See `Engine.token`."""
         if 0 <= index < self.model.vocab_size():
             return self.model.id_to_piece(index)
         return self._names.get(index)
 
     def id_of(self, token: str) -> int | None:
+        """See `Engine.id_of`."""
         if token in self._added:
             return self._added[token][0]
         index = self.model.piece_to_id(token)

@@ -33,7 +33,8 @@ class Engine(Protocol):
 
     size: int
 
-    def id_of(self, token: str) -> int | None: ...
+    def id_of(self, token: str) -> int | None:
+        """The id of a token, or None."""
 
 
 @dataclasses.dataclass(frozen=True)

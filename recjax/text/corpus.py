@@ -104,6 +104,7 @@ class Documents:
 
     @property
     def words(self) -> Words:
+        """Words of the domain."""
         return self.table.of(self.config.domain)
 
     @functools.cached_property

@@ -30,6 +30,8 @@ _LONGEST_LINE = 1 << 24  # characters
 
 @dataclasses.dataclass(frozen=True)
 class PairsConfig(Checked):
+    """Section `data` of fine-tuning: the files of pairs."""
+
     path: str  # JSON lines, plain or .gz
     prompt: str = "prompt"  # the key of the prompt in a line
     answer: str = "answer"  # that of the answer
@@ -281,4 +283,5 @@ class PairBatches(TokenBatches[Row]):
     """Training batches of rows, packed."""
 
     def encoded(self, documents: Sequence[Row]) -> Encoded:
+        """The pairs as tokens."""
         return joined(documents)

@@ -73,6 +73,8 @@ _STRIDE = 64  # T is a multiple
 
 @dataclasses.dataclass(frozen=True)
 class LowRankConfig(Checked):
+    """Section `lora` of fine-tuning."""
+
     rank: Annotated[int, Range(1, MOST_RANK)] = 8  # R
     alpha: Positive = 16.0  # the update is scaled by alpha / R
     rslora: bool = False  # by alpha / sqrt(R) instead
@@ -88,6 +90,8 @@ class LowRankConfig(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneTrainConfig(TrainConfig):
+    """Section `train` of fine-tuning."""
+
     batch_size: Size = 16  # pairs a step, over all devices
     epochs: Epochs = 10.0  # a cap; validation stops before
     steps_per_call: Annotated[int, Range(1, 10_000)] = 1
@@ -97,6 +101,8 @@ class FinetuneTrainConfig(TrainConfig):
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig(Checked):
+    """The config of fine-tuning."""
+
     llm: str  # folder of a language model with its tokenizer
     data: PairsConfig
     method: Literal["lora", "full"] = "lora"
@@ -176,6 +182,7 @@ class FinetuneRun(Run):
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
+        """The base model's tokenizer."""
         return load_tokenizer(self._folder, size=self.base.config.vocab_size)
 
     @functools.cached_property

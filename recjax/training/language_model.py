@@ -57,11 +57,15 @@ from recjax.typing import Array, Params
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig(Checked):
+    """Section `tokenizer`."""
+
     vocab_size: Annotated[int, Range(259, 2**20)] = 2000  # ids of the BPE
 
 
 @dataclasses.dataclass(frozen=True)
 class LanguageTrainConfig(TrainConfig):
+    """Section `train` of language models."""
+
     batch_size: Size = 128  # documents a step, over all devices
     epochs: Epochs = 10.0
     metric: str = "validation/text/loss"
@@ -69,6 +73,8 @@ class LanguageTrainConfig(TrainConfig):
 
 @dataclasses.dataclass(frozen=True)
 class LanguageRunConfig(Checked):
+    """A language model's config."""
+
     data: DataConfig
     model: dict  # `name` of a family, a `preset`, and fields of its `Config` but vocab_size
     seed: Seed = 0  # of weights and documents
@@ -197,6 +203,7 @@ class LanguageRun(Run):
 
     @functools.cached_property
     def split(self) -> splits.Split:
+        """Training runs, validation and test examples."""
         return make_split(self.store, self.config.split)
 
     def documents_of(self, spans: Spans) -> Documents:
@@ -241,6 +248,7 @@ class LanguageRun(Run):
 
     @functools.cached_property
     def model_config(self) -> LanguageConfig:
+        """The model's own config."""
         return read_model(self.config.model, self.tokenizer.size)
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:

@@ -24,6 +24,8 @@ Devices = Annotated[int, Range(-1, 2**20)]
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Checked):
+    """Section `train`: batches, length, validation, checkpoints."""
+
     # Sequences (documents) a step, over all devices; all of them where they are fewer.
     batch_size: Size = 256
     # At most this many; an epoch is the number of steps that is nearest to one pass over them.
@@ -54,7 +56,10 @@ class DivergedError(RuntimeError):
 
 
 class Writer(Protocol):
-    def write(self, step: int, values: dict[str, Any], /) -> None: ...
+    """Takes metrics by step."""
+
+    def write(self, step: int, values: dict[str, Any], /) -> None:
+        """Writes the metrics of one step."""
 
 
 def total_steps(epochs: float, steps_per_epoch: int) -> int:

@@ -69,6 +69,7 @@ class MetricWriter:
             raise not_written(self._path, error) from error
 
     def close(self) -> None:
+        """Closes the files."""
         self._file.close()
         self._board.close()
 
@@ -125,12 +126,15 @@ class NoWriter:
     """Stands in for `MetricWriter` on the processes that do not write."""
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Writes nothing."""
         del step, values
 
     def flush(self) -> None:
+        """Does nothing."""
         pass
 
     def close(self) -> None:
+        """Does nothing."""
         pass
 
 

@@ -26,6 +26,8 @@ _PAIRWISE = ("bpr", "top1", "bpr_max", "top1_max")
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig(Checked):
+    """Section `objective`: the loss and its negatives."""
+
     # bce and gbce draw negatives for each position; softmax and mse need none; the others share
     # theirs over the batch.
     name: Literal[

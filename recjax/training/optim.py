@@ -74,6 +74,8 @@ RULES = (
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig(Checked):
+    """Section `optim`: the optimiser and its rates."""
+
     name: Literal["adam", "muon"] = "adam"
     learning_rate: Positive = 1e-3  # of all parameters, with Muon too
     b1: Annotated[float, Range(0, below=1)] = 0.9  # b1, b2 and eps are Adam's

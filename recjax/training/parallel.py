@@ -100,6 +100,7 @@ def param_shardings(
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding that keeps a whole copy on each device."""
     return NamedSharding(mesh, PartitionSpec())
 
 

@@ -40,6 +40,8 @@ from recjax.typing import Array, Params
 
 @dataclasses.dataclass(frozen=True)
 class SplitConfig(Checked):
+    """Section `split`."""
+
     name: Literal["leave_one_out", "chronological_sequences", "chronological_time"] = (
         "leave_one_out"
     )
@@ -55,6 +57,8 @@ class SplitConfig(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class RecommenderTrainConfig(TrainConfig):
+    """Section `train` of recommenders."""
+
     packed: bool = True  # several sequences a row
     # Of a sequence longer than the model's window: 0 trains on its newest window alone, n on that
     # and on those that end n, 2 n, ... items before.
@@ -63,6 +67,8 @@ class RecommenderTrainConfig(TrainConfig):
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig(Checked):
+    """A recommender's config."""
+
     data: DataConfig
     model: dict  # the model's `name`, a `preset` of it, and fields of its `Config`
     seed: Seed = 0  # of weights, shuffles, dropout and negatives
@@ -187,6 +193,7 @@ class RecommenderRun(Run):
 
     @functools.cached_property
     def split(self) -> splits.Split:
+        """Training runs, validation and test examples."""
         return make_split(self.store, self.config.split)
 
     @functools.cached_property

@@ -32,14 +32,18 @@ class Evaluation(Protocol):
     """Measures one part of the split."""
 
     @property
-    def examples(self) -> Any: ...
+    def examples(self) -> Any:
+        """The examples; `len` counts them."""
 
     @property
-    def metric_names(self) -> list[str]: ...
+    def metric_names(self) -> list[str]:
+        """Names of the metrics that `run` returns."""
 
-    def check(self) -> None: ...
+    def check(self) -> None:
+        """Raises `InputError` where nothing can be measured."""
 
-    def run(self, params: Any, progress: Callable[[int], Any] = ...) -> dict[str, float]: ...
+    def run(self, params: Any, progress: Callable[[int], Any] = ...) -> dict[str, float]:
+        """Metrics by name; `progress` gets the number of examples done."""
 
 
 class Run(Trainable):

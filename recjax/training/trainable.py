@@ -23,10 +23,12 @@ class RunBatches(Protocol):
     """Training batches by step."""
 
     @property
-    def steps_per_epoch(self) -> int: ...
+    def steps_per_epoch(self) -> int:
+        """Steps in one pass over the data."""
 
     @property
-    def per_step(self) -> int: ...
+    def per_step(self) -> int:
+        """Sequences or documents per step."""
 
 
 class Trainable(abc.ABC):
@@ -118,6 +120,7 @@ class Trainable(abc.ABC):
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
+        """The optimiser of `config.optim`."""
         return make_optimizer(self.optim, self.batches.steps_per_epoch)
 
     def init_state(self) -> TrainState:

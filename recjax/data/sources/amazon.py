@@ -27,6 +27,8 @@ _NEW = ("user_id", "rating", "timestamp", "ms")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
+    """Options of the Amazon reader."""
+
     reviews: str = ""  # file in the folder; "" = the path is the file
     metadata: str = ""  # file beside the reviews; "" = no titles
 

@@ -26,6 +26,8 @@ from recjax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Options:
+    """Options of the MovieLens reader."""
+
     clean_titles: bool = True  # "Shining, The (1980)" -> "The Shining"
 
 

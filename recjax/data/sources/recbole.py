@@ -23,6 +23,8 @@ from recjax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Options:
+    """Options of the RecBole reader."""
+
     name: str = ""  # of the data set, NAME.inter; "" = the folder's name
     user: str = "user_id"  # field names, without their types
     item: str = "item_id"

@@ -11,6 +11,8 @@ from recjax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Options:
+    """Options of the reader of sequence text."""
+
     items: str = ""  # JSON lines beside the file: item_id, title, and anything else
     item_key: str = "item_id"  # the records' key of the item
 

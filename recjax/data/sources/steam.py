@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Options(Checked):
+    """Options of the Steam reader."""
+
     reviews: str = "reviews.jsonl"  # in the folder; plain or .gz
     games: str = "games.jsonl"  # "" = titles from the reviews alone
     recommended_only: bool = False  # keep positive reviews only

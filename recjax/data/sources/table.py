@@ -26,6 +26,8 @@ from recjax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Options:
+    """Options of the reader of csv, tsv and parquet files."""
+
     file: str = ""  # interactions file in the folder; "" = the path is the file
     user: str = "user"  # column names
     item: str = "item"

@@ -37,6 +37,8 @@ from recjax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Options:
+    """Options of the TFDS reader."""
+
     split: str = "train"
     user: str = "user_id"  # feature names; MovieLens' are the defaults
     item: str = "movie_id"
