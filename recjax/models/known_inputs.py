@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from recjax.errors import InputError
-from recjax.models.llama_layers import Layers, at_places, dropout_keys
+from recjax.models.llama_layers import Call, Layers, Pair, at_places, dropout_keys
 from recjax.nn import backend
 from recjax.nn.attention_cpu import attend_learned
 from recjax.nn.lora import LoRA
@@ -75,9 +75,8 @@ def map_tokens(model: LanguageModule) -> Maps | None:
 def first_layer(
     one: Layers,
     x: Array,
-    angles: tuple[Array, Array],
-    mask: Array,
-    prefix: tuple[Array, Array] | None,
+    call: Call,
+    prefix: Pair | None,
     learned: LearnedInputs,
 ) -> Array:
     """The first layer, [B T E] -> [B T E], where only inputs at `learned.places` have a gradient.
@@ -88,10 +87,11 @@ def first_layer(
     _refuse_adapters(one)
     attention, at, keys = one.attention, learned.places, dropout_keys(None)
     own = attention.maps(one.attention_norm(at_places(x, at)), keys)
-    there = at_places(angles[0], at), at_places(angles[1], at)
+    there = at_places(call.angles[0], at), at_places(call.angles[1], at)
     q, k, v = (table[learned.tokens] for table in learned.maps)
-    both = attention.split((q, k, v), angles), attention.split(own, there)
-    return one.mlp(x + attention.merge(attend_learned(*both, at, mask, prefix), None), keys)
+    both = attention.split((q, k, v), call.angles), attention.split(own, there)
+    mixed = attend_learned(*both, at, call.mask, prefix)
+    return one.mlp(x + attention.merge(mixed, None), keys)
 
 
 def _refuse_adapters(layers: Any) -> None:

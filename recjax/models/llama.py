@@ -9,9 +9,9 @@ in float32. Activations have the type of the embeddings, parameters that of thei
     h, cache = model.hidden(tokens, cache=model.empty_cache(rows, slots))
     logits, cache = model(next_tokens, cache=cache)            # cached == uncached
 
-Layers are stacked on a leading axis. Without a cache they are scanned; with one they are unrolled,
-so that each layer's cache is written in place (`for_decoding` before a loop of such calls). A
-cached call expects `positions` and `mask` of the new tokens only.
+Layers are stacked on a leading axis and scanned. Cached calls of one token a row (and all cached
+calls on a CPU) go layer by layer, so that each layer's cache is written in place (`for_decoding`
+before a loop of such calls). A cached call expects `positions` and `mask` of the new tokens only.
 """
 
 import dataclasses
@@ -24,9 +24,8 @@ from flax import nnx
 
 from recjax.models.known_inputs import LearnedInputs, first_layer
 from recjax.models.language import LanguageConfig, LanguageModule
-from recjax.models.llama_layers import Layers, at_places, dropout_keys
+from recjax.models.llama_layers import Call, Layers, at_places
 from recjax.nn import backend
-from recjax.nn.attention import attend
 from recjax.nn.cache import KVCache, empty_cache
 from recjax.nn.lora import Linear, lora_axes
 from recjax.nn.masks import make_mask
@@ -175,21 +174,38 @@ class Llama(LanguageModule):
         x = self.embed(inputs) if inputs.ndim == 2 else inputs
         if cache is not None:
             return self._cached(x, positions, mask, cache, places)
-        h = self._scanned(x, positions, mask, key, prefix, places, learned)
-        return self.final_norm(h), None
+        if positions is None:
+            real = mask if mask is not None and mask.ndim == 2 else jnp.ones(x.shape[:2], bool)
+            positions = jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
+            positions += 0 if prefix is None else prefix.prefix_length
+        if mask is not None and mask.ndim == 2:
+            mask = make_mask(mask)
+        elif mask is None and (learned is not None or self._last_apart(places)):
+            mask = make_mask(jnp.ones(x.shape[:2], bool))
+        keys = None if key is None else jax.random.split(key, self.config.layers)
+        before = None
+        if prefix is not None and prefix.prefix_keys:
+            before = (jnp.stack(prefix.prefix_keys), jnp.stack(prefix.prefix_values))
+        call = Call(self._angles(positions), mask)
+        x, _ = self._scanned(x, call, keys, before, None, places, learned)
+        return self.final_norm(x), None
 
     def for_decoding(self) -> "Llama":
         """This model with its layers taken apart once: for cached calls inside a loop.
 
-        XLA on a CPU would copy each layer out of its stack in every turn of the loop. On other
-        devices a slice of the stack is read where it lies, and nothing is taken apart.
+        A step of the loop would copy each layer out of the stack otherwise. The copies need as much
+        memory as the layers, as long as the program runs.
         """
-        if backend.platform(self.embedding[...]) == "cpu":
-            self._apart = nnx.data(self._one_by_one())
+        self._apart = nnx.data(self._one_by_one())
         return self
 
     def _one_by_one(self) -> list[Layers]:
         return [self.layers.at(n) for n in range(self.config.layers)]
+
+    def _last_apart(self, places: Array | None) -> bool:
+        """Whether the last layer is computed at some places only. That copies the other layers: a
+        large model on a GPU has no memory for it, and would save one layer of dozens."""
+        return places is not None and backend.platform(self.embedding[...]) == "cpu"
 
     def _angles(self, positions: Array) -> tuple[Array, Array]:
         config = self.config
@@ -197,74 +213,57 @@ class Llama(LanguageModule):
         # Behind a barrier, or XLA computes the sines again in every layer, and for every head.
         return jax.lax.optimization_barrier(rope_angles(positions, frequencies))
 
-    def _scanned(self, x, positions, mask, key, prefix, places, learned) -> Array:
-        if positions is None:
-            real = mask if mask is not None and mask.ndim == 2 else jnp.ones(x.shape[:2], bool)
-            positions = jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
-            positions += 0 if prefix is None else prefix.prefix_length
-        angles = self._angles(positions)
-        # The last layer apart copies the others: a large model on a GPU has no memory for that, and
-        # would save one layer of dozens.
-        last_apart = places is not None and backend.platform(self.embedding[...]) == "cpu"
-        if mask is not None and mask.ndim == 2:
-            mask = make_mask(mask)
-        elif mask is None and (last_apart or learned is not None):
-            mask = make_mask(jnp.ones(x.shape[:2], bool))
+    def _scanned(self, x, call: Call, keys, before, kept, places, learned) -> tuple[Array, Any]:
+        """All layers, by a scan over their stack; the arguments of a layer are stacked, too."""
         graph, stacked = nnx.split(self.layers)
 
-        def layer(
-            places: Array | None, x: Array, at: tuple[Any, Array | None, Any]
-        ) -> tuple[Array, None]:
-            one, keys = nnx.merge(graph, at[0]), dropout_keys(at[1])
-            mapped = one.attention.maps(one.attention_norm(x), keys, places)
-            q, k, v = one.attention.split(mapped, angles, places)
-            seen = None if mask is None else at_places(mask, places)
-            mixed = attend(q, k, v, seen, causal=mask is None, prefix=at[2])
-            return one.mlp(at_places(x, places) + one.attention.merge(mixed, keys[3]), keys), None
+        def layer(places: Array | None, x: Array, at: tuple) -> tuple[Array, Any]:
+            return nnx.merge(graph, at[0])(x, call, at[1], at[2], at[3], places)
 
         policies = jax.checkpoint_policies
         if self.config.remat == "full":
             layer = jax.checkpoint(layer)
         elif self.config.remat == "dots":
             layer = jax.checkpoint(layer, policy=policies.dots_with_no_batch_dims_saveable)
-        every = functools.partial(layer, None)
-        keys = None if key is None else jax.random.split(key, self.config.layers)
-        before = None
-        if prefix is not None and prefix.prefix_keys:
-            before = (jnp.stack(prefix.prefix_keys), jnp.stack(prefix.prefix_values))
-        layers, unroll = (stacked, keys, before), self.config.unroll
+        layers, last_apart = (stacked, keys, before, kept), self._last_apart(places)
         begin, end = int(learned is not None), self.config.layers - last_apart
 
         def part(which: int | slice) -> Any:
             return jax.tree.map(lambda a: a[which], layers)
 
         if learned is not None:
-            one, _, first = part(0)
-            x = first_layer(nnx.merge(graph, one), x, angles, mask, first, learned)
+            one, _, first, _ = part(0)
+            x = first_layer(nnx.merge(graph, one), x, call, first, learned)
         middle = layers if (begin, end) == (0, self.config.layers) else part(slice(begin, end))
-        x, _ = jax.lax.scan(every, x, middle, unroll=unroll)
-        return layer(places, x, part(-1))[0] if last_apart else at_places(x, places)
+        every = functools.partial(layer, None)
+        x, kept = jax.lax.scan(every, x, middle, unroll=self.config.unroll)
+        if last_apart:
+            return layer(places, x, part(-1))
+        return at_places(x, places), kept
 
     def _cached(self, x, positions, real, cache: KVCache, places) -> tuple[Array, KVCache]:
         rows, length, _ = x.shape
         real = jnp.ones((rows, length), bool) if real is None else real.astype(bool)
         if positions is None:
             positions = cache.position[:, None] + jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
-        angles = self._angles(positions)
-        slot, after = cache.length, cache.advance(real)
-        slots = jnp.arange(after.valid.shape[1])
-        seen = slots <= (slot + jnp.arange(length))[:, None]
-        mask = after.valid[:, None] & seen
-        keys, values, none = [], [], dropout_keys(None)
-        for n, one in enumerate(self._apart or self._one_by_one()):
-            asked = places if n == self.config.layers - 1 else None
-            mapped = one.attention.maps(one.attention_norm(x), none, asked)
-            q, k, v = one.attention.split(mapped, angles, asked)
-            k, v = cache.write(n, k, v, slot)
-            prefix = (cache.prefix_keys[n], cache.prefix_values[n]) if cache.prefix_keys else None
-            mixed = attend(q, k, v, at_places(mask, asked), prefix=prefix)
-            x = one.mlp(at_places(x, asked) + one.attention.merge(mixed, None), none)
-            keys.append(k)
-            values.append(v)
+        after = cache.advance(real)
+        seen = jnp.arange(after.valid.shape[1]) <= (cache.length + jnp.arange(length))[:, None]
+        call = Call(self._angles(positions), after.valid[:, None] & seen, cache.length)
+        count = self.config.layers
+        kept: list[Any] = list(zip(cache.keys, cache.values, strict=True))
+        prefix: list[Any] = (
+            list(zip(cache.prefix_keys, cache.prefix_values, strict=True)) or [None] * count
+        )
+        if length > 1 and backend.platform(self.embedding[...]) != "cpu":
+            # Unrolled, a large model takes long to compile.
+            every, before = (
+                jax.tree.map(lambda *a: jnp.stack(a), *each) for each in (kept, prefix)
+            )
+            x, (keys, values) = self._scanned(x, call, None, before, every, places, None)
+        else:
+            for n, one in enumerate(self._apart or self._one_by_one()):
+                asked = places if n == count - 1 else None
+                x, kept[n] = one(x, call, None, prefix[n], kept[n], asked)
+            keys, values = zip(*kept, strict=True)
         after = dataclasses.replace(after, keys=tuple(keys), values=tuple(values))
         return self.final_norm(x), after

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from recjax.nn.attention import attend
+from recjax.nn.cache import written
 from recjax.nn.lora import Linear
 from recjax.nn.mlp import gated_silu
 from recjax.nn.norms import RMSNorm
@@ -18,6 +20,21 @@ if TYPE_CHECKING:
     from recjax.models import llama
 
 Projected = tuple[Array, Array, Array]  # queries, keys and values
+Pair = tuple[Array, Array]  # keys and values
+
+
+class Call(NamedTuple):
+    """Arguments of a forward pass that all layers share.
+
+    Attributes:
+        angles: of the positions, [B T H/2] twice.
+        mask: [B T M] bool, or None: causal, without padding.
+        slot: the first slot that a cached call writes.
+    """
+
+    angles: tuple[Array, Array]
+    mask: Array | None
+    slot: Array | int = 0
 
 
 class Attention(nnx.Module):
@@ -73,6 +90,34 @@ class Layers(nnx.Module):
         """Layer n alone; of a slice, those layers."""
         graph, stacked = nnx.split(self)
         return nnx.merge(graph, jax.tree.map(lambda a: a[n], stacked))
+
+    def __call__(
+        self,
+        x: Array,
+        call: Call,
+        key: Array | None,
+        prefix: Pair | None,
+        kept: Pair | None,
+        places: Array | None = None,
+    ) -> tuple[Array, Pair | None]:
+        """One layer, [B T E] -> [B T E] (of `places` [B Q] alone: [B Q E]).
+
+        Args:
+            x: [B T E].
+            call: see `Call`.
+            key: of the adapters' dropout.
+            prefix: keys and values [K P H] that all rows read first.
+            kept: the layer's cache [B K M H]; it is returned with these tokens in it.
+            places: where the result is wanted; by default everywhere.
+        """
+        attention, keys = self.attention, dropout_keys(key)
+        mapped = attention.maps(self.attention_norm(x), keys, places)
+        q, k, v = attention.split(mapped, call.angles, places)
+        if kept is not None:
+            kept = k, v = written(kept, (k, v), call.slot)
+        seen = None if call.mask is None else at_places(call.mask, places)
+        mixed = attend(q, k, v, seen, causal=call.mask is None, prefix=prefix)
+        return self.mlp(at_places(x, places) + attention.merge(mixed, keys[3]), keys), kept
 
     def mlp(self, x: Array, keys: list) -> Array:
         """x [B T E] plus the gated feed-forward network of its norm."""

@@ -89,13 +89,11 @@ class KVCache:
             length=self.length + real.shape[1],
         )
 
-    def write(self, layer: int, keys: Array, values: Array, slot: Array) -> tuple[Array, Array]:
-        """A layer's [B K M H] keys and values with those of T tokens, [B K T H], from `slot` on."""
-        place = (0, 0, slot, 0)
-        return (
-            jax.lax.dynamic_update_slice(self.keys[layer], keys, place),
-            jax.lax.dynamic_update_slice(self.values[layer], values, place),
-        )
+
+def written(kept: tuple[Array, Array], new: tuple[Array, Array], slot: Array | int) -> tuple:
+    """A layer's keys and values [B K M H] with those of T tokens, [B K T H], from `slot` on."""
+    place = (0, 0, slot, 0)
+    return tuple(jax.lax.dynamic_update_slice(a, b, place) for a, b in zip(kept, new, strict=True))
 
 
 def empty_cache(layers: int, rows: int, slots: int, kv_heads: int, head_dim: int, dtype) -> KVCache:
