@@ -21,24 +21,16 @@ from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.evaluation.intervals import Difference, paired_bootstrap
 from recjax.evaluation.protocols import Evaluator, Measured
+from recjax.frozen import open_recommender
 from recjax.replace import new_file
 from recjax.training.metrics import progress_bar
 from recjax.training.recommender import RecommenderRun
-from recjax.training.workdir import open_run
 
 RESAMPLES, LEVEL, SEED = 10_000, 0.95, 0  # of the bootstrap
 # Targets by how often training has them: from, to.
 POPULARITY = {"unseen": (0, 0), "1-5": (1, 5), "6-20": (6, 20), "more": (21, None)}
 ENDINGS = (".csv", ".jsonl", ".parquet")
 _ROWS = 1 << 14  # rows made at a time
-
-
-def open_recommender(workdir: str | Path, **evaluation: Any) -> RecommenderRun:
-    """The run of a workdir; `InputError` where it is another system's, which ranks nothing."""
-    run = open_run(workdir, **evaluation)
-    if not isinstance(run, RecommenderRun):
-        raise InputError(f"{workdir}: a run of another kind; expected a recommender's")
-    return run
 
 
 def measure(run: RecommenderRun, split: Any, step: int) -> Measured:

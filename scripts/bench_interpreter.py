@@ -99,7 +99,7 @@ def histories(folder: Path) -> tuple[list[str], Any]:
     from recjax.data.prepare import DataConfig, prepare, resolve
     from recjax.data.splits import Spans
     from recjax.errors import InputError
-    from recjax.interpreter.examples import windows_of
+    from recjax.frozen import windows_of
     from recjax.text.prompts import WORDS
     from recjax.text.textualize import item_titles
 

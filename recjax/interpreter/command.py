@@ -32,7 +32,11 @@ def add_interpret_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--controls", action="store_true", help="also measure states that carry no information"
     )
-    parser.add_argument("--oracle", action="store_true", help="also name DreamRec's oracle items")
+    parser.add_argument(
+        "--oracle",
+        action="store_true",
+        help="also name the oracle items of a generative recommender (DreamRec)",
+    )
     parser.add_argument(
         "--judge", metavar="MODEL", help="ask this language model (a folder or an endpoint's URL) "
         "which of three recommendations a user prefers",
@@ -111,7 +115,7 @@ def _judge(args: argparse.Namespace) -> Any:
     if args.judge is None:
         return None
     if _is_url(args.judge):
-        from recjax.interpreter.endpoint import EndpointJudge
+        from recjax.interpreter.judge import EndpointJudge
         from recjax.scoring.endpoint import Endpoint
 
         key = args.judge_key or ""

@@ -14,25 +14,18 @@ titles; ties and refusals are counted; shares have intervals. The paper does non
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from recjax.errors import InputError
 from recjax.evaluation.intervals import wilson
-from recjax.evaluation.likelihood import likelihood
-from recjax.generate.buckets import bucket
-from recjax.generate.prompts import lengths
 from recjax.llm import LanguageModel
-from recjax.models.definition import ModelDef
-from recjax.nn.masks import make_mask
+from recjax.scoring.endpoint import Endpoint
+from recjax.scoring.options import OptionScorer, named_option
 from recjax.text.prompts import WORDS, Words, listed
 from recjax.text.titles import normalise, strict
-from recjax.typing import Array, Params
 
 # Section 4.4, with the words of the domain.
 _PROMPT = (
@@ -40,8 +33,6 @@ _PROMPT = (
     "Which of the following {items} does this person prefer? {options}. Please pick one."
 )
 _TIE = 1e-6  # nats a token: less than what the shape of a batch changes
-_PLACES = 512  # `likelihood` takes a multiple of so many
-_PADDING = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,25 +211,18 @@ def _prompt(history: Sequence[str], options: Sequence[str], words: Words) -> str
 class LikelihoodJudge:
     """The option that a language model holds most likely as the answer.
 
-    An option's score is the mean log-probability of the tokens of its title, after the prompt and a
-    blank: the mean, so that long titles do not lose by their length. Two best options within 1e-6
-    are a tie. The options of a ballot share one row and do not see each other, so that its prompt
-    is read once; rows are padded to a few lengths, with one compiled program for each.
+    Options are scored by `recjax.scoring.options`; two best ones within 1e-6 are a tie.
 
     Args:
         lm: with a tokenizer.
-        tokens: at most so many in a batch (one ballot at least), which bounds the memory. Logits
-            are held for 512 of them.
+        tokens: see `OptionScorer`.
 
     Raises:
         InputError: `lm` has no tokenizer.
     """
 
     def __init__(self, lm: LanguageModel, *, tokens: int = 4096):
-        if lm.tokenizer is None:
-            raise InputError("a judge needs a language model with a tokenizer")
-        self._lm, self._tokenizer, self._tokens = lm, lm.tokenizer, tokens
-        self._score = jax.jit(functools.partial(_score, lm.definition))
+        self._scorer = OptionScorer(lm, tokens=tokens)
 
     def __call__(self, questions: Sequence[Question]) -> list[Choice]:
         return [_best(scores) for scores in self.scores(questions)]
@@ -249,106 +233,28 @@ class LikelihoodJudge:
         Raises:
             InputError: a prompt with an option is longer than what the model was trained on.
         """
-        rows = [self._row(question) for question in questions]
-        sizes = lengths(max(len(row.tokens) for row in rows))
-        by_size: dict[int, list[int]] = {}
-        for index, row in enumerate(rows):
-            by_size.setdefault(bucket(len(row.tokens), sizes), []).append(index)
-        out = [np.zeros(0)] * len(rows)
-        for size, members in by_size.items():
-            # Batches of equal numbers of rows and places: one program.
-            batches = -(-len(members) * size // max(self._tokens, size))
-            count = -(-len(members) // batches)
-            parts = [members[start : start + count] for start in range(0, len(members), count)]
-            most = max(sum(len(rows[index].places) for index in part) for part in parts)
-            places = -(-most // _PLACES) * _PLACES
-            for part in parts:
-                scored = self._batch([rows[index] for index in part], (count, size), places)
-                for index, scores in zip(part, scored, strict=True):
-                    out[index] = scores
-        return out
-
-    def _row(self, question: Question) -> "_Row":
-        encode = self._tokenizer.encode_batch
-        prompt = [*self._tokenizer.begin, *encode([question.prompt])[0]]
-        answers = encode([f" {option}" for option in question.options], start=False)
-        longest, known = len(prompt) + max(map(len, answers)), self._lm.config.max_length
-        if longest > known:
-            raise InputError(
-                f"ballot {question.number}: {longest} tokens with the answer; the model was "
-                f"trained on {known}; expected a shorter history"
-            )
-        counts = [len(prompt), *map(len, answers)]
-        within = np.concatenate([np.arange(count) for count in counts])
-        segments = np.repeat(np.arange(len(counts)), counts)
-        places = np.arange(len(prompt), len(within))
-        before = np.where(within[places] == 0, len(prompt) - 1, places - 1)
-        return _Row(
-            tokens=np.concatenate([prompt, *answers]),
-            positions=np.where(segments == 0, within, len(prompt) + within),
-            segments=segments,
-            places=places,
-            before=before,
+        return self._scorer(
+            [question.prompt for question in questions],
+            [question.options for question in questions],
+            [f"ballot {question.number}" for question in questions],
         )
-
-    def _batch(
-        self, rows: Sequence["_Row"], shape: tuple[int, int], places: int
-    ) -> list[np.ndarray]:
-        """Scores of rows, padded to [R T] with room for so many places."""
-        tokens, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-        segments = np.full(shape, _PADDING, np.int32)
-        targets, before = np.zeros(places, np.int32), np.zeros(places, np.int32)
-        stop, spans = 0, []
-        for number, row in enumerate(rows):
-            used = slice(len(row.tokens))
-            tokens[number, used], positions[number, used] = row.tokens, row.positions
-            segments[number, used] = row.segments
-            start, stop = stop, stop + len(row.places)
-            targets[start:stop] = row.tokens[row.places]
-            before[start:stop] = number * shape[1] + row.before
-            spans.append(slice(start, stop))
-        scored = self._score(self._lm.params, tokens, positions, segments, before, targets)
-        scores = -np.asarray(scored, np.float64)
-        out = []
-        for row, span in zip(rows, spans, strict=True):
-            option = row.segments[row.places] - 1
-            out.append(np.bincount(option, scores[span]) / np.bincount(option))
-        return out
-
-
-class _Row(NamedTuple):
-    """A prompt (segment 0) and after it each option (segments 1, 2, ...), T tokens together.
-
-    Attributes:
-        tokens, segments: [T].
-        positions: [T]; each option goes on from the prompt.
-        places: of the options' tokens.
-        before: of what predicts each of them: the token before it, or the prompt's last.
-    """
-
-    tokens: np.ndarray
-    positions: np.ndarray
-    segments: np.ndarray
-    places: np.ndarray
-    before: np.ndarray
-
-
-def _score(
-    definition: ModelDef,
-    params: Params,
-    tokens: Array,
-    positions: Array,
-    segments: Array,
-    before: Array,
-    targets: Array,
-) -> Array:
-    """Negative log-likelihood [M] of targets [M] at flat places `before` [M] of rows [R T]."""
-    model = definition.merge(params)
-    mask = make_mask(jnp.ones(tokens.shape, bool), 1, segments)
-    h, _ = model.hidden(tokens, positions=positions, mask=mask)
-    return likelihood(h.reshape(-1, h.shape[-1])[before], targets, model.logits)[0]
 
 
 def _best(scores: np.ndarray) -> Choice:
     second, first = np.sort(scores)[-2:]
     return "tie" if first - second <= _TIE else int(scores.argmax())
+
+
+@dataclasses.dataclass(frozen=True)
+class EndpointJudge:
+    """The option that the answer of an endpoint names: see `named_option` for how it is read.
+
+    Called, it raises the `InputError` of `Endpoint.ask`.
+    """
+
+    endpoint: Endpoint
+
+    def __call__(self, questions: Sequence[Question]) -> list[Choice]:
+        texts = self.endpoint.ask([question.prompt for question in questions])
+        named = [named_option(t, q.options) for t, q in zip(texts, questions, strict=True)]
+        return ["refusal" if place is None else place for place in named]

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from recjax.evaluation.intervals import wilson
-from recjax.interpreter.examples import Windows
+from recjax.frozen import Windows
 from recjax.interpreter.reader import Answer
 from recjax.text.tasks import Task
 
@@ -114,19 +114,6 @@ def measure(task: Task, answers: Sequence[Answer], windows: Windows) -> Residual
     if figures(task) is Residual:
         return measure_residual(answers, windows.newest)
     return measure_recovery(answers, windows)
-
-
-def popular(trained: Windows, n_items: int, count: int) -> np.ndarray:
-    """[count] the most frequent items of the newest training windows (ties: smaller ids first).
-
-    Args:
-        trained: the newest window of every training sequence.
-        n_items: I.
-        count: how many.
-    """
-    frequency = np.bincount(trained.ids().reshape(-1), minlength=n_items)
-    frequency[0] = 0
-    return np.argsort(-frequency, kind="stable")[:count]
 
 
 def popularity_recovery(items: np.ndarray, windows: Windows) -> Recovery:

@@ -1,8 +1,8 @@
 """Oracle items: what a generative recommender imagines, in words (section 4.4).
 
-DreamRec generates the vector of the item a user would like best. Appended to the history in the
-place of an item, it is encoded like one, and the language model is asked what was added. The
-answer may name an item that no catalogue has.
+DreamRec, and other such models, generate the vector of the item a user would like best. Appended
+to the history in the place of an item, it is encoded like one, and the language model is asked what
+was added. The answer may name an item that no catalogue has.
 """
 
 import dataclasses
@@ -15,9 +15,10 @@ import numpy as np
 
 from recjax.errors import InputError
 from recjax.evaluation.intervals import wilson
-from recjax.interpreter.examples import Windows
+from recjax.frozen import Windows
 from recjax.interpreter.reader import Answer
 from recjax.interpreter.run import InterpreterRun
+from recjax.models.recommender import model_module
 from recjax.typing import Array, Params
 
 _BATCH = 64
@@ -40,15 +41,17 @@ class Oracles:
 def check_generative(run: InterpreterRun) -> None:
     """Raises `InputError` where a recommender generates nothing."""
     name = run.recommender.config.model["name"]
-    if name != "dreamrec":
-        raise InputError(f"oracle items need DreamRec; {run.config.recommender} is a {name}")
+    if not model_module(name).Recommender.generative:
+        raise InputError(
+            f"oracle items need a generative recommender; {run.config.recommender} is a {name}"
+        )
 
 
 def generate_oracles(run: InterpreterRun, windows: Windows, seed: int = 0) -> Oracles:
     """Oracle items of the histories that precede each window's newest item.
 
     Args:
-        run: whose recommender is a DreamRec.
+        run: whose recommender is generative.
         windows: n histories; their newest item is what a user chose in truth, and is not shown.
         seed: of the generation; row n of a seed is the same in every batch of 64.
 
@@ -63,12 +66,8 @@ def generate_oracles(run: InterpreterRun, windows: Windows, seed: int = 0) -> Or
         table = model.item_table()
         # Vectors are of one length, so the largest product is the nearest.
         nearest = 1 + jnp.argmax(oracle @ table[1:].T, axis=-1)
-        # As an item's vector is, the oracle item is of length sqrt(D) before it is encoded.
-        size = jnp.sqrt(jnp.mean(oracle**2, axis=-1, keepdims=True) + 1e-12)
         after = jnp.concatenate([ids[:, 1:], nearest[:, None]], axis=1)
-        vectors = model.vectors(after).at[:, -1].set(oracle / size)
-        positions, segments = model.layout(after, None, None)
-        h = model.encode_vectors(vectors, positions, segments)
+        h = model.encode_ending(after, oracle)
         h_before = model.encode(ids)
         real = (ids != 0)[..., None], (after != 0)[..., None]
         return jnp.where(real[0], h_before, 0), jnp.where(real[1], h, 0), nearest

@@ -9,11 +9,10 @@ import jax
 import numpy as np
 
 from recjax.errors import InputError
-from recjax.generate.constrained import constrain
 from recjax.generate.processors import Processor
-from recjax.generate.templates import Slot, Template, Trie
 from recjax.interpreter.bridge import Bridge
 from recjax.nn.backend import platform
+from recjax.scoring.forced import titles_between
 from recjax.text.prompts import around
 from recjax.text.tasks import Task
 from recjax.text.titles import Named, TitleIndex, slot, strict
@@ -144,19 +143,9 @@ class Reader:
     @functools.lru_cache(maxsize=8)  # noqa: B019 - as long-lived as its reader
     def _constraint(self, task: Task, form: int) -> Processor:
         """Only answers in the prompt's words, about titles of the catalogue."""
-        tokenizer, llm = self.bridge.questions.tokenizer, self.bridge.llm
         before, after = self._around(task, form)
-
-        def encode(text: str) -> list[int]:
-            return tokenizer.encode(text, start=False)
-
-        titles = [title for title in dict.fromkeys(self.index.titles) if title.strip()]
-        # As in an answer: a blank before each title belongs to it.
-        trie = Trie([encode(f" {title}") for title in titles])
-        separator = tuple(encode(",")) if task.lists else ()
-        parts: list[Any] = [encode(f" {before}".rstrip()), Slot(separator), encode(after)]
-        template = Template(trie, [p for p in parts if isinstance(p, Slot) or p])
-        return constrain(template, llm.stop, llm.config.vocab_size)
+        titles = self.index.titles
+        return titles_between(self.bridge.llm, titles, before, after, several=task.lists)
 
     def _answer(self, text: str, task: Task, before: str, after: str) -> Answer:
         inside = slot(text, before, after)

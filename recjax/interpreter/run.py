@@ -18,12 +18,12 @@ import numpy as np
 from flax import nnx
 
 from recjax.config import build, to_plain
-from recjax.data.prepare import prepare
-from recjax.data.store import Store, open_store
+from recjax.data.store import Store
 from recjax.errors import InputError
+from recjax.frozen import Encoder, Windows, open_recommender, recommender_store, split_windows
 from recjax.interpreter import adapters
 from recjax.interpreter.bridge import Bridge
-from recjax.interpreter.examples import Encoder, Histories, Windows, windows_of
+from recjax.interpreter.examples import Histories
 from recjax.interpreter.learning import Batch, Learner
 from recjax.interpreter.measure import figures, measure
 from recjax.interpreter.questions import AskConfig
@@ -34,11 +34,11 @@ from recjax.models.definition import fingerprint
 from recjax.ranges import Checked, Count, Epochs, Range, Seed, Share, Size
 from recjax.text.tasks import RESIDUAL, Task
 from recjax.text.textualize import item_titles
-from recjax.training import parallel, workdir
+from recjax.training import parallel
 from recjax.training.item_vectors import check_origin
 from recjax.training.loop import TrainConfig
 from recjax.training.optim import OptimConfig
-from recjax.training.recommender import RecommenderRun, RunConfig
+from recjax.training.recommender import RecommenderRun
 from recjax.training.run import Run
 from recjax.training.system import System
 from recjax.typing import Array, Params
@@ -89,11 +89,7 @@ def complete(section: Any) -> dict[str, Any]:
 
 
 def _store(config: InterpreterRunConfig, may_prepare: bool) -> Store:
-    recommender = workdir.read_run_config(Path(config.recommender))
-    if not isinstance(recommender, RunConfig):
-        raise InputError(f"{config.recommender}: a run of another kind; expected a recommender")
-    data = recommender.data
-    return prepare(data) if may_prepare else open_store(data.store)
+    return recommender_store(config.recommender, may_prepare)
 
 
 def _settled(config: InterpreterRunConfig, store: Store) -> InterpreterRunConfig:
@@ -119,7 +115,7 @@ class InterpreterRun(Run):
 
     def __init__(self, config: InterpreterRunConfig, store: Store, folder: Path | None = None):
         super().__init__(config, store, folder)
-        self.recommender: RecommenderRun = workdir.open_run(config.recommender)
+        self.recommender = open_recommender(config.recommender)
 
     @functools.cached_property
     def llm(self) -> LanguageModel:
@@ -137,7 +133,10 @@ class InterpreterRun(Run):
     @functools.cached_property
     def encoder(self) -> Encoder:
         """The frozen recommender's encoder."""
-        return Encoder(self.recommender, self.recommender_params, self.config.ask.window)
+        return self._encoder(self.recommender, self.recommender_params)
+
+    def _encoder(self, recommender: RecommenderRun, params: Params) -> Encoder:
+        return Encoder(recommender, params, self.config.ask.window, "config.ask.window")
 
     @functools.cached_property
     def bridge(self) -> Bridge:
@@ -151,19 +150,8 @@ class InterpreterRun(Run):
         return item_titles(self.store.catalog, self.bridge.questions.words)
 
     def windows(self, name: Literal["train", "validation", "test"], *, newest: bool) -> Windows:
-        """Histories of one part of the split, with the targets of validation and test as newest.
-
-        Args:
-            name: of the part.
-            newest: only those that end with their sequence (its target), not anywhere in it. Where
-                a split holds out targets and not whole sequences, what is older is trained on, and
-                there are no others.
-        """
-        spans = getattr(self.recommender.split, name)
-        if name != "train":
-            spans = dataclasses.replace(spans, stops=spans.stops + 1)
-            newest |= self.recommender.config.split.name != "chronological_sequences"
-        return windows_of(self.store.items, spans, self.config.ask.window, newest=newest)
+        """See `frozen.split_windows`."""
+        return split_windows(self.recommender, name, self.config.ask.window, newest=newest)
 
     def sample(self, windows: Windows) -> Windows:
         """`evaluation.max_examples` of them, drawn once."""
@@ -179,7 +167,7 @@ class InterpreterRun(Run):
         if untrained is not None:
             other = self.recommender.with_seed(untrained)
             fresh = other.whole(other.init_state().params)
-            encoder = Encoder(self.recommender, fresh, self.config.ask.window)
+            encoder = self._encoder(self.recommender, fresh)
         return Histories(windows, encoder, self.names)
 
     @functools.cached_property

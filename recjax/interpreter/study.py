@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from recjax.errors import InputError
+from recjax.frozen import popular
 from recjax.interpreter.judge import Ballot, Judge, hold
 from recjax.interpreter.measure import (
     Recovery,
     Residual,
     measure,
-    popular,
     popularity_recovery,
 )
 from recjax.interpreter.oracle import (
@@ -50,7 +50,7 @@ class StudyConfig(Checked):
         split: "validation" or "test".
         decodings: of `DECODINGS`; greedy decoding always comes first.
         controls: shuffled states, an untrained encoder, an untrained adapter.
-        oracle: DreamRec's oracle items, too.
+        oracle: a generative recommender's oracle items, too.
         judge: of recommendations: random, those of `versus`, and oracle items.
         versus: what another recommender recommends: [B W] histories -> [B] items.
         seed: of shuffles, untrained weights, oracle items and ballots.
@@ -342,7 +342,8 @@ class Study:
         assert self._config.judge is not None and self._config.versus is not None
         run, windows = self._run, self._parts["sequences"]
         name, recommend = self._config.versus
-        name = f"{name}'s ranking" if name in ("random", "dreamrec") else name
+        own = run.recommender.config.model["name"]
+        name = f"{name}'s ranking" if name in ("random", own) else name
         rng = np.random.default_rng([self._config.seed, 1])
         histories = windows.ids(back=1)
         others = recommend(histories)
@@ -355,7 +356,7 @@ class Study:
                         {
                             "random": run.names[int(rng.integers(1, len(run.names)))],
                             name: run.names[int(others[row])],
-                            "dreamrec": answer.named[0].text,
+                            own: answer.named[0].text,
                         },
                     )
                 )

@@ -14,12 +14,12 @@ from recjax.array_files import read_npz
 from recjax.data.requests import Request
 from recjax.data.splits import Spans
 from recjax.errors import InputError, printable
+from recjax.frozen import open_recommender
 from recjax.interpreter.examples import check_states
 from recjax.interpreter.run import InterpreterRun
 from recjax.interpreter.study import Study, StudyConfig
 from recjax.report.sections import Cases, Text, write_results
 from recjax.text.tasks import TASKS
-from recjax.training.recommender import RecommenderRun
 from recjax.training.workdir import open_run
 
 # The arrays of a file that a task is asked about, by `Task.backs`.
@@ -84,9 +84,7 @@ def recommender_of(
         InputError: a run of another kind, of other data, or of another split (it may have been
             trained on what the interpreter is tested on).
     """
-    run = open_run(workdir)
-    if not isinstance(run, RecommenderRun):
-        raise InputError(f"{workdir}: a run of another kind; expected a recommender's")
+    run = open_recommender(workdir)
     other = open_interpreter(interpreter).recommender
     if run.store.fingerprint != other.store.fingerprint or run.config.split != other.config.split:
         raise InputError(f"{workdir}: other data or another split than {interpreter} is of")

@@ -100,6 +100,8 @@ class Recommender(SequentialRecommender):
         rngs: initialiser keys.
     """
 
+    one_state = True  # its convolutions have no positions (RecInterpreter, section 4.1.2)
+
     def __init__(self, config: Config, n_items: int, *, rngs: nnx.Rngs):
         self.config = config
         size, width, filters = config.window, config.dim, config.horizontal

@@ -272,6 +272,12 @@ class Recommender(SequentialRecommender):
         """The oracle item e* [B D] of each history [B L]."""
         return self.predict(ids, rngs=nnx.Rngs(noise=key))
 
+    def encode_ending(self, ids: Array, newest: Array) -> Array:
+        """See `SequentialRecommender`; before it is encoded, `newest` gets an item's length."""
+        size = jnp.sqrt(jnp.mean(newest**2, axis=-1, keepdims=True) + 1e-12)
+        vectors = self.vectors(ids).at[:, -1].set(newest / size)
+        return self.encode_vectors(vectors, *self.layout(ids, None, None))
+
 
 def _of_length_sqrt_dim(x: Array) -> Array:
     return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-12)

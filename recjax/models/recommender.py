@@ -89,7 +89,9 @@ class SequentialRecommender(nnx.Module):
     # A model that sees both sides learns at masked items, and predicts at a mask (id I) that
     # follows the history; its batches are made for that.
     masked: ClassVar[bool] = False
-    generative: ClassVar[bool] = False  # it makes the vector that is scored (`Learned.states`)
+    # It makes the vector that is scored (`Learned.states`): it has `oracle` and `encode_ending`.
+    generative: ClassVar[bool] = False
+    one_state: ClassVar[bool] = False  # the newest state is all that stands for a history
 
     def encode(
         self,
@@ -145,6 +147,19 @@ class SequentialRecommender(nnx.Module):
         del rngs
         h = self.encode(ids, positions=positions, segments=segments)
         return h[:, -1] if last is None else at_places(lambda at, flat: flat[at], last, h)
+
+    def oracle(self, ids: Array, key: Array) -> Array:
+        """The vector [B D] that a generative model makes for each history [B L]."""
+        raise NotImplementedError
+
+    def encode_ending(self, ids: Array, newest: Array) -> Array:
+        """Hidden states [B L D] of histories whose newest item has a vector of its own.
+
+        Args:
+            ids: [B L]; the newest id only says that there is an item.
+            newest: [B D] of `oracle`.
+        """
+        raise NotImplementedError
 
     def score(self, predicted: Array, item_ids: Array | None = None) -> Array:
         """Inner products with items, higher is better.

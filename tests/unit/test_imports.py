@@ -24,6 +24,7 @@ LAYERS = (
     ("evaluation", "testing"),
     ("training",),
     ("decoding",),
+    ("frozen",),
     ("llm", "compare"),
     ("prompting",),
     ("scoring",),

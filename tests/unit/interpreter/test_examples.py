@@ -1,4 +1,4 @@
-"""Windows of a store, the states and titles of both tasks, states from arrays."""
+"""The states and titles of both tasks, states from arrays."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,78 +6,12 @@ import pytest
 
 from recjax.data.splits import Spans
 from recjax.errors import InputError
-from recjax.interpreter.examples import (
-    Encoder,
-    Histories,
-    States,
-    Windows,
-    check_states,
-    windows_of,
-)
+from recjax.frozen import Encoder, Windows, windows_of
+from recjax.interpreter.examples import Histories, States, check_states
 
 # Runs of three users in a store's flat items; the second one is too short for a history.
 ITEMS = np.array([11, 12, 13, 14, 15, 21, 31, 32])
 SPANS = Spans(np.arange(3, dtype=np.int32), np.array([0, 5, 6]), np.array([5, 6, 8]))
-
-
-def rows_of(windows, back=0):
-    return windows.ids(back).tolist()
-
-
-def test_the_newest_window_of_each_run():
-    windows = windows_of(ITEMS, SPANS, 3, newest=True)
-    assert len(windows) == 2
-    assert rows_of(windows) == [[13, 14, 15], [0, 31, 32]]
-    assert rows_of(windows, 1) == [[12, 13, 14], [0, 0, 31]]
-    assert windows.newest.tolist() == [15, 32]
-    assert windows.ids().dtype == np.int32
-
-
-def test_windows_that_end_anywhere_have_an_older_item():
-    windows = windows_of(ITEMS, SPANS, 3, newest=False)
-    assert rows_of(windows) == [[0, 11, 12], [11, 12, 13], [12, 13, 14], [13, 14, 15], [0, 31, 32]]
-    assert rows_of(windows, 1) == [
-        [0, 0, 11], [0, 11, 12], [11, 12, 13], [12, 13, 14], [0, 0, 31],
-    ]  # fmt: skip
-    assert windows.newest.tolist() == [12, 13, 14, 15, 32]
-
-
-def test_nothing_of_the_run_before_is_read():
-    """A window reaches past its run's start: padding, not the previous user's items."""
-    windows = Windows(ITEMS, np.array([6, 0]), np.array([8, 2]), 5)
-    assert rows_of(windows) == [[0, 0, 0, 31, 32], [0, 0, 0, 11, 12]]
-    assert rows_of(windows, 1) == [[0, 0, 0, 0, 31], [0, 0, 0, 0, 11]]
-
-
-def test_windows_can_be_chosen():
-    windows = windows_of(ITEMS, SPANS, 3, newest=False)[np.array([4, 0])]
-    assert len(windows) == 2 and rows_of(windows) == [[0, 31, 32], [0, 11, 12]]
-
-
-def test_a_drawn_item_stands_in_place_of_the_newest():
-    windows = windows_of(ITEMS, SPANS, 3, newest=False)
-    more = windows.with_drawn(0.6, 40, seed=1)
-    assert len(more) == 8 and rows_of(more[np.arange(5)]) == rows_of(windows)
-    extra = more[np.arange(5, 8)]
-    assert len(set(extra.stops.tolist())) == 3  # of three different windows
-    assert extra.drawn.min() >= 1 and extra.drawn.max() < 40
-    np.testing.assert_array_equal(extra.newest, extra.drawn)
-    np.testing.assert_array_equal(extra.ids()[:, -1], extra.drawn)
-    own = Windows(ITEMS, extra.starts, extra.stops, 3)
-    np.testing.assert_array_equal(extra.ids()[:, :-1], own.ids()[:, :-1])
-    np.testing.assert_array_equal(extra.ids(1), own.ids(1))
-    again = windows.with_drawn(0.6, 40, seed=1)
-    np.testing.assert_array_equal(again.drawn, more.drawn)
-    assert windows.with_drawn(0.6, 40, seed=2).drawn.tolist() != more.drawn.tolist()
-
-
-def test_drawn_items_are_from_the_whole_catalogue():
-    items = np.tile(np.arange(1, 3, dtype=np.int32), 500)
-    spans = Spans(np.zeros(1, np.int32), np.array([0]), np.array([1000]))
-    windows = windows_of(items, spans, 3, newest=False)
-    drawn = windows.with_drawn(1.0, 11, seed=0).drawn[len(windows) :]
-    counts = np.bincount(drawn, minlength=11)
-    assert counts[0] == 0 and counts[1:].min() > 60 and counts[1:].max() < 140
 
 
 # Histories.
@@ -109,7 +43,7 @@ def test_states_and_titles_of_both_tasks():
 def test_states_before_know_nothing_of_the_newest_item(untrained):
     """The first representation of a residual question is the same whatever was added."""
     run = untrained("sasrec")
-    encoder = Encoder(run, run.init_state().params, 4)
+    encoder = Encoder(run, run.init_state().params, 4, "window")
     rows = np.arange(3)
     items, starts, stops = run.store.items[:30].copy(), np.arange(3) * 10, np.arange(3) * 10 + 6
     shown = []
@@ -120,41 +54,6 @@ def test_states_before_know_nothing_of_the_newest_item(untrained):
         shown.append(np.asarray(Histories(windows, encoder, NAMES).states(rows, (1, 0))))
     np.testing.assert_array_equal(shown[0][:, 0], shown[1][:, 0])
     assert (np.abs(shown[0][:, 1] - shown[1][:, 1]).max(axis=(1, 2)) > 1e-3).all()
-
-
-# A recommender's states.
-
-IDS = np.array([[0, 0, 3, 5], [4, 1, 2, 6]], np.int32)
-
-
-def test_the_encoder_is_the_recommender_with_no_state_at_padding(untrained):
-    run = untrained("sasrec")
-    params = run.init_state().params
-    encoder = Encoder(run, params, 4)
-    assert (encoder.length, encoder.dim) == (4, 8)
-    got = encoder(IDS)
-    expected = np.asarray(run.model.merge(params).encode(jnp.asarray(IDS)))
-    np.testing.assert_allclose(got[1], expected[1], atol=1e-5)
-    np.testing.assert_allclose(got[0, 2:], expected[0, 2:], atol=1e-5)
-    assert (np.asarray(got[0, :2]) == 0).all() and np.abs(expected[0, :2]).max() > 0.1
-
-
-def test_caser_has_one_state(untrained):
-    run = untrained("caser")
-    params = run.init_state().params
-    encoder = Encoder(run, params, 6)
-    ids = np.pad(IDS, ((0, 0), (2, 0)))
-    got = encoder(ids)
-    assert encoder.length == 1 and got.shape == (2, 1, encoder.dim)
-    expected = run.model.merge(params).encode(jnp.asarray(ids))[:, -1]
-    np.testing.assert_allclose(got[:, 0], expected, atol=1e-5)
-
-
-def test_a_window_above_the_recommenders(untrained):
-    run = untrained("sasrec")
-    Encoder(run, run.init_state().params, 6)
-    with pytest.raises(InputError, match="sasrec reads 6 items, config.ask.window is 7"):
-        Encoder(run, run.init_state().params, 7)
 
 
 # Arrays.

@@ -1,20 +1,15 @@
-"""The judge: what it is asked, how votes are counted, what a language model's likelihood says."""
+"""The judge: what it is asked, how votes are counted, what it makes of scores and of texts."""
 
 import collections
+import types
 
-import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from recjax.errors import InputError
-from recjax.interpreter.judge import Ballot, LikelihoodJudge, Question, hold
-from recjax.llm import LanguageModel
-from recjax.models.definition import define, params_of
-from recjax.models.llama import PARAM_AXES, Config, Llama
+from recjax.interpreter.judge import Ballot, EndpointJudge, LikelihoodJudge, Question, hold
+from recjax.scoring.options import OptionScorer
 from recjax.text.prompts import WORDS
-from recjax.text.tokenizers import load_tokenizer, train_bpe
-from recjax.training.parallel import make_mesh, param_shardings
 
 SOURCES = ("random", "SASRec", "DreamRec")
 TITLES = ["Alien", "Brazil", "Cat People", "Alien Resurrection", "Twelve Monkeys", "The Omen"]
@@ -190,157 +185,64 @@ def test_no_ballots_and_one_source():
         hold([Ballot(["Heat"], {"a": "Alien"})], first)
 
 
-# A language model's likelihood.
-
-CONFIG = Config(
-    vocab_size=300, dim=16, mlp_dim=24, layers=2, heads=4, kv_heads=2, head_dim=8, init_std=0.3
-)
-TOKENIZER = train_bpe([*TITLES, "A person has watched a series of movies"] * 5, 300)
+# What the judge makes of a language model's scores (tests/unit/scoring), and of an endpoint's text.
 
 
-def language_model(params=None, tokenizer=TOKENIZER, mesh=None, **options):
-    config = Config(**{**vars(CONFIG), "vocab_size": tokenizer.size, **options})
-    definition = define(lambda rngs: Llama(config, rngs=rngs))
-    own = {**params_of(Llama(config, rngs=nnx.Rngs(0))), **(params or {})}
-    if mesh is not None:
-        own = jax.device_put(own, param_shardings(definition.shapes, PARAM_AXES, mesh))
-    return LanguageModel(definition, own, config, tokenizer=tokenizer, mesh=mesh)
+@pytest.fixture
+def judge_of(monkeypatch):
+    """`judge_of(score)`: a likelihood judge whose model gives each title `score(title)`."""
 
+    def make(score):
+        def scored(self, prompts, options, names):
+            assert names[0].startswith("ballot ") and len(names) == len(prompts)
+            return [np.array([score(title) for title in some]) for some in options]
 
-def unigram(logits):
-    """A model that gives every token the same logits [V], whatever came before."""
-    zero = np.zeros((2, 1, 1), np.float32)
-    head = np.zeros((16, TOKENIZER.size), np.float32)
-    head[0] = logits
-    shapes = language_model().definition.shapes
-    silent = ("layers/attention/out/kernel", "layers/down/kernel")
-    params = {name: np.broadcast_to(zero, shapes[name].shape) for name in silent}
-    ones = np.ones(shapes["embedding"].shape, np.float32)
-    return language_model({**params, "embedding": ones, "head/kernel": head})
+        monkeypatch.setattr(OptionScorer, "__call__", scored)
+        lm = types.SimpleNamespace(tokenizer=object(), definition=None)
+        return LikelihoodJudge(lm)
 
-
-def answer_ids(title):
-    return TOKENIZER.encode(f" {title}", start=False)
+    return make
 
 
 @pytest.mark.parametrize("title", OPTIONS)
-def test_the_likelier_title_is_chosen(title):
-    logits = np.zeros(TOKENIZER.size, np.float32)
-    logits[answer_ids(title)] = 3
-    verdict = hold(ballots(6), LikelihoodJudge(unigram(logits)))
+def test_the_likelier_title_is_chosen(judge_of, title):
+    verdict = hold(ballots(6), judge_of(lambda one: -1.0 if one == title else -2.0))
     (source,) = [source for source in SOURCES if THREE.candidates[source] == title]
     assert verdict.chosen == ((source,),) * 6
 
 
-def test_a_score_is_the_mean_of_the_title_s_tokens():
-    """By the mean the long title wins, by the sum it would lose."""
-    long, short = answer_ids("Alien Resurrection"), answer_ids("Brazil")
-    logits = np.random.default_rng(0).normal(size=TOKENIZER.size).astype(np.float32)
-    logits[short], logits[long] = 1.0, 1.5
-    judge = LikelihoodJudge(unigram(logits))
-    question = Question(0, "Which one?", ("Brazil", "Alien Resurrection"))
-    (scores,) = judge.scores([question])
-    by_token = np.asarray(jax.nn.log_softmax(logits))
-    expected = [by_token[ids].mean() for ids in (short, long)]
-    np.testing.assert_allclose(scores, expected, atol=1e-5)
-    assert by_token[short].sum() > by_token[long].sum()
-    assert judge([question]) == [1]
-
-
-def test_a_model_without_preference_is_a_tie():
-    verdict = hold(ballots(3), LikelihoodJudge(unigram(np.zeros(TOKENIZER.size))))
+def test_a_model_without_preference_is_a_tie(judge_of):
+    verdict = hold(ballots(3), judge_of(lambda one: -3.0))
     assert verdict.ties == 3 and verdict.decided == 0
 
 
-def test_only_the_two_best_make_a_tie():
-    alien, brazil, cat = map(set, map(answer_ids, OPTIONS))
-    logits = np.zeros(TOKENIZER.size, np.float32)
-    logits[[*cat - alien - brazil]] = -1
+def test_only_the_two_best_make_a_tie(judge_of):
     question = Question(0, "Which?", OPTIONS)
-    assert LikelihoodJudge(unigram(logits))([question]) == ["tie"]
-    logits[[*cat - alien - brazil]] = 1
-    assert LikelihoodJudge(unigram(logits))([question]) == [2]
+    assert judge_of(lambda one: -4.0 - (one == "Cat People"))([question]) == ["tie"]
+    assert judge_of(lambda one: -4.0 + (one == "Cat People"))([question]) == [2]
 
 
 @pytest.mark.parametrize(("above", "expected"), [(5e-7, "tie"), (2e-6, 0)])
-def test_how_near_a_tie_is(above, expected):
-    judge = LikelihoodJudge(language_model())
-    judge.scores = lambda questions: [np.array([-3.0 + above, -4.0, -3.0])]
-    assert judge([Question(0, "Which?", OPTIONS)]) == [expected]
+def test_how_near_a_tie_is(judge_of, above, expected):
+    scores = dict(zip(OPTIONS, (-3.0 + above, -4.0, -3.0), strict=True))
+    assert judge_of(scores.get)([Question(0, "Which?", OPTIONS)]) == [expected]
 
 
-def questions(count):
-    """Prompts of many lengths, with two to five options each."""
-    rng = np.random.default_rng(0)
-    out = []
-    for number in range(count):
-        history = rng.choice(TITLES, rng.integers(1, 12))
-        options = rng.choice(TITLES, rng.integers(2, 6), replace=False)
-        out.append(Question(number, f"A person has watched {', '.join(history)}.", tuple(options)))
-    return out
+class Said:
+    """An endpoint that answers by what the prompt holds."""
+
+    def ask(self, prompts):
+        numbers = [int(prompt.split("Film ")[1].split(".")[0]) for prompt in prompts]
+        return [
+            ["Cat People, surely.", "Alien or Brazil", "", "cat people"][n % 4] for n in numbers
+        ]
 
 
-def test_batched_scores_are_those_of_each_answer_alone():
-    """Against whole forward passes, one answer at a time, without padding or sharing."""
-    lm = language_model()
-    judge = LikelihoodJudge(lm, tokens=300)
-    asked = questions(30)
-    together = judge.scores(asked)
-    for question, scores in zip(asked[:8], together, strict=False):
-        prompt = TOKENIZER.encode(question.prompt, bos=True)
-        for option, score in zip(question.options, scores, strict=True):
-            ids = answer_ids(option)
-            logits = lm(np.array([[*prompt, *ids]]))[0, len(prompt) - 1 : -1]
-            alone = np.asarray(jax.nn.log_softmax(logits))[np.arange(len(ids)), ids].mean()
-            assert score == pytest.approx(float(alone), abs=1e-5)
-    one_by_one = [judge.scores([question])[0] for question in asked]
-    for ours, alone in zip(together, one_by_one, strict=True):
-        np.testing.assert_allclose(ours, alone, atol=1e-5)
-    assert len({len(scores) for scores in together}) > 2
-
-
-def test_a_model_over_several_devices_says_the_same():
-    asked = questions(6)
-    expected = LikelihoodJudge(language_model()).scores(asked)
-    split = language_model(mesh=make_mesh((2, 2, 2)))
-    assert len(split.params["layers/gate/kernel"].sharding.device_set) == 8
-    for ours, alone in zip(LikelihoodJudge(split).scores(asked), expected, strict=True):
-        np.testing.assert_allclose(ours, alone, atol=1e-5)
-
-
-def test_an_answer_goes_on_after_its_prompt(data_root):
-    """LLaMA's tokenizer puts a blank of its own before a text, but not in the middle of one."""
-    lm = language_model(tokenizer=load_tokenizer(data_root / "tokenizers" / "llama2"))
-    (question,) = asked_of([THREE])
-    row = LikelihoodJudge(lm)._row(question)
-    for number, option in enumerate(question.options, start=1):
-        whole = lm.tokenizer.encode(f"{question.prompt} {option}", bos=True)
-        assert row.tokens[(row.segments == 0) | (row.segments == number)].tolist() == whole
-
-
-def test_one_program_a_length_and_batches_within_the_bound():
-    lm = language_model()
-    judge = LikelihoodJudge(lm, tokens=400)
-    asked = questions(40)
-    shapes, inner = collections.Counter(), judge._score
-
-    def counted(params, tokens, *rest):
-        shapes[tokens.shape] += 1
-        return inner(params, tokens, *rest)
-
-    judge._score = counted
-    judge(asked)
-    assert inner._cache_size() == len(shapes) == len({length for _, length in shapes}) > 1
-    assert all(rows * length <= 400 or rows == 1 for rows, length in shapes)
-    assert sum(rows * n for (rows, _), n in shapes.items()) < 1.5 * len(asked)
-    assert max(shapes.values()) > 1
-
-
-def test_what_a_language_model_needs():
-    lm = language_model(max_length=64)
-    question = Question(5, "word " * 100, ("Alien", "Brazil"))
-    with pytest.raises(InputError, match=r"ballot 5: \d+ tokens .* trained on 64; .* shorter"):
-        LikelihoodJudge(lm)([question])
-    lm.tokenizer = None
-    with pytest.raises(InputError, match="with a tokenizer"):
-        LikelihoodJudge(lm)
+def test_a_vote_with_a_judge_who_refuses_some():
+    sources = ("random", "SASRec", "DreamRec")
+    given = [Ballot([f"Film {n}"], dict(zip(sources, OPTIONS, strict=True))) for n in range(12)]
+    verdict = hold(given, EndpointJudge(Said()))
+    assert verdict.chosen == (("DreamRec",), (), (), ("DreamRec",)) * 3
+    assert verdict.refusals == 6 and verdict.ties == 0
+    assert verdict.share("DreamRec").value == 1
+    assert verdict.share_of_all("DreamRec").value == 0.5
