@@ -32,6 +32,8 @@ from recjax.errors import InputError
 from recjax.models.definition import define
 from recjax.models.sasrec import Config, Recommender
 
+MODEL = "sasrec"  # the name of the model whose weights these are
+
 
 def _names(kind: str, *names: str) -> tuple[str, ...]:
     return tuple(f"blocks/{{layer}}/attention/{name}/{kind}" for name in names)

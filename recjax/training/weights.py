@@ -48,8 +48,9 @@ def import_weights(
             `start_run` refuse.
     """
     name = config.model.get("name")
-    if name != "sasrec":
-        raise InputError(f"config.model.name: '{name}', expected 'sasrec', the model of {source}")
+    if name != seqrec_torch.MODEL:
+        expected = f"expected '{seqrec_torch.MODEL}', the model of {source}"
+        raise InputError(f"config.model.name: '{name}', {expected}")
     base = read_config(config.model)[1]
     model, params = seqrec_torch.load(source, variant=variant, heads=heads, base=base)
     config = dataclasses.replace(config, model={"name": name, **to_plain(model)})
