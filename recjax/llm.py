@@ -5,8 +5,8 @@ logits = lm(tokens)                                        # [B T] -> [B T V]
 lm.generate(["The film is"], max_new_tokens=20).texts
 lm.generate(["Which film is like Alien?"], chat=True).texts     # a chat model, by its template
 
-What all prompts of a call begin with is read once, and kept for the next call, where the model
-allows it (`LanguageModule.shares_prefix`). Prompts are padded
+The prompts' common prefix is encoded once and cached for the next call, where the model allows it
+(`LanguageModule.shares_prefix`). Prompts are padded
 on the left to a few lengths, so that few programs are compiled (`Prompts.lengths`).
 """
 
@@ -148,7 +148,7 @@ def _of_workdir(folder: Path) -> tuple[Path, Path | None]:
         return Path(llm), folder / "adapter"
     raise InputError(
         f"{folder}: a run without a finished language model (hf or adapter); `recjax train "
-        f"--workdir={folder}` goes on with it, where it trains one"
+        f"--workdir={folder}` resumes a run that trains one"
     )
 
 
@@ -382,7 +382,7 @@ class LanguageModel:
             form: Form = "chat" if chat else "special" if special else "text"
             prompts = prompt_ids(self.tokenizer, prompts, form)
         elif special or chat:
-            raise InputError("special and chat are of prompts as text; these are ids")
+            raise InputError("special and chat need prompts as text, got ids")
         is_soft, vectors = (None, None) if soft is None else soft
         given = read_prompts(prompts, self.config.vocab_size, mask, is_soft)
         if given.soft is not None:

@@ -125,10 +125,12 @@ def _check_protected(path: Path, place: Path) -> None:
         except (OSError, RuntimeError):  # removed, or of a user without one
             continue
         if folder == place or place in folder.parents:
-            holds = "" if folder == place else "holds "
-            raise InputError(f"{path}: {holds}{what}, which is never replaced; name another folder")
+            verb = "is" if folder == place else "holds"
+            raise InputError(
+                f"{path}: {verb} {what}; recjax never replaces it; name another folder"
+            )
     if os.path.ismount(place):
-        raise InputError(f"{path}: a mount point, which is never replaced; name a folder in it")
+        raise InputError(f"{path}: is a mount point; recjax never replaces it; name a folder in it")
 
 
 class Replacement:

@@ -9,8 +9,8 @@ the same weights, tokens and labels, and by turns with ours, so that both see th
 Losses and generated tokens are compared, too. Training has labels on the second half of every row,
 an answer as long as its prompt, and tokens a second count the real ones. Generation writes a fixed
 number of tokens after prompts of different lengths (left-padded), or after RecInterpreter's prompt
-(section 3.1), which is the same for every row but for its soft token: what stands before it is read
-once and kept by recjax.
+(section 3.1). All rows of that prompt differ in the soft token only, so recjax encodes the common
+prefix once and caches it.
 """
 
 import argparse

@@ -57,7 +57,7 @@ def write_state(
     if path.exists():
         if _keys(path) != set(state):
             raise InputError(
-                f"{path}: another file stands there, which is never replaced; choose another name"
+                f"{path}: another file is there; recjax never replaces it; choose another name"
             )
         if not overwrite:
             raise InputError(f"{path}: there is a file already; --overwrite replaces it")

@@ -136,7 +136,7 @@ def read_config(attributes: Mapping[str, Any], where: str) -> Config:
         if key not in _KNOWN:
             raise InputError(
                 f"{where}: unknown attribute '{key}': {short(value)}; {nearest(key, _KNOWN)} "
-                "(delete it if it does not change what the model computes)"
+                "(delete it if the model computes the same without it)"
             )
         if key in _FIXED and value not in (_FIXED[key], None):
             raise InputError(

@@ -249,7 +249,7 @@ def _records(keys: list[str], catalog: Catalog) -> Iterator[str]:
         try:
             yield json.dumps(record, ensure_ascii=False, allow_nan=False, default=str)  # dates
         except ValueError as error:
-            raise InputError(f"item {key!r}: what is known of it has no JSON ({error})") from None
+            raise InputError(f"item {key!r}: its record has no JSON form ({error})") from None
 
 
 def format_statistics(store: Store) -> str:

@@ -261,7 +261,7 @@ def _record(file: Path) -> _Record:
 
 def _read(file: Path, read: Callable[[Path], Any]) -> Any:
     if not file.exists():
-        raise InputError(f"{file}: missing; expected what Interpreter.save wrote")
+        raise InputError(f"{file}: missing; expected a file of Interpreter.save")
     try:
         return read(file)
     except InputError as error:

@@ -1,7 +1,7 @@
 """Training an adapter into a frozen language model.
 
 One step: states [B n L D] of n representations a row -> soft tokens -> the model's loss on the
-answer. What all rows of a question begin with is read once a run, not once a row and step; the
+answer. The common prefix of a question's rows is encoded once a run, not once a row and step; the
 frozen weights cost no gradient.
 """
 

@@ -51,8 +51,7 @@ def write_report(workdir: str | Path, out: str | Path | None = None) -> Path:
         raise InputError(f"--out {out}: expected a name that ends in .html")
     if out.exists() and not _is_page(out):
         raise InputError(
-            f"{out}: recjax did not write what stands there, and never replaces it; name another "
-            "--out"
+            f"{out}: recjax did not write this file and never replaces it; name another --out"
         )
     write_text(out, make_page(workdir))
     return out

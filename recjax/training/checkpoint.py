@@ -183,7 +183,7 @@ class Checkpoints:
             step, reason = next(iter(damaged.items()))
             raise InputError(
                 f"{self.folder / str(step)}: damaged ({reason}), and no older step is whole; "
-                "train --overwrite begins anew"
+                "train --overwrite starts again"
             )
         return None
 

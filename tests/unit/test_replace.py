@@ -86,18 +86,18 @@ def test_home_root_mounts_and_the_current_folder_stay(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home" / "out"))
     (tmp_path / "out").symlink_to(tmp_path / "home" / "out")
     for path in (tmp_path / "home" / "out", tmp_path / "out", tmp_path / "home"):
-        with pytest.raises(InputError, match="the home folder, which is never replaced"):
+        with pytest.raises(InputError, match="the home folder; recjax never replaces it"):
             fill(path, overwrite=True)
     monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
     monkeypatch.chdir(tmp_path / "home" / "out")
     for path in (Path("."), tmp_path / "out", tmp_path / "home"):
-        with pytest.raises(InputError, match="the current folder, which is never replaced"):
+        with pytest.raises(InputError, match="the current folder; recjax never replaces it"):
             fill(path, overwrite=True)
-    with pytest.raises(InputError, match="never replaced"):
+    with pytest.raises(InputError, match="never replaces it"):
         fill(Path("/"), overwrite=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os.path, "ismount", lambda place: Path(place).name == "out")
-    with pytest.raises(InputError, match="a mount point, which is never replaced"):
+    with pytest.raises(InputError, match="is a mount point; recjax never replaces it"):
         fill(tmp_path / "home" / "out", overwrite=True)
     assert tree(tmp_path / "home" / "out").keys() == {".recjax", "a[1]*.txt", "sub/b.txt"}
 

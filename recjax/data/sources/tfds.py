@@ -117,7 +117,7 @@ def _sequences(path: Path, metadata: Any, source: Any) -> tuple[InteractionLog, 
     """What `build_tfds` wrote, as a log: the same keys, sequences and catalogue."""
     records = (metadata or {}).get("items")
     if not records:
-        raise InputError(f"{path}: its metadata lacks 'items'; expected what build_tfds wrote")
+        raise InputError(f"{path}: its metadata lacks 'items'; expected a data set of build_tfds")
     examples = [source[number] for number in range(len(source))]
 
     def column(name: str) -> np.ndarray | None:
@@ -135,7 +135,7 @@ def _sequences(path: Path, metadata: Any, source: Any) -> tuple[InteractionLog, 
         user_keys = [field("user", key, example["user"]) for example in examples]
         item_keys = [field("key", key, record["key"]) for record in records]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not what build_tfds wrote ({error})") from None
+        raise InputError(f"{path}: not a data set of build_tfds ({error})") from None
     log = InteractionLog(
         users=np.repeat(
             np.arange(len(examples), dtype=np.int32), [len(e["items"]) for e in examples]

@@ -181,7 +181,9 @@ def test_other_kinds_and_existing_files(tmp_path):
     np.savez(tmp_path / "other.npz", mine=np.ones(2))
     for name in ("text.npz", "other.npz"):
         before = (tmp_path / name).read_bytes()
-        with pytest.raises(InputError, match=f"{name}: another file stands there, which is never"):
+        with pytest.raises(
+            InputError, match=f"{name}: another file is there; recjax never replaces"
+        ):
             write_state(tmp_path / name, make_state(), overwrite=True)
         assert (tmp_path / name).read_bytes() == before
     write_state(tmp_path / "a.npz", make_state())

@@ -39,7 +39,9 @@ def test_a_store_comes_back_from_tfds(sample_store, tmp_path):
     files = [file["name"] for file in back.manifest["source"]["files"]]
     assert "metadata.json" in files and len(files) >= 4
     (folder / "metadata.json").unlink()
-    with pytest.raises(InputError, match="metadata lacks 'items'; expected what build_tfds wrote"):
+    with pytest.raises(
+        InputError, match="metadata lacks 'items'; expected a data set of build_tfds"
+    ):
         source.read(folder, source.Options(), BadRows())
     with pytest.raises(InputError, match="with the split 'test'"):
         source.read(folder, source.Options(split="test"), BadRows())

@@ -181,7 +181,7 @@ def test_missing_and_damaged_files(copy, llm, name):
     with pytest.raises(InputError, match=f"{name}: (damaged|not a readable JSON)"):
         recjax.Interpreter.load(copy, llm=llm)
     (copy / name).unlink()
-    with pytest.raises(InputError, match=f"{name}: missing; expected what Interpreter.save wrote"):
+    with pytest.raises(InputError, match=f"{name}: missing; expected a file of Interpreter.save"):
         recjax.Interpreter.load(copy, llm=llm)
 
 
