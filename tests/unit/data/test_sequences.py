@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recjax.data.sequences import one_per_row, pack, pad_left, window_tokens
+from recjax.data.sequences import deal, one_per_row, pack, pad_left, window_tokens
 
 
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=60))
@@ -38,3 +38,13 @@ def test_tokens_of_packed_windows():
     assert tokens.position.tolist() == [1, 2, 3, 3]
     assert tokens.segment.tolist() == [1, 1, 1, 2]
     assert one_per_row(lengths, 4).column.tolist() == [1, 3]
+
+
+def test_deal_gives_each_part_about_as_much():
+    sizes = np.random.default_rng(0).integers(0, 50, 40)
+    parts = deal(sizes, 4)
+    assert sorted(parts.reshape(-1)) == list(range(40)) and parts.shape == (4, 10)
+    sums = sizes[parts].sum(axis=1)
+    assert sums.max() - sums.min() <= sizes.max()
+    more = deal(np.concatenate([sizes + 1, np.zeros(8, int)]), 4)  # of size 0
+    assert [sorted(p[p < 40]) for p in more] == [sorted(p) for p in parts]
