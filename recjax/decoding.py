@@ -75,6 +75,7 @@ def write_tokens(
             fit=fit if in_stages else None, **options,
         )  # fmt: skip
     return beam_search(
-        step, logits, cache, KVCache.take, max_new_tokens=max_new_tokens, beams=beams,
-        length_penalty=length_penalty, early_stopping=early_stopping, **options,
+        step, logits, cache, lambda kept, rows: kept.take(rows),
+        max_new_tokens=max_new_tokens, beams=beams, length_penalty=length_penalty,
+        early_stopping=early_stopping, **options,
     )  # fmt: skip

@@ -132,7 +132,7 @@ class Scored(abc.ABC, Generic[M]):
             places = np.atleast_2d(batch["places"])
             documents = batch["documents"].reshape(len(places), -1)
             real = (places > 0).reshape(-1)
-            inputs = {k: batch[k] for k in batch if k not in ("labels", "documents")}
+            inputs = {k: batch[k] for k in batch if k != "documents"}
             results = self._predict(params, split_batch(inputs, self.sharding))
             owner = done + np.take_along_axis(documents, places, axis=1).reshape(-1)[real]
             for total, values in zip((loss, right), fetch(results), strict=True):

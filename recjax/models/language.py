@@ -1,9 +1,10 @@
 """The language-model contract, and the table of families that fulfil it.
 
 A family is a module with `Config` (a `LanguageConfig`), `PRESETS` (name -> Config), `PARAM_AXES`
-(regex over the parameter path -> logical axes) and a class, a `LanguageModule`. `FAMILIES` names
-it; whatever reads, trains, plans or runs language models finds it there and nowhere else. A new
-family is a line of that table and a line of tests/unit/models/test_language_contract.py.
+(regex over the parameter path -> logical axes) and a class, a `LanguageModule`. Its layers are
+stacked: their parameters have a leading layer axis. `FAMILIES` names it, and whatever reads,
+trains, plans or runs language models finds it there. A new family is a line of that table and a
+line of tests/unit/models/test_language_contract.py.
 """
 
 import dataclasses
@@ -16,6 +17,9 @@ from flax import nnx
 
 from recjax.config import nearest
 from recjax.errors import InputError
+from recjax.lazy import resolve
+from recjax.nn.lora import Linear
+from recjax.nn.masks import make_mask
 from recjax.ranges import Checked, Few, FieldError, Positive, Range, Size
 from recjax.typing import Array
 
@@ -66,12 +70,16 @@ class LanguageModule(nnx.Module):
 
     Attributes:
         config: as given.
+        embedding: [V E].
+        head: the map from states to logits; None: it is the embedding.
         shares_prefix: the states of a prompt's beginning are those of the beginning alone, so that
             prompts may share its cache. Causal models only.
         position_rows: 1: positions are [B T]; 2: [B 2 T].
     """
 
     config: Any
+    embedding: nnx.Param
+    head: Linear | None
     shares_prefix: ClassVar[bool] = False
     position_rows: ClassVar[int] = 1
 
@@ -80,7 +88,7 @@ class LanguageModule(nnx.Module):
 
     def embed(self, tokens: Array) -> Array:
         """Embeddings [B T E] of tokens [B T]."""
-        raise NotImplementedError
+        return self.embedding[...][tokens]
 
     def hidden(
         self,
@@ -111,25 +119,36 @@ class LanguageModule(nnx.Module):
 
     def logits(self, h: Array) -> Array:
         """Logits [... V] of final hidden states [... E]."""
-        raise NotImplementedError
+        if self.head is not None:
+            return self.head(h)
+        return jnp.einsum("...E,VE->...V", h, self.embedding[...].astype(h.dtype))
 
     def head_table(self) -> Array:
         """The head as a row [E] a token: [V E]; with its adapter in it, where it has one."""
-        raise NotImplementedError
+        return self.embedding[...] if self.head is None else self.head.merged().T
 
     def empty_cache(self, rows: int, slots: int) -> Any:
         """A cache for `slots` tokens in each of `rows` rows."""
         raise NotImplementedError
 
-    def positions(self, real: Array, written: Array | None = None) -> Array:
-        """Positions [B T] (or [B 2 T]) of whole rows, as cached calls would give them.
+    def reading(
+        self, segments: Array, written: Array | None = None, within: Array | None = None
+    ) -> dict[str, Array]:
+        """`positions` and `mask` [B T T] for `hidden`: how this model reads whole rows.
 
         Args:
-            real: [B T] bool, False = padding.
-            written: [B T] bool, the tokens after the prompt; by default all are of the prompt.
+            segments: [B T], number of the sequence that a token is of, 0 = padding. One sequence a
+                row: its real tokens.
+            written: [B T] bool, the tokens after each prompt; by default all are of prompts. Causal
+                models read both alike.
+            within: [B T], the place of each token in its sequence; by default that of rows with one
+                sequence.
         """
         del written
-        return jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
+        real = segments > 0
+        if within is None:
+            within = jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
+        return {"positions": within, "mask": make_mask(real, 1, segments)}
 
     def for_decoding(self) -> Self:
         """This model, prepared once for cached calls inside a loop."""
@@ -163,11 +182,10 @@ class Family:
     @property
     def build(self) -> type[LanguageModule]:
         """The class: `build(config, rngs=..., dtype=...)`."""
-        module, _, name = self.module.partition(":")
-        return getattr(importlib.import_module(module), name)
+        return resolve(self.module)
 
     def _of_module(self, name: str) -> Any:
-        return getattr(importlib.import_module(self.module.partition(":")[0]), name)
+        return resolve(f"{self.module.partition(':')[0]}:{name}")
 
     @property
     def config(self) -> type[LanguageConfig]:

@@ -116,20 +116,6 @@ class Llama(LanguageModule):
         self.head = None if config.tied else Linear(config.dim, config.vocab_size, **head)
         self._apart: list[Layers] = nnx.data([])  # of `for_decoding`
 
-    def embed(self, tokens: Array) -> Array:
-        """See `LanguageModule.embed`."""
-        return self.embedding[...][tokens]
-
-    def logits(self, h: Array) -> Array:
-        """See `LanguageModule.logits`."""
-        if self.head is not None:
-            return self.head(h)
-        return jnp.einsum("...E,VE->...V", h, self.embedding[...].astype(h.dtype))
-
-    def head_table(self) -> Array:
-        """See `LanguageModule.head_table`."""
-        return self.embedding[...] if self.head is None else self.head.merged().T
-
     def empty_cache(self, rows: int, slots: int) -> KVCache:
         """See `LanguageModule.empty_cache`."""
         config = self.config

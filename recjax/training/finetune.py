@@ -36,7 +36,6 @@ from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig, PairEvaluator
 from recjax.models.definition import ModelDef, fingerprint
 from recjax.nn.lora import MOST_RANK, LoRAConfig
-from recjax.nn.masks import make_mask
 from recjax.ranges import (
     Checked,
     Count,
@@ -58,6 +57,7 @@ from recjax.text.pairs import (
     encode_pairs,
     split_pairs,
 )
+from recjax.text.token_batches import NO_LABEL
 from recjax.text.tokenizers import Tokenizer, load_tokenizer
 from recjax.training import parallel
 from recjax.training.freezing import FULL, LORA
@@ -259,8 +259,9 @@ class FinetuneRun(Run):
 
     def _hidden(self, module: Any, batch: Mapping[str, Array], key: Array | None = None) -> Array:
         """Final hidden states [R T E] of packed rows."""
-        mask = make_mask(batch["segments"] > 0, 1, batch["segments"])
-        return module.hidden(batch["tokens"], positions=batch["positions"], mask=mask, key=key)[0]
+        written = batch["labels"] != NO_LABEL
+        reading = module.reading(batch["segments"], written, batch["positions"])
+        return module.hidden(batch["tokens"], **reading, key=key)[0]
 
     def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
         """(sum, weight) of the answers' tokens' loss, of all parameters together."""

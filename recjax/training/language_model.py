@@ -34,7 +34,6 @@ from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig, LikelihoodEvaluator
 from recjax.models.language import DEFAULT, Family, LanguageConfig, find_family
-from recjax.nn.masks import make_mask
 from recjax.nn.soft import place_soft
 from recjax.ranges import Checked, Epochs, Range, Seed, Size
 from recjax.replace import new_folder, signed
@@ -276,9 +275,10 @@ class LanguageRun(Run):
 
     def _hidden(self, module: Any, batch: Mapping[str, Array], key: Array | None = None) -> Array:
         """Final hidden states [R T E] of packed rows; with noise on soft tokens where `key` is."""
-        mask = make_mask(batch["segments"] > 0, 1, batch["segments"])
+        segments = batch["segments"]
+        reading = module.model.reading(segments, segments > 0, batch["positions"])
         embedded = module.embed(batch, self.config.text.noise, key)
-        return module.model.hidden(embedded, positions=batch["positions"], mask=mask)[0]
+        return module.model.hidden(embedded, **reading)[0]
 
     def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
         """(sum, weight) of the labelled tokens' loss."""

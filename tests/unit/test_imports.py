@@ -50,7 +50,8 @@ FORBIDDEN = {
 # What is imported by a name that a table holds: systems and families of language models, when a
 # config asks for one (the only way up), and the public names of a package.
 BY_NAME = ("models/language.py", "lazy.py")
-ALSO = {"testing": {"training"}}  # contracts build models and their training state
+# Contracts build models, their training state, and language models as one object.
+ALSO = {"testing": {"training", "llm"}}
 NEVER = {"torch", "tensorflow", "pandas"}
 # Where it is installed, torch reads its own .pt files, for no one else may unpickle them, and
 # computes the logits that `recjax convert --check` compares ours with.

@@ -1,4 +1,4 @@
-"""The language-model contract: cached == uncached, padding, positions, masks, types, shardings."""
+"""LLaMA beside the contract (test_language_contract.py): training, options, presets."""
 
 import dataclasses
 import functools
@@ -34,60 +34,6 @@ def model_of(config):
 @pytest.fixture(params=range(len(CONFIGS)), ids=["gqa", "mha-tied", "mqa-llama3"])
 def model(request):
     return model_of(CONFIGS[request.param])
-
-
-def test_causal(model):
-    before = model(TOKENS)[0]
-    after = model(TOKENS.at[:, 6].set((TOKENS[:, 6] + 1) % 23))[0]
-    np.testing.assert_array_equal(before[:, :6], after[:, :6])
-    assert np.abs(before[:, 6:] - after[:, 6:]).max(axis=(0, 2)).min() > 1e-4
-
-
-@pytest.mark.parametrize("parts", [(1,) * 11, (5, 1, 1, 4), (11,)])
-def test_cached_equals_uncached_at_every_place(model, parts):
-    cache, out, start = model.empty_cache(3, 13), [], 0
-    for length in parts:
-        logits, cache = model(TOKENS[:, start : start + length], cache=cache)
-        out.append(logits)
-        start += length
-    np.testing.assert_allclose(jnp.concatenate(out, axis=1), model(TOKENS)[0], atol=2e-5)
-    assert int(cache.length) == 11 and cache.position.tolist() == [11] * 3
-
-
-def test_a_cache_may_grow(model):
-    first, cache = model(TOKENS[:, :7], cache=model.empty_cache(3, 7))
-    second, cache = model(TOKENS[:, 7:10], cache=cache.grow(10))
-    third, _ = model(TOKENS[:, 10:], cache=cache.grow(13))
-    cached = jnp.concatenate([first, second, third], axis=1)
-    np.testing.assert_allclose(cached, model(TOKENS)[0], atol=2e-5)
-
-
-def test_left_padding_changes_nothing_cached_or_not(model):
-    lengths = np.array([11, 4, 1])
-    mask = jnp.arange(11) >= 11 - lengths[:, None]
-    padded = model(TOKENS, mask=mask)[0]
-    first, cache = model(TOKENS[:, :7], mask=mask[:, :7], cache=model.empty_cache(3, 11))
-    second, cache = model(TOKENS[:, 7:], mask=mask[:, 7:], cache=cache)
-    cached = jnp.concatenate([first, second], axis=1)
-    assert cache.position.tolist() == lengths.tolist()
-    for row, length in enumerate(lengths):
-        alone = model(TOKENS[row : row + 1, 11 - length :])[0][0]
-        np.testing.assert_allclose(padded[row, 11 - length :], alone, atol=2e-5)
-        np.testing.assert_allclose(cached[row, 11 - length :], alone, atol=2e-5)
-
-
-def test_a_shared_prefix_is_the_same_as_repeating_it(model):
-    prefix, rest = TOKENS[:1, :5], TOKENS[:, 5:]
-    mask = jnp.arange(6) >= np.array([0, 2, 5])[:, None]
-    _, cache = model(prefix, cache=model.empty_cache(1, 5))
-    cache = cache.as_prefix().start(3, 6)
-    first, cache = model(rest[:, :4], mask=mask[:, :4], cache=cache)
-    second, cache = model(rest[:, 4:], mask=mask[:, 4:], cache=cache)
-    whole = jnp.concatenate([jnp.repeat(prefix, 3, axis=0), rest], axis=1)
-    every = jnp.concatenate([jnp.ones((3, 5), bool), mask], axis=1)
-    expected = model(whole, mask=every)[0][:, 5:]
-    got = jnp.concatenate([first, second], axis=1)
-    np.testing.assert_allclose(got[mask], expected[mask], atol=2e-5)
 
 
 @pytest.mark.parametrize("remat", ["none", "full", "dots"])
@@ -132,27 +78,6 @@ def test_a_training_prefix_may_have_positions_of_its_own():
     np.testing.assert_array_equal(got, expected)
     other, _ = model.hidden(TOKENS[:, 5:], positions=positions + 3, prefix=prefix)
     assert np.abs(other - expected).max() > 1e-2
-
-
-def test_rows_of_a_cache_can_be_taken(model):
-    _, cache = model(TOKENS[:, :6], cache=model.empty_cache(3, 8))
-    rows = jnp.array([2, 2, 0])
-    got, _ = model(TOKENS[rows, 6:8], cache=cache.take(rows))
-    np.testing.assert_allclose(got, model(TOKENS[rows, :8])[0][:, 6:], atol=2e-5)
-
-
-def test_positions_and_masks_are_arguments(model):
-    """Two documents packed in a row, each with its own positions: as if each were alone."""
-    segments = np.array([0] * 4 + [1] * 7)
-    mask = (segments[:, None] == segments) & np.tril(np.ones((11, 11), bool))
-    positions = np.concatenate([np.arange(4), np.arange(7)])
-    packed = model(TOKENS, positions=jnp.tile(positions, (3, 1)), mask=jnp.tile(mask, (3, 1, 1)))[0]
-    np.testing.assert_allclose(packed[:, :4], model(TOKENS[:, :4])[0], atol=2e-5)
-    np.testing.assert_allclose(packed[:, 4:], model(TOKENS[:, 4:])[0], atol=2e-5)
-
-
-def test_embeddings_in_the_place_of_tokens(model):
-    np.testing.assert_array_equal(model(model.embed(TOKENS))[0], model(TOKENS)[0])
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
@@ -252,41 +177,6 @@ def test_numbers_of_the_config_are_read(field):
     )
     changed = definition.merge(params_of(model_of(BASE)))(TOKENS)[0]
     assert np.abs(changed - model_of(BASE)(TOKENS)[0]).max() > 1e-2
-
-
-def test_bfloat16_stays_bfloat16():
-    half = Llama(BASE, rngs=nnx.Rngs(0), dtype=jnp.bfloat16)
-    logits, cache = half(TOKENS, cache=half.empty_cache(3, 11))
-    assert logits.dtype == cache.keys[0].dtype == jnp.bfloat16
-    assert all(a.dtype == jnp.bfloat16 for a in params_of(half).values())
-    expected = define(lambda r: Llama(BASE, rngs=r)).merge(
-        {k: v.astype(jnp.float32) for k, v in params_of(half).items()}
-    )(TOKENS)[0]
-    error = np.abs(np.asarray(logits, np.float32) - expected)
-    assert error.mean() < 0.05 * np.abs(expected).mean()
-
-
-def test_every_parameter_takes_part(model):
-    definition = define(lambda rngs: Llama(model.config, rngs=rngs))
-    gradients = jax.grad(lambda p: (definition.merge(p)(TOKENS)[0] ** 2).sum())(params_of(model))
-    for path, gradient in gradients.items():
-        assert np.abs(gradient).max() > 0, path
-
-
-def test_generation_traces_once_per_shape():
-    definition = define(lambda rngs: Llama(BASE, rngs=rngs))
-    params, traces = params_of(model_of(BASE)), 0
-
-    @jax.jit
-    def step(params, tokens, cache):
-        nonlocal traces
-        traces += 1
-        return definition.merge(params)(tokens, cache=cache)
-
-    cache = model_of(BASE).empty_cache(3, 11)
-    for t in range(4):
-        _, cache = step(params, TOKENS[:, t : t + 1], cache)
-    assert traces == 1
 
 
 def test_decoding_takes_layers_apart_before_the_loop():

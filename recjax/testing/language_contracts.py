@@ -1,0 +1,281 @@
+"""The language-model contract as assertions: every family passes them, in every config.
+
+Rows have prompts of 5 tokens, and 6 tokens that are written after them.
+"""
+
+import functools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from recjax.convert.language_model import (
+    FORMS,
+    language_model,
+    read_language_model,
+    write_language_model,
+)
+from recjax.errors import InputError
+from recjax.llm import LanguageModel
+from recjax.models.definition import define, params_of
+from recjax.models.language import LanguageConfig, LanguageModule, family_for
+from recjax.training.parallel import make_mesh, param_shardings
+from recjax.training.plan import make_plan
+from recjax.typing import Array
+
+PROMPT, LENGTH = 5, 11
+WRITTEN = jnp.arange(LENGTH) >= PROMPT
+
+
+@functools.cache
+def build(config: LanguageConfig) -> LanguageModule:
+    """The model, at random."""
+    return family_for(config).build(config, rngs=nnx.Rngs(0))
+
+
+def _tokens(config: LanguageConfig, rows: int = 3, length: int = LENGTH) -> Array:
+    return jax.random.randint(jax.random.key(1), (rows, length), 0, config.vocab_size)
+
+
+@functools.cache
+def _forward(config: LanguageConfig) -> Any:
+    """`(inputs, segments, written, within) -> logits`, without a cache."""
+
+    def forward(inputs: Array, segments: Array, written: Array, within: Any = None) -> Array:
+        model = build(config)
+        return model(inputs, **model.reading(segments, written, within))[0]
+
+    return jax.jit(forward)
+
+
+def _uncached(config: LanguageConfig, tokens: Array, real: Any = None) -> np.ndarray:
+    real = np.ones(tokens.shape[:2], bool) if real is None else real
+    written = np.broadcast_to(np.arange(tokens.shape[1]) >= PROMPT, real.shape)
+    return np.asarray(_forward(config)(tokens, real, written))
+
+
+def _cached(config: LanguageConfig, tokens: Array, parts: tuple[int, ...], real: Any = None) -> Any:
+    """Logits at every place, read part by part, and the cache; it grows once."""
+    model, start, out = build(config), 0, []
+    step = jax.jit(lambda tokens, mask, cache: model(tokens, mask=mask, cache=cache))
+    cache = model.empty_cache(len(tokens), parts[0])
+    real = np.ones(tokens.shape, bool) if real is None else real
+    for length in parts:
+        stop = start + length
+        logits, cache = step(tokens[:, start:stop], real[:, start:stop], cache)
+        cache = cache.grow(tokens.shape[1]) if not start else cache
+        out.append(logits)
+        start = stop
+    return np.concatenate(out, axis=1), cache
+
+
+def assert_cached_equals_uncached_at_every_place(config: LanguageConfig) -> None:
+    """Prompts at once, then written tokens; prompts in several calls, where prefixes are shared."""
+    tokens, expected = _tokens(config), _uncached(config, _tokens(config))
+    parts: list[tuple[int, ...]] = [(PROMPT, 1, 1, 4)]
+    if build(config).shares_prefix:
+        parts += [(1, 1, 3, 6), (LENGTH,)]
+    for some in parts:
+        np.testing.assert_allclose(_cached(config, tokens, some)[0], expected, atol=2e-5)
+
+
+def assert_rows_of_a_cache_can_be_taken(config: LanguageConfig) -> None:
+    """As beam search does."""
+    model, tokens, rows = build(config), _tokens(config), np.array([2, 2, 0])
+    expected = _uncached(config, tokens[rows])[:, 6:8]
+    _, cache = _cached(config, tokens[:, :6], (PROMPT, 1))
+    got, _ = model(tokens[rows, 6:8], cache=cache.take(rows).grow(LENGTH))
+    np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+def assert_padding_changes_nothing(config: LanguageConfig) -> None:
+    """Prompts of 5, 3 and 1 tokens, padded on the left, cached or not: as each alone."""
+    tokens, lost = _tokens(config), np.array([0, 2, 4])
+    real = np.arange(LENGTH) >= lost[:, None]
+    padded = _uncached(config, tokens, real)
+    cached, _ = _cached(config, tokens, (PROMPT, 6), real)
+    for row, start in enumerate(lost):
+        alone = _forward(config)(
+            tokens[row : row + 1, start:], real[row : row + 1, start:], WRITTEN[None, start:]
+        )[0]
+        np.testing.assert_allclose(padded[row, start:], alone, atol=2e-5)
+        np.testing.assert_allclose(cached[row, start:], alone, atol=2e-5)
+
+
+def assert_packed_equals_alone(config: LanguageConfig) -> None:
+    """Two sequences in a row; tokens and their embeddings."""
+    tokens, first = _tokens(config), 4
+    segments = np.array([1] * first + [2] * (LENGTH - first))
+    within = np.concatenate([np.arange(first), np.arange(LENGTH - first)])
+    written = within >= np.where(segments == 1, 2, 5)
+    rows = [np.tile(a, (3, 1)) for a in (segments, written, within)]
+    packed = _forward(config)(tokens, *rows)
+    for part in (slice(0, first), slice(first, LENGTH)):
+        own = [a[:, part] for a in rows]
+        alone = _forward(config)(tokens[:, part], own[0] > 0, own[1])
+        np.testing.assert_allclose(packed[:, part], alone, atol=2e-5)
+    embedded = _forward(config)(build(config).embed(tokens), *rows)
+    np.testing.assert_allclose(embedded, packed, atol=1e-6)
+
+
+def assert_what_is_read_both_ways_is_told(config: LanguageConfig) -> None:
+    """A written token changes no state before it; a prompt's does, unless prefixes are shared."""
+    tokens = _tokens(config)
+    before = _uncached(config, tokens)
+
+    def moved(place: int) -> np.ndarray:
+        other = (tokens[:, place] + 1) % config.vocab_size
+        after = _uncached(config, tokens.at[:, place].set(other))
+        return np.abs(after - before).max(axis=(0, 2))
+
+    written, asked = moved(7), moved(PROMPT - 1)
+    assert (written[:7] == 0).all() and (written[7:] > 1e-4).all()
+    if build(config).shares_prefix:
+        assert (asked[: PROMPT - 1] == 0).all()
+    else:
+        assert (asked > 1e-4).all()
+
+
+def assert_states_of_some_places(config: LanguageConfig) -> None:
+    """`places` chooses among the states of all."""
+    model, tokens = build(config), _tokens(config)
+    places = jnp.array([[4, 2, 0], [1, 3, 3], [0, 1, 4]])
+    every = [model.hidden(tokens[:, :PROMPT], cache=c)[0] for c in (None, model.empty_cache(3, 5))]
+    some = [
+        model.hidden(tokens[:, :PROMPT], cache=c, places=places)[0]
+        for c in (None, model.empty_cache(3, 5))
+    ]
+    for one, whole in zip(some, every, strict=True):
+        np.testing.assert_allclose(
+            one, jnp.take_along_axis(whole, places[..., None], axis=1), atol=2e-5
+        )
+    np.testing.assert_allclose(model.logits(some[0]), some[0] @ model.head_table().T, atol=2e-5)
+
+
+def assert_saved_and_loaded_is_the_same(config: LanguageConfig) -> None:
+    """In recjax's form and Hugging Face's; a form that cannot hold the family is refused."""
+    family, params = family_for(config), params_of(build(config))
+    model = language_model(config, params)
+    with tempfile.TemporaryDirectory() as place:
+        for form in ("recjax", "hf"):
+            folder = write_language_model(Path(place) / form, model, form=form)
+            again = read_language_model(folder, remat=config.remat, unroll=config.unroll)
+            assert (again.family, again.config) == (family, config)
+            assert again.params.keys() == params.keys()
+            for path, array in params.items():
+                np.testing.assert_array_equal(again.params[path], array)
+        for form in FORMS.keys() - family.forms:
+            folder = Path(place) / "none"
+            try:
+                write_language_model(folder, model, form=form)
+            except InputError as error:
+                assert f"the form {form} has no models of the family {family.name}" in str(error)
+                assert not folder.exists()
+            else:
+                raise AssertionError(f"{family.name} was written as {form}")
+
+
+def assert_one_trace_a_shape(config: LanguageConfig) -> None:
+    """Other tokens, other padding, later steps: no new trace."""
+    definition = define(lambda rngs: family_for(config).build(config, rngs=rngs))
+    params, tokens, traces = params_of(build(config)), _tokens(config), 0
+
+    @jax.jit
+    def step(params: Any, tokens: Array, real: Array, cache: Any) -> Any:
+        nonlocal traces
+        traces += 1
+        return definition.merge(params)(tokens, mask=real, cache=cache)
+
+    empty = build(config).empty_cache(3, LENGTH)
+    for lost in (0, 2):
+        real = jnp.arange(PROMPT) >= jnp.full((3, 1), lost)
+        _, cache = step(params, tokens[:, lost : PROMPT + lost], real, empty)
+        for t in range(PROMPT, PROMPT + 3):
+            _, cache = step(params, tokens[:, t : t + 1], real[:, -1:], cache)
+    assert traces == 2
+
+
+def assert_every_parameter_takes_part_and_has_a_sharding(config: LanguageConfig) -> None:
+    """Gradients reach all; `PARAM_AXES` covers all; the plan counts all."""
+    family, model, tokens = family_for(config), build(config), _tokens(config)
+    definition = define(lambda rngs: family.build(config, rngs=rngs))
+    reading = model.reading(jnp.ones(tokens.shape, bool), jnp.tile(WRITTEN, (3, 1)))
+
+    def loss(params: Any) -> Array:
+        return (definition.merge(params)(tokens, **reading)[0] ** 2).sum()
+
+    gradients = jax.jit(jax.grad(loss))(params_of(model))
+    for path, gradient in gradients.items():
+        assert np.abs(gradient).max() > 0, f"{path} takes no part"
+    shardings = param_shardings(definition.shapes, family.axes, make_mesh((-1, 1, 1)))
+    assert shardings.keys() == gradients.keys()
+    plan = make_plan(config, batch=2, length=16, train="full")
+    assert plan.parameters == plan.trained == sum(g.size for g in gradients.values())
+
+
+def assert_half_precision_stays(config: LanguageConfig) -> None:
+    """Parameters, states and cache in bfloat16; logits near those in float32."""
+    family = family_for(config)
+    model = family.build(config, rngs=nnx.Rngs(0), dtype=jnp.bfloat16)
+    assert all(a.dtype == jnp.bfloat16 for a in params_of(model).values())
+    logits, cache = model(_tokens(config), cache=model.empty_cache(3, LENGTH))
+    assert logits.dtype == jnp.bfloat16
+    floats = {a.dtype for a in jax.tree.leaves(cache) if jnp.issubdtype(a.dtype, jnp.floating)}
+    assert floats == {jnp.dtype(jnp.bfloat16)}
+    wide = {path: a.astype(jnp.float32) for path, a in params_of(model).items()}
+    definition = define(lambda rngs: family.build(config, rngs=rngs))
+    expected = definition.merge(wide)(_tokens(config))[0]
+    error = np.abs(np.asarray(logits, np.float32) - expected)
+    assert error.mean() < 0.05 * np.abs(expected).mean()
+
+
+def assert_generation_equals_reading_all_again(config: LanguageConfig) -> None:
+    """Prompts of three lengths with a long common beginning; without cache, prefix and buckets.
+
+    A beginning is reused only where the family says that it may be.
+    """
+    definition = define(lambda rngs: family_for(config).build(config, rngs=rngs))
+    lm = LanguageModel(definition, params_of(build(config)), config)
+    tokens, new = np.array(_tokens(config, 3, 30)), 4
+    tokens[:, :20] = tokens[0, :20]
+    lengths = np.array([30, 21, 24])
+    prompts = [row[:n].tolist() for row, n in zip(tokens, lengths, strict=True)]
+    got = lm.generate(prompts, max_new_tokens=new)
+    assert len(lm._prefixes) == int(build(config).shares_prefix)
+    whole = np.zeros((3, 30 + new), np.int32)
+    for row, prompt in enumerate(prompts):
+        whole[row, : len(prompt)] = prompt
+    places = np.arange(30 + new)
+    for k in range(new):
+        real = places < lengths[:, None] + k
+        logits = _forward(config)(whole, real, real & (places >= lengths[:, None]))
+        whole[range(3), lengths + k] = np.argmax(logits[np.arange(3), lengths + k - 1], axis=-1)
+    for row, n in enumerate(lengths):
+        np.testing.assert_array_equal(got.tokens[row], whole[row, n : n + new])
+
+
+def assert_a_prefix_is_shared_or_refused(config: LanguageConfig) -> None:
+    """As if it were repeated in each row; or `prefix_cache` says that it cannot be."""
+    model, tokens = build(config), _tokens(config)
+    if not model.shares_prefix:
+        definition = define(lambda rngs: family_for(config).build(config, rngs=rngs))
+        try:
+            LanguageModel(definition, params_of(model), config).prefix_cache([1, 2, 3])
+        except InputError as error:
+            assert "reads a prompt both ways; no beginning of it can be reused" in str(error)
+            return
+        raise AssertionError("a prefix was cached")
+    begins = tokens.at[:, :PROMPT].set(tokens[0, :PROMPT])
+    lost = np.array([0, 2, 5])[:, None] + PROMPT
+    real = (np.arange(LENGTH) < PROMPT) | (np.arange(LENGTH) >= lost)
+    expected = _uncached(config, begins, real)[:, PROMPT:]
+    cache = model(begins[:1, :PROMPT], cache=model.empty_cache(1, PROMPT))[1].as_prefix()
+    rest, seen = begins[:, PROMPT:], real[:, PROMPT:]
+    first, filled = model(rest[:, :4], mask=seen[:, :4], cache=cache.start(3, 6))
+    second, _ = model(rest[:, 4:], mask=seen[:, 4:], cache=filled)
+    got = np.concatenate([first, second], axis=1)
+    np.testing.assert_allclose(got[seen], expected[seen], atol=2e-5)

@@ -1,0 +1,73 @@
+"""Every family of language models against the contract; a new one joins by a line in CASES."""
+
+import dataclasses
+
+import pytest
+
+from recjax.errors import InputError
+from recjax.models import language, llama
+from recjax.nn.positions import RopeScaling
+from recjax.testing import language_contracts, two_way
+from recjax.training.language_model import read_model
+from recjax.training.plan import find_config
+
+LLAMA = llama.Config(
+    vocab_size=23, dim=12, mlp_dim=20, layers=3, heads=4, kv_heads=2, head_dim=6, init_std=0.4
+)
+TWO_WAY = two_way.Config(
+    vocab_size=23, dim=12, mlp_dim=20, layers=2, heads=4, kv_heads=2, head_dim=8, init_std=0.4
+)
+CASES = {
+    "llama": LLAMA,
+    "llama-mha-tied": dataclasses.replace(LLAMA, kv_heads=4, tied=True),
+    "llama-mqa-scaled": dataclasses.replace(
+        LLAMA, kv_heads=1, rope_scaling=RopeScaling(4.0, 1.0, 4.0, 16)
+    ),
+    "two_way": TWO_WAY,
+    "two_way-tied": dataclasses.replace(TWO_WAY, kv_heads=4, tied=True),
+}
+
+
+@pytest.fixture(autouse=True)
+def second_family(monkeypatch):
+    monkeypatch.setitem(language.FAMILIES, "two_way", two_way.FAMILY)
+
+
+@pytest.mark.parametrize("config", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    "assertion",
+    [
+        getattr(language_contracts, name)
+        for name in dir(language_contracts)
+        if name.startswith("assert_")
+    ],
+    ids=lambda f: f.__name__.removeprefix("assert_"),
+)
+def test_contract(assertion, config):
+    assertion(config)
+
+
+def test_all_families_are_here():
+    assert {language.family_for(config).name for config in CASES.values()} == {*language.FAMILIES}
+
+
+def test_presets_of_all_families():
+    every = language.presets()
+    assert len(every) == sum(len(family.presets) for family in language.FAMILIES.values())
+    for family in language.FAMILIES.values():
+        for name, config in family.presets.items():
+            assert find_config(name) == config and language.family_for(config) == family
+            section = {"name": family.name, "preset": name}
+            assert read_model(section, config.vocab_size) == config
+    with pytest.raises(InputError, match="preset 'two-way-tinny': unknown; did you mean 'two-way-"):
+        find_config("two-way-tinny")
+    with pytest.raises(InputError, match="no preset 'two-way-tiny' of llama; "):
+        read_model({"name": "llama", "preset": "two-way-tiny"}, 300)
+
+
+def test_positions_of_the_wrong_kind_are_refused():
+    """One row for a model of two would be read as something else."""
+    model = language_contracts.build(TWO_WAY)
+    tokens = language_contracts._tokens(TWO_WAY)
+    with pytest.raises(ValueError, match=r"positions of shape \(3, 11\); expected \[B 2 T\]"):
+        model(tokens, positions=model.reading(tokens > -1)["positions"][:, 0])
