@@ -72,7 +72,7 @@ def test_the_model_is_given_each_soft_token_s_blend():
     """A model that is right where the film it names is the one that the last blend ends with."""
 
     def predict(params, batch):
-        assert {*batch} == {"tokens", "positions", "segments", "places", "is_soft",
+        assert {*batch} == {"tokens", "labels", "positions", "segments", "places", "is_soft",
                             "blend_items", "blend_weights"}  # fmt: skip
         length = batch["tokens"].shape[1]
         which = jnp.cumsum(batch["is_soft"], axis=1) - 1
@@ -104,7 +104,7 @@ def test_texts_without_soft_tokens_give_a_model_none():
         return knows_all_but(-1)(params, batch)
 
     evaluator(predict, kinds=("items", "histories")).run(None)
-    assert {*seen} == {"tokens", "positions", "segments", "places"}
+    assert {*seen} == {"tokens", "labels", "positions", "segments", "places"}
 
 
 def test_a_prompt_that_leaves_no_room_for_its_answer():
