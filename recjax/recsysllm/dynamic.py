@@ -5,12 +5,11 @@ state lives in the loop's cache and moves with its rows where beams are reordere
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from recjax.errors import InputError
 from recjax.recsysllm.entities import EntityPool
@@ -36,22 +35,22 @@ class InnerState(NamedTuple):
 class DynamicPositions:
     """An entity pool on the device; made by `dynamic_positions`.
 
-    The first token of an entity is looked up in a table over the vocabulary, the others by binary
-    search among the few edges of their node.
+    The first token of an entity is looked up in a table over the vocabulary. The other edges of the
+    trie stand in the order of their hashes, and one read of `width` edges finds any of them.
 
     Attributes:
         root: [V] int32, the node that a token leads to from the root, 0 = none.
-        offsets: [nodes + 1] int32, the edges of a node are offsets[node] .. offsets[node + 1].
-        tokens: [edges] int32; the edge at place e leads to node e + 1.
+        starts: [buckets] int32, the first edge of each hash; buckets are a power of two.
+        edges: [edges 3] int32: a node, a token, and the node that it leads to.
         sop: [] int32, the token that begins a span.
-        depth: steps of the search.
+        width: the most edges that share a hash.
     """
 
     root: Array
-    offsets: Array
-    tokens: Array
+    starts: Array
+    edges: Array
     sop: Array
-    depth: int = dataclasses.field(metadata={"static": True})
+    width: int = dataclasses.field(metadata={"static": True})
 
     def init(self, rows: int) -> InnerState:
         """The state before `<sop>`."""
@@ -68,19 +67,21 @@ class DynamicPositions:
         return InnerState(node, jnp.where(grows, state.inner + 1, 1), sop)
 
     def _child(self, node: Array, tokens: Array) -> Array:
-        """The node [B] that tokens lead to from a node that is not the root; 0 = none."""
-        low = self.offsets[node]
-        end = jnp.where(node > 0, self.offsets[node + 1], low)
+        """The node [B] that tokens lead to from a node; 0 = none, or the node is the root."""
+        bucket = _bucket(node.astype(jnp.uint32), tokens.astype(jnp.uint32), self.starts.size)
+        read = self.edges[self.starts[bucket][:, None] + jnp.arange(self.width)]
+        same = (read[..., 0] == node[:, None]) & (read[..., 1] == tokens[:, None])
+        return jnp.where(same, read[..., 2], 0).max(axis=1)
 
-        def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bounds
-            middle = (low + high) // 2
-            below = (middle < high) & (self.tokens[middle] < tokens)
-            return jnp.where(below, middle + 1, low), jnp.where(below, high, middle)
 
-        # A loop, not unrolled: see `generate.constrained`.
-        place, _ = lax.fori_loop(0, self.depth, halve, (low, end))
-        return jnp.where((place < end) & (self.tokens[place] == tokens), place + 1, 0)
+U = TypeVar("U", Array, np.ndarray)
+
+
+def _bucket(node: U, token: U, buckets: int) -> U:
+    """The hash of an edge; uint32, the same in NumPy and JAX."""
+    mixed = node * np.uint32(0x9E3779B1) ^ token * np.uint32(0x85EBCA77)
+    mixed = (mixed ^ (mixed >> np.uint32(15))) * np.uint32(0x2C1B3C6D)
+    return (mixed ^ (mixed >> np.uint32(13))) & np.uint32(buckets - 1)
 
 
 def dynamic_positions(pool: EntityPool, vocab: int) -> DynamicPositions:
@@ -100,12 +101,19 @@ def dynamic_positions(pool: EntityPool, vocab: int) -> DynamicPositions:
         raise InputError(f"entity pool: token {tokens.max()}; expected at most {vocab - 1}")
     root = np.zeros(vocab, np.int32)
     root[tokens[: offsets[1]]] = 1 + np.arange(offsets[1])
-    padded = 1 << int(len(offsets) - 1).bit_length()
-    most = int(np.diff(offsets[1:]).max(initial=0))
+    tail = np.arange(offsets[1], len(tokens))
+    source = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))[tail]
+    buckets = 1 << len(tail).bit_length()
+    hashes = _bucket(source.astype(np.uint32), tokens[tail].astype(np.uint32), buckets)
+    order = np.argsort(hashes, kind="stable")
+    counts = np.bincount(hashes, minlength=buckets)
+    width = max(int(counts.max()), 4)
+    edges = np.full((buckets + width, 3), -1, np.int32)
+    edges[: len(tail)] = np.stack([source, tokens[tail], tail + 1], axis=1)[order]
     return DynamicPositions(
         jnp.asarray(root),
-        jnp.asarray(np.pad(offsets, (0, padded + 1 - len(offsets)), mode="edge")),
-        jnp.asarray(np.pad(tokens, (0, padded - len(tokens)), constant_values=-1)),
+        jnp.asarray((np.cumsum(counts) - counts).astype(np.int32)),
+        jnp.asarray(edges),
         jnp.asarray(pool.sop, jnp.int32),
-        depth=most.bit_length(),
+        width=width,
     )
