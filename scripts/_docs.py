@@ -24,6 +24,8 @@ def main(folder: Path) -> None:
         warnings.simplefilter("always", UserWarning)
         # A package brings its modules along, but not those that its `__all__` leaves out.
         warnings.filterwarnings("ignore", "The module specification")
+        # A NamedTuple with postponed annotations: pdoc shows these as the text that they are.
+        warnings.filterwarnings("ignore", "Error parsing type annotation ForwardRef")
         pdoc.pdoc(*names, r"!.*\._", r"!recjax\.testing", output_directory=folder)
     if found:
         sys.exit("\n".join(str(warning.message) for warning in found))
