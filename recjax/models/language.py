@@ -215,7 +215,8 @@ FAMILIES = {
         "recjax.convert.llama_hf",
         model_types=("llama",),
         forms=("recjax", "hf", "meta", "flax"),
-    )
+    ),
+    "glm": Family("glm", "recjax.models.glm:GLM", "recjax.convert.glm_hf", model_types=("glm",)),
 }
 DEFAULT = "llama"  # the family of a config that names none
 

@@ -20,7 +20,7 @@ class KVCache:
     Attributes:
         keys, values: a [B K M H] each layer.
         valid: [B M] bool, slots that may be attended to.
-        position: [B] int32, position of the next token.
+        position: [B] int32, position of the next token; [B 2] in models with two rows of positions.
         length: [] int32, slots in use.
         prefix_keys, prefix_values: a [K P H] each layer, or none.
     """
@@ -79,13 +79,20 @@ class KVCache:
             prefix_values=self.prefix_values,
         )
 
-    def advance(self, real: Array) -> "KVCache":
-        """Takes the next T slots of every row for tokens of which `real` [B T] are no padding."""
+    def advance(self, real: Array, position: Array | None = None) -> "KVCache":
+        """Takes the next T slots of every row for tokens of which `real` [B T] are no padding.
+
+        Args:
+            real: [B T] bool.
+            position: of the next token; by default one more for every real token.
+        """
+        if position is None:
+            position = self.position + real.sum(axis=-1, dtype=jnp.int32)
         valid = jax.lax.dynamic_update_slice(self.valid, real, (0, self.length))
         return dataclasses.replace(
             self,
             valid=valid,
-            position=self.position + real.sum(axis=-1, dtype=jnp.int32),
+            position=position,
             length=self.length + real.shape[1],
         )
 

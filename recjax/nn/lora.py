@@ -85,7 +85,7 @@ class LoRA(nnx.Module):
 
 
 class Linear(nnx.Module):
-    """A linear map without bias, [... in] -> [... out], which may carry an adapter.
+    """A linear map, [... in] -> [... out], which may carry an adapter.
 
     Args:
         in_dim, out_dim: sizes of the kernel [*stack in out].
@@ -93,6 +93,7 @@ class Linear(nnx.Module):
         init: initialiser of the kernel.
         rngs: its key.
         dtype: of the kernel.
+        bias: whether a vector [*stack out] is added, 0 at the start.
     """
 
     def __init__(
@@ -104,13 +105,16 @@ class Linear(nnx.Module):
         init: Callable[..., Array],
         rngs: nnx.Rngs,
         dtype: Any = jnp.float32,
+        bias: bool = False,
     ):
         self.kernel = nnx.Param(init(rngs.params(), (*stack, in_dim, out_dim), dtype))
+        self.bias = nnx.Param(jnp.zeros((*stack, out_dim), dtype)) if bias else None
         self.lora: LoRA | None = nnx.data(None)
 
     def __call__(self, x: Array, key: Array | None = None) -> Array:
         """Maps x [... in]; with a `key`, an adapter's dropout is on."""
         y = x @ self.kernel[...].astype(x.dtype)
+        y = y if self.bias is None else y + self.bias[...].astype(x.dtype)
         return y if self.lora is None else y + self.lora(x, key)
 
     def merged(self) -> Array:

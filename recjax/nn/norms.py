@@ -28,3 +28,25 @@ class RMSNorm(nnx.Module):
         wide = x.astype(jnp.float32)
         wide *= lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
         return wide.astype(x.dtype) * self.scale[...].astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer norm (Ba et al. 2016) with scale and bias, computed in float32 whatever the input.
+
+    Args:
+        dim: E.
+        eps: inside the root.
+        stack: leading axes of scale and bias, for layers that are scanned.
+        dtype: of scale and bias.
+    """
+
+    def __init__(self, dim: int, eps: float, *, stack: tuple[int, ...] = (), dtype=jnp.float32):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones((*stack, dim), dtype))
+        self.bias = nnx.Param(jnp.zeros((*stack, dim), dtype))
+
+    def __call__(self, x: Array) -> Array:
+        wide = x.astype(jnp.float32)
+        wide -= jnp.mean(wide, axis=-1, keepdims=True)
+        wide *= lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        return (wide * self.scale[...] + self.bias[...]).astype(x.dtype)

@@ -1,0 +1,354 @@
+"""GLM (Du et al. 2022), base to 10B: blank infilling with two positions a token.
+
+h = embedding + position + inner position; h += dense(attention(norm(h))); h += mlp(norm(h)); the
+head, which is the embedding, reads norm(h). Norms are layer norms in float32; every linear map has a
+bias; queries, keys and values are thirds of one map; facts: `third_party/glm.md`.
+
+A row is a prompt with blanks, read both ways, and then the texts of the blanks, each begun by <sop>
+and causal. Positions are [B 2 T]. Row 0 counts the prompt; in a blank's text it stays at the blank.
+Row 1 is 0 in the prompt and counts the tokens of a blank's text from 1.
+
+    logits, _ = model(tokens, positions=positions, mask=mask)     # [B 2 T], [B T T]
+    h, cache = model.hidden(prompts, cache=model.empty_cache(rows, slots))
+    logits, cache = model(next_tokens, cache=cache)               # goes on in the first blank
+
+Deviations: the dropout of pre-training (0.1) is left out; the cache holds keys and values where the
+original keeps hidden states and maps them again.
+"""
+
+import dataclasses
+import math
+from typing import Annotated, Any, Literal, Self
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from recjax.models.language import LanguageConfig, LanguageModule
+from recjax.nn.attention import attend
+from recjax.nn.cache import KVCache, empty_cache
+from recjax.nn.lora import Linear, lora_axes
+from recjax.nn.masks import make_mask
+from recjax.nn.norms import LayerNorm
+from recjax.ranges import FieldError, Range, Share
+from recjax.typing import Array
+
+TokenId = Annotated[int, Range(0, 2**24)]
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoRowConfig(LanguageConfig):
+    """Sizes of a model with two positions a token, and the ids that tell where they turn."""
+
+    norm_eps: Share = 1e-5
+    start_id: TokenId | None = None  # <sop>, with which the text of a blank begins
+    blank_ids: tuple[TokenId, ...] = ()  # [MASK] and its kin
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.kv_heads != self.heads:
+            raise FieldError("kv_heads", f"{self.kv_heads}: expected heads, {self.heads}")
+        if self.heads * self.head_dim != self.dim:
+            raise FieldError("head_dim", f"{self.head_dim}: expected dim / heads")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(TwoRowConfig):
+    """Sizes of a GLM. `mlp_dim` is 4 E in all of them."""
+
+    mlp_dim: Annotated[int, Range(1, 2**20)] = 1024
+    max_length: Annotated[int, Range(1, 2**24)] = 512  # each table of positions has one row more
+    tied: bool = True
+    # The published models were trained with "tanh"; Hugging Face's code computes "erf".
+    gelu: Literal["tanh", "erf"] = "tanh"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.tied:
+            raise FieldError("tied", "expected True: the head of GLM is its embedding")
+        if self.mlp_dim != 4 * self.dim:
+            raise FieldError("mlp_dim", f"{self.mlp_dim}: expected 4 dim, {4 * self.dim}")
+
+
+def _sizes(layers: int, dim: int, heads: int, length: int, vocab: int, *ids: int) -> Config:
+    return Config(
+        vocab_size=vocab, dim=dim, mlp_dim=4 * dim, layers=layers, heads=heads, kv_heads=heads,
+        head_dim=dim // heads, max_length=length, start_id=ids[0], blank_ids=ids[1:],
+    )  # fmt: skip
+
+
+_GPT2 = (50304, 50257, 50260, 50263, 50264)  # vocabulary, <sop>, [MASK], [gMASK], [sMASK]
+_BERT = (30592, 30522, 103)
+# Sizes of the published models; the last is for tests and first steps.
+PRESETS = {
+    "glm-base": _sizes(12, 768, 12, 512, *_BERT),
+    "glm-large": _sizes(24, 1024, 16, 512, *_BERT),
+    "glm-515m": _sizes(30, 1152, 18, 512, *_BERT),
+    "glm-roberta": _sizes(24, 1024, 16, 512, 50304, 50265, 50264),
+    "glm-large-chinese": _sizes(24, 1024, 16, 1024, 50048, 50006, 50003, 50009, 50008),
+    "glm-2b": _sizes(36, 2048, 32, 1024, *_GPT2),
+    "glm-10b": _sizes(48, 4096, 64, 1024, *_GPT2),
+    "glm-10b-chinese": _sizes(48, 4096, 64, 1024, 50048, 50006, 50003, 50007, 50008),
+    "glm-tiny": _sizes(2, 128, 4, 256, *_GPT2),
+}
+
+LAYER_AXES = (
+    (r"embedding", ("vocab", "embed")),
+    (r"layers/query_key_value/kernel", (None, "embed", "heads")),
+    (r"layers/query_key_value/bias", (None, "heads")),
+    (r"layers/dense/kernel", (None, "heads", "embed")),
+    (r"layers/dense_h_to_4h/kernel", (None, "embed", "mlp")),
+    (r"layers/dense_h_to_4h/bias", (None, "mlp")),
+    (r"layers/dense_4h_to_h/kernel", (None, "mlp", "embed")),
+    (r".*/(scale|bias)", (None,)),
+)
+PARAM_AXES = lora_axes((*LAYER_AXES, (r"(block_)?position", (None, "embed"))))
+
+
+class Layers(nnx.Module):
+    """All layers: every parameter has a leading layer axis. A slice of it is one layer."""
+
+    def __init__(self, config: TwoRowConfig, *, gelu: str, rngs: nnx.Rngs, dtype: Any):
+        stack, dim, std = (config.layers,), config.dim, config.init_std
+        self.heads, self.gelu = config.heads, gelu
+        last = std / math.sqrt(2 * config.layers)  # of the maps that add to the states
+
+        def linear(into: int, out: int, std: float) -> Linear:
+            init = nnx.initializers.normal(std)
+            return Linear(into, out, stack=stack, init=init, rngs=rngs, dtype=dtype, bias=True)
+
+        self.attention_norm = LayerNorm(dim, config.norm_eps, stack=stack, dtype=dtype)
+        self.query_key_value = linear(dim, 3 * dim, std)
+        self.dense = linear(dim, dim, last)
+        self.mlp_norm = LayerNorm(dim, config.norm_eps, stack=stack, dtype=dtype)
+        self.dense_h_to_4h = linear(dim, config.mlp_dim, std)
+        self.dense_4h_to_h = linear(config.mlp_dim, dim, last)
+
+    def project(self, x: Array, angles: Any, key: Array | None) -> tuple[Array, Array, Array]:
+        """Queries, keys and values [B N T H] of normed states [B T E]."""
+        del angles
+        fused = self.query_key_value(x, key)
+        parts = fused.reshape(*x.shape[:2], 3, self.heads, -1)
+        q, k, v = jnp.einsum("BTPNH->PBNTH", parts)
+        return q, k, v
+
+    def add(self, before: Array, normed: Array, new: Array) -> Array:
+        """The states after a sublayer, of those before it, their norm, and its result."""
+        del normed
+        return before + new
+
+    def attended(self, x: Array, normed: Array, mixed: Array, key: Array | None) -> Array:
+        """x [B T E] after attention, of its heads [B N T H]."""
+        together = jnp.einsum("BNTH->BTNH", mixed).reshape(x.shape)
+        return self.add(x, normed, self.dense(together, key))
+
+    def mlp(self, x: Array, keys: list) -> Array:
+        """x [B T E] after the feed-forward network."""
+        normed = self.mlp_norm(x)
+        wide = jax.nn.gelu(self.dense_h_to_4h(normed, keys[2]), approximate=self.gelu == "tanh")
+        return self.add(x, normed, self.dense_4h_to_h(wide, keys[3]))
+
+
+def _keys(key: Array | None) -> list[Array | None]:
+    """A dropout key for each linear map of a layer, or none."""
+    return [None] * 4 if key is None else list(jax.random.split(key, 4))
+
+
+class TwoRowModel(LanguageModule):
+    """Prompts are read both ways; every token has two positions.
+
+    Where inputs are tokens, `start_id` tells where the prompt ends and `blank_ids` which blank is
+    filled. Otherwise all inputs of the first call are of the prompt, and what is written after them
+    has the position of its last token.
+    """
+
+    position_rows = 2
+    config: TwoRowConfig
+    layers: Layers
+    final_norm: LayerNorm
+
+    def begin(self, x: Array, positions: Array) -> tuple[Array, Any]:
+        """What enters the first layer, and what every layer reads of positions [B 2 T]."""
+        raise NotImplementedError
+
+    def embed(self, tokens: Array) -> Array:
+        return self.embedding[...][tokens]
+
+    def logits(self, h: Array) -> Array:
+        if self.head is not None:
+            return self.head(h)
+        return jnp.einsum("...E,VE->...V", h, self.embedding[...].astype(h.dtype))
+
+    def head_table(self) -> Array:
+        return self.embedding[...] if self.head is None else self.head.merged().T
+
+    def empty_cache(self, rows: int, slots: int) -> KVCache:
+        c = self.config
+        empty = empty_cache(c.layers, rows, slots, c.heads, c.head_dim, self.embedding.dtype)
+        return dataclasses.replace(empty, position=jnp.zeros((rows, 2), jnp.int32))
+
+    def reading(
+        self, segments: Array, written: Array | None = None, within: Array | None = None
+    ) -> dict[str, Array]:
+        real = segments > 0
+        if within is None:
+            within = jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
+        new = jnp.zeros(segments.shape, bool) if written is None else written.astype(bool) & real
+        count = jnp.cumsum(new, axis=-1)
+        before = jax.lax.cummax(jnp.where(within == 0, count - new, 0), axis=1)
+        count = jnp.where(new, count - before, 0)
+        mask = make_mask(real, new, segments)
+        return {"positions": jnp.stack([within - count, count], axis=1), "mask": mask}
+
+    def hidden(
+        self,
+        inputs: Array,
+        *,
+        positions: Array | None = None,
+        mask: Array | None = None,
+        cache: KVCache | None = None,
+        prefix: Any = None,
+        key: Array | None = None,
+        places: Array | None = None,
+    ) -> tuple[Array, KVCache | None]:
+        """Final hidden states [B T E]; see the contract.
+
+        Args:
+            inputs: tokens [B T], or embeddings [B T E].
+            positions: [B 2 T].
+            mask: [B T] bool, real tokens; or [B T T] or [B 1 T T] bool, query by key, True = may
+                attend. With a cache it says who of these tokens sees whom; each sees all that was
+                read before, and later calls see the tokens that the last of these sees.
+            cache: what came before.
+            prefix: none; prompts are read both ways.
+            key: of the adapters' dropout.
+            places: [B Q], where states are wanted.
+        """
+        if prefix is not None:
+            raise ValueError("no beginning of a prompt that is read both ways can be shared")
+        x = self.embed(inputs) if inputs.ndim == 2 else inputs
+        if positions is not None and positions.shape != (len(x), 2, x.shape[1]):
+            raise ValueError(f"positions of shape {positions.shape}; expected [B 2 T]")
+        mask = None if mask is None else mask.astype(bool)
+        mask = mask[:, 0] if mask is not None and mask.ndim == 4 else mask
+        square = mask is not None and mask.ndim == 3
+        real = jnp.ones(x.shape[:2], bool) if mask is None else mask[:, -1] if square else mask
+        new, blank = self._told(inputs, real)
+        own = self.reading(real, new)
+        usual, own_mask = own["positions"], own["mask"]
+        # In a blank's text row 0 stays at the blank.
+        usual = usual.at[:, 0].set(jnp.where(new, blank[:, None], usual[:, 0]))
+        after = None
+        if cache is not None:
+            first, within = cache.length == 0, jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
+            later = jnp.stack([jnp.zeros_like(within), within], axis=1)
+            usual = jnp.where(first, usual, cache.position[..., None] + later)
+            own_mask = jnp.where(first, own_mask, make_mask(real))
+            at = usual if positions is None else positions
+            after = cache.advance(real, _next(cache, at, real, blank))
+        mask = mask if square else own_mask
+        x, angles = self.begin(x, usual if positions is None else positions)
+        if after is None:
+            x = self._scanned(x, angles, mask, key)
+        else:
+            x, after = self._cached(x, angles, mask, cache, after)
+        h = self.final_norm(x)
+        return h if places is None else jnp.take_along_axis(h, places[..., None], axis=1), after
+
+    def for_decoding(self) -> Self:
+        if jax.default_backend() == "cpu":  # see LLaMA's
+            self._apart = nnx.data(self._split_layers())
+        return self
+
+    def _told(self, inputs: Array, real: Array) -> tuple[Array, Array]:
+        """What tokens tell: [B T] bool, those after the prompt, and [B], the blank's position."""
+        last = jnp.maximum(real.sum(axis=-1) - 1, 0)
+        if inputs.ndim == 3:
+            return jnp.zeros(real.shape, bool), last
+        new = jnp.cumsum((inputs == self.config.start_id) & real, axis=-1) > 0
+        prompt = real & ~new
+        blanks = jnp.isin(inputs, jnp.array(self.config.blank_ids, jnp.int32)) & prompt
+        place = jnp.cumsum(real, axis=-1) - 1
+        found = jnp.take_along_axis(place, blanks.argmax(axis=-1)[:, None], axis=1)[:, 0]
+        last = jnp.maximum(prompt.sum(axis=-1) - 1, 0)
+        return new, jnp.where(blanks.any(axis=-1), found, last)
+
+    def _split_layers(self) -> list[Layers]:
+        graph, stacked = nnx.split(self.layers)
+        return [
+            nnx.merge(graph, jax.tree.map(lambda a, n=n: a[n], stacked))
+            for n in range(self.config.layers)
+        ]
+
+    def _scanned(self, x: Array, angles: Any, mask: Array, key: Array | None) -> Array:
+        graph, stacked = nnx.split(self.layers)
+
+        def layer(x: Array, at: tuple[Any, Array | None]) -> tuple[Array, None]:
+            one, keys = nnx.merge(graph, at[0]), _keys(at[1])
+            normed = one.attention_norm(x)
+            mixed = attend(*one.project(normed, angles, keys[0]), mask)
+            return one.mlp(one.attended(x, normed, mixed, keys[1]), keys), None
+
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        if self.config.remat != "none":
+            policies = {"full": None, "dots": policy}
+            layer = jax.checkpoint(layer, policy=policies[self.config.remat])
+        keys = None if key is None else jax.random.split(key, self.config.layers)
+        return jax.lax.scan(layer, x, (stacked, keys), unroll=self.config.unroll)[0]
+
+    def _cached(
+        self, x: Array, angles: Any, mask: Array, cache: KVCache, after: KVCache
+    ) -> tuple[Array, KVCache]:
+        before = cache.valid & (jnp.arange(cache.valid.shape[1]) < cache.length)
+        seen = jnp.broadcast_to(before[:, None], (*x.shape[:2], before.shape[1]))
+        mask = jax.lax.dynamic_update_slice(seen, mask, (0, 0, cache.length))
+        keys, values, none = [], [], _keys(None)
+        for n, one in enumerate(self._apart or self._split_layers()):
+            normed = one.attention_norm(x)
+            q, k, v = one.project(normed, angles, None)
+            k, v = cache.write(n, k, v, cache.length)
+            x = one.mlp(one.attended(x, normed, attend(q, k, v, mask), None), none)
+            keys.append(k)
+            values.append(v)
+        return x, dataclasses.replace(after, keys=tuple(keys), values=tuple(values))
+
+
+def _next(cache: KVCache, positions: Array, real: Array, blank: Array) -> Array:
+    """Positions [B 2] of the token after these at `positions` [B 2 T]."""
+    last = real.shape[1] - 1 - real[:, ::-1].argmax(axis=-1)
+    at = jnp.take_along_axis(positions, last[:, None, None], axis=2)[..., 0]
+    # After a prompt alone, the first token of its blank comes.
+    outer = jnp.where((cache.length == 0) & (at[:, 1] == 0), blank, at[:, 0])
+    after = jnp.stack([outer, at[:, 1] + 1], axis=-1)
+    return jnp.where(real.any(axis=-1)[:, None], after, cache.position).astype(jnp.int32)
+
+
+class GLM(TwoRowModel):
+    """A model of blank infilling.
+
+    Args:
+        config: sizes.
+        rngs: initialiser keys (`params`).
+        dtype: of the parameters.
+    """
+
+    head = None
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
+        self.config = config
+        init = nnx.initializers.normal(config.init_std)
+
+        def table(rows: int) -> nnx.Param:
+            return nnx.Param(init(rngs.params(), (rows, config.dim), dtype))
+
+        self.embedding = table(config.vocab_size)
+        self.position, self.block_position = (table(config.max_length + 1) for _ in range(2))
+        self.layers = Layers(config, gelu=config.gelu, rngs=rngs, dtype=dtype)
+        self.final_norm = LayerNorm(config.dim, config.norm_eps, dtype=dtype)
+        self._apart: list[Layers] = nnx.data([])  # of `for_decoding`
+
+    def begin(self, x: Array, positions: Array) -> tuple[Array, Any]:
+        """x [B T E] and both positions' embeddings; NaN where a table ends."""
+        for row, table in enumerate((self.position, self.block_position)):
+            x = x + jnp.take(table[...], positions[:, row], axis=0, mode="fill").astype(x.dtype)
+        return x, None
