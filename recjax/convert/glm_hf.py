@@ -85,7 +85,7 @@ _HARMLESS = {
     "tokenizer_class",
 }  # fmt: skip
 _GELU, _IDS = "hidden_act", "special_token_ids"
-_GELUS = {"gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
+_GELUS: dict[str, Any] = {"gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 _BLANKS = ("MASK", "gMASK", "sMASK")
 _KEYS = {field: key for key, field in _SIZES.items()} | {
     field: key for key, (field, _) in _OPTIONS.items()

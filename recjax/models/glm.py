@@ -1,8 +1,8 @@
 """GLM (Du et al. 2022), base to 10B: blank infilling with two positions a token.
 
 h = embedding + position + inner position; h += dense(attention(norm(h))); h += mlp(norm(h)); the
-head, which is the embedding, reads norm(h). Norms are layer norms in float32; every linear map has a
-bias; queries, keys and values are thirds of one map; facts: `third_party/glm.md`.
+head, which is the embedding, reads norm(h). Norms are layer norms in float32; linear maps have a
+bias; queries, keys and values are thirds of one map. Facts: `third_party/glm.md`.
 
 A row is a prompt with blanks, read both ways, and then the texts of the blanks, each begun by <sop>
 and causal. Positions are [B 2 T]. Row 0 counts the prompt; in a blank's text it stays at the blank.
@@ -164,6 +164,8 @@ class TwoRowModel(LanguageModule):
 
     position_rows = 2
     config: TwoRowConfig
+    embedding: nnx.Param
+    head: Linear | None = None
     layers: Layers
     final_norm: LayerNorm
 
@@ -238,20 +240,20 @@ class TwoRowModel(LanguageModule):
         usual, own_mask = own["positions"], own["mask"]
         # In a blank's text row 0 stays at the blank.
         usual = usual.at[:, 0].set(jnp.where(new, blank[:, None], usual[:, 0]))
-        after = None
         if cache is not None:
             first, within = cache.length == 0, jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
             later = jnp.stack([jnp.zeros_like(within), within], axis=1)
             usual = jnp.where(first, usual, cache.position[..., None] + later)
             own_mask = jnp.where(first, own_mask, make_mask(real))
-            at = usual if positions is None else positions
-            after = cache.advance(real, _next(cache, at, real, blank))
-        mask = mask if square else own_mask
-        x, angles = self.begin(x, usual if positions is None else positions)
-        if after is None:
-            x = self._scanned(x, angles, mask, key)
+        positions = usual if positions is None else positions
+        seen = own_mask if mask is None or not square else mask
+        x, angles = self.begin(x, positions)
+        after = None
+        if cache is None:
+            x = self._scanned(x, angles, seen, key)
         else:
-            x, after = self._cached(x, angles, mask, cache, after)
+            after = cache.advance(real, _next(cache, positions, real, blank))
+            x, after = self._cached(x, angles, seen, cache, after)
         h = self.final_norm(x)
         return h if places is None else jnp.take_along_axis(h, places[..., None], axis=1), after
 
@@ -331,8 +333,6 @@ class GLM(TwoRowModel):
         rngs: initialiser keys (`params`).
         dtype: of the parameters.
     """
-
-    head = None
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
         self.config = config

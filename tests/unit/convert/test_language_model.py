@@ -200,7 +200,7 @@ def test_an_error_leaves_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"model_type": "glm", "architectures": ["GLMModel"]}, "model_type 'glm', architectures"),
+        ({"model_type": "glm", "architectures": ["GlmForCausalLM"]}, "no GLM of Du et al. 2022"),
         ({"model_type": "glm4"}, "model_type 'glm4'"),
         ({"model_type": "chatglm"}, "model_type 'chatglm'"),
         ({"model_type": "mistral"}, "model_type 'mistral'"),
