@@ -329,10 +329,7 @@ class LanguageModel:
         Raises:
             InputError: a model that reads prompts both ways, whose beginnings cannot be shared.
         """
-        if not self.family.build.shares_prefix:
-            raise InputError(
-                f"{self.family.name}: reads a prompt both ways; no beginning of it can be reused"
-            )
+        self.check_causal("a reused beginning of prompts")
         ids = check_ids([tokens], self.config.vocab_size)
         name = tuple(ids[0].tolist())
         cache = self._prefixes.pop(name, None)
@@ -342,6 +339,18 @@ class LanguageModel:
         while len(self._prefixes) > _KEPT:
             del self._prefixes[next(iter(self._prefixes))]
         return cache
+
+    def check_causal(self, user: str) -> None:
+        """Refuses a model that reads prompts both ways, in the name of what needs a causal one.
+
+        Raises:
+            InputError: such a model.
+        """
+        if not self.family.build.shares_prefix:
+            raise InputError(
+                f"{user} needs a causal language model; the family {self.family.name} reads "
+                "prompts both ways"
+            )
 
     def save(
         self, path: str | Path, *, form: str = "hf", dtype: Any = None, overwrite: bool = False

@@ -32,7 +32,8 @@ class Bridge:
         adapter: its definition (`adapter.merge(params)` is the module).
 
     Raises:
-        InputError: a language model without a tokenizer; see also `Questions`.
+        InputError: a language model without a tokenizer, or one that is not causal; see also
+            `Questions`.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Bridge:
         if llm.tokenizer is None:
             where = "the language model" if llm.folder is None else str(llm.folder)
             raise InputError(f"{where}: no tokenizer; an interpreter asks in words")
+        llm.check_causal("an interpreter")
         self.llm, self.config, self.length, self.dim = llm, config, length, dim
         self.questions = Questions(ask, llm.tokenizer, config.soft, llm.config.max_length)
         self.adapter: ModelDef[adapters.Adapter] = define(self.build)

@@ -42,12 +42,13 @@ class OptionScorer:
             are held for 512 of them.
 
     Raises:
-        InputError: `lm` has no tokenizer.
+        InputError: `lm` has no tokenizer, or reads prompts both ways.
     """
 
     def __init__(self, lm: LanguageModel, *, tokens: int = 4096):
         if lm.tokenizer is None:
             raise InputError("options are scored by a language model with a tokenizer; it has none")
+        lm.check_causal("a scorer of options")
         self._lm, self._tokenizer, self._tokens = lm, lm.tokenizer, tokens
         self._score = jax.jit(functools.partial(_score, lm.definition))
 

@@ -5,9 +5,14 @@ import dataclasses
 import pytest
 
 from recjax.errors import InputError
+from recjax.interpreter.bridge import Bridge
+from recjax.llm import LanguageModel
 from recjax.models import language, llama
+from recjax.models.definition import define, params_of
 from recjax.nn.positions import RopeScaling
+from recjax.scoring.options import OptionScorer
 from recjax.testing import language_contracts, two_way
+from recjax.text.tokenizers import train_bpe
 from recjax.training.language_model import read_model
 from recjax.training.plan import find_config
 
@@ -71,3 +76,17 @@ def test_positions_of_the_wrong_kind_are_refused():
     tokens = language_contracts._tokens(TWO_WAY)
     with pytest.raises(ValueError, match=r"positions of shape \(3, 11\); expected \[B 2 T\]"):
         model(tokens, positions=model.reading(tokens > -1)["positions"][:, 0])
+
+
+def test_what_needs_a_causal_model_refuses_others():
+    config = two_way.PRESETS["two-way-tiny"]
+    model = language_contracts.build(config)
+    definition = define(lambda rngs: two_way.TwoWay(config, rngs=rngs))
+    lm = LanguageModel(definition, params_of(model), config, tokenizer=train_bpe(["ab"], 259))
+    for name, use in {
+        "a scorer of options": lambda: OptionScorer(lm),
+        "an interpreter": lambda: Bridge(lm, None, None, 1, 1),
+        "a reused beginning of prompts": lambda: lm.prefix_cache([1, 2]),
+    }.items():
+        with pytest.raises(InputError, match=f"{name} needs a causal language model; the family "):
+            use()
