@@ -70,7 +70,7 @@ class AskConfig(Checked):
 
     def longest(self, task: Task) -> int:
         """Tokens of an answer, at most."""
-        return getattr(self, f"{task}_tokens")
+        return {RESIDUAL: self.residual_tokens, RECOVERY: self.recovery_tokens}[task]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from recjax.errors import InputError
 from recjax.ranges import Amount, Checked, Few, Range, Share
 from recjax.text.documents import Document, asked, blend
 from recjax.text.prompts import PromptTable, Words, answer, question, read_prompts
-from recjax.text.tasks import PROMPTS, RECOVERY, TASKS, Task
+from recjax.text.tasks import PROMPTS, RECOVERY, RESIDUAL, TASKS, Task
 from recjax.text.textualize import (
     HISTORY_FORMS,
     ITEM_FORMS,
@@ -53,6 +53,17 @@ class TextConfig(Checked):
     random: Share = 0.5  # share of recovery and residual documents about random items
     # Of soft tokens, at most; its deviation in units of the items' vectors (`language_model`).
     noise: Amount = 1.0
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """By kind: documents an item, or documents a training sequence."""
+        return {
+            "items": self.items,
+            "naming": self.naming,
+            "histories": self.histories,
+            RECOVERY.name: self.recovery,
+            RESIDUAL.name: self.residual,
+        }
 
     @property
     def soft(self) -> bool:
@@ -120,7 +131,7 @@ class Documents:
     @functools.cached_property
     def counts(self) -> dict[str, int]:
         """Documents of each kind in an epoch."""
-        return {k: round(getattr(self.config, k) * len(self._members[k])) for k in KINDS}
+        return {k: round(rate * len(self._members[k])) for k, rate in self.config.rates.items()}
 
     def __len__(self) -> int:
         """Documents in an epoch."""
