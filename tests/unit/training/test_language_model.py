@@ -137,8 +137,12 @@ def test_soft_tokens_get_noise_in_training_alone(run, params):
     # Each soft token's own strength, evenly drawn up to 0.5.
     strength = draws.std(axis=-1)
     assert draws.mean() == pytest.approx(0, abs=0.01)
-    assert np.mean(np.square(draws)) == pytest.approx(0.5**2 / 3, rel=0.1)
-    assert strength.std(axis=1).min() > 0.1 and strength.max() < 0.5 * 2
+    largest = np.asarray(batch["blend_weights"]).max(
+        axis=-1
+    )  # [R S], 0 where there is no soft token
+    expected = 0.5**2 / 3 * np.square(largest).sum() / soft.sum()
+    assert np.mean(np.square(draws)) == pytest.approx(expected, rel=0.1)
+    assert strength.std(axis=1).mean() > 0.1 and strength.max() < 0.5 * 2
     key = jax.random.key(1)
     np.testing.assert_array_equal(reader.embed(batch, 0.0, key), still)
     calm = make(run.store, text={"domain": "book", "window": 4, "noise": 0.0})
