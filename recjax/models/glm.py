@@ -25,8 +25,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from recjax.models.language import LanguageConfig, LanguageModule
+from recjax.nn import backend
 from recjax.nn.attention import attend
-from recjax.nn.cache import KVCache, empty_cache
+from recjax.nn.cache import KVCache, empty_cache, written
 from recjax.nn.lora import Linear, lora_axes
 from recjax.nn.masks import make_mask
 from recjax.nn.norms import LayerNorm
@@ -258,7 +259,7 @@ class TwoRowModel(LanguageModule):
         return h if places is None else jnp.take_along_axis(h, places[..., None], axis=1), after
 
     def for_decoding(self) -> Self:
-        if jax.default_backend() == "cpu":  # see LLaMA's
+        if backend.platform(self.embedding[...]) == "cpu":  # see LLaMA's
             self._apart = nnx.data(self._split_layers())
         return self
 
@@ -308,7 +309,7 @@ class TwoRowModel(LanguageModule):
         for n, one in enumerate(self._apart or self._split_layers()):
             normed = one.attention_norm(x)
             q, k, v = one.project(normed, angles, None)
-            k, v = cache.write(n, k, v, cache.length)
+            k, v = written((cache.keys[n], cache.values[n]), (k, v), cache.length)
             x = one.mlp(one.attended(x, normed, attend(q, k, v, mask), None), none)
             keys.append(k)
             values.append(v)
