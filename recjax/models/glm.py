@@ -174,17 +174,6 @@ class TwoRowModel(LanguageModule):
         """What enters the first layer, and what every layer reads of positions [B 2 T]."""
         raise NotImplementedError
 
-    def embed(self, tokens: Array) -> Array:
-        return self.embedding[...][tokens]
-
-    def logits(self, h: Array) -> Array:
-        if self.head is not None:
-            return self.head(h)
-        return jnp.einsum("...E,VE->...V", h, self.embedding[...].astype(h.dtype))
-
-    def head_table(self) -> Array:
-        return self.embedding[...] if self.head is None else self.head.merged().T
-
     def empty_cache(self, rows: int, slots: int) -> KVCache:
         c = self.config
         empty = empty_cache(c.layers, rows, slots, c.heads, c.head_dim, self.embedding.dtype)
