@@ -16,206 +16,15 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from recjax.errors import InputError, one_line, printable, shorten
+from recjax.flags import Run, make_parser, read_overrides
 from recjax.lazy import resolve
 from recjax.memory import keep_freed
-from recjax.prompting import add_generate_flags, generate
+from recjax.prompting import generate
 from recjax.signals import INTERRUPTED, Stopped, stopping
 from recjax.systems import COMMANDS
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see `{self.prog} --help`")
-
-
-def _parser() -> _Parser:
-    parser = _Parser(prog="recjax", description="LLMs in sequential recommendation")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, run: Any, help: str, *, config: str) -> argparse.ArgumentParser:
-        """`config`: "required", "optional" or "none"."""
-        sub = commands.add_parser(name, help=help, description=help)
-        sub.set_defaults(run=run)
-        if config != "none":
-            sub.add_argument(
-                "--config", required=config == "required", metavar="FILE[:ARG]",
-                help="a Python file with get_config(arg); --config.KEY=VALUE sets a key",
-            )  # fmt: skip
-        sub.add_argument(
-            "--json", action="store_true", help="print the result as one JSON line on stdout"
-        )
-        sub.add_argument("--debug", action="store_true", help="show tracebacks")
-        return sub
-
-    overwrite: dict[str, Any] = {"action": "store_true", "help": "replace an earlier result"}
-    sub = command("prepare", _prepare, "make a raw log ready for training", config="required")
-    sub.add_argument("--overwrite", **overwrite)
-    sub.add_argument(
-        "--skip-bad-rows", type=int, metavar="N", help="tolerate up to N malformed rows"
-    )
-
-    sub = command("train", _train, "train a model, or resume its training", config="optional")
-    sub.add_argument(
-        "--workdir", required=True, type=Path, metavar="DIR",
-        help="folder of the run; an existing run needs no --config",
-    )  # fmt: skip
-    sub.add_argument("--overwrite", **overwrite)
-    sub.add_argument(
-        "--distributed",
-        action="store_true",
-        help="this is one of several processes (see jax.distributed)",
-    )
-
-    sub = command("evaluate", _evaluate, "measure a trained model", config="none")
-    sub.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="folder of the run")
-    sub.add_argument(
-        "--split",
-        choices=("validation", "test"),
-        default="test",
-        help="part of the data (test)",
-    )
-    sub.add_argument(
-        "--protocols", metavar="A,B", help="use these protocols (full, full_with_seen, uni100)"
-    )
-    sub.add_argument("--step", type=int, metavar="N", help="checkpoint; default: the best one")
-    sub.add_argument(
-        "--against", type=Path, metavar="DIR",
-        help="compare with another run of the same data, with intervals by a paired bootstrap",
-    )  # fmt: skip
-    sub.add_argument(
-        "--per-user", type=Path, metavar="FILE",
-        help="also write each user's rank and metrics to .csv, .jsonl or .parquet",
-    )  # fmt: skip
-
-    sub = command(
-        "recommend", _recommend, "list the best items for users or histories", config="none"
-    )
-    sub.add_argument(
-        "--workdir", required=True, type=Path, metavar="DIR", help="a recommender's run"
-    )
-    sub.add_argument(
-        "--users",
-        type=Path,
-        metavar="FILE",
-        help="a file with one user per line; default: all users",
-    )
-    sub.add_argument(
-        "--history", action="append", default=[], metavar="A,B",
-        help="items, newest last, in place of a user; repeat the flag for more histories",
-    )  # fmt: skip
-    sub.add_argument("--k", type=int, default=10, metavar="N", help="items per list (10)")
-    sub.add_argument(
-        "--out", type=Path, metavar="FILE",
-        help="a .csv, .jsonl or .parquet file; default: print a few lists",
-    )  # fmt: skip
-    sub.add_argument(
-        "--among",
-        type=Path,
-        metavar="FILE",
-        help="a file with one item per line: recommend only these",
-    )
-    sub.add_argument("--with-seen", action="store_true", help="also recommend items of the history")
-    sub.add_argument("--step", type=int, metavar="N", help="checkpoint; default: the best one")
-    sub.add_argument("--overwrite", **overwrite)
-
-    for name, place in COMMANDS.items():
-        found = resolve(place)
-        sub = command(name, _of_system(name, found.run), found.help, config="none")
-        found.add_flags(sub)
-
-    sub = command("generate", _generate, "answer prompts with a language model", config="none")
-    add_generate_flags(sub)
-
-    sub = command(
-        "convert", _convert, "read or write the weights of language models and of PyTorch's SASRec",
-        config="optional",
-    )  # fmt: skip
-    sub.add_argument(
-        "--from", dest="source", metavar="PATH",
-        help="folder of a language model; with --workdir, a state dict that starts the run: "
-        ".safetensors, .npz, or .pt where torch is installed",
-    )  # fmt: skip
-    sub.add_argument(
-        "--to", dest="target", type=Path, metavar="PATH",
-        help="a new folder for the language model; with --workdir, a file for the run's weights",
-    )  # fmt: skip
-    sub.add_argument("--overwrite", **overwrite)
-    group = sub.add_argument_group("language models")
-    group.add_argument(
-        "--form", metavar="NAME", help="form of --to: hf (default), recjax, flax, meta"
-    )
-    group.add_argument(
-        "--dtype", metavar="NAME", help="float32, bfloat16 or float16; default: keep"
-    )
-    group.add_argument(
-        "--adapter",
-        type=Path,
-        metavar="DIR",
-        help="merge this LoRA adapter of peft into the weights",
-    )
-    group.add_argument(
-        "--check", action="store_true", help="compare logits with transformers; needs torch"
-    )
-    group = sub.add_argument_group("recommenders")
-    group.add_argument("--workdir", type=Path, metavar="DIR", help="folder of the run")
-    group.add_argument(
-        "--variant",
-        metavar="NAME",
-        help="with --from: the version of the code that trained the state dict",
-    )
-    group.add_argument("--heads", type=int, metavar="N", help="with --from: attention heads (1)")
-    group.add_argument(
-        "--step", type=int, metavar="N", help="with --to: checkpoint; default: the best one"
-    )
-
-    sub = command(
-        "plan", _plan, "estimate the cost of training a language model; allocate nothing",
-        config="optional",
-    )  # fmt: skip
-    sub.add_argument("--preset", metavar="NAME", help="a published model's sizes, by its name")
-    sub.add_argument("--from", dest="source", metavar="DIR", help="a folder with config.json")
-    sub.add_argument(
-        "--mesh", default="1,1,1", metavar="D,F,T", help="devices on the axes data, fsdp and tensor"
-    )
-    # Of fine-tuning, --config tells these.
-    sub.add_argument("--batch", type=int, metavar="N", help="rows per step (8)")
-    sub.add_argument("--length", type=int, metavar="N", help="tokens per row (512)")
-    sub.add_argument("--train", metavar="NAME", help="adapter, lora (default) or full")
-    sub.add_argument("--rank", type=int, metavar="N", help="rank of LoRA (8)")
-    sub.add_argument(
-        "--dtype", metavar="NAME", help="type of parameters and activations (bfloat16)"
-    )
-    sub.add_argument("--remat", metavar="NAME", help="none (default), dots or full")
-
-    sub = command("report", _report, "make one HTML page of a run", config="none")
-    sub.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="folder of the run")
-    sub.add_argument("--out", type=Path, metavar="FILE", help="default: WORKDIR/report.html")
-
-    sub = command("simulate", _simulate, "write a simulated raw log", config="none")
-    sub.add_argument(
-        "--workdir", required=True, type=Path, metavar="DIR", help="new folder for the log"
-    )
-    sub.add_argument("--overwrite", **overwrite)
-    return parser
-
-
-def _overrides(unknown: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs (key, value) from `--config.key=value` and `--config.key value`."""
-    out, rest = [], list(unknown)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--config."):
-            raise InputError(f"unknown argument '{word}'; see `recjax --help`")
-        key, equals, value = word.removeprefix("--config.").partition("=")
-        if not equals:
-            if not rest:
-                raise InputError(f"argument '{word}' has no value")
-            value = rest.pop(0)
-        out.append((key, value))
-    return out
 
 
 def _say(*lines: str) -> None:
@@ -467,6 +276,22 @@ def _simulate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dic
     return {"folder": str(args.workdir), **counts}
 
 
+def runs() -> dict[str, Run]:
+    """Functions of all commands, those of the systems among them."""
+    own = {name: _of_system(name, resolve(place).run) for name, place in COMMANDS.items()}
+    return own | {
+        "convert": _convert,
+        "evaluate": _evaluate,
+        "generate": _generate,
+        "plan": _plan,
+        "prepare": _prepare,
+        "recommend": _recommend,
+        "report": _report,
+        "simulate": _simulate,
+        "train": _train,
+    }
+
+
 def _is_bad_path(error: Exception) -> bool:
     """Whether a path was given that no file system can look up."""
     if isinstance(error, OSError):
@@ -484,8 +309,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if any("\0" in argument for argument in arguments):
             raise InputError("an argument contains a NUL character; paths cannot")
-        args, unknown = _parser().parse_known_args(arguments)
-        result = args.run(args, _overrides(unknown))
+        args, unknown = make_parser(runs()).parse_known_args(arguments)
+        result = args.run(args, read_overrides(unknown))
         if args.json:
             print(json.dumps(result))
         return INTERRUPTED if result.get("stopped_by") == "SIGINT" else 0

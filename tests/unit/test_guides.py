@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from recjax.cli import _overrides, _parser
+from recjax.cli import runs
 from recjax.config import load_config
+from recjax.flags import make_parser, read_overrides
 from recjax.training.workdir import build_config, complete
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,8 +44,8 @@ COMMANDS = [
 @pytest.mark.parametrize("words", COMMANDS)
 def test_commands_parse(words, monkeypatch):
     monkeypatch.chdir(ROOT)
-    args, unknown = _parser().parse_known_args(words)
-    overrides = _overrides(unknown)  # an unknown flag is an error
+    args, unknown = make_parser(runs()).parse_known_args(words)
+    overrides = read_overrides(unknown)  # an unknown flag is an error
     if getattr(args, "config", None):
         config, changes = load_config(args.config, overrides, complete)
         assert len(changes) <= len(overrides) and build_config(config)

@@ -31,6 +31,7 @@ LAYERS = (
     ("list_files",),
     ("recommend", "api"),
     ("interpreter", "guided", "recsysllm", "report"),
+    ("flags",),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
