@@ -30,7 +30,7 @@ from recjax.interpreter.questions import AskConfig
 from recjax.interpreter.reader import Answer, Decoding, Reader
 from recjax.interpreter.starting import StartConfig
 from recjax.llm import LanguageModel, load_llm
-from recjax.models.definition import fingerprint
+from recjax.models.definition import ModelDef, define, fingerprint
 from recjax.ranges import Checked, Count, Epochs, Range, Seed, Share, Size
 from recjax.text.tasks import RESIDUAL, Task
 from recjax.text.textualize import item_titles
@@ -198,6 +198,11 @@ class InterpreterRun(Run):
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """See `Trainable`."""
         return self.bridge.build(rngs)
+
+    @functools.cached_property
+    def model(self) -> ModelDef:
+        """The adapter's definition; the frozen models are read before JAX traces it."""
+        return define(self.bridge.build)
 
     @property
     def axes(self) -> parallel.AxisRules:

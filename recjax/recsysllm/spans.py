@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from recjax.errors import InputError
+from recjax.ranges import Amount, Checked, Positive, Share
 from recjax.text.tokenizers import Tokenizer
 
 _MOST = 39  # longest span of the token level, as in GLM
@@ -65,7 +66,7 @@ _NAMES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class BlankConfig:
+class BlankConfig(Checked):
     """How blanks are drawn.
 
     Attributes:
@@ -80,14 +81,14 @@ class BlankConfig:
             RecSysLLM.
     """
 
-    token: float = 1.0
-    sentence: float = 0.0
-    document: float = 0.0
-    ratio: float = 0.15
-    mean: float = 3.0
-    least: float = 0.5
-    tail: float = 0.5
-    block: float = 0.0
+    token: Amount = 1.0
+    sentence: Amount = 0.0
+    document: Amount = 0.0
+    ratio: Share = 0.15
+    mean: Positive = 3.0
+    least: Share = 0.5
+    tail: Share = 0.5
+    block: Share = 0.0
     shuffle: bool = True
 
     def __post_init__(self):
@@ -104,6 +105,7 @@ class BlankConfig:
                 raise InputError(
                     f"config.blanks.{key}: {getattr(self, key)}; expected a number from 0 to 1"
                 )
+        super().__post_init__()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

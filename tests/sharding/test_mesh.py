@@ -126,15 +126,10 @@ def test_one_trace_for_all_calls(sample_store):
     traces = 0
     loss_fn = run.loss_fn
 
-    def counting(objective):
-        inner = loss_fn(objective)
-
-        def loss(*args):
-            nonlocal traces
-            traces += 1
-            return inner(*args)
-
-        return loss
+    def counting(*args):
+        nonlocal traces
+        traces += 1
+        return loss_fn(*args)
 
     run.loss_fn = counting
     losses(run, calls=1)

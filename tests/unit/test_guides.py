@@ -14,7 +14,7 @@ from recjax.training.workdir import build_config, complete
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = [
     ROOT / "README.md",
-    *(path for path in sorted(ROOT.glob("*/**/README.md")) if "data" not in path.parts[-3:]),
+    *(path for path in sorted(ROOT.glob("[!.]*/**/README.md")) if "data" not in path.parts[-3:]),
 ]
 VARIABLES = re.compile(r'"?\$\{?(\w+)(?:\[@\])?\}?"?')
 

@@ -198,7 +198,9 @@ def judge_of(monkeypatch):
             return [np.array([score(title) for title in some]) for some in options]
 
         monkeypatch.setattr(OptionScorer, "__call__", scored)
-        lm = types.SimpleNamespace(tokenizer=object(), definition=None)
+        lm = types.SimpleNamespace(
+            tokenizer=object(), definition=None, check_causal=lambda user: None
+        )
         return LikelihoodJudge(lm)
 
     return make

@@ -127,9 +127,14 @@ def test_signals_at_any_moment(train, tmp_path, monkeypatch):
     """Before the first step, while it compiles, in a validation, in a save, in the test."""
     moments = [
         ("recjax.data.sources.simulated.simulate", signal.SIGTERM, 0, "rerun the command"),
-        ("recjax.training.trainable.state_of", signal.SIGINT, 130, "at step 0; the same"),
-        ("recjax.training.loop._checked", signal.SIGTERM, 0, "at step 1; the same"),
-        ("recjax.training.criteria.Progress.judge", signal.SIGINT, 130, "at step 2; the same"),
+        ("recjax.training.trainable.state_of", signal.SIGINT, 130, "at step 0; rerun"),
+        ("recjax.training.loop._checked", signal.SIGTERM, 0, "at step 1; rerun"),
+        (
+            "recjax.training.criteria.Progress.judge",
+            signal.SIGINT,
+            130,
+            "at step 2; rerun the command",
+        ),
         ("recjax.training.checkpoint.write_checksums", signal.SIGTERM, 0, "at step"),
     ]
     for place, number, expected, message in moments:
