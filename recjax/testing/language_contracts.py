@@ -45,8 +45,9 @@ def _tokens(config: LanguageConfig, rows: int = 3, length: int = LENGTH) -> Arra
 def _forward(config: LanguageConfig) -> Any:
     """`(inputs, segments, written, within) -> logits`, without a cache."""
 
+    model = build(config)  # out here: what a trace makes may not be kept
+
     def forward(inputs: Array, segments: Array, written: Array, within: Any = None) -> Array:
-        model = build(config)
         return model(inputs, **model.reading(segments, written, within))[0]
 
     return jax.jit(forward)
