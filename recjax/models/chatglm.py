@@ -1,0 +1,107 @@
+"""ChatGLM-6B, the first version: GLM with rotary positions in two halves of each head.
+
+a = norm(h); h = alpha a + dense(attention(a)); b = norm(h); h = alpha b + mlp(b): the states take the
+*normed* input, alpha = sqrt(2 * 28) whatever the depth. Half of each head is rotated by either row
+of positions, with frequencies rounded to half precision. Queries, keys and values lie side by side
+in each head. The head is a map of its own. Facts: `third_party/glm.md`.
+"""
+
+import dataclasses
+import math
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from recjax.models import glm
+from recjax.nn.lora import Linear, lora_axes
+from recjax.nn.norms import LayerNorm
+from recjax.nn.positions import rope_angles, rope_frequencies, rotate
+from recjax.ranges import Few, FieldError, Range
+from recjax.typing import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(glm.TwoRowConfig):
+    """Sizes of a ChatGLM."""
+
+    mlp_dim: Annotated[int, Range(1, 2**20)] = 1024
+    residual_layers: Few = 28  # alpha is the root of twice this; the original never changes it
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.head_dim % 4:
+            raise FieldError("head_dim", f"{self.head_dim}: two halves of pairs are rotated")
+
+
+def _sizes(vocab: int, first: int) -> Config:
+    return Config(
+        vocab_size=vocab, dim=4096, mlp_dim=16384, layers=28, heads=32, kv_heads=32, head_dim=128,
+        start_id=first + 4, blank_ids=(first + 1, first),
+    )  # fmt: skip
+
+
+# The second has the vocabulary of the first weeks, with 20,000 images' tokens in front.
+PRESETS = {
+    "chatglm-6b": _sizes(130528, 130000),
+    "chatglm-6b-150528": _sizes(150528, 150000),
+    "chatglm-tiny": Config(
+        vocab_size=130528, dim=128, mlp_dim=512, layers=2, head_dim=32, start_id=130004,
+        blank_ids=(130001, 130000),
+    ),
+}  # fmt: skip
+PARAM_AXES = lora_axes((*glm.LAYER_AXES, (r"head/kernel", ("embed", "vocab"))))
+
+
+class Layers(glm.Layers):
+    """All layers, stacked."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: Any):
+        super().__init__(config, gelu="tanh", rngs=rngs, dtype=dtype)
+        self.alpha = math.sqrt(2 * config.residual_layers)
+
+    def project(self, x: Array, angles: Any, key: Array | None) -> tuple[Array, Array, Array]:
+        fused = self.query_key_value(x, key)
+        parts = fused.reshape(*x.shape[:2], self.heads, 3, -1)
+        q, k, v = jnp.einsum("BTNPH->PBNTH", parts)
+        return _turned(q, angles), _turned(k, angles), v
+
+    def add(self, before: Array, normed: Array, new: Array) -> Array:
+        del before
+        return normed * self.alpha + new
+
+
+def _turned(x: Array, angles: Any) -> Array:
+    """[B N T H], each half rotated by its row of positions."""
+    halves = zip(jnp.split(x, 2, axis=-1), angles, strict=True)
+    return jnp.concatenate([rotate(half, angle) for half, angle in halves], axis=-1)
+
+
+class ChatGLM(glm.TwoRowModel):
+    """A chat model.
+
+    Args:
+        config: sizes.
+        rngs: initialiser keys (`params`).
+        dtype: of the parameters.
+    """
+
+    config: Config
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
+        self.config = config
+        init = nnx.initializers.normal(config.init_std)
+        self.embedding = nnx.Param(init(rngs.params(), (config.vocab_size, config.dim), dtype))
+        self.layers = Layers(config, rngs=rngs, dtype=dtype)
+        self.final_norm = LayerNorm(config.dim, config.norm_eps, dtype=dtype)
+        head = {"init": init, "rngs": rngs, "dtype": dtype}
+        self.head = None if config.tied else Linear(config.dim, config.vocab_size, **head)
+        self._apart: list[glm.Layers] = nnx.data([])  # of `for_decoding`
+
+    def begin(self, x: Array, positions: Array) -> tuple[Array, Any]:
+        exact = rope_frequencies(self.config.head_dim // 2, 10000.0)
+        frequencies = exact.astype(np.float16).astype(np.float32)
+        angles = [rope_angles(positions[:, row], frequencies) for row in range(2)]
+        return x, jax.lax.optimization_barrier(angles)
