@@ -217,8 +217,8 @@ class LanguageModel:
             tokens: [B T] ids, or embeddings [B T E].
             positions: [B T], or [B 2 T] of a family with two rows of them; by default those of
                 prompts.
-            mask: [B T], True (or 1) = real; or [B T T], query by key, True =
-                may attend. By default all tokens are real.
+            mask: [B T], True (or 1) = real; or [B T T] or [B 1 T T], query by key, True = may
+                attend. By default all tokens are real.
 
         Raises:
             InputError: shapes that do not fit, or ids outside the vocabulary.
@@ -233,8 +233,9 @@ class LanguageModel:
         if mask is not None:
             mask = np.asarray(mask).astype(bool)
             plain, square = (rows, length), (rows, length, length)
-            if mask.shape not in (plain, square):
+            if mask.shape not in (plain, square, (rows, 1, length, length)):
                 raise InputError(f"the mask has shape {mask.shape}, expected {plain} or {square}")
+            mask = mask[:, 0] if mask.ndim == 4 else mask
         return self._forward(self.params, *self._placed(tokens, positions, mask))
 
     def generate(

@@ -157,7 +157,7 @@ def read_sizes(
         fields[field] = positive(attributes, key, int, where)
     for key, (field, default) in options.items():
         given = attributes.get(key) is not None
-        fields[field] = positive(attributes, key, float, where) if given else default
+        fields[field] = positive(attributes, key, type(default), where) if given else default
     if fields["dim"] % fields["heads"]:
         raise InputError(
             f"{where}: 'num_attention_heads' {fields['heads']} does not divide 'hidden_size' "
@@ -213,6 +213,15 @@ def write_config(config: Config, dtype: str, base: Mapping[str, Any] | None = No
 
 
 def tidy(state: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
-    """Tensors by the names of the published files: without the prefixes that classes add."""
+    """Tensors by the names of the published files: without the prefixes that classes add.
+
+    Raises:
+        InputError: the tensors of a ChatGLM.
+    """
     del config
+    if "lm_head.weight" in state and "transformer.word_embeddings.weight" in state:
+        raise InputError(
+            f"{state['lm_head.weight'].source}: tensors of a ChatGLM, but config.json has "
+            f"model_type '{MODEL_TYPE}'; expected GLM's"
+        )
     return {key.removeprefix("module.").removeprefix("glm."): t for key, t in state.items()}

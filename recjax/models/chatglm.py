@@ -1,9 +1,13 @@
 """ChatGLM-6B, the first version: GLM with rotary positions in two halves of each head.
 
-a = norm(h); h = alpha a + dense(attention(a)); b = norm(h); h = alpha b + mlp(b): the states take the
-*normed* input, alpha = sqrt(2 * 28) whatever the depth. Half of each head is rotated by either row
-of positions, with frequencies rounded to half precision. Queries, keys and values lie side by side
-in each head. The head is a map of its own. Facts: `third_party/glm.md`.
+a = norm(h); h = alpha a + dense(attention(a)); b = norm(h); h = alpha b + mlp(b). The residual
+carries the *normed* states; alpha is sqrt(2 * 28) whatever the depth. The first half of each head
+is rotated by the first row of positions and the second half by the second, with frequencies rounded
+to half precision. Queries, keys and values lie side by side in each head. The head is a map of its
+own. A prompt with [gMASK] is filled there, even behind a [MASK]. Facts: `third_party/glm.md`.
+
+    logits, _ = model(tokens)                       # the prompt ends before the first <sop>
+    logits, _ = model(tokens, mask=real)            # [B T], padding on the left
 """
 
 import dataclasses
@@ -19,21 +23,22 @@ from recjax.models import glm
 from recjax.nn.lora import Linear, lora_axes
 from recjax.nn.norms import LayerNorm
 from recjax.nn.positions import rope_angles, rope_frequencies, rotate
-from recjax.ranges import Few, FieldError, Range
+from recjax.ranges import FieldError, Range
 from recjax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(glm.TwoRowConfig):
-    """Sizes of a ChatGLM."""
+    """Sizes of a ChatGLM. `blank_ids` are [gMASK] and [MASK], in this order."""
 
     mlp_dim: Annotated[int, Range(1, 2**20)] = 1024
-    residual_layers: Few = 28  # alpha is the root of twice this; the original never changes it
 
     def __post_init__(self):
         super().__post_init__()
         if self.head_dim % 4:
-            raise FieldError("head_dim", f"{self.head_dim}: two halves of pairs are rotated")
+            raise FieldError("head_dim", f"{self.head_dim}: expected a multiple of 4")
+        if len(self.blank_ids) > 2:
+            raise FieldError("blank_ids", f"{self.blank_ids}: expected [gMASK] and [MASK]")
 
 
 def _sizes(vocab: int, first: int) -> Config:
@@ -42,6 +47,8 @@ def _sizes(vocab: int, first: int) -> Config:
         start_id=first + 4, blank_ids=(first + 1, first),
     )  # fmt: skip
 
+
+RESIDUAL = math.sqrt(2 * 28)  # alpha; the original never takes it from the depth
 
 # The second has the vocabulary of the first weeks, with 20,000 images' tokens in front.
 PRESETS = {
@@ -56,21 +63,22 @@ PARAM_AXES = lora_axes((*glm.LAYER_AXES, (r"head/kernel", ("embed", "vocab"))))
 
 
 class Layers(glm.Layers):
-    """All layers, stacked."""
+    """All layers: every parameter has a leading layer axis."""
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: Any):
         super().__init__(config, gelu="tanh", rngs=rngs, dtype=dtype)
-        self.alpha = math.sqrt(2 * config.residual_layers)
 
     def project(self, x: Array, angles: Any, key: Array | None) -> tuple[Array, Array, Array]:
+        """Rotated queries and keys, and values [B N T H]; they lie side by side in each head."""
         fused = self.query_key_value(x, key)
         parts = fused.reshape(*x.shape[:2], self.heads, 3, -1)
         q, k, v = jnp.einsum("BTNPH->PBNTH", parts)
         return _turned(q, angles), _turned(k, angles), v
 
     def add(self, before: Array, normed: Array, new: Array) -> Array:
+        """The residual carries the norm."""
         del before
-        return normed * self.alpha + new
+        return normed * RESIDUAL + new
 
 
 def _turned(x: Array, angles: Any) -> Array:
@@ -101,7 +109,16 @@ class ChatGLM(glm.TwoRowModel):
         self._apart: list[glm.Layers] = nnx.data([])  # of `for_decoding`
 
     def begin(self, x: Array, positions: Array) -> tuple[Array, Any]:
+        """x as it is, and the angles of both rows."""
         exact = rope_frequencies(self.config.head_dim // 2, 10000.0)
         frequencies = exact.astype(np.float16).astype(np.float32)
         angles = [rope_angles(positions[:, row], frequencies) for row in range(2)]
         return x, jax.lax.optimization_barrier(angles)
+
+    def blanks(self, tokens: Array, prompt: Array) -> Array:
+        """Those of [gMASK], or of [MASK] where a prompt has no [gMASK]."""
+        found = jnp.zeros(tokens.shape, bool)
+        for blank in reversed(self.config.blank_ids):
+            here = (tokens == blank) & prompt
+            found = jnp.where(here.any(axis=1, keepdims=True), here, found)
+        return found

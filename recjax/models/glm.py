@@ -259,11 +259,15 @@ class TwoRowModel(LanguageModule):
             return jnp.zeros(real.shape, bool), last
         new = jnp.cumsum((inputs == self.config.start_id) & real, axis=-1) > 0
         prompt = real & ~new
-        blanks = jnp.isin(inputs, jnp.array(self.config.blank_ids, jnp.int32)) & prompt
+        blanks = self.blanks(inputs, prompt)
         place = jnp.cumsum(real, axis=-1) - 1
         found = jnp.take_along_axis(place, blanks.argmax(axis=-1)[:, None], axis=1)[:, 0]
         last = jnp.maximum(prompt.sum(axis=-1) - 1, 0)
         return new, jnp.where(blanks.any(axis=-1), found, last)
+
+    def blanks(self, tokens: Array, prompt: Array) -> Array:
+        """[B T] bool, blanks among the tokens of the prompts [B T]; the first of them is filled."""
+        return jnp.isin(tokens, jnp.array(self.config.blank_ids, jnp.int32)) & prompt
 
     def _split_layers(self) -> list[Layers]:
         graph, stacked = nnx.split(self.layers)

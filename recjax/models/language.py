@@ -217,6 +217,12 @@ FAMILIES = {
         forms=("recjax", "hf", "meta", "flax"),
     ),
     "glm": Family("glm", "recjax.models.glm:GLM", "recjax.convert.glm_hf", model_types=("glm",)),
+    "chatglm": Family(
+        "chatglm",
+        "recjax.models.chatglm:ChatGLM",
+        "recjax.convert.chatglm_hf",
+        model_types=("chatglm",),
+    ),
 }
 DEFAULT = "llama"  # the family of a config that names none
 

@@ -202,7 +202,7 @@ def test_an_error_leaves_nothing(tmp_path):
     [
         ({"model_type": "glm", "architectures": ["GlmForCausalLM"]}, "no GLM of Du et al. 2022"),
         ({"model_type": "glm4"}, "model_type 'glm4'"),
-        ({"model_type": "chatglm"}, "model_type 'chatglm'"),
+        ({"model_type": "chatglm"}, "unknown attribute 'max_position_embeddings'"),
         ({"model_type": "mistral"}, "model_type 'mistral'"),
         ({"model_type": "qwen2"}, "not implemented; expected one of llama"),
         ({"model_type": "LLAMA"}, "model_type 'LLAMA'"),

@@ -7,7 +7,7 @@ import pytest
 from recjax.errors import InputError
 from recjax.interpreter.bridge import Bridge
 from recjax.llm import LanguageModel
-from recjax.models import glm, language, llama
+from recjax.models import chatglm, glm, language, llama
 from recjax.models.definition import define, params_of
 from recjax.nn.positions import RopeScaling
 from recjax.scoring.options import OptionScorer
@@ -26,6 +26,10 @@ GLM = glm.Config(
     vocab_size=23, dim=12, mlp_dim=48, layers=2, heads=2, kv_heads=2, head_dim=6, max_length=64,
     init_std=0.4,
 )  # fmt: skip
+CHATGLM = chatglm.Config(
+    vocab_size=23, dim=16, mlp_dim=24, layers=2, heads=2, kv_heads=2, head_dim=8, max_length=64,
+    init_std=0.4,
+)  # fmt: skip
 CASES = {
     "llama": LLAMA,
     "llama-mha-tied": dataclasses.replace(LLAMA, kv_heads=4, tied=True),
@@ -33,6 +37,7 @@ CASES = {
         LLAMA, kv_heads=1, rope_scaling=RopeScaling(4.0, 1.0, 4.0, 16)
     ),
     "glm": GLM,
+    "chatglm": CHATGLM,
     "two_way": TWO_WAY,
     "two_way-tied": dataclasses.replace(TWO_WAY, kv_heads=4, tied=True),
 }

@@ -1,0 +1,157 @@
+"""ChatGLM-6B computes what its public PyTorch code computes (a random tiny model, float32).
+
+`tests/data/glm/chatglm_v1/README.md` says what each array is and how it was made.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from recjax.convert.language_model import read_language_model
+from recjax.models import chatglm
+from recjax.nn.positions import rope_angles, rope_frequencies
+
+FOLDER = Path(__file__).parent.parent / "data" / "glm" / "chatglm_v1"
+TOLERANCE = 2e-4
+
+
+@pytest.fixture(scope="module")
+def io():
+    return np.load(FOLDER / "io.npz")
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return read_language_model(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def model(loaded):
+    return loaded.definition.merge(loaded.params)
+
+
+def difference(ours, theirs, where=...):
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert ours.shape == theirs.shape
+    return np.abs(ours - theirs)[where].max()
+
+
+def given(io, name):
+    """Positions, and the mask: the original's says who may *not* attend."""
+    return {"positions": io[f"{name}_position_ids"], "mask": ~io[f"{name}_attention_mask"]}
+
+
+def test_prefix(model, io):
+    """[gMASK] at the prompt's end, [MASK] inside; given, and by the tokens alone."""
+    tokens, expected = io["prefix_input_ids"], io["prefix_logits"]
+    hidden, _ = model.hidden(tokens, **given(io, "prefix"))
+    assert difference(hidden, io["prefix_final_norm"]) < TOLERANCE
+    assert difference(model.logits(hidden), expected) < TOLERANCE
+    assert difference(model(tokens)[0], expected) < TOLERANCE
+    square = given(io, "prefix") | {"mask": ~io["prefix_attention_mask"][:, 0]}
+    assert difference(model(model.embed(tokens), **square)[0], expected) < TOLERANCE
+
+
+def test_left_padding(model, io):
+    """By the original's positions and mask, by real tokens alone, and as without padding."""
+    tokens, expected = io["padded_input_ids"], io["padded_logits"]
+    real = tokens != 3
+    assert not real.all()
+    assert difference(model(tokens, **given(io, "padded"))[0], expected, real) < TOLERANCE
+    assert difference(model(tokens, mask=real)[0], expected, real) < TOLERANCE
+    alone, _ = model(tokens[1:, ~real[1] @ np.ones(16, int) :])
+    assert difference(alone, expected[1:, real[1]]) < TOLERANCE
+
+
+def test_training(loaded, io):
+    """Logits, the loss of the next token, and its gradients of three parameters."""
+    tokens, labels = io["train_input_ids"], io["train_labels"][:, 1:]
+
+    @jax.jit
+    @jax.value_and_grad
+    def run(params):
+        logits, _ = loaded.definition.merge(params)(tokens, **given(io, "train"))
+        logs, counted = jax.nn.log_softmax(logits[:, :-1]), labels >= 0
+        chosen = jnp.take_along_axis(logs, jnp.where(counted, labels, 0)[..., None], axis=-1)
+        return -(chosen[..., 0] * counted).sum() / counted.sum()
+
+    logits, _ = loaded.definition.merge(loaded.params)(tokens, **given(io, "train"))
+    assert difference(logits, io["train_logits"]) < TOLERANCE
+    loss, gradients = run(loaded.params)
+    assert abs(loss - io["train_loss"]) < TOLERANCE
+    start = "train_grad."
+    ours = {
+        "transformer.layers.0.attention.query_key_value.weight": gradients[
+            "layers/query_key_value/kernel"
+        ][0].T,
+        "transformer.word_embeddings.weight": gradients["embedding"],
+        "lm_head.weight": gradients["head/kernel"].T,
+    }
+    assert {start + name for name in ours} == {n for n in io.files if n.startswith(start)}
+    for name, gradient in ours.items():
+        assert difference(gradient, io[start + name]) < TOLERANCE
+
+
+def test_greedy(model, io):
+    """The prompt and <sop> at once, then token by token: cached == uncached == the original."""
+    tokens, expected = io["gen_prompt_ids"], io["gen_tokens"]
+    rows, first = tokens.shape
+    assert io["gen_margin"].min() > TOLERANCE
+    step = jax.jit(lambda t, c: model(t, cache=c))
+    logits, cache = model(tokens, cache=model.empty_cache(rows, first + expected.shape[1]))
+    for at in range(expected.shape[1]):
+        assert difference(logits[:, -1], io["gen_step_logits"][:, at]) < TOLERANCE
+        chosen = logits[:, -1].argmax(-1)
+        np.testing.assert_array_equal(chosen, expected[:, at])
+        np.testing.assert_array_equal(cache.position, io["gen_full_position_ids"][..., first + at])
+        logits, cache = step(chosen[:, None], cache)
+    whole, _ = model(np.concatenate([tokens, expected[:, :-1]], axis=1))
+    assert difference(whole[:, first - 1 :], io["gen_step_logits"]) < TOLERANCE
+
+
+def test_the_whole_prompt_s_blank_goes_before_another(model):
+    """[gMASK] is filled even where a [MASK] comes first, as in the original."""
+    config = model.config
+    whole, inner = config.blank_ids
+    assert (config.start_id, whole, inner) == (154, 151, 150)
+    for prompt, place in {
+        (7, inner, 8, whole): 3,
+        (7, inner, 8, 9): 1,
+        (whole, inner, 8): 0,
+    }.items():
+        tokens = np.array([[*prompt, config.start_id, 5]])
+        _, cache = model(tokens, cache=model.empty_cache(1, 8))
+        np.testing.assert_array_equal(cache.position, [[place, 3]])
+
+
+def thirds(self, x, angles, key):
+    parts = self.query_key_value(x, key).reshape(*x.shape[:2], 3, self.heads, -1)
+    q, k, v = jnp.einsum("BTPNH->PBNTH", parts)
+    return chatglm._turned(q, angles), chatglm._turned(k, angles), v
+
+
+def exact(self, x, positions):
+    frequencies = rope_frequencies(self.config.head_dim // 2, 10000.0)
+    return x, [rope_angles(positions[:, row], frequencies) for row in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "value", "same_as"),
+    [
+        (chatglm.Layers, "project", thirds, None),
+        (chatglm.Layers, "add", lambda self, before, normed, new: before + new, None),
+        (chatglm, "RESIDUAL", 2.0, "prefix_logits_alpha_num_layers"),
+        (chatglm.ChatGLM, "begin", exact, "prefix_logits_exact_inv_freq"),
+    ],
+    ids=["thirds", "plain residual", "scale of two layers", "exact frequencies"],
+)
+def test_mutations_are_seen(monkeypatch, model, io, owner, name, value, same_as):
+    """A model with one fact changed fails the parity above; some have numbers of their own."""
+    monkeypatch.setattr(owner, name, value)
+    logits, _ = model(io["prefix_input_ids"], **given(io, "prefix"))
+    assert difference(logits, io["prefix_logits"]) > 1.2 * TOLERANCE
+    if same_as is not None:
+        assert difference(logits, io[same_as]) < TOLERANCE / 10
