@@ -171,6 +171,7 @@ class Family:
             and `tidy` (see `recjax.convert.llama_hf`).
         model_types: the values of `model_type` in `config.json` that are of this family.
         forms: of files (`recjax.convert.language_model`) that can hold its models.
+        lora_targets: the usual ones, regex over module paths.
     """
 
     name: str
@@ -178,6 +179,7 @@ class Family:
     converter: str
     model_types: tuple[str, ...]
     forms: tuple[str, ...] = ("recjax", "hf")
+    lora_targets: tuple[str, ...] = (r"layers/attention/(query|value)",)
 
     @property
     def build(self) -> type[LanguageModule]:
@@ -208,6 +210,8 @@ class Family:
         return importlib.import_module(self.converter)
 
 
+# All linear maps of a layer, as RecSysLLM adapts them.
+_GLM_TARGETS = (r"layers/(query_key_value|dense|dense_h_to_4h|dense_4h_to_h)",)
 FAMILIES = {
     "llama": Family(
         "llama",
@@ -216,12 +220,19 @@ FAMILIES = {
         model_types=("llama",),
         forms=("recjax", "hf", "meta", "flax"),
     ),
-    "glm": Family("glm", "recjax.models.glm:GLM", "recjax.convert.glm_hf", model_types=("glm",)),
+    "glm": Family(
+        "glm",
+        "recjax.models.glm:GLM",
+        "recjax.convert.glm_hf",
+        model_types=("glm",),
+        lora_targets=_GLM_TARGETS,
+    ),
     "chatglm": Family(
         "chatglm",
         "recjax.models.chatglm:ChatGLM",
         "recjax.convert.chatglm_hf",
         model_types=("chatglm",),
+        lora_targets=_GLM_TARGETS,
     ),
 }
 DEFAULT = "llama"  # the family of a config that names none

@@ -25,7 +25,11 @@ from recjax.nn.positions import rope_angles, rope_frequencies, rotate
 from recjax.typing import Array
 
 FAMILY = Family(
-    "two_way", "recjax.testing.two_way:TwoWay", "recjax.testing.two_way", model_types=("two_way",)
+    "two_way",
+    "recjax.testing.two_way:TwoWay",
+    "recjax.testing.two_way",
+    model_types=("two_way",),
+    lora_targets=("layers/(query|value)",),
 )
 MAPS = ("query", "key", "value", "out", "up", "down")
 

@@ -189,7 +189,7 @@ def make_plan(
             frozen model; "lora"; "full".
         dtype: of the model's parameters and activations. What is trained beside a frozen model is
             in float32.
-        rank: R, for "lora", on the queries and values.
+        rank: R, for "lora", on the family's usual targets.
         lora: other adapters for "lora".
 
     Raises:
@@ -210,10 +210,11 @@ def make_plan(
     if not 1 <= batch <= _MOST * rows or batch % rows:
         raise InputError(f"batch {batch}: expected a multiple of data x fsdp, {rows}")
     family = family_for(config)
+    adapters = lora or LoRAConfig(rank, targets=family.lora_targets)
 
     def module(rngs: nnx.Rngs) -> Any:
         model = family.build(config, rngs=rngs, dtype=jnp.dtype(dtype))
-        return add_lora(model, lora or LoRAConfig(rank), rngs) if train == "lora" else model
+        return add_lora(model, adapters, rngs) if train == "lora" else model
 
     definition = define(module)
     params = dict(definition.shapes)

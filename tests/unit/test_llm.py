@@ -205,6 +205,7 @@ def test_one_program_serves_a_bucket(tokenizer, monkeypatch):
         (lambda lm: lm([[0.5]]), "float64"),
         (lambda lm: lm([[1, 2]], positions=[[0]]), r"positions .*\(1, 2\)"),
         (lambda lm: lm([[1, 2]], mask=[[True]]), r"mask .*\(1, 2\) or \(1, 2, 2\)"),
+        (lambda lm: lm([[1, 2]], mask=np.ones((1, 2, 2, 2))), r"mask has shape \(1, 2, 2, 2\)"),
         (lambda lm: lm.generate([]), "no prompts"),
         (lambda lm: lm.generate("text"), "got one text"),
         (lambda lm: lm.generate([[1], []]), "prompt 1 is empty"),

@@ -45,6 +45,14 @@ def test_a_published_model():
         assert products * factor < plans[train].flops_per_token < 1.06 * products * factor
 
 
+@pytest.mark.parametrize("name", ["glm-10b", "chatglm-6b"])
+def test_each_family_has_its_own_adapters(name):
+    """Those of RecSysLLM: query_key_value, dense, dense_h_to_4h, dense_4h_to_h."""
+    config = find_config(name)
+    plan = make_plan(config, mesh="1,8,1", length=256, train="lora", dtype="bfloat16")
+    assert plan.trained == 8 * config.layers * sum((1 + 3, 1 + 1, 1 + 4, 4 + 1)) * config.dim
+
+
 @pytest.mark.parametrize("train", ["lora", "full"])
 @pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2), (1, 8, 1), (1, 2, 4)])
 def test_bytes_are_those_of_real_arrays(train, mesh):
