@@ -63,7 +63,7 @@ PARAM_AXES = lora_axes((*glm.LAYER_AXES, (r"head/kernel", ("embed", "vocab"))))
 
 
 class Layers(glm.Layers):
-    """All layers: every parameter has a leading layer axis."""
+    """All layers."""
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: Any):
         super().__init__(config, gelu="tanh", rngs=rngs, dtype=dtype)
@@ -106,7 +106,6 @@ class ChatGLM(glm.TwoRowModel):
         self.final_norm = LayerNorm(config.dim, config.norm_eps, dtype=dtype)
         head = {"init": init, "rngs": rngs, "dtype": dtype}
         self.head = None if config.tied else Linear(config.dim, config.vocab_size, **head)
-        self._apart: list[glm.Layers] = nnx.data([])  # of `for_decoding`
 
     def begin(self, x: Array, positions: Array) -> tuple[Array, Any]:
         """x as it is, and the angles of both rows."""

@@ -18,14 +18,14 @@ original keeps hidden states and maps them again.
 
 import dataclasses
 import math
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from recjax.models.language import LanguageConfig, LanguageModule
-from recjax.nn import backend
+from recjax.models.language import LanguageConfig
+from recjax.models.stacked import Pair, StackedLayers, StackedModel, recomputed
 from recjax.nn.attention import attend
 from recjax.nn.cache import KVCache, empty_cache, written
 from recjax.nn.lora import Linear, lora_axes
@@ -106,8 +106,8 @@ LAYER_AXES = (
 PARAM_AXES = lora_axes((*LAYER_AXES, (r"(block_)?position", (None, "embed"))))
 
 
-class Layers(nnx.Module):
-    """All layers: every parameter has a leading layer axis. A slice of it is one layer."""
+class Layers(StackedLayers):
+    """All layers."""
 
     def __init__(self, config: TwoRowConfig, *, gelu: str, rngs: nnx.Rngs, dtype: Any):
         stack, dim, std = (config.layers,), config.dim, config.init_std
@@ -124,6 +124,32 @@ class Layers(nnx.Module):
         self.mlp_norm = LayerNorm(dim, config.norm_eps, stack=stack, dtype=dtype)
         self.dense_h_to_4h = linear(dim, config.mlp_dim, std)
         self.dense_4h_to_h = linear(config.mlp_dim, dim, last)
+
+    def __call__(
+        self,
+        x: Array,
+        angles: Any,
+        mask: Array,
+        key: Array | None = None,
+        kept: Pair | None = None,
+        slot: Array | int = 0,
+    ) -> tuple[Array, Pair | None]:
+        """One layer, [B T E] -> [B T E].
+
+        Args:
+            x: [B T E].
+            angles: of `TwoRowModel.begin`.
+            mask: [B T M] bool, query by key.
+            key: of the adapters' dropout.
+            kept: the layer's cache [B N M H]; it is returned with these tokens in it.
+            slot: the first slot that they take.
+        """
+        keys = [None] * 4 if key is None else list(jax.random.split(key, 4))
+        normed = self.attention_norm(x)
+        q, k, v = self.project(normed, angles, keys[0])
+        if kept is not None:
+            kept = k, v = written(kept, (k, v), slot)
+        return self.mlp(self.attended(x, normed, attend(q, k, v, mask), keys[1]), keys), kept
 
     def project(self, x: Array, angles: Any, key: Array | None) -> tuple[Array, Array, Array]:
         """Queries, keys and values [B N T H] of normed states [B T E]."""
@@ -150,12 +176,7 @@ class Layers(nnx.Module):
         return self.add(x, normed, self.dense_4h_to_h(wide, keys[3]))
 
 
-def _keys(key: Array | None) -> list[Array | None]:
-    """A dropout key for each linear map of a layer, or none."""
-    return [None] * 4 if key is None else list(jax.random.split(key, 4))
-
-
-class TwoRowModel(LanguageModule):
+class TwoRowModel(StackedModel):
     """Prompts are read both ways; every token has two positions.
 
     Where inputs are tokens, `start_id` tells where the prompt ends and `blank_ids` which blank is
@@ -247,11 +268,6 @@ class TwoRowModel(LanguageModule):
         h = self.final_norm(x)
         return h if places is None else jnp.take_along_axis(h, places[..., None], axis=1), after
 
-    def for_decoding(self) -> Self:
-        if backend.platform(self.embedding[...]) == "cpu":  # see LLaMA's
-            self._apart = nnx.data(self._split_layers())
-        return self
-
     def _told(self, inputs: Array, real: Array) -> tuple[Array, Array]:
         """What tokens tell: [B T] bool, those after the prompt, and [B], the blank's position."""
         last = jnp.maximum(real.sum(axis=-1) - 1, 0)
@@ -269,26 +285,13 @@ class TwoRowModel(LanguageModule):
         """[B T] bool, blanks among the tokens of the prompts [B T]; the first of them is filled."""
         return jnp.isin(tokens, jnp.array(self.config.blank_ids, jnp.int32)) & prompt
 
-    def _split_layers(self) -> list[Layers]:
-        graph, stacked = nnx.split(self.layers)
-        return [
-            nnx.merge(graph, jax.tree.map(lambda a, n=n: a[n], stacked))
-            for n in range(self.config.layers)
-        ]
-
     def _scanned(self, x: Array, angles: Any, mask: Array, key: Array | None) -> Array:
         graph, stacked = nnx.split(self.layers)
 
         def layer(x: Array, at: tuple[Any, Array | None]) -> tuple[Array, None]:
-            one, keys = nnx.merge(graph, at[0]), _keys(at[1])
-            normed = one.attention_norm(x)
-            mixed = attend(*one.project(normed, angles, keys[0]), mask)
-            return one.mlp(one.attended(x, normed, mixed, keys[1]), keys), None
+            return nnx.merge(graph, at[0])(x, angles, mask, at[1])[0], None
 
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-        if self.config.remat != "none":
-            policies = {"full": None, "dots": policy}
-            layer = jax.checkpoint(layer, policy=policies[self.config.remat])
+        layer = recomputed(layer, self.config.remat)
         keys = None if key is None else jax.random.split(key, self.config.layers)
         return jax.lax.scan(layer, x, (stacked, keys), unroll=self.config.unroll)[0]
 
@@ -298,15 +301,11 @@ class TwoRowModel(LanguageModule):
         before = cache.valid & (jnp.arange(cache.valid.shape[1]) < cache.length)
         seen = jnp.broadcast_to(before[:, None], (*x.shape[:2], before.shape[1]))
         mask = jax.lax.dynamic_update_slice(seen, mask, (0, 0, cache.length))
-        keys, values, none = [], [], _keys(None)
-        for n, one in enumerate(self._apart or self._split_layers()):
-            normed = one.attention_norm(x)
-            q, k, v = one.project(normed, angles, None)
-            k, v = written((cache.keys[n], cache.values[n]), (k, v), cache.length)
-            x = one.mlp(one.attended(x, normed, attend(q, k, v, mask), None), none)
-            keys.append(k)
-            values.append(v)
-        return x, dataclasses.replace(after, keys=tuple(keys), values=tuple(values))
+
+        def layer(one: Layers, x: Array, prefix: Any, kept: Pair, places: Any) -> Any:
+            return one(x, angles, mask, None, kept, cache.length)
+
+        return self.cached_layers(layer, x, after)
 
 
 def _next(cache: KVCache, positions: Array, real: Array, blank: Array) -> Array:
@@ -339,7 +338,6 @@ class GLM(TwoRowModel):
         self.position, self.block_position = (table(config.max_length + 1) for _ in range(2))
         self.layers = Layers(config, gelu=config.gelu, rngs=rngs, dtype=dtype)
         self.final_norm = LayerNorm(config.dim, config.norm_eps, dtype=dtype)
-        self._apart: list[Layers] = nnx.data([])  # of `for_decoding`
 
     def begin(self, x: Array, positions: Array) -> tuple[Array, Any]:
         """x [B T E] and both positions' embeddings; NaN where a table ends."""

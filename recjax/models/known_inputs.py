@@ -20,10 +20,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from recjax.errors import InputError
-from recjax.models.llama_layers import Call, Layers, Pair, at_places, dropout_keys
+from recjax.models.llama_layers import Call, Layers, dropout_keys
+from recjax.models.stacked import Pair
 from recjax.nn import backend
 from recjax.nn.attention_cpu import attend_learned
 from recjax.nn.lora import LoRA
+from recjax.nn.places import rows_at
 from recjax.typing import Array
 
 if TYPE_CHECKING:
@@ -86,8 +88,8 @@ def first_layer(
     """
     _refuse_adapters(one)
     attention, at, keys = one.attention, learned.places, dropout_keys(None)
-    own = attention.maps(one.attention_norm(at_places(x, at)), keys)
-    there = at_places(call.angles[0], at), at_places(call.angles[1], at)
+    own = attention.maps(one.attention_norm(rows_at(x, at)), keys)
+    there = rows_at(call.angles[0], at), rows_at(call.angles[1], at)
     q, k, v = (table[learned.tokens] for table in learned.maps)
     both = attention.split((q, k, v), call.angles), attention.split(own, there)
     mixed = attend_learned(*both, at, call.mask, prefix)

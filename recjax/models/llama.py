@@ -9,9 +9,8 @@ in float32. Activations have the type of the embeddings, parameters that of thei
     h, cache = model.hidden(tokens, cache=model.empty_cache(rows, slots))
     logits, cache = model(next_tokens, cache=cache)            # cached == uncached
 
-Layers are stacked on a leading axis and scanned. Cached calls of one token a row (and all cached
-calls on a CPU) go layer by layer, so that each layer's cache is written in place (`for_decoding`
-before a loop of such calls). A cached call expects `positions` and `mask` of the new tokens only.
+Layers are stacked on a leading axis and scanned; `StackedModel` says when cached calls are. A
+cached call expects `positions` and `mask` of the new tokens only.
 """
 
 import dataclasses
@@ -23,13 +22,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from recjax.models.known_inputs import LearnedInputs, first_layer
-from recjax.models.language import LanguageConfig, LanguageModule
-from recjax.models.llama_layers import Call, Layers, at_places
+from recjax.models.language import LanguageConfig
+from recjax.models.llama_layers import Call, Layers
+from recjax.models.stacked import StackedModel, recomputed
 from recjax.nn import backend
 from recjax.nn.cache import KVCache, empty_cache
 from recjax.nn.lora import Linear, lora_axes
 from recjax.nn.masks import make_mask
 from recjax.nn.norms import RMSNorm
+from recjax.nn.places import rows_at
 from recjax.nn.positions import RopeScaling, rope_angles, rope_frequencies
 from recjax.ranges import FieldError, Positive, Share
 from recjax.typing import Array
@@ -94,7 +95,7 @@ PARAM_AXES = lora_axes(
 )
 
 
-class Llama(LanguageModule):
+class Llama(StackedModel):
     """A decoder-only language model.
 
     Args:
@@ -114,7 +115,6 @@ class Llama(LanguageModule):
         self.final_norm = RMSNorm(config.dim, config.norm_eps, dtype=dtype)
         head = {"init": init, "rngs": rngs, "dtype": dtype}
         self.head = None if config.tied else Linear(config.dim, config.vocab_size, **head)
-        self._apart: list[Layers] = nnx.data([])  # of `for_decoding`
 
     def empty_cache(self, rows: int, slots: int) -> KVCache:
         """See `LanguageModule.empty_cache`."""
@@ -173,20 +173,8 @@ class Llama(LanguageModule):
         if prefix is not None and prefix.prefix_keys:
             before = (jnp.stack(prefix.prefix_keys), jnp.stack(prefix.prefix_values))
         call = Call(self._angles(positions), mask)
-        x, _ = self._scanned(x, call, keys, before, None, places, learned)
+        x = self._scanned(x, call, keys, before, places, learned)
         return self.final_norm(x), None
-
-    def for_decoding(self) -> "Llama":
-        """This model with its layers taken apart once: for cached calls inside a loop.
-
-        A step of the loop would copy each layer out of the stack otherwise. The copies need as much
-        memory as the layers, as long as the program runs.
-        """
-        self._apart = nnx.data(self._one_by_one())
-        return self
-
-    def _one_by_one(self) -> list[Layers]:
-        return [self.layers.at(n) for n in range(self.config.layers)]
 
     def _last_apart(self, places: Array | None) -> bool:
         """Whether the last layer is computed at some places only. That copies the other layers: a
@@ -199,33 +187,27 @@ class Llama(LanguageModule):
         # Behind a barrier, or XLA computes the sines again in every layer, and for every head.
         return jax.lax.optimization_barrier(rope_angles(positions, frequencies))
 
-    def _scanned(self, x, call: Call, keys, before, kept, places, learned) -> tuple[Array, Any]:
-        """All layers, by a scan over their stack; the arguments of a layer are stacked, too."""
+    def _scanned(self, x, call: Call, keys, before, places, learned) -> Array:
+        """All layers, by a scan over their stack; keys and prefixes are stacked, too."""
         graph, stacked = nnx.split(self.layers)
 
-        def layer(places: Array | None, x: Array, at: tuple) -> tuple[Array, Any]:
-            return nnx.merge(graph, at[0])(x, call, at[1], at[2], at[3], places)
+        def layer(places: Array | None, x: Array, at: tuple) -> tuple[Array, None]:
+            return nnx.merge(graph, at[0])(x, call, at[1], at[2], None, places)[0], None
 
-        policies = jax.checkpoint_policies
-        if self.config.remat == "full":
-            layer = jax.checkpoint(layer)
-        elif self.config.remat == "dots":
-            layer = jax.checkpoint(layer, policy=policies.dots_with_no_batch_dims_saveable)
-        layers, last_apart = (stacked, keys, before, kept), self._last_apart(places)
+        layer = recomputed(layer, self.config.remat)
+        layers, last_apart = (stacked, keys, before), self._last_apart(places)
         begin, end = int(learned is not None), self.config.layers - last_apart
 
         def part(which: int | slice) -> Any:
             return jax.tree.map(lambda a: a[which], layers)
 
         if learned is not None:
-            one, _, first, _ = part(0)
+            one, _, first = part(0)
             x = first_layer(nnx.merge(graph, one), x, call, first, learned)
         middle = layers if (begin, end) == (0, self.config.layers) else part(slice(begin, end))
         every = functools.partial(layer, None)
-        x, kept = jax.lax.scan(every, x, middle, unroll=self.config.unroll)
-        if last_apart:
-            return layer(places, x, part(-1))
-        return at_places(x, places), kept
+        x, _ = jax.lax.scan(every, x, middle, unroll=self.config.unroll)
+        return layer(places, x, part(-1))[0] if last_apart else rows_at(x, places)
 
     def _cached(self, x, positions, real, cache: KVCache, places) -> tuple[Array, KVCache]:
         rows, length, _ = x.shape
@@ -235,21 +217,9 @@ class Llama(LanguageModule):
         after = cache.advance(real)
         seen = jnp.arange(after.valid.shape[1]) <= (cache.length + jnp.arange(length))[:, None]
         call = Call(self._angles(positions), after.valid[:, None] & seen, cache.length)
-        count = self.config.layers
-        kept: list[Any] = list(zip(cache.keys, cache.values, strict=True))
-        prefix: list[Any] = (
-            list(zip(cache.prefix_keys, cache.prefix_values, strict=True)) or [None] * count
-        )
-        if length > 1 and backend.platform(self.embedding[...]) != "cpu":
-            # Unrolled, a large model takes long to compile.
-            every, before = (
-                jax.tree.map(lambda *a: jnp.stack(a), *each) for each in (kept, prefix)
-            )
-            x, (keys, values) = self._scanned(x, call, None, before, every, places, None)
-        else:
-            for n, one in enumerate(self._apart or self._one_by_one()):
-                asked = places if n == count - 1 else None
-                x, kept[n] = one(x, call, None, prefix[n], kept[n], asked)
-            keys, values = zip(*kept, strict=True)
-        after = dataclasses.replace(after, keys=tuple(keys), values=tuple(values))
+
+        def layer(one: Layers, x: Array, prefix: Any, kept: Any, places: Array | None) -> Any:
+            return one(x, call, None, prefix, kept, places)
+
+        x, after = self.cached_layers(layer, x, after, places)
         return self.final_norm(x), after

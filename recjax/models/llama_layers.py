@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from recjax.models.stacked import Pair, StackedLayers
 from recjax.nn.attention import attend
 from recjax.nn.cache import written
 from recjax.nn.lora import Linear
 from recjax.nn.mlp import gated_silu
 from recjax.nn.norms import RMSNorm
+from recjax.nn.places import rows_at
 from recjax.nn.positions import rotate
 from recjax.typing import Array
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from recjax.models import llama
 
 Projected = tuple[Array, Array, Array]  # queries, keys and values
-Pair = tuple[Array, Array]  # keys and values
 
 
 class Call(NamedTuple):
@@ -51,7 +52,7 @@ class Attention(nnx.Module):
     def maps(self, x: Array, keys: list, places: Array | None = None) -> Projected:
         """x [B T E] (its `places` [B Q] for the queries, where they are given) through the maps."""
         return (
-            self.query(at_places(x, places), keys[0]),
+            self.query(rows_at(x, places), keys[0]),
             self.key(x, keys[1]),
             self.value(x, keys[2]),
         )
@@ -65,7 +66,7 @@ class Attention(nnx.Module):
             jnp.einsum("BTNH->BNTH", y.reshape(*y.shape[:2], n, self.head_dim))
             for y, n in zip(mapped, heads, strict=True)
         )
-        there = at_places(angles[0], places), at_places(angles[1], places)
+        there = rows_at(angles[0], places), rows_at(angles[1], places)
         return rotate(q, there), rotate(k, angles), v
 
     def merge(self, mixed: Array, key: Array | None) -> Array:
@@ -74,8 +75,8 @@ class Attention(nnx.Module):
         return self.out(together.reshape(*together.shape[:2], -1), key)
 
 
-class Layers(nnx.Module):
-    """All layers: every parameter has a leading layer axis. A slice of it is one layer."""
+class Layers(StackedLayers):
+    """All layers."""
 
     def __init__(self, config: llama.Config, *, rngs: nnx.Rngs, dtype: Any):
         options, stack = _options(config, rngs, dtype), (config.layers,)
@@ -85,11 +86,6 @@ class Layers(nnx.Module):
         self.gate = Linear(config.dim, config.mlp_dim, **options)
         self.up = Linear(config.dim, config.mlp_dim, **options)
         self.down = Linear(config.mlp_dim, config.dim, **options)
-
-    def at(self, n: int | slice) -> Layers:
-        """Layer n alone; of a slice, those layers."""
-        graph, stacked = nnx.split(self)
-        return nnx.merge(graph, jax.tree.map(lambda a: a[n], stacked))
 
     def __call__(
         self,
@@ -115,9 +111,9 @@ class Layers(nnx.Module):
         q, k, v = attention.split(mapped, call.angles, places)
         if kept is not None:
             kept = k, v = written(kept, (k, v), call.slot)
-        seen = None if call.mask is None else at_places(call.mask, places)
+        seen = None if call.mask is None else rows_at(call.mask, places)
         mixed = attend(q, k, v, seen, causal=call.mask is None, prefix=prefix)
-        return self.mlp(at_places(x, places) + attention.merge(mixed, keys[3]), keys), kept
+        return self.mlp(rows_at(x, places) + attention.merge(mixed, keys[3]), keys), kept
 
     def mlp(self, x: Array, keys: list) -> Array:
         """x [B T E] plus the gated feed-forward network of its norm."""
@@ -134,8 +130,3 @@ def _options(config: llama.Config, rngs: nnx.Rngs, dtype: Any) -> dict[str, Any]
 def dropout_keys(key: Array | None) -> list[Array | None]:
     """A dropout key for each linear map of a layer, or none."""
     return [None] * 7 if key is None else list(jax.random.split(key, 7))
-
-
-def at_places(x: Array, places: Array | None) -> Array:
-    """x [B T ...] at places [B Q], or at all."""
-    return x if places is None else jax.vmap(lambda row, at: row[at])(x, places)

@@ -96,6 +96,10 @@ class KVCache:
             length=self.length + real.shape[1],
         )
 
+    def with_layers(self, keys: tuple[Array, ...], values: tuple[Array, ...]) -> "KVCache":
+        """This cache with other keys and values, a [B K M H] each layer."""
+        return dataclasses.replace(self, keys=keys, values=values)
+
 
 def written(kept: tuple[Array, Array], new: tuple[Array, Array], slot: Array | int) -> tuple:
     """A layer's keys and values [B K M H] with those of T tokens, [B K T H], from `slot` on."""

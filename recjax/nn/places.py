@@ -1,4 +1,4 @@
-"""Reading packed rows at flat places."""
+"""Reading rows at places of their own, and packed rows at flat places."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,6 +6,11 @@ from typing import Any
 import jax
 
 from recjax.typing import Array
+
+
+def rows_at(x: Array, places: Array | None) -> Array:
+    """x [B T ...] at places [B Q] of each row: [B Q ...]; x itself without places."""
+    return x if places is None else jax.vmap(lambda row, at: row[at])(x, places)
 
 
 def at_places(function: Callable[..., Any], places: Array, *rows: Array) -> Any:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from recjax.errors import InputError
-from recjax.ranges import Amount, Checked, Positive, Share
+from recjax.ranges import Amount, Checked, FieldError, Positive, Share
 from recjax.text.tokenizers import Tokenizer
 
 _MOST = 39  # longest span of the token level, as in GLM
@@ -92,20 +92,9 @@ class BlankConfig(Checked):
     shuffle: bool = True
 
     def __post_init__(self):
-        shares = (self.token, self.sentence, self.document)
-        if min(shares) < 0 or not sum(shares) > 0:
-            raise InputError(
-                "config.blanks: token, sentence, document are "
-                f"{', '.join(map(str, shares))}; expected none below 0 and one above"
-            )
-        if not self.mean > 0:
-            raise InputError(f"config.blanks.mean: {self.mean}; expected more than 0")
-        for key in ("ratio", "least", "tail", "block"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise InputError(
-                    f"config.blanks.{key}: {getattr(self, key)}; expected a number from 0 to 1"
-                )
         super().__post_init__()
+        if not self.token + self.sentence + self.document > 0:
+            raise FieldError("token", "expected one of token, sentence and document above 0")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

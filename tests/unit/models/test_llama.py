@@ -230,34 +230,3 @@ def test_bad_sizes():
         Config(heads=3, kv_heads=2)
     with pytest.raises(ValueError, match="head_dim: 7"):
         Config(head_dim=7)
-
-
-@pytest.mark.parametrize("prefixed", [False, True])
-def test_a_scanned_prefill_is_the_unrolled_one(prefixed, monkeypatch):
-    """Other devices than a CPU scan the layers of a cached call of many tokens."""
-    model = Llama(
-        Config(vocab_size=50, dim=16, mlp_dim=24, layers=3, heads=2, kv_heads=1, head_dim=8),
-        rngs=nnx.Rngs(0),
-    )
-    tokens = np.random.default_rng(0).integers(1, 50, (3, 9))
-    real = np.arange(9) >= np.array([[0], [2], [5]])
-
-    def call():
-        cache = model.empty_cache(3, 12)
-        if prefixed:
-            prefix = model.hidden(tokens[:1, :4], cache=model.empty_cache(1, 4))[1].as_prefix()
-            cache = prefix.start(3, 12)
-        h, cache = model.hidden(tokens, mask=real, cache=cache)
-        return h, *model.hidden(tokens[:, :1], cache=cache)
-
-    unrolled = call()
-    scans = []
-    scan = model._scanned
-    monkeypatch.setattr(model, "_scanned", lambda *a: scans.append(1) or scan(*a))
-    monkeypatch.setattr(
-        "recjax.models.llama.backend.platform",
-        lambda *a: "gpu" if model.embedding[...] is a[0] else "cpu",
-    )
-    scanned = call()
-    assert scans
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), unrolled, scanned)

@@ -212,10 +212,10 @@ def test_every_text_is_learned_and_fits():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"token": 0.0}, "none below 0 and one above"),
-        ({"token": -1.0, "sentence": 3.0}, "none below 0 and one above"),
-        ({"ratio": 1.5}, "config.blanks.ratio: 1.5"),
-        ({"mean": 0.0}, "config.blanks.mean: 0.0"),
+        ({"token": 0.0}, "token: expected one of token, sentence and document above 0"),
+        ({"token": -1.0, "sentence": 3.0}, "token: expected .*, got -1.0"),
+        ({"ratio": 1.5}, "ratio: expected .*, got 1.5"),
+        ({"mean": 0.0}, "mean: expected .*, got 0.0"),
     ],
 )
 def test_bad_settings(settings, words):

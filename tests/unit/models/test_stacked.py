@@ -1,0 +1,44 @@
+"""Cached calls of stacked layers: other devices than a CPU scan what a CPU takes layer by layer."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from recjax.models import chatglm, glm, llama
+from recjax.nn import backend
+
+SIZES = {"vocab_size": 50, "dim": 16, "layers": 3, "heads": 2, "head_dim": 8}
+MODELS = {
+    "llama": llama.Llama(llama.Config(**SIZES, mlp_dim=24, kv_heads=1), rngs=nnx.Rngs(0)),
+    "glm": glm.GLM(glm.Config(**SIZES, mlp_dim=64, kv_heads=2), rngs=nnx.Rngs(0)),
+    "chatglm": chatglm.ChatGLM(chatglm.Config(**SIZES, mlp_dim=64, kv_heads=2), rngs=nnx.Rngs(0)),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "prefixed"), [("llama", False), ("llama", True), ("glm", False), ("chatglm", False)]
+)
+def test_a_scanned_prefill_is_that_of_each_layer(name, prefixed, monkeypatch):
+    model = MODELS[name]
+    tokens = np.random.default_rng(0).integers(1, 50, (3, 9))
+    real = np.arange(9) >= np.array([[0], [2], [5]])
+    scans, scan = [], jax.lax.scan
+    monkeypatch.setattr(jax.lax, "scan", lambda *a, **k: scans.append(1) or scan(*a, **k))
+
+    def call():
+        cache = model.empty_cache(3, 12)
+        if prefixed:
+            prefix = model.hidden(tokens[:1, :4], cache=model.empty_cache(1, 4))[1].as_prefix()
+            cache = prefix.start(3, 12)
+        newest = np.full((3, 1), 8)
+        h, cache = model.hidden(tokens, mask=real, cache=cache, places=newest)
+        return h, *model.hidden(tokens[:, :1], cache=cache)
+
+    each = call()
+    assert not scans
+    where, table = backend.platform, model.embedding[...]
+    monkeypatch.setattr(backend, "platform", lambda *a: "gpu" if a and a[0] is table else where(*a))
+    scanned = call()
+    assert len(scans) == 1 + prefixed
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), each, scanned)
