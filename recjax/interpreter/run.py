@@ -194,6 +194,7 @@ class InterpreterRun(Run):
         return self.learner
 
     rules = adapters.RULES
+    threaded = False  # a batch has states that the recommender computes
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """See `Trainable`."""

@@ -1,10 +1,11 @@
 """The training loop: steps, evaluation, early stopping, checkpoints, signals."""
 
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Protocol
 
 import jax
@@ -90,6 +91,7 @@ def fit(
     saved: Callable[[], None] = lambda: None,
     cooldown: int = 0,
     part: Callable[[int], str | None] = lambda step: None,
+    threaded: bool = True,
 ) -> tuple[TrainState, Progress, bool]:
     """Trains until its criteria hold, the epochs are done, or a signal arrives.
 
@@ -110,6 +112,9 @@ def fit(
         cooldown: steps of the cool-down that ends training; see `recjax.training.criteria`.
         part: which part of the training a step belongs to; the losses of parts are also written
             apart (`loss/PART`).
+        threaded: a thread makes the batches, because launching a call's kernels may keep this one
+            as long as the device works. Not where `batches` computes on the devices: programs that
+            two threads launch on several devices may wait for each other.
 
     Returns:
         `(state, progress, finished)`; `finished` is False after SIGINT or SIGTERM.
@@ -140,11 +145,15 @@ def fit(
         ends = [last(), step - step % every + every, *([cooling] if cooling > step else [])]
         return max(0, min(count, *(end - step for end in ends)))
 
-    def fetch() -> "Future[Any] | None":
-        """The next call's batch, from a thread: a device may keep this one until a call is done."""
+    def asked() -> Callable[[], Any]:
+        """What gives the next call's batch; a thread begins to make it now, or the call will."""
         nonlocal taken
         taken = ahead()
-        return maker.submit(batches, step, taken) if taken else None
+        if not taken:
+            return lambda: None
+        if threaded:
+            return maker.submit(batches, step, taken).result
+        return functools.partial(batches, step, taken)
 
     def save() -> None:
         checkpoints.save(
@@ -161,7 +170,7 @@ def fit(
     bar = progress_bar(cap, step, "training", "step")
     with bar, ThreadPoolExecutor(1, "batches") as maker, stopping() as stop:
         going = step < last() and progress.may_go_on(cap)
-        batch = fetch() if going else None
+        batch = asked()() if going else None
         progress.cap = 0 if going else progress.cap
         started, done = time.perf_counter(), 0
         if stop.received and batch is not None:
@@ -169,10 +178,11 @@ def fit(
         while batch is not None:
             if cooldown and progress.cooling is None and step >= cap - cooldown:
                 cool()
-            ready, first, step = batch.result(), step, step + taken
-            batch = fetch()
-            state, metrics = steps(state, ready)
-            del ready  # its memory is for the batch after the next
+            first, step = step, step + taken
+            upcoming = asked()
+            state, metrics = steps(state, batch)
+            # The device works on this call while the next batch is made.
+            batch = upcoming()
             for at, loss in enumerate(_checked(metrics, first).tolist(), start=first):
                 progress.note(loss, part(at))
             done += (step - first) * per_step
@@ -204,7 +214,7 @@ def fit(
                 )
                 if may_end and cooldown and batch is not None:
                     cool()
-                    batch = batch if taken <= ahead() else fetch()
+                    batch = batch if taken <= ahead() else asked()()
                 elif may_end:
                     batch = None
                 if batch is None:

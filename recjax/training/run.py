@@ -300,6 +300,7 @@ class Run(Trainable):
                 saved=lambda: self._take_place(claim, checkpoints),
                 cooldown=round(self.config.optim.cooldown_epochs * self.batches.steps_per_epoch),
                 part=self.part,
+                threaded=self.threaded,
             )
             if not finished:
                 return {"step": int(state.step), "finished": False}

@@ -3,7 +3,7 @@
 import abc
 import functools
 from collections.abc import Callable, Collection
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import optax
@@ -41,6 +41,7 @@ class Trainable(abc.ABC):
 
     mesh: jax.sharding.Mesh  # the devices
     rules: Rules = FULL  # which parameters are trained; see `recjax.training.freezing`
+    threaded: ClassVar[bool] = True  # `place` computes nothing on the devices: see `loop.fit`
 
     @property
     @abc.abstractmethod

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -275,6 +276,35 @@ def calls_of(config, steps_per_epoch, first=0):
     assert finished and state.step == sum(calls[-1])
     assert log.saved == [step for step, _ in log.lines]
     return calls, log.saved
+
+
+@pytest.mark.parametrize("threaded", [True, False])
+def test_the_next_batch_is_made_beside_the_call_or_behind_it(threaded):
+    log, begun, order = Log(), threading.Event(), []
+    config = TrainConfig(epochs=1.0, steps_per_call=1, metric="m")
+
+    def steps(state, batch):
+        # Launching may take as long as the device works: a thread does not wait for it.
+        assert not threaded or state.step or begun.wait(30)
+        order.append(("call", batch))
+        numbers = np.ones(1)
+        return State(state.step + 1), {"loss": numbers, "grad_norm": numbers}
+
+    def batches(step, count):
+        here = threading.current_thread() is threading.main_thread()
+        assert here != threaded
+        order.append(("batch", step))
+        if step:
+            begun.set()
+        return step
+
+    fit(
+        State(0), steps, batches, lambda state: {"m": 0.5}, log, log, config,
+        steps_per_epoch=2, per_step=3, progress=Progress(), meta={}, threaded=threaded,
+    )  # fmt: skip
+    first, *between, last = order
+    assert first == ("batch", 0) and last == ("call", 1)
+    assert between == sorted([("batch", 1), ("call", 0)], reverse=not threaded)
 
 
 @pytest.mark.parametrize(
