@@ -33,20 +33,19 @@ from recjax.errors import InputError
 from recjax.generate.buckets import bucket
 from recjax.generate.loop import Generated
 from recjax.generate.processors import KnownTokens, Processor
-from recjax.generate.prompts import Prompts, check_ids, lengths, read_prompts
+from recjax.generate.prompts import Prompts, check_ids, lengths, pad_rows, read_prompts
 from recjax.generate.sampling import Sampler, row_keys
-from recjax.json_files import read_object
+from recjax.llm_folders import find_model, stop_ids
 from recjax.models.definition import ModelDef
 from recjax.models.language import LanguageConfig, family_for
 from recjax.nn.cache import KVCache
 from recjax.text.chat import Form, prompt_ids
 from recjax.text.tokenizers import FILES as TOKENIZER_FILES
-from recjax.text.tokenizers import Tokenizer, load_tokenizer, pad_left
+from recjax.text.tokenizers import Tokenizer, load_tokenizer
 from recjax.training.parallel import RULES, data_size, param_shardings, replicated
 from recjax.typing import Array, Params
 
 _KEPT = 4  # shared beginnings whose caches are kept
-_ENDS = 1000  # ids that end a text, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +106,7 @@ def load_llm(
             architecture that is not implemented, a damaged or missing file, a tokenizer of another
             model.
     """
-    folder, own = _of_workdir(Path(path).expanduser())
+    folder, own = find_model(Path(path).expanduser())
     if own is not None and adapter is not None:
         raise InputError(f"{path}: a run with an adapter of its own; expected no other one")
     adapter = own or adapter
@@ -123,46 +122,13 @@ def load_llm(
     tokenizer = None
     if any((folder / name).is_file() for name in TOKENIZER_FILES):
         tokenizer = load_tokenizer(folder, size=model.config.vocab_size)
-    stop = _stop_ids(folder)
+    stop = stop_ids(folder)
     if not stop and tokenizer is not None and tokenizer.eos_id is not None:
         stop = (tokenizer.eos_id,)
     return LanguageModel(
         model.definition, model.params, model.config,
         tokenizer=tokenizer, stop=stop, mesh=mesh, folder=folder,
     )  # fmt: skip
-
-
-def _of_workdir(folder: Path) -> tuple[Path, Path | None]:
-    """The folder of the model that a workdir's run ended with, and of its adapter."""
-    file = folder / "config.json"
-    record = read_object(file) if file.is_file() and (folder / "checkpoints").is_dir() else {}
-    config = record.get("config")
-    if not isinstance(config, dict):
-        return folder, None
-    if (folder / "hf").is_dir():
-        return folder / "hf", None
-    llm = config.get("llm")
-    if config.get("system") == "finetune" and (folder / "adapter").is_dir():
-        if not isinstance(llm, str):
-            raise InputError(f"{file}: 'config.llm' is no text; expected the base model's folder")
-        return Path(llm), folder / "adapter"
-    raise InputError(
-        f"{folder}: a run without a finished language model (hf or adapter); `recjax train "
-        f"--workdir={folder}` resumes a run that trains one"
-    )
-
-
-def _stop_ids(folder: Path) -> tuple[int, ...]:
-    """The ids that end a text, by the folder's own files; -1 stands for none in old ones."""
-    for name in ("generation_config.json", "config.json"):
-        ids = read_object(folder / name).get("eos_token_id") if (folder / name).exists() else None
-        if ids is not None:
-            ids = ids if isinstance(ids, list) else [ids]
-            if len(ids) > _ENDS or not all(type(i) is int and -1 <= i < 2**31 for i in ids):
-                found = str(ids)[:80]
-                raise InputError(f"{folder / name}: 'eos_token_id' is {found}, expected ids")
-            return tuple(i for i in ids if i >= 0)
-    return ()
 
 
 class LanguageModel:
@@ -298,8 +264,8 @@ class LanguageModel:
             warnings.warn(f"up to {longest} tokens; the model was trained on {known}", stacklevel=2)
         rest, pad_id = given.after(start), 0 if self.tokenizer is None else self.tokenizer.pad_id
         sizes = rest.lengths()
-        tokens, real = pad_left(rest.rows, pad_id=pad_id, sizes=sizes)
-        is_soft = None if rest.soft is None else pad_left(rest.soft, pad_id=0, sizes=sizes)[0] > 0
+        tokens, real = pad_rows(rest.rows, pad_id=pad_id, sizes=sizes)
+        is_soft = None if rest.soft is None else pad_rows(rest.soft, pad_id=0, sizes=sizes)[0] > 0
         stop = self.stop if stop is None else tuple(stop)
         sampler = None
         if temperature:

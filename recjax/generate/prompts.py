@@ -124,3 +124,30 @@ def lengths(longest: int) -> list[int]:
     holds `longest`."""
     top = max(5, math.ceil(math.log2(longest)))
     return [16, 24, *(n * 2**k // 4 for k in range(5, top + 1) for n in (4, 5, 6, 7))]
+
+
+def pad_rows(
+    rows: Sequence[Sequence[int] | np.ndarray], *, pad_id: int, sizes: Sequence[int] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of ids as one array, padded on the left.
+
+    Args:
+        rows: B of them, not all empty.
+        pad_id: what stands at the padding.
+        sizes: lengths to round T up to, so that few shapes are compiled; () = the longest row.
+
+    Returns:
+        `(tokens [B T] int32, mask [B T] bool)`, True = real.
+
+    Raises:
+        InputError: a row longer than the largest size.
+    """
+    longest = max(map(len, rows))
+    length = min((s for s in sizes if s >= longest), default=0) if sizes else longest
+    if length < longest:
+        raise InputError(f"a text of {longest} tokens; expected at most {max(sizes)}")
+    lengths = np.array([len(row) for row in rows])
+    mask = np.arange(length) >= length - lengths[:, None]
+    tokens = np.full(mask.shape, pad_id, np.int32)
+    tokens[mask] = np.concatenate([np.asarray(row, np.int32) for row in rows])
+    return tokens, mask

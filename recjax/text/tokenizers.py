@@ -3,7 +3,6 @@
 tokenizer = load_tokenizer("FOLDER")                       # a folder, or one file
 tokenizer.encode("A user has watched", bos=True)
 tokenizer.encode_with_soft("watched {soft}. Which film is it?", soft=2, bos=True)
-tokens, mask = pad_left(rows, pad_id=tokenizer.pad_id)
 
 A text is text: names of control tokens in it (a title may hold "</s>") are spelled out unless
 `special` is set. A folder's SentencePiece model, where it has one, is read by SentencePiece, for
@@ -384,30 +383,3 @@ def _add_ends(tokenizer: Any, begin: tuple[int, ...], end: tuple[int, ...]) -> N
         pair=[*single, *second],
         special_tokens=[(name, index) for index, name in names.items()],
     )
-
-
-def pad_left(
-    rows: Sequence[Sequence[int] | np.ndarray], *, pad_id: int, sizes: Sequence[int] = ()
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of ids as one array, padded on the left.
-
-    Args:
-        rows: B of them, not all empty.
-        pad_id: what stands at the padding.
-        sizes: lengths to round T up to, so that few shapes are compiled; () = the longest row.
-
-    Returns:
-        `(tokens [B T] int32, mask [B T] bool)`, True = real.
-
-    Raises:
-        InputError: a row longer than the largest size.
-    """
-    longest = max(map(len, rows))
-    length = min((s for s in sizes if s >= longest), default=0) if sizes else longest
-    if length < longest:
-        raise InputError(f"a text of {longest} tokens; expected at most {max(sizes)}")
-    lengths = np.array([len(row) for row in rows])
-    mask = np.arange(length) >= length - lengths[:, None]
-    tokens = np.full(mask.shape, pad_id, np.int32)
-    tokens[mask] = np.concatenate([np.asarray(row, np.int32) for row in rows])
-    return tokens, mask

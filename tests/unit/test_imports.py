@@ -23,7 +23,7 @@ LAYERS = (
     ("generate", "convert"),
     ("evaluation", "testing"),
     ("training",),
-    ("decoding",),
+    ("decoding", "llm_folders"),
     ("frozen",),
     ("llm", "compare"),
     ("prompting",),

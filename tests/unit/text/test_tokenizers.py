@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from recjax.errors import InputError
-from recjax.text.tokenizers import check_size, load_tokenizer, pad_left, train_bpe
+from recjax.text.tokenizers import check_size, load_tokenizer, train_bpe
 
 # Where Transformers 5 differs from SentencePiece, and other odd ones.
 TEXTS = [
@@ -240,14 +240,3 @@ def test_what_a_tokenizer_has_not(gpt2, small, folders):
         bare.encode("x", bos=True)
     with pytest.raises(InputError, match="a vocabulary of 258 tokens: expected at least 259"):
         train_bpe(["x"], 258)
-
-
-def test_pad_left():
-    tokens, mask = pad_left([[5, 6, 7], [], [8]], pad_id=9)
-    assert tokens.tolist() == [[5, 6, 7], [9, 9, 9], [9, 9, 8]]
-    assert mask.tolist() == [[True] * 3, [False] * 3, [False, False, True]]
-    assert tokens.dtype == np.int32
-    tokens, mask = pad_left([[5, 6, 7]], pad_id=0, sizes=(8, 4, 2))
-    assert tokens.tolist() == [[0, 5, 6, 7]] and mask.sum() == 3
-    with pytest.raises(InputError, match="a text of 3 tokens; expected at most 2"):
-        pad_left([[5, 6, 7]], pad_id=0, sizes=(2,))
