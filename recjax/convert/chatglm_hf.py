@@ -13,7 +13,7 @@ from typing import Any
 from recjax.convert.glm_hf import layer_rules, read_sizes
 from recjax.convert.mapping import TRANSPOSE, Rule
 from recjax.convert.tensors import Tensor, same
-from recjax.convert.values import of_field
+from recjax.convert.values import Attributes, of_field
 from recjax.errors import InputError
 from recjax.models.chatglm import PRESETS, Config
 from recjax.ranges import FieldError, short
@@ -53,10 +53,7 @@ _HARMLESS = {
     "auto_map", "eos_token_id", "pad_token_id", "use_cache", "tokenizer_class",
 }  # fmt: skip
 _START, _BLANKS = "bos_token_id", ("gmask_token_id", "mask_token_id")
-_KEYS = {field: key for key, field in _SIZES.items()} | {
-    field: key for key, (field, _) in _OPTIONS.items()
-}
-_KNOWN = {*_SIZES, *_OPTIONS, *_FIXED, *_HARMLESS, _START, *_BLANKS}
+_ATTRIBUTES = Attributes("ChatGLM", _SIZES, _OPTIONS, _FIXED, {*_HARMLESS, _START, *_BLANKS})
 _LATER = (
     "padded_vocab_size", "ffn_hidden_size", "kv_channels", "multi_query_attention", "rmsnorm",
     "seq_length", "rope_ratio",
@@ -86,11 +83,11 @@ def read_config(attributes: Mapping[str, Any], where: str) -> Config:
             f"{where}: architectures {short(names)}: no ChatGLM; expected "
             f"{' or '.join(_ARCHITECTURES)}"
         )
-    fields = read_sizes(attributes, where, _SIZES, _OPTIONS, _FIXED, _KNOWN, "ChatGLM")
+    fields = read_sizes(_ATTRIBUTES, attributes, where)
     try:
         return Config(**fields, **_read_ids(attributes, fields["vocab_size"], where))
     except FieldError as error:
-        raise InputError(f"{where}: {of_field(error, _KEYS)}") from None
+        raise InputError(f"{where}: {of_field(error, _ATTRIBUTES.keys)}") from None
 
 
 def _read_ids(attributes: Mapping[str, Any], size: int, where: str) -> dict[str, Any]:

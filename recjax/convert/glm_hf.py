@@ -10,10 +10,9 @@ model, GLM-4, whose attributes are refused by name. Facts: `third_party/glm.md`.
 from collections.abc import Mapping
 from typing import Any
 
-from recjax.config import nearest
 from recjax.convert.mapping import TRANSPOSE, Rule
 from recjax.convert.tensors import Tensor
-from recjax.convert.values import of_field, positive
+from recjax.convert.values import Attributes, of_field
 from recjax.errors import InputError
 from recjax.models.glm import PRESETS, Config
 from recjax.ranges import FieldError, short
@@ -87,10 +86,7 @@ _HARMLESS = {
 _GELU, _IDS = "hidden_act", "special_token_ids"
 _GELUS: dict[str, Any] = {"gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 _BLANKS = ("MASK", "gMASK", "sMASK")
-_KEYS = {field: key for key, field in _SIZES.items()} | {
-    field: key for key, (field, _) in _OPTIONS.items()
-}
-_KNOWN = {*_SIZES, *_OPTIONS, *_FIXED, *_HARMLESS, _GELU, _IDS}
+_ATTRIBUTES = Attributes("GLM", _SIZES, _OPTIONS, _FIXED, {*_HARMLESS, _GELU, _IDS})
 _GLM4 = ("num_hidden_layers", "num_key_value_heads", "intermediate_size", "partial_rotary_factor")
 
 
@@ -112,7 +108,7 @@ def read_config(attributes: Mapping[str, Any], where: str) -> Config:
             f"{where}: architectures {short(names)}: this is no GLM of Du et al. 2022 but another "
             f"model of that name; expected {' or '.join(_ARCHITECTURES)} and 'num_layers'"
         )
-    fields = read_sizes(attributes, where, _SIZES, _OPTIONS, _FIXED, _KNOWN, "GLM")
+    fields = read_sizes(_ATTRIBUTES, attributes, where)
     fields |= {"mlp_dim": 4 * fields["dim"]}
     act = attributes.get(_GELU) or "gelu_new"
     if act not in _GELUS:
@@ -122,42 +118,16 @@ def read_config(attributes: Mapping[str, Any], where: str) -> Config:
         ids = _read_ids(attributes.get(_IDS), config, where)
         return Config(**fields, gelu=_GELUS[act], **ids)
     except FieldError as error:
-        raise InputError(f"{where}: {of_field(error, _KEYS)}") from None
+        raise InputError(f"{where}: {of_field(error, _ATTRIBUTES.keys)}") from None
 
 
-def read_sizes(
-    attributes: Mapping[str, Any],
-    where: str,
-    sizes: Mapping[str, str],
-    options: Mapping[str, tuple[str, Any]],
-    fixed: Mapping[str, Any],
-    known: set[str],
-    name: str,
-) -> dict[str, Any]:
-    """The fields of a model with two rows of positions, each attribute accounted for.
+def read_sizes(known: Attributes, attributes: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The fields of a model with two rows of positions; its heads have equal parts of its width.
 
     Raises:
-        InputError: an attribute that is unknown, missing or not implemented; heads that do not
-            divide the width.
+        InputError: see `Attributes.read`; heads that do not divide the width.
     """
-    for key, value in attributes.items():
-        if key not in known:
-            raise InputError(
-                f"{where}: unknown attribute '{key}': {short(value)}; {nearest(key, known)} "
-                "(delete it if it does not change what the model computes)"
-            )
-        if key in fixed and value is not None and value != fixed[key]:
-            raise InputError(
-                f"{where}: '{key}' is {short(value)}; only {fixed[key]!r} is implemented for {name}"
-            )
-    fields: dict[str, Any] = {}
-    for key, field in sizes.items():
-        if attributes.get(key) is None:
-            raise InputError(f"{where}: lacks the attribute '{key}'")
-        fields[field] = positive(attributes, key, int, where)
-    for key, (field, default) in options.items():
-        given = attributes.get(key) is not None
-        fields[field] = positive(attributes, key, type(default), where) if given else default
+    fields = known.read(attributes, where)
     if fields["dim"] % fields["heads"]:
         raise InputError(
             f"{where}: 'num_attention_heads' {fields['heads']} does not divide 'hidden_size' "

@@ -14,7 +14,7 @@ from typing import Any
 from recjax.config import nearest
 from recjax.convert.mapping import TRANSPOSE, Rule
 from recjax.convert.tensors import Tensor, same
-from recjax.convert.values import of_field, positive
+from recjax.convert.values import Attributes, of_field, positive
 from recjax.errors import InputError
 from recjax.models.llama import Config
 from recjax.nn.positions import RopeScaling
@@ -112,10 +112,7 @@ _HARMLESS = {
     "trust_remote_code", "use_flash_attention", "use_flash_attention_2", "num_logits_to_keep",
     "logits_to_keep", "bos_token", "eos_token", "pad_token",
 }  # fmt: skip
-_KEYS = {field: key for key, field in _SIZES.items()} | {
-    field: key for key, (field, _) in _OPTIONS.items()
-}
-_KNOWN = {*_SIZES, *_OPTIONS, *_ROPE, *_FIXED, *_HARMLESS}
+_ATTRIBUTES = Attributes("LLaMA", _SIZES, _OPTIONS, _FIXED, {*_ROPE, *_HARMLESS})
 _LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
@@ -132,25 +129,7 @@ def read_config(attributes: Mapping[str, Any], where: str) -> Config:
             is not implemented; another architecture.
     """
     _check_architecture(attributes, where)
-    for key, value in attributes.items():
-        if key not in _KNOWN:
-            raise InputError(
-                f"{where}: unknown attribute '{key}': {short(value)}; {nearest(key, _KNOWN)} "
-                "(delete it if the model computes the same without it)"
-            )
-        if key in _FIXED and value not in (_FIXED[key], None):
-            raise InputError(
-                f"{where}: '{key}' is {short(value)}; only {_FIXED[key]!r} is implemented for LLaMA"
-            )
-    fields: dict[str, Any] = {}
-    for key, field in _SIZES.items():
-        if attributes.get(key) is None:
-            raise InputError(f"{where}: lacks the attribute '{key}'")
-        fields[field] = positive(attributes, key, int, where)
-    for key, (field, default) in _OPTIONS.items():
-        kind = type(default) if default is not None else int
-        given = attributes.get(key) is not None
-        fields[field] = positive(attributes, key, kind, where) if given else default
+    fields = _ATTRIBUTES.read(attributes, where)
     if fields["kv_heads"] is None:  # LLaMA 1
         fields["kv_heads"] = fields["heads"]
     if fields["head_dim"] is None:
@@ -164,7 +143,7 @@ def read_config(attributes: Mapping[str, Any], where: str) -> Config:
     try:
         return Config(**fields, rope_theta=theta, rope_scaling=scaling)
     except FieldError as error:
-        raise InputError(f"{where}: {of_field(error, _KEYS)}") from None
+        raise InputError(f"{where}: {of_field(error, _ATTRIBUTES.keys)}") from None
 
 
 def write_config(config: Config, dtype: str, base: Mapping[str, Any] | None = None) -> dict:
