@@ -216,6 +216,15 @@ def test_the_first_error_waits_for_nobody(serve):
     assert message.endswith("status 404") and time.monotonic() - start < 5
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT interrupts, also where this process was started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_waits_for_nobody(serve):
     server = serve(DRIPS["body"])
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
