@@ -1,5 +1,6 @@
 """The public names: what they are, when they are loaded, and that their examples run."""
 
+import contextlib
 import doctest
 import importlib
 import subprocess
@@ -47,7 +48,6 @@ assert "numpy" in sys.modules and "jax" not in sys.modules
     assert done.returncode == 0, done.stderr
 
 
-# In this order: later ones open what `recjax.train` leaves in the folder.
 EXAMPLES = [
     "recjax", "recjax.data", "recjax.models", "recjax.api.prepare", "recjax.api.train",
     "recjax.api.evaluate", "recjax.training.workdir.open_run",
@@ -58,7 +58,8 @@ EXAMPLES = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """With a tiny language model, as a run of one would leave it."""
+    """With what the examples open: a tiny language model, as a run of one would leave it, and the
+    run of the first example."""
     folder = tmp_path_factory.mktemp("examples")
     texts = [question(p, WORDS["book"]) for task in TASKS.values() for p in task.prompts]
     tokenizer = train_bpe([*texts, "A film", "Another film"], 400)
@@ -69,12 +70,19 @@ def folder(tmp_path_factory):
     params = params_of(Llama(config, rngs=nnx.Rngs(0)))
     write_language_model(folder / "runs" / "llm" / "hf", language_model(config, params))
     tokenizer.save(folder / "runs" / "llm" / "hf")
+    with contextlib.chdir(folder):
+        assert run_examples("recjax") == 0
     return folder
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_run(name, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
+    assert run_examples(name) == 0, capsys.readouterr().out
+
+
+def run_examples(name):
+    """How many of the examples in a public docstring fail."""
     parts, rest = name.split("."), []
     while True:
         try:
@@ -87,8 +95,7 @@ def test_examples_run(name, folder, monkeypatch, capsys):
         found = getattr(found, part)
     tests = doctest.DocTestFinder(recurse=False).find(found, name, globs=globs)
     assert tests and tests[0].examples, "no example in it"
-    results = doctest.DocTestRunner().run(tests[0])
-    assert results.failed == 0, capsys.readouterr().out
+    return doctest.DocTestRunner().run(tests[0]).failed
 
 
 def test_configs_are_files_or_dicts(tmp_path, monkeypatch):
