@@ -9,8 +9,9 @@ Row 0 is the padding: zeros, unknown. Letters: I items and padding, A attributes
 
 import csv
 import dataclasses
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import numpy as np
 
 from recjax.config import nearest
 from recjax.data.sources._lines import csv_reader, text_lines
-from recjax.data.sources._values import field, number, text
+from recjax.data.sources._parquet import parquet_rows
+from recjax.data.sources._values import field, is_missing, number, text
 from recjax.data.sources._values import key as item_key
 from recjax.errors import InputError
 
@@ -101,49 +103,104 @@ def read_scores(path: str | Path, catalog: Catalog, item: str = "item_id") -> At
     """A table of numbers by raw item id, such as scores of aspects.
 
     Args:
-        path: a csv or tsv file with a header; all columns but `item` are attributes.
+        path: a csv, tsv or parquet file with named columns; all but `item` are attributes.
         catalog: `store.catalog`; its records' `key` is the raw id. Rows of items outside of it
             (filtered away by a k-core) are left out.
         item: name of the column of ids.
 
     Raises:
-        InputError: naming the file and line: no such column, a row of another width, a value that
-            is no number, an item twice, or no row of an item of the catalogue.
+        InputError: see `read_numbers`; or no row of an item of the catalogue.
+    """
+    ids = {str(record["key"]): k for k, record in enumerate(catalog) if record}
+    names, values = read_numbers(path, ids, len(catalog), item)
+    known = ~np.isnan(values).any(1)
+    if not known.any():
+        raise InputError(f"{path}: no row of an item of the catalogue (column '{item}')")
+    return Attributes(names, np.where(known[:, None], values, 0), known)
+
+
+def read_numbers(
+    path: str | Path,
+    ids: Mapping[str, int],
+    rows: int,
+    key: str,
+    *,
+    within: tuple[float, float] = (-math.inf, math.inf),
+    gaps: bool = False,
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """A table of numbers by raw id.
+
+    Args:
+        path: a csv, tsv or parquet file with named columns; csv and tsv may be `.gz`.
+        ids: raw id -> row of the result; rows of other ids are checked and left out.
+        rows: of the result.
+        key: name of the column of ids.
+        within: the least and the most that a number may be.
+        gaps: whether a number may be missing (see `recjax.data.sources._values.MISSING`).
+
+    Returns:
+        Names of the A other columns, and [rows A] float32 with NaN where there is no number.
+
+    Raises:
+        InputError: naming the file and line (the row of a parquet file): no such column, one that
+            stands twice, a row of another width, a value that is no number or not within the
+            range, an id a second time.
     """
     path = Path(path)
-    lines = list(text_lines(path))
-    delimiter = "\t" if "\t" in lines[0][1] else ","
-    try:
-        (_, header), *rows = [(line, next(csv_reader([row], delimiter))) for line, row in lines]
-    except csv.Error as error:
-        raise InputError(f"{path}: not csv ({error})") from None
-    if item not in header:
-        raise InputError(f"{path}:1: no column '{item}'; {nearest(item, header)}")
-    at = header.index(item)
-    names = tuple(name for name in header if name != item)
-    ids = {str(record["key"]): k for k, record in enumerate(catalog) if record}
-    values = np.zeros((len(catalog), len(names)), np.float32)
-    known = np.zeros(len(catalog), bool)
+    table = _parquet_cells(path) if path.suffix == ".parquet" else _text_cells(path)
+    _, header = next(table)
+    if key not in header:
+        raise InputError(f"{path}:1: no column '{key}'; {nearest(key, header)}")
+    for name, count in Counter(header).items():
+        if count > 1:
+            raise InputError(f"{path}:1: {count} columns '{name}'")
+    at = header.index(key)
+    names = tuple(name for name in header if name != key)
+    low, high = within
+    values = np.full((rows, len(names)), np.nan, np.float32)
     seen: set[str] = set()
-    for line, cells in rows:
+    for line, cells in table:
         if len(cells) != len(header):
             raise InputError(f"{path}:{line}: {len(cells)} columns, expected {len(header)}")
         try:
-            raw = field(item, item_key, cells.pop(at))
+            raw = field(key, item_key, cells.pop(at))
             if raw in seen:
-                raise ValueError(f"item {raw} a second time")
+                raise ValueError(f"{key.removesuffix('_id')} {raw} a second time")
             seen.add(raw)
-            if raw not in ids:
-                continue
-            values[ids[raw]] = [
-                field(name, number, cell) for name, cell in zip(names, cells, strict=True)
+            found = [
+                np.nan if gaps and is_missing(cell) else field(name, number, cell)
+                for name, cell in zip(names, cells, strict=True)
             ]
+            for name, value in zip(names, found, strict=True):
+                if value < low or value > high:
+                    raise ValueError(f"'{name}' is {value:g}; expected {low:g} to {high:g}")
         except ValueError as error:
             raise InputError(f"{path}:{line}: {error}") from None
-        known[ids[raw]] = True
-    if not known.any():
-        raise InputError(f"{path}: no row of an item of the catalogue (column '{item}')")
-    return Attributes(names, values, known)
+        if raw in ids:
+            values[ids[raw]] = found
+    return names, values
+
+
+def _text_cells(path: Path) -> Iterator[tuple[int, list[Any]]]:
+    """`(line number, cells)` of csv or tsv, the header first."""
+    delimiter = ""
+    for line, row in text_lines(path):
+        delimiter = delimiter or ("\t" if "\t" in row else ",")
+        try:
+            yield line, next(csv_reader([row], delimiter))
+        except csv.Error as error:
+            raise InputError(f"{path}:{line}: not csv ({error})") from None
+
+
+def _parquet_cells(path: Path) -> Iterator[tuple[int, list[Any]]]:
+    """`(row number, cells)` of parquet, the names of its columns first."""
+    header: list[str] = []
+    for row, cells in parquet_rows(path, None, "", header.extend):
+        if row == 1:
+            yield 0, header
+        yield row, list(cells.values())
+    if not header:
+        raise InputError(f"{path}: the file is empty")
 
 
 def _column(catalog: Catalog, key: str) -> list[Any]:

@@ -226,7 +226,7 @@ def python(code, *path):
 def test_data_text_and_what_is_made_of_them_load_without_jax():
     rooms = PACKAGE / "data", PACKAGE / "text"
     modules = names(p for p in MODULES if p.parent in rooms or p.parent.parent in rooms)
-    modules += ["recjax.recsysllm.blanks", "recjax.recsysllm.entities"]
+    modules += ["recjax.recsysllm.blanks", "recjax.recsysllm.entities", "recjax.guided.aspects"]
     code = f"""
 import importlib, sys
 for name in {modules!r}:

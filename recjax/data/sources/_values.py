@@ -102,6 +102,13 @@ def text(value: Any) -> str:
     raise ValueError("expected text or a number")
 
 
+def is_missing(value: Any) -> bool:
+    """Whether there is no value: None, NaN, blank text, or one of the words in `MISSING`."""
+    if isinstance(value, str):
+        return value.strip() in MISSING
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def key(value: Any) -> str:
     """A user's or an item's id.
 

@@ -1,0 +1,195 @@
+"""Sets of aspects, and files of scores on them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recjax.errors import InputError
+from recjax.guided.aspects import (
+    PUBLISHED,
+    USER,
+    aspect_set,
+    check_same,
+    read_item_scores,
+    read_user_scores,
+    write_scores,
+)
+
+GIVEN = Path(__file__).parents[2] / "data" / "guided"
+OWN = {"name": "songs", "item": "song", "items": "songs", "aspects": [{"name": "tempo"}, "mood"]}
+CATALOG = [None, {"key": "a"}, {"key": "b"}, {"key": "c"}]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_sets(name):
+    found = aspect_set(name)
+    assert (found.name, len(found), found.ratings) == (name, 12, tuple(range(1, 11)))
+    assert all(a.description and a.low and a.high for a in found.aspects)
+
+
+def test_the_published_names():
+    assert aspect_set("movies").names[:3] + aspect_set("movies").names[-1:] == (
+        "story complexity", "dialogue complexity", "intellectual challenge",
+        "movie length (duration)",
+    )  # fmt: skip
+    assert aspect_set("clothing").names[3:8:4] == ("shape or structure", "social class")
+    assert aspect_set("games").names[8:10] == (
+        "gaming style and emotional resonance", "customization",
+    )  # fmt: skip
+    assert aspect_set("games").first(3).names == aspect_set("games").names[:3]
+    with pytest.raises(InputError, match="13 aspects of 'games': expected 1 to 12"):
+        aspect_set("games").first(13)
+
+
+def given_scores(name):
+    path = GIVEN / f"{name}.tsv"
+    keys = [line.split("\t")[0] for line in path.read_text().splitlines()[1:]]
+    return path, keys
+
+
+def test_the_given_scores_are_of_published_sets():
+    path, keys = given_scores("ml100k_item_scores")
+    items = read_item_scores(path, [None, *({"key": key} for key in keys)])
+    assert items.aspects == aspect_set("movies") and not items.known[0].any()
+    assert (items.missing, items.gaps, items.says()) == (0, 0, "")
+    assert items.values[1].tolist() == [5, 5, 2, 7, 8, 5, 7, 9, 8, 6, 10, 3]
+    path, keys = given_scores("ml100k_user_scores")
+    users = read_user_scores(path, {k: n for n, k in enumerate(keys)}, items.aspects)
+    assert users.values.shape == (240, 12) and users.values[0, 0] == 8
+    path, keys = given_scores("steam_item_scores")
+    games = read_item_scores(path, [None, *({"key": key} for key in keys)])
+    assert games.aspects == aspect_set("games") and games.known[1:].all()
+
+
+@pytest.mark.parametrize("ending", [".toml", ".json"])
+def test_a_set_of_ones_own(tmp_path, ending):
+    path = tmp_path / f"songs{ending}"
+    path.write_text(
+        json.dumps(OWN | {"least": 0, "most": 5})
+        if ending == ".json"
+        else 'name="songs"\nitem="song"\nitems="songs"\nleast=0\nmost=5\n'
+        'aspects=[{name="tempo"}, "mood"]\n'
+    )
+    found = aspect_set(path)
+    assert found.names == ("tempo", "mood") and found.ratings == (0, 1, 2, 3, 4, 5)
+    assert found.place("Tempo  (per minute)") == 0
+    with pytest.raises(InputError, match="no aspect 'temp' in 'songs'; did you mean 'tempo'"):
+        found.place("temp")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": ""}, "own.json: lacks 'name'"),
+        ({"name": 3}, "own.json: name: expected text"),
+        ({"itm": "x"}, "own.json: unknown key 'itm'; did you mean 'item'"),
+        ({"aspects": []}, "own.json: aspects: expected a list of 1 to 100"),
+        ({"aspects": "tempo"}, "own.json: aspects: expected a list of 1 to 100"),
+        ({"aspects": [3]}, "own.json: aspect 1: expected a name, or a table with 'name'"),
+        ({"aspects": ["a", {"nam": "b"}]}, "own.json: aspect 2: unknown key 'nam'; did you mean"),
+        ({"aspects": ["a", {"low": "b"}]}, "own.json: aspect 2: lacks 'name'"),
+        ({"aspects": ["Pace", "pace (fast)"]}, "aspect 'pace .fast.': 'Pace' is taken already"),
+        ({"aspects": ["item_id"]}, "aspect 'item_id': 'item_id' is taken already"),
+        ({"aspects": ["a\x00b"]}, "aspect 1: name: expected 1 to 100 plain characters"),
+        ({"aspects": ["a" * 101]}, "aspect 1: name: expected 1 to 100 plain characters"),
+        ({"least": 5, "most": 5}, "a scale from 5 to 5; expected 0 <= least < most"),
+        ({"least": True}, "own.json: least: expected a whole number"),
+        ({"most": 1000}, "a scale from 1 to 1000"),
+    ],
+)
+def test_bad_sets_are_refused(tmp_path, change, message):
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(OWN | change))
+    with pytest.raises(InputError, match=message):
+        aspect_set(path)
+
+
+def test_files_that_are_no_sets(tmp_path):
+    for name, message in (
+        ("movie", "expected 'movies', 'clothing', 'games', or a .toml or .json file"),
+        (tmp_path / "none.toml", "none.toml: no such file"),
+        (tmp_path / "none.json", "none.json: no such file"),
+    ):
+        with pytest.raises(InputError, match=message):
+            aspect_set(name)
+    for content in (b"name = ", b"\xff", b"[" * 10_000):
+        (tmp_path / "x.toml").write_bytes(content)
+        with pytest.raises(InputError, match="x.toml: not readable as TOML"):
+            aspect_set(tmp_path / "x.toml")
+
+
+@pytest.mark.parametrize("ending", [".tsv", ".csv", ".parquet"])
+def test_scores_go_out_and_come_back(tmp_path, ending):
+    if ending == ".parquet":
+        pytest.importorskip("pyarrow")
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps(OWN | {"most": 20}))
+    aspects, path = aspect_set(own), tmp_path / f"scores{ending}"
+    write_scores(path, ["b", "a"], [[20, 2.5], [4, np.nan]], aspects)
+    found = read_item_scores(path, CATALOG)
+    assert found.aspects == aspects  # of the file beside it
+    assert found.values.tolist() == [[12, 2.5], [4, 2.5], [20, 2.5], [12, 2.5]]
+    assert found.known.tolist() == [[0, 0], [1, 0], [1, 1], [0, 0]]
+    assert (found.missing, found.gaps) == (1, 1)
+    assert "1 items have no scores; 1 single scores are missing: the mean" in found.says()
+    attributes = found.attributes()
+    assert attributes.known.tolist() == [False, True, True, False]
+    standardized = attributes.standardized()
+    assert standardized[:, 0].tolist() == [0, -1, 1, 0] and not standardized[3].any()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("item_id\ttempo\tmood\na\t11\t1\n", "s.tsv:2: 'tempo' is 11; expected 1 to 10"),
+        ("item_id\ttempo\tmood\nz\t5\t0\n", "s.tsv:2: 'mood' is 0; expected 1 to 10"),
+        ("item_id\ttempo\tmood\na\t5\thigh\n", "s.tsv:2: 'mood' is 'high'; expected a number"),
+        ("item_id\ttempo\tmood\na\t5\t5\na\t6\t6\n", "s.tsv:3: item a a second time"),
+        ("item_id\ttempo\na\t5\n", "s.tsv:1: no column for the aspect 'mood' of 'songs'"),
+        ("item_id\ttempo\tmood\tmod\na\t5\t5\t5\n", "the column 'mod' is no aspect of 'songs'"),
+        ("item_id\ttempo\ttempo\na\t5\t5\n", "s.tsv:1: 2 columns 'tempo'"),
+        ("user_id\ttempo\tmood\na\t5\t5\n", "s.tsv:1: no column 'item_id'"),
+        ("item_id\ttempo\tmood\na\t5\n", "s.tsv:2: 2 columns, expected 3"),
+        ("item_id\ttempo\tmood\nz\t5\t5\n", "s.tsv: no score of a known item"),
+    ],
+)
+def test_bad_score_files_are_refused(tmp_path, text, message):
+    own, path = tmp_path / "own.json", tmp_path / "s.tsv"
+    own.write_text(json.dumps(OWN))
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_item_scores(path, CATALOG, aspect_set(own))
+
+
+def test_items_and_users_on_different_aspects(tmp_path):
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps(OWN))
+    songs, movies = aspect_set(own), aspect_set("movies")
+    write_scores(tmp_path / "u.tsv", ["a"], [[5] * 12], movies, USER)
+    with pytest.raises(InputError, match=r"u.tsv.aspects.json: expected the aspects of 'songs'; "):
+        read_user_scores(tmp_path / "u.tsv", {"a": 0}, songs)
+    with pytest.raises(InputError, match="here: expected the aspects of y; it lacks 'mood'"):
+        check_same(songs.first(1), songs, "here", "y")
+    with pytest.raises(InputError, match="it has, beyond it, 'mood'"):
+        check_same(songs, songs.first(1), "here", "y")
+    own.write_text(json.dumps(OWN | {"most": 5}))
+    with pytest.raises(InputError, match="a scale from 1 to 5; y has one from 1 to 10"):
+        check_same(aspect_set(own), songs, "here", "y")
+
+
+def test_columns_that_no_set_has_are_a_set(tmp_path):
+    (tmp_path / "mine.csv").write_text("item_id,fun\na,3\nb,\n")
+    found = read_item_scores(tmp_path / "mine.csv", CATALOG)
+    assert found.aspects.name == "mine" and found.aspects.names == ("fun",)
+    assert found.values[:, 0].tolist() == [3, 3, 3, 3] and found.missing == 2
+
+
+def test_what_cannot_be_written(tmp_path):
+    aspects = aspect_set("movies")
+    with pytest.raises(InputError, match="expected a name that ends in .tsv, .csv, .parquet"):
+        write_scores(tmp_path / "s.txt", [], np.zeros((0, 12)), aspects)
+    with pytest.raises(InputError, match="cannot write"):
+        write_scores(tmp_path / "no" / "s.tsv", [], np.zeros((0, 12)), aspects)
+    assert not list(tmp_path.iterdir())
