@@ -73,32 +73,41 @@ def _prepare(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict
 
 
 def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
-    with stopping():
-        return _trained(args, overrides)
+    with stopping() as stop:
+        if not args.distributed:
+            named = ("coordinator", "processes", "process")
+            for name in (n for n in named if getattr(args, n) is not None):
+                raise InputError(f"--{name}: expected with --distributed")
+            return _trained(args, overrides)
+        from recjax.training.group import belonging
+        from recjax.training.parallel import start_distributed
+
+        group = start_distributed(args.coordinator, args.processes, args.process)
+        stop.install()  # JAX has taken SIGTERM
+        with belonging(group):
+            return _trained(args, overrides)
 
 
 def _trained(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
-    if args.distributed:
-        from recjax.training.parallel import start_distributed
-
-        start_distributed()
+    from recjax.training.group import current
     from recjax.training.metrics import format_table
     from recjax.training.workdir import start_run
 
     config = _load(args, overrides)
     run = start_run(config, args.workdir, overwrite=args.overwrite)
-    _say(f"workdir: {args.workdir}", run.describe())
+    say = _say if current().index == 0 else lambda *lines: None
+    say(f"workdir: {args.workdir}", run.describe())
     result = run.train()
     if not result["finished"]:
-        _say(
+        say(
             f"recjax: stopped by {result['stopped_by']} at step {result['step']}; "
             "rerun the command to resume"
         )
         return result
     metrics = {k: v for k, v in result.items() if "/" in k}
-    _say(format_table(metrics), f"best checkpoint: step {result['step']}; workdir: {args.workdir}")
+    say(format_table(metrics), f"best checkpoint: step {result['step']}; workdir: {args.workdir}")
     if "advice" in result:
-        _say(result["advice"])
+        say(result["advice"])
     return result
 
 
@@ -306,6 +315,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every save
+    status, done = _status(arguments, debug, own=argv is None)
+    if argv is None and not done and "--distributed" in arguments:
+        sys.stdout.flush()
+        os._exit(status)  # JAX would wait for the other processes, which do not come
+    return status
+
+
+def _status(arguments: list[str], debug: bool, own: bool) -> tuple[int, bool]:
+    """The exit status, and whether the command came to its end."""
     try:
         if any("\0" in argument for argument in arguments):
             raise InputError("an argument contains a NUL character; paths cannot")
@@ -313,26 +331,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = args.run(args, read_overrides(unknown))
         if args.json:
             print(json.dumps(result))
-        return INTERRUPTED if result.get("stopped_by") == "SIGINT" else 0
+        return INTERRUPTED if result.get("stopped_by") == "SIGINT" else 0, True
     except SystemExit as stop:  # --help
-        return int(stop.code or 0)
+        return int(stop.code or 0), False
     except InputError as error:
         _fail(error, str(error), debug)
-        return 2
+        return 2, False
     except Stopped as stopped:  # before there was anything to save
         _say(f"recjax: stopped by {stopped}; nothing was saved yet; rerun the command")
-        return INTERRUPTED if stopped.number == signal.SIGINT else 0
+        return INTERRUPTED if stopped.number == signal.SIGINT else 0, False
     except KeyboardInterrupt:
         _say("recjax: interrupted")
-        if argv is None:  # threads of libraries may be in the midst of something
+        if own:  # threads of libraries may be in the midst of something
             os._exit(INTERRUPTED)
-        return INTERRUPTED
+        return INTERRUPTED, False
     except Exception as error:
         if _is_bad_path(error):
             _fail(error, " ".join(str(error).split()), debug)
-            return 2
+            return 2, False
         _fail(error, f"{type(error).__name__}: {' '.join(str(error).split())}", debug)
-        return 1
+        return 1, False
 
 
 if __name__ == "__main__":

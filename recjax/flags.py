@@ -59,7 +59,12 @@ def make_parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     sub.add_argument(
         "--distributed",
         action="store_true",
-        help="this is one of several processes (see jax.distributed)",
+        help="this is one of several processes; Slurm, TPU pods and GKE say which one",
+    )
+    sub.add_argument("--coordinator", metavar="HOST:PORT", help="elsewhere: where process 0 is")
+    sub.add_argument("--processes", type=int, metavar="N", help="elsewhere: how many there are")
+    sub.add_argument(
+        "--process", type=int, metavar="K", help="elsewhere: which one this is, from 0"
     )
 
     sub = command("evaluate", "measure a trained model", config="none")

@@ -80,6 +80,10 @@ class Stop:
         if sys.stderr.isatty():
             os.write(2, b"\nrecjax: stopping as soon as all is saved; Ctrl-C quits at once\n")
 
+    def install(self) -> dict[int, Any]:
+        """Takes the signals, also from libraries that have taken them; returns their handlers."""
+        return {number: signal.signal(number, self.note) for number in SIGNALS}
+
 
 _active: Stop | None = None
 
@@ -93,7 +97,7 @@ def stopping() -> Iterator[Stop]:
         yield _active or Stop()
         return
     _active = stop = Stop()
-    old = {number: signal.signal(number, stop.note) for number in SIGNALS}
+    old = stop.install()
     try:
         yield stop
     finally:

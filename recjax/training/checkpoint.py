@@ -8,6 +8,7 @@ a step that still counts). A save that fails for want of room is told, and the n
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import sys
@@ -16,15 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from recjax.errors import InputError, one_line
 from recjax.json_files import read_object
+from recjax.replace import write_text
 from recjax.training.checksums import damage, write_checksums
+from recjax.training.group import current
 
 _TRASH = "trash"
 
@@ -64,7 +64,7 @@ class Checkpoints:
             item_names=("state", "meta"),
         )
 
-    def save(self, step: int, state: Any, meta: dict[str, Any], best: int | None) -> None:
+    def save(self, step: int, state: Any, meta: dict[str, Any], best: int | None) -> bool:
         """Starts saving a step in the background, when the save before it has ended.
 
         Args:
@@ -72,10 +72,13 @@ class Checkpoints:
             state: a pytree of arrays.
             meta: what JSON can hold.
             best: the step that must be kept.
+
+        Returns:
+            False where the step is there already.
         """
         self.wait()
         if step in self.steps():
-            return
+            return False
         self._tried, self._failed = step, None
         try:
             self._manager.save(
@@ -87,14 +90,23 @@ class Checkpoints:
             )
         except Exception as error:  # TensorStore and Orbax have many kinds
             self._failed = error
-            return
+            return True
         self._saving = threading.Thread(target=self._complete, args=(step, best))
         self._saving.start()
+        return True
+
+    def amend(self, step: int, meta: dict[str, Any]) -> None:
+        """Writes other `meta` of a step that is complete; its files stay as they are."""
+        if current().index == 0:
+            write_text(self._amended(step), json.dumps(meta))
+
+    def _amended(self, step: int) -> Path:
+        return self.folder / f".{step}.json"
 
     def _complete(self, step: int, best: int | None) -> None:
         try:
             self._manager.wait_until_finished()
-            if jax.process_index() == 0:
+            if current().index == 0:
                 if step not in self.steps():
                     raise OSError(errno.EIO, "Orbax has not completed the step")
                 write_checksums(self.folder / str(step))
@@ -114,19 +126,27 @@ class Checkpoints:
             self._saving.join()
             self._saving = None
         error, step = self._failed, self._tried
-        if error is None or step is None:
+        if step is None:
             return error is None
         self._tried = None
-        reason = _full(error)
-        if reason is None or jax.process_count() > 1:  # the others do not know of it
+        reason = None if error is None else _full(error)
+        if error is not None and reason is None:
             raise error
-        _warn(
-            f"{self.folder / str(step)}: the checkpoint was not saved ({reason}); training goes "
-            "on, and the next save tries again"
-        )
+        reasons = current().gather(f"the checkpoint of step {step}", reason)
+        reason = next((r for r in reasons if r is not None), None)
+        if reason is None:
+            return True
+        self._failed = self._failed or OSError(errno.ENOSPC, reason)
         with contextlib.suppress(Exception):
             self._manager.close()
-        shutil.rmtree(self.folder / str(step), ignore_errors=True)  # complete but for its checksums
+        if current().index == 0:
+            _warn(
+                f"{self.folder / str(step)}: the checkpoint was not saved ({reason}); training "
+                "goes on, and the next save tries again"
+            )
+            # It may be complete but for its checksums.
+            shutil.rmtree(self.folder / str(step), ignore_errors=True)
+        current().gather("what was half written")
         self._manager = self._open()  # removes what was half written
         return False
 
@@ -138,9 +158,10 @@ class Checkpoints:
         while (trash / name).exists():
             name += "-"
         os.rename(self.folder / str(step), trash / name)
+        self._amended(step).unlink(missing_ok=True)
 
     def _empty_trash(self) -> None:
-        if jax.process_index() == 0:
+        if current().index == 0:
             empty_trash(self.folder)
 
     def steps(self) -> list[int]:
@@ -159,12 +180,10 @@ class Checkpoints:
         Raises:
             InputError: all steps are damaged.
         """
-        step = self._latest() if jax.process_index() == 0 else 0
+        step = self._latest() if current().index == 0 else None
         if not self._read_only:
             self._manager.reload()  # it knows damaged steps that have just gone
-        if jax.process_count() > 1:
-            step = int(multihost_utils.broadcast_one_to_all(np.int64(-1 if step is None else step)))
-        return None if step == -1 else step
+        return current().gather("the newest checkpoint", step)[0]
 
     def _latest(self) -> int | None:
         damaged: dict[int, str] = {}
@@ -202,7 +221,10 @@ class Checkpoints:
     def meta(self, step: int) -> dict[str, Any]:
         """What was saved beside the arrays of a step."""
         self._require(step)
-        return read_object(self.folder / str(step) / "meta" / "metadata")
+        amended = self._amended(step)
+        return read_object(
+            amended if amended.exists() else self.folder / str(step) / "meta" / "metadata"
+        )
 
     def restore(self, step: int, abstract: Any) -> Any:
         """The state of a step.
@@ -228,7 +250,7 @@ class Checkpoints:
         steps = self.steps()
         if step not in steps:
             raise InputError(f"{self.folder}: no complete checkpoint of step {step}")
-        found = self._damage(step) if jax.process_index() == 0 else None
+        found = self._damage(step) if current().index == 0 else None
         if found is not None:
             others = ", ".join(str(s) for s in steps if s != step) or "none"
             raise InputError(f"{self.folder / str(step)}: damaged ({found}); other steps: {others}")
@@ -240,10 +262,6 @@ class Checkpoints:
         yield
         self.folder = folder.absolute()
         self._manager = self._open()
-
-    def preempted(self, step: int) -> bool:
-        """Whether the scheduler told any process to stop (needs `jax.distributed`)."""
-        return self._manager.reached_preemption(step)
 
     def close(self) -> None:
         """Ends what was started; errors are of `wait`."""

@@ -5,13 +5,10 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
-
 from recjax.errors import InputError
 from recjax.locks import Lock
 from recjax.replace import Replacement, not_written, recovered
+from recjax.training.group import current
 
 _LOCK = ".lock"
 # What runs write, as patterns of `recjax.replace.Known`.
@@ -52,7 +49,7 @@ class Claim:
 
     def __init__(self, workdir: Path, *, overwrite: bool = False):
         self.workdir = self.folder = workdir
-        self._lead = jax.process_index() == 0
+        self._lead = current().index == 0
         self._locks: list[Lock] = []
         self._next: Replacement | None = None
         self._made: list[Path] = []
@@ -63,8 +60,7 @@ class Claim:
             except BaseException:
                 self.abandon()
                 raise
-        if jax.process_count() > 1:
-            tag = int(multihost_utils.broadcast_one_to_all(np.uint32(tag)))
+        tag = current().gather("the workdir", tag)[0]
         if tag:
             self.folder = _successor(workdir, tag)
 
@@ -118,8 +114,7 @@ class Claim:
             self._locks[-1].file = self._next.place / _LOCK
             self._next.close()
             self._next = None
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("recjax: the run is in its place")
+        current().gather("the run in its place")
         self.folder = self.workdir
 
     def abandon(self) -> None:

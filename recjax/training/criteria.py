@@ -48,6 +48,10 @@ class Progress:
         cooling: step at which the cool-down began, or None.
         cap: last step of a run that has ended, or 0.
         losses: of the steps since the last validation, the sum and number of each part.
+        pending: the validation of this step is still to be made.
+        usual: the mean loss between the two last validations; 0 before.
+        rolled_back: how often training went back to a checkpoint.
+        skipped: batches that were left out then: step s takes batch s + `skipped`.
     """
 
     best_step: int | None = None
@@ -59,6 +63,10 @@ class Progress:
     cooling: int | None = None
     cap: int = 0
     losses: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    pending: bool = False
+    usual: float = 0.0
+    rolled_back: int = 0
+    skipped: int = 0
 
     def note(self, loss: float, part: str | None = None) -> None:
         """Notes a step's loss, and which part of the training the step belonged to."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -12,10 +13,11 @@ import jax
 import numpy as np
 
 from recjax.errors import InputError
-from recjax.ranges import Checked, Count, Epochs, FieldError, Range, Size
-from recjax.signals import stopping
+from recjax.ranges import Amount, Checked, Count, Epochs, FieldError, Range, Size
+from recjax.signals import Stop, Stopped, stopping
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.criteria import Progress
+from recjax.training.group import current
 from recjax.training.metrics import progress_bar
 from recjax.training.optim import set_cooldown
 from recjax.training.state import TrainState
@@ -43,6 +45,12 @@ class TrainConfig(Checked):
     # or cools down, when all hold, and with `patience` not before that has ended, too.
     goals: dict[str, Annotated[float, Range()]] = dataclasses.field(default_factory=dict)
     keep_checkpoints: Annotated[int, Range(1, 10_000)] = 2  # newest ones, beside the best
+    # A loss or gradient that is no number ends training, or, so many times, takes it back to the
+    # newest checkpoint; it goes on there with other batches. 0 = it ends.
+    rollbacks: Count = 0
+    # A step's loss counts as diverged, too, above so many times the mean loss between the two last
+    # validations; 0 = never.
+    spike: Amount = 0.0
     # Devices over data, fsdp, tensor; -1 = what is left.
     mesh: tuple[Devices, Devices, Devices] = (-1, 1, 1)
 
@@ -53,7 +61,7 @@ class TrainConfig(Checked):
 
 
 class DivergedError(RuntimeError):
-    """The loss or the gradient is no number any more."""
+    """The loss or the gradient is no number any more, or far above what it was."""
 
 
 class Writer(Protocol):
@@ -78,7 +86,7 @@ def fit(
     state: TrainState,
     steps: Callable[..., tuple[TrainState, dict[str, Any]]],
     batches: Callable[[int, int], Any],
-    evaluate: Callable[[TrainState], dict[str, float]],
+    evaluate: Callable[[TrainState, Callable[[Any], None]], dict[str, float]],
     checkpoints: Checkpoints,
     writer: Writer,
     config: TrainConfig,
@@ -92,14 +100,19 @@ def fit(
     cooldown: int = 0,
     part: Callable[[int], str | None] = lambda step: None,
     threaded: bool = True,
+    restore: Callable[[], tuple[TrainState, Progress]] | None = None,
 ) -> tuple[TrainState, Progress, bool]:
     """Trains until its criteria hold, the epochs are done, or a signal arrives.
+
+    A signal is obeyed after the call that it arrives in, and between two batches of a validation;
+    a run that resumes makes that validation first.
 
     Args:
         state: where to start (`state.step` steps are done).
         steps: `(state, batch) -> (state, metrics)` over the batch's steps; donates the state.
         batches: `(step, count) -> batch` on the devices.
-        evaluate: validation metrics by name.
+        evaluate: `(state, check)` gives validation metrics by name; it calls `check` with anything
+            after each batch.
         checkpoints: a checkpoint is saved at every validation.
         writer: takes the metrics.
         config: see `TrainConfig`.
@@ -115,17 +128,22 @@ def fit(
         threaded: a thread makes the batches, because launching a call's kernels may keep this one
             as long as the device works. Not where `batches` computes on the devices: programs that
             two threads launch on several devices may wait for each other.
+        restore: the newest checkpoint, or a fresh start where there is none: `config.rollbacks`
+            needs it.
 
     Returns:
         `(state, progress, finished)`; `finished` is False after SIGINT or SIGTERM.
 
     Raises:
-        DivergedError: naming the first step whose loss or gradient is not finite.
+        DivergedError: naming the first step whose loss or gradient is not finite, or whose loss is
+            a spike, where `config.rollbacks` are used up.
     """
     count = config.steps_per_call
     cap = total_steps(config.epochs, steps_per_epoch)
     every = validation_steps(config, steps_per_epoch)
-    step, taken = int(state.step), 0
+    step, taken, done = int(state.step), 0, 0
+    batch: Any = None
+    started = time.perf_counter()
     if progress.may_go_on(cap) and progress.cooling is not None and progress.cap:
         progress.cooling = None
         state = _cooled(state, None)
@@ -152,13 +170,83 @@ def fit(
         if not taken:
             return lambda: None
         if threaded:
-            return maker.submit(batches, step, taken).result
-        return functools.partial(batches, step, taken)
+            return maker.submit(batches, step + progress.skipped, taken).result
+        return functools.partial(batches, step + progress.skipped, taken)
+
+    def validated() -> None:
+        """Measures, judges and saves; `batch` is None where training ends here."""
+        nonlocal batch, tried, standing, started, done
+        elapsed = time.perf_counter() - started
+        values = evaluate(state, functools.partial(leave, stop))
+        progress.pending = False
+        writer.write(
+            step,
+            {
+                **progress.mean_losses(),
+                "epoch": step / steps_per_epoch,
+                f"{unit}_per_second": round(done / elapsed, 1),
+                **values,
+            },
+        )
+        if checkpoints.wait():
+            standing = tried
+        else:  # the best parameters may have been those that were not saved
+            progress.best_step, progress.best_value = standing
+        may_end = progress.judge(
+            values,
+            step,
+            metric=config.metric,
+            patience=config.patience,
+            goals=config.goals,
+        )
+        if may_end and cooldown and batch is not None:
+            cool()
+            batch = batch if taken <= ahead() else asked()()
+        elif may_end:
+            batch = None
+        if batch is None:
+            progress.cap = cap
+        if jax.process_index() == 0:
+            newest = progress.best_step == step
+            best = "the best" if newest else f"best: step {progress.best_step}"
+            bar.write(
+                f"step {step} (epoch {step / steps_per_epoch:.1f}): "
+                f"loss {progress.loss:.4f}, "
+                f"{config.metric} {values[config.metric]:.4f} ({best}), "
+                f"{done / elapsed:,.0f} {unit}/s" + ("; cooling down" if may_end and batch else ""),
+                file=sys.stderr,
+            )
+        progress.usual = progress.loss
+        progress.losses.clear()
+        tried = (progress.best_step, progress.best_value)
+        save()
+        started, done = time.perf_counter(), 0
+
+    def back(error: DivergedError) -> None:
+        """To the newest checkpoint; the batches since then are not seen again."""
+        nonlocal state, step, standing, tried
+        if progress.rolled_back >= config.rollbacks or restore is None:
+            raise error
+        checkpoints.wait()
+        state, old = restore()
+        old.skipped = progress.skipped + step - int(state.step)
+        old.rolled_back = progress.rolled_back + 1
+        vars(progress).update(vars(old))
+        step = int(state.step)
+        standing = tried = (progress.best_step, progress.best_value)
+        if jax.process_index() == 0:
+            bar.write(
+                f"{str(error).partition(';')[0]}; back to step {step}, without the batches since "
+                f"then ({progress.rolled_back} of config.train.rollbacks={config.rollbacks})",
+                file=sys.stderr,
+            )
+        bar.reset(cap)
+        bar.update(step)
 
     def save() -> None:
-        checkpoints.save(
-            step, state, {**meta, "progress": dataclasses.asdict(progress)}, progress.best_step
-        )
+        told = {**meta, "progress": dataclasses.asdict(progress)}
+        if not checkpoints.save(step, state, told, progress.best_step):
+            checkpoints.amend(step, told)  # it stands there since before its validation
         saved()
 
     def end_saving() -> None:
@@ -173,7 +261,12 @@ def fit(
         batch = asked()() if going else None
         progress.cap = 0 if going else progress.cap
         started, done = time.perf_counter(), 0
-        if stop.received and batch is not None:
+        if current().agreed(stop.received is not None) and (batch is not None or progress.pending):
+            return state, progress, False
+        try:
+            if progress.pending:
+                validated()
+        except Stopped:  # it stands so on the disk
             return state, progress, False
         while batch is not None:
             if cooldown and progress.cooling is None and step >= cap - cooldown:
@@ -183,58 +276,26 @@ def fit(
             state, metrics = steps(state, batch)
             # The device works on this call while the next batch is made.
             batch = upcoming()
-            for at, loss in enumerate(_checked(metrics, first).tolist(), start=first):
+            try:
+                losses = _checked(metrics, first, config.spike * progress.usual)
+            except DivergedError as error:
+                back(error)
+                batch = asked()()
+                continue
+            for at, loss in enumerate(losses.tolist(), start=first + progress.skipped):
                 progress.note(loss, part(at))
             done += (step - first) * per_step
-            elapsed = time.perf_counter() - started
-            rate = done / elapsed
             bar.update(step - first)
+            rate = done / (time.perf_counter() - started)
             bar.set_postfix_str(f"loss {progress.loss:.4f}, {rate:,.0f} {unit}/s", refresh=False)
-            if step % every == 0 or batch is None:
-                values = evaluate(state)
-                writer.write(
-                    step,
-                    {
-                        **progress.mean_losses(),
-                        "epoch": step / steps_per_epoch,
-                        f"{unit}_per_second": round(rate, 1),
-                        **values,
-                    },
-                )
-                if checkpoints.wait():
-                    standing = tried
-                else:  # the best parameters may have been those that were not saved
-                    progress.best_step, progress.best_value = standing
-                may_end = progress.judge(
-                    values,
-                    step,
-                    metric=config.metric,
-                    patience=config.patience,
-                    goals=config.goals,
-                )
-                if may_end and cooldown and batch is not None:
-                    cool()
-                    batch = batch if taken <= ahead() else asked()()
-                elif may_end:
-                    batch = None
-                if batch is None:
-                    progress.cap = cap
-                if jax.process_index() == 0:
-                    newest = progress.best_step == step
-                    best = "the best" if newest else f"best: step {progress.best_step}"
-                    bar.write(
-                        f"step {step} (epoch {step / steps_per_epoch:.1f}): "
-                        f"loss {progress.loss:.4f}, "
-                        f"{config.metric} {values[config.metric]:.4f} ({best}), "
-                        f"{rate:,.0f} {unit}/s" + ("; cooling down" if may_end and batch else ""),
-                        file=sys.stderr,
-                    )
-                progress.losses.clear()
-                tried = (progress.best_step, progress.best_value)
-                save()
-                started, done = time.perf_counter(), 0
-            preempted = jax.process_count() > 1 and checkpoints.preempted(step)
-            if (stop.received or preempted) and batch is not None:
+            try:
+                if step % every == 0 or batch is None:
+                    progress.pending = True
+                    validated()
+                leave(stop)
+            except Stopped:
+                if batch is None and not progress.pending:
+                    break
                 save()
                 end_saving()
                 return state, progress, False
@@ -242,19 +303,29 @@ def fit(
     return state, progress, True
 
 
+def leave(stop: Stop, done: Any = None) -> None:
+    """Between two batches, on all processes alike: raises `Stopped` if any has got a signal."""
+    del done
+    if current().agreed(stop.received is not None):
+        raise Stopped(stop.received or signal.SIGTERM)
+
+
 def _cooled(state: TrainState, start: int | None) -> TrainState:
     return dataclasses.replace(state, opt_state=set_cooldown(state.opt_state, start))
 
 
-def _checked(metrics: dict[str, Any], first: int) -> np.ndarray:
-    """The losses of a call's steps; the first one that is not finite is an error."""
+def _checked(metrics: dict[str, Any], first: int, most: float = 0.0) -> np.ndarray:
+    """The losses of a call's steps; the first one that is not finite, or above `most` (0 = any),
+    is an error."""
     host = {key: np.asarray(value) for key, value in metrics.items()}
     bad = ~(np.isfinite(host["loss"]) & np.isfinite(host["grad_norm"]))
+    bad |= (host["loss"] > most) & (most > 0)
     if bad.any():
         k = int(bad.argmax())
         raise DivergedError(
             f"step {first + k + 1}: loss {host['loss'][k]}, gradient norm {host['grad_norm'][k]}; "
             "the last checkpoint is untouched. Train anew, with a lower config.optim.learning_rate "
-            "or with config.optim.clip_norm=1: in another --workdir, or with --overwrite"
+            "or with config.optim.clip_norm=1: in another --workdir, or with --overwrite; or rerun "
+            "the command with config.train.rollbacks=3"
         )
     return host["loss"]

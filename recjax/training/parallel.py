@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from recjax.errors import InputError
+from recjax.training.group import Group, join
 from recjax.typing import Array
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -34,15 +35,55 @@ RULES: dict[str, str | tuple[str, ...]] = {
 AxisRules = Sequence[tuple[str, tuple[str | None, ...]]]
 
 
-def start_distributed() -> None:
+def start_distributed(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> Group:
     """Joins the other processes (`jax.distributed`).
 
-    Clusters that JAX knows (Slurm, TPU pods, GKE, Open MPI) need nothing; elsewhere the variables
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say who is who.
+    Clusters that JAX knows (Slurm, TPU pods, GKE, Open MPI) need nothing. Elsewhere the arguments
+    say who is who, or the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+
+    Args:
+        coordinator: HOST:PORT of process 0.
+        processes: how many there are.
+        process: number of this one, from 0.
+
+    Raises:
+        InputError: a variable or argument that is no such number, or some of the three are missing
+            where no cluster gives them; the others did not come.
     """
-    numbers = [os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID")]
-    count, index = (None if n is None else int(n) for n in numbers)
-    jax.distributed.initialize(os.environ.get("JAX_COORDINATOR_ADDRESS"), count, index)
+    address = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    count = _number("JAX_NUM_PROCESSES", processes)
+    index = _number("JAX_PROCESS_ID", process)
+    if address is not None and not re.fullmatch(r".+:\d{1,5}", address):
+        raise InputError(f"coordinator {address}: expected HOST:PORT")
+    wrong = index is not None and not 0 <= index < (2**31 if count is None else count)
+    if wrong or (count is not None and count < 1):
+        raise InputError(f"process {index} of {count}: expected numbers from 0 below the count")
+    try:
+        jax.distributed.initialize(address, count, index)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"--distributed: {reason}; expected a cluster that JAX knows, or --coordinator "
+            "HOST:PORT, --processes N and --process K on every process"
+        ) from None
+    if jax.process_count() == 1:
+        return Group()
+    from jax._src import distributed  # the store of keys and values has no public name
+
+    state: Any = distributed.global_state
+    host = str(state.coordinator_address).rpartition(":")[0].strip("[]")
+    return join(jax.process_index(), jax.process_count(), host, state.client)
+
+
+def _number(variable: str, given: int | None) -> int | None:
+    text = os.environ.get(variable)
+    if given is not None or text is None:
+        return given
+    if not text.isdecimal():
+        raise InputError(f"{variable}={text}: expected a whole number")
+    return int(text)
 
 
 def make_mesh(shape: tuple[int, int, int] = (-1, 1, 1)) -> Mesh:

@@ -19,7 +19,7 @@ from recjax.training import parallel
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.claim import Claim
 from recjax.training.criteria import Progress
-from recjax.training.loop import TrainConfig, fit
+from recjax.training.loop import TrainConfig, fit, leave
 from recjax.training.metrics import MetricWriter, NoWriter
 from recjax.training.optim import OptimConfig
 from recjax.training.state import TrainState, trained_of
@@ -264,7 +264,7 @@ class Run(Trainable):
         finally:
             claim.release()
             self.claim = None
-        return out if out["finished"] else {**out, "stopped_by": stop.name}
+        return out if out["finished"] else {**out, "stopped_by": stop.name or "SIGTERM"}
 
     def _trained(self, stop: Stop, claim: Claim) -> dict[str, Any]:
         assert self.workdir is not None
@@ -272,23 +272,15 @@ class Run(Trainable):
         checkpoints = Checkpoints(self.workdir / "checkpoints", self._train.keep_checkpoints)
         writer: MetricWriter | NoWriter = NoWriter()
         try:
-            latest = checkpoints.latest()
-            progress = Progress()
-            if latest is None:
-                state = self.init_state()
-            else:
-                progress = Progress(**self._meta(checkpoints, latest)["progress"])
-                best = progress.best_step
-                if best is not None and not checkpoints.whole(best):
-                    progress.best_step, progress.best_value = None, -math.inf
-                state = self._state(checkpoints, latest)
+            state, progress = self._newest(checkpoints)
             if jax.process_index() == 0:
-                writer = MetricWriter(self.workdir, latest or 0)
+                # A pending validation writes the line of its step.
+                writer = MetricWriter(self.workdir, int(state.step) - progress.pending)
             state, progress, finished = fit(
                 state,
                 self.make_steps(),
                 self.place,
-                lambda state: validation.run(self.whole(state.params)),
+                lambda state, check: validation.run(self.whole(state.params), check),
                 checkpoints,
                 writer,
                 self._train,
@@ -301,6 +293,7 @@ class Run(Trainable):
                 cooldown=round(self.config.optim.cooldown_epochs * self.batches.steps_per_epoch),
                 part=self.part,
                 threaded=self.threaded,
+                restore=lambda: self._newest(checkpoints),
             )
             if not finished:
                 return {"step": int(state.step), "finished": False}
@@ -310,7 +303,7 @@ class Run(Trainable):
                 params = self._state(checkpoints, step).params
             params = self.whole(params)
             try:
-                values = self.evaluator(self.parts[-1]).run(params, stop.check)
+                values = self.evaluator(self.parts[-1]).run(params, functools.partial(leave, stop))
             except Stopped:  # all is saved
                 return {"step": int(state.step), "finished": False}
             ending = {"goals_met": progress.met} if self._train.goals else {}
@@ -323,6 +316,17 @@ class Run(Trainable):
         finally:
             writer.close()
             checkpoints.close()
+
+    def _newest(self, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
+        """The newest checkpoint, or a fresh start."""
+        latest = checkpoints.latest()
+        if latest is None:
+            return self.init_state(), Progress()
+        progress = Progress(**self._meta(checkpoints, latest)["progress"])
+        best = progress.best_step
+        if best is not None and not checkpoints.whole(best):
+            progress.best_step, progress.best_value = None, -math.inf
+        return self._state(checkpoints, latest), progress
 
     def _take_place(self, claim: Claim, checkpoints: Checkpoints) -> None:
         """After a checkpoint: the run that this one replaces goes."""

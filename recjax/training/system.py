@@ -16,7 +16,9 @@ from recjax.lazy import resolve
 from recjax.systems import SYSTEMS
 
 # Keys of every run's config that may change when it is resumed.
-MAY_CHANGE = ("train.epochs", "train.patience", "train.mesh")
+MAY_CHANGE = (
+    "train.epochs", "train.patience", "train.mesh", "train.rollbacks", "train.spike",
+)  # fmt: skip
 
 
 def own_store(config: Any, may_prepare: bool) -> Store:

@@ -71,6 +71,7 @@ class Kept:
         self.steps.append(step)
         self.state = jax.tree.map(jnp.copy, state)
         self.progress = dict(meta["progress"])
+        return True
 
     def wait(self):
         return True
@@ -115,7 +116,7 @@ class Small:
             self.start if fresh else self.kept.state,
             self.steps,
             lambda step, count: count,
-            lambda state: {"v/exact": self.measured(int(state.step))},
+            lambda state, check: {"v/exact": self.measured(int(state.step))},
             self.kept,
             self.lines,
             dataclasses.replace(self.config, **changes),
@@ -243,6 +244,7 @@ class Log:
 
     def save(self, step, *rest):
         self.saved.append(step)
+        return True
 
     def write(self, step, values):
         self.lines.append((step, values["epoch"]))
@@ -270,7 +272,7 @@ def calls_of(config, steps_per_epoch, first=0):
 
     measured = {config.metric: 0.5}
     state, _, finished = fit(
-        State(first), steps, batches, lambda state: measured, log, log, config,
+        State(first), steps, batches, lambda state, check: measured, log, log, config,
         steps_per_epoch=steps_per_epoch, per_step=3, progress=Progress(), meta={},
     )  # fmt: skip
     assert finished and state.step == sum(calls[-1])
@@ -299,7 +301,7 @@ def test_the_next_batch_is_made_beside_the_call_or_behind_it(threaded):
         return step
 
     fit(
-        State(0), steps, batches, lambda state: {"m": 0.5}, log, log, config,
+        State(0), steps, batches, lambda state, check: {"m": 0.5}, log, log, config,
         steps_per_epoch=2, per_step=3, progress=Progress(), meta={}, threaded=threaded,
     )  # fmt: skip
     first, *between, last = order
