@@ -202,7 +202,7 @@ class LanguageModel:
             if mask.shape not in (plain, square, (rows, 1, length, length)):
                 raise InputError(f"the mask has shape {mask.shape}, expected {plain} or {square}")
             mask = mask[:, 0] if mask.ndim == 4 else mask
-        return self._forward(self.params, *self._placed(tokens, positions, mask))
+        return self._forward(self.params, *self.placed(tokens, positions, mask))
 
     def generate(
         self,
@@ -271,7 +271,7 @@ class LanguageModel:
         if temperature:
             top_p = None if top_p is None else jnp.float32(top_p)
             sampler = Sampler(jnp.float32(temperature), top_p, top_k)
-        inputs = self._placed(tokens, real, is_soft, None if soft is None else soft[1])
+        inputs = self.placed(tokens, real, is_soft, None if soft is None else soft[1])
         new = bucket(max_new_tokens, lengths(max_new_tokens))
         written = self._write(
             self.params,
@@ -372,7 +372,7 @@ class LanguageModel:
                 raise InputError(f"soft: {most} places in a row, but {shape[1]} vectors")
         return given
 
-    def _placed(self, *arrays: Any) -> list[Any]:
+    def placed(self, *arrays: Any) -> list[Any]:
         """Arrays [B ...] on the mesh, split over rows where they divide."""
         mesh = self.mesh
         if mesh is None:

@@ -17,7 +17,10 @@ SYSTEMS = {
     "interpreter": "recjax.interpreter.run:SYSTEM",
 }
 # Each is a `Command`; its module imports nothing heavy before the command runs.
-COMMANDS = {"interpret": "recjax.interpreter.command:COMMAND"}
+COMMANDS = {
+    "interpret": "recjax.interpreter.command:COMMAND",
+    "score": "recjax.guided.command:COMMAND",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -234,8 +234,9 @@ class Scores:
 
         Standardised, an item without numbers is 0, which is the mean; so is a missing number.
         """
-        known = self.known.any(1)
-        return Attributes(self.aspects.names, np.where(known[:, None], self.values, 0), known)
+        known = np.asarray(self.known.any(1))
+        values = np.where(known[:, None], self.values, 0)
+        return Attributes(self.aspects.names, values, known)
 
     def says(self, what: str = "items") -> str:
         """One line about what is missing; "" where nothing is."""
@@ -262,7 +263,7 @@ def read_item_scores(
             out of the scale, columns of another set, no item of the catalogue.
     """
     ids = {str(record["key"]): k for k, record in enumerate(catalog) if record}
-    return _scores(Path(path), ids, len(catalog), ITEM, aspects)
+    return read_scores(path, ids, len(catalog), ITEM, aspects)
 
 
 def read_user_scores(
@@ -278,12 +279,25 @@ def read_user_scores(
     Raises:
         InputError: see `read_item_scores`.
     """
-    return _scores(Path(path), users, len(users), USER, aspects)
+    return read_scores(path, users, len(users), USER, aspects)
 
 
-def _scores(
-    path: Path, ids: Mapping[str, int], rows: int, key: str, aspects: AspectSet | None
+def read_scores(
+    path: str | Path, ids: Mapping[str, int], rows: int, key: str, aspects: AspectSet | None = None
 ) -> Scores:
+    """Scores by raw id; `read_item_scores` and `read_user_scores` are the usual ways.
+
+    Args:
+        path: of the table.
+        ids: raw id -> row of the result.
+        rows: of the result.
+        key: name of the column of ids, `ITEM` or `USER`.
+        aspects: the expected set; by default the file says which.
+
+    Raises:
+        InputError: see `read_item_scores`.
+    """
+    path = Path(path)
     own = _set_beside(path)
     if own is not None and aspects is not None:
         check_same(own, aspects, f"{path}{BESIDE}", f"'{aspects.name}'")

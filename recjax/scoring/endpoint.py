@@ -19,12 +19,13 @@ import re
 import threading
 import time
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from recjax.errors import InputError, shorten
 from recjax.scoring._http import LARGEST, Guard, Reply, post
 
+Messages = Sequence[Mapping[str, str]]  # each with `role` and `content`
 _MAX_TOKENS = 128  # a sentence with a long title
 _FIRST_WAIT = 1.0  # seconds before the first retry; doubled before each further one
 _LONGEST_WAIT = 60.0  # seconds, whatever a server asks for
@@ -79,36 +80,50 @@ class Endpoint:
                 f"endpoint: expected retries >= 0 and 1 <= concurrency <= {_MOST_THREADS}"
             )
 
-    def ask(self, prompts: Sequence[str], *, max_tokens: int = _MAX_TOKENS) -> list[str]:
+    def ask(
+        self,
+        prompts: Sequence[str | Messages],
+        *,
+        max_tokens: int = _MAX_TOKENS,
+        done: Callable[[int, str], None] | None = None,
+    ) -> list[str]:
         """The answer to each prompt, in their order; "" where the model declines.
 
         Args:
-            prompts: each the one message of a chat.
+            prompts: each the one message of a chat, or all of its messages.
             max_tokens: of an answer.
+            done: gets each answer when it is there, with its place among the prompts; so those
+                before an error are not lost.
 
         Raises:
             InputError: one line that names the URL: the status, a connection that fails, an answer
                 of another form; or the variable, where it holds no key.
         """
         call = _Call(self, self._key(), max_tokens)
-        pending: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
+        pending: queue.SimpleQueue[tuple[int, str | Messages]] = queue.SimpleQueue()
         for pair in enumerate(prompts):
             pending.put(pair)
-        done: queue.Queue[tuple[int, str | BaseException]] = queue.Queue()
+        found: queue.Queue[tuple[int, str | BaseException]] = queue.Queue()
         for _ in range(min(self.concurrency, len(prompts))):
             # Daemons: neither an error nor an interrupt waits for them.
-            threading.Thread(target=call.work, args=(pending, done), daemon=True).start()
+            threading.Thread(target=call.work, args=(pending, found), daemon=True).start()
         answers: dict[int, str] = {}
         try:
             while len(answers) < len(prompts):
                 try:
-                    place, answer = done.get(timeout=0.25)
+                    place, answer = found.get(timeout=0.25)
                 except queue.Empty:
                     call.check_time()
                     continue
                 if isinstance(answer, BaseException):
+                    while done is not None and not found.empty():
+                        place, other = found.get()
+                        if isinstance(other, str):
+                            done(place, other)
                     raise answer
                 answers[place] = answer
+                if done is not None:
+                    done(place, answer)
         finally:  # after an error nothing more is sent, and nobody waits
             call.end()
         return [answers[place] for place in range(len(prompts))]
@@ -171,11 +186,12 @@ class _Call:
         if late:
             raise self._failed("timed out")
 
-    def _ask(self, place: int, prompt: str) -> str:
+    def _ask(self, place: int, prompt: str | Messages) -> str:
         """The answer to one prompt."""
+        one = isinstance(prompt, str)
         body = json.dumps({
             "model": self._endpoint.model,
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": [{"role": "user", "content": prompt}] if one else [*prompt],
             "temperature": 0,
             "max_tokens": self._max_tokens,
         }).encode()  # fmt: skip

@@ -25,7 +25,10 @@ _LONGEST = 1 << 20  # characters of a template, and of what it writes
 
 
 def prompt_ids(
-    tokenizer: Tokenizer, prompts: Sequence[str], form: Form = "text"
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    form: Form = "text",
+    systems: Sequence[str] = (),
 ) -> list[list[int]]:
     """The ids of prompts that a model goes on from.
 
@@ -36,6 +39,8 @@ def prompt_ids(
         tokenizer: of the model.
         prompts: texts; as "chat" each is one message of the user.
         form: what the names of control tokens in them mean.
+        systems: as "chat": the system message before each prompt, "" = none. A template that knows
+            no system message gets it at the beginning of the user's.
 
     Raises:
         InputError: as "chat": the model has no template, or it fails.
@@ -45,7 +50,8 @@ def prompt_ids(
         return tokenizer.encode_prompts(prompts)
     if form == "chat":
         template = ChatTemplate(tokenizer)
-        prompts = [template([{"role": "user", "content": prompt}]) for prompt in prompts]
+        both = zip(systems or [""] * len(prompts), prompts, strict=True)
+        prompts = [template.asked(system, prompt) for system, prompt in both]
     rows = tokenizer.encode_batch(prompts, special=True)
     if form == "special":
         begin = [*tokenizer.begin]
@@ -104,6 +110,33 @@ class ChatTemplate:
         except Exception as error:  # a template can raise anything
             raise InputError(f"{self._where}: the chat template fails ({error})") from None
         return "".join(out)
+
+    def asked(self, system: str, prompt: str) -> str:
+        """The text of a user's one message after a system message, "" = none."""
+        if system:
+            try:
+                text = self(chat_messages(system, prompt))
+            except InputError:  # a template may refuse the role
+                text = ""
+            if system.strip() in text:
+                return text
+            prompt = f"{system}\n\n{prompt}"
+        return self(chat_messages("", prompt))
+
+
+def has_template(tokenizer: Tokenizer) -> bool:
+    """Whether a model's folder has a chat template that can be read."""
+    try:
+        _read_template(tokenizer.folder)
+    except InputError:
+        return False
+    return True
+
+
+def chat_messages(system: str, prompt: str) -> list[dict[str, str]]:
+    """The messages of a chat: a system message, "" = none, and the user's."""
+    first = [{"role": "system", "content": system}] if system else []
+    return [*first, {"role": "user", "content": prompt}]
 
 
 def _read_template(folder: Path | None) -> tuple[str, str]:

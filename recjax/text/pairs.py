@@ -35,6 +35,7 @@ class PairsConfig(Checked):
     path: str  # JSON lines, plain or .gz
     prompt: str = "prompt"  # the key of the prompt in a line
     answer: str = "answer"  # that of the answer
+    system: str = ""  # that of a system message, with the form "chat"; "" = none
     # What prompts are: "text"; "special": names of control tokens in prompts and answers stand for
     # the tokens; "chat": messages of a user, for the model's own chat template.
     form: Form = "text"
@@ -52,6 +53,8 @@ class PairsConfig(Checked):
         for name in ("path", "prompt", "answer"):
             if not getattr(self, name):
                 raise FieldError(name, "is empty")
+        if self.system and self.form != "chat":
+            raise FieldError("system", "needs the form 'chat'")
         if self.prompt == self.answer:
             raise FieldError("answer", f"'{self.answer}' is the prompt's key, too")
         if self.validation_share + self.test_share >= 1:
@@ -65,19 +68,23 @@ class PairsConfig(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A prompt, its answer, and where they stand ("FILE:LINE")."""
+    """A prompt, its answer, where they stand ("FILE:LINE"), and the system message before them."""
 
     prompt: str
     answer: str
     where: str
+    system: str = ""
 
 
-def read_pairs(path: str | Path, prompt: str = "prompt", answer: str = "answer") -> list[Pair]:
+def read_pairs(
+    path: str | Path, prompt: str = "prompt", answer: str = "answer", system: str = ""
+) -> list[Pair]:
     """The pairs of a file of JSON lines; other keys of a line are not read.
 
     Args:
         path: plain or `.gz`; blank lines are skipped.
         prompt, answer: their keys.
+        system: that of the system message; "" = none.
 
     Raises:
         InputError: naming file and line: no JSON object, a key that is missing, a value that is no
@@ -85,7 +92,8 @@ def read_pairs(path: str | Path, prompt: str = "prompt", answer: str = "answer")
     """
     out = []
     for where, row in json_rows(Path(path), (prompt, answer)):
-        pair = Pair(text_of(row, prompt, where), text_of(row, answer, where), where)
+        first = text_of(row, system, where) if system else ""
+        pair = Pair(text_of(row, prompt, where), text_of(row, answer, where), where, first)
         if not pair.answer:
             raise InputError(f"{where}: '{answer}' is empty; there is nothing to learn")
         out.append(pair)
@@ -152,7 +160,7 @@ def split_pairs(config: PairsConfig, seed: int) -> Pairs:
     """
 
     def read(path: str) -> list[Pair]:
-        return read_pairs(path, config.prompt, config.answer)
+        return read_pairs(path, config.prompt, config.answer, config.system)
 
     parts = {"train": read(config.path), "validation": [], "test": []}
     order = np.random.default_rng(seed).permutation(len(parts["train"]))
@@ -177,7 +185,8 @@ def split_pairs(config: PairsConfig, seed: int) -> Pairs:
     for name, part in parts.items():
         digest.update(name.encode())
         for pair in part:
-            digest.update(f"{len(pair.prompt)} {pair.prompt}{pair.answer}\0".encode())
+            both = pair.system + pair.prompt
+            digest.update(f"{len(both)} {both}{pair.answer}\0".encode())
     files = (config.path, config.validation_path, config.test_path)
     manifest = {
         "counts": {f"{name} pairs": len(part) for name, part in parts.items()},
@@ -218,7 +227,8 @@ def encode_pairs(
         InputError: naming the first pair that is too long; all are.
     """
     special = form != "text"
-    before = prompt_ids(tokenizer, [pair.prompt for pair in pairs], form)
+    systems = [pair.system for pair in pairs] if form == "chat" else ()
+    before = prompt_ids(tokenizer, [pair.prompt for pair in pairs], form, systems)
     if form != "chat" and tokenizer.end:  # of a whole text, which goes on here
         before = [given[: -len(tokenizer.end)] for given in before]
     after = tokenizer.encode_batch(

@@ -1,0 +1,217 @@
+"""Forms: answers whose words are given but for a choice at some places ("pace: <1 to 10>").
+
+    form = Form(("tension:", "\\npace:"), tuple(f" {n}" for n in range(1, 11)))
+    filled = FormFiller(lm, form)(prompt_ids)            # chosen [B A], log_probs [B A R]
+
+The words are fed to the model; only the choices are the model's, so that no answer has another
+form. Two modes:
+
+- "chain": each choice knows those before it. The choices are those of free greedy generation where
+  that keeps to the form. A cached calls of a few tokens each, and no step for each token.
+- "apart": each place stands directly behind the prompt, and sees no other. One forward pass.
+
+A choice may be of several tokens ("10"): it is decided token by token, as generation does, and an
+option that others go on from ("1") against what follows it in the form. The probability of an
+option is the product over its tokens, each among those that the form allows there.
+
+Letters: B rows, T tokens, A places, R options.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recjax.errors import InputError
+from recjax.generate.prompts import Prompts, lengths, pad_rows
+from recjax.generate.sampling import row_keys
+from recjax.llm import LanguageModel
+from recjax.scoring._form_programs import apart, chain, tree_of
+from recjax.text.tokenizers import Tokenizer
+
+Mode = Literal["chain", "apart"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """An answer: `words[0]`, a choice, `words[1]`, a choice, ...
+
+    Attributes:
+        words: before each choice, A texts; none is empty.
+        options: R texts that may be chosen, at each place the same; no two are equal.
+    """
+
+    words: tuple[str, ...]
+    options: tuple[str, ...]
+
+    def text(self, choices: Sequence[int]) -> str:
+        """The answer with these options at the A places."""
+        return "".join(w + self.options[c] for w, c in zip(self.words, choices, strict=True))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FormTokens:
+    """A form as tokens.
+
+    Attributes:
+        words: A lists of tokens; what all options begin with belongs to them.
+        options: R lists of tokens.
+        exact: whether words and options, one after the other, are the tokens of the whole text, as
+            a model has read it in training and writes it.
+    """
+
+    words: list[list[int]]
+    options: list[list[int]]
+    exact: bool
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest answer."""
+        return sum(map(len, self.words)) + len(self.words) * max(map(len, self.options))
+
+
+def form_tokens(form: Form, tokenizer: Tokenizer) -> FormTokens:
+    """A form in the tokens of a tokenizer.
+
+    A blank between words and option belongs to either, as the tokenizer has it.
+
+    Raises:
+        InputError: a form without places or options, two options of the same tokens.
+    """
+    if not form.words or not all(form.words) or not form.options:
+        raise InputError("a form: expected words before each choice, and options")
+
+    def encode(texts: Sequence[str]) -> list[list[int]]:
+        return tokenizer.encode_batch(list(texts), start=False)
+
+    whole = encode([form.text([r] * len(form.words)) for r in range(len(form.options))])
+    best: FormTokens | None = None
+    most = -1
+    for moved in (0, 1):  # a blank that all options begin with, to the words
+        if moved and not all(option.startswith(" ") for option in form.options):
+            break
+        words = encode([word + " " * moved for word in form.words])
+        options = encode([option[moved:] for option in form.options])
+        same = sum(
+            [token for word in words for token in (*word, *option)] == one
+            for option, one in zip(options, whole, strict=True)
+        )
+        if same > most:
+            most, best = same, FormTokens(words, options, same == len(options))
+    assert best is not None
+    common = 0
+    shortest = min(map(len, best.options))
+    while common < shortest and len({option[common] for option in best.options}) == 1:
+        common += 1
+    if len(set(map(tuple, best.options))) < len(best.options) or common == shortest:
+        raise InputError("a form: expected options that differ by their tokens")
+    head = best.options[0][:common]
+    return FormTokens(
+        [[*word, *head] for word in best.words],
+        [option[common:] for option in best.options],
+        best.exact,
+    )
+
+
+class Filled(NamedTuple):
+    """What was chosen at the A places of B rows.
+
+    Attributes:
+        chosen: [B A] int32, the options' numbers.
+        log_probs: [B A R] float32 of all options, given what was chosen before ("chain") or the
+            prompt alone ("apart"); each sums up to 1.
+    """
+
+    chosen: np.ndarray
+    log_probs: np.ndarray
+
+
+class FormFiller:
+    """Fills a form behind prompts.
+
+    Rows are padded to a few lengths, with one compiled program for each; the beginning that all
+    prompts share is read once.
+
+    Args:
+        lm: causal, with a tokenizer.
+        form: to fill.
+        mode: see above.
+
+    Raises:
+        InputError: `lm` has no tokenizer, or reads prompts both ways; see `form_tokens`.
+    """
+
+    def __init__(self, lm: LanguageModel, form: Form, mode: Mode = "chain"):
+        if lm.tokenizer is None:
+            raise InputError("forms need a language model with a tokenizer; it has none")
+        lm.check_causal("a form")
+        self._lm, self._mode = lm, mode
+        self.tokens = form_tokens(form, lm.tokenizer)
+        words, ends = self.tokens.words, list(lm.stop)
+        ends += [t for t in lm.tokenizer.encode("\n", start=False)[:1] if t not in ends]
+        after = [[word[0]] for word in words[1:]] + [ends]
+        self._tree, self._inner = tree_of(self.tokens.options, after)
+        self._shared: list[int] = []
+        run = chain if mode == "chain" else apart
+        inner = [list(node) for node in self._inner]
+        self._run = jax.jit(
+            functools.partial(run, lm.definition, words, self.tokens.options, inner)
+        )
+
+    def __call__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
+        first_row: int = 0,
+        names: Sequence[str] = (),
+    ) -> Filled:
+        """Fills the form behind each of B prompts.
+
+        Args:
+            prompts: ids of each.
+            temperature: 0 takes the most likely token; above, options are drawn ("chain": each
+                draw knows those before it). The log-probabilities are those at that temperature.
+            seed: of the draws; row b draws alike in every batch where it is row `first_row` + b.
+            first_row: the number of the first row.
+            names: of the prompts, for errors; by default "prompt 0", "prompt 1", ...
+
+        Raises:
+            InputError: a prompt that is longer, with the answer, than the model was trained on.
+        """
+        rows = [np.asarray(prompt, np.int32) for prompt in prompts]
+        known = self._lm.config.max_length
+        for number, row in enumerate(rows):
+            if len(row) + self.tokens.longest > known:
+                name = names[number] if names else f"prompt {number}"
+                raise InputError(
+                    f"{name}: {len(row) + self.tokens.longest} tokens with the answer; the model "
+                    f"was trained on {known}; expected a shorter prompt"
+                )
+        start = self._start(rows)
+        prefix = self._lm.prefix_cache(rows[0][:start].tolist()) if start else None
+        rest = [row[start:] for row in rows]
+        pad = 0 if self._lm.tokenizer is None else self._lm.tokenizer.pad_id
+        tokens, real = pad_rows(rest, pad_id=pad, sizes=lengths(max(map(len, rest))))
+        keys = row_keys(jax.random.key(seed), first_row + jnp.arange(len(rows)))
+        tokens, real, keys = self._lm.placed(tokens, real, keys)
+        chosen, log_probs = self._run(
+            self._lm.params, self._tree, prefix, tokens, real, keys, float(temperature)
+        )
+        return Filled(np.asarray(chosen), np.asarray(log_probs))
+
+    def _start(self, rows: list[np.ndarray]) -> int:
+        """Tokens that all rows share: those of the calls before, where these have them too."""
+        if not self._lm.family.build.shares_prefix:
+            return 0
+        n = len(self._shared)
+        if n and all(len(row) > n and row[:n].tolist() == self._shared for row in rows):
+            return n
+        start = Prompts(rows, None).shared()
+        self._shared = rows[0][:start].tolist()
+        return start
