@@ -154,6 +154,7 @@ def sample_spans(
     places: np.ndarray,
     ends: np.ndarray | None = None,
     length: int | None = None,
+    room: np.ndarray | None = None,
 ) -> Spans:
     """Draws blanks; those of a text depend on the seed and its place alone.
 
@@ -170,6 +171,7 @@ def sample_spans(
         places: [B] of each text in its stream.
         ends: [V] bool, tokens that end a sentence; needed where sentences are blanked.
         length: T, at most so many tokens of both parts; spans that do not fit are left out.
+        room: [B] spans that fit each text, in place of `length`.
     """
     count = len(lengths)
     every = np.arange(count)
@@ -183,7 +185,9 @@ def sample_spans(
     begin[some] = tokens[first[some]] == marks.cls
     free = np.maximum(lengths - 1 - begin, 0)
     # Each span adds its `<sop>` and `<eop>` or mask to the text.
-    room = np.full(count, np.iinfo(np.int64).max) if length is None else (length - lengths) // 2
+    if room is None:
+        most = np.iinfo(np.int64).max
+        room = np.full(count, most) if length is None else (length - lengths) // 2
     parts = [
         _short_spans(np.flatnonzero((level == 0) & (free > 0)), lengths, begin, free, config, draws)
     ]

@@ -109,10 +109,7 @@ def read_prompts(path: str | Path, table: PromptTable) -> PromptTable:
         if key not in ("words", *table.prompts):
             known = f"{', '.join(['words', *table.prompts][:-1])} or {list(table.prompts)[-1]}"
             raise InputError(f"{path}: unknown key '{key}'; expected {known}")
-    words = {
-        domain: Words(**_fields(entry, _WORDS, f"{path}: words.{domain}", places=False))
-        for domain, entry in _object(content.get("words", {}), f"{path}: words").items()
-    }
+    words = read_words(content.get("words", {}), path)
     prompts = {}
     for task, own in table.prompts.items():
         entries = content.get(task, [])
@@ -122,6 +119,19 @@ def read_prompts(path: str | Path, table: PromptTable) -> PromptTable:
         added = (_prompt(entry, count, f"{path}: {task}[{n}]") for n, entry in enumerate(entries))
         prompts[task] = (*own, *added)
     return PromptTable({**table.words, **words}, prompts)
+
+
+def read_words(entry: Any, path: str | Path) -> dict[str, Words]:
+    """The words of all domains: those of a file's key `words`, and `WORDS`.
+
+    Raises:
+        InputError: naming the file and the domain.
+    """
+    own = {
+        domain: Words(**_fields(words, _WORDS, f"{path}: words.{domain}", places=False))
+        for domain, words in _object(entry, f"{path}: words").items()
+    }
+    return {**WORDS, **own}
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:

@@ -112,6 +112,36 @@ def _items(path: Path, options: Options, bad: BadRows) -> Catalog:
     return catalog
 
 
+def read_records(
+    path: Path, key_column: str, columns: str, separator: str, section: str
+) -> Catalog:
+    """Records by raw key, of a table of users or items with any columns.
+
+    Args:
+        path: csv, tsv, parquet or JSON lines, plain or gzip.
+        key_column: the column of keys.
+        columns: names for a file without a header; "" = it has one.
+        separator: one character; "" = tab for .tsv, else comma.
+        section: of the config with `key`, `names` and `separator`, for errors.
+
+    Raises:
+        InputError: naming the line or the column.
+    """
+    options = Options(separator=separator)
+    bad, out = BadRows(), Catalog()
+    if path.name.removesuffix(".gz").endswith((".jsonl", ".json")):
+        rows: Iterator[tuple[int, Row]] = records(path, bad)
+    else:
+        form = _Form({"key": key_column}, columns, "names", section=section)
+        rows = _rows(path, options, form, bad)
+    for line, row in rows:
+        try:
+            add_item(out, field(key_column, key, row.pop(key_column, None)), row)
+        except ValueError as error:
+            bad.report(path, line, str(error))
+    return out
+
+
 @dataclasses.dataclass(frozen=True)
 class _Form:
     """What a file's columns are.
@@ -121,26 +151,28 @@ class _Form:
         names: of all columns where the file has no header; "" = it has one.
         option: that `names` come from.
         time: the column of times, in a file of interactions.
+        section: of the config, that has the options.
     """
 
     columns: dict[str, str]
     names: str
     option: str
     time: str = ""
+    section: str = "config.data.options"
 
 
 def _rows(path: Path, options: Options, form: _Form, bad: BadRows) -> Iterator[tuple[int, Row]]:
     """`(line number, row)`; of interactions in parquet only the columns that count."""
     if path.suffix == ".parquet":
         if form.names:
-            raise InputError(f"config.data.options.{form.option}: parquet names its own columns")
+            raise InputError(f"{form.section}.{form.option}: parquet names its own columns")
         wanted = sorted(set(form.columns.values())) if form.option == "columns" else None
         yield from parquet_rows(path, wanted, form.time, lambda found: _check(path, form, found))
         return
     name = path.name.removesuffix(".gz")
     separator = options.separator or ("\t" if name.endswith((".tsv", ".inter", ".item")) else ",")
     if len(separator) != 1:
-        raise InputError(f"config.data.options.separator: expected one character, {separator!r}")
+        raise InputError(f"{form.section}.separator: expected one character, {separator!r}")
     # csv.reader takes lines and may join some (quoted line ends); its own count names the line.
     # Strict: a quote that is never closed would else swallow the rows that follow it.
     reader = csv_reader(
@@ -177,7 +209,7 @@ def _check_first(
     path: Path, form: _Form, header: list[str], fields: list[str], separator: str
 ) -> None:
     """Whether the first line is what the options say: a header, or one of data."""
-    own = f"config.data.options.{form.option}"
+    own = f"{form.section}.{form.option}"
     if form.names and fields == header:
         raise InputError(f"{path}:1: is a header; leave {own} empty")
     if set(form.columns.values()) <= set(header):
@@ -187,7 +219,7 @@ def _check_first(
     if len(fields) == 1 and (other := other_separator(line, separator)):
         raise InputError(
             f"{path}:1: no {separator!r} between the fields of {shown(line)}; "
-            f"config.data.options.separator={other!r} splits them"
+            f"{form.section}.separator={other!r} splits them"
         )
     if form.names:
         _check(path, form, header)
@@ -204,7 +236,7 @@ def _check(path: Path, form: _Form, found: list[str], more: str = "") -> None:
     for option, column in form.columns.items():
         if column not in found:
             raise InputError(
-                f"{path}: no column '{column}' (config.data.options.{option}); "
+                f"{path}: no column '{column}' ({form.section}.{option}); "
                 f"{nearest(column, found)}{more}"
             )
         if found.count(column) > 1:

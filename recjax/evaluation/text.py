@@ -1,0 +1,184 @@
+"""What a model wrote beside what it should have: BLEU, ROUGE, errors of numbers, ranks of beams.
+
+BLEU is sacrebleu's: of a whole corpus, one reference a text, tokens of mteval-v13a, the brevity
+penalty, and a count of 0 in an order smoothed to a half, a quarter, ... ("exp"). ROUGE is
+rouge-score's without stemming: the mean over texts of the F measure. Both are in percent.
+
+A number is the first one that stands in a text (`parse_number`).
+"""
+
+import collections
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from recjax.errors import InputError
+
+_ENTITIES = (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">"))
+# Marks, points and commas that are not in a number, dashes after a digit.
+_SPLITS = (
+    (re.compile(r"([\{-\~\[-\` -\&\(-\+\:-\@\/])"), r" \1 "),
+    (re.compile(r"([^0-9])([\.,])"), r"\1 \2 "),
+    (re.compile(r"([\.,])([^0-9])"), r" \1 \2"),
+    (re.compile(r"([0-9])(-)"), r"\1 \2 "),
+)
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:[.,]\d+)?|\.\d+)")
+_NOT_A_WORD = re.compile(r"[^a-z0-9]+")
+
+
+def bleu_tokens(text: str) -> list[str]:
+    """The tokens of mteval-v13a."""
+    text = text.replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
+    if "&" in text:
+        for entity, character in _ENTITIES:
+            text = text.replace(entity, character)
+    text = f" {text} "
+    for pattern, into in _SPLITS:
+        text = pattern.sub(into, text)
+    return text.split()
+
+
+def _ngrams(tokens: Sequence[str], n: int) -> collections.Counter[tuple[str, ...]]:
+    return collections.Counter(zip(*(tokens[k:] for k in range(n)), strict=False))
+
+
+def _pairs(texts: Sequence[str], references: Sequence[str]) -> None:
+    if len(texts) != len(references) or not len(texts):
+        raise InputError(
+            f"{len(texts)} texts and {len(references)} references; expected as many of both, and "
+            "one or more"
+        )
+
+
+def bleu(texts: Sequence[str], references: Sequence[str], order: int = 4) -> float:
+    """BLEU of a corpus, 0 to 100.
+
+    Args:
+        texts: [n] what was written.
+        references: [n] what should have been.
+        order: longest n-grams that count.
+
+    Raises:
+        InputError: unequal numbers, or none.
+    """
+    _pairs(texts, references)
+    right, total = np.zeros(order), np.zeros(order)
+    written = wanted = 0
+    for text, reference in zip(texts, references, strict=True):
+        found, known = bleu_tokens(text), bleu_tokens(reference)
+        written, wanted = written + len(found), wanted + len(known)
+        for n in range(1, order + 1):
+            grams = _ngrams(found, n)
+            total[n - 1] += sum(grams.values())
+            right[n - 1] += sum((grams & _ngrams(known, n)).values())
+    if not right[0] or not written:
+        return 0.0
+    log, smooth = 0.0, 1.0
+    for hits, count in zip(right, total, strict=True):
+        if not count:
+            return 0.0
+        if not hits:
+            smooth *= 2
+        log += math.log(hits / count if hits else 1 / (smooth * count))
+    penalty = min(1.0, math.exp(1 - wanted / written))
+    return 100 * penalty * math.exp(log / order)
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in _NOT_A_WORD.split(text.lower()) if word]
+
+
+def _f_measure(hits: int, written: int, wanted: int) -> float:
+    return 2 * hits / (written + wanted) if written and wanted else 0.0
+
+
+def _common(first: Sequence[str], second: Sequence[str]) -> int:
+    """Length of the longest common subsequence."""
+    row = [0] * (len(second) + 1)
+    for word in first:
+        before = 0
+        for place, other in enumerate(second, start=1):
+            above = row[place]
+            row[place] = before + 1 if word == other else max(above, row[place - 1])
+            before = above
+    return row[-1]
+
+
+def rouge(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """`rouge1`, `rouge2` and `rougeL`: mean F measures, 0 to 100; arguments as in `bleu`."""
+    _pairs(texts, references)
+    sums = {"rouge1": 0.0, "rouge2": 0.0, "rougeL": 0.0}
+    for text, reference in zip(texts, references, strict=True):
+        found, known = _words(text), _words(reference)
+        for n in (1, 2):
+            grams, other = _ngrams(found, n), _ngrams(known, n)
+            hits = sum((grams & other).values())
+            sums[f"rouge{n}"] += _f_measure(hits, sum(grams.values()), sum(other.values()))
+        sums["rougeL"] += _f_measure(_common(found, known), len(found), len(known))
+    return {name: 100 * value / len(texts) for name, value in sums.items()}
+
+
+def text_metrics(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """`bleu2`, `bleu4` and the three of `rouge`."""
+    scores = {f"bleu{order}": bleu(texts, references, order) for order in (2, 4)}
+    return {**scores, **rouge(texts, references)}
+
+
+def parse_number(text: str) -> float | None:
+    """The first number of a text; a comma may stand for the point. None where there is none.
+
+    >>> parse_number("about 4,5 stars of 5"), parse_number("five")
+    (4.5, None)
+    """
+    found = _NUMBER.search(text)
+    return float(found[0].replace(",", ".")) if found else None
+
+
+def number_errors(
+    texts: Sequence[str],
+    targets: Sequence[float],
+    *,
+    fallback: float,
+    least: float = 1.0,
+    most: float = 5.0,
+) -> dict[str, float]:
+    """`rmse` and `mae` of the numbers in texts, and `parsed`, the share that has one.
+
+    Args:
+        texts: [n].
+        targets: [n].
+        fallback: counts where a text has no number, so that no text is left out.
+        least, most: numbers are clipped to these.
+    """
+    if len(texts) != len(targets) or not len(texts):
+        raise InputError(f"{len(texts)} texts and {len(targets)} numbers; expected as many")
+    numbers = [parse_number(text) for text in texts]
+    values = np.clip([fallback if n is None else n for n in numbers], least, most)
+    errors = values - np.asarray(targets, np.float64)
+    return {
+        "rmse": float(np.sqrt(np.mean(errors**2))),
+        "mae": float(np.mean(np.abs(errors))),
+        "parsed": float(np.mean([n is not None for n in numbers])),
+    }
+
+
+def list_rank(groups: Sequence[Sequence[int]], target: int, seen: frozenset[int]) -> float:
+    """The pessimistic rank of an item in a list of titles; infinite where none is its own.
+
+    Items of one title are equal: the target stands last among them. A title counts once.
+
+    Args:
+        groups: the items of each title, best title first.
+        target: the item.
+        seen: items that take no part; the target does in any case.
+    """
+    rank, done = 0, set[int]()
+    for items in groups:
+        new = [k for k in dict.fromkeys(items) if k not in done and (k not in seen or k == target)]
+        done.update(new)
+        rank += len(new)
+        if target in new:
+            return float(rank)
+    return math.inf

@@ -1,0 +1,225 @@
+"""Training data of RecSysLLM: blanks that respect entities, in texts and after tasks' questions.
+
+Three switches make RecSysLLM's data of GLM's, each alone:
+
+| switch | on | off, as in GLM |
+|---|---|---|
+| `entities.whole` | an entity is blanked as a whole or not at all | blanks begin and end anywhere |
+| `blanks.shuffle` off | blanks are written in the text's order | in random order |
+| `entities.positions` | inner positions count inside entities | 0 in part A, then 1, 2, ... |
+
+Spans are drawn over units: an entity is one unit, any other
+token is one too. So the share of a text that is blanked, the length of a span and the 50 to 100 %
+of a long one are counted in units. No entity ends a sentence, whatever marks it holds.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from recjax.errors import InputError
+from recjax.ranges import Checked
+from recjax.recsysllm.blanks import BlankBatches, Blanked, construct
+from recjax.recsysllm.entities import EntityPool
+from recjax.recsysllm.passages import Passage, PieceEncoder
+from recjax.recsysllm.spans import BlankConfig, Draws, Marks, Spans, sample_spans
+from recjax.text.token_batches import Encoded
+
+
+@dataclasses.dataclass(frozen=True)
+class EntityConfig(Checked):
+    """Section `entities`: switches; the third one is `blanks.shuffle`."""
+
+    whole: bool = True  # an entity is blanked as a whole, or not at all
+    positions: bool = True  # inner positions count inside entities
+
+
+def sample_units(
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    config: BlankConfig,
+    marks: Marks,
+    pool: EntityPool,
+    *,
+    seed: int,
+    places: np.ndarray,
+    ends: np.ndarray | None = None,
+    length: int | None = None,
+) -> Spans:
+    """`spans.sample_spans` over units; an entity is one, and is never split.
+
+    Args:
+        pool: whose entities are found by their longest match (`EntityPool.read`).
+        Others: as in `sample_spans`; `length` is in tokens.
+    """
+    inner = pool.read(tokens, lengths)
+    begins = inner <= 1
+    first = np.cumsum(lengths) - lengths
+    text = np.repeat(np.arange(len(lengths)), lengths)
+    counts = np.bincount(text[begins], minlength=len(lengths))
+    at = np.flatnonzero(begins)
+    # A unit's first token stands for it; an entity's stands for no end of a sentence.
+    units = tokens[at].copy()
+    if ends is not None:
+        units[inner[at] == 1] = len(ends)
+        ends = np.append(ends, False)
+    spans = sample_spans(
+        units, counts, config, marks, seed=seed, places=places, ends=ends,
+        room=None if length is None else (length - lengths) // 2,
+    )  # fmt: skip
+    edges = np.append(at, len(tokens))
+    before = (np.cumsum(counts) - counts)[spans.text]
+    offset = first[spans.text]
+    start, stop = (edges[before + place] - offset for place in (spans.start, spans.stop))
+    return dataclasses.replace(spans, start=start, stop=stop)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Blanking:
+    """Makes rows of passages: their tokens, blanks and positions.
+
+    Attributes:
+        encoder: gives tokens.
+        marks: the command tokens.
+        blanks: how blanks are drawn.
+        entities: the switches.
+        pool: the entities; may be None where no switch is on.
+        length: T; longer passages are cut.
+        ends: [V] bool of `blanks.sentence_ends`; needed where sentences are blanked.
+        seed: of the draws.
+    """
+
+    encoder: PieceEncoder
+    marks: Marks
+    blanks: BlankConfig
+    entities: EntityConfig
+    pool: EntityPool | None
+    length: int
+    ends: np.ndarray | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.pool is None and (self.entities.whole or self.entities.positions):
+            raise InputError("config.entities: whole or positions is on, but there is no entity")
+        if self.blanks.block and self.marks.block < 0:
+            raise InputError(
+                f"config.blanks.block: {self.blanks.block}, but the tokenizer has no [dBLOCK]"
+            )
+
+    def __call__(self, passages: Sequence[Passage], numbers: np.ndarray) -> Blanked:
+        """Passages with their blanks.
+
+        Args:
+            passages: B of them.
+            numbers: [B] of each in its stream; with the seed they fix its blanks.
+        """
+        tokens, lengths, answers = self._tokens(passages)
+        given = answers >= 0
+        free = np.flatnonzero(~given)
+        text = np.repeat(np.arange(len(lengths)), lengths)
+        rest = ~given[text]
+        sample = self._sample(tokens[rest], lengths[free], numbers[free])
+        blocked = None
+        if self.blanks.block:
+            inside = np.arange(len(tokens)) - (np.cumsum(lengths) - lengths)[text]
+            level = np.full(len(lengths), -1)
+            level[free] = sample.level
+            draw = Draws(self.seed, numbers)(8, text, inside)
+            blocked = (draw < self.blanks.block) & (level[text] == 0)
+        spans = self._merged(sample, free, given, answers, lengths, passages)
+        pool = self.pool if self.entities.positions else None
+        return construct(tokens, lengths, spans, self.marks, blocked=blocked, pool=pool)
+
+    def _sample(self, tokens: np.ndarray, lengths: np.ndarray, numbers: np.ndarray) -> Spans:
+        more: dict[str, Any] = {
+            "seed": self.seed,
+            "places": numbers,
+            "ends": self.ends,
+            "length": self.length,
+        }
+        if self.entities.whole and self.pool is not None:
+            return sample_units(tokens, lengths, self.blanks, self.marks, self.pool, **more)
+        return sample_spans(tokens, lengths, self.blanks, self.marks, **more)
+
+    def _merged(
+        self,
+        sample: Spans,
+        free: np.ndarray,
+        given: np.ndarray,
+        answers: np.ndarray,
+        lengths: np.ndarray,
+        passages: Sequence[Passage],
+    ) -> Spans:
+        """Drawn spans, and the answers': each all that stands between a question and the end."""
+        fixed = np.flatnonzero(given)
+        text = np.concatenate([free[sample.text], fixed])
+        start = np.concatenate([sample.start, answers[fixed]])
+        stop = np.concatenate([sample.stop, lengths[fixed] - 1])
+        order = np.argsort(text, kind="stable")
+        mask = np.array(
+            [self.marks.document if p.long else self.marks.mask for p in passages], np.int64
+        )
+        opened, level = np.zeros(len(lengths), bool), np.zeros(len(lengths), np.int64)
+        mask[free], opened[free], level[free] = sample.mask, sample.open, sample.level
+        return Spans(text[order], start[order], stop[order], mask, opened, level)
+
+    def _tokens(self, passages: Sequence[Passage]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens of all, lengths [B], and where each answer begins [B] (-1 = none is given).
+
+        A passage without an answer loses its end where it is too long; one with an answer loses the
+        beginning of its question. A piece that is an entity is kept or lost as a whole.
+        """
+        cls, eos = self.marks.cls, self.marks.eos
+        read = self.encoder([p.pieces for p in passages])
+        asked = [p for p in passages if p.answer is not None]
+        # An answer goes on after its question: its first piece does not begin a text.
+        written = iter(self.encoder([(*p.pieces[:1], *(p.answer or ())) for p in asked]))
+        most = max(1, min(int(self.length / (1 + self.blanks.ratio)), self.length - 2) - 2)
+        rows: list[int] = []
+        lengths, answers = [], []
+        for passage, ids in zip(passages, read, strict=True):
+            whole = [piece.entity for piece in passage.pieces]
+            if passage.answer is None:
+                row = [cls, *_first(ids, whole, most), eos]
+                answers.append(-1)
+            else:
+                answer = [t for part in next(written)[len(passage.pieces[:1]) :] for t in part]
+                # [CLS], the mask, the end, `<sop>` and `<eop>` have their places, too.
+                answer = answer[: max(1, self.length // 2 - 5)]
+                question = _last(ids, whole, self.length - 5 - len(answer))
+                row = [cls, *question, *answer, eos]
+                answers.append(1 + len(question))
+            rows += row
+            lengths.append(len(row))
+        return np.array(rows, np.int32), np.array(lengths, np.int64), np.array(answers, np.int64)
+
+
+def _first(ids: Sequence[Sequence[int]], whole: Sequence[bool], most: int) -> list[int]:
+    """The first tokens of pieces, at most so many; an entity that does not fit ends them."""
+    out: list[int] = []
+    for part, entity in zip(ids, whole, strict=True):
+        room = most - len(out)
+        if entity and len(part) > room:
+            break
+        out += part[:room]
+    return out
+
+
+def _last(ids: Sequence[Sequence[int]], whole: Sequence[bool], most: int) -> list[int]:
+    """The last tokens of pieces, as `_first` has the first ones."""
+    backwards = [part[::-1] for part in reversed(ids)]
+    return _first(backwards, whole[::-1], most)[::-1]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class PassageBatches(BlankBatches[Passage]):
+    """Training batches of passages, packed: a function of (seed, step)."""
+
+    blanking: Blanking
+
+    def _encoded(self, step: int, process: int) -> Encoded:
+        first = step * self.per_step + process * self._share
+        numbers = np.arange(first, first + self._share)
+        return self.blanking([self.documents(int(n)) for n in numbers], numbers)

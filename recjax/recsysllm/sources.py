@@ -1,0 +1,136 @@
+"""What RecSysLLM learns from, of a data set: titles, profiles, reviews, tasks, entities."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recjax.config import nearest
+from recjax.data.reviews import Reviews, read_reviews
+from recjax.data.sources.table import read_records
+from recjax.data.splits import Split
+from recjax.data.store import Store
+from recjax.errors import InputError
+from recjax.recsysllm.catalogue import Names, labels
+from recjax.recsysllm.reasons import explanations
+from recjax.recsysllm.tasks import Mixture, Tasks, TasksConfig, Written, mixture
+from recjax.recsysllm.text import Behaviour, BehaviourConfig, facts_of, read_sentences
+from recjax.text.textualize import item_titles
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sources:
+    """All that a run of RecSysLLM reads, but for the model.
+
+    Attributes:
+        text: behaviour, profiles and catalogue as text.
+        tasks: what is asked.
+        store: the prepared data.
+        split: its parts; training reads `split.train` alone.
+        seed: of all draws.
+    """
+
+    text: BehaviourConfig
+    tasks: TasksConfig
+    store: Store
+    split: Split
+    seed: int = 0
+
+    @functools.cached_property
+    def profiles(self) -> dict[int, Mapping[str, Any]]:
+        """Records by user number, of the table of users.
+
+        Raises:
+            InputError: naming the file, the column or the key.
+        """
+        config = self.text
+        if not config.users:
+            if config.users_facts:
+                raise InputError(
+                    "config.text.users_facts: names columns, but config.text.users no table"
+                )
+            return {}
+        path = Path(config.users).expanduser()
+        found = read_records(
+            path, config.users_key, config.users_names, config.users_separator, "config.text"
+        )
+        numbers = self.store.user_numbers
+        out: dict[int, Mapping[str, Any]] = {
+            numbers[key]: record for key, record in found.items() if key in numbers
+        }
+        if not out:
+            raise InputError(
+                f"{path}: column '{config.users_key}' has no user of {self.store.path}"
+            )
+        known = next(iter(out.values()))
+        for column in config.users_facts:
+            if column not in known:
+                raise InputError(
+                    f"config.text.users_facts: no column '{column}' in {path}; "
+                    f"{nearest(column, known)}"
+                )
+        return out
+
+    @functools.cached_property
+    def names(self) -> Names:
+        """Titles by item id, and the attributes' names."""
+        words = read_sentences(self.text.sentences, self.text.domain).words
+        catalog = self.store.catalog
+        titles = item_titles(catalog, words)
+        told: dict[str, None] = {}
+        for record in catalog[1:]:
+            for names in facts_of(record or {}, self.text.facts).values():
+                told.update(dict.fromkeys(names))
+        for profile in self.profiles.values():
+            for names in facts_of(profile, self.text.users_facts).values():
+                told.update(dict.fromkeys(names))
+        return Names(titles, [name for name in told if name not in set(titles)])
+
+    @functools.cached_property
+    def behaviour(self) -> Behaviour:
+        """Text about the training part."""
+        for column in self.text.facts:
+            if not any(labels(record.get(column)) for record in self.store.catalog[1:] if record):
+                raise InputError(f"config.text.facts: no item has '{column}'")
+        return Behaviour(
+            self.text, self.names, self.store.catalog, self.store.items, self.store.timestamps,
+            self.split.train, self.profiles, self.seed,
+        )  # fmt: skip
+
+    @functools.cached_property
+    def reviews(self) -> Reviews | None:
+        """The reviews, where a config names them."""
+        path = self.tasks.reviews
+        return read_reviews(path, self.store) if path else None
+
+    @functools.cached_property
+    def asked(self) -> Tasks:
+        """What makes passages of tasks."""
+        return Tasks(
+            self.tasks, self.behaviour, self.store.ratings, self.store.offsets, self._written,
+            self.seed,
+        )  # fmt: skip
+
+    @functools.cached_property
+    def _written(self) -> Written | None:
+        reviews = self.reviews
+        if reviews is None:
+            return None
+        train = self.split.train
+        runs = [np.arange(a, b) for a, b in zip(train.starts, train.stops, strict=True)]
+        reasons = explanations(reviews.bodies, np.concatenate(runs))
+        return Written(reviews.bodies, reviews.headlines, reasons, reviews.names)
+
+    @functools.cached_property
+    def stream(self) -> Mixture:
+        """What is trained on: passages of the training part alone."""
+        return mixture(self.asked, self.split.train)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data, and of the reviews beside them."""
+        own = self.reviews.sha256 if self.reviews else ""
+        return self.store.fingerprint + own[:16]

@@ -1,0 +1,390 @@
+"""Samples of the five families of tasks, and their mixture with text about behaviour.
+
+Training reads the split's training part alone: of other interactions neither items, ratings nor
+reviews. A passage's `sources` are the interactions that it tells of. Numbers of users and items are
+drawn at random: they do not tell in which order anything came. Candidates and wrong items are drawn
+evenly from the items that a user has not met in what may be read.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import numpy as np
+
+from recjax.config import nearest
+from recjax.data.splits import Spans
+from recjax.errors import InputError
+from recjax.ranges import Amount, Checked, FieldError, Range, Size
+from recjax.recsysllm.passages import Passage, Piece, Value, fill
+from recjax.recsysllm.prompts import FAMILIES, LONG, PROMPTS, Family, TaskPrompt
+from recjax.recsysllm.text import Behaviour
+
+_CYCLE = 1000  # passages in which the shares hold exactly
+_LONGEST_REVIEW = 1200  # letters of a review that is read
+
+
+@dataclasses.dataclass(frozen=True)
+class TasksConfig(Checked):
+    """Section `tasks`: shares of the passages, relative to their sum."""
+
+    text: Amount = 1.0  # about behaviour and items, with drawn blanks
+    rating: Amount = 0.0
+    sequential: Amount = 1.0
+    explanation: Amount = 0.0
+    review: Amount = 0.0
+    direct: Amount = 0.0
+    history: Size = 20  # items of a history in a prompt, at most: the newest
+    candidates: Annotated[int, Range(2, 1000)] = 20  # C, items to choose from; one is right
+    reviews: str = ""  # a file of reviews (`recjax.data.reviews`); "" = none
+    only: tuple[str, ...] = ()  # ids of prompts that are trained; () = all but those held out
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.text + sum(self.shares.values()) > 0:
+            raise FieldError("text", "expected text or a family of tasks above 0")
+        for id in self.only:
+            if id not in PROMPTS:
+                raise FieldError("only", f"no prompt '{id}'; {nearest(id, PROMPTS)}")
+
+    @property
+    def shares(self) -> dict[Family, float]:
+        """By family."""
+        return {
+            "rating": self.rating,
+            "sequential": self.sequential,
+            "explanation": self.explanation,
+            "review": self.review,
+            "direct": self.direct,
+        }
+
+
+# What a field of a prompt needs of the data.
+_NEEDS = {
+    "star_rating": "ratings",
+    "asked_rating": "ratings",
+    "like_dislike": "ratings",
+    "review_body": "reviews",
+    "review_headline": "headlines",
+    "feature": "explanations",
+    "explanation": "explanations",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Written:
+    """What users wrote, by place in the store's flat `items`; see `recjax.data.reviews`.
+
+    Attributes:
+        bodies, headlines: [N], "" where there is none.
+        reasons: [N] (feature, sentence), or None.
+        names: of users, by number.
+    """
+
+    bodies: Sequence[str]
+    headlines: Sequence[str]
+    reasons: Sequence[tuple[str, str] | None]
+    names: Mapping[int, str]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tasks:
+    """Makes passages of tasks, of the interactions of some runs.
+
+    Attributes:
+        config: the tasks.
+        behaviour: text about the same data set, with its words, titles and profiles.
+        ratings: [N], or None.
+        offsets: [U+1] of the store.
+        written: the reviews, or None.
+        seed: of numbers and draws.
+    """
+
+    config: TasksConfig
+    behaviour: Behaviour
+    ratings: np.ndarray | None
+    offsets: np.ndarray
+    written: Written | None = None
+    seed: int = 0
+
+    @functools.cached_property
+    def _numbers(self) -> tuple[np.ndarray, np.ndarray]:
+        """Random numbers of users and of items."""
+        rng = np.random.default_rng([self.seed, 7])
+        users, items = len(self.offsets) - 1, len(self.behaviour.names.titles)
+        return 1 + rng.permutation(users), 1 + rng.permutation(items)
+
+    def _has(self, need: str, places: np.ndarray) -> np.ndarray:
+        """Which places have what a field needs."""
+        if need == "ratings":
+            return np.full(len(places), self.ratings is not None)
+        if self.written is None:
+            return np.zeros(len(places), bool)
+        kinds: dict[str, Sequence[Any]] = {
+            "reviews": self.written.bodies,
+            "headlines": self.written.headlines,
+            "explanations": self.written.reasons,
+        }
+        return np.array([bool(kinds[need][k]) for k in places.tolist()], bool)
+
+    def able(self, prompt: TaskPrompt, places: np.ndarray) -> np.ndarray:
+        """[n] bool, which interactions a prompt can be asked about."""
+        needs = {_NEEDS[f] for f in prompt.fields if f in _NEEDS}
+        out = np.ones(len(places), bool)
+        for need in sorted(needs):
+            out &= self._has(need, places)
+        return out
+
+    def usable(self, family: Family, places: np.ndarray, *, held_out: bool = False) -> list[str]:
+        """Ids of a family's prompts that the data have fields for.
+
+        Args:
+            family: of `FAMILIES`.
+            places: interactions to ask about.
+            held_out: those that are never trained, in place of the others.
+
+        Raises:
+            InputError: naming the family and what the data lack.
+        """
+        ids = [id for id, p in PROMPTS.items() if p.family == family and p.held_out == held_out]
+        if self.config.only and not held_out:
+            ids = [id for id, p in PROMPTS.items() if p.family == family and id in self.config.only]
+            if not ids:
+                raise InputError(
+                    f"config.tasks.only: no prompt of {family}, whose share is above 0"
+                )
+        found = [id for id in ids if self.able(PROMPTS[id], places).any()]
+        if not found and not held_out:
+            needs = {_NEEDS[f] for id in ids for f in PROMPTS[id].fields if f in _NEEDS}
+            lacking = sorted(n for n in needs if not self._has(n, places).any())
+            where = "; config.tasks.reviews names a file of them" if self.written is None else ""
+            raise InputError(
+                f"config.tasks.{family}: the data have no {' and no '.join(lacking)}"
+                f"{where if lacking != ['ratings'] else ''}"
+            )
+        return found
+
+    def passage(
+        self, id: str, start: int, place: int, stop: int, rng: np.random.Generator
+    ) -> Passage:
+        """A prompt about an interaction.
+
+        Args:
+            id: of the prompt.
+            start: where the user's run begins.
+            place: the interaction.
+            stop: where the run ends that may be read; candidates are none of its items.
+            rng: of all draws.
+        """
+        prompt = PROMPTS[id]
+        values = self._values(prompt, start, place, stop, rng)
+        where = f"prompt {id}"
+        pieces = fill(prompt.source, values, where)
+        sources = {place}
+        if "history" in prompt.fields:
+            sources |= set(self._history(start, place).tolist())
+        return Passage(
+            prompt.family,
+            (*pieces, Piece(" ")) if pieces[-1].entity else pieces,
+            fill(prompt.target, values, where),
+            bool(LONG & prompt.fields) and not prompt.target.startswith("{star"),
+            id,
+            tuple(sorted(sources)),
+        )
+
+    def _history(self, start: int, place: int) -> np.ndarray:
+        return np.arange(max(start, place - self.config.history), place)
+
+    def unmet(self, start: int, stop: int, count: int, rng: np.random.Generator) -> list[int]:
+        """Different items outside of `items[start:stop]`, all alike likely."""
+        known = len(self.behaviour.names.titles) - 1
+        met = set(self.behaviour.items[start:stop].tolist())
+        if known - len(met) < count:
+            raise InputError(
+                f"config.tasks.candidates: {count + 1}; a user has met {len(met)} of {known} items"
+            )
+        out: list[int] = []
+        while len(out) < count:
+            for item in (1 + rng.integers(0, known, 2 * count)).tolist():
+                if item not in met and len(out) < count:
+                    met.add(item)
+                    out.append(item)
+        return out
+
+    def candidates(
+        self, start: int, place: int, stop: int, rng: np.random.Generator
+    ) -> tuple[list[int], int]:
+        """C items in random order, and which of them is right."""
+        target = int(self.behaviour.items[place])
+        others = self.unmet(start, max(stop, place + 1), self.config.candidates - 1, rng)
+        right = int(rng.integers(len(others) + 1))
+        return [*others[:right], target, *others[right:]], right
+
+    def _values(
+        self, prompt: TaskPrompt, start: int, place: int, stop: int, rng: np.random.Generator
+    ) -> dict[str, Value]:
+        behaviour, fields = self.behaviour, prompt.fields
+        titles, item = behaviour.names.titles, int(behaviour.items[place])
+        user = int(np.searchsorted(self.offsets, place, side="right")) - 1
+        user_number, item_number = self._numbers
+        values: dict[str, Value] = {
+            **dataclasses.asdict(behaviour.sentences.words),
+            "user_id": f"user_{user_number[user]}",
+            "item_id": f"item_{item_number[item]}",
+            "item_title": (titles[item],),
+            "target_title": (titles[item],),
+        }
+        right = bool(rng.random() < 0.5)
+        values["yes_no"] = "yes" if right else "no"
+        if "user_desc" in fields:
+            name = self.written.names.get(user) if self.written else None
+            values["user_desc"] = behaviour.user_text(user) or name or str(values["user_id"])
+        if self.ratings is not None:
+            rating = float(self.ratings[place])
+            values["star_rating"] = f"{rating:g}"
+            values["like_dislike"] = "like" if rating >= 4 else "dislike"
+            wrong = [r for r in range(1, 6) if r != round(rating)]
+            values["asked_rating"] = f"{rating:g}" if right else str(rng.choice(wrong))
+        if fields & {"asked_title", "asked_id"}:
+            met = max(stop, place + 1)
+            asked = item if right else self.unmet(start, met, 1, rng)[0]
+            values["asked_title"] = (titles[asked],)
+            values["asked_id"] = f"item_{item_number[asked]}"
+        if "history" in fields:
+            history = behaviour.items[self._history(start, place)]
+            values["history"] = tuple(titles[k] for k in history.tolist())
+        if "candidates" in fields:
+            chosen, _ = self.candidates(start, place, stop, rng)
+            values["candidates"] = tuple(titles[k] for k in chosen)
+        if self.written is not None:
+            values["review_body"] = self.written.bodies[place][:_LONGEST_REVIEW]
+            values["review_headline"] = self.written.headlines[place]
+            feature, reason = self.written.reasons[place] or ("", "")
+            values["feature"], values["explanation"] = feature, reason
+        return values
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FamilySamples:
+    """The training samples of a family; passage = f(seed, place).
+
+    Attributes:
+        tasks: makes them.
+        family: of `FAMILIES`.
+        spans: runs that may be read.
+    """
+
+    tasks: Tasks
+    family: Family
+    spans: Spans
+
+    @functools.cached_property
+    def _all(self) -> tuple[np.ndarray, np.ndarray]:
+        """Places that can be asked about, and the run of each."""
+        sizes = self.spans.stops - self.spans.starts
+        run = np.repeat(np.arange(len(sizes)), sizes)
+        place = np.arange(len(run)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        least = 1 if self.family == "sequential" else 0
+        chosen = place >= least
+        return (place + self.spans.starts[run])[chosen], run[chosen]
+
+    @functools.cached_property
+    def _able(self) -> dict[str, np.ndarray]:
+        """By prompt: which of the places it can be asked about."""
+        ids = self.tasks.usable(self.family, self._all[0])
+        return {id: self.tasks.able(PROMPTS[id], self._all[0]) for id in ids}
+
+    @functools.cached_property
+    def _members(self) -> np.ndarray:
+        return np.flatnonzero(np.any(list(self._able.values()), axis=0))
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - a batch spans at most two epochs
+    def _order(self, epoch: int) -> np.ndarray:
+        number = FAMILIES.index(self.family)
+        rng = np.random.default_rng([self.tasks.seed, 11 + number, epoch])
+        return rng.permutation(self._members)
+
+    def __call__(self, place: int) -> Passage:
+        epoch, inside = divmod(place, len(self))
+        member = int(self._order(epoch)[inside])
+        number = FAMILIES.index(self.family)
+        rng = np.random.default_rng([self.tasks.seed, 31 + number, epoch, inside])
+        ids = [id for id, able in self._able.items() if able[member]]
+        run = int(self._all[1][member])
+        start, stop = int(self.spans.starts[run]), int(self.spans.stops[run])
+        id = ids[int(rng.integers(len(ids)))]
+        return self.tasks.passage(id, start, int(self._all[0][member]), stop, rng)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mixture:
+    """Streams mixed by shares: in each 1,000 passages the shares hold but for rounding.
+
+    Attributes:
+        streams: by name, each with a length and a passage at each place.
+        shares: of each, relative to their sum.
+        seed: of the order.
+    """
+
+    streams: Mapping[str, Any]
+    shares: Mapping[str, float]
+    seed: int = 0
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """Of the streams that have a share."""
+        return [name for name in self.streams if self.shares[name] > 0]
+
+    @functools.cached_property
+    def _plan(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of a cycle: which stream, how many of it before, and how many of each stream."""
+        shares = np.array([self.shares[name] for name in self.names])
+        exact = shares / shares.sum() * _CYCLE
+        counts = np.floor(exact).astype(int)
+        rest = np.argsort(counts - exact, kind="stable")[: _CYCLE - counts.sum()]
+        counts[rest] += 1
+        which = np.random.default_rng([self.seed, 5]).permutation(
+            np.repeat(np.arange(len(counts)), counts)
+        )
+        before = np.zeros(_CYCLE, int)
+        for number in range(len(counts)):
+            before[which == number] = np.arange(counts[number])
+        return which, before, counts
+
+    def __len__(self) -> int:
+        """Passages in which the stream of the largest share is seen once."""
+        largest = max(self.names, key=lambda name: self.shares[name])
+        total = sum(self.shares[name] for name in self.names)
+        return max(1, round(len(self.streams[largest]) * total / self.shares[largest]))
+
+    def __call__(self, place: int) -> Passage:
+        cycle, inside = divmod(place, _CYCLE)
+        which, before, counts = self._plan
+        number = int(which[inside])
+        own = cycle * int(counts[number]) + int(before[inside])
+        return self.streams[self.names[number]](own)
+
+
+def mixture(tasks: Tasks, spans: Spans) -> Mixture:
+    """What a run trains on.
+
+    Raises:
+        InputError: a family whose fields the data lack, or without a sample.
+    """
+    config = tasks.config
+    streams: dict[str, Any] = {"text": tasks.behaviour} if config.text else {}
+    for family, share in config.shares.items():
+        if share:
+            streams[family] = FamilySamples(tasks, family, spans)
+    for name, stream in streams.items():
+        if not len(stream):
+            raise InputError(
+                f"config.tasks.{name}: no sample; expected sequences it can be told of"
+            )
+    shares: dict[str, float] = {"text": config.text}
+    shares.update((name, share) for name, share in config.shares.items())
+    return Mixture(streams, shares, tasks.seed)

@@ -1,0 +1,98 @@
+"""A data set's tables and reviews become the parts that a run reads."""
+
+import json
+
+import numpy as np
+import pytest
+
+from recjax.data.interactions import InteractionLog
+from recjax.data.splits import leave_one_out
+from recjax.data.store import write_store
+from recjax.errors import InputError
+from recjax.recsysllm.sources import Sources
+from recjax.recsysllm.tasks import TasksConfig
+from recjax.recsysllm.text import BehaviourConfig
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    users, items = np.repeat(np.arange(3), 4), np.tile(np.arange(4), 3)
+    log = InteractionLog(
+        users.astype(np.int32), items.astype(np.int32), np.arange(12) * 86_400,
+        np.full(12, 4.0, np.float32), ["ann", "bob", "cy"], ["a", "b", "c", "d"],
+    )  # fmt: skip
+    catalog = {k: {"title": k.upper(), "brand": "Acme", "tags": ["x", "A"]} for k in "abcd"}
+    return write_store(tmp_path_factory.mktemp("sources") / "store", log, catalog, {})
+
+
+@pytest.fixture
+def make(store):
+    def make(tasks=None, **text):
+        split = leave_one_out(store.offsets)
+        return Sources(BehaviourConfig(**text), TasksConfig(**(tasks or {})), store, split)
+
+    return make
+
+
+def test_tables_of_users_have_any_columns(make, tmp_path):
+    table = tmp_path / "u.user"
+    table.write_text("bob|24|M|technician\nzoe|3|F|none\n")
+    options = {
+        "users": str(table), "users_separator": "|", "users_key": "id",
+        "users_names": "id,age,sex,job",
+    }  # fmt: skip
+    made = make(**options)
+    assert made.profiles == {1: {"title": None, "age": "24", "sex": "M", "job": "technician"}}
+    assert set(made.names.others) == {"Acme", "x", "24", "M", "technician"}  # "A" is a title
+    assert made.names.titles == ["", "A", "B", "C", "D"]
+    assert make(**options, users_facts=("job",)).behaviour.profile(1)[-2].text == "technician"
+    with pytest.raises(InputError, match="config.text.users_facts: no column 'jub'.*job"):
+        _ = make(**options, users_facts=("jub",)).profiles
+    with pytest.raises(InputError, match=r"u.user.*no column 'name' \(config.text.key\)"):
+        _ = make(**{**options, "users_key": "name"}).profiles
+    table.write_text("zoe|3|F|none\n")
+    with pytest.raises(InputError, match="column 'id' has no user of"):
+        _ = make(**options).profiles
+    with pytest.raises(InputError, match="users_facts: names columns, but config.text.users no"):
+        _ = make(users_facts=("job",)).profiles
+    with pytest.raises(InputError, match="config.text.facts: no item has 'year'"):
+        _ = make(facts=("year",)).behaviour
+
+
+def review(user, item, time, **more):
+    return {"reviewerID": user, "asin": item, "overall": 4, "unixReviewTime": time, **more}
+
+
+def test_reviews_find_their_interactions(make, store, tmp_path):
+    file = tmp_path / "reviews.json"
+    rows = [
+        review("ann", "c", 0, reviewText="Test &amp; item", summary="hidden"),
+        review("bob", "a", 0, reviewText="Fine", summary="Good", reviewerName="Bob B."),
+        review("eve", "a", 0, reviewText="of another user"),
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    made = make({"reviews": str(file), "review": 1.0, "text": 0.0, "sequential": 0.0})
+    found = made.reviews
+    assert (found.bodies[2], found.headlines[2]) == ("Test & item", "hidden")
+    assert (found.bodies[4], found.headlines[4], found.names) == ("Fine", "Good", {1: "Bob B."})
+    assert sum(map(bool, found.bodies)) == 2
+    passages = [made.stream(k) for k in range(20)]
+    assert {p.sources for p in passages} == {(4,)}  # the other review is of a test item
+    assert all("hidden" not in str(p) and "Test & item" not in str(p) for p in passages)
+    assert made.fingerprint != make().fingerprint
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ([review("eve", "a", 0, reviewText="x")], "no review of a user and an item of"),
+        ([review("ann", "a", 0)], "its 1 reviews have no text"),
+        ([{"asin": "a"}], "reviews.json:1: 'user' is None; expected an id"),
+        (["nothing"], "reviews.json:1: expected a JSON object"),
+    ],
+)
+def test_wrong_reviews_are_an_error(make, tmp_path, rows, message):
+    file = tmp_path / "reviews.json"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(InputError, match=message):
+        _ = make({"reviews": str(file)}).reviews
