@@ -76,7 +76,8 @@ def read_config(attributes: Mapping[str, Any], where: str) -> Config:
     if later:
         raise InputError(
             f"{where}: '{later[0]}': a ChatGLM2, ChatGLM3 or GLM-4, which has another "
-            "architecture; only the first ChatGLM-6B is implemented"
+            "architecture; only the first ChatGLM-6B is implemented, and of GLM-4 the form of "
+            "transformers (model_type glm or glm4)"
         )
     if not isinstance(names, list) or not all(name in _ARCHITECTURES for name in names):
         raise InputError(
@@ -130,13 +131,12 @@ def write_config(config: Config, dtype: str, base: Mapping[str, Any] | None = No
 
 
 def tidy(state: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
-    """Tensors by the published names, without those that say nothing new, and always with a head.
+    """Tensors without those that say nothing new, and always with a head.
 
     Raises:
         InputError: the tensors of another model; a tied model with a head of its own.
     """
-    out = {key.removeprefix("module."): tensor for key, tensor in state.items()}
-    for key, tensor in out.items():
+    for key, tensor in state.items():
         other = key.startswith("transformer.encoder.") and "ChatGLM2, ChatGLM3 or GLM-4"
         other = "GLM" if "position_embeddings" in key else other
         if other:
@@ -144,7 +144,7 @@ def tidy(state: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
                 f"{tensor.source}: '{key}' is of a {other}, but config.json tells the first "
                 "ChatGLM-6B; expected its tensors"
             )
-    out = {key: tensor for key, tensor in out.items() if not DERIVED.fullmatch(key)}
+    out = {key: tensor for key, tensor in state.items() if not DERIVED.fullmatch(key)}
     if EMBEDDING in out and HEAD not in out and not config.tied:
         out[HEAD] = out[EMBEDDING]
     elif EMBEDDING in out and HEAD in out and config.tied:

@@ -4,7 +4,7 @@ Every attribute is accounted for, as in `llama_hf`. The files do not tell three 
 the model computes: "tanh", with which the published models were trained, unless `hidden_act` says
 "gelu". The ids of <sop> and of the blanks: `special_token_ids` where it is there, else those of the
 published model of these sizes, else none. transformers 5 gives `model_type` "glm" to another
-model, GLM-4, whose attributes are refused by name. Facts: `third_party/glm.md`.
+model, GLM-4, which `glm4_hf` reads. Facts: `third_party/glm.md`.
 """
 
 from collections.abc import Mapping
@@ -87,7 +87,6 @@ _GELU, _IDS = "hidden_act", "special_token_ids"
 _GELUS: dict[str, Any] = {"gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 _BLANKS = ("MASK", "gMASK", "sMASK")
 _ATTRIBUTES = Attributes("GLM", _SIZES, _OPTIONS, _FIXED, {*_HARMLESS, _GELU, _IDS})
-_GLM4 = ("num_hidden_layers", "num_key_value_heads", "intermediate_size", "partial_rotary_factor")
 
 
 def read_config(attributes: Mapping[str, Any], where: str) -> Config:
@@ -102,8 +101,7 @@ def read_config(attributes: Mapping[str, Any], where: str) -> Config:
             is not implemented; another architecture.
     """
     names = attributes.get("architectures") or list(_ARCHITECTURES)
-    other = [key for key in _GLM4 if key in attributes and "num_layers" not in attributes]
-    if other or not isinstance(names, list) or not all(name in _ARCHITECTURES for name in names):
+    if not isinstance(names, list) or not all(name in _ARCHITECTURES for name in names):
         raise InputError(
             f"{where}: architectures {short(names)}: this is no GLM of Du et al. 2022 but another "
             f"model of that name; expected {' or '.join(_ARCHITECTURES)} and 'num_layers'"
@@ -183,15 +181,21 @@ def write_config(config: Config, dtype: str, base: Mapping[str, Any] | None = No
 
 
 def tidy(state: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
-    """Tensors by the names of the published files: without the prefixes that classes add.
+    """The tensors, which all say something new.
 
     Raises:
-        InputError: the tensors of a ChatGLM.
+        InputError: the tensors of a ChatGLM or of a GLM-4.
     """
     del config
+    for key, tensor in state.items():
+        if "self_attn." in key:
+            raise InputError(
+                f"{tensor.source}: '{key}' is of a GLM-4, but config.json tells the GLM of 2022; "
+                "expected its tensors"
+            )
     if "lm_head.weight" in state and "transformer.word_embeddings.weight" in state:
         raise InputError(
             f"{state['lm_head.weight'].source}: tensors of a ChatGLM, but config.json has "
             f"model_type '{MODEL_TYPE}'; expected GLM's"
         )
-    return {key.removeprefix("module.").removeprefix("glm."): t for key, t in state.items()}
+    return dict(state)

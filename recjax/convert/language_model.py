@@ -322,7 +322,8 @@ _Read = tuple[Family, Any, tuple[Rule, ...], dict[str, Tensor]]
 
 def _read_hf(folder: Path) -> _Read:
     family, config = read_config(folder)
-    return family, config, family.hf.RULES, family.hf.tidy(tensors.read_folder(folder), config)
+    state = {family.bare(key): tensor for key, tensor in tensors.read_folder(folder).items()}
+    return family, config, family.hf.RULES, family.hf.tidy(state, config)
 
 
 def _read_flax(folder: Path) -> _Read:
@@ -359,11 +360,15 @@ def family_of(attributes: Mapping[str, Any], where: str) -> Family:
         InputError: none that is implemented.
     """
     name = attributes.get("model_type")
-    known = {kind: family for family in FAMILIES.values() for kind in family.model_types}
+    known: dict[str, list[Family]] = {}
+    for family in FAMILIES.values():
+        for kind in family.model_types:
+            known.setdefault(kind, []).append(family)
     if not isinstance(name, str) or name not in known:
         kinds = short(attributes.get("architectures"))
         raise InputError(
             f"{where}: model_type {short(name)}, architectures {kinds}: not implemented; expected "
             f"one of {', '.join(known)}"
         )
-    return known[name]
+    marked = [family for family in known[name] if family.mark in attributes]
+    return (marked or known[name])[0]

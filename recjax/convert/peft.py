@@ -70,7 +70,8 @@ def read_adapter(
         path: leaf for path, leaf in adapted(base, lora, {}).definition.shapes.items()
         if is_lora(path)
     }  # fmt: skip
-    state = _widened(_without_copies(read_file(folder / WEIGHTS), base), lora, own)
+    state = {_bare(key, base): tensor for key, tensor in read_file(folder / WEIGHTS).items()}
+    state = _widened(_without_copies(state, base), lora, own)
     place = None if shardings is None else lambda shapes: shardings(shapes, base.family.axes)
     params = load(_rules(base), state, shapes, str(folder / WEIGHTS), dtype=dtype, shardings=place)
     return lora, params
@@ -156,6 +157,12 @@ def merged(base: Loaded, lora: LoRAConfig, params: Mapping[str, Any]) -> Loaded:
     """A model without an adapter that computes the same as the base with it."""
     own = {path: array for path, array in params.items() if is_lora(path)}
     return dataclasses.replace(base, params=merge_lora({**base.params, **own}, lora))
+
+
+def _bare(key: str, base: Loaded) -> str:
+    """peft's key without the prefixes of the family's classes."""
+    inner = key.removeprefix(_PREFIX)
+    return key if inner == key else f"{_PREFIX}{base.family.bare(inner)}"
 
 
 def _without_copies(state: Mapping[str, Tensor], base: Loaded) -> dict[str, Tensor]:

@@ -93,7 +93,7 @@ def first_layer(
     q, k, v = (table[learned.tokens] for table in learned.maps)
     both = attention.split((q, k, v), call.angles), attention.split(own, there)
     mixed = attend_learned(*both, at, call.mask, prefix)
-    return one.mlp(x + attention.merge(mixed, None), keys)
+    return one.finish(x, mixed, keys)
 
 
 def _refuse_adapters(layers: Any) -> None:

@@ -170,6 +170,8 @@ class Family:
         converter: the module of Hugging Face's form, with `read_config`, `write_config`, `RULES`
             and `tidy` (see `recjax.convert.llama_hf`).
         model_types: the values of `model_type` in `config.json` that are of this family.
+        prefixes: that some files put before the names of tensors.
+        mark: the attribute that tells this family from another with the same `model_type`.
         forms: of files (`recjax.convert.language_model`) that can hold its models.
         lora_targets: the usual ones, regex over module paths.
     """
@@ -178,6 +180,8 @@ class Family:
     module: str
     converter: str
     model_types: tuple[str, ...]
+    prefixes: tuple[str, ...] = ()
+    mark: str | None = None
     forms: tuple[str, ...] = ("recjax", "hf")
     lora_targets: tuple[str, ...] = (r"layers/attention/(query|value)",)
 
@@ -204,6 +208,12 @@ class Family:
         """Logical axes of the parameters."""
         return self._of_module("PARAM_AXES")
 
+    def bare(self, name: str) -> str:
+        """The name of a tensor without `prefixes`."""
+        for prefix in self.prefixes:
+            name = name.removeprefix(prefix)
+        return name
+
     @property
     def hf(self) -> Any:
         """The module of Hugging Face's form."""
@@ -225,6 +235,8 @@ FAMILIES = {
         "recjax.models.glm:GLM",
         "recjax.convert.glm_hf",
         model_types=("glm",),
+        prefixes=("module.", "glm."),  # of training's files; of the class for generation
+        mark="num_layers",
         lora_targets=_GLM_TARGETS,
     ),
     "chatglm": Family(
@@ -232,7 +244,18 @@ FAMILIES = {
         "recjax.models.chatglm:ChatGLM",
         "recjax.convert.chatglm_hf",
         model_types=("chatglm",),
+        prefixes=("module.",),
         lora_targets=_GLM_TARGETS,
+    ),
+    "glm4": Family(
+        "glm4",
+        "recjax.models.glm4:GLM4",
+        "recjax.convert.glm4_hf",
+        model_types=("glm", "glm4"),
+        mark="num_hidden_layers",
+    ),
+    "qwen3": Family(
+        "qwen3", "recjax.models.qwen3:Qwen3", "recjax.convert.qwen3_hf", model_types=("qwen3",)
     ),
 }
 DEFAULT = "llama"  # the family of a config that names none

@@ -15,7 +15,7 @@ cached call expects `positions` and `mask` of the new tokens only.
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -44,9 +44,14 @@ class Config(LanguageConfig):
     rope_theta: Positive = 10000.0  # 500,000 in LLaMA 3
     rope_scaling: RopeScaling | None = None  # LLaMA 3.1 and later
 
+    @property
+    def rotary_dim(self) -> int:
+        """How many numbers of a head are rotated."""
+        return self.head_dim
+
     def __post_init__(self):
         super().__post_init__()
-        if self.head_dim % 2:
+        if self.rotary_dim % 2:
             raise FieldError("head_dim", f"{self.head_dim}: rotary embeddings need pairs")
 
 
@@ -81,22 +86,27 @@ PRESETS = {
     ),
 }  # fmt: skip
 
-PARAM_AXES = lora_axes(
-    (
-        (r"embedding", ("vocab", "embed")),
-        (r"layers/attention/query/kernel", (None, "embed", "heads")),
-        (r"layers/attention/(key|value)/kernel", (None, "embed", "kv_heads")),
-        (r"layers/attention/out/kernel", (None, "heads", "embed")),
-        (r"layers/(gate|up)/kernel", (None, "embed", "mlp")),
-        (r"layers/down/kernel", (None, "mlp", "embed")),
-        (r"head/kernel", ("embed", "vocab")),
-        (r".*/scale", (None,)),
-    )
+LAYER_AXES = (
+    (r"embedding", ("vocab", "embed")),
+    (r"layers/attention/query/kernel", (None, "embed", "heads")),
+    (r"layers/attention/(key|value)/kernel", (None, "embed", "kv_heads")),
+    (r"layers/attention/out/kernel", (None, "heads", "embed")),
+    (r"layers/(gate|up)/kernel", (None, "embed", "mlp")),
+    (r"layers/down/kernel", (None, "mlp", "embed")),
+    (r"head/kernel", ("embed", "vocab")),
+    (r".*/scale", (None,)),
 )
+# Of relatives whose attention has biases.
+BIAS_AXES = (
+    (r"layers/attention/query/bias", (None, "heads")),
+    (r"layers/attention/(key|value)/bias", (None, "kv_heads")),
+    (r"layers/attention/out/bias", (None, "embed")),
+)
+PARAM_AXES = lora_axes(LAYER_AXES)
 
 
 class Llama(StackedModel):
-    """A decoder-only language model.
+    """A decoder-only language model, and the base of its relatives.
 
     Args:
         config: sizes.
@@ -105,13 +115,14 @@ class Llama(StackedModel):
     """
 
     shares_prefix = True
+    layers_of: ClassVar[type[Layers]] = Layers
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
         self.config = config
         init = nnx.initializers.normal(config.init_std)
         shape = (config.vocab_size, config.dim)
         self.embedding = nnx.Param(init(rngs.params(), shape, dtype))
-        self.layers = Layers(config, rngs=rngs, dtype=dtype)
+        self.layers = self.layers_of(config, rngs=rngs, dtype=dtype)
         self.final_norm = RMSNorm(config.dim, config.norm_eps, dtype=dtype)
         head = {"init": init, "rngs": rngs, "dtype": dtype}
         self.head = None if config.tied else Linear(config.dim, config.vocab_size, **head)
@@ -183,7 +194,7 @@ class Llama(StackedModel):
 
     def _angles(self, positions: Array) -> tuple[Array, Array]:
         config = self.config
-        frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+        frequencies = rope_frequencies(config.rotary_dim, config.rope_theta, config.rope_scaling)
         # Behind a barrier, or XLA computes the sines again in every layer, and for every head.
         return jax.lax.optimization_barrier(rope_angles(positions, frequencies))
 

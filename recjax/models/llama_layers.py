@@ -1,8 +1,11 @@
-"""The layers of LLaMA, with parameters stacked over layers (see `recjax.models.llama`)."""
+"""The layers of LLaMA, with parameters stacked over layers (see `recjax.models.llama`).
+
+Relatives of LLaMA override the parts in which they differ: `recjax.models.qwen3`, `.glm4`.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +31,7 @@ class Call(NamedTuple):
     """Arguments of a forward pass that all layers share.
 
     Attributes:
-        angles: of the positions, [B T H/2] twice.
+        angles: of the positions, [B T H/2] twice (fewer pairs where heads are rotated in part).
         mask: [B T M] bool, or None: causal, without padding.
         slot: the first slot that a cached call writes.
     """
@@ -39,15 +42,39 @@ class Call(NamedTuple):
 
 
 class Attention(nnx.Module):
-    """The projections of self-attention, of all layers."""
+    """The projections of self-attention, of all layers.
 
-    def __init__(self, config: llama.Config, *, rngs: nnx.Rngs, dtype: Any):
-        options = _options(config, rngs, dtype)
+    Args:
+        config: sizes.
+        rngs: initialiser keys (`params`).
+        dtype: of the parameters.
+        bias: of queries, keys and values.
+        out_bias: of the map that joins the heads.
+
+    Attributes:
+        query_norm, key_norm: of each head [H], in families that have them.
+    """
+
+    query_norm: RMSNorm | None = None
+    key_norm: RMSNorm | None = None
+
+    def __init__(
+        self,
+        config: llama.Config,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Any,
+        bias: bool = False,
+        out_bias: bool = False,
+    ):
+        options = map_options(config, rngs, dtype)
+        mapped = {**options, "bias": bias}
         self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
-        self.query = Linear(config.dim, config.heads * config.head_dim, **options)
-        self.key = Linear(config.dim, config.kv_heads * config.head_dim, **options)
-        self.value = Linear(config.dim, config.kv_heads * config.head_dim, **options)
-        self.out = Linear(config.heads * config.head_dim, config.dim, **options)
+        self.query = Linear(config.dim, config.heads * config.head_dim, **mapped)
+        self.key = Linear(config.dim, config.kv_heads * config.head_dim, **mapped)
+        self.value = Linear(config.dim, config.kv_heads * config.head_dim, **mapped)
+        joined = config.heads * config.head_dim
+        self.out = Linear(joined, config.dim, **options, bias=out_bias)
 
     def maps(self, x: Array, keys: list, places: Array | None = None) -> Projected:
         """x [B T E] (its `places` [B Q] for the queries, where they are given) through the maps."""
@@ -67,7 +94,13 @@ class Attention(nnx.Module):
             for y, n in zip(mapped, heads, strict=True)
         )
         there = rows_at(angles[0], places), rows_at(angles[1], places)
-        return rotate(q, there), rotate(k, angles), v
+        q = q if self.query_norm is None else self.query_norm(q)
+        k = k if self.key_norm is None else self.key_norm(k)
+        return self.rotate(q, there), self.rotate(k, angles), v
+
+    def rotate(self, x: Array, angles: tuple[Array, Array]) -> Array:
+        """Heads [B N T H] of queries or keys, rotated."""
+        return rotate(x, angles)
 
     def merge(self, mixed: Array, key: Array | None) -> Array:
         """[B N T H] of all heads -> [B T E]."""
@@ -76,13 +109,25 @@ class Attention(nnx.Module):
 
 
 class Layers(StackedLayers):
-    """All layers."""
+    """All layers.
+
+    Attributes:
+        after_attention, after_mlp: norms of what a sublayer adds, in families that have them.
+    """
+
+    attention_of: ClassVar[type[Attention]] = Attention
+    after_attention: RMSNorm | None = None
+    after_mlp: RMSNorm | None = None
 
     def __init__(self, config: llama.Config, *, rngs: nnx.Rngs, dtype: Any):
-        options, stack = _options(config, rngs, dtype), (config.layers,)
-        self.attention_norm = RMSNorm(config.dim, config.norm_eps, stack=stack, dtype=dtype)
-        self.attention = Attention(config, rngs=rngs, dtype=dtype)
-        self.mlp_norm = RMSNorm(config.dim, config.norm_eps, stack=stack, dtype=dtype)
+        options = map_options(config, rngs, dtype)
+        self.attention_norm = layer_norms(config, config.dim, dtype)
+        self.attention = self.attention_of(config, rngs=rngs, dtype=dtype)
+        self.mlp_norm = layer_norms(config, config.dim, dtype)
+        self.add_mlp(config, options)
+
+    def add_mlp(self, config: llama.Config, options: dict[str, Any]) -> None:
+        """Makes the maps of the feed-forward network."""
         self.gate = Linear(config.dim, config.mlp_dim, **options)
         self.up = Linear(config.dim, config.mlp_dim, **options)
         self.down = Linear(config.mlp_dim, config.dim, **options)
@@ -113,18 +158,34 @@ class Layers(StackedLayers):
             kept = k, v = written(kept, (k, v), call.slot)
         seen = None if call.mask is None else rows_at(call.mask, places)
         mixed = attend(q, k, v, seen, causal=call.mask is None, prefix=prefix)
-        return self.mlp(rows_at(x, places) + attention.merge(mixed, keys[3]), keys), kept
+        return self.finish(rows_at(x, places), mixed, keys), kept
+
+    def finish(self, x: Array, mixed: Array, keys: list) -> Array:
+        """x [B T E] after attention, of its heads [B N T H], and after the feed-forward network."""
+        new = self.attention.merge(mixed, keys[3])
+        return self.mlp(
+            x + (new if self.after_attention is None else self.after_attention(new)), keys
+        )
 
     def mlp(self, x: Array, keys: list) -> Array:
         """x [B T E] plus the gated feed-forward network of its norm."""
-        normed = self.mlp_norm(x)
-        gated = gated_silu(self.gate(normed, keys[4]), self.up(normed, keys[5]))
-        return x + self.down(gated, keys[6])
+        new = self.down(self.gated(self.mlp_norm(x), keys), keys[6])
+        return x + (new if self.after_mlp is None else self.after_mlp(new))
+
+    def gated(self, normed: Array, keys: list) -> Array:
+        """[B T E] -> [B T F], before the map `down`."""
+        return gated_silu(self.gate(normed, keys[4]), self.up(normed, keys[5]))
 
 
-def _options(config: llama.Config, rngs: nnx.Rngs, dtype: Any) -> dict[str, Any]:
+def map_options(config: llama.Config, rngs: nnx.Rngs, dtype: Any) -> dict[str, Any]:
+    """Arguments of every linear map of the layers."""
     init = nnx.initializers.normal(config.init_std)
     return {"stack": (config.layers,), "init": init, "rngs": rngs, "dtype": dtype}
+
+
+def layer_norms(config: llama.Config, dim: int, dtype: Any) -> RMSNorm:
+    """A norm of each layer, of vectors of `dim`."""
+    return RMSNorm(dim, config.norm_eps, stack=(config.layers,), dtype=dtype)
 
 
 def dropout_keys(key: Array | None) -> list[Array | None]:

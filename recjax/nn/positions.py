@@ -61,3 +61,20 @@ def rotate(x: Array, angles: tuple[Array, Array]) -> Array:
     # Reversed, not split and joined: XLA on a CPU would take three passes over memory for that.
     rotated = halves * cos + jnp.flip(halves, axis=-2) * (sin * sign)
     return rotated.reshape(x.shape).astype(x.dtype)
+
+
+def rotate_neighbours(x: Array, angles: tuple[Array, Array]) -> Array:
+    """Rotates the pairs (2j, 2j+1) of every head's first numbers; the others stay.
+
+    Args:
+        x: [B N T H].
+        angles: of `rope_angles`, [B T P] for the first 2 P numbers.
+    """
+    cos, sin = (a[:, None, :, :, None] for a in angles)
+    turned = 2 * angles[0].shape[-1]
+    pairs = x[..., :turned].astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
+    sign = jnp.array([-1.0, 1.0])
+    rotated = pairs * cos + jnp.flip(pairs, axis=-1) * (sin * sign)
+    return jnp.concatenate(
+        [rotated.reshape(*x.shape[:-1], turned).astype(x.dtype), x[..., turned:]], axis=-1
+    )

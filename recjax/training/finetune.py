@@ -79,13 +79,21 @@ class LowRankConfig(Checked):
     alpha: Positive = 16.0  # the update is scaled by alpha / R
     rslora: bool = False  # by alpha / sqrt(R) instead
     dropout: Dropout = 0.0  # on the adapters' inputs
-    # As in peft: ends of the names of linear maps; ("all-linear",) = all but the head.
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    # As in peft: ends of the names of linear maps; ("all-linear",) = all but the head; () = the
+    # usual ones of the model's family.
+    targets: tuple[str, ...] = ()
 
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.targets:
-            raise FieldError("targets", "expected at least one")
+    def on(self, base: Loaded) -> LoRAConfig:
+        """The adapters of a model, by our paths.
+
+        Raises:
+            InputError: a name of no linear map of the model.
+        """
+        given: Any = "all-linear" if self.targets == ("all-linear",) else self.targets
+        targets = base.family.lora_targets
+        if given:
+            targets = tuple(map(re.escape, targets_of(given, "config.lora.targets", base)))
+        return LoRAConfig(self.rank, self.alpha, self.rslora, self.dropout, targets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,14 +196,7 @@ class FinetuneRun(Run):
     @functools.cached_property
     def lora(self) -> LoRAConfig:
         """The adapters, by our paths."""
-        lora = self.config.lora
-        given: Any = "all-linear" if lora.targets == ("all-linear",) else lora.targets
-        paths = targets_of(given, "config.lora.targets", self.base)
-        targets = tuple(map(re.escape, paths))
-        return LoRAConfig(
-            rank=lora.rank, alpha=lora.alpha, rslora=lora.rslora, dropout=lora.dropout,
-            targets=targets,
-        )  # fmt: skip
+        return self.config.lora.on(self.base)
 
     @functools.cached_property
     def _adapted(self) -> Loaded:

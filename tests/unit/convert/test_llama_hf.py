@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recjax.convert.llama_hf import EMBEDDING, HEAD, read_config, tidy, write_config
+from recjax.convert.causal_hf import EMBEDDING, HEAD
+from recjax.convert.llama_hf import read_config, tidy, write_config
 from recjax.convert.tensors import tensor_of
 from recjax.errors import InputError
 from recjax.models.llama import PRESETS, Config

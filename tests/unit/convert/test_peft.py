@@ -20,7 +20,7 @@ from recjax.convert.peft import (
     write_adapter,
 )
 from recjax.errors import InputError
-from recjax.nn.lora import LoRAConfig
+from recjax.nn.lora import LoRAConfig, is_lora
 from recjax.training.parallel import make_mesh, param_shardings
 
 DATA = Path(__file__).parents[2] / "data" / "llama"
@@ -257,3 +257,39 @@ def test_copies_of_the_base_are_accepted(base, tmp_path):
     folder = changed(tmp_path, weights=lambda s: s.update({key: head + 1}))
     with pytest.raises(InputError, match="lm_head.base_layer.weight' differs from the base model"):
         read_adapter(folder, base)
+
+
+@pytest.mark.parametrize("prefix", ["", "glm."])
+@pytest.mark.parametrize("name", ["glm_hf", "chatglm_v1"])
+def test_adapters_of_glm(name, prefix, tmp_path):
+    """The paper's four maps by the public names; GLM's classes for generation add a prefix."""
+    base = read_language_model(DATA.parent / "glm" / name)
+    lora = LoRAConfig(rank=3, alpha=6.0, targets=base.family.lora_targets)
+    shapes = adapted(base, lora, {}).definition.shapes
+    rng = np.random.default_rng(0)
+    own = {
+        path: jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32)
+        for path, leaf in shapes.items() if is_lora(path)
+    }  # fmt: skip
+    write_adapter(tmp_path / "a", base, lora, own)
+    file = tmp_path / "a" / WEIGHTS
+    state = safetensors.numpy.load_file(file)
+    start = "base_model.model."
+    maps = ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h")
+    for each in (*maps, "mlp.dense_4h_to_h"):
+        assert state[f"{start}transformer.layers.1.{each}.lora_A.weight"].shape[0] == 3
+    assert len(state) == 8 * base.config.layers
+    config = json.loads((tmp_path / "a" / CONFIG).read_text())
+    assert config["target_modules"] == [
+        "dense", "dense_4h_to_h", "dense_h_to_4h", "query_key_value",
+    ]  # fmt: skip
+    renamed = {key.replace(start, start + prefix): array for key, array in state.items()}
+    safetensors.numpy.save_file(renamed, file)
+    if prefix and name != "glm_hf":
+        with pytest.raises(InputError, match=r"unknown key 'base_model.model.glm.transformer"):
+            read_adapter(tmp_path / "a", base)
+        return
+    again, params = read_adapter(tmp_path / "a", base)
+    assert again.rank == 3 and params.keys() == own.keys()
+    for path, array in own.items():
+        np.testing.assert_array_equal(params[path], array)

@@ -7,7 +7,7 @@ import pytest
 from recjax.errors import InputError
 from recjax.interpreter.bridge import Bridge
 from recjax.llm import LanguageModel
-from recjax.models import chatglm, glm, language, llama
+from recjax.models import chatglm, glm, glm4, language, llama, qwen3
 from recjax.models.definition import define, params_of
 from recjax.nn.positions import RopeScaling
 from recjax.scoring.options import OptionScorer
@@ -30,6 +30,14 @@ CHATGLM = chatglm.Config(
     vocab_size=23, dim=16, mlp_dim=24, layers=2, heads=2, kv_heads=2, head_dim=8, max_length=64,
     init_std=0.4,
 )  # fmt: skip
+QWEN3 = qwen3.Config(
+    vocab_size=23, dim=12, mlp_dim=20, layers=3, heads=4, kv_heads=2, head_dim=6, init_std=0.4,
+    max_length=64, tied=True, attention_bias=True,
+)  # fmt: skip
+GLM4 = glm4.Config(
+    vocab_size=23, dim=12, mlp_dim=20, layers=3, heads=4, kv_heads=2, head_dim=8, init_std=0.4,
+    max_length=64, post_norms=True,
+)  # fmt: skip
 CASES = {
     "llama": LLAMA,
     "llama-mha-tied": dataclasses.replace(LLAMA, kv_heads=4, tied=True),
@@ -38,6 +46,8 @@ CASES = {
     ),
     "glm": GLM,
     "chatglm": CHATGLM,
+    "qwen3": QWEN3,
+    "glm4": GLM4,
     "two_way": TWO_WAY,
     "two_way-tied": dataclasses.replace(TWO_WAY, kv_heads=4, tied=True),
 }

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,14 @@ import pytest
 from flax import nnx
 
 from recjax.cli import main
-from recjax.convert.language_model import language_model, read_language_model, write_language_model
+from recjax.convert.language_model import (
+    language_model,
+    outline,
+    read_language_model,
+    write_language_model,
+)
 from recjax.convert.peft import adapted, merged, read_adapter
+from recjax.convert.peft_config import linear_maps
 from recjax.errors import InputError
 from recjax.llm import load_llm
 from recjax.models.definition import params_of
@@ -20,12 +27,16 @@ from recjax.models.llama import Config, Llama
 from recjax.nn.lora import is_lora
 from recjax.text.pairs import split_pairs
 from recjax.text.tokenizers import train_bpe
-from recjax.training.finetune import FinetuneRun, complete
+from recjax.training.finetune import FinetuneRun, LowRankConfig, complete
 from recjax.training.plan import find_config, make_plan, planned
 from recjax.training.workdir import build_config, open_run
 
 FILMS = ("Alien", "Brazil", "Casino", "Dune", "Eraserhead", "Fargo")
 SIZES = {"dim": 32, "mlp_dim": 48, "layers": 2, "heads": 2, "kv_heads": 1, "head_dim": 16}
+
+
+DATA = Path(__file__).parents[2] / "data"
+LAYERS = "layers/(query_key_value|dense|dense_h_to_4h|dense_4h_to_h)"
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +190,6 @@ def test_another_base_or_other_pairs_are_refused(trained, folder, pairs, tmp_pat
     ("flag", "message"),
     [
         ("--config.lora.targets=('q_proj','gate')", "config.lora.targets: 'gate' is no linear map"),
-        ("--config.lora.targets=()", "config.lora.targets: expected at least one"),
         ("--config.lora.rank=0", "config.lora.rank: expected 1 to 65536, got 0"),
         ("--config.lora.alpha=-1.0", "config.lora.alpha: expected more than 0, got -1.0"),
         ("--config.lora.dropout=1.0", "config.lora.dropout: expected at least 0 and less than 1"),
@@ -259,3 +269,20 @@ def test_the_plan_is_what_trains(folder, pairs, method):
     assert plan.optimizer_bytes == sum(a.nbytes for a in jax.tree.leaves(state.opt_state))
     assert plan.frozen_bytes == sum(a.nbytes for a in run.frozen.values())
     assert plan.tokens == batch["tokens"][0].size
+
+
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [
+        ("llama/llama_gqa", "layers/attention/(query|value)"),
+        ("families/qwen3", "layers/attention/(query|value)"),
+        ("families/glm4", "layers/attention/(query|value)"),
+        ("glm/glm_hf", LAYERS),
+        ("glm/chatglm_v1", LAYERS),
+    ],
+)
+def test_the_usual_targets_are_those_of_the_family(name, targets):
+    base = outline(DATA / name)
+    assert LowRankConfig().on(base).targets == (targets,)
+    given = LowRankConfig(targets=("all-linear",)).on(base)
+    assert len(given.targets) == sum("{layer}" in name for name in linear_maps(base))
