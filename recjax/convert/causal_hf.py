@@ -113,7 +113,7 @@ def check_architecture(
         InputError: another model_type or architecture.
     """
     kind = attributes.get("model_type")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise InputError(
             f"{where}: model_type {short(kind)}, expected {' or '.join(map(repr, kinds))}"
         )
