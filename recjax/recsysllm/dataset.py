@@ -22,7 +22,7 @@ from recjax.text.textualize import item_titles
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Sources:
+class Dataset:
     """All that a run of RecSysLLM reads, but for the model.
 
     Attributes:

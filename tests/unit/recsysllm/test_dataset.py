@@ -9,7 +9,7 @@ from recjax.data.interactions import InteractionLog
 from recjax.data.splits import leave_one_out
 from recjax.data.store import write_store
 from recjax.errors import InputError
-from recjax.recsysllm.sources import Sources
+from recjax.recsysllm.dataset import Dataset
 from recjax.recsysllm.tasks import TasksConfig
 from recjax.recsysllm.text import BehaviourConfig
 
@@ -29,7 +29,7 @@ def store(tmp_path_factory):
 def make(store):
     def make(tasks=None, **text):
         split = leave_one_out(store.offsets)
-        return Sources(BehaviourConfig(**text), TasksConfig(**(tasks or {})), store, split)
+        return Dataset(BehaviourConfig(**text), TasksConfig(**(tasks or {})), store, split)
 
     return make
 
