@@ -163,9 +163,9 @@ class LanguageModel:
         self.definition, self.params, self.config = definition, params, config
         self.tokenizer, self.stop, self.mesh = tokenizer, tuple(stop), mesh
         self.family = family_for(config)
-        self._known: tuple[Processor, ...] = ()
+        self.known: tuple[Processor, ...] = ()
         if tokenizer is not None and tokenizer.size < config.vocab_size:
-            self._known = (KnownTokens(tokenizer.size),)
+            self.known = (KnownTokens(tokenizer.size),)
         self._prefixes: dict[tuple[int, ...], KVCache] = {}
         self._forward = jax.jit(
             lambda params, *inputs: definition.merge(params)(
@@ -282,7 +282,7 @@ class LanguageModel:
             pad_id=pad_id,
             sampler=sampler,
             keys=row_keys(jax.random.key(seed), first_row + jnp.arange(len(tokens))),
-            processors=(*self._known, *processors),
+            processors=(*self.known, *processors),
             length_penalty=length_penalty,
             early_stopping=early_stopping,
             max_new_tokens=new,

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from recjax.generate.loop import Step, is_stop, no_stop
+from recjax.generate.loop import Last, Step, is_stop, no_stop
 from recjax.generate.processors import Processor
 from recjax.generate.sampling import top_k
 from recjax.typing import Array
@@ -68,6 +68,7 @@ def beam_search(
     length_penalty: Array | float = 1.0,
     early_stopping: Literal[True, False, "never"] = False,
     processors: Sequence[Processor] = (),
+    last: Last | None = None,
 ) -> Beams:
     """The best `beams` continuations of each prompt; ends when every row is done.
 
@@ -87,6 +88,7 @@ def beam_search(
         length_penalty: 0 compares sums, 1 means, more favours longer sequences.
         early_stopping: when a row is done; see above.
         processors: applied to log-probabilities in their order, and not normalised after.
+        last: ends beams before the limit.
     """
     if max_new_tokens < 1 or beams < 1:
         raise ValueError(f"max_new_tokens {max_new_tokens}, beams {beams}; expected 1 or more")
@@ -115,6 +117,8 @@ def beam_search(
         written = written.at[..., search.length].set(tokens)
         length = search.length + 1
         ends = is_stop(tokens, stop) | (length >= limit)[:, None]
+        if last is not None:
+            ends |= jnp.take_along_axis(last(search.states).reshape(rows, beams), parents, 1)
 
         scores = sums[:, :beams] / length.astype(jnp.float32) ** length_penalty
         scores = jnp.where(ends[:, :beams] & ~search.done[:, None], scores, -jnp.inf)

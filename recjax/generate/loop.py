@@ -17,6 +17,8 @@ Step = Callable[[Array, Any], tuple[Array, Any]]
 # `(cache, rows [R] or None, n) -> cache` of those rows (None: of all), with room for n tokens after
 # the prompts.
 Fit = Callable[[Any, Array | None, int], Any]
+# `(states of the processors) -> [R] bool`: rows whose next token is their last, whatever it is.
+Last = Callable[[tuple], Array]
 
 _MANY = 256  # rows that are worth stages
 
@@ -87,6 +89,7 @@ def decode(
     sampler: Sampler | None = None,
     keys: Array | None = None,
     processors: Sequence[Processor] = (),
+    last: Last | None = None,
     fit: Fit | None = None,
 ) -> Generated:
     """Writes up to `max_new_tokens` after a prompt; ends when every row has ended.
@@ -111,6 +114,7 @@ def decode(
         keys: [B] random keys for the sampler (`row_keys`); token t of a row is drawn by its key
             folded with t, so neither the batch nor `max_new_tokens` changes it.
         processors: applied in their order.
+        last: ends rows before their limit.
         fit: where arithmetic and the size of the cache take the time (a CPU), not reading the
             weights.
     """
@@ -144,12 +148,14 @@ def decode(
             out.log_probs.at[:, length].set(jnp.where(active, log_prob(logits, picked), 0.0)),
             out.stopped | stopped,
         )
+        done = rows.done | stopped | (length + 1 >= rows.limit)
+        if last is not None:
+            done |= last(rows.states)
         states = tuple(
             processor.update(state, tokens, active)
             for processor, state in zip(processors, rows.states, strict=True)
         )
         length += 1
-        done = rows.done | stopped | (length >= rows.limit)
         return tokens, _Run(length, rows._replace(written=out, done=done, states=states))
 
     def body(carry: tuple[Array, Any, _Run]) -> tuple[Array, Any, _Run]:

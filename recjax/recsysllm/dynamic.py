@@ -74,6 +74,28 @@ class DynamicPositions:
         return jnp.where(same, read[..., 2], 0).max(axis=1)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CountedPositions:
+    """GLM's own inner positions: 1, 2, ... in each span.
+
+    Attributes:
+        sop: [] int32, the token that begins a span.
+    """
+
+    sop: Array
+
+    def init(self, rows: int) -> InnerState:
+        """The state before `<sop>`."""
+        zeros = jnp.zeros(rows, jnp.int32)
+        return InnerState(zeros, zeros, jnp.zeros(rows, bool))
+
+    def update(self, state: InnerState, tokens: Array) -> InnerState:
+        """The state after `tokens` [B]; its `inner` is their position."""
+        sop = tokens == self.sop
+        return InnerState(state.node, jnp.where(sop, 1, state.inner + 1), sop)
+
+
 U = TypeVar("U", Array, np.ndarray)
 
 

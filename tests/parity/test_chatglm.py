@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 
 from recjax.convert.language_model import read_language_model
+from recjax.llm import LanguageModel
 from recjax.models import chatglm
 from recjax.nn.positions import rope_angles, rope_frequencies
+from recjax.recsysllm.infill import infill
+from recjax.recsysllm.spans import Marks
 
 FOLDER = Path(__file__).parent.parent / "data" / "glm" / "chatglm_v1"
 TOLERANCE = 2e-4
@@ -110,6 +113,17 @@ def test_greedy(model, io):
         logits, cache = step(chosen[:, None], cache)
     whole, _ = model(np.concatenate([tokens, expected[:, :-1]], axis=1))
     assert difference(whole[:, first - 1 :], io["gen_step_logits"]) < TOLERANCE
+
+
+def test_infilling_writes_what_the_original_writes(loaded, io):
+    """Up to the first `<sop>`, which infilling never writes in a text."""
+    lm = LanguageModel(loaded.definition, loaded.params, loaded.config)
+    marks = Marks(cls=0, eos=1, sop=154, eop=155, mask=150, sentence=150, document=151)
+    found = infill(lm, io["gen_prompt_ids"], marks=marks, max_new_tokens=16)
+    for row, expected in enumerate(io["gen_tokens"]):
+        before = int(np.argmax(expected == marks.sop))
+        assert before >= 2
+        np.testing.assert_array_equal(found.tokens[row, 0, 0, :before], expected[:before])
 
 
 def test_the_whole_prompt_s_blank_goes_before_another(model):

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from recjax.convert.language_model import read_language_model
+from recjax.llm import LanguageModel
 from recjax.nn.masks import make_mask
+from recjax.recsysllm.infill import infill
+from recjax.recsysllm.spans import Marks
 
 DATA = Path(__file__).parent.parent / "data" / "glm"
 TOLERANCE = 2e-4
@@ -185,3 +188,27 @@ def test_two_blanks(case, io):
         chosen = got[0, start : start + new].argmax(-1)
         begin = length + blank * (new + 1) + 1
         np.testing.assert_array_equal(chosen, output[0, begin : begin + new])
+
+
+# Of the fixtures' vocabulary; the tokens that end a text are two that are not written there.
+MARKS = Marks(cls=123, eos=1, sop=121, eop=2, mask=124, sentence=126, document=125)
+
+
+@pytest.mark.parametrize(
+    ("gelu", "name"), [("erf", "gen"), ("erf", "fill2"), ("tanh", "fill2")], ids=str
+)
+def test_infilling_writes_what_the_original_writes(io, gelu, name):
+    """Greedy, one blank and two, from the prompts alone; no text ends by itself."""
+    loaded = read_language_model(DATA / "glm_hf", gelu=gelu)
+    lm = LanguageModel(loaded.definition, loaded.params, loaded.config)
+    prompts, new = io[f"{name}_prompt_ids"], 16
+    if name == "fill2":
+        new = (io["fill2_output_ids_tanh"].shape[1] - prompts.shape[1]) // 2 - 1
+        output = io["fill2_output_ids_tanh"][0, prompts.shape[1] :].reshape(2, new + 1)
+        assert (output[:, 0] == MARKS.sop).all()
+        expected = output[None, None, :, 1:]
+    else:
+        expected = io["gen_tokens"][:, None, None]
+    found = infill(lm, prompts, marks=MARKS, max_new_tokens=new)
+    np.testing.assert_array_equal(found.tokens, expected)
+    assert not found.valid.any() and (found.lengths == new).all()
