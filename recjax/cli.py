@@ -113,7 +113,7 @@ def _trained(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict
 
 def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
     from recjax import compare
-    from recjax.frozen import open_recommender
+    from recjax.frozen import open_ranks
     from recjax.training.metrics import format_table, progress_bar
     from recjax.training.workdir import open_run
 
@@ -131,7 +131,7 @@ def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dic
     changes = {"protocols": protocols} if protocols else {}
     if args.per_user:
         compare.check_examples_file(args.per_user)
-        run = open_recommender(args.workdir, **changes)
+        run = open_ranks(args.workdir, **changes)
     else:
         run = open_run(args.workdir, **changes)
     step = run.best_step() if args.step is None else args.step

@@ -21,10 +21,10 @@ from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.evaluation.intervals import Difference, paired_bootstrap
 from recjax.evaluation.protocols import Evaluator, Measured
-from recjax.frozen import open_recommender
+from recjax.frozen import open_ranks
 from recjax.replace import new_file
 from recjax.training.metrics import progress_bar
-from recjax.training.recommender import RecommenderRun
+from recjax.training.ranks import Ranks
 
 RESAMPLES, LEVEL, SEED = 10_000, 0.95, 0  # of the bootstrap
 # Targets by how often training has them: from, to.
@@ -33,7 +33,7 @@ ENDINGS = (".csv", ".jsonl", ".parquet")
 _ROWS = 1 << 14  # rows made at a time
 
 
-def measure(run: RecommenderRun, split: Any, step: int) -> Measured:
+def measure(run: Ranks, split: Any, step: int) -> Measured:
     """Evaluates a checkpoint on one part of the split, with progress on stderr."""
     evaluator: Evaluator = run.evaluator(split)
     name = f"evaluating {run.workdir}"
@@ -68,8 +68,8 @@ def compare(
         InputError: a run of another kind, other data, another split, other protocols.
     """
     changes = {} if protocols is None else {"protocols": tuple(protocols)}
-    first = open_recommender(a, **changes)
-    other = open_recommender(b, **changes)
+    first = open_ranks(a, **changes)
+    other = open_ranks(b, **changes)
     if first.store.fingerprint != other.store.fingerprint:
         raise InputError(
             f"{b}: of other data than {a}: {_counts(other.store)} in {other.store.path}, "
@@ -93,7 +93,7 @@ def compare(
             f"{','.join(named[1])}, expected {','.join(named[0])}; --protocols=A,B measures both "
             "by the same"
         )
-    other = open_recommender(b, **dataclasses.asdict(evaluation))
+    other = open_ranks(b, **dataclasses.asdict(evaluation))
     steps = [first.best_step() if step is None else step, other.best_step()]
     found = [measure(run, split, at) for run, at in zip((first, other), steps, strict=True)]
     if not all(
@@ -133,15 +133,15 @@ def _columns(measured: Measured) -> dict[str, np.ndarray]:
 
 
 def _differences(a: Measured, b: Measured, chosen: np.ndarray) -> dict[str, Any]:
-    """Of some of the examples."""
-    mine, theirs = (
-        np.stack([c[chosen] for c in _columns(measured).values()], axis=1) for measured in (a, b)
-    )
+    """Of some of the examples, in what both have: a run without vectors has no `mmr`."""
+    columns = _columns(a), _columns(b)
+    names = [name for name in columns[0] if name in columns[1]]
+    mine, theirs = (np.stack([c[name][chosen] for name in names], axis=1) for c in columns)
     found: Difference = paired_bootstrap(
         mine, theirs, a.users[chosen], resamples=RESAMPLES, level=LEVEL, seed=SEED
     )
     metrics = {}
-    for number, name in enumerate(_columns(a)):
+    for number, name in enumerate(names):
         means = float(found.a[number]), float(found.b[number])
         ends = [None if np.isnan(e[number]) else float(e[number]) for e in (found.low, found.high)]
         metrics[name] = {

@@ -20,6 +20,7 @@ from recjax.data.prepare import prepare
 from recjax.data.splits import Spans
 from recjax.data.store import Store, open_store
 from recjax.errors import InputError
+from recjax.training.ranks import Ranks
 from recjax.training.recommender import RecommenderRun, RunConfig
 from recjax.training.workdir import open_run, read_run_config
 from recjax.typing import Array, Params
@@ -29,6 +30,14 @@ def open_recommender(workdir: str | Path, **evaluation: Any) -> RecommenderRun:
     """The run of a workdir; `InputError` where it is another system's, which ranks nothing."""
     run = open_run(workdir, **evaluation)
     if not isinstance(run, RecommenderRun):
+        raise InputError(f"{workdir}: a run of another kind; expected a recommender's")
+    return run
+
+
+def open_ranks(workdir: str | Path, **evaluation: Any) -> Ranks:
+    """The run of a workdir, a recommender's or a reference's; `InputError` for others."""
+    run = open_run(workdir, **evaluation)
+    if not isinstance(run, Ranks):
         raise InputError(f"{workdir}: a run of another kind; expected a recommender's")
     return run
 

@@ -19,7 +19,7 @@ from recjax.errors import InputError, printable, shorten
 from recjax.evaluation.lists import Recommendations
 from recjax.list_files import as_records, check_out, list_file
 from recjax.training.metrics import progress_bar
-from recjax.training.recommender import RecommenderRun
+from recjax.training.ranks import Ranks
 from recjax.training.workdir import open_run
 
 SHOWN = 10  # lists of a table
@@ -71,7 +71,7 @@ def recommend(
     if out is not None:
         check_out(out, overwrite=overwrite)
     run = open_run(workdir)
-    if not isinstance(run, RecommenderRun):
+    if not isinstance(run, Ranks):
         return run.recommend()  # raises
     asked: list[Any] | None = None
     if users is not None:

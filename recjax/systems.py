@@ -12,6 +12,7 @@ from typing import Any
 # Each is a `recjax.training.system.System`.
 SYSTEMS = {
     "recommender": "recjax.training.recommender:SYSTEM",
+    "reference": "recjax.training.reference:SYSTEM",
     "language_model": "recjax.training.language_model:SYSTEM",
     "finetune": "recjax.training.finetune:SYSTEM",
     "interpreter": "recjax.interpreter.run:SYSTEM",

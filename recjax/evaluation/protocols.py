@@ -42,8 +42,8 @@ from recjax.typing import Array
 PROTOCOLS = ("full", "full_with_seen", "uni100")
 _NEGATIVES = 100
 
-# (params, batch) -> (h [B D] of each example's newest item, table [I D]).
-EncodeFn = Callable[[Any, dict[str, Array]], tuple[Array, Array]]
+# (params, batch) -> (h [B D] of each example's newest item, table [I D]), or (scores [B I], None).
+EncodeFn = Callable[[Any, dict[str, Array]], tuple[Array, Array | None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +103,7 @@ class Evaluator:
         sharding: how a batch is split over devices (`recjax.evaluation.shards`).
         packed: several histories a row.
         closing: id of a mask that follows every history; 0 = none.
+        vectors: `encode` gives vectors; of scores alone there is no marginal relevance.
     """
 
     config: EvaluationConfig
@@ -116,6 +117,7 @@ class Evaluator:
     sharding: NamedSharding | None = None
     packed: bool = True
     closing: int = 0
+    vectors: bool = True
 
     def __post_init__(self):
         if not len(self.examples):
@@ -126,7 +128,8 @@ class Evaluator:
         """The names that `run` gives."""
         out = []
         for protocol in self.config.protocols:
-            ranked, listed = ("hr", "recall", "ndcg", "mrr"), ("mmr", "coverage")
+            ranked = ("hr", "recall", "ndcg", "mrr")
+            listed = ("mmr", "coverage") if self.vectors else ("coverage",)
             kinds = ranked if protocol == "uni100" else ranked + listed
             names = [f"{kind}@{k}" for kind in kinds for k in self.config.cutoffs] + ["mrr"]
             out += [f"{self.name}/{protocol}/{name}" for name in names]
@@ -193,11 +196,17 @@ class Evaluator:
                     ),
                     self.sharding, (table,), h, batch["targets"], seen,
                 )  # fmt: skip
-                mmr = marginal_relevance(h, table, top, config.cutoffs, config.mmr_balance)
-                out[name] = {"ranks": ranks, "top": top, "mmr": mmr}
+                out[name] = {"ranks": ranks, "top": top}
+                if table is not None:
+                    out[name]["mmr"] = marginal_relevance(
+                        h, table, top, config.cutoffs, config.mmr_balance
+                    )
             if sampled:
                 candidates = jnp.concatenate([batch["targets"][:, None], batch["negatives"]], 1)
-                scores = jnp.einsum("BD,BCD->BC", h, table[candidates])
+                if table is None:
+                    scores = jnp.take_along_axis(h, candidates, axis=1)
+                else:
+                    scores = jnp.einsum("BD,BCD->BC", h, table[candidates])
                 out["uni100"] = {"ranks": ranks_of(scores, jnp.zeros(len(h), jnp.int32))}
             return out
 

@@ -60,7 +60,7 @@ def seen_pairs(items: np.ndarray, spans: Spans, parts: int = 1) -> np.ndarray:
 
 def _stream(
     h: Array,
-    table: Array,
+    table: Array | None,
     seen: tuple[Array, Array],
     k: int,
     chunk: int,
@@ -69,11 +69,11 @@ def _stream(
 ) -> tuple[Array, Array, Array | None]:
     """`(ids, scores, counts)`, the one pass over the catalogue that `rank_catalogue` and
     `top_items` make. `targets` [B] take part in any case, and are counted."""
-    batch, n_items = h.shape[0], table.shape[0]
+    batch, n_items = h.shape[0], h.shape[1] if table is None else table.shape[0]
     chunk = min(max(chunk, k), n_items)
     if targets is not None:
-        products = h * table[targets]
-        threshold = products.sum(-1) - _ROUNDING * jnp.abs(products).sum(-1)
+        own = h[jnp.arange(batch), targets][:, None] if table is None else h * table[targets]
+        threshold = own.sum(-1) - _ROUNDING * jnp.abs(own).sum(-1)
     rows = jnp.arange(batch)
     # Item 0 is seen by everybody.
     seen_rows = jnp.concatenate([rows, seen[0]])
@@ -84,7 +84,10 @@ def _stream(
         # The last chunk is moved back inside the table; what was scored before does not count.
         start = jnp.minimum(index * chunk, n_items - chunk)
         first = index * chunk
-        scores = jnp.einsum("BD,CD->BC", h, jax.lax.dynamic_slice_in_dim(table, start, chunk))
+        if table is None:
+            scores = jax.lax.dynamic_slice_in_dim(h, start, chunk, axis=1)
+        else:
+            scores = jnp.einsum("BD,CD->BC", h, jax.lax.dynamic_slice_in_dim(table, start, chunk))
         ids = start + jnp.arange(chunk)
         inside = (seen_items >= first) & (seen_items < start + chunk)
         column = jnp.where(inside, seen_items - start, chunk)  # a scatter drops column `chunk`
@@ -118,7 +121,7 @@ def _stream(
 
 def rank_catalogue(
     h: Array,
-    table: Array,
+    table: Array | None,
     targets: Array,
     seen: tuple[Array, Array],
     k: int,
@@ -133,7 +136,7 @@ def rank_catalogue(
 
     Args:
         h: [B D].
-        table: [I D].
+        table: [I D]; None = `h` are the scores [B I].
         targets: [B] item ids.
         seen: (rows [P], items [P]), pairs of an example and an item that takes no part in its
             ranking; its target does in any case. Pairs with item 0 change nothing.
@@ -147,12 +150,12 @@ def rank_catalogue(
     top, _, count = _stream(h, table, seen, k, chunk, targets=targets)
     assert count is not None
     # Where the target's score is no number, all that was masked has counted too.
-    return jnp.minimum(count, table.shape[0] - 1), top
+    return jnp.minimum(count, (h.shape[1] if table is None else table.shape[0]) - 1), top
 
 
 def top_items(
     h: Array,
-    table: Array,
+    table: Array | None,
     seen: tuple[Array, Array],
     k: int,
     chunk: int = 16384,
@@ -162,7 +165,7 @@ def top_items(
 
     Args:
         h: [B D].
-        table: [I D].
+        table: [I D]; None = `h` are the scores [B I].
         seen: (rows [P], items [P]), pairs that take no part; see `rank_catalogue`.
         k: length of the lists.
         chunk: items scored at a time.

@@ -8,51 +8,32 @@ metrics = run.evaluator("test").run(params)
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
 from recjax.config import build, nearest, to_plain
-from recjax.data import splits
 from recjax.data.pipeline import TrainBatches
 from recjax.data.prepare import DataConfig, read_options
-from recjax.data.requests import read_request
 from recjax.data.store import Store
 from recjax.errors import InputError
-from recjax.evaluation.lists import Recommendations, TopLists
-from recjax.evaluation.protocols import EvaluationConfig, Evaluator
+from recjax.evaluation.protocols import EvaluationConfig
 from recjax.models.definition import fingerprint
 from recjax.models.recommender import FEATURE_AXES, FEATURES, make_recommender, read_config
-from recjax.ranges import Checked, Count, FieldError, Range, Seed
+from recjax.ranges import Checked, Count, Seed
 from recjax.training import parallel
 from recjax.training.freezing import FULL, Rules, split_params
 from recjax.training.loop import TrainConfig
 from recjax.training.objectives import Objective, ObjectiveConfig
 from recjax.training.optim import OptimConfig
+from recjax.training.ranks import Ranks, SplitConfig
 from recjax.training.run import Run
 from recjax.training.system import System
 from recjax.typing import Array, Params
-
-
-@dataclasses.dataclass(frozen=True)
-class SplitConfig(Checked):
-    """Section `split`."""
-
-    name: Literal["leave_one_out", "chronological_sequences", "chronological_time"] = (
-        "leave_one_out"
-    )
-    # Of the chronological splits.
-    ratios: tuple[Annotated[int, Range(0, 1_000_000)], ...] = (8, 1, 1)
-    by: Literal["end", "start", "user"] = "end"  # how chronological_sequences sorts
-
-    def __post_init__(self):
-        super().__post_init__()
-        if len(self.ratios) != 3 or not self.ratios[0]:
-            raise FieldError("ratios", f"expected (train, validation, test), got {self.ratios}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,17 +80,7 @@ def complete(section: Any) -> dict[str, Any]:
     return plain
 
 
-def make_split(store: Store, config: SplitConfig) -> splits.Split:
-    """The split that a config names."""
-    if config.name == "leave_one_out":
-        return splits.leave_one_out(store.offsets)
-    given = store.offsets, store.timestamps, config.ratios
-    if config.name == "chronological_sequences":
-        return splits.chronological_sequences(*given, config.by)
-    return splits.chronological_time(*given)
-
-
-class RecommenderRun(Run):
+class RecommenderRun(Ranks, Run):
     """Everything that a run of a recommender consists of, built from its config.
 
     Args:
@@ -146,8 +117,8 @@ class RecommenderRun(Run):
         self._arrays, self.rules = dict(arrays or {}), rules
         self._check_arrays()
         self.masked = self._module.Recommender.masked
-        self.window = model_config.max_length
-        self._kept: tuple[int, Params] | None = None  # a checkpoint that was recommended with
+        self.window, self.packed = model_config.max_length, config.train.packed
+        self.closing = store.n_items if self.masked else 0
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """See `Trainable`."""
@@ -190,11 +161,6 @@ class RecommenderRun(Run):
         """The same run of another seed, without its folder."""
         config = dataclasses.replace(self.config, seed=seed)
         return RecommenderRun(config, self.store, arrays=self._arrays, rules=self.rules)
-
-    @functools.cached_property
-    def split(self) -> splits.Split:
-        """Training runs, validation and test examples."""
-        return make_split(self.store, self.config.split)
 
     @functools.cached_property
     def batches(self) -> TrainBatches:
@@ -283,86 +249,6 @@ class RecommenderRun(Run):
     def place(self, step: int, count: int) -> dict[str, Array]:
         """Training batches step .. step + count - 1 on the devices."""
         return parallel.shard_batch(self.batches(step, count), self.mesh, axis=1)
-
-    def evaluator(self, name: Literal["validation", "test"]) -> Evaluator:
-        """Evaluates on one part of the split."""
-        return Evaluator(
-            self.config.evaluation,
-            name,
-            self.store.items,
-            self.store.offsets,
-            getattr(self.split, name),
-            self.store.n_items,
-            self.window,
-            self.encode,
-            sharding=parallel.batch_sharding(self.mesh),
-            packed=self.config.train.packed,
-            closing=self.store.n_items if self.masked else 0,
-        )
-
-    @functools.cached_property
-    def lists(self) -> TopLists:
-        """What makes top lists; `recommend` is its usual door."""
-        config = self.config.evaluation
-        return TopLists(
-            self.store.n_items,
-            self.window,
-            self.encode,
-            config.batch_size,
-            config.item_chunk,
-            sharding=parallel.batch_sharding(self.mesh),
-            packed=self.config.train.packed,
-            closing=self.store.n_items if self.masked else 0,
-        )
-
-    def recommend(
-        self,
-        asked: Iterable[Any] | None = None,
-        k: int = 10,
-        *,
-        filter_seen: bool = True,
-        among: Iterable[Any] | None = None,
-        step: int | None = None,
-        params: Params | None = None,
-    ) -> Recommendations:
-        """The k best items for users or histories, as the evaluator ranks them.
-
-        >>> import recjax
-        >>> run = recjax.open_run("runs/sample")
-        >>> history = [run.store.catalog[8]["key"], run.store.catalog[2]["key"]]  # of anybody
-        >>> recommended = run.recommend([history], k=3)
-        >>> recommended.scores.shape, len(recommended.keys[0]), len(recommended.titles[0])
-        ((1, 3), 3, 3)
-        >>> run.recommend(run.store.user_keys[:2], k=5).ids.shape  # users of the data
-        (2, 5)
-
-        Args:
-            asked: user keys, or histories: lists of item keys, the newest last, of anybody; keys
-                are those of the raw data. None = all users of the data. For a user all items in
-                the data are the history, those held out for validation and test too. A history
-                longer than the model's window counts with its newest items.
-            k: length of the lists; they are shorter where fewer items take part.
-            filter_seen: leave out the items of each whole history.
-            among: item keys; no other item is recommended.
-            step: checkpoint; None = the best one.
-            params: in place of a checkpoint's.
-
-        Raises:
-            InputError: users or items that the data do not have (all of them in one error), an
-                empty history, k below 1, no checkpoint, scores that are no numbers.
-        """
-        request = read_request(self.store, asked, among)
-        if params is None:
-            params = self._restored(self.best_step() if step is None else step)
-        parts = list(self.lists.stream(params, request, k, filter_seen=filter_seen))
-        ids, scores = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return Recommendations(ids, scores, self.store.catalog, request.users)
-
-    def _restored(self, step: int) -> Params:
-        """The parameters of a checkpoint, kept for the next call."""
-        if self._kept is None or self._kept[0] != step:
-            self._kept = (step, self.restore(step))
-        return self._kept[1]
 
     def describe(self) -> str:
         """One line: model, parameters, data, devices."""

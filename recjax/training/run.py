@@ -1,13 +1,11 @@
 """What all runs share: a workdir, checkpoints, training that resumes, the test at the end."""
 
-import abc
 import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 
@@ -15,10 +13,10 @@ from recjax.config import nearest, to_plain
 from recjax.errors import InputError
 from recjax.memory import check_memory, host_bytes
 from recjax.signals import Stop, Stopped, stopping
-from recjax.training import parallel
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.claim import Claim
 from recjax.training.criteria import Progress
+from recjax.training.kept import Kept
 from recjax.training.loop import TrainConfig, fit, leave
 from recjax.training.metrics import MetricWriter, NoWriter
 from recjax.training.optim import OptimConfig
@@ -28,25 +26,7 @@ from recjax.training.trainable import Trainable
 from recjax.typing import Params
 
 
-class Evaluation(Protocol):
-    """Measures one part of the split."""
-
-    @property
-    def examples(self) -> Any:
-        """The examples; `len` counts them."""
-
-    @property
-    def metric_names(self) -> list[str]:
-        """Names of the metrics that `run` returns."""
-
-    def check(self) -> None:
-        """Raises `InputError` where nothing can be measured."""
-
-    def run(self, params: Any, progress: Callable[[int], Any] = ...) -> dict[str, float]:
-        """Metrics by name; `progress` gets the number of examples done."""
-
-
-class Run(Trainable):
+class Run(Kept, Trainable):
     """A run in its workdir; a system says what is trained and how it is measured.
 
     Args:
@@ -60,15 +40,12 @@ class Run(Trainable):
     """
 
     unit = "sequences"  # what a step takes
-    config: Any
-    store: Any
+
     _train: TrainConfig
 
     def __init__(self, config: Any, store: Any, workdir: Path | None = None):
-        self.config, self.store, self.workdir = config, store, workdir
         self._train = config.train
-        self.mesh = parallel.make_mesh(self._train.mesh)
-        self.claim: Claim | None = None  # while it trains; `start_run` makes it
+        super().__init__(config, store, workdir, self._train.mesh)
 
     @property
     def seed(self) -> int:
@@ -79,24 +56,6 @@ class Run(Trainable):
     def optim(self) -> OptimConfig:
         """See `Trainable`."""
         return self.config.optim
-
-    @property
-    @abc.abstractmethod
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to: the model and the data."""
-
-    @abc.abstractmethod
-    def evaluator(self, name: Any) -> Evaluation:
-        """Measures on one part of the split, "validation" or "test"."""
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """What can be measured; the last one is, of the best parameters at the end."""
-        return ("validation", "test")
-
-    @abc.abstractmethod
-    def describe(self) -> str:
-        """One line: model, parameters, data, devices."""
 
     def check(self) -> None:
         """Finds out what training would find out only later; `start_run` calls it first.
@@ -153,27 +112,6 @@ class Run(Trainable):
             limit = None if host is None else host // jax.local_device_count()
         check_memory(self.needed_bytes(), limit)
 
-    def recommend(self, *asked: Any, **options: Any) -> Any:
-        """Lists of items, of a recommender's run (`RecommenderRun.recommend`).
-
-        Raises:
-            InputError: a run of another kind.
-        """
-        del asked, options
-        raise InputError(
-            f"{self.workdir}: a run of another kind; expected a recommender's, which `recjax train`"
-            " makes of a config with a `model`"
-        )
-
-    def finish(self, params: Params) -> dict[str, Any]:
-        """What a system does with the best parameters, after the test; returns more results.
-
-        Args:
-            params: all of the model, the frozen ones too.
-        """
-        del params
-        return {}
-
     def part(self, step: int) -> str | None:
         """Which part of the training a step belongs to, where steps differ in what they ask."""
         del step
@@ -186,37 +124,6 @@ class Run(Trainable):
             f"training ended before its goals held, at its cap of {self._train.epochs:g} epochs: "
             f"{goals}. Raise config.train.epochs and rerun the command to go on"
         )
-
-    @functools.cached_property
-    def checkpoints(self) -> Checkpoints:
-        """The workdir's checkpoints, for reading."""
-        assert self.workdir is not None
-        return Checkpoints(self.workdir / "checkpoints", read_only=True)
-
-    def latest_step(self) -> int:
-        """The newest complete checkpoint; `InputError` where there is none."""
-        folder = None if self.workdir is None else self.workdir / "checkpoints"
-        step = self.checkpoints.latest() if folder is not None and folder.is_dir() else None
-        if step is None:
-            raise InputError(f"{folder}: no complete checkpoint; run `recjax train` first")
-        return step
-
-    def best_step(self) -> int:
-        """The step of the best validation; the newest one where there was none."""
-        latest = self.latest_step()
-        best = Progress(**self._meta(self.checkpoints, latest)["progress"]).best_step
-        # It went when a better one came, which is damaged.
-        return latest if best is None or best not in self.checkpoints.steps() else best
-
-    def _meta(self, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
-        meta = checkpoints.meta(step)
-        for key, expected in self.identity.items():
-            if meta.get(key) != expected:
-                raise InputError(
-                    f"{checkpoints.folder / str(step)}: a checkpoint of another {key} "
-                    f"({_contrast(meta.get(key), expected)})"
-                )
-        return meta
 
     def restore(self, step: int) -> Params:
         """All parameters of the model: those of a checkpoint, and the frozen ones."""
@@ -327,22 +234,3 @@ class Run(Trainable):
         if best is not None and not checkpoints.whole(best):
             progress.best_step, progress.best_value = None, -math.inf
         return self._state(checkpoints, latest), progress
-
-    def _take_place(self, claim: Claim, checkpoints: Checkpoints) -> None:
-        """After a checkpoint: the run that this one replaces goes."""
-        if not claim.pending:
-            return
-        if not checkpoints.wait():
-            return
-        with checkpoints.moving(claim.workdir / "checkpoints"):
-            claim.stands()
-        self.workdir = claim.workdir
-
-
-def _contrast(found: Any, expected: Any) -> str:
-    """What differs, in a few words."""
-    if isinstance(found, dict) and isinstance(expected, dict):
-        keys = [k for k in {**expected, **found} if found.get(k) != expected.get(k)]
-        keys = ["name"] if "name" in keys else keys
-        return "; ".join(f"{k} {found.get(k)}, expected {expected.get(k)}" for k in keys)
-    return f"{str(found)[:12]}, expected {str(expected)[:12]}"

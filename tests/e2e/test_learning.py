@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from recjax.config import build
-from recjax.training.recommender import RecommenderRun, RunConfig, make_split
+from recjax.training.ranks import make_split
+from recjax.training.recommender import RecommenderRun, RunConfig
 
 
 def make_run(store, model, objective, rate=5e-3, **train):

@@ -1,0 +1,152 @@
+"""A run as a folder: its config, data and checkpoints, and how it is measured."""
+
+import abc
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from recjax.errors import InputError
+from recjax.training import parallel
+from recjax.training.checkpoint import Checkpoints
+from recjax.training.claim import Claim
+from recjax.training.criteria import Progress
+from recjax.typing import Params
+
+
+class Evaluation(Protocol):
+    """Measures one part of the split."""
+
+    @property
+    def examples(self) -> Any:
+        """The examples; `len` counts them."""
+
+    @property
+    def metric_names(self) -> list[str]:
+        """Names of the metrics that `run` returns."""
+
+    def check(self) -> None:
+        """Raises `InputError` where nothing can be measured."""
+
+    def run(self, params: Any, progress: Callable[[int], Any] = ...) -> dict[str, float]:
+        """Metrics by name; `progress` gets the number of examples done."""
+
+
+class Kept(abc.ABC):
+    """A run in its workdir; a system says what its parameters are and how it is measured.
+
+    Args:
+        config: the run's.
+        store: the data, with a `manifest` and a `fingerprint`.
+        workdir: the run's folder, or None for a run that keeps nothing.
+        mesh: sizes of the axes `data`, `fsdp`, `tensor`.
+
+    Attributes:
+        config, store, workdir: see above.
+        mesh: the devices.
+    """
+
+    config: Any
+    store: Any
+
+    def __init__(self, config: Any, store: Any, workdir: Path | None, mesh: tuple[int, int, int]):
+        self.config, self.store, self.workdir = config, store, workdir
+        self.mesh = parallel.make_mesh(mesh)
+        self.claim: Claim | None = None  # while it trains; `start_run` makes it
+
+    @abc.abstractmethod
+    def train(self) -> dict[str, Any]:
+        """Trains, or resumes, or notices that all is done; then tests the best checkpoint."""
+
+    @abc.abstractmethod
+    def restore(self, step: int) -> Params:
+        """All parameters of the model, of a checkpoint."""
+
+    @property
+    @abc.abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint belongs to: the model and the data."""
+
+    @abc.abstractmethod
+    def evaluator(self, name: Any) -> Evaluation:
+        """Measures on one part of the split, "validation" or "test"."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What can be measured; the last one is, of the best parameters at the end."""
+        return ("validation", "test")
+
+    @abc.abstractmethod
+    def describe(self) -> str:
+        """One line: model, parameters, data, devices."""
+
+    def recommend(self, *asked: Any, **options: Any) -> Any:
+        """Lists of items, of a recommender's run (`RecommenderRun.recommend`).
+
+        Raises:
+            InputError: a run of another kind.
+        """
+        del asked, options
+        raise InputError(
+            f"{self.workdir}: a run of another kind; expected a recommender's, which `recjax train`"
+            " makes of a config with a `model`"
+        )
+
+    def finish(self, params: Params) -> dict[str, Any]:
+        """What a system does with the best parameters, after the test; returns more results.
+
+        Args:
+            params: all of the model, the frozen ones too.
+        """
+        del params
+        return {}
+
+    @functools.cached_property
+    def checkpoints(self) -> Checkpoints:
+        """The workdir's checkpoints, for reading."""
+        assert self.workdir is not None
+        return Checkpoints(self.workdir / "checkpoints", read_only=True)
+
+    def latest_step(self) -> int:
+        """The newest complete checkpoint; `InputError` where there is none."""
+        folder = None if self.workdir is None else self.workdir / "checkpoints"
+        step = self.checkpoints.latest() if folder is not None and folder.is_dir() else None
+        if step is None:
+            raise InputError(f"{folder}: no complete checkpoint; run `recjax train` first")
+        return step
+
+    def best_step(self) -> int:
+        """The step of the best validation; the newest one where there was none."""
+        latest = self.latest_step()
+        best = Progress(**self._meta(self.checkpoints, latest)["progress"]).best_step
+        # It went when a better one came, which is damaged.
+        return latest if best is None or best not in self.checkpoints.steps() else best
+
+    def _meta(self, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
+        meta = checkpoints.meta(step)
+        for key, expected in self.identity.items():
+            if meta.get(key) != expected:
+                raise InputError(
+                    f"{checkpoints.folder / str(step)}: a checkpoint of another {key} "
+                    f"({_contrast(meta.get(key), expected)})"
+                )
+        return meta
+
+    def _take_place(self, claim: Claim, checkpoints: Checkpoints) -> None:
+        """After a checkpoint: the run that this one replaces goes."""
+        if not claim.pending:
+            return
+        if not checkpoints.wait():
+            return
+        with checkpoints.moving(claim.workdir / "checkpoints"):
+            claim.stands()
+        self.workdir = claim.workdir
+
+
+def _contrast(found: Any, expected: Any) -> str:
+    """What differs, in a few words."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        keys = [k for k in {**expected, **found} if found.get(k) != expected.get(k)]
+        keys = ["name"] if "name" in keys else keys
+        return "; ".join(f"{k} {found.get(k)}, expected {expected.get(k)}" for k in keys)
+    return f"{str(found)[:12]}, expected {str(expected)[:12]}"

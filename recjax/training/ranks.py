@@ -1,0 +1,155 @@
+"""What runs share whose models rank a catalogue: the split, the evaluator, lists of items."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+import numpy as np
+
+from recjax.data import splits
+from recjax.data.requests import read_request
+from recjax.data.store import Store
+from recjax.evaluation.lists import Recommendations, TopLists
+from recjax.evaluation.protocols import Evaluator
+from recjax.ranges import Checked, FieldError, Range
+from recjax.training import parallel
+from recjax.training.kept import Kept
+from recjax.typing import Array, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitConfig(Checked):
+    """Section `split`."""
+
+    name: Literal["leave_one_out", "chronological_sequences", "chronological_time"] = (
+        "leave_one_out"
+    )
+    # Of the chronological splits.
+    ratios: tuple[Annotated[int, Range(0, 1_000_000)], ...] = (8, 1, 1)
+    by: Literal["end", "start", "user"] = "end"  # how chronological_sequences sorts
+
+    def __post_init__(self):
+        super().__post_init__()
+        if len(self.ratios) != 3 or not self.ratios[0]:
+            raise FieldError("ratios", f"expected (train, validation, test), got {self.ratios}")
+
+
+def make_split(store: Store, config: SplitConfig) -> splits.Split:
+    """The split that a config names."""
+    if config.name == "leave_one_out":
+        return splits.leave_one_out(store.offsets)
+    given = store.offsets, store.timestamps, config.ratios
+    if config.name == "chronological_sequences":
+        return splits.chronological_sequences(*given, config.by)
+    return splits.chronological_time(*given)
+
+
+class Ranks(Kept):
+    """A run that ranks the catalogue for histories.
+
+    Attributes:
+        config: has the sections `split` and `evaluation`.
+        window: L, the items that the model reads of a history.
+        packed: several histories a row.
+        closing: id of a mask that follows every history; 0 = none.
+        vectors: `encode` gives vectors and a table, not scores.
+    """
+
+    store: Store
+    window: int
+    packed: bool = True
+    closing: int = 0
+    vectors: bool = True
+    _kept: tuple[int, Params] | None = None  # a checkpoint that was recommended with
+
+    def encode(self, params: Params, batch: dict[str, Array]) -> tuple[Array, Array | None]:
+        """`(vectors [B D], table [I D])` whose inner products rank each example's next item, or
+        `(scores [B I], None)`."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def split(self) -> splits.Split:
+        """Training runs, validation and test examples."""
+        return make_split(self.store, self.config.split)
+
+    def evaluator(self, name: Literal["validation", "test"]) -> Evaluator:
+        """Evaluates on one part of the split."""
+        return Evaluator(
+            self.config.evaluation,
+            name,
+            self.store.items,
+            self.store.offsets,
+            getattr(self.split, name),
+            self.store.n_items,
+            self.window,
+            self.encode,
+            sharding=parallel.batch_sharding(self.mesh),
+            packed=self.packed,
+            closing=self.closing,
+            vectors=self.vectors,
+        )
+
+    @functools.cached_property
+    def lists(self) -> TopLists:
+        """What makes top lists; `recommend` is its usual door."""
+        config = self.config.evaluation
+        return TopLists(
+            self.store.n_items,
+            self.window,
+            self.encode,
+            config.batch_size,
+            config.item_chunk,
+            sharding=parallel.batch_sharding(self.mesh),
+            packed=self.packed,
+            closing=self.closing,
+        )
+
+    def recommend(
+        self,
+        asked: Iterable[Any] | None = None,
+        k: int = 10,
+        *,
+        filter_seen: bool = True,
+        among: Iterable[Any] | None = None,
+        step: int | None = None,
+        params: Params | None = None,
+    ) -> Recommendations:
+        """The k best items for users or histories, as the evaluator ranks them.
+
+        >>> import recjax
+        >>> run = recjax.open_run("runs/sample")
+        >>> history = [run.store.catalog[8]["key"], run.store.catalog[2]["key"]]  # of anybody
+        >>> recommended = run.recommend([history], k=3)
+        >>> recommended.scores.shape, len(recommended.keys[0]), len(recommended.titles[0])
+        ((1, 3), 3, 3)
+        >>> run.recommend(run.store.user_keys[:2], k=5).ids.shape  # users of the data
+        (2, 5)
+
+        Args:
+            asked: user keys, or histories: lists of item keys, the newest last, of anybody; keys
+                are those of the raw data. None = all users of the data. For a user all items in
+                the data are the history, those held out for validation and test too. A history
+                longer than the model's window counts with its newest items.
+            k: length of the lists; they are shorter where fewer items take part.
+            filter_seen: leave out the items of each whole history.
+            among: item keys; no other item is recommended.
+            step: checkpoint; None = the best one.
+            params: in place of a checkpoint's.
+
+        Raises:
+            InputError: users or items that the data do not have (all of them in one error), an
+                empty history, k below 1, no checkpoint, scores that are no numbers.
+        """
+        request = read_request(self.store, asked, among)
+        if params is None:
+            params = self._restored(self.best_step() if step is None else step)
+        parts = list(self.lists.stream(params, request, k, filter_seen=filter_seen))
+        ids, scores = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return Recommendations(ids, scores, self.store.catalog, request.users)
+
+    def _restored(self, step: int) -> Params:
+        """The parameters of a checkpoint, kept for the next call."""
+        if self._kept is None or self._kept[0] != step:
+            self._kept = (step, self.restore(step))
+        return self._kept[1]
