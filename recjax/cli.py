@@ -244,14 +244,16 @@ def _plan(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[st
     run = None if args.config is None else _load(args, overrides)
     if overrides and run is None:
         raise InputError("--config.KEY=VALUE needs --config FILE")
-    told = {} if run is None else planned(run, args.mesh)
+    if run is None:
+        told = {"config": find_config(args.preset, args.source, remat=args.remat)}
+    else:
+        told = planned(run, args.mesh, remat=args.remat)
     names = ("batch", "length", "train", "dtype", "rank")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    if told and "rank" in given:
+    if "lora" in told and "rank" in given:
         raise InputError("--rank: expected --config.lora.rank=N")
     usual = {"batch": 8, "length": 512, "train": "lora", "dtype": "bfloat16"}
-    config = find_config(args.preset, args.source, run, remat=args.remat)
-    plan = make_plan(config, mesh=args.mesh, **{**usual, **told, **given})
+    plan = make_plan(mesh=args.mesh, **{**usual, **told, **given})
     _say(plan.table())
     return plan.as_dict()
 

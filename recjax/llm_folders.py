@@ -5,6 +5,7 @@ from pathlib import Path
 from recjax.errors import InputError
 from recjax.json_files import read_object
 
+_ADAPTING = ("finetune", "recsysllm")  # systems whose runs may end as an adapter on `config.llm`
 _ENDS = 1000  # ids that end a text, at most
 
 
@@ -22,7 +23,7 @@ def find_model(folder: Path) -> tuple[Path, Path | None]:
     if (folder / "hf").is_dir():
         return folder / "hf", None
     llm = config.get("llm")
-    if config.get("system") == "finetune" and (folder / "adapter").is_dir():
+    if config.get("system") in _ADAPTING and (folder / "adapter").is_dir():
         if not isinstance(llm, str):
             raise InputError(f"{file}: 'config.llm' is no text; expected the base model's folder")
         return Path(llm), folder / "adapter"

@@ -16,6 +16,7 @@ SYSTEMS = {
     "language_model": "recjax.training.language_model:SYSTEM",
     "finetune": "recjax.training.finetune:SYSTEM",
     "interpreter": "recjax.interpreter.run:SYSTEM",
+    "recsysllm": "recjax.recsysllm.run:SYSTEM",
 }
 # Each is a `Command`; its module imports nothing heavy before the command runs.
 COMMANDS = {

@@ -44,18 +44,18 @@ class DataConfig(Checked):
     skip_bad_rows: Count = 0  # malformed rows tolerated (and counted) before it is an error
 
 
-def resolve(path: str) -> Path:
-    """The raw data's path: as given, else under `RECJAX_DATA`."""
+def resolve(path: str, key: str = "config.data.path") -> Path:
+    """The path of raw data, which a config's key names: as given, else under `RECJAX_DATA`."""
     given = Path(path).expanduser()
     if given.is_absolute() or given.exists():
         if not given.exists():
-            raise InputError(f"config.data.path: no file or folder {given}")
+            raise InputError(f"{key}: no file or folder {given}")
         return given
     root = os.environ.get("RECJAX_DATA")
     if root and (Path(root) / given).exists():
         return Path(root) / given
     where = f"nor {Path(root) / given}" if root else "and RECJAX_DATA is not set"
-    raise InputError(f"config.data.path: no file or folder {given} {where}")
+    raise InputError(f"{key}: no file or folder {given} {where}")
 
 
 def _origin(files: list[Path]) -> list[dict[str, Any]]:

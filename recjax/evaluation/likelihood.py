@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from recjax.typing import Array
 
 # Measures that each prompt has, and which of several is the worst.
 WORST: dict[str, Callable[..., float]] = {"loss": max, "exact": min}
-_MEASURES = ("loss", "perplexity", "accuracy", "exact")
+MEASURES = ("loss", "perplexity", "accuracy", "exact")
 _CHUNK = 512  # places whose logits are held at a time
 
 # `(params, batch) -> (negative log-likelihood [M], whether the likeliest token was right [M])` of
@@ -90,6 +90,7 @@ class Scored(abc.ABC, Generic[M]):
     length: int
     predict: PredictFn
     sharding: NamedSharding | None
+    learned: ClassVar[str] = "labels"  # the field that says what is learned where
 
     @property
     @abc.abstractmethod
@@ -108,7 +109,7 @@ class Scored(abc.ABC, Generic[M]):
             self.examples, self.encoded, self.length, self.config.batch_size, shards
         )
         places = [
-            [np.flatnonzero(part != NO_LABEL) for part in np.split(batch["labels"], shards)]
+            [np.flatnonzero(part != NO_LABEL) for part in np.split(batch[self.learned], shards)]
             for batch in batches
         ]
         most = -(-max(len(place) for parts in places for place in parts) // _CHUNK) * _CHUNK
@@ -203,7 +204,7 @@ class LikelihoodEvaluator(Scored[Document]):
     @property
     def metric_names(self) -> list[str]:
         """The names that `run` gives."""
-        names = [f"{self.name}/{kind}/{m}" for kind in ("text", *self.kinds) for m in _MEASURES]
+        names = [f"{self.name}/{kind}/{m}" for kind in ("text", *self.kinds) for m in MEASURES]
         for kind in self.kinds:
             forms = [f"prompt{k}" for k in range(self.documents.forms(kind))]
             for form in (*forms, "worst") if forms else ():
@@ -252,7 +253,7 @@ class LikelihoodEvaluator(Scored[Document]):
         by_prompt: dict[str, float] = {}
         for name in ("text", *self.kinds):
             mine = np.ones(len(kind_of), bool) if name == "text" else kind_of == number[name]
-            measured = _measures(loss[mine], right[mine], tokens[mine])
+            measured = measures(loss[mine], right[mine], tokens[mine])
             out |= {f"{self.name}/{name}/{key}": value for key, value in measured.items()}
             if name == "text" or not self.documents.forms(name):
                 continue
@@ -269,12 +270,12 @@ class LikelihoodEvaluator(Scored[Document]):
         return out | by_prompt
 
 
-def _measures(loss: np.ndarray, right: np.ndarray, tokens: np.ndarray) -> dict[str, float]:
-    """`_MEASURES` of examples' scores."""
+def measures(loss: np.ndarray, right: np.ndarray, tokens: np.ndarray) -> dict[str, float]:
+    """`MEASURES` of examples' scores: loss, likeliest tokens and tokens [n] of each."""
     mean = float(loss.sum() / tokens.sum())
     exact = (right == tokens) & (tokens > 0)
     values = (mean, math.exp(min(mean, 700.0)), right.sum() / tokens.sum(), exact.mean())
-    return dict(zip(_MEASURES, map(float, values), strict=True))
+    return dict(zip(MEASURES, map(float, values), strict=True))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -311,7 +312,7 @@ class PairEvaluator(Scored[Row]):
     @property
     def metric_names(self) -> list[str]:
         """The names that `run` gives."""
-        return [f"{self.name}/answers/{measure}" for measure in _MEASURES]
+        return [f"{self.name}/answers/{measure}" for measure in MEASURES]
 
     def check(self) -> None:
         """Nothing is left to find out: every pair has an answer, and fits."""
@@ -323,5 +324,5 @@ class PairEvaluator(Scored[Row]):
             params: of the model.
             progress: called with the number of pairs done.
         """
-        measured = _measures(*self.scores(params, progress))
+        measured = measures(*self.scores(params, progress))
         return {f"{self.name}/answers/{key}": value for key, value in measured.items()}

@@ -12,7 +12,7 @@ own. A prompt with [gMASK] is filled there, even behind a [MASK]. Facts: `third_
 
 import dataclasses
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,11 @@ class Config(glm.TwoRowConfig):
             raise FieldError("head_dim", f"{self.head_dim}: expected a multiple of 4")
         if len(self.blank_ids) > 2:
             raise FieldError("blank_ids", f"{self.blank_ids}: expected [gMASK] and [MASK]")
+
+    def with_ids(self, start: int, mask: int, document: int, sentence: int) -> Self:
+        """See `TwoRowConfig`."""
+        del sentence
+        return dataclasses.replace(self, start_id=start, blank_ids=(document, mask))
 
 
 def _sizes(vocab: int, first: int) -> Config:

@@ -18,7 +18,7 @@ original keeps hidden states and maps them again.
 
 import dataclasses
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,11 @@ class TwoRowConfig(LanguageConfig):
             raise FieldError("kv_heads", f"{self.kv_heads}: expected heads, {self.heads}")
         if self.heads * self.head_dim != self.dim:
             raise FieldError("head_dim", f"{self.head_dim}: expected dim / heads")
+
+    def with_ids(self, start: int, mask: int, document: int, sentence: int) -> Self:
+        """These sizes with a vocabulary's <sop>, [MASK], [gMASK] and [sMASK]."""
+        blanks = tuple(dict.fromkeys((mask, document, sentence)))
+        return dataclasses.replace(self, start_id=start, blank_ids=blanks)
 
 
 @dataclasses.dataclass(frozen=True)

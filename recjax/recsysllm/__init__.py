@@ -1,4 +1,5 @@
 """RecSysLLM: recommendation as blank infilling, on GLM (2308.10837).
 
-`dynamic` runs inside a jitted loop; all else is NumPy alone, no JAX.
+`run` is the system; `sources` gives its texts, `spans` and `blanks` make batches of them (NumPy
+alone), `measure` fills held-out blanks. `dynamic` runs inside a jitted loop.
 """

@@ -203,21 +203,33 @@ class BlankBatches(TokenBatches[D]):
             raise ValueError("texts with soft tokens have no blanks")
         texts = ["".join(text or "" for text, _ in document.pieces) for document in found]
         cls, eos = self.marks.cls, self.marks.eos
-        rows = [[cls, *ids, eos][:most] for ids in self.tokenizer.encode_batch(texts)]
+        begin = [] if cls < 0 else [cls]
+        rows = [[*begin, *ids, eos][:most] for ids in self.tokenizer.encode_batch(texts)]
         tokens = np.fromiter(itertools.chain.from_iterable(rows), np.int32)
         labels = np.where(tokens == cls, NO_LABEL, tokens)
         lengths = np.array([len(row) for row in rows], np.int64)
         return Encoded(tokens, labels, np.zeros_like(tokens), lengths, [])
 
-    def _encoded(self, step: int, process: int) -> Encoded:
-        first = step * self.per_step + process * self._share
+    def blanked(self, documents: Sequence[D], places: np.ndarray, seed: int) -> Blanked:
+        """Documents with blanks drawn.
+
+        Args:
+            documents: any.
+            places: [B] of each in its stream.
+            seed: of the blanks.
+        """
         return blank(
-            super()._encoded(step, process),
+            self.encoded(documents),
             self.config,
             self.marks,
-            seed=self.seed,
-            places=np.arange(first, first + self._share),
+            seed=seed,
+            places=places,
             ends=self.ends,
             length=self.length,
             pool=self.pool,
         )
+
+    def _encoded(self, step: int, process: int) -> Encoded:
+        first = step * self.per_step + process * self._share
+        places = range(first, first + self._share)
+        return self.blanked([self.documents(p) for p in places], np.array(places), self.seed)

@@ -1,9 +1,12 @@
 """Which parts of a text are blanked: GLM's command tokens, and its three ways to draw spans."""
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
+from recjax.config import nearest
 from recjax.errors import InputError
 from recjax.ranges import Amount, Checked, FieldError, Positive, Share
 from recjax.text.tokenizers import Tokenizer
@@ -17,7 +20,7 @@ class Marks:
     """Ids of the command tokens.
 
     Attributes:
-        cls: `[CLS]`, first in a text.
+        cls: `[CLS]`, first in a text; -1 where texts begin with none (ChatGLM).
         eos: last in a text.
         sop, eop: `<|startofpiece|>` and `<|endofpiece|>`.
         mask, sentence, document: `[MASK]`, `[sMASK]`, `[gMASK]`; all `[MASK]` in small GLMs.
@@ -34,31 +37,60 @@ class Marks:
     block: int = -1
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer) -> "Marks":
-        """Those of a tokenizer of GLM.
+    def of(
+        cls, tokenizer: Tokenizer, names: Mapping[str, str] = MappingProxyType({}), where: str = ""
+    ) -> "Marks":
+        """Those of a tokenizer of GLM or ChatGLM.
+
+        Args:
+            tokenizer: of the model.
+            names: by field: a token that stands for it, where a vocabulary has none of GLM's names
+                (`<|reserved_special_token_0|>` of LLaMA 3).
+            where: what has the tokenizer, for errors.
 
         Raises:
-            InputError: it lacks one.
+            InputError: it lacks one; a name of no field or no token.
         """
+        subject = f"{where}: the tokenizer" if where else "the tokenizer"
+        for key, name in names.items():
+            if key not in _NAMES | {"block": ()}:
+                raise InputError(f"config.tokenizer.marks: no mark '{key}'; {nearest(key, _NAMES)}")
+            if tokenizer.id_of(name) is None:
+                raise InputError(f"config.tokenizer.marks.{key}: {subject} has no token '{name}'")
+        # ChatGLM's texts begin with no token.
+        chat = tokenizer.id_of("<sop>") is not None and "sop" not in names
         ids: dict[str, int] = {}
-        for key, (name, *others) in _NAMES.items():
-            found = (tokenizer.id_of(token) for token in (name, *others))
+        for key, known in _NAMES.items():
+            if chat and key == "cls":
+                ids[key] = -1
+                continue
+            found = (tokenizer.id_of(token) for token in (*_one(names.get(key)), *known))
             index = next((i for i in found if i is not None), None)
             if index is None:
                 raise InputError(
-                    f"the tokenizer has no {name}; expected one of GLM, with its command tokens"
+                    f"{subject} has no {known[0]}; expected one of GLM or ChatGLM with its command "
+                    "tokens, or other tokens for them in config.tokenizer.marks"
                 )
             ids[key] = index
-        block = tokenizer.id_of("[dBLOCK]")
-        return cls(**ids, block=-1 if block is None else block)
+        blocks = map(tokenizer.id_of, (*_one(names.get("block")), "[dBLOCK]", "<dBLOCK>"))
+        ids["block"] = next((i for i in blocks if i is not None), -1)
+        return cls(**ids)
 
 
+def _one(name: str | None) -> tuple[str, ...]:
+    return () if name is None else (name,)
+
+
+# What a tokenizer is trained with that has neither; the first and last tokens are its own.
+COMMANDS = (
+    "<|startofpiece|>", "<|endofpiece|>", "[MASK]", "[gMASK]", "[sMASK]", "[dBLOCK]",
+)  # fmt: skip
 # Where a vocabulary does not have the first name, the next one stands for it.
-_NAMES = {
+_NAMES: dict[str, tuple[str, ...]] = {
     "cls": ("[CLS]", "<s>"),
     "eos": ("<|endoftext|>", "</s>", "[PAD]"),
-    "sop": ("<|startofpiece|>",),
-    "eop": ("<|endofpiece|>",),
+    "sop": ("<|startofpiece|>", "<sop>"),
+    "eop": ("<|endofpiece|>", "<eop>"),
     "mask": ("[MASK]", "<mask>"),
     "sentence": ("[sMASK]", "[MASK]", "<mask>"),
     "document": ("[gMASK]", "[MASK]", "<mask>"),

@@ -12,7 +12,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -265,7 +265,10 @@ def joined(rows: Sequence[Row]) -> Encoded:
     return Encoded(tokens, labels, np.zeros_like(tokens), lengths, [])
 
 
-class Shuffled:
+T = TypeVar("T")
+
+
+class Shuffled(Generic[T]):
     """Rows without end: one shuffled epoch follows another.
 
     Args:
@@ -273,7 +276,7 @@ class Shuffled:
         seed: of their order.
     """
 
-    def __init__(self, rows: Sequence[Row], seed: int):
+    def __init__(self, rows: Sequence[T], seed: int):
         self._rows, self._seed = rows, seed
         self._order: Callable[[int], np.ndarray] = functools.lru_cache(maxsize=2)(self._shuffle)
 
@@ -283,7 +286,7 @@ class Shuffled:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __call__(self, place: int) -> Row:
+    def __call__(self, place: int) -> T:
         epoch, inside = divmod(place, len(self._rows))
         return self._rows[self._order(epoch)[inside]]
 

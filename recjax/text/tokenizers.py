@@ -330,24 +330,33 @@ def check_size(tokenizer: Tokenizer, vocab_size: int, where: str = "the tokenize
     )
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def train_bpe(
+    texts: Iterable[str], vocab_size: int, *, commands: Sequence[str] = (), ends: bool = False
+) -> Tokenizer:
     """A byte-level BPE for the texts of a catalogue: no text is unknown to it.
 
-    Ids 0, 1 and 2 are `<pad>`, `<s>` and `</s>`, then come bytes and their joins. Each digit is a
-    token.
+    Ids 0, 1 and 2 are `<pad>`, `<s>` and `</s>`, then come `commands`, bytes and their joins. Each
+    digit is a token.
 
     Args:
         texts: to learn from.
         vocab_size: ids; fewer where the texts do not have that many pairs that occur twice.
+        commands: control tokens of a model of blank infilling. A mask takes the blank before it
+            into itself, as in GLM.
+        ends: a whole text ends with `</s>`, too (`Tokenizer.end`).
 
     Raises:
-        InputError: `vocab_size` below 259.
+        InputError: `vocab_size` below 259 and the commands.
     """
     import tokenizers
 
     pre = tokenizers.pre_tokenizers
     alphabet = sorted(pre.ByteLevel.alphabet())
-    special = [PAD, BOS, EOS]
+    special: list[Any] = [PAD, BOS, EOS]
+    special += [
+        tokenizers.AddedToken(name, lstrip=name.endswith("MASK]"), normalized=False, special=True)
+        for name in commands
+    ]
     least = len(special) + len(alphabet)
     if vocab_size < least:
         raise InputError(f"a vocabulary of {vocab_size} tokens: expected at least {least}")
@@ -364,9 +373,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
-    begin = (special.index(BOS),)
-    _add_ends(bpe, begin, ())
-    return Tokenizer(FastEngine(bpe), {"pad": 0, "bos": 1, "eos": 2}, ends=(begin, ()))
+    around = ((1,), (2,) if ends else ())
+    _add_ends(bpe, *around)
+    return Tokenizer(FastEngine(bpe), {"pad": 0, "bos": 1, "eos": 2}, ends=around)
 
 
 def _add_ends(tokenizer: Any, begin: tuple[int, ...], end: tuple[int, ...]) -> None:

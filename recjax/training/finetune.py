@@ -3,10 +3,7 @@
     recjax train --config=configs/llm/finetune.py --config.llm=FOLDER \\
         --config.data.path=pairs.jsonl --workdir=runs/tuned
 
-Only low-rank adapters are trained, saved and have optimiser state; the model itself is frozen, and
-named by its folder and fingerprint. The best checkpoint ends as WORKDIR/adapter, in peft's form;
-with `merge` also as WORKDIR/hf, a model of its own. With `method` "full" all parameters are
-trained, in float32, and WORKDIR/hf is the result.
+Low-rank adapters are trained, or all of the model: see `recjax.training.adapting`.
 
 Pairs are packed into rows as documents are elsewhere: R rows of T tokens, and no pair sees another.
 """
@@ -14,35 +11,19 @@ Pairs are packed into rows as documents are elsewhere: R rows of T tokens, and n
 import dataclasses
 import functools
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
-from flax import nnx
 
 from recjax.config import build, to_plain
-from recjax.convert.language_model import (
-    Loaded,
-    language_model,
-    outline,
-    read_language_model,
-    write_language_model,
-)
-from recjax.convert.peft import adapted, merged, write_adapter
-from recjax.convert.peft_config import targets_of
 from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig, PairEvaluator
-from recjax.models.definition import ModelDef, fingerprint
-from recjax.nn.lora import MOST_RANK, LoRAConfig
 from recjax.ranges import (
-    Checked,
     Count,
-    Dropout,
     Epochs,
     FieldError,
-    Positive,
     Range,
     Seed,
     Size,
@@ -60,40 +41,14 @@ from recjax.text.pairs import (
 from recjax.text.token_batches import NO_LABEL
 from recjax.text.tokenizers import Tokenizer, load_tokenizer
 from recjax.training import parallel
-from recjax.training.freezing import FULL, LORA
+from recjax.training.adapting import AdaptingConfig, AdaptingRun
 from recjax.training.loop import TrainConfig
 from recjax.training.optim import OptimConfig
-from recjax.training.run import Run
 from recjax.training.system import System
 from recjax.training.token_loss import token_likelihood, token_loss
 from recjax.typing import Array, Params
 
 _STRIDE = 64  # T is a multiple
-
-
-@dataclasses.dataclass(frozen=True)
-class LowRankConfig(Checked):
-    """Section `lora` of fine-tuning."""
-
-    rank: Annotated[int, Range(1, MOST_RANK)] = 8  # R
-    alpha: Positive = 16.0  # the update is scaled by alpha / R
-    rslora: bool = False  # by alpha / sqrt(R) instead
-    dropout: Dropout = 0.0  # on the adapters' inputs
-    # As in peft: ends of the names of linear maps; ("all-linear",) = all but the head; () = the
-    # usual ones of the model's family.
-    targets: tuple[str, ...] = ()
-
-    def on(self, base: Loaded) -> LoRAConfig:
-        """The adapters of a model, by our paths.
-
-        Raises:
-            InputError: a name of no linear map of the model.
-        """
-        given: Any = "all-linear" if self.targets == ("all-linear",) else self.targets
-        targets = base.family.lora_targets
-        if given:
-            targets = tuple(map(re.escape, targets_of(given, "config.lora.targets", base)))
-        return LoRAConfig(self.rank, self.alpha, self.rslora, self.dropout, targets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,17 +62,11 @@ class FinetuneTrainConfig(TrainConfig):
     metric: str = "validation/answers/loss"
 
 
-@dataclasses.dataclass(frozen=True)
-class FinetuneConfig(Checked):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(AdaptingConfig):
     """The config of fine-tuning."""
 
-    llm: str  # folder of a language model with its tokenizer
     data: PairsConfig
-    method: Literal["lora", "full"] = "lora"
-    lora: LowRankConfig = dataclasses.field(default_factory=LowRankConfig)
-    dtype: Literal["", "float32", "bfloat16", "float16"] = ""  # of the frozen model; "" = stored
-    remat: Literal["none", "dots", "full"] = "none"  # what the backward pass computes again
-    merge: bool = False  # write the model with its adapter merged, too
     seed: Seed = 0
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     train: FinetuneTrainConfig = dataclasses.field(default_factory=FinetuneTrainConfig)
@@ -129,8 +78,6 @@ class FinetuneConfig(Checked):
         super().__post_init__()
         if not self.llm:
             raise FieldError("llm", "is empty; expected the folder of a language model")
-        if self.method == "full" and self.dtype not in ("", "float32"):
-            raise FieldError("dtype", "expected float32 where all parameters are trained")
 
 
 def complete(section: Any) -> dict[str, Any]:
@@ -151,7 +98,7 @@ def _settled(config: FinetuneConfig, pairs: Pairs) -> FinetuneConfig:
     return dataclasses.replace(config, llm=str(Path(config.llm).absolute()), data=data)
 
 
-class FinetuneRun(Run):
+class FinetuneRun(AdaptingRun):
     """Everything that fine-tuning consists of, built from its config.
 
     Args:
@@ -163,68 +110,10 @@ class FinetuneRun(Run):
     unit = "pairs"
     config: FinetuneConfig
 
-    def __init__(self, config: FinetuneConfig, store: Pairs, workdir: Path | None = None):
-        super().__init__(config, store, workdir)
-        self.rules = FULL if config.method == "full" else LORA
-
-    @property
-    def _folder(self) -> Path:
-        return Path(self.config.llm).expanduser()
-
-    @property
-    def _dtype(self) -> str | None:
-        return "float32" if self.config.method == "full" else self.config.dtype or None
-
-    @functools.cached_property
-    def base(self) -> Loaded:
-        """The language model; of its parameters the shapes alone."""
-        return outline(self._folder, dtype=self._dtype, remat=self.config.remat)
-
-    @functools.cached_property
-    def loaded(self) -> Loaded:
-        """The language model with its parameters, on the devices."""
-        return read_language_model(
-            self._folder, dtype=self._dtype, remat=self.config.remat,
-            shardings=lambda shapes, axes: parallel.param_shardings(shapes, axes, self.mesh),
-        )  # fmt: skip
-
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The base model's tokenizer."""
-        return load_tokenizer(self._folder, size=self.base.config.vocab_size)
-
-    @functools.cached_property
-    def lora(self) -> LoRAConfig:
-        """The adapters, by our paths."""
-        return self.config.lora.on(self.base)
-
-    @functools.cached_property
-    def _adapted(self) -> Loaded:
-        return self.base if self.config.method == "full" else adapted(self.base, self.lora, {})
-
-    @functools.cached_property
-    def model(self) -> ModelDef:
-        """The definition of the model with its adapters."""
-        return self._adapted.definition
-
-    def build(self, rngs: nnx.Rngs) -> nnx.Module:
-        """See `Trainable`."""
-        return self._adapted.build(rngs)
-
-    @property
-    def axes(self) -> parallel.AxisRules:
-        """See `Trainable`."""
-        return self.base.family.axes
-
-    @property
-    def given(self) -> Params:
-        """The model's own parameters, where they are trained."""
-        return self.loaded.params if self.config.method == "full" else {}
-
-    @property
-    def frozen(self) -> Params:
-        """The model's own parameters, where adapters are trained."""
-        return {} if self.config.method == "full" else self.loaded.params
+        return load_tokenizer(self.folder, size=self.base.config.vocab_size)
 
     def _rows(self, pairs: list[Pair]) -> list[Row]:
         data, known = self.config.data, self.base.config.max_length
@@ -269,8 +158,7 @@ class FinetuneRun(Run):
         del data
         module = self.model.merge(params)
         labels = batch["labels"]
-        drops = self.config.method == "lora" and self.config.lora.dropout > 0
-        h = self._hidden(module, batch, key if drops else None)
+        h = self._hidden(module, batch, key if self.drops else None)
         budget = math.ceil(self.batches.label_share * labels.size)
         return token_loss(h, module.head_table(), labels, budget=budget, mesh=self.mesh)
 
@@ -317,38 +205,22 @@ class FinetuneRun(Run):
     @functools.cached_property
     def identity(self) -> dict[str, Any]:  # type: ignore[override]
         """What a checkpoint belongs to: the adapters, the frozen model, the pairs."""
-        return {
-            "lora": {"method": self.config.method, **to_plain(self.config.lora)},
-            "llm": fingerprint(self.loaded.params),
-            "data": self.store.fingerprint,
-        }
+        return {**self.model_identity, "data": self.store.fingerprint}
 
-    def finish(self, params: Params) -> dict[str, Any]:
-        """Writes the best parameters: WORKDIR/adapter, and WORKDIR/hf where a model is wanted."""
-        assert self.workdir is not None
-        out: dict[str, Any] = {}
-        own = self._everywhere({path: params[path] for path in self.trained})
-        if self.config.method == "lora":
-            out["adapter"] = str(self.workdir / "adapter")
-            if jax.process_index() == 0:
-                write_adapter(
-                    out["adapter"], self.base, self.lora, own,
-                    origin=self.identity["llm"], overwrite=True,
-                )  # fmt: skip
-        if self.config.method == "full" or self.config.merge:
-            out["folder"] = str(self.workdir / "hf")
-            if self.config.method == "lora":
-                own = self._everywhere(merged(self.loaded, self.lora, params).params)
-            if jax.process_index() == 0:
-                model = language_model(self.base.config, own, self.base.folder)
-                write_language_model(Path(out["folder"]), model, overwrite=True)
-        return out
 
-    def _everywhere(self, params: Params) -> Params:
-        return jax.jit(lambda p: p, out_shardings=parallel.replicated(self.mesh))(params)
+def planned(config: FinetuneConfig, rows: int) -> dict[str, Any]:
+    """See `System.plan`; the pairs are read to see how many rows a step has."""
+    train = dataclasses.replace(config.train, mesh=(-1, 1, 1))
+    pairs = split_pairs(config.data, config.seed)
+    tuned = FinetuneRun(dataclasses.replace(config, train=train), pairs)
+    batches = dataclasses.replace(tuned.batches, row_multiple=rows)
+    return tuned.plan_settings | {
+        "batch": batches(0)["tokens"].shape[1],
+        "length": tuned.length,
+    }
 
 
 SYSTEM = System(
-    FinetuneConfig, FinetuneRun, complete, _pairs, _settled,
+    FinetuneConfig, FinetuneRun, complete, _pairs, _settled, plan=planned,
     may_change=("llm", "data.path", "data.validation_path", "data.test_path"), learns="lora",
 )  # fmt: skip

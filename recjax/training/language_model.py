@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -121,6 +121,35 @@ def _family(section: Mapping[str, Any]) -> Family:
     return find_family(section.get("name", DEFAULT), "config.model.name")
 
 
+def plain_model(section: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
+    """The section with all defaults filled in; see `read_model`."""
+    model = to_plain(read_model(section, vocab_size))
+    del model["vocab_size"]
+    return {"name": _family(section).name, **model}
+
+
+def keep_tokenizer(workdir: Path, tokenizer: Tokenizer, stop: int | Sequence[int] | None) -> None:
+    """Writes a new model's tokenizer into WORKDIR/tokenizer, where there is none.
+
+    Args:
+        workdir: of the run.
+        tokenizer: of the model.
+        stop: ids that end what the model writes.
+    """
+    folder = workdir / "tokenizer"
+    if folder.is_dir() or jax.process_index():
+        return
+    with new_folder(folder, overwrite=False) as temporary:
+        tokenizer.save(temporary)
+        ends = {
+            "bos_token_id": tokenizer.bos_id,
+            "eos_token_id": stop if stop is None or isinstance(stop, int) else list(stop),
+            "pad_token_id": tokenizer.pad_id,
+        }
+        text = json.dumps(ends, indent=2) + "\n"
+        (temporary / "generation_config.json").write_text(text, encoding="utf-8")
+
+
 def complete(section: Any) -> dict[str, Any]:
     """A run's config with all defaults filled in: the model's and the reader's too.
 
@@ -131,9 +160,7 @@ def complete(section: Any) -> dict[str, Any]:
     config = build(LanguageRunConfig, section, "config")
     read_prompts(config.text.prompts, PROMPTS).of(config.text.domain)
     plain = to_plain(config)
-    model = to_plain(read_model(config.model, config.tokenizer.vocab_size))
-    del model["vocab_size"]
-    plain["model"] = {"name": _family(config.model).name, **model}
+    plain["model"] = plain_model(config.model, config.tokenizer.vocab_size)
     plain["data"]["options"] = to_plain(read_options(config.data)[1])
     return plain
 
@@ -224,25 +251,10 @@ class LanguageRun(Run):
             return load_tokenizer(folder)
         return train_bpe(self.documents.corpus(), self.config.tokenizer.vocab_size)
 
-    def keep_tokenizer(self) -> None:
-        """Writes the tokenizer into the workdir, where there is none."""
-        assert self.workdir is not None
-        tokenizer, folder = self.tokenizer, self.workdir / "tokenizer"
-        if folder.is_dir() or jax.process_index():
-            return
-        with new_folder(folder, overwrite=False) as temporary:
-            tokenizer.save(temporary)
-            ends = {
-                "bos_token_id": tokenizer.bos_id,
-                "eos_token_id": tokenizer.eos_id,
-                "pad_token_id": tokenizer.pad_id,
-            }
-            text = json.dumps(ends, indent=2) + "\n"
-            (temporary / "generation_config.json").write_text(text, encoding="utf-8")
-
     def train(self) -> dict[str, Any]:
         """See `Run.train`."""
-        self.keep_tokenizer()
+        assert self.workdir is not None
+        keep_tokenizer(self.workdir, self.tokenizer, self.tokenizer.eos_id)
         return super().train()
 
     @functools.cached_property
@@ -364,4 +376,10 @@ class LanguageRun(Run):
         return {"folder": str(folder)}
 
 
-SYSTEM = System(LanguageRunConfig, LanguageRun, complete)
+def planned(config: LanguageRunConfig, rows: int) -> dict[str, Any]:
+    """See `System.plan`."""
+    del rows
+    return {"config": read_model(config.model, config.tokenizer.vocab_size)}
+
+
+SYSTEM = System(LanguageRunConfig, LanguageRun, complete, plan=planned)

@@ -30,13 +30,11 @@ from recjax.models.definition import define
 from recjax.models.language import family_for, presets
 from recjax.nn.lora import LoRAConfig, add_lora
 from recjax.nn.soft import place_soft
-from recjax.text.pairs import split_pairs
-from recjax.training.finetune import FinetuneConfig, FinetuneRun
 from recjax.training.freezing import FULL, LORA, Rules, split_params
-from recjax.training.language_model import LanguageRunConfig, read_model
 from recjax.training.optim import OptimConfig, make_optimizer
 from recjax.training.parallel import MESH_AXES, param_shardings
 from recjax.training.state import abstract_state_of
+from recjax.training.system import load_system
 from recjax.training.token_loss import token_loss
 
 _MOST = 1 << 20  # tokens of a row, devices along an axis, rows of a device
@@ -106,65 +104,56 @@ class Plan:
 
 
 def find_config(
-    preset: str | None = None,
-    folder: str | None = None,
-    run: Any = None,
-    *,
-    remat: str | None = None,
+    preset: str | None = None, folder: str | None = None, *, remat: str | None = None
 ) -> Any:
-    """A model's config from one of three places.
+    """A model's config from one of two places.
 
     Args:
         preset: a name in the `PRESETS` of a family (`recjax.models.language.presets`).
         folder: with a `config.json`.
-        run: the config of a run that trains a language model, or fine-tunes one.
-        remat: what the backward pass recomputes; see the model's `Config`. By default that of the
-            run, else nothing.
+        remat: what the backward pass recomputes; see the model's `Config`. By default nothing.
 
     Raises:
-        InputError: no such preset, folder, or policy; a run that trains no language model.
+        InputError: no such preset, folder, or policy.
     """
     if preset is not None:
         known = presets()
         if preset not in known:
             raise InputError(f"preset '{preset}': unknown; {nearest(preset, known)}")
         config: Any = known[preset]
-    elif folder is not None:
-        config = read_config(Path(folder))[1]
-    elif run.system == FinetuneConfig.system:
-        config, remat = read_config(Path(run.llm))[1], remat or run.remat
-    elif run.system == LanguageRunConfig.system:
-        config = read_model(run.model, run.tokenizer.vocab_size)
     else:
-        expected = f"'{LanguageRunConfig.system}' or '{FinetuneConfig.system}'"
-        raise InputError(f"config.system: '{run.system}', expected {expected}")
-    return build(type(config), to_plain(config) | {"remat": remat or "none"}, "plan")
+        config = read_config(Path(folder or "."))[1]
+    return recomputing(config, remat or "none")
 
 
-def planned(run: Any, mesh: str = "1,1,1") -> dict[str, Any]:
-    """What `make_plan` is to be told of a run's config beside its model: of fine-tuning, all of it.
+def recomputing(config: Any, remat: str | None) -> Any:
+    """A model's config with another `remat`; None leaves it."""
+    return (
+        config
+        if remat is None
+        else build(type(config), to_plain(config) | {"remat": remat}, "plan")
+    )
+
+
+def planned(run: Any, mesh: str = "1,1,1", *, remat: str | None = None) -> dict[str, Any]:
+    """What `make_plan` is to be told of a run's config: its model, of fine-tuning all.
 
     Args:
-        run: a run's config; its pairs are read to see how many rows a step has.
+        run: a run's config; pairs are read to see how many rows a step has.
         mesh: see `make_plan`.
+        remat: by default that of the run.
 
     Raises:
-        InputError: what is wrong with the pairs or the adapters.
+        InputError: a run that trains no language model; what is wrong with its data or adapters.
     """
-    if run.system != FinetuneConfig.system:
-        return {}
-    train = dataclasses.replace(run.train, mesh=(-1, 1, 1))
-    tuned = FinetuneRun(dataclasses.replace(run, train=train), split_pairs(run.data, run.seed))
+    plan = load_system(run.system).plan
+    if plan is None:
+        raise InputError(
+            f"config.system: '{run.system}'; expected one that trains a language model"
+        )
     data, fsdp, _ = _sizes(mesh)
-    batches = dataclasses.replace(tuned.batches, row_multiple=data * fsdp)
-    full = run.method == "full"
-    return {
-        "batch": batches(0)["tokens"].shape[1],
-        "length": tuned.length,
-        "train": run.method,
-        "dtype": str(next(iter(tuned.base.params.values())).dtype),
-        "lora": None if full else tuned.lora,
-    }
+    told = plan(run, data * fsdp)
+    return told | {"config": recomputing(told["config"], remat)}
 
 
 def make_plan(

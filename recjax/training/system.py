@@ -44,6 +44,9 @@ class System:
             gives has a `manifest` and a `fingerprint`.
         settled: the config with the paths of what it reads made absolute.
         may_change: keys of its configs that may change when a run is resumed, beside `MAY_CHANGE`.
+        plan: what `training.plan.make_plan` is to be told of a config, for rows of a multiple of
+            data x fsdp devices: the model's "config", and what else the run knows. None: nothing
+            that can be planned is trained.
         learns: the section of its configs that says what is trained. Its `name` heads the report;
             where memory is short, the error names its largest size.
     """
@@ -55,6 +58,7 @@ class System:
     settled: Callable[[Any, Any], Any] = own_settled
     may_change: tuple[str, ...] = ("data.path", "data.store")
     learns: str = "model"
+    plan: Callable[[Any, int], dict[str, Any]] | None = None
 
 
 def load_system(name: str) -> System:

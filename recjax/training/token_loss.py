@@ -85,3 +85,13 @@ def token_likelihood(
     before = at_places(lambda at, flat: flat[at - 1], places, h)
     targets = at_places(lambda at, flat: flat[at], places, batch["tokens"])
     return likelihood(before, targets, logits, 1 if places.ndim == 1 else len(places))
+
+
+def label_likelihood(
+    h: Array, batch: Mapping[str, Array], logits: Callable[[Array], Array]
+) -> tuple[Array, Array]:
+    """`token_likelihood` of places that know what they predict: `targets` [R T]."""
+    places = batch["places"]
+    own = at_places(lambda at, flat: flat[at], places, h)
+    targets = at_places(lambda at, flat: flat[at], places, batch["targets"])
+    return likelihood(own, targets, logits, 1 if places.ndim == 1 else len(places))

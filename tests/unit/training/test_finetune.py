@@ -27,8 +27,9 @@ from recjax.models.llama import Config, Llama
 from recjax.nn.lora import is_lora
 from recjax.text.pairs import split_pairs
 from recjax.text.tokenizers import train_bpe
-from recjax.training.finetune import FinetuneRun, LowRankConfig, complete
-from recjax.training.plan import find_config, make_plan, planned
+from recjax.training.adapting import LowRankConfig
+from recjax.training.finetune import FinetuneRun, complete
+from recjax.training.plan import make_plan, planned
 from recjax.training.workdir import build_config, open_run
 
 FILMS = ("Alien", "Brazil", "Casino", "Dune", "Eraserhead", "Fargo")
@@ -261,7 +262,7 @@ def test_all_parameters_can_be_trained(folder, pairs, tmp_path):
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_the_plan_is_what_trains(folder, pairs, method):
     config = config_of(folder, pairs, method=method, lora={"rank": 3, "targets": ("up_proj",)})
-    plan = make_plan(find_config(run=config), mesh="8,1,1", **planned(config, "8,1,1"))
+    plan = make_plan(mesh="8,1,1", **planned(config, "8,1,1"))
     run = FinetuneRun(config, split_pairs(config.data, config.seed))
     state, batch = run.init_state(), run.batches(0)
     assert plan.trained == sum(a.size for a in state.params.values())

@@ -13,7 +13,13 @@ from recjax.config import build, load_config
 from recjax.errors import InputError
 from recjax.text.token_batches import NO_LABEL, encode
 from recjax.text.tokenizers import load_tokenizer
-from recjax.training.language_model import LanguageRun, LanguageRunConfig, complete, read_model
+from recjax.training.language_model import (
+    LanguageRun,
+    LanguageRunConfig,
+    complete,
+    keep_tokenizer,
+    read_model,
+)
 from recjax.training.state import TrainState
 from recjax.training.workdir import build_config, plain_config, read_run_config, start_run
 from recjax.training.workdir import complete as complete_any
@@ -186,7 +192,7 @@ def test_the_tokenizer_is_kept_in_the_workdir(sample_store, tmp_path):
     first = make(sample_store, tmp_path)
     ids = first.tokenizer.encode("Emma", bos=True)
     assert not (tmp_path / "tokenizer").exists()  # looking at a run writes nothing
-    first.keep_tokenizer()
+    keep_tokenizer(tmp_path, first.tokenizer, first.tokenizer.eos_id)
     assert load_tokenizer(tmp_path / "tokenizer").encode("Emma", bos=True) == ids
     ends = json.loads((tmp_path / "tokenizer" / "generation_config.json").read_text())
     assert ends == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

@@ -1,0 +1,356 @@
+"""A run of RecSysLLM: a language model learns to fill blanks (GLM's Eq. 1).
+
+    recjax train --config=configs/recsysllm/sample_glm.py --workdir=runs/glm
+
+The model is new (`config.model`: GLM, ChatGLM or a causal family), or that of a folder
+(`config.llm`), of which all is trained or low-rank adapters. Texts come from `config.text`
+(`recjax.recsysllm.sources`), blanks are drawn by `config.blanks` (`recjax.recsysllm.spans`). What is
+measured is the loss of blanks in texts that are held out.
+
+A family with two rows of positions reads a text both ways, and its blanks from left to right. A
+causal family gets the same data: the text with its masks, then its blanks, at places 0, 1, 2, ...;
+with `prefix` it reads the text both ways, too.
+
+The best checkpoint ends as WORKDIR/hf (or WORKDIR/adapter), which `recjax.load_llm(WORKDIR)` reads.
+
+Letters: T row length in tokens, R packed rows, V vocabulary.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from recjax.config import build, to_plain
+from recjax.convert.language_model import Loaded, language_model, write_language_model
+from recjax.data.prepare import DataConfig, read_options
+from recjax.errors import InputError
+from recjax.evaluation.likelihood import LikelihoodConfig
+from recjax.models.definition import define
+from recjax.models.language import family_for
+from recjax.nn.masks import make_mask
+from recjax.ranges import Checked, Epochs, FieldError, Range, Seed, Size
+from recjax.recsysllm.blanks import BlankBatches, sentence_ends
+from recjax.recsysllm.measure import BlankEvaluator
+from recjax.recsysllm.sources import Source, source_of
+from recjax.recsysllm.spans import COMMANDS, BlankConfig, Marks
+from recjax.replace import signed
+from recjax.text.documents import Document
+from recjax.text.tokenizers import Tokenizer, load_tokenizer, train_bpe
+from recjax.training import parallel
+from recjax.training.adapting import AdaptingConfig, AdaptingRun
+from recjax.training.language_model import keep_tokenizer, plain_model, read_model
+from recjax.training.loop import TrainConfig
+from recjax.training.optim import OptimConfig
+from recjax.training.ranks import SplitConfig
+from recjax.training.system import System, own_settled
+from recjax.training.token_loss import label_likelihood, label_loss
+from recjax.typing import Array, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class BlankTokenizerConfig(Checked):
+    """Section `tokenizer`: of a new model, a tokenizer that is trained on its texts, or given."""
+
+    vocab_size: Annotated[int, Range(265, 2**20)] = 2000  # ids of the BPE that is trained
+    path: str = ""  # folder of a tokenizer that a new model takes; "" = one is trained
+    # By field of `Marks`: tokens that stand for GLM's, where a vocabulary has no others.
+    marks: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class BlankTrainConfig(TrainConfig):
+    """Section `train` of blank infilling."""
+
+    batch_size: Size = 32  # documents a step, over all devices
+    epochs: Epochs = 8.0
+    steps_per_call: Annotated[int, Range(1, 10_000)] = 1
+    metric: str = "validation/text/loss"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlankRunConfig(AdaptingConfig):
+    """The config of a run of RecSysLLM."""
+
+    model: dict = dataclasses.field(default_factory=dict)  # a new model: see `read_model`
+    method: Literal["lora", "full"] = "full"
+    text: dict = dataclasses.field(default_factory=dict)  # `source` and its options
+    data: DataConfig | None = None  # of a source that reads a store
+    split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
+    tokenizer: BlankTokenizerConfig = dataclasses.field(default_factory=BlankTokenizerConfig)
+    blanks: BlankConfig = dataclasses.field(default_factory=BlankConfig)
+    length: Annotated[int, Range(0, 1 << 20)] = 0  # T; 0 = as many as the model was trained on
+    prefix: bool = False  # a causal family reads a text with its masks both ways
+    seed: Seed = 0  # of weights, documents and blanks
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: BlankTrainConfig = dataclasses.field(default_factory=BlankTrainConfig)
+    evaluation: LikelihoodConfig = dataclasses.field(default_factory=LikelihoodConfig)
+
+    system = "recsysllm"  # its name in `recjax.systems.SYSTEMS`; no field
+
+    def __post_init__(self):
+        super().__post_init__()
+        if bool(self.llm) == bool(self.model):
+            found = "both are set" if self.llm else "neither is set"
+            raise FieldError("llm", f"a model's folder or config.model, a new one; {found}")
+        if self.llm and self.tokenizer.path:
+            raise FieldError("tokenizer.path", "of a new model; a folder's model has its own")
+        if self.model:
+            read_model(self.model, self.tokenizer.vocab_size)
+            if self.method == "lora":
+                raise FieldError("method", "adapters need a trained model; expected config.llm")
+            if self.remat != "none":
+                raise FieldError("remat", "of a folder's model; expected config.model.remat")
+        source_of(self.text)
+        if self.data is not None:
+            read_options(self.data)
+
+
+def complete(section: Any) -> dict[str, Any]:
+    """A run's config with all defaults filled in: the model's, the source's and the reader's too.
+
+    Raises:
+        InputError: naming the key that is unknown, missing or of the wrong type.
+    """
+    config = build(BlankRunConfig, section, "config")
+    plain = to_plain(config)
+    if config.model:
+        plain["model"] = plain_model(config.model, config.tokenizer.vocab_size)
+    source = to_plain(source_of(config.text)[1])
+    plain["text"] = {"source": config.text.get("source", "catalogue"), **source}
+    if config.data is not None:
+        plain["data"]["options"] = to_plain(read_options(config.data)[1])
+    return plain
+
+
+def _store(config: BlankRunConfig, may_prepare: bool) -> Any:
+    source, options = source_of(config.text)
+    return source.open(options, config, may_prepare)
+
+
+def _settled(config: BlankRunConfig, store: Any) -> BlankRunConfig:
+    if config.data is not None:
+        config = own_settled(config, store)
+
+    def absolute(path: str) -> str:
+        return str(Path(path).expanduser().absolute()) if path else ""
+
+    tokenizer = dataclasses.replace(config.tokenizer, path=absolute(config.tokenizer.path))
+    text = source_of(config.text)[0].settled(config.text)
+    return dataclasses.replace(config, llm=absolute(config.llm), tokenizer=tokenizer, text=text)
+
+
+class BlankRun(AdaptingRun):
+    """Everything that such a run consists of, built from its config.
+
+    Args:
+        config: the run's config.
+        store: of the source.
+        workdir: the run's folder, or None for a run that keeps nothing.
+    """
+
+    unit = "documents"
+    config: BlankRunConfig
+
+    @functools.cached_property
+    def source(self) -> Source:
+        """Where the texts come from."""
+        found, options = source_of(self.config.text)
+        return found(options, self.store, self.config.split, self.seed)
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's; of a new one, that of the workdir, a folder, or one that is trained."""
+        if self.config.llm:
+            return load_tokenizer(self.folder, size=self.base.config.vocab_size)
+        own = None if self.workdir is None else self.workdir / "tokenizer"
+        if own is not None and own.is_dir():
+            return load_tokenizer(own)
+        if self.config.tokenizer.path:
+            return load_tokenizer(self.config.tokenizer.path)
+        two = read_model(self.config.model, 1 << 20)
+        ends = family_for(two).build.position_rows == 2
+        size = self.config.tokenizer.vocab_size
+        return train_bpe(self.source.corpus(), size, commands=COMMANDS, ends=ends)
+
+    @functools.cached_property
+    def marks(self) -> Marks:
+        """The command tokens."""
+        where = self.config.llm or self.config.tokenizer.path
+        return Marks.of(self.tokenizer, self.config.tokenizer.marks, where)
+
+    @functools.cached_property
+    def base(self) -> Loaded:  # type: ignore[override]
+        """The language model; of its parameters the shapes alone."""
+        if self.config.llm:
+            return self.read_outline()
+        config = read_model(self.config.model, self.tokenizer.size)
+        if hasattr(config, "with_ids"):
+            m = self.marks
+            config = config.with_ids(m.sop, m.mask, m.document, m.sentence)
+        family = family_for(config)
+        shapes: Any = define(lambda rngs: family.build(config, rngs=rngs)).shapes
+        return Loaded(family, config, dict(shapes))
+
+    @property
+    def given(self) -> Params:
+        """The folder's parameters, where all are trained."""
+        return super().given if self.config.llm else {}
+
+    @property
+    def two(self) -> bool:
+        """Whether the model has two rows of positions."""
+        return self.base.family.build.position_rows == 2
+
+    @property
+    def length(self) -> int:
+        """T.
+
+        Raises:
+            InputError: more than the model has positions for.
+        """
+        known = self.base.config.max_length
+        if self.config.length > known:
+            raise InputError(
+                f"config.length: {self.config.length:,}; the model was trained on {known:,}"
+            )
+        return self.config.length or known
+
+    @functools.cached_property
+    def batches(self) -> BlankBatches[Document]:
+        """The training batches."""
+        tokenizer, blanks = self.tokenizer, self.config.blanks
+        return BlankBatches(
+            self.source.stream,
+            tokenizer,
+            self.length,
+            self.config.train.batch_size,
+            **parallel.rows_of_process(self.mesh),
+            config=blanks,
+            marks=self.marks,
+            seed=self.seed,
+            ends=sentence_ends(tokenizer, tokenizer.size) if blanks.sentence else None,
+        )
+
+    def _hidden(self, module: Any, batch: Mapping[str, Array], key: Array | None = None) -> Array:
+        """Final hidden states [R T E] of packed rows."""
+        segments = batch["segments"]
+        real = segments > 0
+        if self.two:
+            positions = batch["positions"]
+        else:
+            place = jnp.arange(segments.shape[1])
+            begins = jnp.diff(segments, axis=1, prepend=-1) != 0
+            positions = place - jax.lax.cummax(jnp.where(begins, place, 0), axis=1)
+        mask = make_mask(real, batch["ar"] if self.two or self.config.prefix else 1, segments)
+        return module.hidden(batch["tokens"], positions=positions, mask=mask, key=key)[0]
+
+    def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
+        """(sum, weight) of the loss of the blanks' tokens."""
+        del data
+        module = self.model.merge(params)
+        labels = batch["targets"]
+        budget = math.ceil(self.batches.label_share * labels.size)
+        h = self._hidden(module, batch, key if self.drops else None)
+        return label_loss(h, module.head_table(), labels, budget=budget, mesh=self.mesh)
+
+    def predict(self, params: Params, batch: Mapping[str, Array]) -> tuple[Array, Array]:
+        """See `recjax.evaluation.likelihood.PredictFn`; of `targets`."""
+        module = self.model.merge(params)
+        return label_likelihood(self._hidden(module, batch), batch, module.logits)
+
+    def evaluator(self, name: Literal["validation", "test"]) -> BlankEvaluator:
+        """Measures blanks of what one part holds out."""
+        evaluation = self.config.evaluation
+        return BlankEvaluator(
+            evaluation,
+            name,
+            self.source.held_out(name, evaluation.max_examples, evaluation.seed),
+            self.batches,
+            self.predict,
+            sharding=parallel.batch_sharding(self.mesh),
+        )
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Validation, and the test where there are texts for one."""
+        return ("validation", "test") if self.source.held_out("test", 1, 0) else ("validation",)
+
+    def needed_bytes(self) -> dict[str, int]:
+        """See `Run.needed_bytes`; of two calls' batches, and of pairs of tokens, too."""
+        places = self.batches.rows / parallel.data_size(self.mesh) * self.length
+        out = super().needed_bytes()
+        out["config.train.steps_per_call"] = int(
+            2 * 7 * 4 * places * self.config.train.steps_per_call
+        )
+        out["config.length"] = int(places * self.length)
+        return out
+
+    def _largest_size(self) -> str:
+        return super()._largest_size() if self.config.model else "config.llm"
+
+    def describe(self) -> str:
+        """One line: model, parameters, data, devices."""
+        shapes = {path: math.prod(a.shape) for path, a in self.model.shapes.items()}
+        trained = sum(shapes[path] for path in self.trained)
+        return (
+            f"{self.base.family.name}: {sum(shapes.values()):,} parameters, {trained:,} of them "
+            f"trained, {self.tokenizer.size:,} tokens; {len(self.source.stream):,} documents and "
+            f"{self.batches.steps_per_epoch:,} steps an epoch, rows of {self.length:,} tokens; "
+            f"{self.mesh.size} {jax.devices()[0].platform} device(s)"
+        )
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:  # type: ignore[override]
+        """What a checkpoint belongs to: the model and the data."""
+        if self.config.llm:
+            return {**self.model_identity, "data": self.store.fingerprint}
+        model = {**to_plain(self.config.model), "vocab_size": self.tokenizer.size}
+        return {"model": model, "data": self.store.fingerprint}
+
+    def train(self) -> dict[str, Any]:
+        """See `Run.train`."""
+        if self.config.model:
+            assert self.workdir is not None
+            keep_tokenizer(self.workdir, self.tokenizer, (self.marks.eop, self.marks.eos))
+        return super().train()
+
+    def finish(self, params: Params) -> dict[str, Any]:
+        """Writes the best parameters: a new model as WORKDIR/hf; see `AdaptingRun.finish`."""
+        if self.config.llm:
+            return super().finish(params)
+        assert self.workdir is not None
+        folder, everywhere = self.workdir / "hf", self._everywhere(params)
+        if jax.process_index() == 0:
+            model = language_model(self.base.config, everywhere, self.workdir / "tokenizer")
+            write_language_model(folder, model, overwrite=True, known=signed)
+        return {"folder": str(folder)}
+
+
+def planned(config: BlankRunConfig, rows: int) -> dict[str, Any]:
+    """See `System.plan`: as if every text filled a row of its own; no data are read."""
+    if config.llm:
+        run = BlankRun(_on_one(config), None)
+        told, known = run.plan_settings, run.base.config.max_length
+    else:
+        told = {"config": read_model(config.model, config.tokenizer.vocab_size), "train": "full"}
+        told |= {"dtype": "float32"}
+        known = told["config"].max_length
+    batch = -(-config.train.batch_size // rows) * rows
+    return told | {"batch": batch, "length": config.length or known}
+
+
+def _on_one(config: BlankRunConfig) -> BlankRunConfig:
+    """The config for the devices that are here."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, mesh=(-1, 1, 1)))
+
+
+SYSTEM = System(
+    BlankRunConfig, BlankRun, complete, _store, _settled, plan=planned,
+    may_change=("llm", "data.path", "data.store", "text.path", "tokenizer.path"),
+)  # fmt: skip
