@@ -4,8 +4,8 @@
 
 The model is new (`config.model`: GLM, ChatGLM or a causal family), or that of a folder
 (`config.llm`), of which all is trained or low-rank adapters. Texts come from `config.text`
-(`recjax.recsysllm.sources`), blanks are drawn by `config.blanks` (`recjax.recsysllm.spans`). What is
-measured is the loss of blanks in texts that are held out.
+(`recjax.recsysllm.sources`), blanks are drawn by `config.blanks` (`recjax.recsysllm.spans`). The
+loss of blanks in texts that are held out is measured.
 
 A family with two rows of positions reads a text both ways, and its blanks from left to right. A
 causal family gets the same data: the text with its masks, then its blanks, at places 0, 1, 2, ...;
