@@ -50,6 +50,10 @@ def add_score_flags(parser: argparse.ArgumentParser) -> None:
         help="write prompts and the answers that this score file gives, to fine-tune a model on",
     )  # fmt: skip
     add("--form", choices=("text", "chat"), help="of prompts; default: as the model has it")
+    add(
+        "--brief", action="store_true", default=None,
+        help="ask with the text alone, for a model that was fine-tuned so",
+    )  # fmt: skip
     users = parser.add_argument_group("users")
     users.add_argument("--history", type=int, metavar="N", help="newest items that are told (14)")
     users.add_argument(
@@ -109,7 +113,9 @@ def score(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, Any]:
         wanted = [line.strip() for _, line in text_lines(args.among) if line.strip()]
         subjects = subjects.among(wanted, str(args.among))
     if teaching:
-        made = tables.write_pairs(subjects, args.teacher, aspects, args.out, args.form or "text")
+        made = tables.write_pairs(
+            subjects, args.teacher, aspects, args.out, args.form or "text", bool(args.brief)
+        )
         say(f"{made['pairs']:,} pairs in {args.out}; {made['left_out']:,} {args.kind} left out")
         return made
     rate = _rater(args, aspects)
@@ -150,7 +156,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.kind == "items":
         refuse(_OF_USERS, "for users")
     if _is_url(args.llm):
-        refuse((*_OF_A_MODEL, "form"), "not with an endpoint, whose answers are free")
+        refuse((*_OF_A_MODEL, "form", "brief"), "not with an endpoint, whose answers are free")
         if not args.llm_model:
             raise InputError("--llm URL needs --llm-model NAME")
     else:
@@ -180,7 +186,7 @@ def _rater(args: argparse.Namespace, aspects: Any) -> Any:
 
     own = _given(args, _OF_A_MODEL)
     lm = load_llm(args.llm, adapter=own.pop("adapter"), dtype=own.pop("dtype"))
-    return Rater(lm, aspects, kind, form=args.form, **own)
+    return Rater(lm, aspects, kind, form=args.form, brief=bool(args.brief), **own)
 
 
 def _told(result: dict[str, Any], args: argparse.Namespace) -> list[str]:

@@ -57,17 +57,20 @@ class Question(NamedTuple):
     @property
     def text(self) -> str:
         """Both as the prompt of a model without a chat template; the answer follows."""
-        return f"{self.system}\n\n{self.user}\n\n"
+        return "\n\n".join([*filter(None, self), ""])
 
 
-def question(aspects: AspectSet, kind: str, text: str) -> Question:
+def question(aspects: AspectSet, kind: str, text: str, brief: bool = False) -> Question:
     """The question about an item or a user.
 
     Args:
         aspects: to rate.
         kind: "item" or "user".
         text: of the item (`item_text`), or of the user's history (`user_text`).
+        brief: the text alone, for a model that was fine-tuned on such questions.
     """
+    if brief:
+        return Question("", text)
     words = {name: getattr(aspects, name) for name in ("item", "items", "least", "most")}
     head, about = (_ITEM, _ABOUT_ITEM) if kind == "item" else (_USER, _ABOUT_USER)
     lines = "\n".join(f"{name}: <rating>" for name in aspects.names)

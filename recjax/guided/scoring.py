@@ -68,6 +68,7 @@ class Rater:
         how, value, calibrate: see above.
         form: of prompts: "text", or "chat" for a model with a chat template; None: as the model's
             folder has it.
+        brief: ask with the text alone, for a model that was fine-tuned so.
         batch_size: prompts at a time.
 
     Raises:
@@ -84,6 +85,7 @@ class Rater:
         value: Value = "likeliest",
         calibrate: bool = False,
         form: PromptForm | None = None,
+        brief: bool = False,
         batch_size: int = 32,
     ):
         if lm.tokenizer is None:
@@ -96,7 +98,7 @@ class Rater:
         self._lm, self._tokenizer, self.aspects, self.kind = lm, lm.tokenizer, aspects, kind
         self._how, self._value, self._size = how, value, batch_size
         self.form: PromptForm = form or ("chat" if has_template(lm.tokenizer) else "text")
-        self._calibrate = calibrate
+        self._calibrate, self._brief = calibrate, brief
         self._free_prior: np.ndarray | None = None
         answers = answer_form(aspects)
         self._filler = None
@@ -113,7 +115,7 @@ class Rater:
         return {
             "kind": self.kind,
             "aspects": to_plain(self.aspects),
-            "prompt": list(question(self.aspects, self.kind, "")),
+            "prompt": list(question(self.aspects, self.kind, "", self._brief)),
             "how": self._how,
             "value": self._value,
             "calibrate": self._calibrate,
@@ -152,7 +154,7 @@ class Rater:
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of the prompts about texts."""
-        asked = [question(self.aspects, self.kind, text) for text in texts]
+        asked = [question(self.aspects, self.kind, text, self._brief) for text in texts]
         return question_ids(self._tokenizer, asked, self.form)
 
     def _batch(self, texts: list[str], names: list[str]) -> list[Rated]:

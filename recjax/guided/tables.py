@@ -284,7 +284,12 @@ def _known(
 
 
 def write_pairs(
-    subjects: Subjects, scores: str | Path, aspects: AspectSet, out: str | Path, form: str = "text"
+    subjects: Subjects,
+    scores: str | Path,
+    aspects: AspectSet,
+    out: str | Path,
+    form: str = "text",
+    brief: bool = False,
 ) -> dict[str, Any]:
     """Prompts and given answers as JSON lines, for system `finetune`: `{"prompt", "answer"}`, and
     `"system"` for chats.
@@ -296,6 +301,7 @@ def write_pairs(
         aspects: of the answers.
         out: ends in .jsonl.
         form: "text" or "chat", of the model that is fine-tuned.
+        brief: prompts are the texts alone.
 
     Returns:
         `pairs` written, and the subjects `left_out`.
@@ -311,7 +317,7 @@ def write_pairs(
             text = subjects.text(place)
             if not text or not found.known[place].all():
                 continue
-            asked = question(aspects, subjects.kind, text)
+            asked = question(aspects, subjects.kind, text, brief)
             chosen = np.rint(found.values[place]).astype(int) - aspects.least
             pair = {**_prompt(asked, form), "answer": answers.text(chosen.tolist())}
             file.write((json.dumps(pair, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
@@ -321,5 +327,6 @@ def write_pairs(
 
 def _prompt(asked: Question, form: str) -> dict[str, str]:
     if form == "chat":
-        return {"system": asked.system, "prompt": asked.user}
+        system = {"system": asked.system} if asked.system else {}
+        return {**system, "prompt": asked.user}
     return {"prompt": asked.text}

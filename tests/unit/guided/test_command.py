@@ -151,6 +151,9 @@ def test_pairs_of_a_teacher(run, tmp_path, sample_store, own):
     flags = (f"--teacher={teacher}", "--form=chat", "--overwrite")
     run("items", *flags, llm=None, out=out)
     assert set(json.loads(out.read_text().splitlines()[0])) == {"system", "prompt", "answer"}
+    run("items", *flags, "--brief", llm=None, out=out)
+    brief = json.loads(out.read_text().splitlines()[0])
+    assert set(brief) == {"prompt", "answer"} and brief["prompt"].startswith("title: ")
 
 
 @pytest.mark.parametrize(

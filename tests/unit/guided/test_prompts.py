@@ -36,6 +36,8 @@ def test_the_question_about_an_item():
         assert part in asked.system
     assert asked.user == "This is known of the song:\ntitle: X"
     assert asked.text == f"{asked.system}\n\n{asked.user}\n\n"
+    brief = question(SONGS, "item", "title: X", brief=True)
+    assert (brief.system, brief.text) == ("", "title: X\n\n")
     assert answer_form(SONGS).text([0, 9, 10]) == "tempo: 0\nmood (of it): 9\ntempo change: 10"
 
 
