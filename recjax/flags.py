@@ -168,7 +168,7 @@ def make_parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     )
 
     sub = command(
-        "plan", "estimate the cost of training a language model; allocate nothing",
+        "plan", "estimate the cost of a language model; allocate nothing",
         config="optional",
     )  # fmt: skip
     sub.add_argument("--preset", metavar="NAME", help="a published model's sizes, by its name")
@@ -179,7 +179,9 @@ def make_parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     # Of fine-tuning, --config tells these.
     sub.add_argument("--batch", type=int, metavar="N", help="rows per step (8)")
     sub.add_argument("--length", type=int, metavar="N", help="tokens per row (512)")
-    sub.add_argument("--train", metavar="NAME", help="adapter, lora (default) or full")
+    sub.add_argument(
+        "--train", metavar="NAME", help="adapter, lora (default), full; or none: a forward pass",
+    )  # fmt: skip
     sub.add_argument("--rank", type=int, metavar="N", help="rank of LoRA (8)")
     sub.add_argument(
         "--dtype", metavar="NAME", help="type of parameters and activations (bfloat16)"

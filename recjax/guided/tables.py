@@ -22,9 +22,7 @@ from recjax.guided.aspects import (
     ITEM,
     USER,
     AspectSet,
-    check_ending,
     read_scores,
-    write_scores,
 )
 from recjax.guided.prompts import (
     FIELDS,
@@ -35,6 +33,7 @@ from recjax.guided.prompts import (
     question,
     user_text,
 )
+from recjax.guided.score_files import check_ending, write_scores
 from recjax.guided.scoring import EndpointRater, Rated, Rater
 from recjax.guided.shards import Progress
 from recjax.replace import new_file

@@ -1,13 +1,14 @@
-"""What training a language model would take, before anything is allocated.
+"""What training a language model, or reading with it, would take, before anything is allocated.
 
     plan = make_plan(find_config("PRESET"), mesh="1,8,1", batch=64, length=512, train="lora")
     print(plan.table())
 
-Everything is counted on abstract arrays. Parameters, gradients and optimiser are exact. Activations
-are what differentiation keeps from the forward pass for the backward pass (its residuals, without
-the parameters among them): XLA may fuse some of them away and needs working memory of its own, so
-this is an estimate. FLOPs are those of all matrix products that are traced, two a multiplication
-and addition; a program that leaves out the masked half of causal attention does less.
+Everything is counted on abstract arrays. Parameters, gradients, optimiser and cache are exact.
+Activations are what differentiation keeps from the forward pass for the backward pass (its
+residuals, without the parameters among them); without training, what the widest operation reads and
+writes. XLA may fuse some of them away and needs working memory of its own, so this is an estimate.
+FLOPs are those of all matrix products that are traced, two a multiplication and addition; a program
+that leaves out the masked half of causal attention does less.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from jax.sharding import AbstractMesh, AxisType
 from recjax.config import build, nearest, to_plain
 from recjax.convert.language_model import DTYPES, read_config
 from recjax.errors import InputError
-from recjax.models.definition import define
+from recjax.models.definition import ModelDef, define
 from recjax.models.language import family_for, presets
 from recjax.nn.lora import LoRAConfig, add_lora
 from recjax.nn.soft import place_soft
@@ -40,6 +41,7 @@ from recjax.training.token_loss import token_loss
 _MOST = 1 << 20  # tokens of a row, devices along an axis, rows of a device
 # A recommender's states [D] become soft tokens by one linear map; so many a row.
 _ADAPTER, _WIDTH, _SOFT = "adapter/kernel", 64, 10
+_READ = "none"
 _RULES: dict[str, Rules] = {
     "adapter": ((r"adapter/.*", "trained"), (r".*", "frozen")),
     "lora": LORA,
@@ -59,8 +61,10 @@ class Plan:
         frozen_bytes, trained_bytes: of the parameters.
         gradient_bytes: of the trained parameters.
         optimizer_bytes: Adam's moments.
-        activation_bytes: what differentiation keeps; an estimate.
-        flops_per_token: forward and backward.
+        activation_bytes: what differentiation keeps, or the widest operation of a forward pass; an
+            estimate.
+        flops_per_token: forward and backward; or forward alone.
+        cache_bytes: of generation and scoring, keys and values of all tokens; 0 in training.
     """
 
     parameters: int
@@ -73,6 +77,7 @@ class Plan:
     optimizer_bytes: int
     activation_bytes: int
     flops_per_token: float
+    cache_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -97,6 +102,7 @@ class Plan:
             "trained parameters": self.trained_bytes,
             "gradients": self.gradient_bytes,
             "optimiser": self.optimizer_bytes,
+            "cache of the tokens": self.cache_bytes,
             "activations (estimate)": self.activation_bytes,
             "together": self.total_bytes,
         }
@@ -175,7 +181,8 @@ def make_plan(
         batch: rows of a step, on all devices.
         length: T, tokens of a row.
         train: "adapter": one linear map from a recommender's width of 64 to soft tokens, into the
-            frozen model; "lora"; "full".
+            frozen model; "lora"; "full". Or "none": a forward pass of the rows with their cache,
+            as generation and scoring begin.
         dtype: of the model's parameters and activations. What is trained beside a frozen model is
             in float32.
         rank: R, for "lora", on the family's usual targets.
@@ -185,8 +192,8 @@ def make_plan(
         InputError: another `train`, a mesh of other than three sizes, rows that the mesh does not
             divide.
     """
-    if train not in _RULES:
-        raise InputError(f"train '{train}': expected one of {', '.join(_RULES)}")
+    if train not in (*_RULES, _READ):
+        raise InputError(f"train '{train}': expected one of {', '.join((*_RULES, _READ))}")
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype}: expected one of {', '.join(DTYPES)}")
     data, fsdp, tensor = _sizes(mesh)
@@ -210,10 +217,12 @@ def make_plan(
     axes = (*family.axes, (_ADAPTER, (None, "embed")))
     if train == "adapter":
         params[_ADAPTER] = jax.ShapeDtypeStruct((_WIDTH, config.dim), jnp.float32)
-    trained, frozen = split_params(params, _RULES[train])
     places: Any = AbstractMesh(
         (data, fsdp, tensor), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES)
     )
+    if train == _READ:
+        return _reading(definition, axes, places, batch, length)
+    trained, frozen = split_params(params, _RULES[train])
     optimizer = make_optimizer(OptimConfig(), 1)
     state = abstract_state_of(trained, optimizer, axes, places)
 
@@ -251,6 +260,54 @@ def make_plan(
         activation_bytes=_activation_bytes(kept, params, config.dim, rows, tensor),
         flops_per_token=product_flops(jaxpr) / (batch * length),
     )
+
+
+def _reading(definition: ModelDef, axes: Any, places: Any, batch: int, length: int) -> Plan:
+    """A forward pass of rows with their cache, and the logits after each."""
+    params = dict(definition.shapes)
+    data, fsdp, tensor = (places.shape[name] for name in MESH_AXES)
+
+    def read(params: Any, tokens: Any) -> Any:
+        model = definition.merge(params)
+        cache = model.empty_cache(batch, length)
+        last = jnp.full((batch, 1), length - 1)
+        h, cache = model.hidden(tokens, cache=cache, places=last)
+        return model.logits(h), cache
+
+    tokens = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+    cache = jax.eval_shape(read, params, tokens)[1]
+    jaxpr = jax.make_jaxpr(read)(params, tokens)
+    known = {(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves((params, cache))}
+    return Plan(
+        parameters=_size(params),
+        trained=0,
+        devices=data * fsdp * tensor,
+        tokens=batch * length,
+        frozen_bytes=_sharded_bytes(params, axes=axes, mesh=places),
+        trained_bytes=0,
+        gradient_bytes=0,
+        optimizer_bytes=0,
+        activation_bytes=math.ceil(_widest(jaxpr, known) / (data * fsdp)),
+        flops_per_token=product_flops(jaxpr) / (batch * length),
+        cache_bytes=math.ceil(
+            sum(_bytes(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(cache))
+            / (data * fsdp * tensor)
+        ),
+    )
+
+
+def _widest(jaxpr: Any, known: set) -> int:
+    """Bytes that the widest operation reads and writes, but for arrays like those of `known`."""
+    widest = 0
+    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        inside = list(_inner(eqn))
+        if inside:
+            widest = max(widest, *(_widest(one, known) for one in inside))
+            continue
+        kinds = [v.aval for v in (*eqn.invars, *eqn.outvars) if hasattr(v.aval, "dtype")]
+        own = [a for a in kinds if (a.shape, a.dtype) not in known and a.dtype != jax.dtypes.float0]
+        widest = max(widest, sum(_bytes(a.shape, a.dtype) for a in own))
+    return widest
 
 
 def _sizes(mesh: str) -> tuple[int, int, int]:

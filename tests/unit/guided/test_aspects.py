@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from recjax.errors import InputError
@@ -14,8 +13,8 @@ from recjax.guided.aspects import (
     check_same,
     read_item_scores,
     read_user_scores,
-    write_scores,
 )
+from recjax.guided.score_files import write_scores
 
 GIVEN = Path(__file__).parents[2] / "data" / "guided"
 OWN = {"name": "songs", "item": "song", "items": "songs", "aspects": [{"name": "tempo"}, "mood"]}
@@ -120,26 +119,6 @@ def test_files_that_are_no_sets(tmp_path):
             aspect_set(tmp_path / "x.toml")
 
 
-@pytest.mark.parametrize("ending", [".tsv", ".csv", ".parquet"])
-def test_scores_go_out_and_come_back(tmp_path, ending):
-    if ending == ".parquet":
-        pytest.importorskip("pyarrow")
-    own = tmp_path / "own.json"
-    own.write_text(json.dumps(OWN | {"most": 20}))
-    aspects, path = aspect_set(own), tmp_path / f"scores{ending}"
-    write_scores(path, ["b", "a"], [[20, 2.5], [4, np.nan]], aspects)
-    found = read_item_scores(path, CATALOG)
-    assert found.aspects == aspects  # of the file beside it
-    assert found.values.tolist() == [[12, 2.5], [4, 2.5], [20, 2.5], [12, 2.5]]
-    assert found.known.tolist() == [[0, 0], [1, 0], [1, 1], [0, 0]]
-    assert (found.missing, found.gaps) == (1, 1)
-    assert "1 items have no scores; 1 single scores are missing: the mean" in found.says()
-    attributes = found.attributes()
-    assert attributes.known.tolist() == [False, True, True, False]
-    standardized = attributes.standardized()
-    assert standardized[:, 0].tolist() == [0, -1, 1, 0] and not standardized[3].any()
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -184,12 +163,3 @@ def test_columns_that_no_set_has_are_a_set(tmp_path):
     found = read_item_scores(tmp_path / "mine.csv", CATALOG)
     assert found.aspects.name == "mine" and found.aspects.names == ("fun",)
     assert found.values[:, 0].tolist() == [3, 3, 3, 3] and found.missing == 2
-
-
-def test_what_cannot_be_written(tmp_path):
-    aspects = aspect_set("movies")
-    with pytest.raises(InputError, match="expected a name that ends in .tsv, .csv, .parquet"):
-        write_scores(tmp_path / "s.txt", [], np.zeros((0, 12)), aspects)
-    with pytest.raises(InputError, match="cannot write"):
-        write_scores(tmp_path / "no" / "s.tsv", [], np.zeros((0, 12)), aspects)
-    assert not list(tmp_path.iterdir())

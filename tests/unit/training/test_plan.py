@@ -45,6 +45,23 @@ def test_a_published_model():
         assert products * factor < plans[train].flops_per_token < 1.06 * products * factor
 
 
+def test_reading_without_training():
+    """LLaMA-3.2-1B's shape as a scorer: its cache to the byte, and 2 N FLOPs a token."""
+    config = PRESETS["llama-3.2-1b"]
+    plan = make_plan(config, batch=64, length=256, train="none", dtype="bfloat16")
+    trained = (plan.trained, plan.gradient_bytes, plan.optimizer_bytes, plan.trained_bytes)
+    assert trained == (0, 0, 0, 0) and plan.frozen_bytes == 2 * plan.parameters
+    keys = 2 * 16 * (64 * 256 * 8 * 64 * 2)
+    assert keys < plan.cache_bytes < keys + 64 * 256 + 1000  # and which slots are valid
+    products = plan.parameters - 128256 * 2048  # logits of one token a row
+    # Of the last layer, beside its keys and values, only what the last token needs may be computed.
+    assert 1.87 * products < plan.flops_per_token < 2.1 * products + 2 * 128256 * 2048 / 256
+    # The feed-forward part is the widest: two arrays in, one out, at least.
+    assert 2 * 64 * 256 * 8192 * 2 < plan.activation_bytes < 20 * 64 * 256 * 8192 * 2
+    split = make_plan(config, mesh="2,1,2", batch=64, length=256, train="none", dtype="bfloat16")
+    assert split.cache_bytes == -(-plan.cache_bytes // 4)
+
+
 @pytest.mark.parametrize("name", ["glm-10b", "chatglm-6b"])
 def test_each_family_has_its_own_adapters(name):
     """Those of RecSysLLM: query_key_value, dense, dense_h_to_4h, dense_4h_to_h."""
