@@ -2,7 +2,7 @@
 
 Host side, numpy. A `Trie` holds the titles as token sequences; a `Template` puts it between literal
 tokens, such as "This user has watched <title> in the previous.", and compiles the whole to a
-deterministic automaton in CSR form, which `recjax.generate.constrained` runs on the device.
+deterministic automaton in CSR form, which `recjax.generate.trie` puts on the device.
 
 A title's end and the text after it are told apart by what follows. Where a longer title goes on
 with the very tokens that the template has next ("Alien" and "Alien in the previous life" before
@@ -16,6 +16,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from recjax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Automaton:
+    """A deterministic automaton over tokens; it starts at node 0.
+
+    Attributes:
+        offsets: [nodes + 1] int32, the edges of a node are offsets[node] .. offsets[node + 1].
+        tokens: [edges] int32, rising within a node.
+        targets: [edges] int32, the node that each edge leads to.
+        final: [nodes] bool, True where the text may end.
+    """
+
+    offsets: np.ndarray
+    tokens: np.ndarray
+    targets: np.ndarray
+    final: np.ndarray
 
 
 class Trie:
@@ -69,6 +86,14 @@ class Trie:
         """The number of nodes."""
         return len(self.offsets) - 1
 
+    @functools.cached_property
+    def automaton(self) -> Automaton:
+        """What writes one title."""
+        final = np.zeros(len(self), bool)
+        final[self.nodes] = True
+        targets = np.arange(1, len(self), dtype=np.int32)
+        return Automaton(self.offsets, self.tokens, targets, final)
+
     def titles_at(self, node: int) -> np.ndarray:
         """The titles [n] that end at a node, in rising order; none for most nodes."""
         first, last = np.searchsorted(self._sorted, [node, node + 1])
@@ -102,23 +127,6 @@ class Slot:
     """
 
     separator: tuple[int, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Automaton:
-    """A deterministic automaton over tokens; it starts at node 0.
-
-    Attributes:
-        offsets: [nodes + 1] int32, the edges of a node are offsets[node] .. offsets[node + 1].
-        tokens: [edges] int32, rising within a node.
-        targets: [edges] int32, the node that each edge leads to.
-        final: [nodes] bool, True where the text may end.
-    """
-
-    offsets: np.ndarray
-    tokens: np.ndarray
-    targets: np.ndarray
-    final: np.ndarray
 
 
 class Template:

@@ -133,8 +133,8 @@ class Infiller:
             raise InputError(f"infilling: a command token {highest}; expected at most {vocab - 1}")
         if pool is not None and pool.sop != marks.sop:
             raise InputError(f"entity pool: <sop> is {pool.sop}; expected {marks.sop}, the model's")
-        self._most = 64
-        if constraint == "pool":
+        self._most, by_pool = 64, constraint == "pool"
+        if by_pool:
             if pool is None:
                 raise InputError("infilling: constraint 'pool', but no pool; expected pool=")
             constraint, self._most = Template(pool.trie), pool.longest + 1
@@ -146,10 +146,12 @@ class Infiller:
         self._ends = sorted({marks.eop} if constraint else {marks.eop, marks.eos})
         self._rule: InnerRule = CountedPositions(jnp.int32(marks.sop))
         self._constraint: Processor | None = None
+        trie = None
         if pool is not None and self._two:
-            self._rule = dynamic_positions(pool, vocab)
+            self._rule = dynamic = dynamic_positions(pool, vocab)
+            trie = dynamic.trie if by_pool else None
         if constraint is not None:
-            self._constraint = constrain(constraint, self._ends, vocab)
+            self._constraint = constrain(constraint, self._ends, vocab, trie)
 
     def __call__(
         self,

@@ -164,7 +164,7 @@ def pools(draw):
     return entities + [first + draw(entity) for first in longer]
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_positions_of_every_beam_are_those_of_training(data):
     """GLM, random pools: text around the blanks holds entities, too; the score tells positions."""
@@ -232,13 +232,15 @@ def test_drawn_texts():
 
 
 def test_one_program_for_texts_of_about_one_length():
-    """Other texts, fewer tokens, another limit below the same bucket: no trace."""
+    """Other texts, fewer tokens, another limit in the same bucket, another pool: no trace."""
     from recjax.recsysllm import infill as module
 
     filler = Infiller(model("glm"), marks=MARKS, pool=pool_of(ENTITIES))
     filler(TEXTS, max_new_tokens=NEW)
     compiled = module._write._cache_size()
     filler([[20, 24, 24, 21], [20, 24, 24], [20, 1, 2, 3, 26, 24]], max_new_tokens=NEW - 1)
+    other = Infiller(model("glm"), marks=MARKS, pool=pool_of([(7, 8), (9, 10, 11)]))
+    other(TEXTS, max_new_tokens=NEW)
     assert module._write._cache_size() == compiled
 
 
