@@ -55,6 +55,7 @@ class TrainBatches:
             ... items before, until the run's first item is in one (n up to L: no item is left out).
         row_multiple: R is a multiple of this (the data-parallel size of one process).
         process: this process's (index, count).
+        users: batches have `users`, too: 1 + the number of the user, 0 for padding.
     """
 
     items: np.ndarray
@@ -67,6 +68,7 @@ class TrainBatches:
     stride: int = 0
     row_multiple: int = 1
     process: tuple[int, int] = (0, 1)
+    users: bool = False
 
     def __post_init__(self):
         if self.n_sequences == 0:
@@ -156,7 +158,8 @@ class TrainBatches:
             if self.packed and other != index:
                 needed = max(needed, *(p.rows for p in self._packings(step, count, other)[1]))
         rows = grow_rows(self._usual_rows, needed, self.row_multiple)
-        names = ("ids", "targets", "positions", "segments", "sequences")
+        names = ["ids", "targets", "positions", "segments", "sequences"]
+        names += ["users"] if self.users else []
         batch = {name: np.zeros((count, rows * self.length), np.int32) for name in names}
         for k, (member, packing) in enumerate(zip(members, packings, strict=True)):
             tokens = window_tokens(stops[member], lengths[member], packing, self.length)
@@ -165,6 +168,9 @@ class TrainBatches:
             batch["positions"][k, tokens.slot] = tokens.position
             batch["segments"][k, tokens.slot] = tokens.segment
             batch["sequences"][k, tokens.slot] = spans[member][tokens.sequence]
+            if self.users:
+                who = self.spans.users[spans[member]] + 1
+                batch["users"][k, tokens.slot] = who[tokens.sequence]
         return {k: v.reshape(count, rows, self.length) for k, v in batch.items()}
 
 
@@ -188,6 +194,7 @@ class EvalBatches:
         targeted: off = there are no targets, and a history may end with `items`.
         shards: S equal parts of rows and examples; each has its examples in its own rows, and
             `last` counts within it. B is rounded up, and examples are not in order.
+        users: batches have `users` [R L], too: 1 + the number of the user, 0 for padding.
     """
 
     items: np.ndarray
@@ -198,6 +205,7 @@ class EvalBatches:
     closing: int = 0
     targeted: bool = True
     shards: int = 1
+    users: bool = False
 
     @functools.cached_property
     def size(self) -> int:
@@ -254,6 +262,9 @@ class EvalBatches:
         flat["ids"][tokens.slot] = self.items[source]
         flat["positions"][tokens.slot] = tokens.position
         flat["segments"][tokens.slot] = tokens.segment
+        if self.users:
+            flat["users"] = np.zeros(rows * length, np.int32)
+            flat["users"][tokens.slot] = (self.spans.users[examples] + 1)[tokens.sequence]
         last = packing.row * length + packing.column + lengths - 1
         if closed:
             flat["ids"][last] = self.closing

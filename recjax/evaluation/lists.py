@@ -69,6 +69,7 @@ class TopLists:
         sharding: how a batch is split over devices (`recjax.evaluation.shards`).
         packed: several histories a row.
         closing: id of a mask that follows every history; 0 = none.
+        personal: `encode` reads whose histories they are, where users were asked for.
     """
 
     n_items: int
@@ -79,6 +80,7 @@ class TopLists:
     sharding: NamedSharding | None = None
     packed: bool = True
     closing: int = 0
+    personal: bool = False
 
     @functools.cached_property
     def _top(self):
@@ -120,6 +122,7 @@ class TopLists:
         batches = EvalBatches(
             request.items, request.spans, self.length, self.batch_size,
             packed=self.packed, closing=self.closing, targeted=False, shards=shards,
+            users=self.personal and request.users is not None,
         )  # fmt: skip
         waiting = None  # one batch is computed while the next one is made
         for index in range(len(batches)):

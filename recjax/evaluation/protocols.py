@@ -104,6 +104,7 @@ class Evaluator:
         packed: several histories a row.
         closing: id of a mask that follows every history; 0 = none.
         vectors: `encode` gives vectors; of scores alone there is no marginal relevance.
+        personal: `encode` reads whose histories they are.
     """
 
     config: EvaluationConfig
@@ -118,6 +119,7 @@ class Evaluator:
     packed: bool = True
     closing: int = 0
     vectors: bool = True
+    personal: bool = False
 
     def __post_init__(self):
         if not len(self.examples):
@@ -176,6 +178,7 @@ class Evaluator:
             packed=self.packed,
             closing=self.closing,
             shards=shards_of(self.sharding),
+            users=self.personal,
         )
 
     @functools.cached_property

@@ -135,6 +135,7 @@ class Recommender(SequentialRecommender):
         positions: Array | None = None,
         segments: Array | None = None,
         last: Array | None = None,
+        users: Array | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Array:
         """Vectors [B D] at the mask that follows each history.

@@ -168,6 +168,7 @@ class Recommender(SequentialRecommender):
         positions: Array | None = None,
         segments: Array | None = None,
         last: Array | None = None,
+        users: Array | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Array:
         """States [B D'] of the newest items alone; see `SequentialRecommender.predict`."""

@@ -254,6 +254,7 @@ class Recommender(SequentialRecommender):
         positions: Array | None = None,
         segments: Array | None = None,
         last: Array | None = None,
+        users: Array | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Array:
         """Oracle items [B D]; see `SequentialRecommender.predict`.

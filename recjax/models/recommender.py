@@ -27,7 +27,7 @@ from recjax.nn.places import at_places
 from recjax.typing import Array
 
 # Config name -> module of `recjax.models`, with `Config`, `PRESETS`, `PARAM_AXES`, `Recommender`.
-NAMES = ("gru4rec", "caser", "sasrec", "bert4rec", "dreamrec")
+NAMES = ("gru4rec", "caser", "sasrec", "bert4rec", "dreamrec", "hgn", "fdsa", "bpr", "simplex")
 
 
 class Learned(NamedTuple):
@@ -91,6 +91,13 @@ class SequentialRecommender(nnx.Module):
     masked: ClassVar[bool] = False
     # It makes the vector that is scored (`Learned.states`): it has `oracle` and `encode_ending`.
     generative: ClassVar[bool] = False
+    # It has vectors of users: it is made with `n_users`, and `encode` and `predict` take `users`
+    # [B L], numbers from 1 on at every place; 0 or None = somebody else.
+    personal: ClassVar[bool] = False
+    # It reads attributes of the items: it is made with `n_attributes`, and its `attributes/values`
+    # [I A] come from data (`recjax.models.attributed`).
+    attributed: ClassVar[bool] = False
+    reads_history: ClassVar[bool] = True  # off = its state is the user's alone
     one_state: ClassVar[bool] = False  # the newest state is all that stands for a history
 
     def encode(
@@ -133,6 +140,7 @@ class SequentialRecommender(nnx.Module):
         positions: Array | None = None,
         segments: Array | None = None,
         last: Array | None = None,
+        users: Array | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Array:
         """Vectors [B D] to score the next item with.
@@ -142,10 +150,12 @@ class SequentialRecommender(nnx.Module):
             positions, segments: see `encode`.
             last: where rows are packed, places of the newest items in the flattened ids: [B], or
                 [S b] of S equal parts of the rows (see `recjax.nn.places`).
+            users: [B L], of a `personal` model.
             rngs: randomness of a generative model.
         """
         del rngs
-        h = self.encode(ids, positions=positions, segments=segments)
+        own: dict[str, Any] = {"users": users} if self.personal else {}
+        h = self.encode(ids, positions=positions, segments=segments, **own)
         return h[:, -1] if last is None else at_places(lambda at, flat: flat[at], last, h)
 
     def oracle(self, ids: Array, key: Array) -> Array:
@@ -183,15 +193,17 @@ class SequentialRecommender(nnx.Module):
 
         Args:
             batch: `ids`, `targets`, `positions`, `segments`, `sequences`, all [B L], of
-                `recjax.data.pipeline.TrainBatches`.
+                `recjax.data.pipeline.TrainBatches`; `users` for a `personal` model.
             rngs: its `dropout` stream, and `noise` for models that draw more.
         """
+        own: dict[str, Any] = {"users": batch["users"]} if self.personal else {}
         h = self.encode(
             batch["ids"],
             positions=batch["positions"],
             segments=batch["segments"],
             deterministic=False,
             rngs=rngs,
+            **own,
         )
         targets, sequences = batch["targets"].reshape(-1), batch["sequences"].reshape(-1)
         return Learned(h.reshape(-1, h.shape[-1]), targets, sequences)
@@ -246,7 +258,13 @@ def read_config(section: Any, where: str = "config.model") -> tuple[Any, Any]:
 
 
 def make_recommender(
-    section: Any, n_items: int, rngs: nnx.Rngs, *, features: int = 0
+    section: Any,
+    n_items: int,
+    rngs: nnx.Rngs,
+    *,
+    features: int = 0,
+    n_users: int = 1,
+    n_attributes: int = 1,
 ) -> SequentialRecommender:
     """A recommender from its config section.
 
@@ -255,9 +273,13 @@ def make_recommender(
         n_items: I.
         rngs: initialiser keys (`params`).
         features: A, the width of given features of the items (`FeaturedItems`); 0 = none.
+        n_users: U, for a `personal` model.
+        n_attributes: A, for an `attributed` model.
     """
     module, config = read_config(section)
-    model = module.Recommender(config, n_items, rngs=rngs)
+    sizes = {"n_users": n_users} if module.Recommender.personal else {}
+    sizes |= {"n_attributes": n_attributes} if module.Recommender.attributed else {}
+    model = module.Recommender(config, n_items, **sizes, rngs=rngs)
     if features:
         model.items = FeaturedItems(model.items, features, rngs=rngs)
     return model

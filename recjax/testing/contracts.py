@@ -3,6 +3,8 @@
 CASES = [("sasrec", {...})]      # a new model joins by one line in tests/unit/models
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +20,13 @@ from recjax.training.parallel import make_mesh, param_shardings
 N_ITEMS = 23
 
 
+def _make(section: dict, rngs: nnx.Rngs) -> SequentialRecommender:
+    return make_recommender(section, N_ITEMS, rngs, n_users=4, n_attributes=5)
+
+
 def build(section: dict, seed: int = 0) -> SequentialRecommender:
     """The model with weights large enough that every part of it shows in its output."""
-    model = make_recommender(section, N_ITEMS, nnx.Rngs(params=seed))
+    model = _make(section, nnx.Rngs(params=seed))
     state = nnx.to_flat_state(nnx.state(model))
     rng = np.random.default_rng(seed)
     sharp = [
@@ -76,6 +82,9 @@ def assert_causal(section: dict) -> None:
     rows, _ = _ids(section, [length])
     encode = jax.jit(model.encode)
     before = encode(jnp.array(rows))
+    if not model.reads_history:
+        np.testing.assert_array_equal(before, encode(jnp.array(rows % (N_ITEMS - 1) + 1)))
+        return
     for place in (0, length // 2, length - 1):
         changed = rows.copy()
         changed[0, place] = changed[0, place] % (N_ITEMS - 1) + 1
@@ -120,7 +129,7 @@ def assert_deterministic_and_random(section: dict) -> None:
 
 def assert_traces_once(section: dict) -> None:
     """Other items, other padding: no new trace."""
-    definition = define(lambda rngs: make_recommender(section, N_ITEMS, rngs))
+    definition = define(lambda rngs: _make(section, rngs))
     params = {k: jnp.ones(v.shape, v.dtype) for k, v in definition.shapes.items()}
     traces = 0
 
@@ -137,7 +146,7 @@ def assert_traces_once(section: dict) -> None:
 
 def assert_every_parameter_has_a_sharding(section: dict) -> None:
     """`PARAM_AXES` covers every parameter, with as many axes as it has."""
-    definition = define(lambda rngs: make_recommender(section, N_ITEMS, rngs))
+    definition = define(lambda rngs: _make(section, rngs))
     axes = model_module(section["name"]).PARAM_AXES
     shardings = param_shardings(definition.shapes, axes, make_mesh((-1, 1, 1)))
     assert set(shardings) == set(definition.shapes)
@@ -145,7 +154,7 @@ def assert_every_parameter_has_a_sharding(section: dict) -> None:
 
 def assert_every_parameter_is_used(section: dict) -> None:
     """The gradient of the predictions' scores reaches every parameter."""
-    definition = define(lambda rngs: make_recommender(section, N_ITEMS, rngs))
+    definition = define(lambda rngs: _make(section, rngs))
     model = build(section)
     flat = nnx.to_flat_state(nnx.state(model))
     params = {"/".join(map(str, path)): leaf[...] for path, leaf in flat}
@@ -181,13 +190,34 @@ def assert_predictions_are_those_of_an_evaluation_batch(section: dict) -> None:
     np.testing.assert_allclose(packed, plain, atol=5e-5)
 
 
+def assert_users_have_their_own_states(section: dict) -> None:
+    """A `personal` model's states are the user's; somebody unknown has those of nobody."""
+    model = build(section)
+    if not model.personal:
+        return
+    ids = jnp.array(_ids(section, [3, 5])[0])
+    personal: Any = model.encode
+    encode = jax.jit(lambda users: personal(ids, users=users)[:, -1])
+    one, other, nobody = (encode(jnp.full(ids.shape, n)) for n in (1, 2, 0))
+    assert np.abs(one - other).max() > 1e-3 and np.abs(one - nobody).max() > 1e-3
+    np.testing.assert_allclose(nobody, model.encode(ids)[:, -1], atol=1e-5)
+
+
 def assert_learns_targets_of_its_own_sequence(section: dict) -> None:
     """What `learn` pairs: vectors that depend on the parameters, targets of the same sequence."""
     length = section["max_length"]
     model = build(section)
     spans = Spans(np.arange(4, dtype=np.int32), np.array([0, 5, 8, 14]), np.array([5, 8, 14, 16]))
     items = np.arange(1, 17, dtype=np.int32)
-    batches = TrainBatches(items, spans, length, 4, seed=0, shifted=not model.masked)
+    batches = TrainBatches(
+        items,
+        spans,
+        length,
+        4,
+        seed=0,
+        shifted=not model.masked and model.reads_history,
+        users=True,
+    )
     batch = {name: jnp.array(value[0]) for name, value in batches(0).items()}
     learn = jax.jit(lambda batch: model.learn(batch, nnx.Rngs(dropout=1, noise=2)))
     vectors, targets, sequences, _ = learn(batch)

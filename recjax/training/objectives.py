@@ -39,6 +39,7 @@ class ObjectiveConfig(Checked):
         "top1",
         "bpr_max",
         "top1_max",
+        "ccl",
         "mse",
     ] = "bce"
     negatives: Annotated[int, Range(0, 2**20)] = 1  # M, drawn from the catalogue
@@ -48,6 +49,8 @@ class ObjectiveConfig(Checked):
     popularity_power: Annotated[float, Range(0, 10)] = 0.0
     calibration: Share = 0.75  # gbce: t of gSASRec (Petrov and Macdonald 2023)
     regularization: Amount = 1.0  # bpr_max: lambda of the score penalty
+    margin: Share = 0.9  # ccl: cosines of negatives below it cost nothing
+    negative_weight: Amount = 1.0  # ccl: mu, weight of the mean over the negatives
     states_weight: Amount = 0.0  # adds the softmax of the states that guide a generative model
 
     def __post_init__(self):
@@ -60,7 +63,7 @@ class ObjectiveConfig(Checked):
     @property
     def shared(self) -> bool:
         """Whether the negatives are shared by the batch."""
-        return self.name in ("sampled_softmax", *_PAIRWISE)
+        return self.name in ("sampled_softmax", "ccl", *_PAIRWISE)
 
 
 def _reduce(losses: Array, weights: Array) -> SumWeight:
@@ -183,6 +186,29 @@ def top1_max(h: Array, table: Array, targets: Array, weights: Array, negatives: 
     return _reduce((s * loss).sum(-1), weights)
 
 
+def cosine_contrastive(
+    h: Array,
+    table: Array,
+    targets: Array,
+    weights: Array,
+    negatives: Array,
+    margin: float,
+    negative_weight: float,
+) -> SumWeight:
+    """SimpleX's loss (Mao et al., CIKM 2021, equation 2) of vectors of length 1.
+
+    `1 - r+ + mu mean_j max(0, r_j - margin)`.
+
+    Args:
+        negatives: [M] ids shared by all positions; a position's own target does not count.
+        margin: m.
+        negative_weight: mu.
+    """
+    positive, negative, counts = _shared_scores(h, table, targets, negatives)
+    close = _mean_over(jax.nn.relu(negative - margin), counts)
+    return _reduce(1.0 - positive + negative_weight * close, weights)
+
+
 def squared_error(h: Array, table: Array, targets: Array, weights: Array) -> SumWeight:
     """Mean squared difference of `h` and the target's vector: DreamRec's loss (2023, equation 10).
 
@@ -287,6 +313,9 @@ class Objective:
             negatives = self._shared_negatives(targets, data, key)
             if config.name == "bpr_max":
                 return bpr_max(h, table, targets, weights, negatives, config.regularization)
+            if config.name == "ccl":
+                settings = config.margin, config.negative_weight
+                return cosine_contrastive(h, table, targets, weights, negatives, *settings)
             if config.name == "sampled_softmax":
                 log_q = data["log_q"][negatives]
                 return sampled_softmax(h, table, targets, weights, negatives, log_q)

@@ -54,6 +54,7 @@ class Ranks(Kept):
         packed: several histories a row.
         closing: id of a mask that follows every history; 0 = none.
         vectors: `encode` gives vectors and a table, not scores.
+        personal: `encode` reads whose histories they are.
     """
 
     store: Store
@@ -61,6 +62,7 @@ class Ranks(Kept):
     packed: bool = True
     closing: int = 0
     vectors: bool = True
+    personal: bool = False
     _kept: tuple[int, Params] | None = None  # a checkpoint that was recommended with
 
     def encode(self, params: Params, batch: dict[str, Array]) -> tuple[Array, Array | None]:
@@ -88,6 +90,7 @@ class Ranks(Kept):
             packed=self.packed,
             closing=self.closing,
             vectors=self.vectors,
+            personal=self.personal,
         )
 
     @functools.cached_property
@@ -103,6 +106,7 @@ class Ranks(Kept):
             sharding=parallel.batch_sharding(self.mesh),
             packed=self.packed,
             closing=self.closing,
+            personal=self.personal,
         )
 
     def recommend(

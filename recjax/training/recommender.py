@@ -22,6 +22,7 @@ from recjax.data.prepare import DataConfig, read_options
 from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.evaluation.protocols import EvaluationConfig
+from recjax.models.attributed import ATTRIBUTES, item_attributes
 from recjax.models.definition import fingerprint
 from recjax.models.recommender import FEATURE_AXES, FEATURES, make_recommender, read_config
 from recjax.ranges import Checked, Count, Seed
@@ -115,15 +116,26 @@ class RecommenderRun(Ranks, Run):
         super().__init__(config, store, workdir)
         self._module, model_config = read_config(config.model)
         self._arrays, self.rules = dict(arrays or {}), rules
+        kind = self._module.Recommender
+        self.masked, self.personal = kind.masked, kind.personal
+        if kind.attributed:
+            self._arrays.setdefault(ATTRIBUTES, item_attributes(model_config, store.catalog).values)
+            self.rules = ((ATTRIBUTES, "frozen"), *rules)
         self._check_arrays()
-        self.masked = self._module.Recommender.masked
         self.window, self.packed = model_config.max_length, config.train.packed
         self.closing = store.n_items if self.masked else 0
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """See `Trainable`."""
-        width = self._arrays[FEATURES].shape[-1] if FEATURES in self._arrays else 0
-        return make_recommender(self.config.model, self.store.n_items, rngs, features=width)
+        widths = {name: array.shape[-1] for name, array in self._arrays.items() if array.ndim == 2}
+        return make_recommender(
+            self.config.model,
+            self.store.n_items,
+            rngs,
+            features=widths.get(FEATURES, 0),
+            n_users=self.store.n_users,
+            n_attributes=widths.get(ATTRIBUTES, 1),
+        )
 
     def _check_arrays(self) -> None:
         shapes = self.model.shapes
@@ -175,9 +187,10 @@ class RecommenderRun(Ranks, Run):
             self.config.seed,
             packed=train.packed,
             stride=train.stride,
-            shifted=not self.masked,
+            shifted=not self.masked and self._module.Recommender.reads_history,
             row_multiple=max(1, parallel.data_size(self.mesh) // processes),
             process=(jax.process_index(), processes),
+            users=self.personal,
         )
 
     def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
@@ -199,6 +212,7 @@ class RecommenderRun(Ranks, Run):
             segments=batch["segments"],
             last=batch["last"],
             rngs=nnx.Rngs(noise=self.config.seed),  # of a generative model
+            **({"users": batch["users"]} if "users" in batch else {}),
         )
         return predicted, module.item_table()
 
@@ -217,11 +231,17 @@ class RecommenderRun(Ranks, Run):
         """See `Run.needed_bytes`; of a call's batches, and of what a step makes of one, too."""
         train, objective = self.config.train, self.config.objective
         model = read_config(self.config.model)[1]
-        # Two calls' batches of five int32 arrays: one is trained on while the next one is made.
+        # Two calls' batches of five int32 arrays, or six: one is trained on while the next one is
+        # made.
         rows = self.batches.rows / parallel.data_size(self.mesh)
         places = rows * self.window
         out = super().needed_bytes()
-        parts = [("config.train.steps_per_call", 2 * 5 * 4 * places * train.steps_per_call)]
+        parts = [
+            (
+                "config.train.steps_per_call",
+                2 * (5 + self.personal) * 4 * places * train.steps_per_call,
+            )
+        ]
         if objective.name in ("bce", "gbce"):  # vectors of each place's own
             parts.append(
                 ("config.objective.negatives", 4 * places * objective.negatives * model.dim)

@@ -34,6 +34,11 @@ CASES = [
         "sampler_steps": 4,
         "schedule": "cosine",
     },
+    {"name": "hgn", "max_length": 9, "dim": 8, "window": 9, "dropout": 0.3},
+    {"name": "fdsa", "max_length": 9, "dim": 8, "mlp_dim": 12, "layers": 1, "dropout": 0.3},
+    {"name": "bpr", "max_length": 9, "dim": 8, "dropout": 0.3},
+    {"name": "bpr", "max_length": 9, "dim": 8, "hidden": (12,), "dropout": 0.3},
+    {"name": "simplex", "max_length": 9, "dim": 8, "dropout": 0.3},
 ]
 ids = [f"{k}-{c['name']}" for k, c in enumerate(CASES)]
 
@@ -61,7 +66,7 @@ def test_presets():
     assert (config.heads, config.dim) == (2, 32)
     with pytest.raises(InputError, match="no preset 'papr' of sasrec; "):
         read_config({"name": "sasrec", "preset": "papr"})
-    with pytest.raises(InputError, match=r"lacks the key 'name' \(gru4rec, caser, .*dreamrec\)"):
+    with pytest.raises(InputError, match=r"lacks the key 'name' \(gru4rec, caser, .*simplex\)"):
         read_config({"dim": 32})
 
 

@@ -272,3 +272,13 @@ def test_settings_that_cannot_work():
         Objective(ObjectiveConfig("bce", negatives=0), ITEMS, SPANS, 8)
     with pytest.raises(InputError, match="user 0 has all 4 items: no negative is left"):
         Objective(ObjectiveConfig("bce"), ITEMS[:4], SPANS[:1], 5)
+
+
+def test_cosine_contrastive_is_simplex_loss():
+    h, table = np.array([[1.0, 0.0], [0.6, 0.8]]), np.array([[0, 0], [1.0, 0], [0, 1], [0.8, 0.6]])
+    targets, weights, negatives = np.array([1, 3]), np.ones(2), np.array([2, 3])
+    total, weight = objectives.cosine_contrastive(h, table, targets, weights, negatives, 0.5, 10.0)
+    # Row 0: r+ = 1, negatives 0 and 0.8; row 1: r+ = 0.96, its own target does not count.
+    expected = (0 + 10 * (0 + 0.3) / 2) + (1 - 0.96 + 10 * (0.8 - 0.5))
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
+    assert weight == 2
