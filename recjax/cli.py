@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -237,13 +238,22 @@ def _transfer(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dic
 
 
 def _plan(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
-    from recjax.training.plan import find_config, make_plan, planned
+    from recjax.training.compiled import use_devices
+    from recjax.training.devices import find_device
+    from recjax.training.plan import find_config, make_plan, mesh_sizes, planned
+    from recjax.training.run_plan import plan_run
 
     if sum(given is not None for given in (args.config, args.preset, args.source)) != 1:
         raise InputError("plan needs one of --preset NAME, --from FOLDER and --config FILE")
+    device = None if args.device is None else find_device(args.device)
     run = None if args.config is None else _load(args, overrides)
     if overrides and run is None:
         raise InputError("--config.KEY=VALUE needs --config FILE")
+    sizes = mesh_sizes(args.mesh)
+    if args.compiled or (run is not None and run.system == "recommender"):
+        use_devices(math.prod(sizes))
+    if run is not None and run.system == "recommender":
+        return _fitting(plan_run(run, sizes), device)
     if run is None:
         told = {"config": find_config(args.preset, args.source, remat=args.remat)}
     else:
@@ -253,9 +263,20 @@ def _plan(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[st
     if "lora" in told and "rank" in given:
         raise InputError("--rank: expected --config.lora.rank=N")
     usual = {"batch": 8, "length": 512, "train": "lora", "dtype": "bfloat16"}
-    plan = make_plan(mesh=args.mesh, **{**usual, **told, **given})
-    _say(plan.table())
-    return plan.as_dict()
+    plan = make_plan(mesh=args.mesh, compiled=args.compiled, **{**usual, **told, **given})
+    return _fitting(plan, device)
+
+
+def _fitting(plan: Any, device: Any) -> dict[str, Any]:
+    """Says what a plan takes, and whether a device has it."""
+    result = plan.as_dict()
+    _say(plan.table(device))
+    if device is not None:
+        needed, there = result["total_bytes"] / 1e9, device.memory / 1e9
+        result["fits"] = needed <= there
+        said = "fits" if result["fits"] else "does NOT fit"
+        _say(f"{said} {device.name}: {needed:.1f} GB of {there:.1f} GB on each device")
+    return result
 
 
 def _report(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def make_parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     )
 
     sub = command(
-        "plan", "estimate the cost of a language model; allocate nothing",
+        "plan", "estimate the cost of a model on a mesh; allocate nothing",
         config="optional",
     )  # fmt: skip
     sub.add_argument("--preset", metavar="NAME", help="a published model's sizes, by its name")
@@ -187,6 +187,13 @@ def make_parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
         "--dtype", metavar="NAME", help="type of parameters and activations (bfloat16)"
     )
     sub.add_argument("--remat", metavar="NAME", help="none (default), dots or full")
+    sub.add_argument(
+        "--compiled", action="store_true",
+        help="also compile a step for the mesh, simulated on this CPU: memory and collectives",
+    )  # fmt: skip
+    sub.add_argument(
+        "--device", metavar="NAME", help="whether it fits: h100, v5p, ..., or a size as 24GB"
+    )
 
     sub = command("report", "make one HTML page of a run", config="none")
     sub.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="folder of the run")

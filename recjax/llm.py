@@ -39,10 +39,11 @@ from recjax.llm_folders import find_model, stop_ids
 from recjax.models.definition import ModelDef
 from recjax.models.language import LanguageConfig, family_for
 from recjax.nn.cache import KVCache
+from recjax.sharded import BATCH
 from recjax.text.chat import Form, prompt_ids
 from recjax.text.tokenizers import FILES as TOKENIZER_FILES
 from recjax.text.tokenizers import Tokenizer, load_tokenizer
-from recjax.training.parallel import RULES, data_size, param_shardings, replicated
+from recjax.training.parallel import data_size, param_shardings, replicated
 from recjax.typing import Array, Params
 
 _KEPT = 4  # shared beginnings whose caches are kept
@@ -377,7 +378,7 @@ class LanguageModel:
         mesh = self.mesh
         if mesh is None:
             return list(arrays)
-        split = NamedSharding(mesh, PartitionSpec(RULES["batch"]))
+        split = NamedSharding(mesh, PartitionSpec(BATCH))
 
         def put(array: Any) -> Any:
             if array is None:

@@ -19,7 +19,8 @@ from recjax.data.requests import Request
 from recjax.errors import InputError
 from recjax.evaluation.protocols import EncodeFn
 from recjax.evaluation.ranking import seen_pairs, top_items
-from recjax.evaluation.shards import fetch, on_each, shards_of, split_batch
+from recjax.evaluation.shards import fetch, over_items, shards_of, split_batch
+from recjax.sharded import Split
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,6 +68,7 @@ class TopLists:
         batch_size: histories at a time.
         item_chunk: items scored at a time.
         sharding: how a batch is split over devices (`recjax.evaluation.shards`).
+        table: how the table of items is, where it is.
         packed: several histories a row.
         closing: id of a mask that follows every history; 0 = none.
         personal: `encode` reads whose histories they are, where users were asked for.
@@ -78,6 +80,7 @@ class TopLists:
     batch_size: int
     item_chunk: int
     sharding: NamedSharding | None = None
+    table: Split | None = None
     packed: bool = True
     closing: int = 0
     personal: bool = False
@@ -89,10 +92,19 @@ class TopLists:
             h, table = self.encode(params, batch)
             nothing = jnp.zeros(0, jnp.int32)
             seen = batch.get("seen_rows", nothing), batch.get("seen_items", nothing)
-            best = functools.partial(top_items, k=k, chunk=self.item_chunk)
-            return on_each(
-                lambda table, allowed, h, seen: best(h, table, seen, allowed=allowed),
-                self.sharding, (table, allowed), h, seen,
+            best = functools.partial(top_items, k=k, chunk=self.item_chunk, items=self.n_items)
+            if allowed is not None:
+                if table is not None:  # rows may stand behind the items
+                    allowed = jnp.pad(allowed, (0, len(table) - len(allowed)))
+                return over_items(
+                    lambda table, allowed, h, seen, split: best(
+                        h, table, seen, allowed=allowed, split=split
+                    ),
+                    self.sharding, self.table, (table, allowed), h, seen,
+                )  # fmt: skip
+            return over_items(
+                lambda table, h, seen, split: best(h, table, seen, split=split),
+                self.sharding, self.table, (table,), h, seen,
             )  # fmt: skip
 
         return top

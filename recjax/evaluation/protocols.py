@@ -12,6 +12,7 @@
 Metric names carry the protocol: `test/full/ndcg@10`.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
@@ -35,8 +36,9 @@ from recjax.evaluation.ranking import (
     ranks_of,
     seen_pairs,
 )
-from recjax.evaluation.shards import fetch, on_each, shards_of, split_batch
+from recjax.evaluation.shards import fetch, over_items, shards_of, split_batch
 from recjax.ranges import Checked, Count, FieldError, Range, Seed, Share, Size
+from recjax.sharded import Split, placing, rows_of
 from recjax.typing import Array
 
 PROTOCOLS = ("full", "full_with_seen", "uni100")
@@ -101,6 +103,7 @@ class Evaluator:
         length: L, the model's window.
         encode: the model.
         sharding: how a batch is split over devices (`recjax.evaluation.shards`).
+        table: how the table of items is, where it is.
         packed: several histories a row.
         closing: id of a mask that follows every history; 0 = none.
         vectors: `encode` gives vectors; of scores alone there is no marginal relevance.
@@ -116,10 +119,16 @@ class Evaluator:
     length: int
     encode: EncodeFn
     sharding: NamedSharding | None = None
+    table: Split | None = None
     packed: bool = True
     closing: int = 0
     vectors: bool = True
     personal: bool = False
+
+    def _placing(self) -> contextlib.AbstractContextManager[None]:
+        if self.table is None:
+            return contextlib.nullcontext()
+        return placing(self.table.mesh, {"items": self.table.axes})
 
     def __post_init__(self):
         if not len(self.examples):
@@ -193,23 +202,31 @@ class Evaluator:
             nothing = (jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.int32))
             for name in lists:
                 seen = (batch["seen_rows"], batch["seen_items"]) if name == "full" else nothing
-                ranks, top = on_each(
-                    lambda table, h, to, seen: rank_catalogue(
-                        h, table, to, seen, k, config.item_chunk
+                vectors = None
+                if table is not None:
+                    with self._placing():
+                        vectors = rows_of(table, batch["targets"], "items")
+                ranks, top = over_items(
+                    lambda table, h, to, vectors, seen, split: rank_catalogue(
+                        h, table, to, seen, k, config.item_chunk,
+                        items=self.n_items, split=split, vectors=vectors,
                     ),
-                    self.sharding, (table,), h, batch["targets"], seen,
+                    self.sharding, self.table, (table,), h, batch["targets"], vectors, seen,
                 )  # fmt: skip
                 out[name] = {"ranks": ranks, "top": top}
                 if table is not None:
-                    out[name]["mmr"] = marginal_relevance(
-                        h, table, top, config.cutoffs, config.mmr_balance
-                    )
+                    with self._placing():
+                        out[name]["mmr"] = marginal_relevance(
+                            h, table, top, config.cutoffs, config.mmr_balance
+                        )
             if sampled:
                 candidates = jnp.concatenate([batch["targets"][:, None], batch["negatives"]], 1)
                 if table is None:
                     scores = jnp.take_along_axis(h, candidates, axis=1)
                 else:
-                    scores = jnp.einsum("BD,BCD->BC", h, table[candidates])
+                    with self._placing():
+                        vectors = rows_of(table, candidates, "items")
+                    scores = jnp.einsum("BD,BCD->BC", h, vectors)
                 out["uni100"] = {"ranks": ranks_of(scores, jnp.zeros(len(h), jnp.int32))}
             return out
 

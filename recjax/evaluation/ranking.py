@@ -5,13 +5,16 @@ Ranking is streamed over the catalogue: [B, chunk] scores exist at a time, never
 Letters: B examples, C items of a chunk, k length of the lists, P seen pairs.
 """
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from recjax.data.splits import Spans
+from recjax.sharded import Split, rows_of
 from recjax.typing import Array
 
 # Two sums of the same products in another order differ by about this share of their size; scores
@@ -66,18 +69,25 @@ def _stream(
     chunk: int,
     allowed: Array | None = None,
     targets: Array | None = None,
+    vectors: Array | None = None,
+    items: int | None = None,
+    origin: Array | int = 0,
 ) -> tuple[Array, Array, Array | None]:
     """`(ids, scores, counts)`, the one pass over the catalogue that `rank_catalogue` and
-    `top_items` make. `targets` [B] take part in any case, and are counted."""
+    `top_items` make. `targets` [B] take part in any case, and are counted; `vectors` [B D] are
+    theirs. The table is the part of all `items` that begins with number `origin`; without one, h
+    are the scores [B I]."""
     batch, n_items = h.shape[0], h.shape[1] if table is None else table.shape[0]
     chunk = min(max(chunk, k), n_items)
+    items = n_items if items is None else items
     if targets is not None:
-        own = h[jnp.arange(batch), targets][:, None] if table is None else h * table[targets]
+        own = h[jnp.arange(batch), targets][:, None] if table is None else h * vectors
         threshold = own.sum(-1) - _ROUNDING * jnp.abs(own).sum(-1)
+        targets = targets - origin
     rows = jnp.arange(batch)
     # Item 0 is seen by everybody.
     seen_rows = jnp.concatenate([rows, seen[0]])
-    seen_items = jnp.concatenate([jnp.zeros(batch, jnp.int32), seen[1]])
+    seen_items = jnp.concatenate([jnp.zeros(batch, jnp.int32), seen[1]]) - origin
 
     def body(carry, index):
         count, best, best_ids = carry
@@ -92,7 +102,7 @@ def _stream(
         inside = (seen_items >= first) & (seen_items < start + chunk)
         column = jnp.where(inside, seen_items - start, chunk)  # a scatter drops column `chunk`
         out = jnp.zeros((batch, chunk), bool).at[seen_rows, column].set(True, mode="drop")
-        out |= ids < first
+        out |= (ids < first) | (ids + origin >= items)
         if allowed is not None:
             out |= jnp.logical_not(jax.lax.dynamic_slice_in_dim(allowed, start, chunk))
         if targets is None:
@@ -100,7 +110,8 @@ def _stream(
         else:
             is_target = (ids == targets[:, None]) & (ids >= first)
             scores = jnp.where(out & ~is_target, -jnp.inf, scores)
-            # The target counts itself: that is the 1 of its rank.
+            # The target counts itself: that is the 1 of its rank. Where its score is no number,
+            # all that was left out counts too.
             counts = ~(scores < threshold[:, None]) | is_target
             count += jnp.sum(counts, axis=-1, dtype=jnp.int32)
         values, places = jax.lax.top_k(scores, min(k, chunk))
@@ -116,7 +127,39 @@ def _stream(
     )
     chunks = jnp.arange(-(-n_items // chunk))
     (count, best, best_ids), _ = jax.lax.scan(body, nothing, chunks)
-    return jnp.where(best > -jnp.inf, best_ids, 0), best, count
+    return jnp.where(best > -jnp.inf, best_ids + origin, 0), best, count
+
+
+def _over_parts(
+    h: Array,
+    table: Array,
+    seen: tuple[Array, Array],
+    k: int,
+    chunk: int,
+    split: Split,
+    **given: Any,
+) -> tuple[Array, Array, Array | None]:
+    """`_stream` on each device over its part of a table that is split: of its own examples."""
+    own = len(h)
+    place = jax.lax.axis_index(split.gathered) if split.gathered else 0
+    # The devices that share the table work on each other's examples, which are numbered anew.
+    seen = split.gather(seen[0] + place * own), split.gather(seen[1])
+    for name in ("targets", "vectors"):
+        given[name] = None if given.get(name) is None else split.gather(given[name])
+    top, scores, count = _stream(
+        split.gather(h), table, seen, k, chunk, origin=split.first(table), **given
+    )
+
+    def all_parts(x: Array) -> Array:
+        return jax.lax.all_gather(x, split.axes, axis=1, tiled=True)
+
+    mine = jax.lax.dynamic_slice_in_dim
+    scores, order = jax.lax.top_k(all_parts(scores), k)
+    top = jnp.take_along_axis(all_parts(top), order, axis=-1)
+    top = jnp.where(scores > -jnp.inf, top, 0)
+    if count is not None:
+        count = mine(jax.lax.psum(count, split.axes), place * own, own)
+    return mine(top, place * own, own), mine(scores, place * own, own), count
 
 
 def rank_catalogue(
@@ -126,6 +169,10 @@ def rank_catalogue(
     seen: tuple[Array, Array],
     k: int,
     chunk: int = 16384,
+    *,
+    items: int | None = None,
+    split: Split | None = None,
+    vectors: Array | None = None,
 ) -> tuple[Array, Array]:
     """Rank of each target in the full catalogue, and the k best items.
 
@@ -142,15 +189,22 @@ def rank_catalogue(
             ranking; its target does in any case. Pairs with item 0 change nothing.
         k: length of the lists.
         chunk: items scored at a time.
+        items: I, where rows stand behind the table's items; they take no part.
+        split: inside of `split.map`, where the table is this device's part; then also `vectors`.
+        vectors: [B D] of the targets; by default they are looked up.
 
     Returns:
         `(ranks [B] int32, top [B k] int32)`; `top` is sorted by score and holds 0 where fewer than
         k items take part.
     """
-    top, _, count = _stream(h, table, seen, k, chunk, targets=targets)
+    items = (h.shape[1] if table is None else table.shape[0]) if items is None else items
+    stream = _stream if split is None else functools.partial(_over_parts, split=split)
+    if vectors is None and table is not None:
+        vectors = table[targets]
+    top, _, count = stream(h, table, seen, k, chunk, targets=targets, vectors=vectors, items=items)
     assert count is not None
     # Where the target's score is no number, all that was masked has counted too.
-    return jnp.minimum(count, (h.shape[1] if table is None else table.shape[0]) - 1), top
+    return jnp.minimum(count, items - 1), top
 
 
 def top_items(
@@ -160,6 +214,9 @@ def top_items(
     k: int,
     chunk: int = 16384,
     allowed: Array | None = None,
+    *,
+    items: int | None = None,
+    split: Split | None = None,
 ) -> tuple[Array, Array]:
     """The k best items and their scores: the lists of `rank_catalogue`, where there is no target.
 
@@ -170,12 +227,14 @@ def top_items(
         k: length of the lists.
         chunk: items scored at a time.
         allowed: [I] bool, the items that take part; None = all. Item 0 never does.
+        items, split: see `rank_catalogue`; `allowed` is split like the table.
 
     Returns:
         `(top [B k] int32, scores [B k])`, best first; 0 and -inf where fewer than k items take
         part. Of scores that are no numbers the items are 0.
     """
-    top, scores, _ = _stream(h, table, seen, k, chunk, allowed=allowed)
+    stream = _stream if split is None else functools.partial(_over_parts, split=split)
+    top, scores, _ = stream(h, table, seen, k, chunk, allowed=allowed, items=items)
     return top, scores
 
 
@@ -197,7 +256,7 @@ def marginal_relevance(
     Returns:
         [B, len(cutoffs)].
     """
-    items = _unit(table[top])
+    items = _unit(rows_of(table, top, "items"))
     relevance = jnp.einsum("BD,BkD->Bk", _unit(h), items)
     alike = jnp.einsum("BiD,BjD->Bij", items, items)
     places = jnp.arange(alike.shape[-1])

@@ -4,6 +4,7 @@ How a batch's rows are split is a `NamedSharding` (`recjax.training.parallel.bat
 None for one device.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import NamedSharding, PartitionSpec
 
+from recjax.sharded import BATCH, Split
 from recjax.typing import Array
 
 
@@ -58,6 +60,32 @@ def on_each(
         axis_names=set(_axes(sharding)),
         check_vma=False,  # nothing is differentiated through it
     )(*whole, *rows)
+
+
+def over_items(
+    function: Callable[..., Any],
+    sharding: NamedSharding | None,
+    split: Split | None,
+    table: tuple,
+    *rows: Any,
+) -> Any:
+    """`on_each`, for a table whose rows may be split over devices.
+
+    Args:
+        function: of (*table, *rows, split=): `split` is None where each device has all of them.
+        sharding: of the rows.
+        split: of the table.
+        table: arrays [I ...] that are split alike.
+        rows: arrays [B ...], or trees of them.
+    """
+    if split is None:
+        return on_each(functools.partial(function, split=None), sharding, table, *rows)
+    by_row, by_example = PartitionSpec(split.axes), PartitionSpec(BATCH)
+    return split.map(
+        functools.partial(function, split=split),
+        (*(by_row for _ in table), *(by_example for _ in rows)),
+        by_example,
+    )(*table, *rows)
 
 
 def fetch(result: Any) -> Any:

@@ -27,6 +27,7 @@ from recjax.models.recommender import Learned, SequentialRecommender
 from recjax.nn.attention import MultiHeadAttention
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import make_mask
+from recjax.nn.table import Table
 from recjax.ranges import Checked, Dropout, Few, FieldError, Positive, Range, Share, Size
 from recjax.typing import Array
 
@@ -96,7 +97,7 @@ class Recommender(SequentialRecommender):
         self.config = config
         init = nnx.initializers.truncated_normal(config.init_std)
         self.mask_id = n_items
-        self.items = nnx.Embed(n_items, config.dim, embedding_init=init, rngs=rngs)
+        self.items = Table(n_items, config.dim, embedding_init=init, rngs=rngs)
         self.mask = nnx.Param(init(rngs.params(), (config.dim,), jnp.float32))
         self.positions = nnx.Embed(config.max_length, config.dim, embedding_init=init, rngs=rngs)
         self.input_norm = nnx.LayerNorm(config.dim, rngs=rngs)

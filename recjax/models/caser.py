@@ -28,6 +28,7 @@ from recjax.nn.conv import sliding_max, windows
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import shift
 from recjax.nn.places import at_places
+from recjax.nn.table import Table
 from recjax.ranges import Checked, Dropout, Few, FieldError, Positive, Share, Size
 from recjax.typing import Array
 
@@ -107,7 +108,7 @@ class Recommender(SequentialRecommender):
         size, width, filters = config.window, config.dim, config.horizontal
         embedding = nnx.initializers.normal(config.init_std)
         kernel = nnx.initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
-        self.items = nnx.Embed(n_items, width, embedding_init=embedding, rngs=rngs)
+        self.items = Table(n_items, width, embedding_init=embedding, rngs=rngs)
         self.horizontal = nnx.List(
             [
                 nnx.Param(kernel(rngs.params(), (height, width, filters), jnp.float32))
@@ -121,7 +122,7 @@ class Recommender(SequentialRecommender):
             self.project = nnx.Linear(config.features, width, rngs=rngs)
         if not config.tied:
             out = width if config.projection else config.features
-            self.outputs = nnx.Embed(n_items, out, embedding_init=embedding, rngs=rngs)
+            self.outputs = Table(n_items, out, embedding_init=embedding, rngs=rngs)
 
     def encode(
         self,

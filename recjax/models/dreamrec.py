@@ -35,6 +35,7 @@ from recjax.nn import diffusion
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import make_mask
 from recjax.nn.places import at_places
+from recjax.nn.table import Table
 from recjax.ranges import Amount, Checked, Count, Dropout, Few, FieldError, Positive, Range, Size
 from recjax.typing import Array
 
@@ -151,7 +152,7 @@ class Recommender(SequentialRecommender):
             mlp_dim=config.mlp_dim,
             dropout=config.dropout,
         )
-        self.items = nnx.Embed(n_items, config.dim, embedding_init=init, rngs=rngs)
+        self.items = Table(n_items, config.dim, embedding_init=init, rngs=rngs)
         self.positions = nnx.Embed(config.max_length, config.dim, embedding_init=small, rngs=rngs)
         self.blocks = nnx.List([sasrec.Block(block, rngs=rngs) for _ in range(config.layers)])
         self.final_norm = nnx.LayerNorm(config.dim, rngs=rngs)

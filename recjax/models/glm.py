@@ -32,6 +32,7 @@ from recjax.nn.lora import Linear, lora_axes
 from recjax.nn.masks import make_mask
 from recjax.nn.norms import LayerNorm
 from recjax.ranges import FieldError, Range, Share
+from recjax.sharded import constrain
 from recjax.typing import Array
 
 TokenId = Annotated[int, Range(0, 2**24)]
@@ -294,6 +295,7 @@ class TwoRowModel(StackedModel):
         graph, stacked = nnx.split(self.layers)
 
         def layer(x: Array, at: tuple[Any, Array | None]) -> tuple[Array, None]:
+            x = constrain(x, "batch", "length", None)
             return nnx.merge(graph, at[0])(x, angles, mask, at[1])[0], None
 
         layer = recomputed(layer, self.config.remat)

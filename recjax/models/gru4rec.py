@@ -19,6 +19,7 @@ from flax import nnx
 from recjax.models.recommender import SequentialRecommender
 from recjax.nn.dropout import dropout
 from recjax.nn.recurrent import GRU
+from recjax.nn.table import Table
 from recjax.ranges import Checked, Dropout, Few, Positive, Size
 from recjax.typing import Array
 
@@ -61,7 +62,7 @@ class Recommender(SequentialRecommender):
         self.config = config
         init = nnx.initializers.normal(config.init_std)
         kernel_init = nnx.initializers.xavier_uniform()
-        self.items = nnx.Embed(n_items, config.dim, embedding_init=init, rngs=rngs)
+        self.items = Table(n_items, config.dim, embedding_init=init, rngs=rngs)
         self.layers = nnx.List(
             [
                 GRU(config.dim, config.dim, kernel_init=kernel_init, rngs=rngs)
@@ -69,7 +70,7 @@ class Recommender(SequentialRecommender):
             ]
         )
         if not config.tied:
-            self.outputs = nnx.Embed(n_items, config.dim, embedding_init=init, rngs=rngs)
+            self.outputs = Table(n_items, config.dim, embedding_init=init, rngs=rngs)
 
     def encode(
         self,

@@ -21,6 +21,7 @@ from recjax.lazy import resolve
 from recjax.nn.lora import Linear
 from recjax.nn.masks import make_mask
 from recjax.ranges import Checked, Few, FieldError, Positive, Range, Size
+from recjax.sharded import rows_of
 from recjax.typing import Array
 
 
@@ -88,7 +89,7 @@ class LanguageModule(nnx.Module):
 
     def embed(self, tokens: Array) -> Array:
         """Embeddings [B T E] of tokens [B T]."""
-        return self.embedding[...][tokens]
+        return rows_of(self.embedding[...], tokens, "vocab")
 
     def hidden(
         self,

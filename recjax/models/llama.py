@@ -33,6 +33,7 @@ from recjax.nn.norms import RMSNorm
 from recjax.nn.places import rows_at
 from recjax.nn.positions import RopeScaling, rope_angles, rope_frequencies
 from recjax.ranges import FieldError, Positive, Share
+from recjax.sharded import constrain
 from recjax.typing import Array
 
 
@@ -203,6 +204,7 @@ class Llama(StackedModel):
         graph, stacked = nnx.split(self.layers)
 
         def layer(places: Array | None, x: Array, at: tuple) -> tuple[Array, None]:
+            x = constrain(x, "batch", "length", None)
             return nnx.merge(graph, at[0])(x, call, at[1], at[2], None, places)[0], None
 
         layer = recomputed(layer, self.config.remat)

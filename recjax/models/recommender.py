@@ -265,6 +265,7 @@ def make_recommender(
     features: int = 0,
     n_users: int = 1,
     n_attributes: int = 1,
+    rows: int = 0,
 ) -> SequentialRecommender:
     """A recommender from its config section.
 
@@ -275,11 +276,18 @@ def make_recommender(
         features: A, the width of given features of the items (`FeaturedItems`); 0 = none.
         n_users: U, for a `personal` model.
         n_attributes: A, for an `attributed` model.
+        rows: of tables of items, where that is more than I: rows of zeros stand behind the items,
+            so that devices divide them. `item_table` and `score` then have so many.
     """
     module, config = read_config(section)
     sizes = {"n_users": n_users} if module.Recommender.personal else {}
     sizes |= {"n_attributes": n_attributes} if module.Recommender.attributed else {}
     model = module.Recommender(config, n_items, **sizes, rngs=rngs)
+    behind = max(0, rows - n_items)
+    for _, table in nnx.iter_modules(model):
+        if behind and isinstance(table, nnx.Embed) and table.num_embeddings == n_items:
+            table.embedding = nnx.Param(jnp.pad(table.embedding[...], ((0, behind), (0, 0))))
+            table.num_embeddings += behind
     if features:
         model.items = FeaturedItems(model.items, features, rngs=rngs)
     return model

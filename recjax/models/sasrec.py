@@ -29,7 +29,9 @@ from recjax.models.recommender import SequentialRecommender
 from recjax.nn.attention import MultiHeadAttention
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import make_mask
+from recjax.nn.table import Table
 from recjax.ranges import Checked, Dropout, Few, FieldError, Positive, Share, Size
+from recjax.sharded import constrain
 from recjax.typing import Array
 
 
@@ -121,6 +123,8 @@ class Block(nnx.Module):
         if self.form == "post":
             x = self.attention_norm(x + attend(x, x, padding))
             return self.mlp_norm(x + mlp(x))
+        x = constrain(x, "batch", "length", None)
+        x = constrain(x, "batch", "length", None)
         normed = self.attention_norm(x)
         if self.form == "query":
             x = self.mlp_norm(normed + attend(normed, x, padding))
@@ -151,7 +155,7 @@ class Recommender(SequentialRecommender):
         carried = config.padding == "carried"
         table = _row_0_zero(init) if carried else init
         rows = config.max_length + carried
-        self.items = nnx.Embed(n_items, config.dim, embedding_init=table, rngs=rngs)
+        self.items = Table(n_items, config.dim, embedding_init=table, rngs=rngs)
         self.positions = nnx.Embed(rows, config.dim, embedding_init=table, rngs=rngs)
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
         self.final_norm = nnx.LayerNorm(config.dim, epsilon=config.norm_eps, rngs=rngs)

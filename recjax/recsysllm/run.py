@@ -230,7 +230,8 @@ class BlankRun(AdaptingRun):
             tokenizer,
             self.length,
             self.config.train.batch_size,
-            **parallel.rows_of_process(self.mesh),
+            **parallel.rows_of_process(self.mesh, self.parts_of_batch),
+            agree=parallel.most_of_all,
             config=blanks,
             marks=self.marks,
             seed=self.seed,
@@ -255,7 +256,9 @@ class BlankRun(AdaptingRun):
         del data
         module = self.model.merge(params)
         labels = batch["targets"]
-        budget = math.ceil(self.batches.label_share * labels.size)
+        # A part of a batch may have more than a part of its labels.
+        share = self.batches.label_share if self.parts_of_batch == 1 else 1.0
+        budget = math.ceil(share * labels.size)
         h = self._hidden(module, batch, key if self.drops else None)
         return label_loss(h, module.head_table(), labels, budget=budget, mesh=self.mesh)
 

@@ -216,6 +216,7 @@ class TokenBatches(Generic[D]):
         batch_size: B, over all processes.
         row_multiple: this process's devices, each with as many rows; R is a multiple.
         process: this process's (index, count).
+        agree: gives the largest of several sizes that any process has; by default one process.
     """
 
     documents: Stream[D]
@@ -224,6 +225,7 @@ class TokenBatches(Generic[D]):
     batch_size: int
     row_multiple: int = 1
     process: tuple[int, int] = (0, 1)
+    agree: Callable[[list[int]], list[int]] = list
 
     def __post_init__(self):
         if self.batch_size % self.process[1]:
@@ -308,13 +310,11 @@ class TokenBatches(Generic[D]):
         R is the same for nearly all calls; a call that needs more rows gets more (and the step
         is compiled once more).
         """
-        index, processes = self.process
-        steps = range(step, step + count)
-        encoded = [self._encoded(s, index) for s in steps]
-        others = [self._encoded(s, p) for s in steps for p in range(processes) if p != index]
-        needed = max(map(self._needed, [*encoded, *others]))
+        encoded = [self._encoded(s, self.process[0]) for s in range(step, step + count)]
+        ours = [max(map(self._needed, encoded)), *_soft_shape(encoded, self.length)]
+        needed, *most = self.agree(ours)
         rows = grow_rows(self._usual_rows, needed, self.row_multiple)
-        usual, most = self._usual_soft, _soft_shape([*encoded, *others], self.length)
+        usual = self._usual_soft
         soft, width = (grow_rows(u, m, 8) for u, m in zip(usual, most, strict=True))
         shape = (rows, soft, width, self.row_multiple)
         batches = [lay_out(e, self.length, *shape) for e in encoded]

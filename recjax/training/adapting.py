@@ -109,7 +109,9 @@ class AdaptingRun(Run):
         """The language model with its parameters, on the devices."""
         return read_language_model(
             self.folder, dtype=self._dtype, remat=self.adapting.remat,
-            shardings=lambda shapes, axes: parallel.param_shardings(shapes, axes, self.mesh),
+            shardings=lambda shapes, axes: parallel.param_shardings(
+                shapes, parallel.ruled(axes, self.logical_rules), self.mesh
+            ),
         )  # fmt: skip
 
     @functools.cached_property

@@ -226,18 +226,19 @@ class Checkpoints:
             amended if amended.exists() else self.folder / str(step) / "meta" / "metadata"
         )
 
-    def restore(self, step: int, abstract: Any) -> Any:
+    def restore(self, step: int, abstract: Any, *, padded: bool = False) -> Any:
         """The state of a step.
 
         Args:
             step: number of the step.
             abstract: the state as `jax.ShapeDtypeStruct`s with shardings, on any mesh.
+            padded: arrays may have more or fewer rows than were saved: 0 behind them, or those cut.
 
         Raises:
             InputError: no such step, a damaged one, or a state of another model.
         """
         self._require(step)
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract, strict=not padded))
         try:
             return self._manager.restore(step, args=items).state
         except Exception as error:  # TensorStore and Orbax have many kinds

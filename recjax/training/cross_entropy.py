@@ -1,6 +1,8 @@
 """Softmax cross-entropy over a whole table, in chunks, and on each device only for its positions.
 
-All [T I] logits never exist, and no position's state leaves its device.
+All [T I] logits never exist. A table whose rows are split over devices stays so: each device
+computes the logits of its rows, for the positions of the devices that share the table with it, and
+the sums are put together. Else no position's state leaves its device.
 """
 
 import functools
@@ -10,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from recjax.training.parallel import RULES, data_size
+from recjax.sharded import BATCH, Split, table_axes
+from recjax.training.parallel import data_size
 from recjax.typing import Array
 
 SumWeight = tuple[Array, Array]
@@ -24,6 +27,8 @@ class _How(NamedTuple):
     padded: bool
     budget: int | None
     mesh: Mesh | None
+    rows: int  # of the table; those behind are no candidates
+    split: Split | None
 
 
 def softmax_cross_entropy(
@@ -36,6 +41,8 @@ def softmax_cross_entropy(
     *,
     budget: int | None = None,
     mesh: Mesh | None = None,
+    rows: int | None = None,
+    name: str = "items",
 ) -> SumWeight:
     """Cross-entropy over the full catalogue, never holding all [T I] logits.
 
@@ -53,6 +60,8 @@ def softmax_cross_entropy(
         budget: positions that count, at most (static): only so many are computed. On n devices,
             each has 1/n of it. The sum is nan if there are more: none is left out silently.
         mesh: its devices compute the positions that they hold; None = one device.
+        rows: of the table; those behind them are padding, and no candidates. By default all.
+        name: the logical axis of the table's rows (`recjax.sharded`).
     """
     shards = 1 if mesh is None else data_size(mesh)
     rest = -len(h) % shards
@@ -63,7 +72,11 @@ def softmax_cross_entropy(
     if budget is not None:
         budget = -(-budget // shards)
         budget = budget if budget < len(h) // shards else None
-    how = _How(chunk, padded, budget, None if shards == 1 else mesh)
+    axes = () if mesh is None else table_axes(len(table), name, mesh)
+    split = Split(mesh, axes) if mesh is not None and axes else None
+    many = mesh is not None and (shards > 1 or split is not None)
+    rows = len(table) if rows is None else rows
+    how = _How(chunk, padded, budget, mesh if many else None, rows, split)
     total, weight, left_out = _cross_entropy(h, jnp.asarray(table), targets, weights, how)
     # A factor, so that the gradients are nan too.
     return total * jnp.where(left_out > 0, jnp.nan, 1.0), weight
@@ -97,12 +110,23 @@ def _on_devices(h, table, targets, weights, how, grads=(False, False)):
     one = functools.partial(_on_one_device, how=how, grads=grads)
     if how.mesh is None:
         sums, d_h, d_table = one(h, table, targets, weights)
+    elif how.split is not None:
+        split, rows, of_table = how.split, PartitionSpec(BATCH), PartitionSpec(how.split.axes)
+
+        def part(h, table, targets, weights):
+            sums, d_h, d_table = one(h, table, targets, weights)
+            if d_table is not None and split.rest:
+                d_table = jax.lax.psum(d_table, split.rest)
+            return jax.lax.psum(sums, BATCH), d_table, d_h
+
+        specs = (rows, of_table, rows, rows), (PartitionSpec(), of_table, rows)
+        sums, d_table, d_h = jax.jit(split.map(part, *specs))(h, table, targets, weights)
     else:
-        axes, tensor = RULES["batch"], how.mesh.shape["tensor"]
-        split = tensor > 1 and len(table) % tensor == 0
+        axes, tensor = BATCH, how.mesh.shape["tensor"]
+        divides = tensor > 1 and len(table) % tensor == 0
 
         def shard(h, table, targets, weights):
-            if split:  # the products, too: by rows of the table
+            if divides:  # the products, too: by rows of the table
                 table = jax.lax.with_sharding_constraint(table, PartitionSpec("tensor"))
             sums, d_h, d_table = one(h, table, targets, weights)
             return *jax.lax.psum((sums, d_table), axes), d_h
@@ -140,28 +164,47 @@ def _on_one_device(h, table, targets, weights, how, grads):
 
 def _in_chunks(h, table, targets, weights, how, grads):
     """The sum, d_h and d_table (float32), `how.chunk` positions at a time."""
-    positions, n_items = h.shape[0], table.shape[0]
-    chunk = how.chunk or max(1, _CHUNK_ELEMENTS // n_items)
+    positions, split = h.shape[0], how.split
+    together = 1 if split is None else split.together
+    chunk = how.chunk or max(1, _CHUNK_ELEMENTS // (len(table) * together))
+    first = 0 if split is None else split.first(table)
+    ids = first + jnp.arange(len(table))
+    out = (ids >= how.rows) | (how.padded & (ids == 0))
+
+    def gathered(x):
+        return x if split is None else split.gather(x)
+
+    def over_parts(x, reduce=jax.lax.psum):
+        return x if split is None else reduce(x, split.axes)
+
+    def own(x):
+        return x if split is None else split.own(x)
+
     blocks = -(-positions // chunk)
     chunk = -(-positions // blocks)  # all alike: the last one would be padded to the others' size
     pad = blocks * chunk - positions
 
-    def split(x):
+    def in_blocks(x):
         x = jnp.pad(x, ((0, pad),) + ((0, 0),) * (x.ndim - 1))
         return x.reshape(blocks, chunk, *x.shape[1:])
 
     def body(carry, block):
         total, d_table = carry
-        h_c, target_c, weight_c = block
+        h_c, target_c, weight_c = map(gathered, block)
         logits = jnp.einsum("TD,ID->TI", h_c, table, preferred_element_type=jnp.float32)
-        if how.padded:
-            logits = logits.at[:, 0].set(-jnp.inf)
-        top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+        logits = jnp.where(out, -jnp.inf, logits)
+        top = over_parts(logits.max(axis=-1, keepdims=True), jax.lax.pmax)
         exp = jnp.exp(logits - top)
-        norm = exp.sum(axis=-1, keepdims=True)
-        chosen = jnp.take_along_axis(logits, target_c[:, None], axis=-1)
+        norm = over_parts(exp.sum(axis=-1, keepdims=True))
+        place = target_c - first
+        here = (place >= 0) & (place < len(table))
+        place = jnp.where(here, place, 0)
+        chosen = jnp.take_along_axis(logits, place[:, None], axis=-1)
+        chosen = over_parts(jnp.where(here[:, None], chosen, 0.0))
         losses = (jnp.log(norm) + top - chosen)[:, 0]
-        total = total + jnp.sum(jnp.where(weight_c > 0, losses * weight_c, 0.0))
+        losses = jnp.where(weight_c > 0, losses * weight_c, 0.0)
+        # Gathered positions are summed on each of the devices that share them.
+        total = total + jnp.sum(losses) / together
         if not any(grads):
             return (total, d_table), None
         # d loss / d logits = weight * (softmax - one_hot(target)). The softmax is divided after its
@@ -171,16 +214,20 @@ def _in_chunks(h, table, targets, weights, how, grads):
         wide = {"preferred_element_type": jnp.float32}
         if grads[0]:
             d_h = jnp.einsum("TI,ID->TD", p, table, **wide) * scale
-            d_h = (d_h - weight_c[:, None] * table[target_c]).astype(h.dtype)
+            true = jnp.where(here[:, None], table[place], 0)
+            d_h = own(d_h - weight_c[:, None] * true).astype(h.dtype)
         if grads[1]:
             scaled = (h_c * scale).astype(h.dtype)
             d_table = d_table + jnp.einsum("TI,TD->ID", p, scaled, **wide)
-            d_table = d_table.at[target_c].add(-weight_c[:, None] * h_c)
+            there = jnp.where(here, place, len(table))
+            d_table = d_table.at[there].add(-weight_c[:, None] * h_c, mode="drop")
         return (total, d_table), d_h
 
     empty = jnp.zeros(table.shape, jnp.float32) if grads[1] else None
     start = (jnp.zeros((), jnp.float32), empty)
-    (total, d_table), d_h = jax.lax.scan(body, start, (split(h), split(targets), split(weights)))
+    (total, d_table), d_h = jax.lax.scan(
+        body, start, (in_blocks(h), in_blocks(targets), in_blocks(weights))
+    )
     if d_h is not None:
         d_h = d_h.reshape(blocks * chunk, -1)[:positions]
     return total, d_h, d_table

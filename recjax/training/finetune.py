@@ -144,7 +144,8 @@ class FinetuneRun(AdaptingRun):
             self.tokenizer,
             self.length,
             self.config.train.batch_size,
-            **parallel.rows_of_process(self.mesh),
+            **parallel.rows_of_process(self.mesh, self.parts_of_batch),
+            agree=parallel.most_of_all,
         )
 
     def _hidden(self, module: Any, batch: Mapping[str, Array], key: Array | None = None) -> Array:
@@ -159,7 +160,9 @@ class FinetuneRun(AdaptingRun):
         module = self.model.merge(params)
         labels = batch["labels"]
         h = self._hidden(module, batch, key if self.drops else None)
-        budget = math.ceil(self.batches.label_share * labels.size)
+        # A part of a batch may have more than a part of its labels.
+        share = self.batches.label_share if self.parts_of_batch == 1 else 1.0
+        budget = math.ceil(share * labels.size)
         return token_loss(h, module.head_table(), labels, budget=budget, mesh=self.mesh)
 
     def evaluator(self, name: Literal["validation", "test"]) -> PairEvaluator:

@@ -21,6 +21,7 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -61,7 +62,8 @@ class Group:
         """A value of each process; returns when all have given theirs.
 
         Args:
-            name: what it is, for errors; the same on all processes, in the same order.
+            name: what it is; all processes ask for the values of a name equally often. Threads may
+                ask for those of different names at the same time.
             value: what JSON can hold.
             timeout: seconds.
 
@@ -214,7 +216,7 @@ class _Joined(Group):
         self._connection, self._hub, self._end = connection, hub, end
         self._answers: dict[str, list[Any]] = {}
         self._arrived = threading.Condition()
-        self._rounds = {"gather": 0, "agreed": 0}
+        self._rounds: Counter[str] = Counter()
         self._leaving = False
         who = f"process {index} (pid {os.getpid()} on {socket.gethostname()})"
         connection.send(index=index, token=token, who=who)
@@ -259,9 +261,10 @@ class _Joined(Group):
             self._connection.send(beat=1)
             time.sleep(BEAT)
 
-    def _next(self, kind: str) -> int:
-        self._rounds[kind] += 1
-        return self._rounds[kind]
+    def _next(self, name: str) -> int:
+        with self._arrived:
+            self._rounds[name] += 1
+            return self._rounds[name]
 
     def _wait(self, key: str, name: str, timeout: float) -> list[Any]:
         with self._arrived:
@@ -271,16 +274,15 @@ class _Joined(Group):
         raise GroupError(f"{name}: no answer{late} after {timeout:.0f} s")
 
     def gather(self, name: str, value: Any = None, timeout: float = PATIENCE) -> list[Any]:
-        key = f"{self._next('gather')}/{name}"
+        key = f"{name}/{self._next(name)}"
         self._connection.send(key=key, value=value)
         return self._wait(key, name, timeout)
 
     def agreed(self, wanted: bool) -> bool:
-        number = self._next("agreed")
-        self._connection.send(key=f"agreed/{number}", value=bool(wanted))
-        if number == 1:
-            return False
-        return any(self._wait(f"agreed/{number - 1}", "whether to go on", PATIENCE))
+        name = "whether to go on"
+        number = self._next(name)
+        self._connection.send(key=f"{name}/{number}", value=bool(wanted))
+        return number > 1 and any(self._wait(f"{name}/{number - 1}", name, PATIENCE))
 
     def fail(self, line: str, status: int) -> None:
         with self._arrived:

@@ -282,7 +282,8 @@ class LanguageRun(Run):
             self.tokenizer,
             self.model_config.max_length,
             self.config.train.batch_size,
-            **parallel.rows_of_process(self.mesh),
+            **parallel.rows_of_process(self.mesh, self.parts_of_batch),
+            agree=parallel.most_of_all,
         )
 
     def _hidden(self, module: Any, batch: Mapping[str, Array], key: Array | None = None) -> Array:
@@ -297,7 +298,9 @@ class LanguageRun(Run):
         del data
         module = self.model.merge(params)
         labels = batch["labels"]
-        budget = math.ceil(self.batches.label_share * labels.size)
+        # A part of a batch may have more than a part of its labels.
+        share = self.batches.label_share if self.parts_of_batch == 1 else 1.0
+        budget = math.ceil(share * labels.size)
         h = self._hidden(module, batch, key)
         return token_loss(h, module.model.head_table(), labels, budget=budget, mesh=self.mesh)
 

@@ -7,13 +7,15 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import jax
 import numpy as np
 
+from recjax.config import nearest
 from recjax.errors import InputError
 from recjax.ranges import Amount, Checked, Count, Epochs, FieldError, Range, Size
+from recjax.sharded import MESH_AXES, RULES
 from recjax.signals import Stop, Stopped, stopping
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.criteria import Progress
@@ -53,11 +55,26 @@ class TrainConfig(Checked):
     spike: Amount = 0.0
     # Devices over data, fsdp, tensor; -1 = what is left.
     mesh: tuple[Devices, Devices, Devices] = (-1, 1, 1)
+    # Mesh axes over which a logical axis is split, in place of those of `recjax.sharded.RULES`;
+    # "length" are activations between layers, () is none.
+    rules: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    # A batch's parts, one after the other: less memory for activations, the same gradient.
+    accumulate: Annotated[int, Range(1, 10_000)] = 1
+    # Of activations and gradients through them; parameters and optimiser stay in float32.
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
         super().__post_init__()
         if self.mesh.count(-1) > 1 or 0 in self.mesh:
             raise FieldError("mesh", f"expected sizes from 1 on, at most one -1, got {self.mesh}")
+        for name, axes in self.rules.items():
+            if name not in RULES:
+                raise FieldError("rules", f"no logical axis '{name}'; {nearest(name, RULES)}")
+            for axis in axes:
+                if axis not in MESH_AXES:
+                    raise FieldError("rules", f"no mesh axis '{axis}'; {nearest(axis, MESH_AXES)}")
+            if len(set(axes)) < len(axes):
+                raise FieldError("rules", f"'{name}' names an axis twice: {axes}")
 
 
 class DivergedError(RuntimeError):

@@ -18,6 +18,7 @@ from recjax.data.negatives import nth_negative, popularity_cdf, sort_positives
 from recjax.data.splits import Spans
 from recjax.errors import InputError
 from recjax.ranges import Amount, Checked, FieldError, Range, Share
+from recjax.sharded import rows_of
 from recjax.training.cross_entropy import SumWeight, softmax_cross_entropy
 from recjax.typing import Array
 
@@ -82,8 +83,8 @@ def binary_cross_entropy(
         negatives: [T M] ids.
         beta: power of the positive's probability.
     """
-    positive = jnp.einsum("TD,TD->T", h, table[targets])
-    negative = jnp.einsum("TD,TMD->TM", h, table[negatives])
+    positive = jnp.einsum("TD,TD->T", h, rows_of(table, targets, "items"))
+    negative = jnp.einsum("TD,TMD->TM", h, rows_of(table, negatives, "items"))
     loss = beta * jax.nn.softplus(-positive) + jax.nn.softplus(negative).sum(axis=-1)
     return _reduce(loss, weights)
 
@@ -102,8 +103,8 @@ def gbce_beta(n_items: int, negatives: int, calibration: float) -> float:
 
 def _shared_scores(h, table, targets, negatives):
     """Scores of the target [T] and of the shared negatives [T M], and which negatives count."""
-    positive = jnp.einsum("TD,TD->T", h, table[targets])
-    negative = jnp.einsum("TD,MD->TM", h, table[negatives])
+    positive = jnp.einsum("TD,TD->T", h, rows_of(table, targets, "items"))
+    negative = jnp.einsum("TD,MD->TM", h, rows_of(table, negatives, "items"))
     return positive, negative, negatives[None, :] != targets[:, None]
 
 
@@ -214,7 +215,7 @@ def squared_error(h: Array, table: Array, targets: Array, weights: Array) -> Sum
 
     Its gradient reaches the item vectors too, as in the authors' code.
     """
-    return _reduce(jnp.mean((h - table[targets]) ** 2, axis=-1), weights)
+    return _reduce(jnp.mean((h - rows_of(table, targets, "items")) ** 2, axis=-1), weights)
 
 
 class Objective:
@@ -241,7 +242,7 @@ class Objective:
         mesh: Mesh | None = None,
     ):
         self.config, self.n_items = config, n_items
-        self._softmax = functools.partial(softmax_cross_entropy, mesh=mesh)
+        self._softmax = functools.partial(softmax_cross_entropy, mesh=mesh, rows=n_items)
         self.data: dict[str, Any] = {}  # arrays, passed to the jitted step
         self._longest = 0
         if config.name in ("softmax", "mse"):

@@ -2,7 +2,7 @@
 
 A model names the logical axes of its parameters (`PARAM_AXES`, an ordered list of regex and axes);
 `RULES` says which mesh axis each logical axis is split over. The same code runs on a laptop
-(a 1x1x1 mesh) and on a pod.
+(a 1x1x1 mesh) and on a pod. The rules themselves stand in `recjax.sharded`.
 """
 
 import math
@@ -16,23 +16,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from recjax.errors import InputError
-from recjax.training.group import Group, join
+from recjax.sharded import BATCH, MESH_AXES, Axes, mesh_axes
+from recjax.training.group import Group, current, join
 from recjax.typing import Array
 
-MESH_AXES = ("data", "fsdp", "tensor")
-
-# Logical axis -> mesh axes. An axis that is not named here is replicated.
-RULES: dict[str, str | tuple[str, ...]] = {
-    "batch": ("data", "fsdp"),
-    "items": ("fsdp", "tensor"),
-    "vocab": ("fsdp", "tensor"),
-    "embed": "fsdp",
-    "heads": "tensor",
-    "kv_heads": "tensor",
-    "mlp": "tensor",
-}
-
-AxisRules = Sequence[tuple[str, tuple[str | None, ...]]]
+# (regex over paths, a name of `RULES` for each axis); after `ruled`, mesh axes in place of names.
+AxisRules = Sequence[tuple[str, tuple[Axes | None, ...]]]
 
 
 def start_distributed(
@@ -122,8 +111,7 @@ def spec_for(path: str, shape: tuple[int, ...], axes: AxisRules, mesh: Mesh) -> 
     used: set[str] = set()
     spec: list[tuple[str, ...] | None] = []
     for size, name in zip(shape, logical, strict=True):
-        wanted = RULES.get(name, ()) if name else ()
-        wanted = (wanted,) if isinstance(wanted, str) else wanted
+        wanted = name if isinstance(name, tuple) else mesh_axes(name)
         wanted = tuple(a for a in wanted if a not in used and mesh.shape[a] > 1)
         if not wanted or size % math.prod(mesh.shape[a] for a in wanted):
             spec.append(None)
@@ -131,6 +119,44 @@ def spec_for(path: str, shape: tuple[int, ...], axes: AxisRules, mesh: Mesh) -> 
         used.update(wanted)
         spec.append(wanted)
     return PartitionSpec(*spec)
+
+
+def ruled(axes: AxisRules, rules: Mapping[str, Axes]) -> AxisRules:
+    """Sharding rules with the mesh axes of a config's `train.rules` in place of logical names."""
+
+    def given(name: Axes | None) -> Axes | None:
+        return mesh_axes(name, rules) if isinstance(name, str) and name in rules else name
+
+    return [(pattern, tuple(map(given, names))) for pattern, names in axes]
+
+
+def undivided(shapes: Mapping[str, Any], axes: AxisRules, mesh: Any) -> list[str]:
+    """What a mesh cannot split though the rules say so: a line a kind of parameter.
+
+    Args:
+        shapes: parameters by path, abstract ones too.
+        axes: the model's.
+        mesh: a mesh, or an abstract one.
+    """
+    out: list[str] = []
+    for path, a in shapes.items():
+        names = next((n for pattern, n in axes if re.fullmatch(pattern, path)), ())
+        spec = spec_for(path, a.shape, axes, mesh)
+        used = {axis for part in spec if part for axis in part}
+        for size, name, part in zip(a.shape, names, spec, strict=False):
+            wanted = name if isinstance(name, tuple) else mesh_axes(name)
+            wanted = tuple(w for w in wanted if mesh.shape[w] > 1 and w not in used)
+            if part is None and wanted:
+                parts = math.prod(mesh.shape[w] for w in wanted)
+                said = " x ".join(wanted)
+                out.append(f"{said} = {parts} does not divide the {size:,} of '{path}'")
+    return out
+
+
+def whole_rows(size: int, name: str, mesh: Mesh, rules: Mapping[str, Axes]) -> int:
+    """Rows of a table of at least `size` that the devices divide."""
+    parts = math.prod(mesh.shape[a] for a in mesh_axes(name, rules))
+    return -(-size // parts) * parts
 
 
 def param_shardings(
@@ -150,18 +176,30 @@ def data_size(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def rows_of_process(mesh: Mesh) -> dict[str, Any]:
-    """Which rows of a batch this process makes: `row_multiple` and `process` of `TokenBatches`."""
+def rows_of_process(mesh: Mesh, parts: int = 1) -> dict[str, Any]:
+    """Which rows of a batch this process makes: `row_multiple` and `process` of `TokenBatches`.
+
+    Args:
+        mesh: the devices.
+        parts: of a batch that each device takes one after the other.
+    """
     processes = jax.process_count()
     return {
-        "row_multiple": max(1, data_size(mesh) // processes),
+        "row_multiple": max(1, data_size(mesh) // processes) * parts,
         "process": (jax.process_index(), processes),
     }
 
 
+def most_of_all(values: Sequence[int]) -> list[int]:
+    """Of several numbers the largest that any process has."""
+    return [
+        max(each) for each in zip(*current().gather("sizes of a batch", list(values)), strict=True)
+    ]
+
+
 def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """How a batch is split over `axis` (the rows)."""
-    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, RULES["batch"]))
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, BATCH))
 
 
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh, axis: int = 0) -> dict[str, Array]:

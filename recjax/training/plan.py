@@ -31,9 +31,12 @@ from recjax.models.definition import ModelDef, define
 from recjax.models.language import family_for, presets
 from recjax.nn.lora import LoRAConfig, add_lora
 from recjax.nn.soft import place_soft
+from recjax.sharded import MESH_AXES, placing
+from recjax.training.compiled import Step, compiled_step
+from recjax.training.devices import Device
 from recjax.training.freezing import FULL, LORA, Rules, split_params
 from recjax.training.optim import OptimConfig, make_optimizer
-from recjax.training.parallel import MESH_AXES, param_shardings
+from recjax.training.parallel import make_mesh, param_shardings, undivided
 from recjax.training.state import abstract_state_of
 from recjax.training.system import load_system
 from recjax.training.token_loss import token_loss
@@ -47,6 +50,12 @@ _RULES: dict[str, Rules] = {
     "lora": LORA,
     "full": FULL,
 }
+
+
+_PARTS = (
+    "frozen_bytes", "trained_bytes", "gradient_bytes", "optimizer_bytes", "activation_bytes",
+    "cache_bytes",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +73,9 @@ class Plan:
         activation_bytes: what differentiation keeps, or the widest operation of a forward pass; an
             estimate.
         flops_per_token: forward and backward; or forward alone.
+        input_bytes: of a step's tokens, on all devices.
         cache_bytes: of generation and scoring, keys and values of all tokens; 0 in training.
+        compiled: what XLA makes of the step (`compiled_step`), where it was asked.
     """
 
     parameters: int
@@ -77,19 +88,23 @@ class Plan:
     optimizer_bytes: int
     activation_bytes: int
     flops_per_token: float
+    input_bytes: int
     cache_bytes: int = 0
+    compiled: Step | None = None
 
     @property
     def total_bytes(self) -> int:
-        """Of one device, all parts together."""
-        return sum(getattr(self, name) for name in self.__dict__ if name.endswith("_bytes"))
+        """Of one device in training: all parts together, or what XLA assigns."""
+        if self.compiled is not None:
+            return self.compiled.peak_bytes
+        return sum(getattr(self, name) for name in _PARTS)
 
     def as_dict(self) -> dict[str, Any]:
         """The numbers by name."""
         return {**dataclasses.asdict(self), "total_bytes": self.total_bytes}
 
-    def table(self) -> str:
-        """The numbers as text."""
+    def table(self, device: Device | None = None) -> str:
+        """The numbers as text, beside the rates of a device."""
         lines = [
             f"{self.parameters:,} parameters, {self.trained:,} trained; {self.tokens:,} tokens a "
             f"step on {self.devices} device(s)",
@@ -104,9 +119,14 @@ class Plan:
             "optimiser": self.optimizer_bytes,
             "cache of the tokens": self.cache_bytes,
             "activations (estimate)": self.activation_bytes,
-            "together": self.total_bytes,
+            "together": sum(getattr(self, name) for name in _PARTS),
         }
-        return "\n".join(lines + [f"  {name:<24}{size / 1e9:9.3f}" for name, size in parts.items()])
+        lines += [f"  {name:<24}{size / 1e9:9.3f}" for name, size in parts.items()]
+        lines += [
+            f"{self.input_bytes / 1e6:.3f} MB of tokens a step",
+            *([] if self.compiled is None else self.compiled.lines(device)),
+        ]
+        return "\n".join(lines)
 
 
 def find_config(
@@ -157,7 +177,7 @@ def planned(run: Any, mesh: str = "1,1,1", *, remat: str | None = None) -> dict[
         raise InputError(
             f"config.system: '{run.system}'; expected one that trains a language model"
         )
-    data, fsdp, _ = _sizes(mesh)
+    data, fsdp, _ = mesh_sizes(mesh)
     told = plan(run, data * fsdp)
     return told | {"config": recomputing(told["config"], remat)}
 
@@ -172,6 +192,7 @@ def make_plan(
     dtype: str = "float32",
     rank: int = 8,
     lora: LoRAConfig | None = None,
+    compiled: bool = False,
 ) -> Plan:
     """Plans the training of a language model with Adam; allocates nothing.
 
@@ -187,16 +208,17 @@ def make_plan(
             in float32.
         rank: R, for "lora", on the family's usual targets.
         lora: other adapters for "lora".
+        compiled: also compile the step, for as many devices as this process has of a mesh.
 
     Raises:
-        InputError: another `train`, a mesh of other than three sizes, rows that the mesh does not
-            divide.
+        InputError: another `train`, a mesh of other than three sizes, rows or parameters that the
+            mesh does not divide.
     """
     if train not in (*_RULES, _READ):
         raise InputError(f"train '{train}': expected one of {', '.join((*_RULES, _READ))}")
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype}: expected one of {', '.join(DTYPES)}")
-    data, fsdp, tensor = _sizes(mesh)
+    data, fsdp, tensor = mesh_sizes(mesh)
     rows = data * fsdp
     if rank < 1 or not 2 <= length <= _MOST:
         raise InputError(
@@ -220,13 +242,23 @@ def make_plan(
     places: Any = AbstractMesh(
         (data, fsdp, tensor), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES)
     )
+    if wrong := undivided(params, axes, places):
+        raise InputError(f"mesh {mesh}: {wrong[0]}; expected sizes that divide what they split")
     if train == _READ:
+        if compiled:
+            raise InputError(f"--compiled: of training alone; --train {_READ} is none")
         return _reading(definition, axes, places, batch, length)
     trained, frozen = split_params(params, _RULES[train])
     optimizer = make_optimizer(OptimConfig(), 1)
     state = abstract_state_of(trained, optimizer, axes, places)
 
+    devices = make_mesh((data, fsdp, tensor)) if compiled else None
+
     def loss(trained: Any, frozen: Any, tokens: Any, states: Any) -> Any:
+        with placing(devices):
+            return placed_loss(trained, frozen, tokens, states)
+
+    def placed_loss(trained: Any, frozen: Any, tokens: Any, states: Any) -> Any:
         all_params = {**frozen, **trained}
         model = definition.merge(all_params)
         h = model.embed(tokens)
@@ -234,7 +266,7 @@ def make_plan(
             is_soft = jnp.arange(length)[None] < min(_SOFT, length)
             is_soft = jnp.broadcast_to(is_soft, tokens.shape)
             h = place_soft(h, is_soft, states @ all_params[_ADAPTER])
-        total, weight = token_loss(model.hidden(h)[0], model.head_table(), tokens)
+        total, weight = token_loss(model.hidden(h)[0], model.head_table(), tokens, mesh=devices)
         return total / weight
 
     inputs = (
@@ -259,6 +291,10 @@ def make_plan(
         ),
         activation_bytes=_activation_bytes(kept, params, config.dim, rows, tensor),
         flops_per_token=product_flops(jaxpr) / (batch * length),
+        input_bytes=4 * batch * length,
+        compiled=None
+        if devices is None
+        else compiled_step(loss, optimizer, trained, frozen, inputs[2:], axes, devices),
     )
 
 
@@ -289,6 +325,7 @@ def _reading(definition: ModelDef, axes: Any, places: Any, batch: int, length: i
         optimizer_bytes=0,
         activation_bytes=math.ceil(_widest(jaxpr, known) / (data * fsdp)),
         flops_per_token=product_flops(jaxpr) / (batch * length),
+        input_bytes=4 * batch * length,
         cache_bytes=math.ceil(
             sum(_bytes(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(cache))
             / (data * fsdp * tensor)
@@ -310,7 +347,8 @@ def _widest(jaxpr: Any, known: set) -> int:
     return widest
 
 
-def _sizes(mesh: str) -> tuple[int, int, int]:
+def mesh_sizes(mesh: str) -> tuple[int, int, int]:
+    """The sizes of data, fsdp and tensor; `InputError` where they are no such three."""
     try:
         data, fsdp, tensor = map(int, mesh.split(","))
     except ValueError:

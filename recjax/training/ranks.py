@@ -13,6 +13,7 @@ from recjax.data.store import Store
 from recjax.evaluation.lists import Recommendations, TopLists
 from recjax.evaluation.protocols import Evaluator
 from recjax.ranges import Checked, FieldError, Range
+from recjax.sharded import Split
 from recjax.training import parallel
 from recjax.training.kept import Kept
 from recjax.typing import Array, Params
@@ -70,6 +71,11 @@ class Ranks(Kept):
         `(scores [B I], None)`."""
         raise NotImplementedError
 
+    @property
+    def table(self) -> Split | None:
+        """How the table of items is split over devices; None where each has all of it."""
+        return None
+
     @functools.cached_property
     def split(self) -> splits.Split:
         """Training runs, validation and test examples."""
@@ -87,6 +93,7 @@ class Ranks(Kept):
             self.window,
             self.encode,
             sharding=parallel.batch_sharding(self.mesh),
+            table=self.table,
             packed=self.packed,
             closing=self.closing,
             vectors=self.vectors,
@@ -104,6 +111,7 @@ class Ranks(Kept):
             config.batch_size,
             config.item_chunk,
             sharding=parallel.batch_sharding(self.mesh),
+            table=self.table,
             packed=self.packed,
             closing=self.closing,
             personal=self.personal,

@@ -26,6 +26,7 @@ from recjax.models.attributed import ATTRIBUTES, item_attributes
 from recjax.models.definition import fingerprint
 from recjax.models.recommender import FEATURE_AXES, FEATURES, make_recommender, read_config
 from recjax.ranges import Checked, Count, Seed
+from recjax.sharded import Split, split_axes
 from recjax.training import parallel
 from recjax.training.freezing import FULL, Rules, split_params
 from recjax.training.loop import TrainConfig
@@ -115,9 +116,15 @@ class RecommenderRun(Ranks, Run):
     ):
         super().__init__(config, store, workdir)
         self._module, model_config = read_config(config.model)
-        self._arrays, self.rules = dict(arrays or {}), rules
         kind = self._module.Recommender
         self.masked, self.personal = kind.masked, kind.personal
+        self.rules, behind = rules, self.rows - store.n_items
+        self._arrays: dict[str, Any] = {
+            path: np.pad(a, ((0, behind), (0, 0)))
+            if path.startswith("items/") and len(a) == store.n_items and behind
+            else a
+            for path, a in dict(arrays or {}).items()
+        }
         if kind.attributed:
             self._arrays.setdefault(ATTRIBUTES, item_attributes(model_config, store.catalog).values)
             self.rules = ((ATTRIBUTES, "frozen"), *rules)
@@ -135,7 +142,18 @@ class RecommenderRun(Ranks, Run):
             features=widths.get(FEATURES, 0),
             n_users=self.store.n_users,
             n_attributes=widths.get(ATTRIBUTES, 1),
+            rows=self.rows,
         )
+
+    @property
+    def padded(self) -> bool:
+        """See `Run`: `identity` has the number of items, and `rows` follows the mesh."""
+        return True
+
+    @functools.cached_property
+    def rows(self) -> int:
+        """Rows of the item table: I, or a few more that stand behind, so that devices divide it."""
+        return parallel.whole_rows(self.store.n_items, "items", self.mesh, self.logical_rules)
 
     def _check_arrays(self) -> None:
         shapes = self.model.shapes
@@ -161,7 +179,7 @@ class RecommenderRun(Ranks, Run):
     def frozen(self) -> Params:  # type: ignore[override]
         """The arrays whose role is "frozen", on the devices."""
         arrays = {path: a for path, a in self._arrays.items() if self.roles[path] == "frozen"}
-        return jax.device_put(arrays, parallel.param_shardings(arrays, self.axes, self.mesh))
+        return jax.device_put(arrays, parallel.param_shardings(arrays, self.placed_axes, self.mesh))
 
     @property
     def axes(self) -> parallel.AxisRules:
@@ -178,7 +196,6 @@ class RecommenderRun(Ranks, Run):
     def batches(self) -> TrainBatches:
         """The training batches."""
         train = self.config.train
-        processes = jax.process_count()
         return TrainBatches(
             self.store.items,
             self.split.train,
@@ -188,8 +205,7 @@ class RecommenderRun(Ranks, Run):
             packed=train.packed,
             stride=train.stride,
             shifted=not self.masked and self._module.Recommender.reads_history,
-            row_multiple=max(1, parallel.data_size(self.mesh) // processes),
-            process=(jax.process_index(), processes),
+            **parallel.rows_of_process(self.mesh, train.accumulate),
             users=self.personal,
         )
 
@@ -206,15 +222,16 @@ class RecommenderRun(Ranks, Run):
     def encode(self, params: Params, batch: dict[str, Array]) -> tuple[Array, Array]:
         """`(vectors [B D], table [I D])` whose inner products rank each example's next item."""
         module = self.model.merge(params)
-        predicted = module.predict(
-            batch["ids"],
-            positions=batch["positions"],
-            segments=batch["segments"],
-            last=batch["last"],
-            rngs=nnx.Rngs(noise=self.config.seed),  # of a generative model
-            **({"users": batch["users"]} if "users" in batch else {}),
-        )
-        return predicted, module.item_table()
+        with self.placing():
+            predicted = module.predict(
+                batch["ids"],
+                positions=batch["positions"],
+                segments=batch["segments"],
+                last=batch["last"],
+                rngs=nnx.Rngs(noise=self.config.seed),  # of a generative model
+                **({"users": batch["users"]} if "users" in batch else {}),
+            )
+            return predicted, module.item_table()
 
     @functools.cached_property
     def objective(self) -> Objective:
@@ -269,6 +286,12 @@ class RecommenderRun(Ranks, Run):
     def place(self, step: int, count: int) -> dict[str, Array]:
         """Training batches step .. step + count - 1 on the devices."""
         return parallel.shard_batch(self.batches(step, count), self.mesh, axis=1)
+
+    @property
+    def table(self) -> Split | None:
+        """See `Ranks`."""
+        axes = split_axes(self.rows, "items", self.mesh, self.logical_rules)
+        return Split(self.mesh, axes) if axes else None
 
     def describe(self) -> str:
         """One line: model, parameters, data, devices."""

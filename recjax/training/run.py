@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 from recjax.config import nearest, to_plain
 from recjax.errors import InputError
 from recjax.memory import check_memory, host_bytes
+from recjax.sharded import RULES, Axes
 from recjax.signals import Stop, Stopped, stopping
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.claim import Claim
@@ -51,6 +53,26 @@ class Run(Kept, Trainable):
     def seed(self) -> int:
         """See `Trainable`."""
         return self.config.seed
+
+    @property
+    def logical_rules(self) -> Mapping[str, Axes]:
+        """See `Trainable`."""
+        return {**RULES, **self._train.rules}
+
+    @property
+    def padded(self) -> bool:
+        """Whether tables may have rows behind their last one, of which the mesh has the number."""
+        return False
+
+    @property
+    def parts_of_batch(self) -> int:
+        """See `Trainable`."""
+        return self._train.accumulate
+
+    @property
+    def dtype(self) -> str:
+        """See `Trainable`."""
+        return self._train.dtype
 
     @property
     def optim(self) -> OptimConfig:
@@ -136,7 +158,7 @@ class Run(Kept, Trainable):
         Those of earlier versions have optimiser state of kept parameters, too; it is dropped.
         """
         try:
-            return checkpoints.restore(step, self.abstract_state())
+            return checkpoints.restore(step, self.abstract_state(), padded=self.padded)
         except InputError:
             own = self.abstract_state().params.keys()
             if own == self.trained:

@@ -19,6 +19,9 @@ def make_steps(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
     trained: Collection[str] | None = None,
+    *,
+    parts: int = 1,
+    dtype: str = "float32",
 ):
     """Many training steps in one call.
 
@@ -30,6 +33,10 @@ def make_steps(
         loss_fn: `(params, batch, data, key) -> (sum, weight)`.
         optimizer: the update rule.
         trained: paths of the trained parameters; None = all. The others stay, and cost no gradient.
+        parts: of a batch's rows, which a step takes one after the other; it adds their gradients.
+            They divide the rows, and each has every `parts`-th row.
+        dtype: that the loss is computed in: of the float32 parameters it gets copies of that type.
+            Gradients, updates and the state stay as they are.
 
     Returns:
         `steps(state, batches, data, key) -> (state, metrics)`, jitted: `batches` has a leading
@@ -40,12 +47,31 @@ def make_steps(
     def one(state: TrainState, batch: Any, data: Any, key: Array):
         key = jax.random.fold_in(key, state.step)
 
+        def summed(learning, batch, key):
+            given = {**state.params, **learning}
+            given, rest = _as(given, dtype), _as(data, dtype)
+            return loss_fn(given, batch, rest, key)
+
         def mean_loss(learning):
-            total, weight = loss_fn({**state.params, **learning}, batch, data, key)
+            total, weight = summed(learning, batch, key)
             return total / jnp.maximum(weight, 1e-9), weight
 
         learning = trained_of(state.params, trained)
-        (loss, weight), grads = jax.value_and_grad(mean_loss, has_aux=True)(learning)
+        if parts == 1:
+            (loss, weight), grads = jax.value_and_grad(mean_loss, has_aux=True)(learning)
+        else:
+            gradient = jax.value_and_grad(summed, has_aux=True)
+
+            def add(carry, at):
+                part, number = at
+                found = gradient(learning, part, jax.random.fold_in(key, number))
+                return jax.tree.map(jnp.add, carry, found), None
+
+            zero = jnp.zeros(())
+            start = ((zero, zero), jax.tree.map(jnp.zeros_like, learning))
+            each = jax.tree.map(lambda a: _dealt(a, parts), batch)
+            ((total, weight), grads), _ = jax.lax.scan(add, start, (each, jnp.arange(parts)))
+            loss, grads = jax.tree.map(lambda a: a / jnp.maximum(weight, 1e-9), (total, grads))
         updates, opt_state = optimizer.update(grads, state.opt_state, learning)
         params = {**state.params, **optax.apply_updates(learning, updates)}
         metrics = {"loss": loss, "weight": weight, "grad_norm": optax.tree.norm(grads)}
@@ -56,3 +82,22 @@ def make_steps(
         return jax.lax.scan(lambda s, batch: one(s, batch, data, key), state, batches)
 
     return steps
+
+
+def _dealt(a: Array, parts: int) -> Array:
+    """[R ...] -> [parts R/parts ...]: every device deals the rows that it holds."""
+    if len(a) % parts:
+        raise ValueError(f"{len(a)} rows are no multiple of {parts} parts")
+    return jnp.swapaxes(a.reshape(-1, parts, *a.shape[1:]), 0, 1)
+
+
+def _as(tree: Any, dtype: str) -> Any:
+    """Float32 arrays in another type."""
+    if dtype == "float32":
+        return tree
+
+    def cast(a: Any) -> Any:
+        single = hasattr(a, "dtype") and a.dtype == jnp.float32
+        return a.astype(dtype) if single else a
+
+    return jax.tree.map(cast, tree)

@@ -18,6 +18,7 @@ from recjax.systems import SYSTEMS
 # Keys of every run's config that may change when it is resumed.
 MAY_CHANGE = (
     "train.epochs", "train.patience", "train.mesh", "train.rollbacks", "train.spike",
+    "train.rules",
 )  # fmt: skip
 
 

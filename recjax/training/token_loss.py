@@ -68,6 +68,7 @@ def label_loss(
         padded=False,
         budget=budget,
         mesh=mesh,
+        name="vocab",
     )
 
 

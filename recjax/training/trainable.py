@@ -1,8 +1,9 @@
 """What a system gives to be trained; the state, the steps and the placing are made of it here."""
 
 import abc
+import contextlib
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -11,6 +12,7 @@ from flax import nnx
 
 from recjax.errors import InputError
 from recjax.models.definition import ModelDef, define
+from recjax.sharded import RULES, Axes, placing
 from recjax.training import parallel
 from recjax.training.freezing import FULL, Role, Rules, roles_of, with_frozen
 from recjax.training.optim import OptimConfig, check_rules, frozen_by, make_optimizer
@@ -79,6 +81,30 @@ class Trainable(abc.ABC):
         """The training batches: `RunBatches`; for `place` as it is here, also callable."""
 
     @property
+    def logical_rules(self) -> Mapping[str, Axes]:
+        """Mesh axes of logical axes; see `recjax.sharded.RULES`."""
+        return RULES
+
+    @property
+    def parts_of_batch(self) -> int:
+        """How many parts of a batch a step takes one after the other."""
+        return 1
+
+    @property
+    def dtype(self) -> str:
+        """Of what a step computes."""
+        return "float32"
+
+    @property
+    def placed_axes(self) -> parallel.AxisRules:
+        """`axes`, by `logical_rules`."""
+        return parallel.ruled(self.axes, self.logical_rules)
+
+    def placing(self) -> contextlib.AbstractContextManager[None]:
+        """While it is active, models that are traced know their devices."""
+        return placing(self.mesh, self.logical_rules)
+
+    @property
     def given(self) -> Params:
         """Arrays that parameters of the state start from, by path; the others are drawn."""
         return {}
@@ -130,9 +156,13 @@ class Trainable(abc.ABC):
         own = [path for path, role in self.roles.items() if role != "frozen"]
         but = {*given, *(path for path in self.roles if path not in own)}
         if not but.issuperset(own):
-            given |= init_params(self.build, self.seed, self.axes, self.mesh, but=but)
+            given |= init_params(self.build, self.seed, self.placed_axes, self.mesh, but=but)
         return state_of(
-            {path: given[path] for path in own}, self.optimizer, self.axes, self.mesh, self.trained
+            {path: given[path] for path in own},
+            self.optimizer,
+            self.placed_axes,
+            self.mesh,
+            self.trained,
         )
 
     def abstract_state(self, trained: Collection[str] | None = None) -> TrainState:
@@ -143,7 +173,7 @@ class Trainable(abc.ABC):
         """
         own = {p: a for p, a in self.model.shapes.items() if self.roles[p] != "frozen"}
         trained = self.trained if trained is None else trained
-        return abstract_state_of(own, self.optimizer, self.axes, self.mesh, trained)
+        return abstract_state_of(own, self.optimizer, self.placed_axes, self.mesh, trained)
 
     def inputs(self, batch: Any) -> tuple[Any, Any]:
         """`(arrays, data)` of a placed batch: arrays have a leading axis of steps."""
@@ -152,7 +182,14 @@ class Trainable(abc.ABC):
     def make_steps(self) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
         """`(state, batch of place) -> (state, metrics)`: see `recjax.training.step`."""
         key, frozen = jax.random.key(self.seed), self.frozen
-        steps = make_steps(with_frozen(self.loss_fn), self.optimizer, self.trained)
+
+        def placed(*args: Any) -> tuple[Array, Array]:
+            with self.placing():
+                return with_frozen(self.loss_fn)(*args)
+
+        steps = make_steps(
+            placed, self.optimizer, self.trained, parts=self.parts_of_batch, dtype=self.dtype
+        )
 
         def taken(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
             arrays, data = self.inputs(batch)

@@ -94,7 +94,7 @@ def test_each_device_computes_its_share(program, alone, name, mesh):
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     for a, b in zip(found, gradients, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
-    assert 0 < share.products <= whole.products / 8 * 1.1
+    assert 0 < share.flops <= whole.flops / 8 * 1.1
     assert share.gathered <= TABLE.size < H.size / 2
 
 

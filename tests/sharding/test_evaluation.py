@@ -75,7 +75,7 @@ def test_recommenders(sample_store, program, mesh, model, packed):
     assert mine <= -(-50 // shards) < all_of_them
     # A few examples fill rows less well; DreamRec's 1,000 steps have a product for all examples.
     most = {"dreamrec": 1.7}.get(model, 1.3)
-    assert 0 < share.products <= whole.products / shards * most
+    assert 0 < share.flops <= whole.flops / shards * most
     assert share.gathered < 50 * 50, "scores leave their device"
     request = read_request(
         sample_store, None, [sample_store.catalog[k]["key"] for k in range(5, 60)]
@@ -124,6 +124,6 @@ def test_language_models(program, mesh):
 
     (share, shape), (whole, one) = cost(ours, params), cost(alone, host)
     assert shape[0] % 8 == 0 and shape[0] < one[0] + 8
-    assert 0 < share.products <= whole.products / 8 * 1.2
+    assert 0 < share.flops <= whole.flops / 8 * 1.2
     if mesh.shape["data"] == 8:  # else the layers' products gather what suits them
         assert share.gathered <= LLAMA.vocab_size * LLAMA.dim

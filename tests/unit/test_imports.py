@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "recjax"
 LAYERS = (
     ("lazy", "systems"),
     ("array_files", "errors", "typing", "ranges", "config", "json_files", "memory", "locks"),
-    ("signals",),
+    ("signals", "sharded"),
     ("replace",),
     ("data",),
     ("text",),
@@ -41,8 +41,8 @@ SYSTEMS = {"interpreter", "guided", "recsysllm"}
 SECTIONS = "report.sections"
 # evaluation and generate take callables, never models; recjax.typing imports jax.
 FORBIDDEN = {
-    "data": {"typing"},
-    "text": {"typing"},
+    "data": {"typing", "sharded"},
+    "text": {"typing", "sharded"},
     "evaluation": {"models", "nn", "training"},
     "generate": {"models", "nn", "training"},
     "report": SYSTEMS,

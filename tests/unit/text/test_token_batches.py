@@ -1,5 +1,8 @@
 """Documents as packed rows, read back: tokens, labels, and the blend of each soft place."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -202,10 +205,37 @@ def test_more_soft_tokens_than_usual_get_room():
         assert sorted(read_back(batch)) == sorted(expected(p, stream=stream) for p in places)
     for axis in (2, 3):
         assert more["blend_items"].shape[axis] > usual["blend_items"].shape[axis]
-    # All processes see what the neediest of them needs.
-    parts = [make(documents=stream, process=(p, 2))(80) for p in range(2)]
+    # All processes see what the neediest of them needs, and none reads the others' documents.
+    read: list[list[int]] = [[], []]
+    barrier, told = threading.Barrier(2, timeout=30), {}
+
+    class Seen:
+        def __init__(self, process):
+            self.process = process
+
+        def __call__(self, place):
+            read[self.process].append(place)
+            return stream(place)
+
+        def __len__(self):
+            return len(stream)
+
+    def one(process):
+        def agree(sizes):
+            told[process] = sizes
+            barrier.wait()
+            return [max(pair) for pair in zip(told[0], told[1], strict=True)]
+
+        batches = make(documents=Seen(process), process=(process, 2), agree=agree)
+        _ = batches._usual_rows, batches._usual_soft  # of the first batches, alike for all
+        read[process].clear()
+        return batches(80)
+
+    with ThreadPoolExecutor(2) as pool:
+        parts = list(pool.map(one, range(2)))
     for name in more:
         assert parts[0][name].shape == parts[1][name].shape
+    assert read == [list(range(640, 644)), list(range(644, 648))]
 
 
 def test_soft_tokens_and_blends_must_agree():

@@ -1,0 +1,60 @@
+"""What training a recommender would take, of its config and data, before anything is allocated."""
+
+import dataclasses
+import math
+from typing import Any
+
+from recjax.errors import InputError
+from recjax.training.compiled import Step, run_step
+from recjax.training.devices import Device
+from recjax.training.parallel import undivided
+from recjax.training.system import load_system
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPlan:
+    """What a run's training step takes; bytes are those of one device.
+
+    Attributes:
+        parameters: of the model.
+        trained: how many of them are trained.
+        rows: of a step, on all devices.
+        compiled: the step.
+    """
+
+    parameters: int
+    trained: int
+    rows: int
+    compiled: Step
+
+    def as_dict(self) -> dict[str, Any]:
+        """The numbers by name."""
+        return {**dataclasses.asdict(self), "total_bytes": self.compiled.peak_bytes}
+
+    def table(self, device: Device | None = None) -> str:
+        """The numbers as text, beside the rates of a device."""
+        step = self.compiled
+        said = (
+            f"{self.parameters:,} parameters, {self.trained:,} trained; {self.rows:,} rows a step "
+            f"on {step.devices} device(s), {step.input_bytes / 1e6:.3f} MB of input"
+        )
+        return "\n".join([said, *step.lines(device)])
+
+
+def plan_run(config: Any, mesh: tuple[int, int, int]) -> RunPlan:
+    """Plans a recommender's run, whose data are prepared; allocates no parameter.
+
+    Raises:
+        InputError: no such data; a batch or parameters that the mesh does not divide.
+    """
+    train = dataclasses.replace(config.train, mesh=mesh)
+    config = dataclasses.replace(config, train=train)
+    system = load_system(config.system)
+    run = system.run(config, system.store(config, False))
+    if wrong := undivided(run.model.shapes, run.placed_axes, run.mesh):
+        raise InputError(f"mesh {mesh}: {wrong[0]}; expected sizes that divide what they split")
+    sizes = {path: math.prod(a.shape) for path, a in run.model.shapes.items()}
+    return RunPlan(
+        sum(sizes.values()), sum(sizes[path] for path in run.trained), run.batches.rows,
+        run_step(run),
+    )  # fmt: skip
