@@ -142,8 +142,9 @@ def undivided(shapes: Mapping[str, Any], axes: AxisRules, mesh: Any) -> list[str
     for path, a in shapes.items():
         names = next((n for pattern, n in axes if re.fullmatch(pattern, path)), ())
         spec = spec_for(path, a.shape, axes, mesh)
-        used = {axis for part in spec if part for axis in part}
-        for size, name, part in zip(a.shape, names, spec, strict=False):
+        parts_of = [(part,) if isinstance(part, str) else part for part in spec]
+        used = {axis for part in parts_of if part for axis in part}
+        for size, name, part in zip(a.shape, names, parts_of, strict=False):
             wanted = name if isinstance(name, tuple) else mesh_axes(name)
             wanted = tuple(w for w in wanted if mesh.shape[w] > 1 and w not in used)
             if part is None and wanted:
