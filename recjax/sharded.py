@@ -134,7 +134,9 @@ class Split(NamedTuple):
 
     def gather(self, x: Array) -> Array:
         """Positions of all devices that share the table."""
-        return jax.lax.all_gather(x, self.gathered, tiled=True) if self.gathered else x
+        if not self.gathered or not x.size:
+            return x
+        return jax.lax.all_gather(x, self.gathered, tiled=True)
 
     def own(self, x: Array) -> Array:
         """The sum over the table's parts, of this device's positions."""

@@ -81,7 +81,7 @@ def _stream(
     chunk = min(max(chunk, k), n_items)
     items = n_items if items is None else items
     if targets is not None:
-        own = h[jnp.arange(batch), targets][:, None] if table is None else h * vectors
+        own = h[jnp.arange(batch), targets][:, None] if vectors is None else h * vectors
         threshold = own.sum(-1) - _ROUNDING * jnp.abs(own).sum(-1)
         targets = targets - origin
     rows = jnp.arange(batch)
@@ -132,7 +132,7 @@ def _stream(
 
 def _over_parts(
     h: Array,
-    table: Array,
+    table: Any,
     seen: tuple[Array, Array],
     k: int,
     chunk: int,

@@ -36,7 +36,8 @@ def make_run(store, mesh, model, packed):
 
 def one_device(measuring):
     """The same evaluator, or maker of lists, of one device."""
-    return dataclasses.replace(measuring, sharding=None)
+    table = {"table": None} if hasattr(measuring, "table") else {}
+    return dataclasses.replace(measuring, sharding=None, **table)
 
 
 def same(found, expected):
@@ -76,7 +77,7 @@ def test_recommenders(sample_store, program, mesh, model, packed):
     # A few examples fill rows less well; DreamRec's 1,000 steps have a product for all examples.
     most = {"dreamrec": 1.7}.get(model, 1.3)
     assert 0 < share.flops <= whole.flops / shards * most
-    assert share.gathered < 50 * 50, "scores leave their device"
+    assert share.gathered < 50 * sample_store.n_items / 2, "scores leave their device"
     request = read_request(
         sample_store, None, [sample_store.catalog[k]["key"] for k in range(5, 60)]
     )
