@@ -144,7 +144,7 @@ class Peer:
         return {"seconds": seconds, "tokens": first}
 
 
-def main(peer: Peer, packages: Sequence[Any]) -> None:
+def main(peer: Any, packages: Sequence[Any], attention: str) -> None:
     """Measures what is asked; a measurement `kind:which` is the peer's method `kind`."""
     out: dict[str, Any] = {}
     for name in peer.args.what.split(","):
@@ -152,7 +152,6 @@ def main(peer: Peer, packages: Sequence[Any]) -> None:
         out[name] = getattr(peer, kind)(which)
         print(name, f"{out[name]['seconds']:.3f} s", file=sys.stderr, flush=True)
     versions = {m.__name__: m.__version__ for m in packages}
-    attention = peer.model.config._attn_implementation
     print(json.dumps({"versions": versions, "attention": attention, "figures": out}))
 
 
@@ -163,4 +162,5 @@ if __name__ == "__main__":
     import torch
     import transformers
 
-    main(Peer(arguments), (torch, transformers, peft))
+    model = Peer(arguments)
+    main(model, (torch, transformers, peft), model.model.config._attn_implementation)

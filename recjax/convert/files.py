@@ -100,8 +100,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     except ImportError:
         raise InputError(
             f"{path}: reading {path.suffix} needs torch, which is not installed; where it is, "
-            "safetensors.torch.save_file(torch.load(FILE, map_location='cpu', weights_only=True), "
-            "'FILE.safetensors') makes a file that recjax reads"
+            "scripts/torch_to_safetensors.py FILE NEW_FILE makes a file that recjax reads"
         ) from None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -109,6 +108,8 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         raise InputError(
             f"{path}: not a file of tensors alone; save the model's state_dict()"
         ) from None
+    if isinstance(state, Mapping) and isinstance(state.get("module"), Mapping):
+        state = state["module"]  # of a training checkpoint, beside its optimiser
     if not isinstance(state, Mapping):
         raise InputError(f"{path}: holds a {type(state).__name__}, expected a state dict")
     out = {}

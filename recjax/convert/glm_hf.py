@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from recjax.convert.mapping import TRANSPOSE, Rule
+from recjax.convert.rank_files import Cut
 from recjax.convert.tensors import Tensor
 from recjax.convert.values import Attributes, of_field
 from recjax.errors import InputError
@@ -55,6 +56,13 @@ RULES = (
     Rule("transformer.block_position_embeddings.weight", "block_position"),
     *layer_rules(),
 )
+# How training with model parallelism cuts the tensors; what no pattern names, every rank has whole.
+CUTS: dict[str, Cut] = {
+    r"word_embeddings\.weight": Cut(0),
+    r".*\.query_key_value\.(weight|bias)": Cut(0, blocks=3),
+    r".*\.dense_h_to_4h\.(weight|bias)": Cut(0),
+    r".*\.(attention\.dense|dense_4h_to_h)\.weight": Cut(1),
+}
 _SIZES = {
     "vocab_size": "vocab_size",
     "hidden_size": "dim",

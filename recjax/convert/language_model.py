@@ -8,7 +8,8 @@ write_language_model("NEW_FOLDER", model, form="hf")
 | form   | files                                                                               |
 |--------|-------------------------------------------------------------------------------------|
 | recjax | `config.json`, Orbax checkpoint in `params/`                                         |
-| hf     | `config.json`, `model.safetensors` or shards with `model.safetensors.index.json`     |
+| hf     | `config.json`, `model.safetensors` or shards with `model.safetensors.index.json`;    |
+|        | of GLM also `mp_rank_00_model_states.safetensors` and so on (`rank_files`)           |
 | meta   | `params.json`, `consolidated.00.safetensors` or `.pth`, a file a parallel part       |
 | flax   | `config.json`, `flax_model.msgpack` or shards with `flax_model.msgpack.index.json`   |
 
@@ -30,7 +31,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from recjax.config import nearest
-from recjax.convert import flax_files, llama_meta, orbax_files, tensors
+from recjax.convert import flax_files, llama_meta, orbax_files, rank_files, tensors
 from recjax.convert.mapping import Rule, cast, load, to_tensors
 from recjax.convert.tensors import Tensor
 from recjax.errors import InputError
@@ -322,7 +323,14 @@ _Read = tuple[Family, Any, tuple[Rule, ...], dict[str, Tensor]]
 
 def _read_hf(folder: Path) -> _Read:
     family, config = read_config(folder)
-    state = {family.bare(key): tensor for key, tensor in tensors.read_folder(folder).items()}
+    place = rank_files.place_of(folder)
+    if place is None or any((folder / name).exists() for name in FORMS["hf"]):
+        found = tensors.read_folder(folder)
+        state = {family.bare(key): tensor for key, tensor in found.items()}
+    elif not (cuts := getattr(family.hf, "CUTS", None)):
+        raise InputError(f"{place}: files of ranks are not read for the family {family.name}")
+    else:
+        state = rank_files.read(place, cuts, family.bare)
     return family, config, family.hf.RULES, family.hf.tidy(state, config)
 
 

@@ -122,9 +122,8 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
     pickles = sorted(p.name for p in folder.glob("pytorch_model*.bin"))
     if pickles:
         raise InputError(
-            f"{folder / pickles[0]}: a pickle can run code and is not read; where torch and "
-            "transformers are installed, AutoModelForCausalLM.from_pretrained(FOLDER)"
-            f".save_pretrained(NEW_FOLDER) makes {SINGLE} of it"
+            f"{folder / pickles[0]}: a pickle can run code and is not read; where torch is "
+            f"installed, scripts/torch_to_safetensors.py FOLDER NEW_FOLDER makes {SINGLE} of it"
         )
     raise InputError(f"{folder}: expected {SINGLE} or {INDEX}")
 

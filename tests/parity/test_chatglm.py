@@ -1,6 +1,6 @@
-"""ChatGLM-6B computes what its public PyTorch code computes (a random tiny model, float32).
+"""ChatGLM-6B computes what its public PyTorch code computes (random tiny models, float32).
 
-`tests/data/glm/chatglm_v1/README.md` says what each array is and how it was made.
+`tests/data/glm/chatglm_v1*/README.md` says what each array is and how it was made.
 """
 
 from pathlib import Path
@@ -17,18 +17,24 @@ from recjax.nn.positions import rope_angles, rope_frequencies
 from recjax.recsysllm.infill import infill
 from recjax.recsysllm.spans import Marks
 
-FOLDER = Path(__file__).parent.parent / "data" / "glm" / "chatglm_v1"
+DATA = Path(__file__).parent.parent / "data" / "glm"
 TOLERANCE = 2e-4
 
 
-@pytest.fixture(scope="module")
-def io():
-    return np.load(FOLDER / "io.npz")
+@pytest.fixture(scope="module", params=["chatglm_v1", "chatglm_v1_28layer"])
+def folder(request):
+    """Of 2 layers, and of as many as the original has."""
+    return DATA / request.param
 
 
 @pytest.fixture(scope="module")
-def loaded():
-    return read_language_model(FOLDER)
+def io(folder):
+    return np.load(folder / "io.npz")
+
+
+@pytest.fixture(scope="module")
+def loaded(folder):
+    return read_language_model(folder)
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +121,16 @@ def test_greedy(model, io):
     assert difference(whole[:, first - 1 :], io["gen_step_logits"]) < TOLERANCE
 
 
-def test_infilling_writes_what_the_original_writes(loaded, io):
+@pytest.fixture(scope="module")
+def small():
+    """The model of two layers, whose arrays tell what its mutations compute."""
+    loaded = read_language_model(DATA / "chatglm_v1")
+    return loaded.definition.merge(loaded.params), np.load(DATA / "chatglm_v1" / "io.npz")
+
+
+def test_infilling_writes_what_the_original_writes(small):
     """Up to the first `<sop>`, which infilling never writes in a text."""
+    loaded, io = read_language_model(DATA / "chatglm_v1"), small[1]
     lm = LanguageModel(loaded.definition, loaded.params, loaded.config)
     marks = Marks(cls=0, eos=1, sop=154, eop=155, mask=150, sentence=150, document=151)
     found = infill(lm, io["gen_prompt_ids"], marks=marks, max_new_tokens=16)
@@ -126,9 +140,9 @@ def test_infilling_writes_what_the_original_writes(loaded, io):
         np.testing.assert_array_equal(found.tokens[row, 0, 0, :before], expected[:before])
 
 
-def test_the_whole_prompt_s_blank_goes_before_another(model):
+def test_the_whole_prompt_s_blank_goes_before_another(small):
     """[gMASK] is filled even where a [MASK] comes first, as in the original."""
-    config = model.config
+    model, config = small[0], small[0].config
     whole, inner = config.blank_ids
     assert (config.start_id, whole, inner) == (154, 151, 150)
     for prompt, place in {
@@ -162,10 +176,27 @@ def exact(self, x, positions):
     ],
     ids=["thirds", "plain residual", "scale of two layers", "exact frequencies"],
 )
-def test_mutations_are_seen(monkeypatch, model, io, owner, name, value, same_as):
+def test_mutations_are_seen(monkeypatch, small, owner, name, value, same_as):
     """A model with one fact changed fails the parity above; some have numbers of their own."""
+    model, io = small
     monkeypatch.setattr(owner, name, value)
     logits, _ = model(io["prefix_input_ids"], **given(io, "prefix"))
     assert difference(logits, io["prefix_logits"]) > 1.2 * TOLERANCE
     if same_as is not None:
         assert difference(logits, io[same_as]) < TOLERANCE / 10
+
+
+@pytest.mark.parametrize("moved", ["one more", "one less", "causal"])
+def test_the_mask_s_place_is_seen(small, moved):
+    """A prompt that is read both ways one token too far, one too short, or not at all."""
+    model, io = small
+    asked = given(io, "prefix")
+    both = asked["mask"][:, 0].all(axis=1).sum(axis=-1)[:, None]  # tokens that all see
+    place = np.arange(asked["mask"].shape[-1])
+    ends = {"one more": both + 1, "one less": both - 1, "causal": 0 * both}[moved]
+    mask = (place[:, None] >= place)[None] | (place < ends)[:, None]
+    logits, _ = model(io["prefix_input_ids"], positions=asked["positions"], mask=mask)
+    assert difference(logits, io["prefix_logits"]) > 10 * TOLERANCE
+    mask = (place[:, None] >= place)[None] | (place < both)[:, None]
+    logits, _ = model(io["prefix_input_ids"], positions=asked["positions"], mask=mask)
+    assert difference(logits, io["prefix_logits"]) < TOLERANCE

@@ -12,6 +12,7 @@ import pytest
 
 from recjax.convert.language_model import read_language_model
 from recjax.llm import LanguageModel
+from recjax.models import glm
 from recjax.nn.masks import make_mask
 from recjax.recsysllm.infill import infill
 from recjax.recsysllm.spans import Marks
@@ -212,3 +213,34 @@ def test_infilling_writes_what_the_original_writes(io, gelu, name):
     found = infill(lm, prompts, marks=MARKS, max_new_tokens=new)
     np.testing.assert_array_equal(found.tokens, expected)
     assert not found.valid.any() and (found.lengths == new).all()
+
+
+def interleaved(self, x, angles, key):
+    """Queries, keys and values side by side in each head, as in ChatGLM."""
+    parts = self.query_key_value(x, key).reshape(*x.shape[:2], self.heads, 3, -1)
+    q, k, v = jnp.einsum("BTNPH->PBNTH", parts)
+    return q, k, v
+
+
+def alpha(self, before, normed, new):
+    """The residual of ChatGLM."""
+    return normed * np.sqrt(2 * 28) + new
+
+
+@pytest.mark.parametrize(
+    "mutation", ["layout", "residual", "rows swapped", "one more", "one less", "other gelu"]
+)
+def test_mutations_are_seen(monkeypatch, erf, io, mutation):
+    """A model, or a call, with one fact changed fails the parity above."""
+    tokens, positions = io["prefix_input_ids"], io["prefix_position_ids"]
+    ends = io["prefix_sep"] + {"one more": 1, "one less": -1}.get(mutation, 0)
+    if mutation == "layout":
+        monkeypatch.setattr(glm.Layers, "project", interleaved)
+    elif mutation == "residual":
+        monkeypatch.setattr(glm.Layers, "add", alpha)
+    elif mutation == "rows swapped":
+        positions = positions[:, ::-1]
+    mask = prefix_mask(ends, tokens.shape[1])
+    logits, _ = erf(tokens, positions=positions, mask=mask)
+    end = "_tanh" if mutation == "other gelu" else ""
+    assert difference(logits, io[f"prefix_logits{end}"]) > 5 * TOLERANCE
