@@ -104,8 +104,25 @@ def test_training(loaded, io):
         assert difference(gradient, io[start + name]) < TOLERANCE
 
 
-def test_greedy(model, io):
-    """The prompt and <sop> at once, then token by token: cached == uncached == the original."""
+def test_greedy_without_a_cache(model, io):
+    """The original's tokens, all at once: its logits at every step."""
+    tokens, expected = io["gen_prompt_ids"], io["gen_tokens"]
+    whole, _ = model(np.concatenate([tokens, expected[:, :-1]], axis=1))
+    steps = whole[:, tokens.shape[1] - 1 :]
+    assert difference(steps, io["gen_step_logits"]) < TOLERANCE
+    np.testing.assert_array_equal(steps.argmax(-1), expected)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The model of two layers, whose arrays tell what its mutations compute."""
+    loaded = read_language_model(DATA / "chatglm_v1")
+    return loaded.definition.merge(loaded.params), np.load(DATA / "chatglm_v1" / "io.npz")
+
+
+def test_greedy(small):
+    """The prompt and <sop> at once, then token by token, of the model of two layers."""
+    model, io = small
     tokens, expected = io["gen_prompt_ids"], io["gen_tokens"]
     rows, first = tokens.shape
     assert io["gen_margin"].min() > TOLERANCE
@@ -117,15 +134,6 @@ def test_greedy(model, io):
         np.testing.assert_array_equal(chosen, expected[:, at])
         np.testing.assert_array_equal(cache.position, io["gen_full_position_ids"][..., first + at])
         logits, cache = step(chosen[:, None], cache)
-    whole, _ = model(np.concatenate([tokens, expected[:, :-1]], axis=1))
-    assert difference(whole[:, first - 1 :], io["gen_step_logits"]) < TOLERANCE
-
-
-@pytest.fixture(scope="module")
-def small():
-    """The model of two layers, whose arrays tell what its mutations compute."""
-    loaded = read_language_model(DATA / "chatglm_v1")
-    return loaded.definition.merge(loaded.params), np.load(DATA / "chatglm_v1" / "io.npz")
 
 
 def test_infilling_writes_what_the_original_writes(small):
