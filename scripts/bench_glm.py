@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _bench import median_seconds, pin, run_peers
+from _bench import median_seconds, pin, run_peers, use_clock
 
 TARGET = 1.3  # times the peer
 START, BLANK = 30522, 103  # <sop> and [MASK] of BERT's vocabulary
@@ -36,6 +36,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=4, help="cores")
     parser.add_argument("--rounds", type=int, default=3, help="turns of ours and the peer's")
     parser.add_argument("--repeats", type=int, default=3, help="timed calls a turn")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: one core's")
     parser.add_argument("--json", help="a file for the figures")
     out = parser.parse_args()
     out.device = "cpu"
@@ -123,6 +124,7 @@ def ours(args: argparse.Namespace, work: dict[str, np.ndarray], folder: Path) ->
 
 def main() -> None:
     args = parse()
+    use_clock(args.clock)
     pin(args.threads)
     os.environ["JAX_PLATFORMS"] = "cpu"
     work = make_work(args)

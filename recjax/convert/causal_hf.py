@@ -266,18 +266,18 @@ def read_rope(attributes: Mapping[str, Any], where: str) -> Rope:
         ) from None
 
 
-def tidy(state: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
+def tidy(state: Mapping[str, Tensor], config: Any, embedding: str = EMBEDDING) -> dict[str, Tensor]:
     """Tensors without those that say nothing new: inverse frequencies, a tied model's head.
 
     Raises:
         InputError: a tied model with a head of its own.
     """
     out = {key: tensor for key, tensor in state.items() if not DERIVED.fullmatch(key)}
-    if config.tied and HEAD in out and EMBEDDING in out:
+    if config.tied and HEAD in out and embedding in out:
         head = out.pop(HEAD)
-        if not same(head, out[EMBEDDING]):
+        if not same(head, out[embedding]):
             raise InputError(
-                f"{head.source}: '{HEAD}' differs from '{EMBEDDING}', but config.json has "
+                f"{head.source}: '{HEAD}' differs from '{embedding}', but config.json has "
                 "'tie_word_embeddings' true: one of them is wrong"
             )
     return out

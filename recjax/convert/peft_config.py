@@ -12,7 +12,6 @@ import numpy as np
 
 from recjax.config import nearest
 from recjax.convert.language_model import Loaded
-from recjax.convert.mapping import TRANSPOSE
 from recjax.convert.patterns import Budget, PatternError, matcher
 from recjax.errors import InputError
 from recjax.nn.lora import MOST_RANK, LoRAConfig
@@ -26,8 +25,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "loftq_config": ({},),
     **dict.fromkeys(
         (
-            "use_dora", "use_qalora", "use_bdlora", "fan_in_fan_out", "lora_bias",
-            "ensure_weight_tying",
+            "use_dora", "use_qalora", "use_bdlora", "lora_bias", "ensure_weight_tying",
         ),
         (False,),
     ),
@@ -42,8 +40,9 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     ),
 }  # fmt: skip
 _HARMLESS = (
-    "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
-    "inference_mode", "megatron_core", "qalora_group_size", "runtime_config",
+    # Of `fan_in_fan_out`, peft itself takes what the module is.
+    "fan_in_fan_out", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path",
+    "revision", "inference_mode", "megatron_core", "qalora_group_size", "runtime_config",
 )  # fmt: skip
 _READ = (
     "r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "rank_pattern",
@@ -57,7 +56,7 @@ def linear_maps(base: Loaded) -> dict[str, str]:
     return {
         rule.theirs.removesuffix(".weight"): rule.paths[0].removesuffix("/kernel")
         for rule in base.family.hf.RULES
-        if rule.transform is TRANSPOSE and rule.paths[0] in base.params
+        if rule.paths[0].endswith("/kernel") and rule.paths[0] in base.params
     }
 
 

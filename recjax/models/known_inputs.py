@@ -64,7 +64,7 @@ def map_tokens(model: LanguageModule) -> Maps | None:
         InputError: a model with LoRA, whose gradients would be left out.
     """
     layers = getattr(model, "layers", None)
-    if not isinstance(layers, Layers):
+    if not isinstance(layers, Layers) or not layers.places_inside:
         return None
     _refuse_adapters(layers)
     table = model.embed(jnp.arange(model.config.vocab_size))

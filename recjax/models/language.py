@@ -255,6 +255,13 @@ FAMILIES = {
         model_types=("glm", "glm4"),
         mark="num_hidden_layers",
     ),
+    "gpt2": Family(
+        "gpt2",
+        "recjax.models.gpt2:GPT2",
+        "recjax.convert.gpt2_hf",
+        model_types=("gpt2",),
+        lora_targets=(r"layers/attention/query_key_value",),
+    ),
     "qwen3": Family(
         "qwen3", "recjax.models.qwen3:Qwen3", "recjax.convert.qwen3_hf", model_types=("qwen3",)
     ),

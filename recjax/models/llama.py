@@ -29,7 +29,7 @@ from recjax.nn import backend
 from recjax.nn.cache import KVCache, empty_cache
 from recjax.nn.lora import Linear, lora_axes
 from recjax.nn.masks import make_mask
-from recjax.nn.norms import RMSNorm
+from recjax.nn.norms import LayerNorm, RMSNorm
 from recjax.nn.places import rows_at
 from recjax.nn.positions import RopeScaling, rope_angles, rope_frequencies
 from recjax.ranges import FieldError, Positive, Share
@@ -124,7 +124,7 @@ class Llama(StackedModel):
         shape = (config.vocab_size, config.dim)
         self.embedding = nnx.Param(init(rngs.params(), shape, dtype))
         self.layers = self.layers_of(config, rngs=rngs, dtype=dtype)
-        self.final_norm = RMSNorm(config.dim, config.norm_eps, dtype=dtype)
+        self.final_norm: RMSNorm | LayerNorm = RMSNorm(config.dim, config.norm_eps, dtype=dtype)
         head = {"init": init, "rngs": rngs, "dtype": dtype}
         self.head = None if config.tied else Linear(config.dim, config.vocab_size, **head)
 
@@ -184,7 +184,8 @@ class Llama(StackedModel):
         before = None
         if prefix is not None and prefix.prefix_keys:
             before = (jnp.stack(prefix.prefix_keys), jnp.stack(prefix.prefix_values))
-        call = Call(self._angles(positions), mask)
+        x, angles = self.begin(x, positions)
+        call = Call(angles, mask)
         x = self._scanned(x, call, keys, before, places, learned)
         return self.final_norm(x), None
 
@@ -193,11 +194,12 @@ class Llama(StackedModel):
         large model on a GPU has no memory for it, and would save one layer of dozens."""
         return places is not None and backend.platform(self.embedding[...]) == "cpu"
 
-    def _angles(self, positions: Array) -> tuple[Array, Array]:
+    def begin(self, x: Array, positions: Array) -> tuple[Array, tuple[Array, Array]]:
+        """What enters the first layer, and the angles of positions [B T] for every layer."""
         config = self.config
         frequencies = rope_frequencies(config.rotary_dim, config.rope_theta, config.rope_scaling)
         # Behind a barrier, or XLA computes the sines again in every layer, and for every head.
-        return jax.lax.optimization_barrier(rope_angles(positions, frequencies))
+        return x, jax.lax.optimization_barrier(rope_angles(positions, frequencies))
 
     def _scanned(self, x, call: Call, keys, before, places, learned) -> Array:
         """All layers, by a scan over their stack; keys and prefixes are stacked, too."""
@@ -229,7 +231,8 @@ class Llama(StackedModel):
             positions = cache.position[:, None] + jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
         after = cache.advance(real)
         seen = jnp.arange(after.valid.shape[1]) <= (cache.length + jnp.arange(length))[:, None]
-        call = Call(self._angles(positions), after.valid[:, None] & seen, cache.length)
+        x, angles = self.begin(x, positions)
+        call = Call(angles, after.valid[:, None] & seen, cache.length)
 
         def layer(one: Layers, x: Array, prefix: Any, kept: Any, places: Array | None) -> Any:
             return one(x, call, None, prefix, kept, places)

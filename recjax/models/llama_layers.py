@@ -16,7 +16,7 @@ from recjax.nn.attention import attend
 from recjax.nn.cache import written
 from recjax.nn.lora import Linear
 from recjax.nn.mlp import gated_silu
-from recjax.nn.norms import RMSNorm
+from recjax.nn.norms import LayerNorm, RMSNorm
 from recjax.nn.places import rows_at
 from recjax.nn.positions import rotate
 from recjax.typing import Array
@@ -112,18 +112,21 @@ class Layers(StackedLayers):
     """All layers.
 
     Attributes:
+        places_inside: positions count in attention alone, so that the maps of the first layer's
+            inputs are those of their tokens.
         after_attention, after_mlp: norms of what a sublayer adds, in families that have them.
     """
 
     attention_of: ClassVar[type[Attention]] = Attention
+    places_inside: ClassVar[bool] = True
     after_attention: RMSNorm | None = None
     after_mlp: RMSNorm | None = None
 
     def __init__(self, config: llama.Config, *, rngs: nnx.Rngs, dtype: Any):
         options = map_options(config, rngs, dtype)
-        self.attention_norm = layer_norms(config, config.dim, dtype)
+        self.attention_norm: RMSNorm | LayerNorm = layer_norms(config, config.dim, dtype)
         self.attention = self.attention_of(config, rngs=rngs, dtype=dtype)
-        self.mlp_norm = layer_norms(config, config.dim, dtype)
+        self.mlp_norm: RMSNorm | LayerNorm = layer_norms(config, config.dim, dtype)
         self.add_mlp(config, options)
 
     def add_mlp(self, config: llama.Config, options: dict[str, Any]) -> None:

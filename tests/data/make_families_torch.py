@@ -1,6 +1,6 @@
 """Makes `families/`: small random models of transformers, their adapters, and what they compute.
 
-    python tests/data/make_families_torch.py
+    python tests/data/make_families_torch.py [NAME ...]
 
 A folder holds `config.json` and `model.safetensors` as transformers saves them, a new LoRA adapter
 of peft (`adapter/`), and `io.npz`: tokens, padded on the left (`tokens`, `real`), their `logits`;
@@ -9,6 +9,7 @@ Adam on the adapter, on one batch; `tuned_logits` after them. Ran with torch 2.1
 5.17, peft 0.21.2.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ SIZES = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
     "initializer_range": 0.3, "eos_token_id": [1, 2], "pad_token_id": 3, "bos_token_id": 4,
 }  # fmt: skip
+LLAMAS = ("intermediate_size", "num_key_value_heads")
 MODELS = {
     "qwen3": (transformers.Qwen3Config, {"head_dim": 8, "rms_norm_eps": 1e-4}),
     "qwen3_tied_bias": (
@@ -39,22 +41,27 @@ MODELS = {
         },
     ),
     "glm4": (transformers.Glm4Config, {"head_dim": 8, "rms_norm_eps": 1e-5}),
+    "gpt2": (transformers.GPT2Config, {"n_inner": 40, "layer_norm_epsilon": 1e-4}),
 }  # fmt: skip
 TARGETS = {
     "qwen3": ["q_proj", "v_proj"],
     "glm": ["q_proj", "v_proj", "gate_up_proj", "down_proj"],
     "glm4": ["q_proj", "o_proj", "gate_up_proj"],
+    "gpt2": ["c_attn", "c_fc"],
 }
 NEW, BEAMS, STEPS, RATE = 8, 3, 20, 0.02
 
 
 def make(name: str) -> None:
     kind, changes = MODELS[name]
-    config = kind(**(SIZES | changes))
+    sizes = SIZES | changes
+    if name == "gpt2":
+        sizes = {key: value for key, value in sizes.items() if key not in LLAMAS}
+    config = kind(**sizes)
     torch.manual_seed(len(name))
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     for key, value in model.named_parameters():
-        if "norm" in key:
+        if "norm" in key or "ln_" in key:
             torch.nn.init.normal_(value, 1.0, 0.3)
         elif key.endswith("bias"):
             torch.nn.init.normal_(value, 0.0, 0.5)
@@ -67,7 +74,8 @@ def make(name: str) -> None:
     given = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(real.astype(int))}
     out = {"tokens": tokens, "real": real}
     with torch.no_grad():
-        out["logits"] = model(**given).logits.numpy()
+        places = np.maximum(real.cumsum(axis=1) - 1, 0)
+        out["logits"] = model(**given, position_ids=torch.tensor(places)).logits.numpy()
         options = {
             "do_sample": False, "max_new_tokens": NEW, "eos_token_id": [1, 2], "pad_token_id": 3,
         }  # fmt: skip
@@ -106,5 +114,5 @@ def trained(model: peft.PeftModel, folder: Path) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    for each in MODELS:
+    for each in sys.argv[1:] or MODELS:
         make(each)

@@ -1,4 +1,4 @@
-"""Qwen3 and GLM-4 compute what transformers computes: logits, greedy, beams, training with LoRA.
+"""Qwen3, GLM-4 and GPT-2 compute what transformers does: logits, greedy, beams, 20 steps of LoRA.
 
 `tests/data/make_families_torch.py` made the models and the numbers (float32).
 """
@@ -118,6 +118,8 @@ MUTATIONS = {
     "norms of queries": ("qwen3", {}),
     "norms of what is added": ("glm4", {}),
     "halves of gate and up": ("glm4", {}),
+    "erf": ("gpt2", {"gelu": "erf"}),
+    "thirds": ("gpt2", {}),
 }
 
 
@@ -141,6 +143,11 @@ def test_a_wrong_model_is_seen(mutation, monkeypatch):
             params["layers/mlp_norm/scale"],
             params["layers/after_mlp/scale"],
         )
+    elif mutation == "thirds":  # side by side in each head
+        path = "layers/attention/query_key_value/kernel"
+        layers, dim, width = params[path].shape
+        parts = params[path].reshape(layers, dim, 3, loaded.config.heads, -1)
+        params[path] = parts.swapaxes(2, 3).reshape(layers, dim, width)
     elif mutation == "halves of gate and up":
         fused = params["layers/gate_up/kernel"]
         params["layers/gate_up/kernel"] = jnp.roll(fused, fused.shape[-1] // 2, axis=-1)
@@ -152,7 +159,8 @@ def test_published_numbers_of_parameters():
     """Of the model cards: what a size that was typed wrong would change."""
     published = {
         "qwen3-0.6b": 596_049_920, "qwen3-1.7b": 1_720_574_976, "qwen3-8b": 8_190_735_360,
-        "glm-4-9b-chat": 9_399_951_360, "glm-4-9b-0414": 9_400_279_040,
+        "glm-4-9b-chat": 9_399_951_360, "glm-4-9b-0414": 9_400_279_040, "gpt2": 124_439_808,
+        "gpt2-medium": 354_823_168, "gpt2-xl": 1_557_611_200,
     }  # fmt: skip
     for name, number in published.items():
         config = recjax.models.language.presets()[name]

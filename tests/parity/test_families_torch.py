@@ -1,4 +1,4 @@
-"""Live: what transformers and peft write of Qwen3 and GLM-4 is read here, and the other way."""
+"""Live: what transformers and peft write of these families is read here, and the other way."""
 
 import dataclasses
 import filecmp

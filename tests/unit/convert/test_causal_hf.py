@@ -1,4 +1,4 @@
-"""Qwen3's and GLM-4's form: attributes and tensors accounted for, both ways; other GLMs refused."""
+"""Qwen3, GLM-4, GPT-2: attributes and tensors accounted for, both ways; other GLMs refused."""
 
 import json
 import shutil
@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from recjax.convert import glm4_hf, qwen3_hf
+from recjax.convert import glm4_hf, gpt2_hf, qwen3_hf
 from recjax.convert.language_model import (
     read_config,
     read_language_model,
     write_language_model,
 )
 from recjax.errors import InputError
-from recjax.models import glm4, qwen3
+from recjax.models import glm4, gpt2, qwen3
 
 DATA = Path(__file__).parents[2] / "data"
 NAMES = sorted(path.name for path in (DATA / "families").iterdir())
@@ -37,9 +37,9 @@ def test_in_and_out_again(name, tmp_path):
     assert hf.read_config(hf.write_config(model.config, "float32"), "new") == model.config
 
 
-@pytest.mark.parametrize("module", [qwen3, glm4], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [qwen3, glm4, gpt2], ids=lambda m: m.__name__)
 def test_every_preset_is_written_and_read(module):
-    form = {qwen3: qwen3_hf, glm4: glm4_hf}[module]
+    form = {qwen3: qwen3_hf, glm4: glm4_hf, gpt2: gpt2_hf}[module]
     for config in module.PRESETS.values():
         assert form.read_config(form.write_config(config, "bfloat16"), "config.json") == config
 
@@ -65,6 +65,11 @@ WINDOW = {"layer_types": None, "use_sliding_window": True, "sliding_window": 16}
         ("glm", {"rope_parameters": {"partial_rotary_factor": 1.5}}, "'partial_rotary_factor' is"),
         ("glm", {"rope_parameters": {"partial_rotary_factor": 0.4}}, "even part of 'head_dim' 8"),
         ("glm", {"architectures": ["Glm4ForCausalLM"]}, "expected ['GlmForCausalLM'], of model_t"),
+        ("gpt2", {"scale_attn_weights": False}, "'scale_attn_weights' is False; only True is imp"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "only False is implemented for GPT-2"),
+        ("gpt2", {"activation_function": "relu"}, "'activation_function' is 'relu'; expected one "),
+        ("gpt2", {"n_head": 5}, "'n_head' 5 does not divide 'n_embd' 24"),
+        ("gpt2", {"n_layers": 2}, "unknown attribute 'n_layers': 2; did you mean"),
         ("glm4", {"model_type": "glm4_moe"}, "model_type 'glm4_moe', architectures"),
         ("glm4", {"num_attention_heads": 3}, "'num_attention_heads': 3 is no multiple of kv_head"),
     ],
@@ -132,3 +137,19 @@ def test_head_dim_and_heads_without_a_word(tmp_path):
     given = {k: v for k, v in attributes("glm").items() if k != "num_key_value_heads"}
     config = glm4_hf.read_config(given, "c")
     assert config.kv_heads == 2 and np.isclose(config.rotary_share, 0.5)
+
+
+def test_the_published_names_of_gpt2(tmp_path):
+    """Without the prefix, and with the masks of attention."""
+    folder = DATA / "families" / "gpt2"
+    state = load_file(folder / "model.safetensors")
+    bare = {key.removeprefix("transformer."): array for key, array in state.items()}
+    masks = {f"h.{n}.attn.bias": np.tril(np.ones((1, 1, 8, 8), np.float32)) for n in range(2)}
+    save_file(bare | masks, tmp_path / "model.safetensors")
+    shutil.copy(folder / "config.json", tmp_path)
+    model, expected = read_language_model(tmp_path), read_language_model(folder)
+    for path, array in expected.params.items():
+        np.testing.assert_array_equal(model.params[path], array)
+    with pytest.raises(InputError, match="'lm_head.weight' differs from 'transformer.wte.weight'"):
+        save_file(bare | {"lm_head.weight": bare["wte.weight"] + 1}, tmp_path / "model.safetensors")
+        read_language_model(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from recjax.errors import InputError
 from recjax.interpreter.bridge import Bridge
 from recjax.llm import LanguageModel
-from recjax.models import chatglm, glm, glm4, language, llama, qwen3
+from recjax.models import chatglm, glm, glm4, gpt2, language, llama, qwen3
 from recjax.models.definition import define, params_of
 from recjax.nn.positions import RopeScaling
 from recjax.scoring.options import OptionScorer
@@ -38,6 +38,10 @@ GLM4 = glm4.Config(
     vocab_size=23, dim=12, mlp_dim=20, layers=3, heads=4, kv_heads=2, head_dim=8, init_std=0.4,
     max_length=64, post_norms=True,
 )  # fmt: skip
+GPT2 = gpt2.Config(
+    vocab_size=23, dim=12, mlp_dim=20, layers=3, heads=2, kv_heads=2, head_dim=6, init_std=0.4,
+    max_length=64,
+)  # fmt: skip
 CASES = {
     "llama": LLAMA,
     "llama-mha-tied": dataclasses.replace(LLAMA, kv_heads=4, tied=True),
@@ -48,6 +52,7 @@ CASES = {
     "chatglm": CHATGLM,
     "qwen3": QWEN3,
     "glm4": GLM4,
+    "gpt2": GPT2,
     "two_way": TWO_WAY,
     "two_way-tied": dataclasses.replace(TWO_WAY, kv_heads=4, tied=True),
 }
