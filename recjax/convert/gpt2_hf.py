@@ -114,7 +114,7 @@ def write_config(config: Config, dtype: str, base: Mapping[str, Any] | None = No
         out = {key: value for key, value in base.items() if key != "n_ctx"}
     out |= {key: getattr(config, field) for key, field in _SIZES.items()}
     out |= {key: getattr(config, field) for key, (field, _) in _OPTIONS.items()}
-    if _GELUS.get(out.get(_GELU)) != config.gelu:
+    if _GELUS.get(out.get(_GELU, "")) != config.gelu:
         out[_GELU] = {"tanh": "gelu_new", "erf": "gelu"}[config.gelu]
     out["dtype" if "dtype" in out else "torch_dtype"] = dtype
     return out
