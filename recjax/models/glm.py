@@ -139,6 +139,7 @@ class Layers(StackedLayers):
         key: Array | None = None,
         kept: Pair | None = None,
         slot: Array | int = 0,
+        prefix: tuple[Array, ...] | None = None,
     ) -> tuple[Array, Pair | None]:
         """One layer, [B T E] -> [B T E].
 
@@ -149,13 +150,15 @@ class Layers(StackedLayers):
             key: of the adapters' dropout.
             kept: the layer's cache [B N M H]; it is returned with these tokens in it.
             slot: the first slot that they take.
+            prefix: what groups of rows have read before (`KVCache.spread`).
         """
         keys = [None] * 4 if key is None else list(jax.random.split(key, 4))
         normed = self.attention_norm(x)
         q, k, v = self.project(normed, angles, keys[0])
         if kept is not None:
             kept = k, v = written(kept, (k, v), slot)
-        return self.mlp(self.attended(x, normed, attend(q, k, v, mask), keys[1]), keys), kept
+        mixed = attend(q, k, v, mask, prefix=prefix)
+        return self.mlp(self.attended(x, normed, mixed, keys[1]), keys), kept
 
     def project(self, x: Array, angles: Any, key: Array | None) -> tuple[Array, Array, Array]:
         """Queries, keys and values [B N T H] of normed states [B T E]."""
@@ -258,7 +261,7 @@ class TwoRowModel(StackedModel):
         # In a blank's text row 0 stays at the blank.
         usual = usual.at[:, 0].set(jnp.where(new, blank[:, None], usual[:, 0]))
         if cache is not None:
-            first, within = cache.length == 0, jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
+            first, within = _is_first(cache), jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
             later = jnp.stack([jnp.zeros_like(within), within], axis=1)
             usual = jnp.where(first, usual, cache.position[..., None] + later)
             own_mask = jnp.where(first, own_mask, make_mask(real))
@@ -310,9 +313,14 @@ class TwoRowModel(StackedModel):
         mask = jax.lax.dynamic_update_slice(seen, mask, (0, 0, cache.length))
 
         def layer(one: Layers, x: Array, prefix: Any, kept: Pair, places: Any) -> Any:
-            return one(x, angles, mask, None, kept, cache.length)
+            return one(x, angles, mask, None, kept, cache.length, prefix)
 
         return self.cached_layers(layer, x, after)
+
+
+def _is_first(cache: KVCache) -> Array:
+    """[] bool, nothing was read yet."""
+    return (cache.length == 0) & (not cache.prefix_keys)
 
 
 def _next(cache: KVCache, positions: Array, real: Array, blank: Array) -> Array:
@@ -320,7 +328,7 @@ def _next(cache: KVCache, positions: Array, real: Array, blank: Array) -> Array:
     last = real.shape[1] - 1 - real[:, ::-1].argmax(axis=-1)
     at = jnp.take_along_axis(positions, last[:, None, None], axis=2)[..., 0]
     # After a prompt alone, the first token of its blank comes.
-    outer = jnp.where((cache.length == 0) & (at[:, 1] == 0), blank, at[:, 0])
+    outer = jnp.where(_is_first(cache) & (at[:, 1] == 0), blank, at[:, 0])
     after = jnp.stack([outer, at[:, 1] + 1], axis=-1)
     return jnp.where(real.any(axis=-1)[:, None], after, cache.position).astype(jnp.int32)
 

@@ -15,7 +15,7 @@ from recjax.typing import Array
 
 Pair = tuple[Array, Array]  # keys and values
 # (one layer, states, its prefix, its cache, places) -> (states, its cache with these tokens in it)
-CachedLayer = Callable[[Any, Array, Pair | None, Pair, Array | None], tuple[Array, Pair]]
+CachedLayer = Callable[[Any, Array, Any, Pair, Array | None], tuple[Array, Pair]]
 
 
 class StackedLayers(nnx.Module):
@@ -69,8 +69,7 @@ class StackedModel(LanguageModule):
             [B T E] or [B Q E], and `cache` with the layers' new keys and values.
         """
         kept: list[Any] = list(zip(cache.keys, cache.values, strict=True))
-        prefix: list[Any] = list(zip(cache.prefix_keys, cache.prefix_values, strict=True))
-        prefix = prefix or [None] * len(kept)
+        prefix: list[Any] = cache.prefixes()
         if x.shape[1] > 1 and backend.platform(self.embedding[...]) != "cpu":
             graph, stacked = nnx.split(self.layers)
             both = (jax.tree.map(lambda *a: jnp.stack(a), *each) for each in (prefix, kept))

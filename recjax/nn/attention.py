@@ -82,7 +82,7 @@ def attend(
     mask: Array | None,
     *,
     causal: bool = False,
-    prefix: tuple[Array, Array] | None = None,
+    prefix: tuple[Array, ...] | None = None,
     backend: Backend | None = None,
 ) -> Array:
     """Grouped-query attention of a language model, softmax in float32.
@@ -92,7 +92,8 @@ def attend(
         k, v: [B K M H]; query head n reads key head n // (N / K).
         mask: [B T M] bool, True = may attend; a query that may attend to nothing gets a mean.
         causal: query t may attend to keys up to t only (T = M).
-        prefix: keys and values [K P H] that come before, for all rows and queries alike.
+        prefix: keys and values [K P H] that come before, for all rows and queries alike; or [G K P
+            H] for G groups of rows, one after the other, with [G P] bool, True = may attend.
         backend: "reference", the plain formula; "cpu", the same in the order that XLA is fast with
             on a CPU; "cudnn" or "tpu", flash attention of a GPU or a TPU, which takes some shapes
             only. By default what suits the arrays and their device.
@@ -105,7 +106,7 @@ def attend(
         triangle = make_mask(jnp.ones((1, length), bool))
         mask, causal = triangle if mask is None else mask & triangle, False
     if prefix is not None and (length > 1 or backend in ("cudnn", "tpu")):
-        # One query reads what all rows share as one matrix, instead of a copy a row; of many
+        # One query reads what rows share as one matrix, instead of a copy a row; of many
         # queries the products are what takes time, and one is faster than two.
         k, v, mask = behind(prefix, k, v, mask)
         prefix = None
@@ -120,21 +121,33 @@ def attend(
 
 
 def _reference(
-    q: Array, k: Array, v: Array, mask: Array | None, prefix: tuple[Array, Array] | None
+    q: Array, k: Array, v: Array, mask: Array | None, prefix: tuple[Array, ...] | None
 ) -> Array:
     """softmax(q k^T / sqrt(H)) v, with products in float32."""
-    shape, ahead = q.shape, 0 if prefix is None else prefix[0].shape[1]
+    shape, ahead = q.shape, 0 if prefix is None else prefix[0].shape[-2]
+    groups = len(prefix[0]) if prefix is not None and prefix[0].ndim == 4 else 0
     wide = {"preferred_element_type": jnp.float32}
     q = q.reshape(len(q), k.shape[1], -1, *shape[2:])
     logits = jnp.einsum("BKGTH,BKMH->BKGTM", q, k, **wide)
     if mask is not None:
         logits = jnp.where(mask[:, None, None], logits, _NEVER)
     if prefix is not None:
-        before = jnp.einsum("BKGTH,KPH->BKGTP", q, prefix[0], **wide)
+        if groups:
+            before = jnp.einsum(
+                "ABKGTH,AKPH->ABKGTP", q.reshape(groups, -1, *q.shape[1:]), prefix[0], **wide
+            )
+            before = jnp.where(prefix[2][:, None, None, None, None], before, _NEVER)
+            before = before.reshape(len(q), *before.shape[2:])
+        else:
+            before = jnp.einsum("BKGTH,KPH->BKGTP", q, prefix[0], **wide)
         logits = jnp.concatenate([before, logits], axis=-1)
     weights = jax.nn.softmax(logits * shape[-1] ** -0.5, axis=-1).astype(v.dtype)
     mixed = jnp.einsum("BKGTM,BKMH->BKGTH", weights[..., ahead:], v, **wide)
-    if prefix is not None:
+    if groups and prefix is not None:
+        first = weights[..., :ahead].reshape(groups, -1, *weights.shape[1:-1], ahead)
+        more = jnp.einsum("ABKGTP,AKPH->ABKGTH", first, prefix[1], **wide)
+        mixed += more.reshape(mixed.shape)
+    elif prefix is not None:
         mixed += jnp.einsum("BKGTP,KPH->BKGTH", weights[..., :ahead], prefix[1], **wide)
     return mixed.astype(v.dtype).reshape(shape)
 

@@ -15,16 +15,17 @@ from recjax.typing import Array
 
 
 def attend(
-    q: Array, k: Array, v: Array, mask: Array | None, prefix: tuple[Array, Array] | None = None
+    q: Array, k: Array, v: Array, mask: Array | None, prefix: tuple[Array, ...] | None = None
 ) -> Array:
-    """See `recjax.nn.attention.attend`; a `prefix` is read as one matrix."""
+    """See `recjax.nn.attention.attend`; a `prefix` is read as one matrix by all of its rows."""
     rows, heads, length, dim = q.shape
     # The query heads of a group are more queries of its key head: plain batched products.
     q = q.reshape(rows, k.shape[1], -1, dim)
     if prefix is None:
         mixed = _attend(q, k, v, _bias(mask))
     else:
-        mixed = _attend_groups(q, [(*prefix, None), (k, v, _bias(mask))])
+        seen = _bias(prefix[2][:, None]) if len(prefix) == 3 else None
+        mixed = _attend_groups(q, [(prefix[0], prefix[1], seen), (k, v, _bias(mask))])
     return mixed.reshape(rows, heads, length, dim)
 
 
@@ -207,12 +208,33 @@ def _rows(x: Array, places: Array) -> Array:
 _attend_learned.defvjp(_attend_learned_fwd, _attend_learned_bwd)
 
 
+def _together(x: Array, like: Array) -> Array:
+    """Queries [B K X *] as those of the matrices that they read, [B K M H], [G K M H] or [K M H]:
+    the rows of a group as more queries of one row, [G K (B/G)X *]."""
+    if like.ndim == 3 or len(like) == len(x):
+        return x
+    apart = x.reshape(len(like), -1, *x.shape[1:])
+    return jnp.einsum("GBKXH->GKBXH", apart).reshape(*like.shape[:2], -1, x.shape[-1])
+
+
+def _apart(x: Array, rows: int) -> Array:
+    """[B K X *] of `_together`."""
+    if len(x) == rows:
+        return x
+    apart = x.reshape(*x.shape[:2], rows // len(x), -1, x.shape[-1])
+    return jnp.einsum("GKBXH->GBKXH", apart).reshape(rows, x.shape[1], -1, x.shape[-1])
+
+
 def _attend_groups(q: Array, groups: Sequence[tuple[Array, Array, Array | None]]) -> Array:
-    """`_attend` to groups of keys, values and biases; all rows read [K M H] as one matrix."""
-    logits = [_logits(q, k, bias) for k, _, bias in groups]
+    """`_attend` to several keys, values and biases; those of many rows are read as one matrix."""
+    rows = len(q)
+    logits = [_apart(_logits(_together(q, k), k, bias), rows) for k, _, bias in groups]
     top = functools.reduce(jnp.maximum, [a.max(axis=-1, keepdims=True) for a in logits])
     weights = [jnp.exp(a - jax.lax.stop_gradient(top)) for a in logits]
     norm = functools.reduce(jnp.add, [w.sum(axis=-1, keepdims=True) for w in weights])
     values = [v for _, v, _ in groups]
-    parts = [_mix(w.astype(v.dtype), v) for w, v in zip(weights, values, strict=True)]
+    parts = [
+        _apart(_mix(_together(w.astype(v.dtype), v), v), rows)
+        for w, v in zip(weights, values, strict=True)
+    ]
     return (functools.reduce(jnp.add, parts) / norm).astype(values[0].dtype)

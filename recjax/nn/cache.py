@@ -15,14 +15,16 @@ class KVCache:
 
     All rows write the same slot at the same time: rows of different lengths are padded on the left
     and `valid` says which slots hold a token. A prompt that all rows begin with is kept once, as
-    `prefix_keys` and `prefix_values`, and is read by all of them as one matrix.
+    `prefix_keys` and `prefix_values`, and is read by all of them as one matrix. So is the prompt of
+    a group of rows, such as the beams of one text; groups are of equal size, one after the other.
 
     Attributes:
         keys, values: a [B K M H] each layer.
         valid: [B M] bool, slots that may be attended to.
         position: [B] int32, position of the next token; [B 2] in models with two rows of positions.
         length: [] int32, slots in use.
-        prefix_keys, prefix_values: a [K P H] each layer, or none.
+        prefix_keys, prefix_values: a [K P H] each layer, or [G K P H] for groups of rows, or none.
+        prefix_valid: [G P] bool, which slots of the groups' prefixes hold a token; else None.
     """
 
     keys: tuple[Array, ...]
@@ -32,14 +34,18 @@ class KVCache:
     length: Array
     prefix_keys: tuple[Array, ...] = ()
     prefix_values: tuple[Array, ...] = ()
+    prefix_valid: Array | None = None
 
     @property
     def prefix_length(self) -> int:
         """P."""
-        return self.prefix_keys[0].shape[1] if self.prefix_keys else 0
+        return self.prefix_keys[0].shape[-2] if self.prefix_keys else 0
 
     def take(self, rows: Array) -> "KVCache":
-        """The cache of other rows, e.g. of a beam's survivors: row b is the old row `rows[b]`."""
+        """The cache of other rows, e.g. of a beam's survivors: row b is the old row `rows[b]`.
+
+        Where groups of rows have prefixes, it must be of the same group.
+        """
         keys, values = (tuple(a[rows] for a in some) for some in (self.keys, self.values))
         valid, position = self.valid[rows], self.position[rows]
         return dataclasses.replace(self, keys=keys, values=values, valid=valid, position=position)
@@ -61,6 +67,34 @@ class KVCache:
             raise ValueError("the cache has a prefix already")
         keys, values = (tuple(a[0] for a in some) for some in (self.keys, self.values))
         return dataclasses.replace(self, prefix_keys=keys, prefix_values=values).start(1, 0)
+
+    def spread(self, each: int, slots: int) -> "KVCache":
+        """Empty rows, `each` for every row here, with what that row holds as their prefix.
+
+        Args:
+            each: rows a group.
+            slots: M, how many tokens may follow.
+        """
+        if self.prefix_keys:
+            raise ValueError("the cache has a prefix already")
+        rows, kv_heads, _, head_dim = self.keys[0].shape
+        layers, dtype = len(self.keys), self.keys[0].dtype
+        return dataclasses.replace(
+            empty_cache(layers, rows * each, slots, kv_heads, head_dim, dtype),
+            position=jnp.repeat(self.position, each, axis=0),
+            prefix_keys=self.keys,
+            prefix_values=self.values,
+            prefix_valid=self.valid,
+        )
+
+    def prefixes(self) -> list[tuple[Array, ...] | None]:
+        """What `attend` reads first, layer by layer."""
+        if not self.prefix_keys:
+            return [None] * len(self.keys)
+        pairs = zip(self.prefix_keys, self.prefix_values, strict=True)
+        if self.prefix_valid is None:
+            return list(pairs)
+        return [(*pair, self.prefix_valid) for pair in pairs]
 
     def start(self, rows: int, slots: int) -> "KVCache":
         """An empty cache of this prefix.
@@ -120,16 +154,23 @@ def empty_cache(layers: int, rows: int, slots: int, kv_heads: int, head_dim: int
 
 
 def behind(
-    prefix: tuple[Array, Array], k: Array, v: Array, mask: Array | None
+    prefix: tuple[Array, ...], k: Array, v: Array, mask: Array | None
 ) -> tuple[Array, Array, Array | None]:
-    """Keys and values [B K P+M H] and mask [B T P+M]: a prefix [K P H], seen from all rows and
-    queries, then k and v [B K M H], of which `mask` [B T M] says what is seen."""
+    """Keys and values [B K P+M H] and mask [B T P+M]: a prefix (see `attention.attend`), then k and
+    v [B K M H], of which `mask` [B T M] says what is seen."""
 
     def joined(first: Array, a: Array) -> Array:
-        copies = jnp.broadcast_to(first, (len(a), *first.shape)).astype(a.dtype)
-        return jnp.concatenate([copies, a], axis=2)
+        if first.ndim == 4:
+            copies = jnp.repeat(first, len(a) // len(first), axis=0)
+        else:
+            copies = jnp.broadcast_to(first, (len(a), *first.shape))
+        return jnp.concatenate([copies.astype(a.dtype), a], axis=2)
 
     k, v = joined(prefix[0], k), joined(prefix[1], v)
-    if mask is not None:
+    if mask is not None and len(prefix) == 3:
+        seen = jnp.repeat(prefix[2], len(mask) // len(prefix[2]), axis=0)[:, None]
+        seen = jnp.broadcast_to(seen, (*mask.shape[:2], seen.shape[-1]))
+        mask = jnp.concatenate([seen, mask], axis=-1)
+    elif mask is not None:
         mask = jnp.pad(mask, ((0, 0), (0, 0), (prefix[0].shape[1], 0)), constant_values=True)
     return k, v, mask

@@ -128,6 +128,13 @@ class _Cache:
         at, inner, places = jax.tree.map(lambda a: a[rows], (self.at, self.inner, self.places))
         return _Cache(self.kept.take(rows), at, inner, places)
 
+    def spread(self, each: int, slots: int) -> "_Cache":
+        """Empty rows, `each` for every row here, which they have read."""
+        at, inner, places = jax.tree.map(
+            lambda a: jnp.repeat(a, each, axis=0), (self.at, self.inner, self.places)
+        )
+        return _Cache(self.kept.spread(each, slots), at, inner, places)
+
     def grow(self, slots: int) -> "_Cache":
         """The cache with room for so many tokens a row."""
         return dataclasses.replace(self, kept=self.kept.grow(slots))
@@ -217,7 +224,13 @@ def write_blanks(
             step, logits, cache, sampler=sampler, keys=keys, fit=fit if in_stages else None,
             **options,
         )  # fmt: skip
+
+    def reorder(cache: _Cache, chosen: Array) -> _Cache:
+        """A row's beams begin as the row did, and read the text where it lies."""
+        first = len(cache.places) == rows
+        return cache.spread(beams, max_new_tokens) if first else cache.take(chosen)
+
     return beam_search(
-        step, logits, fit(cache, None, max_new_tokens), lambda kept, rows: kept.take(rows),
-        beams=beams, length_penalty=length_penalty, early_stopping=early_stopping, **options,
+        step, logits, cache, reorder, beams=beams, length_penalty=length_penalty,
+        early_stopping=early_stopping, **options,
     )  # fmt: skip

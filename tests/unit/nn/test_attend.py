@@ -86,6 +86,32 @@ def test_a_prefix_is_more_keys(queries, kv_heads):
     np.testing.assert_allclose(got, plain(q, k, v, mask), atol=1e-5)
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("kv_heads", [2, N])
+@pytest.mark.parametrize("queries", [1, T])
+def test_a_prefix_of_each_group_of_rows(queries, kv_heads, backend):
+    """Three rows for each of two groups; slots of padding in their prefixes."""
+    rng, rows, groups = np.random.default_rng(queries), 6, 2
+    q, k, v, *before = (
+        jnp.array(rng.standard_normal(shape), jnp.float32)
+        for shape in (
+            (rows, N, queries, H),
+            *[(rows, kv_heads, M, H)] * 2,
+            *[(groups, kv_heads, P, H)] * 2,
+        )
+    )
+    valid = jnp.array([[True] * P, [False, True, True]])
+    some = jnp.tile(MASK[:, :queries], (3, 1, 1))
+    got = attend(q, k, v, some, prefix=(*before, valid), backend=backend)
+    k, v = (
+        jnp.concatenate([jnp.repeat(a, 3, axis=0), b], axis=2)
+        for a, b in zip(before, (k, v), strict=True)
+    )
+    first = jnp.broadcast_to(jnp.repeat(valid, 3, axis=0)[:, None], (rows, queries, P))
+    mask = jnp.concatenate([first, some], axis=-1)
+    np.testing.assert_allclose(got, plain(q, k, v, mask), atol=1e-5)
+
+
 def test_what_is_masked_may_be_huge():
     """A masked logit far above all others neither shows nor drowns them."""
     q, k, v = arrays(4)
