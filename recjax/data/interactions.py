@@ -5,12 +5,12 @@ first appearance; the padding-based ids (0 pads, items from 1) are made by `recj
 """
 
 import dataclasses
-from array import array
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from recjax.data.spill import Column
 from recjax.errors import InputError
 
 # Raw item key -> what is known of the item. `title` (str or None) is always there; readers add
@@ -46,6 +46,9 @@ class InteractionLog:
         return len(self.users)
 
 
+_SPILL_ROWS = 1 << 20  # rows in memory, where logs are put on the disk
+
+
 class BadRows:
     """Counts malformed rows and stops at the first one over the limit.
 
@@ -72,10 +75,12 @@ class LogBuilder:
     """Grows an `InteractionLog` row by row with compact columns."""
 
     def __init__(self, *, timestamps: bool, ratings: bool):
-        self._users, self._items = array("i"), array("i")
-        self._timestamps = array("q") if timestamps else None
-        self._nanoseconds = array("i")
-        self._ratings = array("f") if ratings else None
+        self._users, self._items = Column("i", np.int32), Column("i", np.int32)
+        self._timestamps = Column("q", np.int64) if timestamps else None
+        self._nanoseconds = Column("i", np.int32)
+        self._ratings = Column("f", np.float32) if ratings else None
+        self._all = (self._users, self._items, self._timestamps, self._nanoseconds, self._ratings)
+        self._unspilled = 0
         self._user_codes: dict[str, int] = {}
         self._item_codes: dict[str, int] = {}
 
@@ -97,22 +102,28 @@ class LogBuilder:
             self._timestamps.append(timestamp)
         if self._ratings is not None:
             self._ratings.append(rating)
+        self._unspilled += 1
+        if self._unspilled == _SPILL_ROWS:
+            self._unspilled = 0
+            for column in self._all:
+                if column is not None:
+                    column.spill()
 
     def _fill_nanoseconds(self) -> None:
         """Zeros for the rows so far that have none."""
         rows = len(self._timestamps or ())
-        self._nanoseconds.extend(bytes(rows - len(self._nanoseconds)))
+        self._nanoseconds.zeros(rows - len(self._nanoseconds))
 
     def build(self) -> InteractionLog:
         """The log of all rows so far."""
-        if self._nanoseconds:
+        if len(self._nanoseconds):
             self._fill_nanoseconds()
-        nanoseconds = np.array(self._nanoseconds, np.int32)
+        nanoseconds = self._nanoseconds.array()
         return InteractionLog(
-            users=np.array(self._users, np.int32),
-            items=np.array(self._items, np.int32),
-            timestamps=None if self._timestamps is None else np.array(self._timestamps, np.int64),
-            ratings=None if self._ratings is None else np.array(self._ratings, np.float32),
+            users=self._users.array(),
+            items=self._items.array(),
+            timestamps=None if self._timestamps is None else self._timestamps.array(),
+            ratings=None if self._ratings is None else self._ratings.array(),
             user_keys=list(self._user_codes),
             item_keys=list(self._item_codes),
             nanoseconds=nanoseconds if len(nanoseconds) else None,
@@ -211,7 +222,7 @@ def compact(log: InteractionLog) -> InteractionLog:
     def renumber(codes: np.ndarray, keys: list[str]) -> tuple[np.ndarray, list[str]]:
         used = np.flatnonzero(np.bincount(codes, minlength=len(keys)))
         chosen = [keys[i] for i in used]
-        order = np.array(_key_order(chosen), np.int64)
+        order = np.array(key_order(chosen), np.int64)
         new = np.zeros(len(keys), np.int32)
         new[used[order]] = np.arange(len(order), dtype=np.int32)
         return new[codes], [chosen[i] for i in order]
@@ -223,7 +234,8 @@ def compact(log: InteractionLog) -> InteractionLog:
     )
 
 
-def _key_order(keys: list[str]) -> list[int] | np.ndarray:
+def key_order(keys: list[str]) -> list[int] | np.ndarray:
+    """Places of keys in their order: of numbers by value, else of text."""
     if all(key.isascii() and key.isdigit() and len(key) < 19 for key in keys):
         return np.argsort(np.array(keys, np.int64), kind="stable")
     return sorted(range(len(keys)), key=keys.__getitem__)

@@ -10,7 +10,9 @@ import numpy as np
 
 from recjax.config import build, nearest, to_plain
 from recjax.data import interactions
+from recjax.data.external import write_store_from_disk
 from recjax.data.interactions import BadRows, Catalog, InteractionLog
+from recjax.data.spill import spilling
 from recjax.data.store import Store, hash_file, open_store, store_files, write_store
 from recjax.errors import InputError
 from recjax.ranges import Checked, Count, Range
@@ -42,6 +44,9 @@ class DataConfig(Checked):
     k_core_users: Count = 0  # least interactions a user; repeated with k_core_items until stable
     k_core_items: Count = 0  # least interactions an item
     skip_bad_rows: Count = 0  # malformed rows tolerated (and counted) before it is an error
+    # Rows are kept on the disk beside the store, for logs larger than memory; keys of users and
+    # items stay in memory. The store is the same.
+    out_of_core: bool = False
 
 
 def resolve(path: str, key: str = "config.data.path") -> Path:
@@ -104,7 +109,7 @@ def prepare(config: DataConfig, *, overwrite: bool = False) -> Store:
         "source": {"name": config.source, "files": _origin(module.files(path, options))},
         "options": {**to_plain(config), "options": to_plain(options)},
     }
-    for name in ("store", "path"):  # where things lie is no property of the data
+    for name in ("store", "path", "out_of_core"):  # no properties of the data
         made_from["options"].pop(name)
     if (Path(config.store) / "manifest.json").exists() and not overwrite:
         store = open_store(config.store)
@@ -118,6 +123,8 @@ def prepare(config: DataConfig, *, overwrite: bool = False) -> Store:
     place = Path(config.store)
     check_place(place, overwrite=overwrite, known=store_files)  # not after the log is read
     with locked(place):
+        if config.out_of_core:
+            return _from_disk(config, module, path, options, made_from, overwrite)
         log, catalog, manifest = _read(config, module, path, options)
         return write_store(place, log, catalog, made_from | manifest, overwrite=overwrite)
 
@@ -153,6 +160,23 @@ def _read(
             "warnings": notes,
         },
     )
+
+
+def _from_disk(
+    config: DataConfig, module: Any, path: Path, options: Any, made_from: dict, overwrite: bool
+) -> Store:
+    """As `_read` and `write_store` do, with the rows on the disk."""
+    place, bad = Path(config.store), BadRows(config.skip_bad_rows)
+    beside = place.absolute().parent
+    beside.mkdir(parents=True, exist_ok=True)
+    with spilling(beside) as folder:
+        log, catalog = module.read(path, options, bad)
+        if not len(log):
+            raise InputError(f"{path}: there is no interaction in it")
+        told = {"bad_rows": {"count": bad.count, "examples": bad.examples}, "warnings": []}
+        return write_store_from_disk(
+            place, log, catalog, made_from | told, folder, config, overwrite=overwrite
+        )
 
 
 def _differences(store: Store, made_from: dict[str, Any], options: Any) -> list[str]:

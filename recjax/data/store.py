@@ -211,28 +211,45 @@ def write_store(
         for name, array in arrays.items():
             if array is not None:
                 np.save(folder / f"{name}.npy", array.astype(ARRAYS[name], copy=False))
-        _write_lines(folder / "users.jsonl", map(json.dumps, log.user_keys))
-        _write_lines(folder / "catalog.jsonl", _records(log.item_keys, catalog))
-        n_items = len(log.item_keys) + 1
-        warnings = list(manifest.get("warnings", []))
-        untitled = sum(not catalog.get(key, {}).get("title") for key in log.item_keys)
-        if untitled:
-            warnings.append(f"{untitled} of {n_items - 1} items have no title")
-        full = {
-            "format_version": FORMAT_VERSION,
-            "counts": {
-                "users": len(lengths),
-                "items": n_items - 1,
-                "interactions": len(log),
-            },
-            "statistics": statistics(offsets, n_items, arrays["timestamps"], arrays["ratings"]),
-            **manifest,
-            "warnings": warnings,
-            "files": {f.name: hash_file(f) for f in sorted(folder.iterdir())},
-        }
-        text = json.dumps(full, indent=2, ensure_ascii=False) + "\n"
-        (folder / "manifest.json").write_text(text, encoding="utf-8")
+        finish(folder, log.user_keys, log.item_keys, catalog, manifest)
     return open_store(path)
+
+
+def finish(
+    folder: Path,
+    user_keys: list[str],
+    item_keys: list[str],
+    catalog: Catalog,
+    manifest: dict[str, Any],
+) -> None:
+    """Writes what a store has beside its arrays, which are in the folder already."""
+    _write_lines(folder / "users.jsonl", map(json.dumps, user_keys))
+    _write_lines(folder / "catalog.jsonl", _records(item_keys, catalog))
+    n_items = len(item_keys) + 1
+    warnings = list(manifest.get("warnings", []))
+    untitled = sum(not catalog.get(key, {}).get("title") for key in item_keys)
+    if untitled:
+        warnings.append(f"{untitled} of {n_items - 1} items have no title")
+
+    def array(name: str) -> Any:
+        file = folder / f"{name}.npy"
+        return np.load(file, mmap_mode="r") if file.exists() else None
+
+    offsets = array("offsets")
+    full = {
+        "format_version": FORMAT_VERSION,
+        "counts": {
+            "users": len(user_keys),
+            "items": n_items - 1,
+            "interactions": int(offsets[-1]),
+        },
+        "statistics": statistics(offsets, n_items, array("timestamps"), array("ratings")),
+        **manifest,
+        "warnings": warnings,
+        "files": {f.name: hash_file(f) for f in sorted(folder.iterdir())},
+    }
+    text = json.dumps(full, indent=2, ensure_ascii=False) + "\n"
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:

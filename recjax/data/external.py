@@ -1,0 +1,154 @@
+"""Preparation of logs larger than memory; the stores are those of `recjax.data.prepare`.
+
+Rows are dealt to buckets of neighbouring users (`recjax.data.spill`). In each they are sorted, and
+repeated ones are dropped; a round of the k-core counts over all buckets which users and items are
+left; then the arrays of the store are written one bucket after the other.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recjax.data.interactions import (
+    Catalog,
+    InteractionLog,
+    count_duplicates,
+    deduplicate,
+    key_order,
+    out_of_order,
+    time_order,
+)
+from recjax.data.spill import Buckets, Rows, grouped
+from recjax.data.store import Store, finish, open_store, store_files
+from recjax.data.verify import ARRAYS
+from recjax.errors import InputError
+from recjax.replace import new_folder
+
+
+def write_store_from_disk(
+    path: Path,
+    log: InteractionLog,
+    catalog: Catalog,
+    manifest: dict[str, Any],
+    spill: Path,
+    config: Any,
+    *,
+    overwrite: bool,
+) -> Store:
+    """Filters a log as `config` (a `DataConfig`) says and writes the store.
+
+    Args:
+        path, catalog, manifest, overwrite: see `recjax.data.store.write_store`.
+        log: of a reader, while `recjax.data.spill.spilling`.
+        spill: a folder for the buckets.
+        config: the filters.
+
+    Raises:
+        InputError: what the filters and `write_store` refuse.
+    """
+    ranks, user_keys = _ranked(log.user_keys)
+    item_ranks, item_keys = _ranked(log.item_keys)
+    if config.min_rating is not None and log.ratings is None:
+        raise InputError("config.data.min_rating is set, but the source has no ratings")
+    titled = np.array([bool(catalog.get(key, {}).get("title")) for key in item_keys])
+    buckets = grouped(log, ranks, spill)
+    late = duplicates = 0
+    for number in range(buckets.count):
+        some = _as_log(buckets.read(number), user_keys, item_keys, item_ranks)
+        late += out_of_order(some)
+        keep = np.ones(len(some), bool)
+        if config.min_rating is not None:
+            keep &= some.ratings >= config.min_rating
+        if config.drop_untitled:
+            keep &= titled[some.items]
+        some = _chosen(some, keep)
+        duplicates += count_duplicates(some)
+        if config.deduplicate != "keep":
+            some = deduplicate(some, config.deduplicate)
+        some = _chosen(some, time_order(some))
+        names = [f.name for f in dataclasses.fields(Rows)]
+        buckets.replace(number, Rows(*(getattr(some, name) for name in names)))
+    users, items = _k_core(buckets, len(user_keys), len(item_keys), config)
+    total = int(users.sum())
+    if not total:
+        raise InputError(
+            f"{path}: no interaction is left to write; check the filters "
+            "(min_rating, k_core_users, k_core_items) and the source"
+        )
+    if late:
+        note = f"{late} rows were out of time order and have been sorted"
+        manifest = {**manifest, "warnings": [note, *manifest["warnings"]]}
+    manifest = {**manifest, "duplicates": {"found": duplicates, "kept": config.deduplicate}}
+    with new_folder(path, overwrite=overwrite, known=store_files, sign=False) as folder:
+        offsets = np.concatenate([[0], np.cumsum(users[users > 0])])
+        np.save(folder / "offsets.npy", offsets.astype(ARRAYS["offsets"]))
+        new_ids = np.cumsum(items > 0, dtype=np.int64)  # from 1
+        _write(folder, "items", total, (new_ids[r.items] for r in _alive(buckets, users, items)))
+        if log.timestamps is not None:
+            times = (r.timestamps for r in _alive(buckets, users, items))
+            _write(folder, "timestamps", total, times)
+        if log.ratings is not None:
+            _write(folder, "ratings", total, (r.ratings for r in _alive(buckets, users, items)))
+        finish(
+            folder,
+            [key for key, count in zip(user_keys, users, strict=True) if count],
+            [key for key, count in zip(item_keys, items, strict=True) if count],
+            catalog,
+            manifest,
+        )
+    return open_store(path)
+
+
+def _ranked(keys: list[str]) -> tuple[np.ndarray, list[str]]:
+    """[n] int32 places of keys in their order, and the keys in it."""
+    order = np.asarray(key_order(keys), np.int64)
+    ranks = np.empty(len(keys), np.int32)
+    ranks[order] = np.arange(len(keys), dtype=np.int32)
+    return ranks, [keys[i] for i in order]
+
+
+def _as_log(rows: Rows, user_keys: list, item_keys: list, item_ranks: np.ndarray) -> InteractionLog:
+    return InteractionLog(
+        rows.users, item_ranks[rows.items], rows.timestamps, rows.ratings, user_keys, item_keys,
+        rows.nanoseconds,
+    )  # fmt: skip
+
+
+def _chosen(log: InteractionLog, rows: np.ndarray) -> InteractionLog:
+    columns = ("users", "items", "timestamps", "ratings", "nanoseconds")
+    taken = {n: getattr(log, n)[rows] for n in columns if getattr(log, n) is not None}
+    return dataclasses.replace(log, **taken)
+
+
+def _k_core(buckets: Buckets, users: int, items: int, config: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Interactions of each user [U] and item [I] that are left; 0 = it is dropped."""
+    of_user, of_item = np.ones(users, np.int64), np.ones(items, np.int64)
+    while True:
+        counts = np.zeros(users, np.int64), np.zeros(items, np.int64)
+        for rows in _alive(buckets, of_user, of_item):
+            counts[0][:] += np.bincount(rows.users, minlength=users)
+            counts[1][:] += np.bincount(rows.items, minlength=items)
+        of_user, of_item = counts
+        few = (of_user < config.k_core_users) & (of_user > 0)
+        rare = (of_item < config.k_core_items) & (of_item > 0)
+        if not few.any() and not rare.any():
+            return of_user, of_item
+        of_user[few], of_item[rare] = 0, 0
+
+
+def _alive(buckets: Buckets, users: np.ndarray, items: np.ndarray) -> Any:
+    """Rows of users and items that are left, bucket by bucket."""
+    for rows in buckets:
+        yield rows.take((users[rows.users] > 0) & (items[rows.items] > 0))
+
+
+def _write(folder: Path, name: str, total: int, parts: Any) -> None:
+    """An array of a store, part by part."""
+    dtype = np.dtype(ARRAYS[name])
+    with (folder / f"{name}.npy").open("wb") as file:
+        header = {"descr": dtype.str, "fortran_order": False, "shape": (total,)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(np.ascontiguousarray(part.astype(dtype)).tobytes())

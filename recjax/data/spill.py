@@ -1,0 +1,172 @@
+"""Logs larger than memory: rows on the disk, keys in memory.
+
+While `spilling` is active, `LogBuilder` puts the columns of the rows that it is given into files,
+and gives them back as memory maps. `grouped` deals the rows to buckets of neighbouring users, each
+of which fits into memory: there they are sorted, filtered and counted. What stays in memory is a
+key of each user and item, and a few numbers of each.
+"""
+
+import contextlib
+import contextvars
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BUCKET_ROWS = 1 << 22  # rows of a bucket, where no user has more
+_CHUNK = 1 << 20  # rows that are read at a time
+_folder: contextvars.ContextVar[Path | None] = contextvars.ContextVar("spill", default=None)
+
+
+@contextlib.contextmanager
+def spilling(beside: Path) -> Iterator[Path]:
+    """Rows of logs that are read go to a temporary folder, which ends with the block.
+
+    Args:
+        beside: a folder on a disk with room for 20 bytes a row, twice.
+    """
+    with tempfile.TemporaryDirectory(prefix=".spill-", dir=beside) as name:
+        token = _folder.set(Path(name))
+        try:
+            yield Path(name)
+        finally:
+            _folder.reset(token)
+
+
+class Column:
+    """Numbers that are appended one by one; on the disk while `spilling`."""
+
+    def __init__(self, kind: str, dtype: Any):
+        from array import array
+
+        self._new = array(kind)
+        self._dtype, self._file, self._length = np.dtype(dtype), None, 0
+        self.append: Any = self._new.append  # the way of millions of rows
+        if (folder := _folder.get()) is not None:
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - read by `array`
+
+    def __len__(self) -> int:
+        return self._length + len(self._new)
+
+    def spill(self) -> None:
+        """Puts what is in memory on the disk, where that is wanted."""
+        if self._file is not None:
+            self._new.tofile(self._file)
+            self._length += len(self._new)
+            del self._new[:]
+
+    def zeros(self, count: int) -> None:
+        """Appends zeros."""
+        while count > 0:
+            some = min(count, _CHUNK)
+            self._new.frombytes(bytes(some * self._new.itemsize))
+            self.spill()
+            count -= some
+
+    def array(self) -> np.ndarray:
+        """All numbers."""
+        if self._file is None or not len(self):
+            return np.array(self._new, self._dtype)
+        self.spill()
+        self._file.flush()
+        return np.memmap(self._file, self._dtype, "r", shape=(len(self),))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Some rows of a log, in file order or sorted; columns that the log lacks are None.
+
+    Attributes:
+        users, items: [n] int32.
+        timestamps, ratings, nanoseconds: [n], or None.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    timestamps: np.ndarray | None
+    ratings: np.ndarray | None
+    nanoseconds: np.ndarray | None
+
+    def take(self, which: Any) -> "Rows":
+        """Some of the rows."""
+        columns = (getattr(self, f.name) for f in dataclasses.fields(self))
+        taken: Any = (None if column is None else column[which] for column in columns)
+        return Rows(*taken)
+
+
+def grouped(log: Any, ranks: np.ndarray, folder: Path) -> "Buckets":
+    """Deals a log's rows to buckets on the disk.
+
+    Args:
+        log: an `InteractionLog`; its columns may be memory maps.
+        ranks: [U] places of the users in the order of their keys.
+        folder: for the buckets.
+    """
+    counts = np.zeros(len(ranks), np.int64)
+    for start in range(0, len(log), _CHUNK):
+        part = ranks[log.users[start : start + _CHUNK]]
+        counts += np.bincount(part, minlength=len(ranks))
+    # [U]: neighbours share a bucket; one user may have more rows than a bucket.
+    bucket = np.unique((np.cumsum(counts) - counts) // BUCKET_ROWS, return_inverse=True)[1]
+    buckets = Buckets(folder, int(bucket[-1]) + 1)
+    for start in range(0, len(log), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        rows = Rows(
+            ranks[log.users[part]],
+            np.asarray(log.items[part]),
+            *(
+                None if column is None else np.asarray(column[part])
+                for column in (log.timestamps, log.ratings, log.nanoseconds)
+            ),
+        )
+        which = bucket[rows.users]
+        order = np.argsort(which, kind="stable")
+        ends = np.searchsorted(which[order], np.arange(buckets.count + 1))
+        for number in np.flatnonzero(np.diff(ends)):
+            buckets.append(int(number), rows.take(order[ends[number] : ends[number + 1]]))
+    return buckets
+
+
+class Buckets:
+    """Rows on the disk, by bucket.
+
+    Attributes:
+        count: of buckets.
+    """
+
+    def __init__(self, folder: Path, count: int):
+        self._folder, self.count = folder, count
+        self._there: dict[str, np.dtype] = {}
+
+    def _files(self, number: int) -> Iterator[tuple[str, Path]]:
+        for field in dataclasses.fields(Rows):
+            yield field.name, self._folder / f"{number}.{field.name}"
+
+    def append(self, number: int, rows: Rows) -> None:
+        """Adds rows to a bucket."""
+        for name, file in self._files(number):
+            values = getattr(rows, name)
+            if values is not None:
+                self._there[name] = values.dtype
+                with file.open("ab") as out:
+                    out.write(np.ascontiguousarray(values).tobytes())
+
+    def replace(self, number: int, rows: Rows) -> None:
+        """Puts other rows in a bucket's place."""
+        for _, file in self._files(number):
+            file.unlink(missing_ok=True)
+        self.append(number, rows)
+
+    def read(self, number: int) -> Rows:
+        """A bucket's rows."""
+        columns: Any = (
+            np.fromfile(file, self._there[name]) if name in self._there else None
+            for name, file in self._files(number)
+        )
+        return Rows(*columns)
+
+    def __iter__(self) -> Iterator[Rows]:
+        return map(self.read, range(self.count))
