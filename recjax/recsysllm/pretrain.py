@@ -25,7 +25,6 @@ from recjax.recsysllm.blanks import BlankBatches, Blanked, construct
 from recjax.recsysllm.entities import EntityPool
 from recjax.recsysllm.passages import Passage, PieceEncoder
 from recjax.recsysllm.spans import BlankConfig, Draws, Marks, Spans, sample_spans
-from recjax.text.token_batches import Encoded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +218,6 @@ class PassageBatches(BlankBatches[Passage]):
 
     blanking: Blanking
 
-    def _encoded(self, step: int, process: int) -> Encoded:
-        first = step * self.per_step + process * self._share
-        numbers = np.arange(first, first + self._share)
-        return self.blanking([self.documents(int(n)) for n in numbers], numbers)
+    def blanked(self, documents: Sequence[Passage], places: np.ndarray, seed: int) -> Blanked:
+        """See `BlankBatches`."""
+        return dataclasses.replace(self.blanking, seed=seed)(documents, places)

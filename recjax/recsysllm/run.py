@@ -225,11 +225,10 @@ class BlankRun(AdaptingRun):
     def batches(self) -> BlankBatches[Document]:
         """The training batches."""
         tokenizer, blanks = self.tokenizer, self.config.blanks
-        return BlankBatches(
-            self.source.stream,
+        return self.source.batches(
             tokenizer,
-            self.length,
-            self.config.train.batch_size,
+            length=self.length,
+            batch_size=self.config.train.batch_size,
             **parallel.rows_of_process(self.mesh, self.parts_of_batch),
             agree=parallel.most_of_all,
             config=blanks,

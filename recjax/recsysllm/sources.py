@@ -2,7 +2,8 @@
 
 `config.text.source` names a `Source` of `SOURCES`; the other keys of `config.text` are the fields
 of its `Options`. A new source is a subclass and a line of that table. It says which documents are
-learned from, and which are held out; the run draws blanks in both.
+learned from, and which are held out; blanks are drawn in both by the batches that it makes (by
+default `BlankBatches`).
 
     source = Texts(Texts.Options(path="texts.jsonl"), texts, SplitConfig(), seed=0)
     source.stream(7).text                        # document 7 of an endless shuffled stream
@@ -25,10 +26,12 @@ from recjax.data.splits import Spans, Split
 from recjax.errors import InputError
 from recjax.lazy import resolve as resolve_name
 from recjax.ranges import Checked, FieldError, Range
+from recjax.recsysllm.blanks import BlankBatches
 from recjax.text.corpus import Documents, TextConfig
 from recjax.text.documents import Document
 from recjax.text.pairs import Shuffled, json_rows, text_of
 from recjax.text.token_batches import Stream
+from recjax.text.tokenizers import Tokenizer
 from recjax.training.ranks import SplitConfig, make_split
 from recjax.training.system import own_store
 
@@ -73,6 +76,15 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def stream(self) -> Stream[Document]:
         """What is learned from; document = f(seed, place), its length that of an epoch."""
+
+    def batches(self, tokenizer: Tokenizer, **fields: Any) -> BlankBatches:
+        """The training batches, which also draw the blanks of what is held out.
+
+        Args:
+            tokenizer: of the model.
+            fields: of `BlankBatches`, but `documents`.
+        """
+        return BlankBatches(self.stream, tokenizer, **fields)
 
     @abc.abstractmethod
     def corpus(self) -> Iterable[str]:
