@@ -19,7 +19,6 @@ from recjax.errors import InputError, printable, shorten
 from recjax.evaluation.lists import Recommendations
 from recjax.list_files import as_records, check_out, list_file
 from recjax.training.metrics import progress_bar
-from recjax.training.ranks import Ranks
 from recjax.training.workdir import open_run
 
 SHOWN = 10  # lists of a table
@@ -71,7 +70,8 @@ def recommend(
     if out is not None:
         check_out(out, overwrite=overwrite)
     run = open_run(workdir)
-    if not isinstance(run, Ranks):
+    lists = getattr(run, "lists", None)  # of what ranks a catalogue, or names its titles
+    if lists is None:
         return run.recommend()  # raises
     asked: list[Any] | None = None
     if users is not None:
@@ -89,7 +89,7 @@ def recommend(
     plural = "users" if request.users else "histories"
     done = {"step": step, "k": k, plural: len(request)}
     shown = request if out else _first(request, SHOWN)
-    batches = run.lists.stream(run.restore(step), shown, k, filter_seen=filter_seen)
+    batches = lists.stream(run.restore(step), shown, k, filter_seen=filter_seen)
     if out is None:
         ids, scores = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
         found = Recommendations(ids, scores, run.store.catalog, shown.users)

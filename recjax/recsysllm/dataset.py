@@ -20,6 +20,8 @@ from recjax.recsysllm.tasks import Mixture, Tasks, TasksConfig, Written, mixture
 from recjax.recsysllm.text import Behaviour, BehaviourConfig, facts_of, read_sentences
 from recjax.text.textualize import item_titles
 
+_SECTION = "config.text.behaviour"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
@@ -50,12 +52,16 @@ class Dataset:
         if not config.users:
             if config.users_facts:
                 raise InputError(
-                    "config.text.users_facts: names columns, but config.text.users no table"
+                    f"{_SECTION}.users_facts: names columns, but {_SECTION}.users no table"
                 )
             return {}
         path = Path(config.users).expanduser()
         found = read_records(
-            path, config.users_key, config.users_names, config.users_separator, "config.text"
+            path,
+            config.users_key,
+            config.users_names,
+            config.users_separator,
+            _SECTION,
         )
         numbers = self.store.user_numbers
         out: dict[int, Mapping[str, Any]] = {
@@ -69,7 +75,7 @@ class Dataset:
         for column in config.users_facts:
             if column not in known:
                 raise InputError(
-                    f"config.text.users_facts: no column '{column}' in {path}; "
+                    f"{_SECTION}.users_facts: no column '{column}' in {path}; "
                     f"{nearest(column, known)}"
                 )
         return out
@@ -94,7 +100,7 @@ class Dataset:
         """Text about the training part."""
         for column in self.text.facts:
             if not any(labels(record.get(column)) for record in self.store.catalog[1:] if record):
-                raise InputError(f"config.text.facts: no item has '{column}'")
+                raise InputError(f"{_SECTION}.facts: no item has '{column}'")
         return Behaviour(
             self.text, self.names, self.store.catalog, self.store.items, self.store.timestamps,
             self.split.train, self.profiles, self.seed,

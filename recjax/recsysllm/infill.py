@@ -106,6 +106,8 @@ class Infiller:
             row of positions has none, and uses a pool for the constraint alone.
         constraint: "pool": each blank holds one entity of the pool; a template: what it says; None:
             anything.
+        dynamic: what is written has the pool's positions, too; else GLM's, and the pool gives those
+            of what is read alone.
 
     Attributes:
         marks: as given, or read.
@@ -123,6 +125,7 @@ class Infiller:
         marks: Marks | None = None,
         pool: EntityPool | None = None,
         constraint: Literal["pool"] | Template | None = None,
+        dynamic: bool = True,
     ):
         if marks is None:
             if lm.tokenizer is None:
@@ -147,9 +150,9 @@ class Infiller:
         self._rule: InnerRule = CountedPositions(jnp.int32(marks.sop))
         self._constraint: Processor | None = None
         trie = None
-        if pool is not None and self._two:
-            self._rule = dynamic = dynamic_positions(pool, vocab)
-            trie = dynamic.trie if by_pool else None
+        if pool is not None and self._two and dynamic:
+            self._rule = counting = dynamic_positions(pool, vocab)
+            trie = counting.trie if by_pool else None
         if constraint is not None:
             self._constraint = constrain(constraint, self._ends, vocab, trie)
 

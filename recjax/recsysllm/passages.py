@@ -42,6 +42,7 @@ class Passage:
         long: the blank is `[gMASK]`, else `[MASK]`.
         prompt: id of the template; "" without one.
         sources: places in the store's flat `items` that the text tells of.
+        options: names of the candidates, where there are some.
     """
 
     kind: str
@@ -50,6 +51,7 @@ class Passage:
     long: bool = False
     prompt: str = ""
     sources: tuple[int, ...] = ()
+    options: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:

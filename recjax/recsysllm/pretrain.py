@@ -131,6 +131,17 @@ class Blanking:
         pool = self.pool if self.entities.positions else None
         return construct(tokens, lengths, spans, self.marks, blocked=blocked, pool=pool)
 
+    def questions(self, passages: Sequence[Passage]) -> list[np.ndarray]:
+        """What is read of passages with answers: ids with a mask in the answer's place."""
+        given = [dataclasses.replace(p, answer=p.answer or ()) for p in passages]
+        tokens, lengths, answers = self._tokens(given)
+        rows = np.split(tokens, np.cumsum(lengths)[:-1])
+        out = []
+        for row, at, passage in zip(rows, answers, given, strict=True):
+            mask = self.marks.document if passage.long else self.marks.mask
+            out.append(np.array([*row[:at], mask, self.marks.eos], np.int32))
+        return out
+
     def _sample(self, tokens: np.ndarray, lengths: np.ndarray, numbers: np.ndarray) -> Spans:
         more: dict[str, Any] = {
             "seed": self.seed,
@@ -178,18 +189,19 @@ class Blanking:
         most = max(1, min(int(self.length / (1 + self.blanks.ratio)), self.length - 2) - 2)
         rows: list[int] = []
         lengths, answers = [], []
+        begin = [] if cls < 0 else [cls]
         for passage, ids in zip(passages, read, strict=True):
             whole = [piece.entity for piece in passage.pieces]
             if passage.answer is None:
-                row = [cls, *_first(ids, whole, most), eos]
+                row = [*begin, *_first(ids, whole, most), eos]
                 answers.append(-1)
             else:
                 answer = [t for part in next(written)[len(passage.pieces[:1]) :] for t in part]
                 # [CLS], the mask, the end, `<sop>` and `<eop>` have their places, too.
                 answer = answer[: max(1, self.length // 2 - 5)]
                 question = _last(ids, whole, self.length - 5 - len(answer))
-                row = [cls, *question, *answer, eos]
-                answers.append(1 + len(question))
+                row = [*begin, *question, *answer, eos]
+                answers.append(len(begin) + len(question))
             rows += row
             lengths.append(len(row))
         return np.array(rows, np.int32), np.array(lengths, np.int64), np.array(answers, np.int64)

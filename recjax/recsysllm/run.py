@@ -19,31 +19,38 @@ Letters: T row length in tokens, R packed rows, V vocabulary.
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from recjax.config import build, to_plain
 from recjax.convert.language_model import Loaded, language_model, write_language_model
 from recjax.data.prepare import DataConfig, read_options
+from recjax.data.requests import read_request
 from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig
+from recjax.evaluation.lists import Recommendations
 from recjax.models.definition import define
 from recjax.models.language import family_for
 from recjax.nn.masks import make_mask
 from recjax.ranges import Checked, Epochs, FieldError, Range, Seed, Size
+from recjax.recsysllm.answering import Answers
+from recjax.recsysllm.answers import TitleLists
 from recjax.recsysllm.blanks import BlankBatches, sentence_ends
 from recjax.recsysllm.measure import BlankEvaluator
+from recjax.recsysllm.mixed import Mixed
+from recjax.recsysllm.scores import TaskEvaluator
 from recjax.recsysllm.sources import Source, source_of
 from recjax.recsysllm.spans import COMMANDS, BlankConfig, Marks
 from recjax.replace import signed
-from recjax.text.documents import Document
 from recjax.text.tokenizers import Tokenizer, load_tokenizer, train_bpe
 from recjax.training import parallel
 from recjax.training.adapting import AdaptingConfig, AdaptingRun
+from recjax.training.kept import Evaluation
 from recjax.training.language_model import keep_tokenizer, plain_model, read_model
 from recjax.training.loop import TrainConfig
 from recjax.training.optim import OptimConfig
@@ -222,7 +229,7 @@ class BlankRun(AdaptingRun):
         return self.config.length or known
 
     @functools.cached_property
-    def batches(self) -> BlankBatches[Document]:
+    def batches(self) -> BlankBatches[Any]:
         """The training batches."""
         tokenizer, blanks = self.tokenizer, self.config.blanks
         return self.source.batches(
@@ -266,10 +273,10 @@ class BlankRun(AdaptingRun):
         module = self.model.merge(params)
         return label_likelihood(self._hidden(module, batch), batch, module.logits)
 
-    def evaluator(self, name: Literal["validation", "test"]) -> BlankEvaluator:
-        """Measures blanks of what one part holds out."""
+    def evaluator(self, name: Literal["validation", "test"]) -> Evaluation:
+        """Measures blanks of what one part holds out; where tasks are, the test's answers too."""
         evaluation = self.config.evaluation
-        return BlankEvaluator(
+        blanks = BlankEvaluator(
             evaluation,
             name,
             self.source.held_out(name, evaluation.max_examples, evaluation.seed),
@@ -277,6 +284,47 @@ class BlankRun(AdaptingRun):
             self.predict,
             sharding=parallel.batch_sharding(self.mesh),
         )
+        if name == "validation" or self.answers is None:
+            return blanks
+        return TaskEvaluator(blanks, self.source, self.answers.answerer, name, evaluation.seed)
+
+    @functools.cached_property
+    def answers(self) -> Answers | None:
+        """What writes answers, where the source has tasks."""
+        source = self.source
+        return Answers(self, source) if isinstance(source, Mixed) else None
+
+    @property
+    def lists(self) -> TitleLists | None:
+        """What makes recommendations, where there is a prompt for it; see `recommend`."""
+        return None if self.answers is None else self.answers.lists
+
+    def recommend(
+        self,
+        asked: Iterable[Any] | None = None,
+        k: int = 10,
+        *,
+        filter_seen: bool = True,
+        among: Iterable[Any] | None = None,
+        step: int | None = None,
+        params: Params | None = None,
+    ) -> Recommendations:
+        """The k best items by beams over titles; arguments as of `RecommenderRun.recommend`.
+
+        Scores are log-probabilities of titles. Items of one title have one score, and a list may be
+        shorter than k where the beams found items that are left out.
+
+        Raises:
+            InputError: as there; a source without the task.
+        """
+        if self.lists is None:
+            return super().recommend()  # raises
+        request = read_request(self.store, asked, among)
+        if params is None:
+            params = self.restore(self.best_step() if step is None else step)
+        parts = list(self.lists.stream(params, request, k, filter_seen=filter_seen))
+        ids, scores = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return Recommendations(ids, scores, self.store.catalog, request.users)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -311,9 +359,9 @@ class BlankRun(AdaptingRun):
     def identity(self) -> dict[str, Any]:  # type: ignore[override]
         """What a checkpoint belongs to: the model and the data."""
         if self.config.llm:
-            return {**self.model_identity, "data": self.store.fingerprint}
+            return {**self.model_identity, "data": self.source.fingerprint}
         model = {**to_plain(self.config.model), "vocab_size": self.tokenizer.size}
-        return {"model": model, "data": self.store.fingerprint}
+        return {"model": model, "data": self.source.fingerprint}
 
     def train(self) -> dict[str, Any]:
         """See `Run.train`."""

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
@@ -39,12 +39,16 @@ from recjax.training.system import own_store
 SOURCES = {
     "catalogue": "recjax.recsysllm.sources:Catalogue",
     "texts": "recjax.recsysllm.sources:Texts",
+    "tasks": "recjax.recsysllm.mixed:Mixed",
 }
 DEFAULT = "catalogue"
 
 
-class Source(abc.ABC):
-    """Documents (`recjax.text.documents.Document`) without soft tokens.
+D = TypeVar("D")
+
+
+class Source(abc.ABC, Generic[D]):
+    """Documents of a kind D, by default `recjax.text.documents.Document` without soft tokens.
 
     Args:
         options: an instance of `Options`.
@@ -74,7 +78,7 @@ class Source(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def stream(self) -> Stream[Document]:
+    def stream(self) -> Stream[D]:
         """What is learned from; document = f(seed, place), its length that of an epoch."""
 
     def batches(self, tokenizer: Tokenizer, **fields: Any) -> BlankBatches:
@@ -91,7 +95,7 @@ class Source(abc.ABC):
         """Texts that a tokenizer is trained on."""
 
     @abc.abstractmethod
-    def held_out(self, name: str, most: int, seed: int) -> list[Document]:
+    def held_out(self, name: str, most: int, seed: int) -> list[D]:
         """Documents to measure: at most so many (0 = all), the same at every call.
 
         Args:
@@ -99,6 +103,11 @@ class Source(abc.ABC):
             most: of each kind.
             seed: of their choice.
         """
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the data."""
+        return self.store.fingerprint
 
 
 def source_of(section: Mapping[str, Any]) -> tuple[type[Source], Any]:
@@ -134,7 +143,7 @@ class CatalogueOptions(Checked):
     histories: Annotated[float, Range(0, 10_000)] = 1.0
 
 
-class Catalogue(Source):
+class Catalogue(Source[Document]):
     """What is known of the items, and histories as plain text; histories are held out."""
 
     Options = CatalogueOptions
@@ -213,7 +222,7 @@ class TextFile:
         return self.manifest["sha256"]
 
 
-class Texts(Source):
+class Texts(Source[Document]):
     """Any texts, of a file; a share of them is held out."""
 
     Options = TextsOptions

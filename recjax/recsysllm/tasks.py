@@ -152,15 +152,17 @@ class Tasks:
             ids = [id for id, p in PROMPTS.items() if p.family == family and id in self.config.only]
             if not ids:
                 raise InputError(
-                    f"config.tasks.only: no prompt of {family}, whose share is above 0"
+                    f"config.text.tasks.only: no prompt of {family}, whose share is above 0"
                 )
         found = [id for id in ids if self.able(PROMPTS[id], places).any()]
         if not found and not held_out:
             needs = {_NEEDS[f] for id in ids for f in PROMPTS[id].fields if f in _NEEDS}
             lacking = sorted(n for n in needs if not self._has(n, places).any())
-            where = "; config.tasks.reviews names a file of them" if self.written is None else ""
+            where = (
+                "; config.text.tasks.reviews names a file of them" if self.written is None else ""
+            )
             raise InputError(
-                f"config.tasks.{family}: the data have no {' and no '.join(lacking)}"
+                f"config.text.tasks.{family}: the data have no {' and no '.join(lacking)}"
                 f"{where if lacking != ['ratings'] else ''}"
             )
         return found
@@ -191,7 +193,26 @@ class Tasks:
             bool(LONG & prompt.fields) and not prompt.target.startswith("{star"),
             id,
             tuple(sorted(sources)),
+            tuple(str(name) for name in values.get("candidates", ())),
         )
+
+    def question(self, id: str, history: Sequence[int], user: int | None) -> Passage:
+        """What to recommend after any history, of a user of the data or of anybody.
+
+        Args:
+            id: of a prompt of the family "sequential" without candidates.
+            history: item ids, newest last.
+            user: number in the store, or None.
+        """
+        prompt, titles = PROMPTS[id], self.behaviour.names.titles
+        known = f"user_{self._numbers[0][user]}" if user is not None else "a user"
+        values: dict[str, Value] = {
+            **dataclasses.asdict(self.behaviour.sentences.words),
+            "user_id": known,
+            "user_desc": (self.behaviour.user_text(user) if user is not None else ()) or known,
+            "history": tuple(titles[k] for k in history[-self.config.history :]),
+        }
+        return Passage(prompt.family, fill(prompt.source, values, f"prompt {id}"), (), prompt=id)
 
     def _history(self, start: int, place: int) -> np.ndarray:
         return np.arange(max(start, place - self.config.history), place)
@@ -202,7 +223,8 @@ class Tasks:
         met = set(self.behaviour.items[start:stop].tolist())
         if known - len(met) < count:
             raise InputError(
-                f"config.tasks.candidates: {count + 1}; a user has met {len(met)} of {known} items"
+                f"config.text.tasks.candidates: {count + 1}; "
+                f"a user has met {len(met)} of {known} items"
             )
         out: list[int] = []
         while len(out) < count:
@@ -383,7 +405,7 @@ def mixture(tasks: Tasks, spans: Spans) -> Mixture:
     for name, stream in streams.items():
         if not len(stream):
             raise InputError(
-                f"config.tasks.{name}: no sample; expected sequences it can be told of"
+                f"config.text.tasks.{name}: no sample; expected sequences it can be told of"
             )
     shares: dict[str, float] = {"text": config.text}
     shares.update((name, share) for name, share in config.shares.items())

@@ -277,12 +277,16 @@ class Behaviour:
         """A profile, and a window that ends anywhere in a run."""
         start, end = int(self.spans.starts[run]), int(self.spans.stops[run])
         stop = int(rng.integers(start + 1, end + 1))
+        return self.told(int(self.spans.users[run]), start, stop, rng)
+
+    def told(self, user: int, start: int, stop: int, rng: np.random.Generator) -> Passage:
+        """A profile, and a window that ends before `stop`."""
         shares = np.cumsum(self.config.shares)
         term = TERMS[int(np.searchsorted(shares / shares[-1], rng.random(), side="right"))]
         told = self.window(start, stop, term, rng)
         titles = tuple(self.names.titles[k] for k in self.items[told])
         pieces = self.sentences(term, {"titles": titles})
-        profile = self.profile(int(self.spans.users[run]))
+        profile = self.profile(user)
         if profile:
             pieces = joined([*profile, Piece(" "), *pieces])
         return Passage("histories", pieces, sources=tuple(told.tolist()))

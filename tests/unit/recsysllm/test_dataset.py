@@ -46,16 +46,16 @@ def test_tables_of_users_have_any_columns(make, tmp_path):
     assert set(made.names.others) == {"Acme", "x", "24", "M", "technician"}  # "A" is a title
     assert made.names.titles == ["", "A", "B", "C", "D"]
     assert make(**options, users_facts=("job",)).behaviour.profile(1)[-2].text == "technician"
-    with pytest.raises(InputError, match="config.text.users_facts: no column 'jub'.*job"):
+    with pytest.raises(InputError, match="config.text.behaviour.users_facts: no column 'jub'.*job"):
         _ = make(**options, users_facts=("jub",)).profiles
-    with pytest.raises(InputError, match=r"u.user.*no column 'name' \(config.text.key\)"):
+    with pytest.raises(InputError, match=r"u.user.*no column 'name' \(config.text.behaviour.key\)"):
         _ = make(**{**options, "users_key": "name"}).profiles
     table.write_text("zoe|3|F|none\n")
     with pytest.raises(InputError, match="column 'id' has no user of"):
         _ = make(**options).profiles
-    with pytest.raises(InputError, match="users_facts: names columns, but config.text.users no"):
+    with pytest.raises(InputError, match="users_facts: names columns, but .*users no"):
         _ = make(users_facts=("job",)).profiles
-    with pytest.raises(InputError, match="config.text.facts: no item has 'year'"):
+    with pytest.raises(InputError, match="config.text.behaviour.facts: no item has 'year'"):
         _ = make(facts=("year",)).behaviour
 
 

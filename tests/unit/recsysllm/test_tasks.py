@@ -154,11 +154,11 @@ def test_numbers_of_items_do_not_follow_their_order(make):
 @pytest.mark.parametrize(
     "family, given, message",
     [
-        ("rating", {"ratings": False}, r"config.tasks.rating: the data have no ratings"),
+        ("rating", {"ratings": False}, r"config.text.tasks.rating: the data have no ratings"),
         ("review", {"reviews": False}, r"tasks.review: the data have no.*reviews.*tasks.reviews"),
-        ("explanation", {"reviews": False}, r"config.tasks.explanation: .*no explanations"),
-        ("direct", {"only": ("2-1",)}, r"config.tasks.only: no prompt of direct"),
-        ("direct", {"candidates": 200}, r"config.tasks.candidates: 200; a user has met"),
+        ("explanation", {"reviews": False}, r"config.text.tasks.explanation: .*no explanations"),
+        ("direct", {"only": ("2-1",)}, r"config.text.tasks.only: no prompt of direct"),
+        ("direct", {"candidates": 200}, r"config.text.tasks.candidates: 200; a user has met"),
     ],
 )
 def test_a_task_without_its_fields_is_an_error(make, family, given, message):

@@ -1,0 +1,61 @@
+"""What a run of RecSysLLM needs to write answers: its parameters as a language model."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+
+from recjax.errors import InputError
+from recjax.llm import LanguageModel
+from recjax.nn.backend import platform
+from recjax.recsysllm.answers import Answerer, TitleLists
+from recjax.recsysllm.mixed import Mixed
+from recjax.recsysllm.prompts import PROMPTS
+from recjax.typing import Params
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Answers:
+    """Answers of a run.
+
+    Attributes:
+        run: a `run.BlankRun`.
+        source: its source.
+    """
+
+    run: Any
+    source: Mixed
+
+    def answerer(self, params: Params) -> Answerer:
+        """What writes answers with these parameters."""
+        run = self.run
+        mesh = run.mesh if run.mesh.size > 1 else None
+        if mesh is not None and platform() == "cpu" and jax.process_count() == 1:
+            # Devices of one host share its cores, and XLA (jax 0.12) aborts where it compiles the
+            # loop that writes in stages for several of them.
+            mesh, params = None, jax.device_put(params, jax.local_devices()[0])
+        lm = LanguageModel(
+            run.model, params, run.base.config, tokenizer=run.tokenizer, stop=(run.marks.eop,),
+            mesh=mesh,
+        )  # fmt: skip
+        blanking = run.batches.blanking
+        return Answerer(self.source.options.answers, lm, blanking, self.source.dataset.names)
+
+    @functools.cached_property
+    def lists(self) -> TitleLists | None:
+        """What recommends; None where "sequential" has no share."""
+        tasks = self.source.options.tasks
+        if not tasks.sequential:
+            return None
+        fit = [
+            id for id in tasks.only or ("2-3",)
+            if PROMPTS[id].family == "sequential" and PROMPTS[id].target == "{target_title}"
+            and "candidates" not in PROMPTS[id].fields
+        ]  # fmt: skip
+        if not fit:
+            raise InputError(
+                f"config.text.tasks.only: {', '.join(tasks.only)}; recommendation asks for the "
+                "next item, as 2-1 to 2-6 do"
+            )
+        return TitleLists(self.source, self.answerer, fit[0])

@@ -1,0 +1,249 @@
+"""Answers of a model of blank infilling: ranked titles, chosen candidates, numbers, texts.
+
+A question's blank is filled by beams that a trie of titles holds to the catalogue, with positions
+that count inside entities while they are written. Candidates are ranked by the likelihood of each
+as the answer: the mean over its tokens, as in `recjax.scoring.options`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from recjax.data.requests import Request
+from recjax.errors import InputError
+from recjax.evaluation.likelihood import PredictFn, Scored
+from recjax.generate.templates import Template, Trie
+from recjax.llm import LanguageModel
+from recjax.ranges import Checked, Few, Size
+from recjax.recsysllm.catalogue import Names
+from recjax.recsysllm.infill import Infiller
+from recjax.recsysllm.passages import Passage, named
+from recjax.recsysllm.pretrain import Blanking
+from recjax.text.token_batches import Encoded
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswersConfig(Checked):
+    """Section `answers`: how answers are written and measured."""
+
+    beams: Few = 20
+    batch_size: Size = 32  # questions at a time
+    tokens: Size = 48  # of an answer that is a text, at most
+    cutoffs: tuple[Size, ...] = (1, 5, 10)
+    dynamic: bool = True  # while an answer is written, inner positions count inside entities
+    max_examples: Size = 1000  # questions of each prompt, at most
+    free: Size = 100  # of them answered without the constraint, for the valid ratio
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Answerer:
+    """Writes answers.
+
+    Attributes:
+        config: how.
+        lm: the model with its parameters.
+        blanking: makes ids of questions.
+        names: the titles.
+    """
+
+    config: AnswersConfig
+    lm: LanguageModel
+    blanking: Blanking
+    names: Names
+
+    def _infiller(self, constraint: Template | None) -> Infiller:
+        pool = self.blanking.pool if self.blanking.entities.positions else None
+        return Infiller(
+            self.lm, marks=self.blanking.marks, pool=pool, constraint=constraint,
+            dynamic=self.config.dynamic,
+        )  # fmt: skip
+
+    @functools.cached_property
+    def _tokens(self) -> list[list[int]]:
+        return self.blanking.encoder.learn(self.names.distinct)
+
+    @functools.cached_property
+    def _titles(self) -> Infiller:
+        return self._infiller(Template(Trie(self._tokens)))
+
+    @functools.cached_property
+    def _free(self) -> Infiller:
+        return self._infiller(None)
+
+    def _asked(
+        self, passages: Sequence[Passage], infiller: Infiller, **options: Any
+    ) -> Iterator[Any]:
+        """Answers of a batch after the other, padded to the same number of rows."""
+        size = self.config.batch_size
+        for first in range(0, len(passages), size):
+            rows = self.blanking.questions(passages[first : first + size])
+            filled = [*rows, *rows[:1] * (size - len(rows))] if len(passages) > size else rows
+            yield len(rows), infiller([row.tolist() for row in filled], **options)
+
+    def titles(
+        self,
+        passages: Sequence[Passage],
+        *,
+        free: bool = False,
+        among: Sequence[int] | None = None,
+        beams: int | None = None,
+    ) -> list[list[tuple[list[int], float]]]:
+        """For each question the titles found, best first: the items of each, and its score.
+
+        Args:
+            passages: questions.
+            free: without the constraint; text that is no title has no items.
+            among: items that may be found; None = all.
+            beams: in place of the config's.
+        """
+        infiller, trie = self._free if free else self._titles, Trie(self._tokens)
+        if among is not None:
+            allowed = set(among)
+            kept = [k for k, items in enumerate(self.names.members) if allowed & set(items)]
+            infiller = self._infiller(Template(Trie([self._tokens[k] for k in kept])))
+        longest = max(map(len, self._tokens)) + 1
+        beams = min(beams or self.config.beams, 1 << 10)
+        out: list[list[tuple[list[int], float]]] = []
+        for rows, found in self._asked(passages, infiller, beams=beams, max_new_tokens=longest):
+            for row in range(rows):
+                lines: list[tuple[list[int], float]] = []
+                for beam in range(found.tokens.shape[1]):
+                    score = float(found.scores[row, beam])
+                    if score == -np.inf:
+                        continue
+                    ids = found.tokens[row, beam, 0, : found.lengths[row, beam, 0]].tolist()
+                    whole = bool(found.valid[row, beam, 0])
+                    hit = trie.find(ids).tolist() if whole and ids else []
+                    items = [k for title in hit for k in self.names.members[title]]
+                    if among is not None:
+                        items = [k for k in items if k in allowed]
+                    lines.append((items, score))
+                out.append(lines)
+        return out
+
+    def texts(self, passages: Sequence[Passage]) -> list[str]:
+        """The likeliest text of each answer, token by token."""
+        out: list[str] = []
+        options = {"max_new_tokens": self.config.tokens}
+        for rows, found in self._asked(passages, self._free, **options):
+            out += [" ".join(texts[0].split()) for texts in found.texts[:rows]]
+        return out
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Options(Scored[Passage]):
+    """Passages whose answers are scored."""
+
+    blanking: Blanking
+    config: Any
+    passages: Sequence[Passage]
+    predict: PredictFn
+    sharding: Any = None
+    learned = "targets"
+
+    @property
+    def length(self) -> int:  # type: ignore[override]
+        """T."""
+        return self.blanking.length
+
+    @property
+    def examples(self) -> Sequence[Passage]:
+        """The passages."""
+        return self.passages
+
+    def encoded(self, examples: Sequence[Passage]) -> Encoded:
+        """As rows."""
+        return self.blanking(examples, np.zeros(len(examples), np.int64))
+
+
+def option_scores(
+    blanking: Blanking,
+    config: Any,
+    predict: PredictFn,
+    params: Any,
+    passages: Sequence[Passage],
+    options: Sequence[Sequence[str]],
+) -> list[np.ndarray]:
+    """How likely each option is as the answer to its question: nats a token, with the end.
+
+    Args:
+        blanking: makes rows.
+        config: a `LikelihoodConfig`, with the batch's size.
+        predict: the model.
+        params: its parameters.
+        passages: the questions.
+        options: names of entities, of each question.
+    """
+    asked = [
+        dataclasses.replace(passage, answer=named([option]))
+        for passage, those in zip(passages, options, strict=True)
+        for option in those
+    ]
+    scorer = _Options(blanking, config, asked, predict)
+    loss, _, tokens = scorer.scores(params, lambda n: None)
+    scores = -loss / np.maximum(tokens, 1)
+    return np.split(scores, np.cumsum([len(those) for those in options])[:-1])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TitleLists:
+    """Recommendations by beams; `stream` as of `recjax.evaluation.lists.TopLists`.
+
+    Attributes:
+        source: a `mixed.Mixed`, whose prompt `id` is asked.
+        answerer: of parameters.
+        id: of a prompt of the family "sequential" without candidates.
+    """
+
+    source: Any
+    answerer: Any
+    id: str
+
+    def stream(
+        self, params: Any, request: Request, k: int = 10, *, filter_seen: bool = True
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`(ids [b k'], scores [b k'])` of one batch after another; see `TopLists.stream`.
+
+        Items of one title have one score, and stand in the order of their ids. Lists may be shorter
+        than k where beams found items that are left out; 0 and -inf fill them up.
+
+        Raises:
+            InputError: k below 1.
+        """
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise InputError(f"k: expected a whole number from 1, got {k!r}")
+        return self._stream(params, request, int(k), filter_seen)
+
+    def _stream(
+        self, params: Any, request: Request, k: int, filter_seen: bool
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        answerer: Answerer = self.answerer(params)
+        size, data = answerer.config.batch_size, self.source.dataset
+        k = min(k, len(data.names.titles) - 1)
+        among = None if request.allowed is None else np.flatnonzero(request.allowed).tolist()
+        users = data.store.user_numbers
+        for first in range(0, len(request), size):
+            rows = range(first, min(first + size, len(request)))
+            asked, seen = [], []
+            for row in rows:
+                start, stop = int(request.spans.starts[row]), int(request.spans.stops[row])
+                history = request.items[start:stop].tolist()
+                user = None if request.users is None else users[request.users[row]]
+                asked.append(data.asked.question(self.id, history, user))
+                seen.append(set(history) if filter_seen else set())
+            beams = k + (answerer.config.beams if filter_seen else 0)
+            found = answerer.titles(asked, among=among, beams=max(beams, answerer.config.beams))
+            ids = np.zeros((len(asked), k), np.int32)
+            scores = np.full((len(asked), k), -np.inf, np.float32)
+            for row, (lines, out) in enumerate(zip(found, seen, strict=True)):
+                done = set(out)
+                kept = []
+                for items, score in lines:
+                    kept += [(item, score) for item in items if item not in done]
+                    done.update(items)
+                for place, (item, score) in enumerate(kept[:k]):
+                    ids[row, place], scores[row, place] = item, score
+            yield ids, scores

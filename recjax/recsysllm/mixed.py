@@ -1,0 +1,141 @@
+"""The source "tasks": behaviour as text mixed with the five families of tasks.
+
+Section `text` of a config whose `source` is "tasks":
+
+    behaviour  how users, items and histories are told (`recjax.recsysllm.text`)
+    tasks      shares of the families, their data (`recjax.recsysllm.tasks`)
+    entities   the switches (`recjax.recsysllm.pretrain`)
+    answers    how answers are written and measured (`recjax.recsysllm.answers`)
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recjax.ranges import Checked
+from recjax.recsysllm.answers import AnswersConfig
+from recjax.recsysllm.blanks import sentence_ends
+from recjax.recsysllm.dataset import Dataset
+from recjax.recsysllm.passages import Passage, PieceEncoder, plain
+from recjax.recsysllm.pretrain import Blanking, EntityConfig, PassageBatches
+from recjax.recsysllm.prompts import PROMPTS, Family
+from recjax.recsysllm.sources import Source, some
+from recjax.recsysllm.spans import BlankConfig, Marks
+from recjax.recsysllm.tasks import Mixture, TasksConfig
+from recjax.recsysllm.text import BehaviourConfig
+from recjax.text.tokenizers import Tokenizer
+from recjax.training.ranks import make_split
+
+_CORPUS = 20_000  # passages that a tokenizer is trained on, at most
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedOptions(Checked):
+    """Of the source "tasks"."""
+
+    behaviour: BehaviourConfig = dataclasses.field(default_factory=BehaviourConfig)
+    tasks: TasksConfig = dataclasses.field(default_factory=TasksConfig)
+    entities: EntityConfig = dataclasses.field(default_factory=EntityConfig)
+    answers: AnswersConfig = dataclasses.field(default_factory=AnswersConfig)
+
+
+class Mixed(Source[Passage]):
+    """Passages about behaviour, and of tasks."""
+
+    Options = MixedOptions
+    options: MixedOptions
+
+    @classmethod
+    def settled(cls, section: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Source`."""
+        out = {key: section[key] for key in section}
+        for part, key in (("behaviour", "users"), ("behaviour", "sentences"), ("tasks", "reviews")):
+            path = (out.get(part) or {}).get(key)
+            if path:
+                out[part] = {**out[part], key: str(Path(path).expanduser().absolute())}
+        return out
+
+    @functools.cached_property
+    def dataset(self) -> Dataset:
+        """What the passages are made of."""
+        split = make_split(self.store, self.split_config)
+        options = self.options
+        return Dataset(options.behaviour, options.tasks, self.store, split, self.seed)
+
+    @property
+    def stream(self) -> Mixture:  # type: ignore[override]
+        """The training part alone."""
+        return self.dataset.stream
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the store and the reviews."""
+        return self.dataset.fingerprint
+
+    def corpus(self) -> Iterable[str]:
+        """All names, and passages of the first epoch."""
+        names = self.dataset.names
+        yield from (f" {name}" for name in itertools.chain(names.distinct, names.others))
+        for place in range(min(len(self.stream), _CORPUS)):
+            passage = self.stream(place)
+            yield plain((*passage.pieces, *(passage.answer or ())))
+
+    def held_out(self, name: str, most: int, seed: int) -> list[Passage]:
+        """Of each family that has a share, questions about the part's targets; and histories."""
+        part, tasks = getattr(self.dataset.split, name), self.dataset.asked
+        out = []
+        if self.options.tasks.text:
+            for k in some(np.arange(len(part)), most, seed).tolist():
+                rng = np.random.default_rng([seed, 3, k])
+                stop = int(part.stops[k]) + 1
+                user = int(part.users[k])
+                out.append(self.dataset.behaviour.told(user, int(part.starts[k]), stop, rng))
+        for family, share in self.options.tasks.shares.items():
+            if share:
+                ids = tasks.usable(family, part.stops)
+                out += self.questions(name, ids[0], most, seed)[1]
+        return out
+
+    def questions(
+        self, name: str, id: str, most: int, seed: int
+    ) -> tuple[np.ndarray, list[Passage]]:
+        """A prompt asked about targets of a part: which examples of it, and the passages."""
+        part, tasks = getattr(self.dataset.split, name), self.dataset.asked
+        able = np.flatnonzero(tasks.able(PROMPTS[id], part.stops))
+        chosen = some(able, most, seed)
+        offsets = self.store.offsets
+        passages = []
+        for k in chosen.tolist():
+            rng = np.random.default_rng([seed, 4, k])  # the same candidates for every prompt
+            user = int(part.users[k])
+            passages.append(
+                tasks.passage(
+                    id, int(part.starts[k]), int(part.stops[k]), int(offsets[user + 1]), rng
+                )
+            )
+        return chosen, passages
+
+    def families(self) -> list[Family]:
+        """Those that have a share."""
+        return [family for family, share in self.options.tasks.shares.items() if share]
+
+    def blanking(
+        self, tokenizer: Tokenizer, marks: Marks, blanks: BlankConfig, length: int, seed: int
+    ) -> Blanking:
+        """What makes rows of passages, with the switches of the options."""
+        switches, encoder = self.options.entities, PieceEncoder(tokenizer)
+        pool = self.dataset.names.pool(encoder, marks, length)
+        ends = sentence_ends(tokenizer, tokenizer.size) if blanks.sentence else None
+        return Blanking(encoder, marks, blanks, switches, pool, length, ends, seed)
+
+    def batches(self, tokenizer: Tokenizer, **fields: Any) -> PassageBatches:
+        """See `Source`."""
+        blanking = self.blanking(
+            tokenizer, fields["marks"], fields["config"], fields["length"], fields["seed"]
+        )
+        return PassageBatches(self.stream, tokenizer, **fields, blanking=blanking)

@@ -1,0 +1,236 @@
+"""What a run of the five families is measured by: rankings, choices, numbers, texts, blanks.
+
+| metric | of |
+|---|---|
+| `test/text/loss`, ... | blanks and answers, in nats a token (`recjax.recsysllm.measure`) |
+| `test/full/hr@5`, `ndcg@5` | beams over all titles; the history's items take no part |
+| `test/full_with_seen/...` | the same, the history's items take part |
+| `test/uni20/hr@1`, ... | 1 right item of C = 20 by the likelihood of each as the answer |
+| `test/gen/valid_ratio` | share of beams without the constraint that are titles |
+| `test/rating/rmse`, `mae`, `parsed` | numbers in answers; without one the mean rating counts |
+| `test/explanation/bleu4`, `rouge1`, ... | texts |
+
+`test/PROMPT/...` are those of a further prompt, by its id; the ids of the zero-shot prompts are in
+`recjax.recsysllm.prompts.HELD_OUT`. `.../baseline/...` is the trivial answer: the mean training
+rating, or the most frequent training text.
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from recjax.evaluation.ranking import rank_values
+from recjax.evaluation.text import list_rank, number_errors, text_metrics
+from recjax.recsysllm.answers import Answerer, option_scores
+from recjax.recsysllm.passages import Passage, plain
+from recjax.recsysllm.prompts import HELD_OUT, PROMPTS, Family
+
+# Measured, in this order; the first of a kind that is trained gives the metrics without an id.
+MEASURED: dict[Family, tuple[str, ...]] = {
+    "rating": ("1-2", "1-10"),
+    "sequential": ("2-3", "2-13", "2-7"),
+    "explanation": ("3-9", "3-3", "3-12"),
+    "review": ("4-1", "4-2", "4-4"),
+    "direct": ("5-5", "5-8"),
+}
+_NUMBERS = ("rmse", "mae", "parsed")
+_TEXTS = ("bleu2", "bleu4", "rouge1", "rouge2", "rougeL")
+
+
+def kind_of(id: str) -> str:
+    """How a prompt's answer is measured: "list", "choice", "number" or "text"."""
+    prompt = PROMPTS[id]
+    if prompt.target == "{target_title}":
+        return "choice" if "candidates" in prompt.fields else "list"
+    return "number" if prompt.target == "{star_rating}" else "text"
+
+
+def measured(source: Any, name: str) -> dict[str, str]:
+    """The prompts that a source's data can be asked, and the prefix of each one's metrics."""
+    out: dict[str, str] = {}
+    taken: set[tuple[str, str]] = set()
+    only = source.options.tasks.only
+    part, tasks = getattr(source.dataset.split, name), source.dataset.asked
+    for family in source.families():
+        ids = [i for i in MEASURED[family] if not only or i in only or i in HELD_OUT]
+        ids = ids if any(i not in HELD_OUT for i in ids) else [*only, *ids]
+        for id in dict.fromkeys(i for i in ids if PROMPTS[i].family == family):
+            if not tasks.able(PROMPTS[id], part.stops).any():
+                continue
+            if PROMPTS[id].target in ("{yes_no}", "{like_dislike}"):
+                continue
+            # A list and a choice have one family each; numbers and texts may share one.
+            kind = kind_of(id)
+            group = kind if kind in ("list", "choice") else f"{family} {kind}"
+            first = (group, "") not in taken and id not in HELD_OUT
+            taken |= {(group, "")} if first else set()
+            out[id] = "" if first else f"{id}/"
+    return out
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TaskEvaluator:
+    """Blanks, and answers of every prompt that is measured.
+
+    Attributes:
+        blanks: measures the loss (`measure.BlankEvaluator`).
+        source: a `mixed.Mixed`.
+        answerer: of parameters.
+        name: "validation" or "test".
+        seed: of the choice of questions.
+    """
+
+    blanks: Any
+    source: Any
+    answerer: Callable[[Any], Answerer]
+    name: str
+    seed: int = 0
+
+    @property
+    def examples(self) -> Any:
+        """Those of the blanks, and the questions."""
+        return [*self.blanks.examples, *(p for _, ps in self._questions.values() for p in ps)]
+
+    @functools.cached_property
+    def _questions(self) -> dict[str, tuple[np.ndarray, list[Passage]]]:
+        most = self.source.options.answers.max_examples
+        return {
+            id: self.source.questions(self.name, id, most, self.seed)
+            for id in measured(self.source, self.name)
+        }
+
+    @functools.cached_property
+    def _prefixes(self) -> dict[str, str]:
+        return measured(self.source, self.name)
+
+    @property
+    def metric_names(self) -> list[str]:
+        """The names that `run` gives."""
+        cutoffs = self.source.options.answers.cutoffs
+        ranks = [f"{m}@{k}" for k in cutoffs for m in ("hr", "ndcg")]
+        out = list(self.blanks.metric_names)
+        for id, prefix in self._prefixes.items():
+            start, family, kind = f"{self.name}/{prefix}", PROMPTS[id].family, kind_of(id)
+            if kind == "list":
+                out += [f"{start}{p}/{m}" for p in ("full", "full_with_seen") for m in ranks]
+                out.append(f"{start}gen/valid_ratio")
+            elif kind == "choice":
+                out += [f"{start}{self._uni}/{m}" for m in ranks]
+            else:
+                names = _NUMBERS if kind == "number" else _TEXTS
+                out += [f"{start}{family}/{m}" for m in names]
+                out += [f"{start}{family}/baseline/{m}" for m in names]
+        return out
+
+    @property
+    def _uni(self) -> str:
+        return f"uni{self.source.options.tasks.candidates}"
+
+    def check(self) -> None:
+        """Raises `InputError` where nothing can be measured."""
+        self.blanks.check()
+
+    def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
+        """Metrics by name; `progress` gets the number of examples done."""
+        out = dict(self.blanks.run(params, progress))
+        answerer = self.answerer(params)
+        for id, (chosen, passages) in self._questions.items():
+            values = self.values(answerer, params, id, chosen, passages)
+            start = f"{self.name}/{self._prefixes[id]}"
+            out |= {f"{start}{key}": value for key, value in values.items()}
+            progress(len(passages))
+        return out
+
+    def values(
+        self,
+        answerer: Answerer,
+        params: Any,
+        id: str,
+        chosen: np.ndarray,
+        passages: Sequence[Passage],
+    ) -> dict[str, float]:
+        """The metrics of a prompt, by their names without the prefix."""
+        kind, family = kind_of(id), PROMPTS[id].family
+        cutoffs = self.source.options.answers.cutoffs
+        if kind == "list":
+            out: dict[str, float] = {}
+            for protocol, ranks in self.ranks(answerer, chosen, passages).items():
+                out |= _means(protocol, ranks, cutoffs)
+            asked = passages[: self.source.options.answers.free]
+            lines = [line for lines in answerer.titles(asked, free=True) for line in lines]
+            out["gen/valid_ratio"] = float(np.mean([bool(items) for items, _ in lines]))
+            return out
+        if kind == "choice":
+            return _means(self._uni, self.choices(answerer, params, passages), cutoffs)
+        answers = [plain(p.answer or ()) for p in passages]
+        written = answerer.texts([dataclasses.replace(p, answer=()) for p in passages])
+        if kind == "number":
+            mean = float(np.mean(self._training(id, float)))
+            targets = [float(a) for a in answers]
+            scores = number_errors(written, targets, fallback=mean)
+            trivial = number_errors([f"{mean}"] * len(targets), targets, fallback=mean)
+        else:
+            scores = text_metrics(written, answers)
+            common = collections.Counter(self._training(id, str)).most_common(1)[0][0]
+            trivial = text_metrics([common] * len(answers), answers)
+        out = {f"{family}/{key}": value for key, value in scores.items()}
+        return out | {f"{family}/baseline/{key}": value for key, value in trivial.items()}
+
+    def _training(self, id: str, form: Callable[[str], Any]) -> list[Any]:
+        """The answers of the training part to a prompt; to a text's, those of all of its family."""
+        dataset, target = self.source.dataset, PROMPTS[id].target
+        train = dataset.split.train
+        runs = [np.arange(a, b) for a, b in zip(train.starts, train.stops, strict=True)]
+        places = np.concatenate(runs)
+        if target == "{star_rating}":
+            return [form(f"{r:g}") for r in dataset.store.ratings[places].tolist()]
+        written = dataset.asked.written
+        if target == "{review_headline}":
+            found = [written.headlines[k] for k in places.tolist()]
+        else:
+            found = [(written.reasons[k] or ("", ""))[1] for k in places.tolist()]
+        return [form(text) for text in found if text]
+
+    def ranks(
+        self, answerer: Answerer, chosen: np.ndarray, passages: Sequence[Passage]
+    ) -> dict[str, np.ndarray]:
+        """By protocol, the rank of each target among the beams' items; infinite = not found."""
+        dataset = self.source.dataset
+        part, items = getattr(dataset.split, self.name), dataset.store.items
+        found = answerer.titles(passages)
+        out: dict[str, list[float]] = {"full": [], "full_with_seen": []}
+        for k, lines in zip(chosen.tolist(), found, strict=True):
+            start, stop = int(part.starts[k]), int(part.stops[k])
+            groups = [group for group, _ in lines]
+            seen = frozenset(items[start:stop].tolist())
+            target = int(items[stop])
+            out["full"].append(list_rank(groups, target, seen))
+            out["full_with_seen"].append(list_rank(groups, target, frozenset()))
+        return {protocol: np.array(ranks) for protocol, ranks in out.items()}
+
+    def choices(self, answerer: Answerer, params: Any, passages: Sequence[Passage]) -> np.ndarray:
+        """The pessimistic rank of each right candidate."""
+        options = [passage.options for passage in passages]
+        blanks = self.blanks
+        scores = option_scores(
+            answerer.blanking, blanks.config, blanks.predict, params, passages, options
+        )
+        ranks = []
+        for passage, names, values in zip(passages, options, scores, strict=True):
+            right = names.index((passage.answer or ())[0].text)
+            others = np.delete(values, right)
+            ranks.append(1 + int(np.sum(~(others < values[right]))))
+        return np.array(ranks, np.float64)
+
+
+def _means(protocol: str, ranks: np.ndarray, cutoffs: Sequence[int]) -> dict[str, float]:
+    values = rank_values(ranks, cutoffs)
+    return {
+        f"{protocol}/{m}@{k}": float(values[f"{m}@{k}"].mean())
+        for k in cutoffs
+        for m in ("hr", "ndcg")
+    }

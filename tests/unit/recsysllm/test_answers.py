@@ -1,0 +1,194 @@
+"""A small run of all families: its metrics, titles by beams, recommendations, switches."""
+
+import json
+
+import numpy as np
+import pytest
+
+from recjax.config import build
+from recjax.data.prepare import DataConfig, prepare
+from recjax.data.simulate import SimulateConfig, simulate, write_raw
+from recjax.errors import InputError
+from recjax.recsysllm.prompts import PROMPTS
+from recjax.recsysllm.run import BlankRun, BlankRunConfig
+from recjax.recsysllm.scores import kind_of
+from recjax.training.workdir import open_run
+
+USERS, ITEMS = 40, 30
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Few items; two have one title."""
+    config = SimulateConfig(users=USERS, items=ITEMS, mean_length=7, max_length=10)
+    log, catalog = simulate(config)
+    keys = list(catalog)
+    catalog[keys[1]]["title"] = catalog[keys[0]]["title"]
+    folder = tmp_path_factory.mktemp("answers")
+    write_raw(log, catalog, folder / "raw")
+    options = {"file": "interactions.csv", "rating": "rating", "items": "items.jsonl"}
+    data = {"source": "table", "path": str(folder / "raw"), "store": str(folder / "store")}
+    return prepare(build(DataConfig, {**data, "options": options}, "config.data"))
+
+
+@pytest.fixture(scope="module")
+def reviews(store, tmp_path_factory):
+    """A review of every interaction, in ten sentences that ratings go with."""
+    file = tmp_path_factory.mktemp("reviews") / "reviews.jsonl"
+    lines = []
+    for user, key in enumerate(store.user_keys):
+        for place in range(store.offsets[user], store.offsets[user + 1]):
+            record = store.catalog[store.items[place]]
+            words = ("sturdy", "boring", "funny", "gloomy", "clever", "dated")
+            body = f"It is a {words[place % 6]} book indeed. More."
+            lines.append({"user": key, "item": record["key"], "text": body, "headline": body[5:12]})
+    file.write_text("\n".join(map(json.dumps, lines)))
+    return file
+
+
+@pytest.fixture(scope="module")
+def section(store, reviews):
+    options = {"file": "interactions.csv", "rating": "rating", "items": "items.jsonl"}
+    raw = store.path.parent / "raw"
+    data = {"source": "table", "path": str(raw), "store": str(store.path), "options": options}
+
+    def section(**text):
+        return {
+            "data": data,
+            "model": {
+                "name": "glm", "dim": 32, "mlp_dim": 128, "layers": 1, "heads": 2, "kv_heads": 2,
+                "head_dim": 16, "max_length": 160, "tied": True,
+            },
+            "tokenizer": {"vocab_size": 500},
+            "text": {
+                "source": "tasks",
+                "behaviour": {"domain": "book"},
+                "tasks": {
+                    "rating": 1.0, "explanation": 1.0, "review": 1.0, "direct": 1.0,
+                    "candidates": 5, "history": 4, "reviews": str(reviews),
+                },
+                "answers": {"max_examples": 6, "free": 3, "beams": 4, "batch_size": 6, "tokens": 8},
+                **text,
+            },
+            "blanks": {"shuffle": False},
+            "optim": {"learning_rate": 3e-3},
+            "train": {"batch_size": 32, "epochs": 0.3},
+            "evaluation": {"max_examples": 8},
+        }  # fmt: skip
+
+    return section
+
+
+@pytest.fixture(scope="module")
+def trained(section, tmp_path_factory):
+    from recjax.api import train
+
+    workdir = tmp_path_factory.mktemp("run") / "run"
+    result = train({"system": "recsysllm", **section()}, workdir)
+    return open_run(workdir), result
+
+
+def test_every_metric_is_there_and_in_range(trained):
+    run, result = trained
+    evaluator = run.evaluator("test")
+    values = {name: result[name] for name in evaluator.metric_names}  # all are there
+    for name in ("full/hr@5", "2-13/full/ndcg@10", "full_with_seen/hr@1", "gen/valid_ratio"):
+        assert 0 <= values[f"test/{name}"] <= 1
+    assert 0 <= values["test/uni5/hr@1"] <= 1 and values["test/uni5/hr@5"] == 1
+    assert 0 <= values["test/rating/rmse"] <= 4 and values["test/1-10/rating/mae"] <= 4
+    assert values["test/rating/baseline/parsed"] == 1
+    assert 0 <= values["test/explanation/rouge1"] <= 100 and "test/3-12/explanation/bleu4" in values
+    assert "test/review/bleu2" in values and "test/4-4/review/rmse" in values
+    assert values["test/full/hr@5"] >= values["test/full_with_seen/hr@5"]
+    assert {kind_of(i) for i in ("2-1", "2-7", "1-1", "3-1")} == {
+        "list",
+        "choice",
+        "number",
+        "text",
+    }
+
+
+def test_beams_find_titles_and_all_items_of_each(trained):
+    run, _ = trained
+    params = run.restore(run.best_step())
+    answerer = run.answers.answerer(params)
+    _, passages = run.source.questions("test", "2-3", 3, 0)
+    lines = answerer.titles(passages, beams=ITEMS)
+    for found in lines:
+        items = [item for those, _ in found for item in those]
+        assert sorted(items) == list(range(1, ITEMS + 1))  # every title, none twice
+        assert [1, 2] in [sorted(those) for those, _ in found]  # two items have one title
+        scores = [score for _, score in found]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_recommend_works_as_for_every_recommender(trained, recjax, tmp_path):
+    run, _ = trained
+    user = run.store.user_keys[3]
+    found = run.recommend([user], k=5)
+    assert found.ids.shape == (1, 5) and found.users == [user]
+    seen = set(run.store.items[run.store.offsets[3] : run.store.offsets[4]].tolist())
+    listed = [k for k in found.ids[0].tolist() if k]
+    assert len(listed) >= 3 and not set(listed) & seen and len(set(listed)) == len(listed)
+    assert (np.diff(found.scores[0][: len(listed)]) <= 0).all()
+    keys = [run.store.catalog[k]["key"] for k in (4, 9)]
+    history = run.recommend([keys], k=3, among=[run.store.catalog[7]["key"]])
+    assert history.ids[0].tolist() == [7, 0, 0]
+    out = tmp_path / "lists.csv"
+    status, result, _ = recjax(
+        "recommend",
+        f"--workdir={run.workdir}",
+        f"--out={out}",
+        "--k=2",
+        f"--history={','.join(keys)}",
+    )
+    assert status == 0 and result["histories"] == 1
+    assert len(out.read_text().splitlines()) == 3
+    with pytest.raises(InputError, match="k: expected a whole number from 1"):
+        run.recommend([keys], k=0)
+
+
+def test_options_are_ranked_by_likelihood(trained):
+    """The scores of a batch are those of each option alone."""
+    from recjax.recsysllm.answers import option_scores
+
+    run, _ = trained
+    params = run.restore(run.best_step())
+    blanks = run.evaluator("test").blanks
+    _, passages = run.source.questions("test", "5-5", 2, 0)
+    options = [passage.options for passage in passages]
+    args = (run.batches.blanking, blanks.config, blanks.predict, params)
+    both = option_scores(*args, passages, options)
+    assert [len(scores) for scores in both] == [5, 5] and all(p.options for p in passages)
+    alone = option_scores(*args, passages[1:], options[1:])
+    np.testing.assert_allclose(both[1], alone[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_the_dynamic_switch_is_in_decoding(section, dynamic):
+    config = build(BlankRunConfig, section(answers={"dynamic": dynamic}), "config")
+    from recjax.data.store import open_store
+
+    run = BlankRun(config, open_store(config.data.store))
+    answerer = run.answers.answerer(run.whole(run.init_state().params))
+    rule = type(answerer._titles._rule).__name__
+    assert rule == ("DynamicPositions" if dynamic else "CountedPositions")
+
+
+def test_questions_end_with_their_mask(trained):
+    run, _ = trained
+    blanking = run.batches.blanking
+    _, passages = run.source.questions("test", "3-9", 1, 0)
+    row = blanking.questions(passages)[0]
+    assert row[-2:].tolist() == [run.marks.document, run.marks.eos]
+    whole = blanking(passages, np.zeros(1, int))
+    assert whole.tokens[: whole.sources[0]].tolist() == row.tolist()  # as in training
+    assert PROMPTS["3-9"].family == passages[0].kind
+
+
+def test_a_prompt_that_names_no_next_item_is_an_error(section, store):
+    made = section()
+    made["text"]["tasks"] = {"sequential": 1.0, "only": ("2-11",)}
+    run = BlankRun(build(BlankRunConfig, made, "config"), store)
+    with pytest.raises(InputError, match=r"config.text.tasks.only: 2-11; recommendation asks"):
+        run.recommend([store.user_keys[0]])
