@@ -134,7 +134,7 @@ class Answerer:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Options(Scored[Passage]):
+class _Candidates(Scored[Passage]):
     """Passages whose answers are scored."""
 
     blanking: Blanking
@@ -182,7 +182,7 @@ def option_scores(
         for passage, those in zip(passages, options, strict=True)
         for option in those
     ]
-    scorer = _Options(blanking, config, asked, predict)
+    scorer = _Candidates(blanking, config, asked, predict)
     loss, _, tokens = scorer.scores(params, lambda n: None)
     scores = -loss / np.maximum(tokens, 1)
     return np.split(scores, np.cumsum([len(those) for those in options])[:-1])

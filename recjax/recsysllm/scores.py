@@ -25,7 +25,7 @@ import numpy as np
 
 from recjax.evaluation.ranking import rank_values
 from recjax.evaluation.text import list_rank, number_errors, text_metrics
-from recjax.recsysllm.answers import Answerer, option_scores
+from recjax.recsysllm.answers import Answerer, AnswersConfig, option_scores
 from recjax.recsysllm.passages import Passage, plain
 from recjax.recsysllm.prompts import HELD_OUT, PROMPTS, Family
 
@@ -91,13 +91,17 @@ class TaskEvaluator:
     seed: int = 0
 
     @property
+    def _config(self) -> AnswersConfig:
+        return self.source.options.answers
+
+    @property
     def examples(self) -> Any:
         """Those of the blanks, and the questions."""
         return [*self.blanks.examples, *(p for _, ps in self._questions.values() for p in ps)]
 
     @functools.cached_property
     def _questions(self) -> dict[str, tuple[np.ndarray, list[Passage]]]:
-        most = self.source.options.answers.max_examples
+        most = self._config.max_examples
         return {
             id: self.source.questions(self.name, id, most, self.seed)
             for id in measured(self.source, self.name)
@@ -110,7 +114,7 @@ class TaskEvaluator:
     @property
     def metric_names(self) -> list[str]:
         """The names that `run` gives."""
-        cutoffs = self.source.options.answers.cutoffs
+        cutoffs = self._config.cutoffs
         ranks = [f"{m}@{k}" for k in cutoffs for m in ("hr", "ndcg")]
         out = list(self.blanks.metric_names)
         for id, prefix in self._prefixes.items():
@@ -155,12 +159,12 @@ class TaskEvaluator:
     ) -> dict[str, float]:
         """The metrics of a prompt, by their names without the prefix."""
         kind, family = kind_of(id), PROMPTS[id].family
-        cutoffs = self.source.options.answers.cutoffs
+        cutoffs = self._config.cutoffs
         if kind == "list":
             out: dict[str, float] = {}
             for protocol, ranks in self.ranks(answerer, chosen, passages).items():
                 out |= _means(protocol, ranks, cutoffs)
-            asked = passages[: self.source.options.answers.free]
+            asked = passages[: self._config.free]
             lines = [line for lines in answerer.titles(asked, free=True) for line in lines]
             out["gen/valid_ratio"] = float(np.mean([bool(items) for items, _ in lines]))
             return out
