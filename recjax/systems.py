@@ -17,6 +17,8 @@ SYSTEMS = {
     "finetune": "recjax.training.finetune:SYSTEM",
     "interpreter": "recjax.interpreter.run:SYSTEM",
     "recsysllm": "recjax.recsysllm.run:SYSTEM",
+    "guided": "recjax.guided.refine:SYSTEM",
+    "fused": "recjax.guided.fusion:SYSTEM",
 }
 # Each is a `Command`; its module imports nothing heavy before the command runs.
 COMMANDS = {

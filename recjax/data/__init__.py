@@ -25,6 +25,7 @@ _PUBLIC = {
     "open_store": "recjax.data.store",
     "pad_left": "recjax.data.sequences",
     "read_scores": "recjax.data.attributes",
+    "rolling": "recjax.data.splits",
     **dict.fromkeys(
         ("attributes", "interactions", "negatives", "pipeline", "sequences", "simulate", "sources",
          "splits", "store"), "",

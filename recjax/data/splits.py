@@ -71,6 +71,41 @@ def leave_one_out(offsets: np.ndarray) -> Split:
     )
 
 
+def rolling(offsets: np.ndarray, last: int = 10, held: int = 1) -> Split:
+    """Each user's last items are test targets, one after another; those before them validation.
+
+    More examples than `leave_one_out` has, and so a finer comparison: the history of each is all
+    that the user did before it. A user with few items has fewer test targets, then fewer
+    validation targets: one item always stays for training, and with three items there is one of
+    each. Users with fewer than three items train only. `rolling(offsets, 1, 1)` is
+    `leave_one_out(offsets)`.
+
+    Leaks: as `leave_one_out`; a test history includes earlier test targets.
+
+    Args:
+        offsets: [U+1].
+        last: test targets of a user at most.
+        held: validation targets of a user at most.
+    """
+    runs = _all_users(offsets)
+    lengths = runs.stops - runs.starts
+    short = lengths < 3
+    tests = np.where(short, 0, np.minimum(last, lengths - 2))
+    before = np.where(short, 0, np.minimum(held, lengths - 1 - tests))
+
+    def examples(first: np.ndarray, counts: np.ndarray) -> Spans:
+        users = np.repeat(runs.users, counts)
+        inside = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return Spans(users, runs.starts[users], first[users] + inside)
+
+    ends = runs.stops - tests
+    return Split(
+        dataclasses.replace(runs, stops=ends - before),
+        examples(ends - before, before),
+        examples(ends, tests),
+    )
+
+
 def _ratios(ratios: tuple[int, ...]) -> np.ndarray:
     if len(ratios) != 3 or min(ratios) < 0 or ratios[0] == 0:
         raise InputError(f"config.split.ratios: expected (train, validation, test), got {ratios}")

@@ -13,7 +13,7 @@ from recjax.training.group import current
 _LOCK = ".lock"
 # What runs write, as patterns of `recjax.replace.Known`.
 RUN_FILES = (
-    "config.json", "manifest.json", "metrics.jsonl", "results.json", "report.html",
+    "config.json", "manifest.json", "metrics.jsonl", "results.json", "report.html", "fusion.json",
     "events.out.tfevents.*", "checkpoints/*", "tokenizer/*", "hf/*", "adapter/*", _LOCK,
     ".*.recjax-tmp",
 )  # fmt: skip

@@ -12,7 +12,7 @@ from recjax.data.requests import read_request
 from recjax.data.store import Store
 from recjax.evaluation.lists import Recommendations, TopLists
 from recjax.evaluation.protocols import Evaluator
-from recjax.ranges import Checked, FieldError, Range
+from recjax.ranges import Checked, Few, FieldError, Range
 from recjax.sharded import Split
 from recjax.training import parallel
 from recjax.training.kept import Kept
@@ -23,9 +23,11 @@ from recjax.typing import Array, Params
 class SplitConfig(Checked):
     """Section `split`."""
 
-    name: Literal["leave_one_out", "chronological_sequences", "chronological_time"] = (
+    name: Literal["leave_one_out", "rolling", "chronological_sequences", "chronological_time"] = (
         "leave_one_out"
     )
+    last: Few = 10  # of rolling: test targets of a user
+    held: Few = 1  # of rolling: validation targets of a user
     # Of the chronological splits.
     ratios: tuple[Annotated[int, Range(0, 1_000_000)], ...] = (8, 1, 1)
     by: Literal["end", "start", "user"] = "end"  # how chronological_sequences sorts
@@ -40,6 +42,8 @@ def make_split(store: Store, config: SplitConfig) -> splits.Split:
     """The split that a config names."""
     if config.name == "leave_one_out":
         return splits.leave_one_out(store.offsets)
+    if config.name == "rolling":
+        return splits.rolling(store.offsets, config.last, config.held)
     given = store.offsets, store.timestamps, config.ratios
     if config.name == "chronological_sequences":
         return splits.chronological_sequences(*given, config.by)

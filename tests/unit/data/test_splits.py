@@ -21,6 +21,24 @@ def test_leave_one_out():
     assert triples(split.test) == [(0, 0, 3), (3, 7, 9)]
 
 
+def test_rolling_points_have_all_that_was_before_them():
+    split = splits.rolling(OFFSETS, 2, 1)
+    assert triples(split.train) == [(0, 0, 1), (1, 4, 6), (2, 6, 7), (3, 7, 8)]
+    assert triples(split.validation) == [(0, 0, 1), (3, 7, 8)]
+    assert triples(split.test) == [(0, 0, 2), (0, 0, 3), (3, 7, 9)]
+    # A user of few items keeps one for training; validation yields to tests.
+    many = splits.rolling(np.array([0, 20, 25]), 10, 20)
+    assert triples(many.train) == [(0, 0, 1), (1, 20, 21)]
+    assert many.test.stops.tolist() == [*range(10, 20), 22, 23, 24]
+    assert many.validation.stops.tolist() == [*range(1, 10), 21]
+
+
+def test_one_rolling_point_is_leave_one_out():
+    one, other = splits.rolling(OFFSETS, 1, 1), splits.leave_one_out(OFFSETS)
+    for part in ("train", "validation", "test"):
+        assert triples(getattr(one, part)) == triples(getattr(other, part))
+
+
 def test_sequences_are_cut_by_the_time_of_their_last_item():
     last = [50, 10, 40, 20, 30, 60, 70, 80, 90, 100]  # of ten users with two items each
     times = np.array([[t - 5, t] for t in last]).reshape(-1)

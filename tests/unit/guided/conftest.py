@@ -1,15 +1,18 @@
-"""A tiny language model, a set of three aspects, and an endpoint on loopback."""
+"""A log whose users choose by aspects; a tiny language model; an endpoint on loopback."""
 
 import http.server
 import json
 import threading
 
+import numpy as np
 import pytest
 from flax import nnx
 
 from recjax.convert.language_model import language_model, write_language_model
-from recjax.guided.aspects import aspect_set
+from recjax.data.prepare import DataConfig, prepare
+from recjax.guided.aspects import Aspect, AspectSet, aspect_set
 from recjax.guided.prompts import answer_form, question
+from recjax.guided.score_files import write_scores
 from recjax.llm import load_llm
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama
@@ -97,3 +100,71 @@ def endpoint(monkeypatch):
     running.shutdown()
     running.server_close()
     thread.join()
+
+
+TASTES = AspectSet("tastes", tuple(Aspect(name) for name in ("pace", "tension", "length")))
+ITEMS, USERS = 60, 80
+
+
+@pytest.fixture(scope="session")
+def tastes(tmp_path_factory):
+    """A folder with `store`, `items.tsv` and `users.tsv`: each user chooses near a taste of theirs.
+
+    Item i-k lacks a row in the files where k is 7; user u-3 lacks one, too.
+    """
+    folder = tmp_path_factory.mktemp("tastes")
+    rng = np.random.default_rng(0)
+    scores = rng.integers(1, 11, (ITEMS, 3))
+    wanted = rng.integers(1, 11, (USERS, 3))
+    rows = ["user,item,timestamp"]
+    for user in range(USERS):
+        near = -((scores - wanted[user]) ** 2).sum(1) / 6.0
+        chosen = rng.choice(ITEMS, 9, replace=False, p=np.exp(near) / np.exp(near).sum())
+        rows += [f"u-{user},i-{item},{time}" for time, item in enumerate(chosen)]
+    (folder / "log.csv").write_text("\n".join(rows) + "\n")
+    keys = [f"i-{k}" for k in range(ITEMS) if k != 7]
+    write_scores(folder / "items.tsv", keys, np.delete(scores, 7, axis=0), TASTES)
+    keys = [f"u-{k}" for k in range(USERS) if k != 3]
+    write_scores(folder / "users.tsv", keys, np.delete(wanted, 3, axis=0), TASTES, "user_id")
+    options = {"user": "user", "item": "item", "timestamp": "timestamp"}
+    prepare(DataConfig("table", str(folder / "store"), str(folder / "log.csv"), options=options))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def configured(tastes):
+    """`configured(system, **sections) -> config` of a tiny run on `tastes`."""
+
+    def make(system="guided", **sections):
+        config = {
+            "system": system,
+            "data": {
+                "source": "table", "path": str(tastes / "log.csv"), "store": str(tastes / "store"),
+                "options": {"user": "user", "item": "item", "timestamp": "timestamp"},
+            },
+            "split": {"name": "rolling", "last": 2},
+            "model": {"name": "sasrec", "dim": 12, "mlp_dim": 12, "layers": 1, "max_length": 8},
+            "objective": {"name": "softmax"},
+            "train": {"epochs": 2.0, "batch_size": 40, "steps_per_call": 1},
+            "evaluation": {"batch_size": 64, "cutoffs": (1, 10)},
+        }  # fmt: skip
+        if system == "guided":
+            config["guided"] = {"items": (f"scores:{tastes / 'items.tsv'}",), "vector": "recent:3"}
+        return {**config, **sections}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(configured, tmp_path_factory):
+    """Workdirs `base`, `joined` (user side by history) and `scored` (by the users' file)."""
+    import recjax
+
+    folder = tmp_path_factory.mktemp("runs")
+    guided = configured()["guided"]
+    users = guided["items"][0].replace("items.tsv", "users.tsv")
+    recjax.train(configured("recommender"), folder / "base")
+    recjax.train(configured(refine={"user": "joined"}), folder / "joined")
+    scored = configured(guided={**guided, "vector": users}, refine={"user": "added", "alpha": 2.0})
+    recjax.train(scored, folder / "scored")
+    return folder

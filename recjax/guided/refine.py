@@ -1,0 +1,382 @@
+"""Recommenders whose vectors have a guided part (guided embedding refinement, section 3.2).
+
+An item's vector is its own, learned one, joined with `alpha` times its guided part (equation 9a),
+which is frozen. The total width is the model's `dim`: 60 with 12 aspects leaves 48 learned numbers.
+A user's vector is the encoder's state; with the user side its guided coordinates are those of the
+user's guided vector (9b), or have them added.
+
+    recjax train --config=configs/guided/ml100k_sasrec.py --workdir=runs/guided
+
+The guided part is normalised to the deviation of Xavier's initialisation (A.5), or goes through a
+learned linear map of its own for items and for users (equation 8).
+
+Letters: B rows, L places, I items and padding, U users, A columns, G guided width, D model width.
+"""
+
+import dataclasses
+import functools
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from recjax.config import build, to_plain
+from recjax.data.store import Store
+from recjax.errors import InputError
+from recjax.guided.sources import Guided, GuidedConfig, read_guided
+from recjax.models.attributed import ATTRIBUTES
+from recjax.models.recommender import Learned, read_config
+from recjax.nn.places import at_places
+from recjax.ranges import Amount, Checked, Count, FieldError, Positive
+from recjax.training import parallel, recommender
+from recjax.training.freezing import Rules
+from recjax.training.recommender import RecommenderRun, RunConfig
+from recjax.training.system import System, own_settled
+from recjax.typing import Array, Params
+
+_RULES: Rules = ((r"(items|outputs|guided_users)/guided", "frozen"), (r".*", "trained"))
+_AXES = (
+    (r"(items|outputs)/own/embedding", ("items", "width")),
+    (r"(items|outputs|guided_users)/guided", ("items", None)),
+    (r"(items|outputs|guided_users)/map/.*", (None,)),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RefineConfig(Checked):
+    """Section `refine`: how the guided part joins a model's vectors."""
+
+    alpha: Positive = 1.0  # weight of the guided part (equation 9); the paper's best is 1
+    form: Literal["normalised", "linear"] = "normalised"  # A.5, or equation 8
+    dim: Count = 0  # G of the linear form; 0 = the number of columns
+    deviation: Amount = 0.0  # of the normalised guided part; 0 = Xavier's, sqrt(2 / (I + D))
+    # "none": items alone; "joined": equation 9b; "added": to the state's guided coordinates.
+    user: Literal["none", "joined", "added"] = "none"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.dim and self.form != "linear":
+            raise FieldError("dim", "expected 0: only the linear form changes the guided width")
+
+    def width(self, columns: int) -> int:
+        """G for A columns."""
+        return self.dim or columns
+
+
+@dataclasses.dataclass(frozen=True)
+class GuidedRunConfig(RunConfig):
+    """A refined recommender's config: a recommender's, and two sections more."""
+
+    guided: GuidedConfig = dataclasses.field(default_factory=GuidedConfig)
+    refine: RefineConfig = dataclasses.field(default_factory=RefineConfig)
+
+    system = "guided"
+
+
+def complete(section: Any) -> dict[str, Any]:
+    """A run's config with all defaults filled in; see `recjax.training.recommender.complete`."""
+    own = {key: section[key] for key in section if key not in ("guided", "refine")}
+    config = build(GuidedRunConfig, section, "config")
+    more = {"guided": to_plain(config.guided), "refine": to_plain(config.refine)}
+    return recommender.complete(own) | more
+
+
+class _Form(nnx.Module):
+    """What makes the guided part [... G] of standardised columns [... A].
+
+    Args:
+        config: weight and form.
+        columns: A.
+        deviation: of the guided part.
+        rngs: initialiser keys (`params`).
+    """
+
+    def __init__(self, config: RefineConfig, columns: int, deviation: float, *, rngs: nnx.Rngs):
+        self.alpha, self.deviation = config.alpha, deviation
+        self.linear = config.form == "linear"
+        if self.linear:
+            width = config.width(columns)
+            init = nnx.initializers.normal(deviation / math.sqrt(columns))
+            self.map = nnx.Linear(columns, width, kernel_init=init, rngs=rngs)
+            if width == columns:  # starts as the normalised form
+                self.map.kernel[...] = deviation * jnp.eye(columns)
+
+    def guide(self, standardised: Array) -> Array:
+        """alpha times the guided part."""
+        if self.linear:
+            return self.alpha * self.map(standardised)
+        return self.alpha * self.deviation * standardised
+
+
+class RefinedItems(_Form):
+    """Item vectors [I D]: learned ones [I D - G] beside the guided part [I G].
+
+    It takes the place of a model's table.
+
+    Args:
+        table: the model's own; its first columns are where the learned vectors start.
+        config, columns, deviation: see `_Form`.
+        rngs: initialiser keys (`params`).
+    """
+
+    def __init__(
+        self, table: nnx.Embed, config: RefineConfig, columns: int, deviation: float, *, rngs
+    ):
+        super().__init__(config, columns, deviation, rngs=rngs)
+        width = table.features - config.width(columns)
+        self.own = nnx.Embed(table.num_embeddings, width, rngs=rngs)
+        self.own.embedding[...] = table.embedding[...][:, :width]
+        self.guided = nnx.Variable(jnp.zeros((table.num_embeddings, columns)))
+
+    @property
+    def embedding(self) -> Array:
+        """All vectors [I D]."""
+        return jnp.concatenate([self.own.embedding[...], self.guide(self.guided[...])], axis=-1)
+
+    def __call__(self, ids: Array) -> Array:
+        """Vectors [... D] of ids [...]."""
+        return jnp.concatenate([self.own(ids), self.guide(self.guided[...][ids])], axis=-1)
+
+
+class GuidedUsers(_Form):
+    """The guided part of users, of their own scores [U A] or of what they chose lately."""
+
+    def __init__(self, config: RefineConfig, columns: int, deviation: float, users: int, *, rngs):
+        super().__init__(config, columns, deviation, rngs=rngs)
+        if users:
+            self.guided = nnx.Variable(jnp.zeros((users, columns)))
+
+    def vectors(self, users: Array | None, count: int) -> Array:
+        """Standardised scores [B A] of user numbers [B] from 1 on; the average (0) for 0 and None.
+
+        Args:
+            users: [B].
+            count: B, where there are no users.
+        """
+        return rows_of(self.guided[...], users, count)
+
+
+def rows_of(table: Array, users: Array | None, count: int) -> Array:
+    """Rows [B A] of users' scores [U A]; see `GuidedUsers.vectors`."""
+    if users is None:
+        return jnp.zeros((count, table.shape[1]), table.dtype)
+    return jnp.where(users[:, None] > 0, table[jnp.maximum(users - 1, 0)], 0.0)
+
+
+def users_at(users: Array | None, last: Array | None) -> Array | None:
+    """Whose each example is: [B] of numbers [R L] at the places `last` of its newest items."""
+    if users is None or last is None:
+        return users if users is None else users[:, -1]
+    return at_places(lambda at, flat: flat[at], last, users)
+
+
+def recent_means(
+    scores: Array, ids: Array, segments: Array, count: int, *, masked: bool = False
+) -> Array:
+    """The mean scores of the last items up to each place of packed rows: [B L A].
+
+    Args:
+        scores: [I A] standardised.
+        ids: [B L] items; 0 (padding) and I (a mask) count nothing.
+        segments: [B L] number of the sequence in a row, 0 = padding.
+        count: places that are looked back at; 0 = to the sequence's first.
+        masked: the place itself does not count: it is what is asked for.
+
+    Returns:
+        [B L A]; 0 where there is no item.
+    """
+    n_items, length = scores.shape[0], ids.shape[1]
+    real = (segments > 0) & (ids > 0) & (ids < n_items)
+    found = jnp.where(real[..., None], scores[jnp.minimum(ids, n_items - 1)], 0.0)
+    both = jnp.concatenate([found, real[..., None].astype(found.dtype)], axis=-1)
+    sums = jnp.pad(jnp.cumsum(both, axis=1), ((0, 0), (1, 0), (0, 0)))
+    place = jnp.arange(length)
+    before = jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
+    first = jax.lax.cummax(jnp.where(segments != before, place, 0), axis=1)
+    stop = jnp.broadcast_to(place if masked else place + 1, ids.shape)
+    start = jnp.maximum(first, stop - count) if count else first
+
+    def upto(at: Array) -> Array:
+        return jnp.take_along_axis(sums, at[..., None], axis=1)
+
+    total = upto(stop) - upto(jnp.minimum(start, stop))
+    return total[..., :-1] / jnp.maximum(total[..., -1:], 1.0)
+
+
+@functools.cache
+def refined(base: Any) -> Any:
+    """A model's class with refined item vectors and a user side.
+
+    Args:
+        base: the `Recommender` of a module of `recjax.models`.
+    """
+
+    class Refined(base):
+        """See `recjax.guided.refine`."""
+
+        def __init__(
+            self, config, n_items, refine: RefineConfig, columns, recent, users, *, rngs, **sizes
+        ):
+            super().__init__(config, n_items, rngs=rngs, **sizes)
+            deviation = refine.deviation or math.sqrt(2 / (n_items + config.dim))
+            for name in ("items", "outputs"):
+                if hasattr(self, name):
+                    table = getattr(self, name)
+                    if table.features <= refine.width(columns):
+                        raise InputError(
+                            f"config.model.dim: {table.features}, of which "
+                            f"{refine.width(columns)} are the guided part's; expected more"
+                        )
+                    part = RefinedItems(table, refine, columns, deviation, rngs=rngs)
+                    setattr(self, name, part)
+            self.side, self.recent = refine.user, recent
+            self.guided_width = refine.width(columns)
+            if self.side != "none":
+                self.guided_users = GuidedUsers(refine, columns, deviation, users, rngs=rngs)
+
+        @property
+        def _of_history(self) -> bool:
+            return self.side != "none" and self.recent is not None
+
+        @property
+        def _of_scores(self) -> bool:
+            return self.side != "none" and self.recent is None
+
+        def join(self, h: Array, vectors: Array) -> Array:
+            """States [... D] with the guided part of users' standardised vectors [... A]."""
+            guided = self.guided_users.guide(vectors)
+            if self.side == "added":
+                guided += h[..., -self.guided_width :]
+            return jnp.concatenate([h[..., : -self.guided_width], guided], axis=-1)
+
+        def encode(self, ids, *, positions=None, segments=None, **mode):
+            h = super().encode(ids, positions=positions, segments=segments, **mode)
+            if not self._of_history:
+                return h
+            _, segments = self.layout(ids, positions, segments)
+            scores = self.items.guided[...]
+            means = recent_means(scores, ids, segments, self.recent, masked=self.masked)
+            return self.join(h, means)
+
+        def learn(self, batch, rngs) -> Learned:
+            learned = super().learn(batch, rngs)
+            if not self._of_scores:
+                return learned
+            users = batch["owners"][learned.sequences]
+            vectors = self.guided_users.vectors(users, len(users))
+            return learned._replace(vectors=self.join(learned.vectors, vectors))
+
+        def predict(self, ids, *, last=None, users=None, **layout):
+            own = {"users": users} if base.personal else {}
+            h = super().predict(ids, last=last, **layout, **own)
+            if not self._of_scores:
+                return h
+            return self.join(h, self.guided_users.vectors(users_at(users, last), len(h)))
+
+    Refined.__name__ = Refined.__qualname__ = f"Refined_{base.__module__.rpartition('.')[2]}"
+    return Refined
+
+
+class GuidedRun(RecommenderRun):
+    """A refined recommender's run; see `RecommenderRun`.
+
+    Attributes:
+        guided: the guided part, by item and user.
+    """
+
+    config: GuidedRunConfig
+
+    def __init__(self, config: GuidedRunConfig, store: Store, workdir: Path | None = None):
+        self.guided: Guided = read_guided(config.guided, store, config.seed)
+        module, model = read_config(config.model)
+        if config.refine.user != "none":
+            if module.Recommender.generative:
+                name = config.model["name"]
+                raise InputError(
+                    f"config.refine.user: '{name}' makes the vector that it scores; expected 'none'"
+                )
+            reads = getattr(model, "window", model.max_length) - module.Recommender.masked
+            if self.guided.recent is not None and not module.Recommender.reads_history:
+                raise InputError(
+                    f"config.guided.vector: '{config.model['name']}' reads no history; expected "
+                    "scores:FILE"
+                )
+            if (self.guided.recent or 0) > reads:
+                raise InputError(
+                    f"config.guided.vector: {config.guided.vector}, but the model reads "
+                    f"{reads} items; expected that at most"
+                )
+        arrays = {"items/guided": self.guided.items}
+        if hasattr(model, "tied") and not model.tied:
+            arrays["outputs/guided"] = self.guided.items
+        if config.refine.user != "none" and self.guided.users is not None:
+            arrays["guided_users/guided"] = self.guided.users
+        super().__init__(config, store, workdir, arrays=arrays, rules=_RULES)
+        self.personal |= "guided_users/guided" in arrays
+
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """See `Trainable`."""
+        module, model = read_config(self.config.model)
+        guided, kind = self.guided, module.Recommender
+        users = 0 if guided.users is None else len(guided.users)
+        sizes = {"n_users": self.store.n_users} if kind.personal else {}
+        if kind.attributed:
+            sizes["n_attributes"] = self._arrays[ATTRIBUTES].shape[1]
+        return refined(kind)(
+            model, self.store.n_items, self.config.refine, len(guided.names), guided.recent, users,
+            rngs=rngs, **sizes,
+        )  # fmt: skip
+
+    @property
+    def axes(self) -> parallel.AxisRules:
+        """See `Trainable`."""
+        return (*_AXES, *super().axes)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint belongs to: the model, the data, and the guided part."""
+        own = {key: value for key, value in super().identity.items() if key != "arrays"}
+        return {**own, "refine": to_plain(self.config.refine), "guided": self.guided.fingerprint}
+
+    def with_seed(self, seed: int) -> "GuidedRun":
+        """The same run of another seed, without its folder."""
+        return GuidedRun(dataclasses.replace(self.config, seed=seed), self.store)
+
+    @functools.cached_property
+    def data(self) -> Any:  # type: ignore[override]
+        """What the objective draws negatives from, and whose each training sequence is."""
+        owners = self.split.train.users.astype(np.int32) + 1
+        return parallel.replicate({**self.objective.data, "owners": owners}, self.mesh)
+
+    def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
+        """See `Trainable`."""
+        return super().loss_fn(params, {**batch, "owners": data["owners"]}, data, key)
+
+    def aspect_map(self, params: Params) -> Array:
+        """[G A]: what the guided coordinates of a predicted vector weigh each column with.
+
+        Scores are base part + (guided coordinates @ this) @ standardised columns, up to a number
+        that all items share (of the linear form's bias).
+        """
+        table = "outputs" if "outputs/guided" in self.model.shapes else "items"
+        refine, columns = self.config.refine, len(self.guided.names)
+        if refine.form == "linear":
+            return refine.alpha * params[f"{table}/map/kernel"].T
+        module = self.model.merge(params)
+        return refine.alpha * getattr(module, table).deviation * jnp.eye(columns)
+
+    def describe(self) -> str:
+        """One line: model, parameters, data, devices; and the guided part."""
+        return f"{super().describe()}\n{self.guided.describe()}"
+
+
+def settled(config: GuidedRunConfig, store: Store) -> GuidedRunConfig:
+    """The config with absolute paths."""
+    return dataclasses.replace(own_settled(config, store), guided=config.guided.settled())
+
+
+SYSTEM = System(GuidedRunConfig, GuidedRun, complete, settled=settled)

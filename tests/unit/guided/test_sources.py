@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+
+from recjax.config import build
+from recjax.data.store import open_store
+from recjax.errors import InputError
+from recjax.guided.sources import GuidedConfig, read_guided
+
+
+@pytest.fixture
+def store(tastes):
+    return open_store(str(tastes / "store"))
+
+
+def read(store, *items, seed=0, **keys):
+    return read_guided(build(GuidedConfig, {"items": items, **keys}, "config.guided"), store, seed)
+
+
+def test_scores_are_standardised_and_what_is_missing_is_average(tastes, store):
+    guided = read(store, f"scores:{tastes / 'items.tsv'}")
+    assert guided.names == ("pace", "tension", "length")
+    known = guided.items[guided.known]
+    np.testing.assert_allclose(known.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(known.std(0), 1, atol=1e-6)
+    lacking = store.item_ids["i-7"]
+    assert not guided.known[lacking] and not guided.items[lacking].any()
+    assert guided.missing == {"items": 1}
+    assert "1 items without scores (they count as average)" in guided.describe()
+
+
+def test_users_have_the_items_columns(tastes, store):
+    guided = read(
+        store,
+        f"scores:{tastes / 'items.tsv'}",
+        vector=f"scores:{tastes / 'users.tsv'}",
+        columns=("length", "pace"),
+    )
+    assert guided.names == ("length", "pace") and guided.users.shape == (80, 2)
+    assert guided.missing == {"items": 1, "users": 1}
+    assert not guided.users[store.user_numbers["u-3"]].any()
+
+
+def test_attributes_and_arrays_come_through_the_same_door(sample_store, tmp_path):
+    keys = [record["key"] for record in sample_store.catalog if record]
+    values = np.arange(2.0 * len(keys)).reshape(-1, 2)
+    np.savez(tmp_path / "texts.npz", item_id=np.array(keys[1:]), values=values[1:])
+    guided = read(sample_store, "labels:genres", f"array:{tmp_path / 'texts.npz'}", at_least=1)
+    genres = len(guided.names) - 2
+    assert genres > 1 and guided.names[-1] == "texts 1"
+    assert set(np.unique(guided.raw[1:, :genres])) == {0.0, 1.0}
+    first = sample_store.item_ids[keys[0]]
+    assert guided.known[first] and not guided.items[first, -2:].any()  # genres alone
+
+
+def test_controls_keep_the_shape_and_lose_the_meaning(tastes, store):
+    path = f"scores:{tastes / 'items.tsv'}"
+    own, shuffled = read(store, path), read(store, path, control="shuffled", seed=1)
+    assert not np.array_equal(own.items, shuffled.items)
+    np.testing.assert_array_equal(np.sort(own.items, 0), np.sort(shuffled.items, 0))
+    assert not np.array_equal(shuffled.items, read(store, path, control="shuffled", seed=2).items)
+    random = read(store, path, control="random")
+    assert random.known[1:].all() and not random.items[0].any()
+    assert abs(np.corrcoef(own.items.T.ravel(), random.items.T.ravel())[0, 1]) < 0.4
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"items": ()}, "config.guided.items: expected at least one source"),
+        ({"items": ("genres",)}, "expected KIND:NAME (scores, labels, number, array)"),
+        ({"items": ("scores:none.tsv",)}, "config.guided.items: no file or folder none.tsv"),
+        ({"items": ("labels:genre",)}, "config.guided.items: labels:genre: "),
+        ({"vector": "mean"}, "config.guided.vector: expected recent:K or scores:FILE, got 'mean'"),
+        ({"columns": ("pce",)}, "config.guided.columns: no column 'pce'; did you mean 'pace'?"),
+        ({"items": ("OWN", "OWN")}, "column 'length' in two sources"),
+        ({"items": ("LABELS",), "vector": "USERS"}, "expected config.guided.items to be one"),
+    ],
+)  # fmt: skip
+def test_a_wrong_key_is_named(tastes, store, keys, message):
+    names = {
+        "OWN": f"scores:{tastes / 'items.tsv'}",
+        "USERS": f"scores:{tastes / 'users.tsv'}",
+        "LABELS": f"array:{tastes / 'vectors.npz'}",
+    }
+    np.savez(tastes / "vectors.npz", item_id=np.array(["i-1"]), values=np.ones((1, 2)))
+    given = {"items": (names["OWN"],), **keys}
+    given = {
+        key: names.get(value, value)
+        if isinstance(value, str)
+        else tuple(names.get(v, v) for v in value)
+        for key, value in given.items()
+    }
+    with pytest.raises(InputError) as error:
+        read(store, *given.pop("items"), **given)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "users", "message"),
+    [
+        ("i-1\t5\t11\ni-2\t5\t3\n", "", "scores.tsv:2: 'tension' is 11"),
+        ("i-1\t5\t4\ni-1\t5\t4\n", "", "scores.tsv:3: "),
+        ("i-1\t5\n", "", "scores.tsv:2: "),
+        ("zzz\t5\t4\n", "", "no score of a known item"),
+        ("i-1\t5\t4\n", "user_id\tpace\nu-1\t3\n", "users.tsv:1: no column for the aspect"),
+        ("i-1\t5\t4\n", "user_id\tpace\ttension\tz\nu-1\t3\t3\t3\n", "column 'z' is no aspect"),
+    ],
+)
+def test_a_wrong_score_file_is_named(tmp_path, store, rows, users, message):
+    (tmp_path / "scores.tsv").write_text("item_id\tpace\ttension\n" + rows)
+    keys = {}
+    if users:
+        (tmp_path / "users.tsv").write_text(users)
+        keys["vector"] = f"scores:{tmp_path / 'users.tsv'}"
+    with pytest.raises(InputError) as error:
+        read(store, f"scores:{tmp_path / 'scores.tsv'}", **keys)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"values": np.ones((1, 2))}, "expected arrays item_id [n] and values [n A]"),
+        ({"item_id": ["i-1"], "values": np.ones((2, 2))}, "a row for each item_id"),
+        ({"item_id": ["i-1", "i-1"], "values": np.ones((2, 2))}, "item i-1 a second time"),
+        ({"item_id": ["i-1"], "values": np.full((1, 2), np.nan)}, "item i-1 has a number"),
+        ({"item_id": ["zzz"], "values": np.ones((1, 2))}, "no item of the catalogue"),
+        ({"item_id": ["i-1"], "values": np.ones((1, 2)), "names": ["a"]}, "names: 1, expected 2"),
+    ],
+)
+def test_a_wrong_array_is_named(tmp_path, store, arrays, message):
+    np.savez(tmp_path / "v.npz", **arrays)
+    with pytest.raises(InputError, match="v.npz") as error:
+        read(store, f"array:{tmp_path / 'v.npz'}")
+    assert message in str(error.value)
