@@ -89,3 +89,24 @@ def test_no_template(tmp_path):
         prompt_ids(load_tokenizer(tmp_path), ["a"], "chat")
     with pytest.raises(InputError, match="tokenizer_config.json: 'chat_template': expected a text"):
         prompt_ids(folder_with(tmp_path, 3), ["a"], "chat")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}",
+        "{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}",
+    ],
+    ids=["refuses", "leaves out"],
+)
+def test_a_system_message(tmp_path, template):
+    """Where the template has no place for it, it begins the user's message."""
+    pytest.importorskip("jinja2")
+    (ids,) = prompt_ids(folder_with(tmp_path, TEMPLATE), ["Which?"], "chat", ["Be brief."])
+    text = "<s>[system]Be brief.</s>[user]Which?</s>[assistant]"
+    tokenizer = load_tokenizer(tmp_path)
+    assert ids == tokenizer.encode(text, special=True)
+    tokenizer = folder_with(tmp_path, template + TEMPLATE)
+    both = prompt_ids(tokenizer, ["Which?", "Who?"], "chat", ["Be brief.", ""])
+    for ids, said in zip(both, ("Be brief.\n\nWhich?", "Who?"), strict=True):
+        assert ids == tokenizer.encode(f"<s>[user]{said}</s>[assistant]", special=True)

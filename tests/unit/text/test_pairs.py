@@ -41,6 +41,18 @@ def test_pairs_are_read_with_their_lines(tmp_path):
     assert read_pairs(packed, "q", "a")[0].answer == " yes"
 
 
+def test_pairs_with_a_system_message(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"prompt": "a", "answer": "b", "system": "s"}] * 3)
+    assert read_pairs(path, system="system")[0].system == "s"
+    with pytest.raises(InputError, match="a.jsonl:1: lacks the key 'sys'"):
+        read_pairs(path, system="sys")
+    with pytest.raises(InputError, match="system: needs the form 'chat'"):
+        PairsConfig(str(path), system="system")
+    with_it = split_pairs(PairsConfig(str(path), system="system", form="chat"), 0)
+    without = split_pairs(PairsConfig(str(path), form="chat"), 0)
+    assert with_it.fingerprint != without.fingerprint
+
+
 GOOD = {"prompt": "a", "answer": "b"}
 
 
