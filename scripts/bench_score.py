@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Items scored a second: forced forms against free generation with parsing, on one model.
 
-    python scripts/bench_score.py [--llm FOLDER] [--batches 16,64]
+    python scripts/bench_score.py [--llm FOLDER] [--batches 1,4,16,64]
     python scripts/bench_score.py --preset llama-3.2-1b --dtype bfloat16      # random weights
 
 12 aspects of movies, made-up items. Without `--llm` a small LLaMA first learns the form of the
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _bench import ROOT, now, pin
+from _bench import ROOT, now, pin, use_clock
 from study_scorer import start_model
 
 _WORDS = ("night", "river", "stone", "garden", "winter", "letter", "shadow", "harbour", "bridge")
@@ -112,9 +112,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dim", type=int, default=128, help="of the small model")
     parser.add_argument("--brief", action="store_true", help="prompts without the aspects")
     parser.add_argument("--items", type=int, default=128)
-    parser.add_argument("--batches", default="16,64")
+    parser.add_argument("--batches", default="1,4,16,64")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="cores, on a CPU")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="see _bench.py")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     return parser.parse_args()
 
@@ -122,6 +123,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     pin(args.threads)
+    use_clock(args.clock)
     logging.getLogger("absl").setLevel(logging.ERROR)
     import jax
 

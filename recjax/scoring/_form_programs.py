@@ -12,10 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from recjax.models.definition import ModelDef
+from recjax.nn.backend import platform
 from recjax.nn.cache import KVCache
 from recjax.nn.masks import make_mask
 from recjax.typing import Array, Params
 
+# Layers times places up to which a CPU's program spells out the places, each as long as its words:
+# there the padding of a loop costs time. Larger ones take too long to compile.
+_UNROLLED = 80
 _OUT = -1e30  # a logit of what is not allowed; finite, so that 0 * it is 0
 
 
@@ -172,8 +176,8 @@ def chain(
     used = np.zeros(table.shape, bool)
     for a, word in enumerate(words[1:]):
         for r, option in enumerate(options):
-            both = [*option, *word]
-            table[a, r, width - len(both) :], used[a, r, width - len(both) :] = both, True
+            joined = [*option, *word]
+            table[a, r, width - len(joined) :], used[a, r, width - len(joined) :] = joined, True
 
     def step(carry: tuple[KVCache, Array], at: tuple) -> tuple[Any, Any]:
         (cache, chosen), (table, used, after, place) = carry, at
@@ -181,10 +185,17 @@ def chain(
         chosen, log_probs = _choose(tree, logits, after, temperature, keys, place)
         return (cache, chosen), (chosen, log_probs)
 
-    places = jnp.arange(1, len(words))
-    _, later = jax.lax.scan(
-        step, (cache, chosen), (jnp.array(table), jnp.array(used), tree.after[1:], places)
-    )
+    inputs = (jnp.array(table), jnp.array(used), tree.after[1:], jnp.arange(1, len(words)))
+    if platform() == "cpu" and model.config.layers * len(words) <= _UNROLLED:
+        carry, each = (cache, chosen), []
+        for a, word in enumerate(words[1:]):
+            own = max(map(len, options)) + len(word)
+            table_a, used_a, *rest = (array[a] for array in inputs)
+            carry, found = step(carry, (table_a[:, -own:], used_a[:, -own:], *rest))
+            each.append(found)
+        later: Any = [jnp.stack(some) for some in zip(*each, strict=True)]
+    else:
+        _, later = jax.lax.scan(step, (cache, chosen), inputs)
     return (
         jnp.concatenate([chosen[:, None], later[0].T], axis=1),
         jnp.concatenate([log_probs[:, None], later[1].swapaxes(0, 1)], axis=1),

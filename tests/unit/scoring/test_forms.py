@@ -98,6 +98,15 @@ def test_options_over_three_tokens():
         np.testing.assert_allclose(filled.log_probs[row], log_probs, atol=2e-4)
 
 
+def test_a_loop_over_places_is_the_same(monkeypatch):
+    form = Form(WORDS, ratings(1, 10))
+    spelled = FormFiller(LM, form)(PROMPTS)
+    monkeypatch.setattr("recjax.scoring._form_programs._UNROLLED", 0)
+    looped = FormFiller(LM, form)(PROMPTS)
+    assert looped.chosen.tolist() == spelled.chosen.tolist()
+    np.testing.assert_allclose(looped.log_probs, spelled.log_probs, atol=1e-4)
+
+
 def test_one_place_and_no_shared_beginning():
     form = Form(WORDS[:1], ratings(1, 10))
     filled = FormFiller(LM, form)(PROMPTS[1:2])
