@@ -33,13 +33,24 @@ from recjax.errors import InputError
 from recjax.generate.buckets import bucket
 from recjax.generate.loop import Generated
 from recjax.generate.processors import KnownTokens, Processor
-from recjax.generate.prompts import Prompts, check_ids, lengths, pad_rows, read_prompts
+from recjax.generate.prompts import (
+    Prompts,
+    check_ids,
+    lengths,
+    pad_rows,
+    read_prompts,
+    to_fill,
+)
 from recjax.generate.sampling import Sampler, row_keys
 from recjax.llm_folders import find_model, stop_ids
 from recjax.models.definition import ModelDef
 from recjax.models.language import LanguageConfig, family_for
 from recjax.nn.cache import KVCache
+<<<<<<< HEAD
 from recjax.sharded import BATCH
+=======
+from recjax.text._token_ends import END_PIECES
+>>>>>>> a2562aa (GLM's and ChatGLM's tokenizers: command tokens by their ids, both vocabularies, what surrounds a text; generate fills the first blank)
 from recjax.text.chat import Form, prompt_ids
 from recjax.text.tokenizers import FILES as TOKENIZER_FILES
 from recjax.text.tokenizers import Tokenizer, load_tokenizer
@@ -125,7 +136,8 @@ def load_llm(
         tokenizer = load_tokenizer(folder, size=model.config.vocab_size)
     stop = stop_ids(folder)
     if not stop and tokenizer is not None and tokenizer.eos_id is not None:
-        stop = (tokenizer.eos_id,)
+        ends = map(tokenizer.id_of, END_PIECES)
+        stop = (*(k for k in ends if k is not None), tokenizer.eos_id)
     return LanguageModel(
         model.definition, model.params, model.config,
         tokenizer=tokenizer, stop=stop, mesh=mesh, folder=folder,
@@ -229,7 +241,8 @@ class LanguageModel:
 
         Args:
             prompts: B texts (each begins and ends as the folder's own tokenizer has it), B lists
-                of ids, or ids [B T].
+                of ids, or ids [B T]. A model of blank infilling fills the first blank of a text
+                ("[MASK]", with `special`), or goes on at its end; ids are to have its <sop>.
             mask: [B T], with ids [B T]: True = real; padding stands on the left.
             soft: `(is_soft [B T] bool, vectors [B S E])`, with ids [B T]: the s-th place that is
                 soft in a row holds vector s instead of a token (design.md, section 4).
@@ -357,7 +370,7 @@ class LanguageModel:
             if self.tokenizer is None:
                 raise InputError("prompts as text need a tokenizer; this model came without one")
             form: Form = "chat" if chat else "special" if special else "text"
-            prompts = prompt_ids(self.tokenizer, prompts, form)
+            prompts = self._to_fill(prompt_ids(self.tokenizer, prompts, form))
         elif special or chat:
             raise InputError("special and chat need prompts as text, got ids")
         is_soft, vectors = (None, None) if soft is None else soft
@@ -372,6 +385,19 @@ class LanguageModel:
             if most > shape[1]:
                 raise InputError(f"soft: {most} places in a row, but {shape[1]} vectors")
         return given
+
+    def _to_fill(self, rows: list[list[int]]) -> list[list[int]]:
+        """Texts as a model of blank infilling goes on from them: at their first blank, or the end.
+
+        A text without a blank gets [gMASK], or [MASK] where the vocabulary has no other.
+        """
+        start = getattr(self.config, "start_id", None)
+        if start is None or self.tokenizer is None:
+            return rows
+        known = self.config.blank_ids
+        long = self.tokenizer.id_of("[gMASK]")
+        blanks = (long, *known) if long in known else known
+        return [to_fill(row, start, blanks, self.tokenizer.end) for row in rows]
 
     def placed(self, *arrays: Any) -> list[Any]:
         """Arrays [B ...] on the mesh, split over rows where they divide."""

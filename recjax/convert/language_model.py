@@ -177,6 +177,7 @@ _COMPANIONS = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
+    "ice_text.model",
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",

@@ -103,6 +103,24 @@ def _like(array: Any | None, prompts: Any, what: str, default: bool) -> list[np.
     return list(flags)
 
 
+def to_fill(row: Sequence[int], start: int, blanks: Sequence[int], end: Sequence[int]) -> list[int]:
+    """A prompt of a model of blank infilling, up to where its first blank's text begins.
+
+    Args:
+        row: ids of a whole text; unchanged where it has `start`.
+        start: <sop>, with which the text of a blank begins.
+        blanks: the masks; a text without any gets the first before its end.
+        end: what a whole text ends with.
+    """
+    if start in row:
+        return list(row)
+    row = list(row)
+    if blanks and not set(blanks).intersection(row):
+        at = len(row) - len(end) if row[len(row) - len(end) :] == list(end) else len(row)
+        row.insert(at, blanks[0])
+    return [*row, start]
+
+
 def check_ids(tokens: Any, vocab_size: int) -> np.ndarray:
     """Ids as a host array [B T] int32.
 

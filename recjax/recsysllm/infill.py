@@ -367,7 +367,8 @@ def text_ids(tokenizer: Tokenizer, texts: Sequence[str], marks: Marks) -> list[l
     puts at the end of a text is left out where the text has one, and so is `<sop>`.
     """
     rows, blanks = tokenizer.encode_batch(texts, special=True), blank_ids(marks)
-    begin, end = list(tokenizer.begin or (marks.cls,)), list(tokenizer.end or (marks.eos,))
+    first = (marks.cls,) if marks.cls >= 0 else ()
+    begin, end = list(tokenizer.begin or first), list(tokenizer.end or (marks.eos,))
     end = [token for token in end if token != marks.sop]
     out = []
     for row in rows:

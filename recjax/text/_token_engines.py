@@ -10,13 +10,13 @@ import contextlib
 import functools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from recjax.errors import InputError
 from recjax.json_files import read_object
-from recjax.text._token_settings import LARGEST, check_ids
+from recjax.text._token_settings import LARGEST, check_ids, strips
 
 # A character that no model has a piece with: what follows it is cut into pieces as if it went on.
 _ANCHOR = "\ue000"
@@ -30,6 +30,8 @@ class FastEngine:
             it cuts and pads none.
         going_on: texts that begin get no blank before them either (`add_prefix_space: false`).
     """
+
+    usual: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __init__(self, tokenizer: Any, going_on: bool = False):
         self.tokenizer, self._always_going_on = tokenizer, going_on
@@ -55,13 +57,16 @@ class FastEngine:
             return engine
 
     @classmethod
-    def of_gpt2(cls, vocab: Path, merges: Path, prefix: bool) -> "FastEngine":
+    def of_gpt2(
+        cls, vocab: Path, merges: Path, prefix: bool, added: dict[str, tuple[int, bool]]
+    ) -> "FastEngine":
         """Of GPT-2's vocab.json and merges.txt; `InputError` for anything else.
 
         Args:
             vocab: ids by token.
             merges: the joins, a line each.
             prefix: put a blank before a text.
+            added: tokens beside the vocabulary, whose ids follow it: name -> (id, is control).
         """
         import tokenizers
 
@@ -74,6 +79,9 @@ class FastEngine:
         bpe.decoder = tokenizers.decoders.ByteLevel()
         if bpe.token_to_id("<|endoftext|>") is not None:
             bpe.add_special_tokens(["<|endoftext|>"])
+        for name in sorted(added, key=lambda name: added[name][0]):
+            kind = {"lstrip": strips(name), "normalized": False, "special": added[name][1]}
+            bpe.add_tokens([tokenizers.AddedToken(name, **kind)])
         return cls(bpe)
 
     def ends(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -155,6 +163,8 @@ class SentencePieceEngine:
         legacy: the model's blank comes before the text after an added or control token, too.
         going_on: texts that begin get no blank before them either (`add_prefix_space: false`).
     """
+
+    usual: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ Everything is checked as it is read: a value of another type is one line with th
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +33,7 @@ class Engine(Protocol):
     """What turns text into ids; see `_token_engines`."""
 
     size: int
+    usual: Mapping[str, tuple[str, ...]]  # names that say the role before the usual ones
 
     def id_of(self, token: str) -> int | None:
         """The id of a token, or None."""
@@ -81,6 +83,11 @@ def read_settings(folder: Path) -> Settings:
         bool(flag("legacy")),
         (kind or "").removesuffix("Fast"),
     )
+
+
+def strips(name: str) -> bool:
+    """Whether a token takes the blanks before it into itself: GLM's masks do."""
+    return name in ("[MASK]", "[sMASK]", "[gMASK]")
 
 
 def read_optional(path: Path, largest: int = LARGEST) -> dict[str, Any]:
@@ -164,7 +171,7 @@ def roles(folder: Path, engine: Engine) -> dict[str, int]:
         if role in named:
             index = engine.id_of(named[role])
         elif type(index) is not int or not 0 <= index < engine.size:
-            usual = map(engine.id_of, _USUAL[role])
+            usual = map(engine.id_of, (*engine.usual.get(role, ()), *_USUAL[role]))
             index = next((k for k in usual if k is not None), None)
         if index is not None:
             out[role] = index

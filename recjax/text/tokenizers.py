@@ -19,6 +19,9 @@ from typing import Any
 import numpy as np
 
 from recjax.errors import InputError
+from recjax.text import _chatglm_engine
+from recjax.text._chatglm_engine import ChatGLMEngine
+from recjax.text._token_ends import Engine, add_ends, folder_ends, gpt2_added, is_glm
 from recjax.text._token_engines import FastEngine, SentencePieceEngine, is_tiktoken
 from recjax.text._token_settings import (
     BOS,
@@ -26,16 +29,16 @@ from recjax.text._token_settings import (
     CONFIGS,
     EOS,
     PAD,
-    Settings,
     added_tokens,
     read_optional,
     read_settings,
     roles,
+    strips,
 )
 
 SOFT = "{soft}"
 # What a folder with a tokenizer has one of, the first of them first.
-FILES = ("tokenizer.model", "tokenizer.json", "vocab.json")
+FILES = ("tokenizer.model", "tokenizer.json", "vocab.json", _chatglm_engine.FILE)
 _PADDED_TO = (8, 16, 32, 64, 128, 256)  # multiples that embeddings are rounded up to
 
 
@@ -44,19 +47,20 @@ class Tokenizer:
 
     Attributes:
         size: number of ids; every id is below it.
+        rows: of the embeddings that are known to go with it; () = see `check_size`.
         bos_id, eos_id: or None where the tokenizer has no such token.
         pad_id: the tokenizer's own; else LLaMA 3's token for it, the unknown token, the end of a
             text, or 0. Which one is of no matter to a model that is given the mask.
         begin, end: ids that the tokenizer's folder puts before and after every text of its model
-            (`encode_prompts`): by the post-processor of a tokenizer.json; else by `add_bos_token`
-            and `add_eos_token` of tokenizer_config.json, where LLaMA's begins a text unless that
-            says otherwise.
+            (`encode_prompts`): by the post-processor of a tokenizer.json; [CLS] and <|endoftext|>
+            of GLM, [gMASK] and <sop> of ChatGLM; else by `add_bos_token` and `add_eos_token` of
+            tokenizer_config.json, where LLaMA's begins a text unless that says otherwise.
         folder: where its files stand; None for one that was made here.
     """
 
     def __init__(
         self,
-        engine: FastEngine | SentencePieceEngine,
+        engine: Engine,
         roles: dict[str, int],
         files: tuple[Path, ...] = (),
         ends: tuple[tuple[int, ...], tuple[int, ...]] = ((), ()),
@@ -65,6 +69,7 @@ class Tokenizer:
         self.begin, self.end = ends
         self.folder = files[0].parent if files else None
         self.size = engine.size
+        self.rows = getattr(engine, "rows", ())
         self.bos_id, self.eos_id = roles.get("bos"), roles.get("eos")
         fallback = (roles.get(role) for role in ("pad", "unk", "eos"))
         self.pad_id = next((index for index in fallback if index is not None), 0)
@@ -213,12 +218,14 @@ class Tokenizer:
 
     def _write_hf(self, folder: Path) -> None:
         engine = self._engine
+        if isinstance(engine, ChatGLMEngine):  # its file is read by its own code alone
+            return
         tokenizer = engine.fast() if isinstance(engine, SentencePieceEngine) else engine.tokenizer
         if tokenizer is None:  # no BPE of SentencePiece: tokenizer.model alone is exact
             return
         names = {role: self.token(index) for role, index in self._roles.items()}
         if self.begin or self.end:
-            _add_ends(tokenizer, self.begin, self.end)
+            add_ends(tokenizer, self.begin, self.end)
         tokenizer.save(str(folder / "tokenizer.json"))
         config = read_optional(folder / CONFIG)
         special = {f"{role}_token": name for role, name in names.items()}
@@ -233,8 +240,10 @@ def load_tokenizer(path: str | Path, *, size: int | None = None) -> Tokenizer:
     """The tokenizer in a folder, or of one file.
 
     A folder is read from tokenizer.model (SentencePiece) where it has one, else from
-    tokenizer.json, else from vocab.json and merges.txt. Which tokens begin, end and pad a text
-    say tokenizer_config.json, special_tokens_map.json, the model's config.json, else their names.
+    tokenizer.json, else from vocab.json and merges.txt, else from ChatGLM's ice_text.model. A
+    vocab.json of GPT-2 in a folder of GLM gets GLM's command tokens by their ids. Which tokens
+    begin, end and pad a text say tokenizer_config.json, special_tokens_map.json, the model's
+    config.json, else their names.
 
     Args:
         path: a folder, or a `.model` or `.json` file in it.
@@ -253,60 +262,39 @@ def load_tokenizer(path: str | Path, *, size: int | None = None) -> Tokenizer:
             found = found[1:]  # LLaMA 3
         if not found:
             raise InputError(
-                f"{folder}: no tokenizer there; expected tokenizer.model, tokenizer.json, or "
-                "vocab.json and merges.txt"
+                f"{folder}: no tokenizer there; expected tokenizer.model, tokenizer.json, "
+                "vocab.json and merges.txt, or ice_text.model"
             )
         main = found[0]
     else:
         raise InputError(f"{path}: no such file or folder; expected a tokenizer")
     settings = read_settings(folder)
-    engine: FastEngine | SentencePieceEngine
-    if main.suffix == ".model":
+    engine: Engine
+    others: tuple[str, ...] = CONFIGS
+    if main.name == _chatglm_engine.FILE:
+        engine = ChatGLMEngine(main)
+    elif main.suffix == ".model":
         going_on = settings.prefix is False
         engine = SentencePieceEngine(main, added_tokens(folder), settings.legacy, going_on)
-        others: tuple[str, ...] = ("tokenizer.json", "added_tokens.json", *CONFIGS)
+        others = ("tokenizer.json", "added_tokens.json", *CONFIGS)
     elif main.name == "vocab.json":
-        engine = FastEngine.of_gpt2(main, folder / "merges.txt", settings.prefix is True)
-        others = ("merges.txt", *CONFIGS)
+        added = gpt2_added(main, is_glm(folder, settings))
+        engine = FastEngine.of_gpt2(main, folder / "merges.txt", settings.prefix is True, added)
+        others = ("merges.txt", "added_tokens.json", *CONFIGS)
     else:
         going_on = settings.prefix is False and settings.kind == "LlamaTokenizer"
         engine = FastEngine.of_json(main, going_on)
-        others = CONFIGS
     files = (main, *(folder / name for name in others if (folder / name).is_file()))
     found_roles = roles(folder, engine)
     tokenizer = Tokenizer(
         engine,
         found_roles,
         tuple(file.absolute() for file in files),
-        _ends(main, engine, settings, found_roles),
+        folder_ends(main, engine, settings, found_roles),
     )
     if size is not None:
         check_size(tokenizer, size, str(path))
     return tokenizer
-
-
-def _ends(
-    main: Path, engine: FastEngine | SentencePieceEngine, settings: Settings, ids: dict[str, int]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What the folder of a tokenizer's main file puts before and after a text.
-
-    Raises:
-        InputError: the settings ask for a token that the tokenizer does not have.
-    """
-    beside = main.with_name("tokenizer.json")
-    if isinstance(engine, FastEngine) and main.name != "vocab.json":
-        return engine.ends()
-    if beside.is_file():
-        return FastEngine.of_json(beside).ends()
-    llama = isinstance(engine, SentencePieceEngine) and "bos" in ids
-    wanted = {"bos": llama if settings.add_bos is None else settings.add_bos}
-    wanted["eos"] = bool(settings.add_eos)
-    for role, on in wanted.items():
-        if on and role not in ids:
-            file = main.with_name(CONFIG)
-            raise InputError(f"{file}: 'add_{role}_token' is true, but there is no {role} token")
-    begin, end = ((ids[role],) if wanted[role] else () for role in ("bos", "eos"))
-    return begin, end
 
 
 def check_size(tokenizer: Tokenizer, vocab_size: int, where: str = "the tokenizer") -> None:
@@ -321,7 +309,8 @@ def check_size(tokenizer: Tokenizer, vocab_size: int, where: str = "the tokenize
         InputError: naming both numbers.
     """
     size = tokenizer.size
-    if any(vocab_size == -(-size // multiple) * multiple for multiple in (1, *_PADDED_TO)):
+    padded = (-(-size // multiple) * multiple for multiple in (1, *_PADDED_TO))
+    if vocab_size in (*tokenizer.rows, *padded):
         return
     reason = "more" if size > vocab_size else "fewer"
     raise InputError(
@@ -354,7 +343,7 @@ def train_bpe(
     alphabet = sorted(pre.ByteLevel.alphabet())
     special: list[Any] = [PAD, BOS, EOS]
     special += [
-        tokenizers.AddedToken(name, lstrip=name.endswith("MASK]"), normalized=False, special=True)
+        tokenizers.AddedToken(name, lstrip=strips(name), normalized=False, special=True)
         for name in commands
     ]
     least = len(special) + len(alphabet)
@@ -374,21 +363,5 @@ def train_bpe(
     )
     bpe.train_from_iterator(texts, trainer)
     around = ((1,), (2,) if ends else ())
-    _add_ends(bpe, *around)
+    add_ends(bpe, *around)
     return Tokenizer(FastEngine(bpe), {"pad": 0, "bos": 1, "eos": 2}, ends=around)
-
-
-def _add_ends(tokenizer: Any, begin: tuple[int, ...], end: tuple[int, ...]) -> None:
-    """Makes Transformers put these tokens before and after every text."""
-    from tokenizers import processors
-
-    names = {index: tokenizer.id_to_token(index) for index in (*begin, *end)}
-    single, second = (
-        [*(f"{names[k]}:{n}" for k in begin), f"{text}:{n}", *(f"{names[k]}:{n}" for k in end)]
-        for n, text in enumerate(("$A", "$B"))
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=single,
-        pair=[*single, *second],
-        special_tokens=[(name, index) for index, name in names.items()],
-    )

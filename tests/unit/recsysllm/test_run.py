@@ -13,6 +13,7 @@ import recjax
 from recjax.convert.language_model import language_model, write_language_model
 from recjax.errors import InputError
 from recjax.models.definition import params_of
+from recjax.recsysllm.infill import infill
 from recjax.recsysllm.run import BlankRun
 from recjax.recsysllm.sources import Texts
 from recjax.text.token_batches import NO_LABEL
@@ -95,6 +96,24 @@ def test_the_loss_falls_and_the_folder_is_a_model(trained, texts):
         lm.definition.merge(lm.params), jax.tree.map(lambda x: jnp.asarray(x[0]), batch)
     )
     np.testing.assert_allclose(hidden, again, atol=1e-5)
+
+
+def test_the_folder_generates_and_fills(trained):
+    """`lm.generate` goes on in a text's first blank, or at its end, as `infill` does."""
+    workdir, _ = trained
+    lm = recjax.load_llm(workdir)
+    marks, tokenizer = open_run(workdir).marks, lm.tokenizer
+    text = "a user read [MASK]"
+    ids = [marks.cls, *tokenizer.encode("a user read"), marks.mask, marks.eos, marks.sop]
+    given = lm.generate([ids], max_new_tokens=6)
+    asked = lm.generate([text], max_new_tokens=6, special=True)
+    np.testing.assert_array_equal(given.tokens, asked.tokens)
+    ids[-3] = marks.document
+    plain = lm.generate(["a user read"], max_new_tokens=6)
+    np.testing.assert_array_equal(plain.tokens, lm.generate([ids], max_new_tokens=6).tokens)
+    found = infill(lm, [text], max_new_tokens=6)
+    size = int(found.lengths[0, 0, 0])
+    np.testing.assert_array_equal(found.tokens[0, 0, 0, :size], asked.tokens[0, :size])
 
 
 def test_a_stopped_run_resumes_bit_equal(trained, texts, tmp_path):
