@@ -46,11 +46,8 @@ from recjax.llm_folders import find_model, stop_ids
 from recjax.models.definition import ModelDef
 from recjax.models.language import LanguageConfig, family_for
 from recjax.nn.cache import KVCache
-<<<<<<< HEAD
 from recjax.sharded import BATCH
-=======
 from recjax.text._token_ends import END_PIECES
->>>>>>> a2562aa (GLM's and ChatGLM's tokenizers: command tokens by their ids, both vocabularies, what surrounds a text; generate fills the first blank)
 from recjax.text.chat import Form, prompt_ids
 from recjax.text.tokenizers import FILES as TOKENIZER_FILES
 from recjax.text.tokenizers import Tokenizer, load_tokenizer
