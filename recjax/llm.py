@@ -391,7 +391,7 @@ class LanguageModel:
         start = getattr(self.config, "start_id", None)
         if start is None or self.tokenizer is None:
             return rows
-        known = self.config.blank_ids
+        known = getattr(self.config, "blank_ids", ())
         long = self.tokenizer.id_of("[gMASK]")
         blanks = (long, *known) if long in known else known
         return [to_fill(row, start, blanks, self.tokenizer.end) for row in rows]

@@ -1,6 +1,7 @@
 """ChatGLM-6B learns to fill blanks by LoRA, with the settings of RecSysLLM's paper (2308.10837).
 
-    recjax train --config=configs/recsysllm/chatglm_6b_lora.py --config.llm=FOLDER --workdir=runs/chatglm
+    recjax train --config=configs/recsysllm/chatglm_6b_lora.py --config.llm=FOLDER \\
+        --workdir=runs/chatglm
     recjax plan --config=configs/recsysllm/chatglm_6b_lora.py --config.llm=FOLDER --mesh=1,4,1
 
 FOLDER has the published weights as safetensors, with the tokenizer. The paper's settings: AdamW,

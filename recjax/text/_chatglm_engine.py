@@ -47,7 +47,8 @@ class ChatGLMEngine:
 
         if path.stat().st_size > LARGEST:
             raise InputError(f"{path}: more than {LARGEST:,} bytes; expected a SentencePiece model")
-        proto = sentencepiece_model_pb2.ModelProto()
+        messages: Any = sentencepiece_model_pb2
+        proto = messages.ModelProto()
         try:
             proto.ParseFromString(path.read_bytes())
             pieces = [piece.piece for piece in proto.pieces]

@@ -6,7 +6,7 @@ Everything is checked as it is read: a value of another type is one line with th
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from recjax.errors import InputError
 from recjax.json_files import read_object
@@ -33,7 +33,7 @@ class Engine(Protocol):
     """What turns text into ids; see `_token_engines`."""
 
     size: int
-    usual: Mapping[str, tuple[str, ...]]  # names that say the role before the usual ones
+    usual: ClassVar[Mapping[str, tuple[str, ...]]]  # names that say the role before the usual ones
 
     def id_of(self, token: str) -> int | None:
         """The id of a token, or None."""
