@@ -155,10 +155,6 @@ def test_of_a_folder_and_of_a_run(recjax, tmp_path):
     status, out, err = recjax("plan", run, "--train=full", "--json", "--config.model.layers=2")
     assert status == 0, err
     assert out["parameters"] == 2 * 2000 * 16 + 2 * (4 * 256 + 3 * 128 + 32) + 16
-    status, _, err = recjax("plan", f"--config={tmp_path / 'config.py'}:recommender")
-    assert (
-        status == 2 and "config.system: 'recommender'; expected one that trains a language" in err
-    )
 
 
 @pytest.mark.parametrize(
@@ -199,3 +195,46 @@ def test_a_config_is_found():
     assert find_config("llama-7b", remat="dots") == dataclasses.replace(
         PRESETS["llama-7b"], remat="dots"
     )
+
+
+CONFIG = """
+from ml_collections import ConfigDict
+def get_config(arg=None):
+    return ConfigDict({"data": {"source": "simulated", "store": STORE, "options": OPTIONS},
+                       "model": {"name": "sasrec", "dim": 16, "max_length": 20},
+                       "objective": {"name": "softmax"}, "train": {"batch_size": 32}})
+"""
+
+
+def test_of_a_recommender(recjax, tmp_path, sample_store):
+    """Its step is compiled for the mesh; the devices are those of the tests."""
+    options = sample_store.manifest["options"]["options"]
+    text = CONFIG.replace("STORE", repr(str(sample_store.path))).replace("OPTIONS", repr(options))
+    (tmp_path / "config.py").write_text(text)
+    config = f"--config={tmp_path / 'config.py'}"
+    status, out, err = recjax("plan", config, "--mesh=1,4,2", "--device=24GB", "--json")
+    assert status == 0, err
+    step, items = out["compiled"], -(-sample_store.n_items // 8) * 8
+    assert out["fits"] and "fits 24GB: 0.0 GB of 24.0 GB" in err
+    # An eighth of the item table and its two moments, and the other parameters.
+    assert step["devices"] == 8 and 3 * items * 16 * 4 / 8 < step["argument_bytes"] < 300_000
+    assert step["peak_bytes"] == out["total_bytes"] > step["working_bytes"] > 0
+    assert step["collectives"]["all-gather"] > 0 and step["flops"] > 0
+    status, _, err = recjax("plan", config, "--mesh=1,1,8", "--config.model.dim=12")
+    assert status == 2
+    assert "mesh (1, 1, 8): tensor = 8 does not divide the 12 of 'blocks/0/" in err
+    status, _, err = recjax("plan", config, "--mesh=1,8,1", "--device=h10")
+    assert status == 2 and "did you mean 'h100'" in err
+
+
+def test_a_compiled_step_of_a_language_model(recjax):
+    plan = ["plan", "--preset=stories-15m", "--batch=8", "--length=16", "--train=adapter"]
+    status, out, err = recjax(*plan, "--mesh=1,8,1", "--compiled", "--device=h100", "--json")
+    assert status == 0, err
+    assert out["fits"] and "of products and" in err
+    # All layers are gathered twice, and each device keeps an eighth of them.
+    layers = 6 * (4 * 288**2 + 3 * 288 * 768) * 4
+    assert out["compiled"]["collectives"]["all-gather"] > layers * 7 / 8
+    assert out["compiled"]["argument_bytes"] < out["parameters"] * 4 / 7
+    status, _, err = recjax(*plan, "--mesh=1,5,1", "--batch=10")
+    assert status == 2 and "mesh 1,5,1: fsdp = 5 does not divide the 288 of" in err
