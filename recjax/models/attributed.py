@@ -14,7 +14,7 @@ from recjax.typing import Array
 
 ATTRIBUTES = "attributes/values"  # path of the values [I A], which come from data
 ATTRIBUTE_AXES = (
-    (ATTRIBUTES, ("items", None)),
+    (ATTRIBUTES, (None, None)),
     (r"attributes/.*", (None,)),
 )
 

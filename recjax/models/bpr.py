@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from recjax.models.personal import Users
+from recjax.models.personal import Users, with_bias
 from recjax.models.recommender import SequentialRecommender
 from recjax.nn.dropout import dropout
+from recjax.nn.table import Table
 from recjax.ranges import Checked, Dropout, Positive, Size
 from recjax.typing import Array
 
@@ -38,7 +39,6 @@ PRESETS = {"mlp": Config(hidden=(64,))}
 
 PARAM_AXES = (
     (r"items/embedding", ("items", "width")),
-    (r"bias", ("items",)),
     (r".*", (None,)),
 )
 
@@ -70,7 +70,7 @@ class Recommender(SequentialRecommender):
     def __init__(self, config: Config, n_items: int, n_users: int, *, rngs: nnx.Rngs):
         self.config = config
         init = nnx.initializers.normal(config.init_std)
-        self.items = nnx.Embed(n_items, config.dim, embedding_init=init, rngs=rngs)
+        self.items = Table(n_items, config.dim, embedding_init=init, rngs=rngs)
         self.users = Users(n_users, config.dim, config.init_std, rngs=rngs)
         self.bias = nnx.Param(jnp.zeros(n_items))
         self.user_layers, self.item_layers = _layers(config, rngs), _layers(config, rngs)
@@ -94,4 +94,4 @@ class Recommender(SequentialRecommender):
     def item_table(self) -> Array:
         """Vectors and biases of the items [I D + 1]."""
         table = _through(self.item_layers, self.items.embedding[...])
-        return jnp.concatenate([table, self.bias[...][:, None]], axis=-1)
+        return with_bias(table, self.bias[...])

@@ -19,6 +19,7 @@ from recjax.models.attributed import ATTRIBUTE_AXES, AttributedConfig, ItemAttri
 from recjax.models.recommender import SequentialRecommender
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import make_mask
+from recjax.nn.table import Table
 from recjax.ranges import Dropout, Few, FieldError, Positive, Size
 from recjax.typing import Array
 
@@ -66,7 +67,7 @@ class Recommender(SequentialRecommender):
             init_std=config.init_std,
         )  # fmt: skip
         init = nnx.initializers.normal(config.init_std)
-        self.items = nnx.Embed(n_items, config.dim, embedding_init=init, rngs=rngs)
+        self.items = Table(n_items, config.dim, embedding_init=init, rngs=rngs)
         self.attributes = ItemAttributes(
             n_items, n_attributes, config.dim, config.init_std, rngs=rngs
         )

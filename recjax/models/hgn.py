@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from recjax.models.personal import Users
+from recjax.models.personal import Users, with_bias
 from recjax.models.recommender import SequentialRecommender
 from recjax.nn.conv import windows
 from recjax.nn.dropout import dropout
+from recjax.nn.table import Table
 from recjax.ranges import Checked, Dropout, Few, FieldError, Positive, Size
 from recjax.typing import Array
 
@@ -45,7 +46,6 @@ PRESETS = {"paper": Config(dim=50)}
 
 PARAM_AXES = (
     (r"(items|outputs)/embedding", ("items", "width")),
-    (r"bias", ("items",)),
     (r".*", (None,)),
 )
 
@@ -65,9 +65,9 @@ class Recommender(SequentialRecommender):
     def __init__(self, config: Config, n_items: int, n_users: int, *, rngs: nnx.Rngs):
         self.config = config
         width, init = config.dim, nnx.initializers.normal(config.init_std)
-        self.items = nnx.Embed(n_items, width, embedding_init=init, rngs=rngs)
+        self.items = Table(n_items, width, embedding_init=init, rngs=rngs)
         self.users = Users(n_users, width, config.init_std, rngs=rngs)
-        self.outputs = nnx.Embed(n_items, width, embedding_init=init, rngs=rngs)
+        self.outputs = Table(n_items, width, embedding_init=init, rngs=rngs)
         self.bias = nnx.Param(jnp.zeros(n_items))
         self.gate_items = nnx.Linear(width, width, rngs=rngs)
         self.gate_user = nnx.Linear(width, width, use_bias=False, rngs=rngs)
@@ -106,4 +106,4 @@ class Recommender(SequentialRecommender):
 
     def item_table(self) -> Array:
         """Output vectors and biases [I D + 1]."""
-        return jnp.concatenate([self.outputs.embedding[...], self.bias[...][:, None]], axis=-1)
+        return with_bias(self.outputs.embedding[...], self.bias[...])

@@ -32,3 +32,12 @@ class Users(nnx.Module):
         if users is None:
             return jnp.broadcast_to(anybody, (*ids.shape, table.shape[1]))
         return jnp.where((users > 0)[..., None], table[jnp.maximum(users - 1, 0)], anybody)
+
+
+def with_bias(table: Array, bias: Array) -> Array:
+    """Item vectors [I D] with their biases [I] as one more number: [I D + 1].
+
+    The table may have rows behind the items, so that devices divide it; their bias is 0.
+    """
+    bias = jnp.pad(bias, (0, len(table) - len(bias)))
+    return jnp.concatenate([table, bias[:, None]], axis=-1)

@@ -27,7 +27,18 @@ from recjax.nn.places import at_places
 from recjax.typing import Array
 
 # Config name -> module of `recjax.models`, with `Config`, `PRESETS`, `PARAM_AXES`, `Recommender`.
-NAMES = ("gru4rec", "caser", "sasrec", "bert4rec", "dreamrec", "hgn", "fdsa", "bpr", "simplex")
+NAMES = (
+    "gru4rec",
+    "caser",
+    "sasrec",
+    "bert4rec",
+    "dreamrec",
+    "hgn",
+    "fdsa",
+    "s3rec",
+    "bpr",
+    "simplex",
+)
 
 
 class Learned(NamedTuple):
@@ -120,6 +131,12 @@ class SequentialRecommender(nnx.Module):
         """
         raise NotImplementedError
 
+    @classmethod
+    def reads_attributes(cls, config: Any) -> bool:
+        """Whether a model of this config has `attributes/values`."""
+        del config
+        return cls.attributed
+
     def input_vectors(self, ids: Array) -> Array:
         """Item vectors [B L D] as a model reads them.
 
@@ -207,6 +224,15 @@ class SequentialRecommender(nnx.Module):
         )
         targets, sequences = batch["targets"].reshape(-1), batch["sequences"].reshape(-1)
         return Learned(h.reshape(-1, h.shape[-1]), targets, sequences)
+
+    def loss(self, batch: dict[str, Array], rngs: nnx.Rngs) -> tuple[Array, Array] | None:
+        """A loss of the model's own, (sum, weight), in place of the objective; None = it has none.
+
+        Args:
+            batch, rngs: see `learn`.
+        """
+        del batch, rngs
+        return None
 
     def layout(
         self, ids: Array, positions: Array | None, segments: Array | None

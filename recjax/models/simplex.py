@@ -18,6 +18,7 @@ from recjax.models.personal import Users
 from recjax.models.recommender import SequentialRecommender
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import make_mask
+from recjax.nn.table import Table
 from recjax.ranges import Checked, Dropout, Positive, Share, Size
 from recjax.typing import Array
 
@@ -61,7 +62,7 @@ class Recommender(SequentialRecommender):
     def __init__(self, config: Config, n_items: int, n_users: int, *, rngs: nnx.Rngs):
         self.config = config
         init = nnx.initializers.normal(config.init_std)
-        self.items = nnx.Embed(n_items, config.dim, embedding_init=init, rngs=rngs)
+        self.items = Table(n_items, config.dim, embedding_init=init, rngs=rngs)
         self.users = Users(n_users, config.dim, config.init_std, rngs=rngs)
         self.map = nnx.Linear(config.dim, config.dim, use_bias=False, rngs=rngs)
 

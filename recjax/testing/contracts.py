@@ -159,10 +159,14 @@ def assert_every_parameter_is_used(section: dict) -> None:
     flat = nnx.to_flat_state(nnx.state(model))
     params = {"/".join(map(str, path)): leaf[...] for path, leaf in flat}
     ids = jnp.array(_ids(section, [section["max_length"]] * 3)[0])
+    places = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+    batch = {"ids": ids, "positions": places, "segments": jnp.ones_like(ids)}
 
     def total(params):
         module = definition.merge(params)
-        return (module.score(module.predict(ids)) ** 2).sum()
+        scores = (module.score(module.predict(ids)) ** 2).sum()
+        own = module.loss(batch, nnx.Rngs(dropout=1, noise=2))
+        return scores if own is None else scores + own[0]
 
     for path, gradient in jax.jit(jax.grad(total))(params).items():
         assert np.abs(gradient).max() > 0, f"{path} takes no part"

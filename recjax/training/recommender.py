@@ -28,6 +28,7 @@ from recjax.models.recommender import FEATURE_AXES, FEATURES, make_recommender, 
 from recjax.ranges import Checked, Count, Seed
 from recjax.sharded import Split, split_axes
 from recjax.training import parallel
+from recjax.training.checkpoint import read_json
 from recjax.training.freezing import FULL, Rules, split_params
 from recjax.training.loop import TrainConfig
 from recjax.training.objectives import Objective, ObjectiveConfig
@@ -58,6 +59,8 @@ class RunConfig(Checked):
     split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    # Workdir of a run whose newest parameters this one starts from, where paths and shapes agree.
+    start: str = ""
     train: RecommenderTrainConfig = dataclasses.field(default_factory=RecommenderTrainConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
 
@@ -125,7 +128,7 @@ class RecommenderRun(Ranks, Run):
             else a
             for path, a in dict(arrays or {}).items()
         }
-        if kind.attributed:
+        if kind.reads_attributes(model_config):
             self._arrays.setdefault(ATTRIBUTES, item_attributes(model_config, store.catalog).values)
             self.rules = ((ATTRIBUTES, "frozen"), *rules)
         self._check_arrays()
@@ -173,7 +176,36 @@ class RecommenderRun(Ranks, Run):
     @property
     def given(self) -> Params:
         """See `Trainable`."""
-        return {path: a for path, a in self._arrays.items() if self.roles[path] != "frozen"}
+        own = {path: a for path, a in self._arrays.items() if self.roles[path] != "frozen"}
+        return {**self._started(), **own}  # type: ignore[dict-item]  # the host's, until placed
+
+    def _started(self) -> dict[str, np.ndarray]:
+        """Parameters of the run that `config.start` names.
+
+        Raises:
+            InputError: no such run, one of other data, or one that has none of them.
+        """
+        if not self.config.start:
+            return {}
+        other, mine = Path(self.config.start), self.model.shapes
+        record = read_json(other / "config.json", "config.start to name a recommender's workdir")
+        try:
+            config = build(RunConfig, _without_system(record["config"]), "config")
+            run = RecommenderRun(config, self.store, other)
+            params = run.restore(run.latest_step())  # pre-training has no best one
+        except (InputError, KeyError, TypeError) as error:
+            raise InputError(f"config.start: {other}: {error}") from None
+        found = {
+            path: np.asarray(value)
+            for path, value in params.items()
+            if path in mine and mine[path].shape == value.shape and self.roles[path] != "frozen"
+        }
+        if not found:
+            raise InputError(
+                f"config.start: {other} has no parameter of this model ({', '.join(list(mine)[:3])}"
+                ", ...) in its shape"
+            )
+        return found
 
     @functools.cached_property
     def frozen(self) -> Params:  # type: ignore[override]
@@ -214,6 +246,9 @@ class RecommenderRun(Ranks, Run):
         model_key, negatives_key = jax.random.split(key)
         module = self.model.merge(params)
         rngs = nnx.Rngs(dropout=model_key, noise=jax.random.fold_in(model_key, 1))
+        own = module.loss(batch, rngs)
+        if own is not None:
+            return own
         vectors, targets, sequences, states = module.learn(batch, rngs)
         return self.objective(
             vectors, module.item_table(), targets, sequences, data, negatives_key, states
@@ -272,6 +307,7 @@ class RecommenderRun(Ranks, Run):
     def check(self) -> None:
         """See `Run.check`; of the objective, too."""
         super().check()
+        self._started()
         if self.objective.config.states_weight and not self._module.Recommender.generative:
             raise InputError(
                 "config.objective.states_weight: only a generative model has such states; "
@@ -308,6 +344,11 @@ class RecommenderRun(Ranks, Run):
         """What a checkpoint belongs to: the model and the data."""
         own = {"model": to_plain(self.config.model), "data": self.store.fingerprint}
         return {**own, "arrays": fingerprint(self.frozen)} if self.frozen else own
+
+
+def _without_system(plain: dict[str, Any]) -> dict[str, Any]:
+    train = {**plain["train"], "mesh": (-1, 1, 1)}  # that of the other machine
+    return {**{key: value for key, value in plain.items() if key != "system"}, "train": train}
 
 
 SYSTEM = System(RunConfig, RecommenderRun, complete)

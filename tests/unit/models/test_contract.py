@@ -36,6 +36,8 @@ CASES = [
     },
     {"name": "hgn", "max_length": 9, "dim": 8, "window": 9, "dropout": 0.3},
     {"name": "fdsa", "max_length": 9, "dim": 8, "mlp_dim": 12, "layers": 1, "dropout": 0.3},
+    {"name": "s3rec", "max_length": 9, "dim": 8, "mlp_dim": 12, "dropout": 0.3},
+    {"name": "s3rec", "max_length": 9, "dim": 8, "stage": "pretrain", "dropout": 0.3},
     {"name": "bpr", "max_length": 9, "dim": 8, "dropout": 0.3},
     {"name": "bpr", "max_length": 9, "dim": 8, "hidden": (12,), "dropout": 0.3},
     {"name": "simplex", "max_length": 9, "dim": 8, "dropout": 0.3},

@@ -1,5 +1,7 @@
 """Runs of models that read whose history it is, or attributes of the items."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -77,3 +79,30 @@ def test_attributes_come_from_the_catalogue(sample_store):
         run(attributes="gernes")
     with pytest.raises(InputError, match=r"config\.model\.attribute_min: 1000: no label"):
         run(attribute_min=1000)
+
+
+def test_s3rec_starts_from_its_pretraining(sample_store, tmp_path):
+    key = next(k for k, v in sample_store.catalog[1].items() if isinstance(v, list))
+    model = {"name": "s3rec", "dim": 8, "mlp_dim": 8, "max_length": 12, "attributes": key}
+    first = tmp_path / "first"
+    given = config(sample_store, model={**model, "stage": "pretrain"}, train={"epochs": 6.0})
+    train(given, first)
+    lines = [json.loads(line) for line in (first / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < losses[0]
+    pre = open_run(first)
+    learned = pre.restore(pre.latest_step())
+
+    def tuned(**changes):
+        section = config(sample_store, **({"model": model, "start": str(first)} | changes))
+        return RecommenderRun(build(RunConfig, section, "config"), sample_store)
+
+    state = tuned().init_state().params
+    assert "mask" in learned and "mask" not in state
+    for path, value in state.items():
+        np.testing.assert_array_equal(value, learned[path])
+    tuned().check()
+    with pytest.raises(InputError, match=r"nowhere/config\.json: missing; expected config\.start"):
+        tuned(start=str(tmp_path / "nowhere")).check()
+    with pytest.raises(InputError, match=r"config\.start: .* has no parameter of this model"):
+        tuned(model={**model, "dim": 4, "mlp_dim": 4, "heads": 1}).check()

@@ -1,0 +1,199 @@
+"""S3-Rec: self-supervised learning with mutual information maximisation (Zhou et al., CIKM 2020).
+
+Two runs: `stage = "pretrain"` trains an encoder that sees both sides on four tasks, and
+`stage = "finetune"` (with `config.start`, the first run's folder) trains the same parameters as
+SASRec. The tasks (section 4.2), each scored by a bilinear form and a logistic loss:
+
+- AAP: an item's vector and its attributes;
+- MIP: the state at a masked item, and that item against a drawn one;
+- MAP: the state at a masked item, and that item's attributes;
+- SP: the state of a sequence with a masked segment, and that segment against a drawn one.
+
+Deviations: AAP and MAP compare with all attributes of the catalogue, as the authors' code. A
+segment's state is the mean of its positions, read alone, in place of the last one; the segment of
+another row is its negative. Rows are packed, and a segment of a row may reach into two sequences.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from recjax.models import sasrec
+from recjax.models.attributed import ATTRIBUTE_AXES, AttributedConfig
+from recjax.models.recommender import SequentialRecommender
+from recjax.nn.dropout import dropout
+from recjax.nn.masks import make_mask
+from recjax.nn.table import Table
+from recjax.ranges import Amount, Dropout, Few, FieldError, Positive, Share, Size
+from recjax.typing import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(AttributedConfig):
+    """Sizes and settings of S3-Rec."""
+
+    stage: Literal["pretrain", "finetune"] = "finetune"
+    dim: Size = 64  # D (section 5.1.4)
+    layers: Few = 2
+    heads: Size = 2
+    mlp_dim: Size = 256  # F; four times D in the authors' code
+    max_length: Size = 50  # L
+    dropout: Dropout = 0.5  # as the authors' code
+    init_std: Positive = 0.02
+    scale_embedding: bool = False  # inputs times sqrt(D), as SASRec's authors do
+    # Pre-training.
+    mask_share: Share = 0.2  # of the items (5.1.4)
+    aap_weight: Amount = 0.2  # the weights of the authors' code
+    mip_weight: Amount = 1.0
+    map_weight: Amount = 1.0
+    sp_weight: Amount = 0.5
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.dim % self.heads:
+            raise FieldError("dim", f"{self.dim} is no multiple of heads {self.heads}")
+
+
+PRESETS = {"paper": Config()}
+
+PARAM_AXES = (*ATTRIBUTE_AXES, *sasrec.PARAM_AXES)
+
+
+class Pretraining(nnx.Module):
+    """What the four tasks have of their own: attributes, and a bilinear form each.
+
+    Args:
+        n_items: I.
+        n_attributes: A.
+        config: sizes.
+        rngs: initialiser keys.
+    """
+
+    def __init__(self, n_items: int, n_attributes: int, config: Config, *, rngs: nnx.Rngs):
+        init = nnx.initializers.normal(config.init_std)
+        self.values = nnx.Variable(jnp.zeros((n_items, n_attributes)))
+        self.embedding = nnx.Param(init(rngs.params(), (n_attributes, config.dim), jnp.float32))
+
+        def form() -> nnx.Linear:
+            return nnx.Linear(config.dim, config.dim, use_bias=False, rngs=rngs)
+
+        self.aap, self.mip, self.map, self.sp = form(), form(), form(), form()
+
+
+class Recommender(SequentialRecommender):
+    """S3-Rec under the recommender contract.
+
+    Args:
+        config: sizes.
+        n_items: I.
+        n_attributes: A.
+        rngs: initialiser keys.
+    """
+
+    attributed = True
+
+    def __init__(self, config: Config, n_items: int, n_attributes: int, *, rngs: nnx.Rngs):
+        self.config, self.n_items = config, n_items
+        block = sasrec.Config(
+            dim=config.dim, heads=config.heads, mlp_dim=config.mlp_dim, dropout=config.dropout,
+            init_std=config.init_std,
+        )  # fmt: skip
+        init = nnx.initializers.normal(config.init_std)
+        self.items = Table(n_items, config.dim, embedding_init=init, rngs=rngs)
+        self.positions = nnx.Embed(config.max_length, config.dim, embedding_init=init, rngs=rngs)
+        self.blocks = nnx.List([sasrec.Block(block, rngs=rngs) for _ in range(config.layers)])
+        self.final_norm = nnx.LayerNorm(config.dim, rngs=rngs)
+        if config.stage == "pretrain":
+            self.attributes = Pretraining(n_items, n_attributes, config, rngs=rngs)
+            self.mask = nnx.Param(init(rngs.params(), (config.dim,), jnp.float32))
+
+    @classmethod
+    def reads_attributes(cls, config: Config) -> bool:
+        """Pre-training does."""
+        return config.stage == "pretrain"
+
+    def _read(self, x: Array, positions: Array, mask: Array, mode: dict[str, Any]) -> Array:
+        """States [B L D] of item vectors [B L D]."""
+        x = dropout(x + self.positions(positions), self.config.dropout, **mode)
+        for block in self.blocks:
+            x = block(x, mask, **mode)
+        return self.final_norm(x)
+
+    def encode(
+        self,
+        ids: Array,
+        *,
+        positions: Array | None = None,
+        segments: Array | None = None,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
+    ) -> Array:
+        """Hidden states [B L D] of item ids [B L]; h_t has seen items up to t only."""
+        positions, segments = self.layout(ids, positions, segments)
+        mode: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs}
+        mask = make_mask(segments > 0, 1, segments)
+        return self._read(self.input_vectors(ids), positions, mask, mode)
+
+    def item_table(self) -> Array:
+        """Item vectors [I D]."""
+        return self.items.embedding[...]
+
+    def loss(self, batch: dict[str, Array], rngs: nnx.Rngs) -> tuple[Array, Array] | None:
+        """The four tasks' weighted sum in pre-training, (sum, weight)."""
+        config = self.config
+        if config.stage != "pretrain":
+            return None
+        ids, positions, segments = batch["ids"], batch["positions"], batch["segments"]
+        mode: dict[str, Any] = {"deterministic": False, "rngs": rngs}
+        real, own = segments > 0, self.input_vectors(ids)
+        both = make_mask(real, 0, segments)
+        chosen = real & (jax.random.uniform(rngs.noise(), ids.shape) < config.mask_share)
+        h = self._read(jnp.where(chosen[..., None], self.mask[...], own), positions, both, mode)
+        masked, count = chosen.astype(h.dtype), jnp.maximum(chosen.sum(), 1)
+        task, table = self.attributes, self.items.embedding[...]
+        has = task.values[...][ids]  # [B L A]
+
+        def labels(states: Array, weights: Array) -> Array:
+            """The mean over attributes of the logistic loss, summed over places."""
+            logits = jnp.einsum("BLD,AD->BLA", states, task.embedding[...])
+            losses = jax.nn.softplus(logits) - has * logits
+            return (losses.mean(axis=-1) * weights).sum()
+
+        drawn = jax.random.randint(rngs.noise(), ids.shape, 1, self.n_items)
+        mapped = task.mip(h)
+        right, wrong = ((mapped * table[i]).sum(axis=-1) for i in (ids, drawn))
+        losses = jax.nn.softplus(-right) + jax.nn.softplus(wrong)
+        total = config.mip_weight * (losses * masked).sum() / count
+        total += config.map_weight * labels(task.map(h), masked) / count
+        total += config.aap_weight * labels(task.aap(own), real.astype(h.dtype)) / real.sum()
+        total += config.sp_weight * self._segments(own, positions, real, both, mode, rngs)
+        weight = jnp.asarray(real.any(axis=-1).sum(), h.dtype)
+        return total * weight, weight
+
+    def _segments(
+        self, own: Array, positions: Array, real: Array, both: Array, mode: dict, rngs: nnx.Rngs
+    ) -> Array:
+        """SP: the mean over rows."""
+        length = real.shape[1]
+        # From anywhere in the row's second half, half of the row at the most.
+        first = jax.random.randint(rngs.noise(), (len(real), 1), length // 2, length)
+        size = jax.random.randint(rngs.noise(), (len(real), 1), 1, length // 2 + 1)
+        places = jnp.arange(length)
+        inside = (places >= first) & (places < first + size) & real  # [B L]
+        vectors = inside[..., None]
+        context = self._read(jnp.where(vectors, self.mask[...], own), positions, both, mode)
+        part = self._read(jnp.where(vectors, own, self.mask[...]), positions, both, mode)
+
+        def mean(states: Array) -> Array:
+            total = (states * vectors).sum(axis=1)
+            return total / jnp.maximum(vectors.sum(axis=1), 1)
+
+        around, segment = self.attributes.sp(mean(context)), mean(part)
+        right = (around * segment).sum(axis=-1)
+        wrong = (around * jnp.roll(segment, 1, axis=0)).sum(axis=-1)
+        counts = inside.any(axis=-1)
+        losses = jax.nn.softplus(-right) + jax.nn.softplus(wrong)
+        return (losses * counts).sum() / jnp.maximum(counts.sum(), 1)
