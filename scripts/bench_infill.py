@@ -1,6 +1,6 @@
 """Speed of infilling with a GLM of random weights: entity positions, constraint, shared texts.
 
-    python scripts/bench_infill.py [--preset glm-base] [--clock cpu] [--repeats 5]
+    python scripts/bench_infill.py [--preset glm-base] [--layers 4] [--clock cpu]
 
 Prints: a trie of 100,000 titles (seconds to build it, memory on the device); milliseconds a token
 of greedy infilling, without entities and with the positions of these, beside `generate` of the same
@@ -31,13 +31,14 @@ VOCAB, NEW, BEAMS = 50304, 8, 20
 MARKS = Marks(50259, 50256, 50257, 50258, 50260, 50264, 50263, 50265)
 
 
-def make_model(preset: str) -> LanguageModel:
-    """A GLM with GPT-2's vocabulary and command tokens."""
+def make_model(preset: str, layers: int | None) -> LanguageModel:
+    """A GLM with GPT-2's vocabulary and command tokens, whole or its first layers."""
     from flax import nnx
 
     config = dataclasses.replace(
         presets()[preset], vocab_size=VOCAB, start_id=MARKS.sop, blank_ids=(MARKS.mask,)
     )
+    config = config if layers is None else dataclasses.replace(config, layers=layers)
     dtype = jnp.dtype(_bench.default_dtype(jax.default_backend()))
 
     def build(rngs: nnx.Rngs) -> nnx.Module:
@@ -91,6 +92,7 @@ def step_alone(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="glm-base")
+    parser.add_argument("--layers", type=int, help="by default the preset's")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--texts", type=int, default=2, help="a batch of beams")
@@ -107,7 +109,7 @@ def main() -> None:
     held = dynamic.trie.nbytes / 1e6
     print(f"trie of 100,000 titles: built in {_bench.now() - start:.2f} s, {held:.1f} MB")
 
-    lm = make_model(args.preset)
+    lm = make_model(args.preset, args.layers)
     free, placed, both = (
         Infiller(lm, marks=MARKS, **options)
         for options in (

@@ -1,5 +1,6 @@
 """Filling blanks: as if each text were read anew, with the positions of training, in every beam."""
 
+import dataclasses
 import functools
 
 import jax
@@ -16,7 +17,7 @@ from recjax.models.definition import define, params_of
 from recjax.models.language import family_for
 from recjax.recsysllm.blanks import construct
 from recjax.recsysllm.entities import EntityPool
-from recjax.recsysllm.infill import Infiller, infill
+from recjax.recsysllm.infill import Infiller, infill, text_ids
 from recjax.recsysllm.spans import Marks, Spans
 from recjax.testing.language_contracts import build
 from recjax.text.tokenizers import train_bpe
@@ -289,3 +290,35 @@ def test_bad_models_and_pools():
             made = LanguageModel(lm.definition, lm.params, small)
         with pytest.raises(InputError, match=message):
             Infiller(made, **options)
+
+
+def test_positions_of_one_row_where_two_are_expected():
+    with pytest.raises(InputError, match=r"positions have shape \(1, 3\), expected \(1, 2, 3\)"):
+        model("glm")([[1, 2, 3]], positions=np.arange(3)[None])
+
+
+def test_texts_get_what_begins_and_ends_a_text_of_the_model():
+    """GLM's [CLS] and end; of ChatGLM, whose texts end in [gMASK] and <sop>, no second blank."""
+    tokenizer = train_bpe(["a film"], 259)
+    a, b = tokenizer.encode_batch(["a", "b"])
+    marks = Marks(cls=300, eos=301, sop=302, eop=303, mask=304, sentence=305, document=306)
+
+    class Tokens:
+        begin, end = (), ()
+
+        def encode_batch(self, texts, special):
+            assert special  # names of command tokens stand for the tokens
+            out = []
+            for text in texts:
+                before, found, after = text.partition("[MASK]")
+                out.append([*tokenizer.encode(before), *[marks.mask] * bool(found)])
+                out[-1] += tokenizer.encode(after)
+            return out
+
+    glm_like = Tokens()
+    assert text_ids(glm_like, ["a[MASK]"], marks) == [[300, *a, 304, 301]]
+    chat_like = Tokens()
+    chat_like.end = (306, 302)
+    no_cls = dataclasses.replace(marks, cls=-1)
+    expected = [[*a, 306], [*a, 304, *b]]
+    assert text_ids(chat_like, ["a", "a[MASK]b"], no_cls) == expected
