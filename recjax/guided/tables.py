@@ -195,22 +195,19 @@ def score_all(
         before = progress.done - len(taken)
         scored = _score_open(subjects, rate, progress, parts)
         counts = {"malformed": 0, "missing": 0, "out_of_range": 0, "extra": 0, "without_text": 0}
-        rows: list[list[float]] = []
-        for row in progress.rows():
+        values = np.full((len(subjects.keys), len(rate.aspects)), np.nan, np.float32)
+        for place, row in enumerate(progress.rows()):
             for name in counts:
                 counts[name] += (row or {}).get(name, 0)
-            values = [np.nan] * len(rate.aspects) if row is None else row["scores"]
-            rows.append([np.nan if value is None else value for value in values])
+            if row is not None:  # None becomes NaN
+                values[place] = np.array(row["scores"], np.float32)
         left = len(subjects.keys) - progress.done
         result = {
             "finished": not left, "out": str(out), "total": len(subjects.keys), "scored": scored,
             "before": before, "known": len(taken), "left": left, **counts,
         }  # fmt: skip
         if not left:
-            write_scores(
-                out, subjects.keys, np.array(rows).reshape(-1, len(rate.aspects)), rate.aspects,
-                subjects.column,
-            )  # fmt: skip
+            write_scores(out, subjects.keys, values, rate.aspects, subjects.column)
             progress.remove()
     return result
 
