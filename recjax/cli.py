@@ -258,7 +258,7 @@ def _plan(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[st
         told = {"config": find_config(args.preset, args.source, remat=args.remat)}
     else:
         told = planned(run, args.mesh, remat=args.remat)
-    names = ("batch", "length", "train", "dtype", "rank")
+    names = ("batch", "length", "train", "dtype", "rank", "quant")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if "lora" in told and "rank" in given:
         raise InputError("--rank: expected --config.lora.rank=N")

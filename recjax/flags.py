@@ -187,6 +187,7 @@ def make_parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
         "--dtype", metavar="NAME", help="type of parameters and activations (bfloat16)"
     )
     sub.add_argument("--remat", metavar="NAME", help="none (default), dots or full")
+    sub.add_argument("--quant", metavar="NAME", help="of a frozen model: int8 or nf4")
     sub.add_argument(
         "--compiled", action="store_true",
         help="also compile a step for the mesh, simulated on this CPU: memory and collectives",

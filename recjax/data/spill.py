@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-BUCKET_ROWS = 1 << 22  # rows of a bucket, where no user has more
+BUCKET_ROWS = 1 << 20  # rows of a bucket, where no user has more
 _CHUNK = 1 << 20  # rows that are read at a time
 _folder: contextvars.ContextVar[Path | None] = contextvars.ContextVar("spill", default=None)
 

@@ -23,6 +23,7 @@ from flax import nnx
 
 from recjax.errors import InputError
 from recjax.nn.dropout import dropout
+from recjax.nn.narrow import widened
 from recjax.ranges import Checked, Dropout, FieldError, Positive, Range
 from recjax.typing import Array, Params
 
@@ -110,10 +111,17 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(init(rngs.params(), (*stack, in_dim, out_dim), dtype))
         self.bias = nnx.Param(jnp.zeros((*stack, out_dim), dtype)) if bias else None
         self.lora: LoRA | None = nnx.data(None)
+        self.quant_scale: Any = nnx.data(None)  # of a narrow kernel (`recjax.nn.quant`)
+
+    def weight(self, dtype: Any) -> Array:
+        """The kernel [*stack in out] in a type; a narrow one is widened."""
+        if self.quant_scale is None:
+            return self.kernel[...].astype(dtype)
+        return widened(self.kernel[...], self.quant_scale[...], dtype)
 
     def __call__(self, x: Array, key: Array | None = None) -> Array:
         """Maps x [... in]; with a `key`, an adapter's dropout is on."""
-        y = x @ self.kernel[...].astype(x.dtype)
+        y = x @ self.weight(x.dtype)
         y = y if self.bias is None else y + self.bias[...].astype(x.dtype)
         return y if self.lora is None else y + self.lora(x, key)
 
@@ -189,6 +197,7 @@ def lora_axes(axes: tuple[tuple[str, tuple[str | None, ...]], ...]) -> tuple:
             out += [
                 (f"{base}lora/a", (*stack, into, "rank")),
                 (f"{base}lora/b", (*stack, "rank", outof)),
+                (f"{base}quant_scale", (*stack, None, outof)),
             ]
         out.append((pattern, names))
     return tuple(out)

@@ -25,8 +25,9 @@ from recjax.convert.language_model import (
 )
 from recjax.convert.peft import adapted, merged, write_adapter
 from recjax.convert.peft_config import targets_of
-from recjax.models.definition import ModelDef, fingerprint
+from recjax.models.definition import ModelDef, define, fingerprint
 from recjax.nn.lora import MOST_RANK, LoRAConfig
+from recjax.nn.quant import quantize, quantized
 from recjax.ranges import Checked, Dropout, FieldError, Positive, Range
 from recjax.training import parallel
 from recjax.training.freezing import FULL, LORA
@@ -69,9 +70,12 @@ class AdaptingConfig(Checked):
     dtype: Literal["", "float32", "bfloat16", "float16"] = ""  # of the frozen model; "" = stored
     remat: Literal["none", "dots", "full"] = "none"  # what the backward pass computes again
     merge: bool = False  # write the model with its adapter merged, too
+    quant: Literal["", "int8", "nf4"] = ""  # of the frozen layers' kernels (`recjax.nn.quant`)
 
     def __post_init__(self):
         super().__post_init__()
+        if self.quant and self.method == "full":
+            raise FieldError("quant", "expected nothing where all parameters are trained")
         if self.method == "full" and self.dtype not in ("", "float32"):
             raise FieldError("dtype", "expected float32 where all parameters are trained")
 
@@ -126,11 +130,12 @@ class AdaptingRun(Run):
     @functools.cached_property
     def model(self) -> ModelDef:
         """The definition of the model with its adapters."""
-        return self._adapted.definition
+        return define(self.build) if self.adapting.quant else self._adapted.definition
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """See `Trainable`."""
-        return self._adapted.build(rngs)
+        model = self._adapted.build(rngs)
+        return quantize(model, self.adapting.quant) if self.adapting.quant else model
 
     @property
     def axes(self) -> parallel.AxisRules:
@@ -145,7 +150,18 @@ class AdaptingRun(Run):
     @property
     def frozen(self) -> Params:
         """The model's own parameters, where adapters are trained."""
-        return {} if self.adapting.method == "full" else self.loaded.params
+        if self.adapting.method == "full":
+            return {}
+        return self._narrow if self.adapting.quant else self.loaded.params
+
+    @functools.cached_property
+    def _narrow(self) -> Params:
+        """The frozen parameters in few bits; those that were read are let go."""
+        assert self.adapting.quant
+        out = quantized(self.loaded.params, self.adapting.quant, self.model.shapes)
+        _ = self.model_identity  # of what was read
+        del self.loaded
+        return out
 
     @property
     def drops(self) -> bool:
@@ -160,13 +176,15 @@ class AdaptingRun(Run):
             "train": self.adapting.method,
             "dtype": str(next(iter(self.base.params.values())).dtype),
             "lora": None if self.adapting.method == "full" else self.lora,
+            "quant": self.adapting.quant,
         }
 
     @functools.cached_property
     def model_identity(self) -> dict[str, Any]:
         """What of the model a checkpoint belongs to."""
         return {
-            "lora": {"method": self.adapting.method, **to_plain(self.adapting.lora)},
+            "lora": {"method": self.adapting.method, **to_plain(self.adapting.lora)}
+            | ({"quant": self.adapting.quant} if self.adapting.quant else {}),
             "llm": fingerprint(self.loaded.params),
         }
 

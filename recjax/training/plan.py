@@ -30,6 +30,7 @@ from recjax.errors import InputError
 from recjax.models.definition import ModelDef, define
 from recjax.models.language import family_for, presets
 from recjax.nn.lora import LoRAConfig, add_lora
+from recjax.nn.quant import quantize
 from recjax.nn.soft import place_soft
 from recjax.sharded import MESH_AXES, placing
 from recjax.training.compiled import Step, compiled_step
@@ -193,6 +194,7 @@ def make_plan(
     rank: int = 8,
     lora: LoRAConfig | None = None,
     compiled: bool = False,
+    quant: Any = "",
 ) -> Plan:
     """Plans the training of a language model with Adam; allocates nothing.
 
@@ -208,6 +210,7 @@ def make_plan(
             in float32.
         rank: R, for "lora", on the family's usual targets.
         lora: other adapters for "lora".
+        quant: "int8" or "nf4": of the frozen layers' kernels (`recjax.nn.quant`).
         compiled: also compile the step, for as many devices as this process has of a mesh.
 
     Raises:
@@ -216,6 +219,8 @@ def make_plan(
     """
     if train not in (*_RULES, _READ):
         raise InputError(f"train '{train}': expected one of {', '.join((*_RULES, _READ))}")
+    if quant not in ("", "int8", "nf4") or (quant and train == "full"):
+        raise InputError(f"quant {quant}: expected int8 or nf4, of a frozen model")
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype}: expected one of {', '.join(DTYPES)}")
     data, fsdp, tensor = mesh_sizes(mesh)
@@ -234,7 +239,11 @@ def make_plan(
         model = family.build(config, rngs=rngs, dtype=jnp.dtype(dtype))
         return add_lora(model, adapters, rngs) if train == "lora" else model
 
-    definition = define(module)
+    def stored(rngs: nnx.Rngs) -> Any:
+        return quantize(module(rngs), quant) if quant else module(rngs)
+
+    definition = define(stored)
+    parameters = _size(dict(define(module).shapes))
     params = dict(definition.shapes)
     axes = (*family.axes, (_ADAPTER, (None, "embed")))
     if train == "adapter":
@@ -278,7 +287,7 @@ def make_plan(
     jaxpr = jax.make_jaxpr(jax.value_and_grad(loss))(*inputs)
     sharded = functools.partial(_sharded_bytes, axes=axes, mesh=places)
     return Plan(
-        parameters=_size(params),
+        parameters=parameters + (params[_ADAPTER].size if train == "adapter" else 0),
         trained=_size(trained),
         devices=rows * tensor,
         tokens=batch * length,

@@ -248,6 +248,24 @@ def test_a_mesh_computes_the_same(folder, pairs):
         np.testing.assert_allclose(value, other.params[path], atol=1e-4)
 
 
+def test_a_base_in_8_bits(folder, pairs, tmp_path):
+    """The frozen kernels are int8; training is nearly that of the plain base, and plan knows it."""
+    plain, expected = stepped(make(folder, pairs))
+    config = config_of(folder, pairs, quant="int8")
+    run = FinetuneRun(config, split_pairs(config.data, 0), tmp_path)
+    state, loss = stepped(run)
+    assert 0 < abs(loss - expected) < 0.02 * expected
+    assert state.params.keys() == plain.params.keys()
+    kernel = run.frozen["layers/gate/kernel"]
+    assert kernel.dtype == np.int8 and "loaded" not in vars(run)
+    plan = make_plan(**planned(config))
+    assert plan.frozen_bytes == sum(a.nbytes for a in run.frozen.values())
+    assert run.identity["lora"]["quant"] == "int8"
+    assert "adapter" in run.finish(state.params)
+    with pytest.raises(InputError, match="config.quant: expected nothing where all"):
+        config_of(folder, pairs, quant="int8", method="full")
+
+
 def test_all_parameters_can_be_trained(folder, pairs, tmp_path):
     config = config_of(folder, pairs, method="full")
     run = FinetuneRun(config, split_pairs(config.data, 0), tmp_path)

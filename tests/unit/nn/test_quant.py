@@ -1,0 +1,75 @@
+"""Kernels in few bits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from recjax.errors import InputError
+from recjax.models.definition import define, params_of
+from recjax.models.llama import PARAM_AXES, Config, Llama
+from recjax.nn.lora import LoRAConfig, add_lora
+from recjax.nn.narrow import NF4, narrow, widened
+from recjax.nn.quant import quantize, quantized
+from recjax.training import parallel
+
+KERNEL = np.random.default_rng(0).normal(size=(3, 128, 24)).astype(np.float32)
+
+
+def test_int8_is_within_half_a_step():
+    kernel, scale = narrow(jnp.asarray(KERNEL), "int8")
+    assert kernel.dtype == jnp.int8 and kernel.shape == KERNEL.shape and scale.shape == (3, 1, 24)
+    off = np.abs(np.asarray(widened(kernel, scale, jnp.float32)) - KERNEL)
+    assert (off <= np.asarray(scale) / 2 * 1.001).all()
+    assert np.abs(np.asarray(kernel)).max(axis=1).min() == 127
+
+
+def test_nf4_takes_the_nearest_of_its_values():
+    kernel, scale = narrow(jnp.asarray(KERNEL), "nf4")
+    assert kernel.dtype == jnp.uint8 and kernel.shape == (3, 64, 24) and scale.shape == (3, 2, 24)
+    blocks = KERNEL.reshape(3, 2, 64, 24)
+    largest = np.abs(blocks).max(axis=2, keepdims=True)
+    nearest = NF4[np.abs(blocks[..., None] / largest[..., None] - NF4).argmin(axis=-1)] * largest
+    found = np.asarray(widened(kernel, scale, jnp.float32))
+    np.testing.assert_allclose(found, nearest.reshape(KERNEL.shape), atol=1e-6)
+    with pytest.raises(InputError, match="nf4: a map of 100 inputs; expected a multiple of 64"):
+        narrow(jnp.ones((100, 4)), "nf4")
+
+
+CONFIG = Config(
+    vocab_size=64, dim=64, mlp_dim=128, layers=2, heads=4, kv_heads=2, head_dim=16, init_std=0.1
+)
+
+
+@pytest.mark.parametrize(("form", "off"), [("int8", 0.03), ("nf4", 0.3)])
+def test_a_model_of_narrow_kernels_under_lora(form, off):
+    """It computes nearly the same; its kernels take fewer bytes, and adapters have gradients."""
+
+    def plain(rngs):
+        lora = LoRAConfig(4, targets=(r"layers/attention/(query|value)",))
+        return add_lora(Llama(CONFIG, rngs=rngs), lora, rngs)
+
+    params = params_of(plain(nnx.Rngs(0)))
+    definition = define(lambda rngs: quantize(plain(rngs), form))
+    found = quantized(params, form, definition.shapes)
+    assert {p: (a.shape, a.dtype) for p, a in found.items()} == {
+        p: (a.shape, a.dtype) for p, a in definition.shapes.items()
+    }
+    sizes = [
+        sum(a.nbytes for p, a in ps.items() if p.startswith("layers")) for ps in (params, found)
+    ]
+    assert sizes[1] < sizes[0] * (0.3 if form == "int8" else 0.2)
+    tokens = jnp.arange(24).reshape(2, 12)
+    expected = define(plain).merge(params)(tokens)[0]
+    logits = definition.merge(found)(tokens)[0]
+    assert 0 < jnp.sqrt(((logits - expected) ** 2).mean() / (expected**2).mean()) < off
+
+    def loss(own):
+        return (definition.merge({**found, **own})(tokens)[0] ** 2).mean()
+
+    own = {p: a for p, a in found.items() if p.endswith("lora/b")}
+    assert all(float(jnp.abs(g).max()) > 0 for g in jax.jit(jax.grad(loss))(own).values())
+    mesh = parallel.make_mesh((2, 2, 2))
+    placed = parallel.param_shardings(definition.shapes, PARAM_AXES, mesh)
+    assert placed["layers/gate/quant_scale"].spec[-1] == "tensor"
