@@ -12,6 +12,7 @@ from typing import Any
 # Each is a `recjax.training.system.System`.
 SYSTEMS = {
     "recommender": "recjax.training.recommender:SYSTEM",
+    "rating": "recjax.training.rating:SYSTEM",
     "reference": "recjax.training.reference:SYSTEM",
     "language_model": "recjax.training.language_model:SYSTEM",
     "finetune": "recjax.training.finetune:SYSTEM",

@@ -10,11 +10,11 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
-_LOWER_IS_BETTER = ("loss", "perplexity")
+_LOWER_IS_BETTER = ("loss", "perplexity", "rmse", "mae")
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether a metric falls as a model improves: where its name ends in "loss" or "perplexity"."""
+    """Whether a metric falls as a model improves: by the end of its name."""
     return metric.rpartition("/")[2] in _LOWER_IS_BETTER
 
 

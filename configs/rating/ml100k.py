@@ -1,0 +1,23 @@
+"""Rating prediction on MovieLens-100K: RMSE and MAE.
+
+    recjax train --config=configs/rating/ml100k.py:mf --workdir=runs/ml100k_mf
+
+The argument is mf (matrix factorisation with biases) or mlp. Each user's newest rating is the test,
+the one before it the validation; configs/RESULTS.md has the figures.
+"""
+
+from ml_collections import ConfigDict
+
+from recjax.errors import InputError
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    if arg not in ("mf", "mlp"):
+        raise InputError(f"ml100k.py: no argument '{arg}'; expected mf or mlp")
+    config = ConfigDict()
+    config.system = "rating"
+    config.data = {"source": "movielens", "path": "ml-100k", "store": "prepared/ml-100k"}
+    config.model = {"name": arg}
+    config.optim = {"learning_rate": 0.003, "weight_decay": 0.1}
+    config.train = {"batch_size": 256, "epochs": 60.0, "patience": 5}
+    return config

@@ -1,0 +1,281 @@
+"""Rating prediction: a run that learns ratings, measured by RMSE and MAE.
+
+    recjax train --config=configs/rating/ml100k.py:mf --workdir=runs/ml100k_mf
+
+The split is that of every run: with leave-one-out a user's newest rating is the test, the one
+before it the validation, and training has only what came before in that user's time. (P5 and those
+that follow it draw test ratings at random from all times, which is easier.)
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from recjax.config import build, to_plain
+from recjax.data.pipeline import step_size
+from recjax.data.prepare import DataConfig, read_options
+from recjax.data.splits import Split
+from recjax.data.store import Store
+from recjax.errors import InputError
+from recjax.models.rating import PARAM_AXES, Config, RatingModel
+from recjax.ranges import Checked, Seed, Size
+from recjax.training import parallel
+from recjax.training.loop import TrainConfig
+from recjax.training.optim import OptimConfig
+from recjax.training.ranks import SplitConfig, make_split
+from recjax.training.run import Run
+from recjax.training.system import System
+from recjax.typing import Array, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class RatingTrainConfig(TrainConfig):
+    """Section `train` of ratings."""
+
+    metric: str = "validation/rmse"
+
+
+@dataclasses.dataclass(frozen=True)
+class RatingEvaluationConfig(Checked):
+    """Section `evaluation` of ratings."""
+
+    batch_size: Size = 4096  # ratings at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class RatingConfig(Checked):
+    """A rating model's config."""
+
+    data: DataConfig
+    model: Config = dataclasses.field(default_factory=Config)
+    seed: Seed = 0  # of weights, shuffles and dropout
+    split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: RatingTrainConfig = dataclasses.field(default_factory=RatingTrainConfig)
+    evaluation: RatingEvaluationConfig = dataclasses.field(default_factory=RatingEvaluationConfig)
+
+    def __post_init__(self):
+        super().__post_init__()
+        read_options(self.data)
+
+    system = "rating"  # its name in `recjax.systems.SYSTEMS`; no field
+
+
+def complete(section: Any) -> dict[str, Any]:
+    """A run's config with all defaults filled in.
+
+    Raises:
+        InputError: naming the key that is unknown, missing or of the wrong type.
+    """
+    config = build(RatingConfig, section, "config")
+    plain = to_plain(config)
+    plain["data"]["options"] = to_plain(read_options(config.data)[1])
+    return plain
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ratings:
+    """n ratings, and batches of them: shuffled epochs one after another, by step.
+
+    Attributes:
+        users: [n] int32, from 0.
+        items: [n] int32 item ids.
+        ratings: [n] float32.
+        batch_size: ratings a step; all of them where they are fewer.
+        seed: of the shuffles.
+        multiple: of a step's ratings.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    ratings: np.ndarray
+    batch_size: int = 1
+    seed: int = 0
+    multiple: int = 1
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    @property
+    def per_step(self) -> int:
+        """Ratings of a step."""
+        return step_size(self.batch_size, len(self), self.multiple)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every rating is seen about once."""
+        return max(1, round(len(self) / self.per_step))
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - a batch spans at most two epochs
+    def _permutation(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self))
+
+    def __call__(self, step: int, count: int = 1) -> dict[str, np.ndarray]:
+        """`users`, `items` and `ratings` of steps step .. step + count - 1: [K B]."""
+        places = step * self.per_step + np.arange(count * self.per_step)
+        epochs, inside = np.divmod(places, len(self))
+        chosen = np.empty(len(places), np.int64)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            chosen[here] = self._permutation(int(epoch))[inside[here]]
+        arrays = {"users": self.users, "items": self.items, "ratings": self.ratings}
+        return {name: array[chosen].reshape(count, -1) for name, array in arrays.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RatingEvaluator:
+    """RMSE and MAE of one part of the split.
+
+    Attributes:
+        name: of the part.
+        examples: its ratings.
+        batch_size: ratings at a time.
+        predict: `(params, users, items) -> [B]`.
+        limits: the lowest and highest rating of training; predictions stay between them.
+    """
+
+    name: str
+    examples: Ratings
+    batch_size: int
+    predict: Callable[..., Array]
+    limits: tuple[float, float]
+
+    @property
+    def metric_names(self) -> list[str]:
+        """The names that `run` gives."""
+        return [f"{self.name}/rmse", f"{self.name}/mae"]
+
+    def check(self) -> None:
+        """Raises `InputError` where there is nothing to measure."""
+        if not len(self.examples):
+            raise InputError(f"the {self.name} split has no rating (users with too few items?)")
+
+    def run(self, params: Params, progress: Callable[[int], Any] = lambda n: None) -> dict:
+        """Metrics by name."""
+        self.check()
+        found = []
+        for start in range(0, len(self.examples), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            users, items = self.examples.users[part], self.examples.items[part]
+            fill = (0, self.batch_size - len(users))
+            given = np.asarray(self.predict(params, np.pad(users, fill), np.pad(items, fill)))
+            found.append(given[: len(users)].astype(np.float64))
+            progress(len(users))
+        off = np.clip(np.concatenate(found), *self.limits) - self.examples.ratings
+        values = math.sqrt(np.mean(off**2)), float(np.mean(np.abs(off)))
+        return dict(zip(self.metric_names, values, strict=True))
+
+
+class RatingRun(Run):
+    """A model of ratings with its data, in a workdir.
+
+    Args:
+        config: the run's.
+        store: the prepared data.
+        workdir: the run's folder, or None for a run that keeps nothing.
+
+    Raises:
+        InputError: the data have no ratings.
+    """
+
+    config: RatingConfig
+    unit = "ratings"
+
+    def __init__(self, config: RatingConfig, store: Store, workdir: Path | None = None):
+        super().__init__(config, store, workdir)
+        if store.ratings is None:
+            raise InputError(
+                f"config.data: {store.path} has no ratings; expected a source that has them"
+            )
+
+    @functools.cached_property
+    def split(self) -> Split:
+        """Training runs, validation and test examples."""
+        return make_split(self.store, self.config.split)
+
+    def _at(self, places: np.ndarray, users: np.ndarray, **how: Any) -> Ratings:
+        assert self.store.ratings is not None
+        ratings = np.asarray(self.store.ratings[places], np.float32)
+        if not np.isfinite(ratings).all():
+            raise InputError(f"{self.store.path}: a rating that is no number")
+        return Ratings(users, np.asarray(self.store.items[places]), ratings, **how)
+
+    @functools.cached_property
+    def batches(self) -> Ratings:
+        """The training ratings."""
+        train = self.split.train
+        lengths = train.stops - train.starts
+        inside = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        places = np.repeat(train.starts, lengths) + inside
+        found = self._at(
+            places,
+            np.repeat(train.users, lengths),
+            batch_size=self.config.train.batch_size,
+            seed=self.config.seed,
+            multiple=parallel.data_size(self.mesh),
+        )
+        if not len(found):
+            raise InputError("the training split has no rating")
+        return found
+
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """See `Trainable`."""
+        return RatingModel(self.config.model, self.store.n_items, self.store.n_users, rngs=rngs)
+
+    @property
+    def axes(self) -> parallel.AxisRules:
+        """See `Trainable`."""
+        return PARAM_AXES
+
+    @property
+    def given(self) -> Params:
+        """The mean of the training ratings."""
+        return {"mean": jnp.float32(self.batches.ratings.mean(dtype=np.float64))}
+
+    def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
+        """The squared error, (sum, weight)."""
+        del data
+        model = self.model.merge(params)
+        rngs = nnx.Rngs(dropout=key)
+        found = model(batch["users"], batch["items"], deterministic=False, rngs=rngs)
+        return ((found - batch["ratings"]) ** 2).sum(), jnp.float32(found.shape[0])
+
+    @functools.cached_property
+    def _predict(self) -> Callable[..., Array]:
+        return jax.jit(lambda params, users, items: self.model.merge(params)(users, items))
+
+    def evaluator(self, name: Any) -> RatingEvaluator:
+        """Measures one part of the split."""
+        spans = getattr(self.split, name)
+        ratings = self.batches.ratings
+        return RatingEvaluator(
+            name,
+            self._at(spans.stops, spans.users),
+            self.config.evaluation.batch_size,
+            self._predict,
+            (float(ratings.min()), float(ratings.max())),
+        )
+
+    def describe(self) -> str:
+        """One line: model, parameters, data."""
+        parameters = sum(math.prod(a.shape) for a in self.model.shapes.values())
+        return (
+            f"{self.config.model.name}: {parameters:,} parameters; "
+            f"{len(self.batches):,} training ratings"
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint belongs to: the model and the data."""
+        return {"model": to_plain(self.config.model), "data": self.store.fingerprint}
+
+
+SYSTEM = System(RatingConfig, RatingRun, complete)
