@@ -3,12 +3,12 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recjax.config import nearest
+from recjax.data.prepare import resolve
 from recjax.data.reviews import Reviews, read_reviews
 from recjax.data.sources.table import read_records
 from recjax.data.splits import Split
@@ -20,7 +20,7 @@ from recjax.recsysllm.tasks import Mixture, Tasks, TasksConfig, Written, mixture
 from recjax.recsysllm.text import Behaviour, BehaviourConfig, facts_of, read_sentences
 from recjax.text.textualize import item_titles
 
-_SECTION = "config.text.behaviour"
+_SECTION, REVIEWS = "config.text.behaviour", "config.text.tasks.reviews"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class Dataset:
                     f"{_SECTION}.users_facts: names columns, but {_SECTION}.users no table"
                 )
             return {}
-        path = Path(config.users).expanduser()
+        path = resolve(config.users, f"{_SECTION}.users")
         found = read_records(
             path,
             config.users_key,
@@ -110,7 +110,7 @@ class Dataset:
     def reviews(self) -> Reviews | None:
         """The reviews, where a config names them."""
         path = self.tasks.reviews
-        return read_reviews(path, self.store) if path else None
+        return read_reviews(resolve(path, REVIEWS), self.store) if path else None
 
     @functools.cached_property
     def asked(self) -> Tasks:

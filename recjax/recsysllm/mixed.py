@@ -12,11 +12,11 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from recjax.data.prepare import resolve
 from recjax.ranges import Checked
 from recjax.recsysllm.answers import AnswersConfig
 from recjax.recsysllm.blanks import sentence_ends
@@ -57,7 +57,8 @@ class Mixed(Source[Passage]):
         for part, key in (("behaviour", "users"), ("behaviour", "sentences"), ("tasks", "reviews")):
             path = (out.get(part) or {}).get(key)
             if path:
-                out[part] = {**out[part], key: str(Path(path).expanduser().absolute())}
+                found = resolve(path, f"config.text.{part}.{key}")
+                out[part] = {**out[part], key: str(found.absolute())}
         return out
 
     @functools.cached_property

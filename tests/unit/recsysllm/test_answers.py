@@ -140,6 +140,7 @@ def test_recommend_works_as_for_every_recommender(trained, recjax, tmp_path):
         f"--workdir={run.workdir}",
         f"--out={out}",
         "--k=2",
+        "--json",
         f"--history={','.join(keys)}",
     )
     assert status == 0 and result["histories"] == 1
