@@ -25,6 +25,7 @@ SYSTEMS = {
 COMMANDS = {
     "interpret": "recjax.interpreter.command:COMMAND",
     "score": "recjax.guided.command:COMMAND",
+    "explain": "recjax.guided.explaining:COMMAND",
 }
 
 

@@ -151,6 +151,7 @@ class FusedRun(RecommenderRun):
             count = self.guided.recent or self.window - self.masked
             vectors = last_means(scores, batch, count, masked=self.masked)
         joined = jnp.concatenate([h, params[WEIGHT] * vectors], axis=-1)
+        scores = jnp.pad(scores, ((0, len(table) - len(scores)), (0, 0)))
         return joined, jnp.concatenate([table, scores], axis=-1)
 
     def aspect_map(self, params: Params) -> Array:

@@ -120,22 +120,36 @@ class RefinedItems(_Form):
     Args:
         table: the model's own; its first columns are where the learned vectors start.
         config, columns, deviation: see `_Form`.
+        rows: of the learned vectors; those behind the table's are zeros (so that devices divide
+            them).
+        guided_rows: of the guided part's columns.
         rngs: initialiser keys (`params`).
     """
 
     def __init__(
-        self, table: nnx.Embed, config: RefineConfig, columns: int, deviation: float, *, rngs
+        self,
+        table: nnx.Embed,
+        config: RefineConfig,
+        columns: int,
+        deviation: float,
+        rows: int,
+        guided_rows: int,
+        *,
+        rngs: nnx.Rngs,
     ):
         super().__init__(config, columns, deviation, rngs=rngs)
-        width = table.features - config.width(columns)
-        self.own = nnx.Embed(table.num_embeddings, width, rngs=rngs)
-        self.own.embedding[...] = table.embedding[...][:, :width]
-        self.guided = nnx.Variable(jnp.zeros((table.num_embeddings, columns)))
+        width, behind = table.features - config.width(columns), rows - table.num_embeddings
+        self.own = nnx.Embed(rows, width, rngs=rngs)
+        own = table.embedding[...][:, :width]
+        self.own.embedding[...] = jnp.pad(own, ((0, behind), (0, 0)))
+        self.guided = nnx.Variable(jnp.zeros((guided_rows, columns)))
 
     @property
     def embedding(self) -> Array:
         """All vectors [I D]."""
-        return jnp.concatenate([self.own.embedding[...], self.guide(self.guided[...])], axis=-1)
+        own, guided = self.own.embedding[...], self.guide(self.guided[...])
+        guided = jnp.pad(guided, ((0, len(own) - len(guided)), (0, 0)))
+        return jnp.concatenate([own, guided], axis=-1)
 
     def __call__(self, ids: Array) -> Array:
         """Vectors [... D] of ids [...]."""
@@ -219,7 +233,17 @@ def refined(base: Any) -> Any:
         """See `recjax.guided.refine`."""
 
         def __init__(
-            self, config, n_items, refine: RefineConfig, columns, recent, users, *, rngs, **sizes
+            self,
+            config,
+            n_items,
+            refine: RefineConfig,
+            columns,
+            recent,
+            users,
+            rows,
+            *,
+            rngs,
+            **sizes,
         ):
             super().__init__(config, n_items, rngs=rngs, **sizes)
             deviation = refine.deviation or math.sqrt(2 / (n_items + config.dim))
@@ -231,7 +255,8 @@ def refined(base: Any) -> Any:
                             f"config.model.dim: {table.features}, of which "
                             f"{refine.width(columns)} are the guided part's; expected more"
                         )
-                    part = RefinedItems(table, refine, columns, deviation, rngs=rngs)
+                    given = rows if name == "items" else n_items
+                    part = RefinedItems(table, refine, columns, deviation, rows, given, rngs=rngs)
                     setattr(self, name, part)
             self.side, self.recent = refine.user, recent
             self.guided_width = refine.width(columns)
@@ -328,7 +353,7 @@ class GuidedRun(RecommenderRun):
             sizes["n_attributes"] = self._arrays[ATTRIBUTES].shape[1]
         return refined(kind)(
             model, self.store.n_items, self.config.refine, len(guided.names), guided.recent, users,
-            rngs=rngs, **sizes,
+            self.rows, rngs=rngs, **sizes,
         )  # fmt: skip
 
     @property

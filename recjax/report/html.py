@@ -6,8 +6,8 @@ from typing import Any
 
 from recjax.report.markup import Html, element, join
 from recjax.report.numbers import format_number
-from recjax.report.plots import bar_chart, line_chart
-from recjax.report.sections import Bars, Case, Cases, Item, Lines, Section, Table, Text
+from recjax.report.plots import bar_chart, line_chart, radar_chart
+from recjax.report.sections import Bars, Case, Cases, Item, Lines, Radar, Section, Table, Text
 
 MARKS = {"hit": "✓", "miss": "✗", "unknown": "?"}
 _LONG = 18  # characters; cells of longer texts keep some width on a phone
@@ -76,6 +76,8 @@ def section_html(section: Section) -> Html:
         return join(note, table(section.columns, section.rows))
     if isinstance(section, Bars):
         return join(note, _bars(section))
+    if isinstance(section, Radar):
+        return join(note, _radar(section))
     if isinstance(section, Lines):
         return join(note, figure(line_chart(section.title, section.x, section.y, section.series)))
     return join(note, _cases(section))
@@ -96,6 +98,13 @@ def _bars(section: Bars) -> Html:
         for label, *numbers in zip(section.labels, *section.series.values(), strict=True)
     ]
     return figure(chart, fold("Numbers", table(["", *section.series], rows), note=unit))
+
+
+def _radar(section: Radar) -> Html:
+    ends = section.low, section.high
+    chart = radar_chart(section.title, section.labels, section.series, *ends)
+    rows = [list(row) for row in zip(section.labels, *section.series.values(), strict=True)]
+    return figure(chart, fold("Numbers", table(["", *section.series], rows)))
 
 
 def _cases(section: Cases) -> Html:

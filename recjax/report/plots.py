@@ -5,6 +5,7 @@ and dashes come from the page's style sheet (classes s0 .. s5). What is no finit
 out, and said to be.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -166,6 +167,62 @@ def bar_chart(
         _legend(list(series), {}, line=False) if len(series) > 1 else "",
         _plot(title, up, parts, under, width=width, top=room, bottom=room if low < 0 else 0),
         _left_out(sum(value is None for row in bars.values() for value in row)),
+    )
+
+
+def radar_chart(
+    title: str,
+    labels: Sequence[str],
+    series: Mapping[str, Sequence[Any]],
+    low: float,
+    high: float,
+) -> Html:
+    """Closed lines around a centre, an axis a label.
+
+    Args:
+        title: for those who do not see the chart.
+        labels: one an axis, clockwise from the top.
+        series: one number a label, or None; what lies outside of `low` and `high` is drawn there.
+        low, high: at the centre and at the rim.
+    """
+    lines = {name: [finite(value) for value in row] for name, row in series.items()}
+    if not any(value is not None for row in lines.values() for value in row):
+        return element("p", _EMPTY, class_="empty")
+    turns = [2 * math.pi * place / len(labels) for place in range(len(labels))]
+
+    def spot(turn: float, share: float) -> Point:
+        return 320 + 150 * share * math.sin(turn), 200 - 150 * share * math.cos(turn)
+
+    def ring(shares: Sequence[float]) -> str:
+        spots = [spot(turn, share) for turn, share in zip(turns, shares, strict=True)]
+        return "M" + "L".join(f"{a:.1f},{b:.1f}" for a, b in spots) + "Z"
+
+    parts = [
+        element("path", d=ring([share] * len(labels)), class_="grid") for share in (1 / 3, 2 / 3, 1)
+    ]
+    for turn, label in zip(turns, labels, strict=True):
+        (x, y), (end_x, end_y) = spot(turn, 1), spot(turn, 1.08)
+        parts.append(
+            element("line", x1="320", y1="200", x2=f"{x:.1f}", y2=f"{y:.1f}", class_="grid")
+        )
+        side = "middle" if abs(end_x - 320) < 20 else "start" if end_x > 320 else "end"
+        parts.append(
+            element(
+                "text", label, x=f"{end_x:.1f}", y=f"{end_y:.1f}", dy="0.35em", text_anchor=side
+            )
+        )
+    for number, row in enumerate(lines.values()):
+        shares = [
+            0.0 if value is None else min(1.0, max(0.0, (value - low) / (high - low)))
+            for value in row
+        ]
+        parts.append(element("path", d=ring(shares), class_=f"s{number % _STYLES}"))
+    picture = element("svg", *parts, viewBox="0 0 640 400", role="img", aria_label=title)
+    left_out = sum(value is None for row in lines.values() for value in row)
+    return join(
+        _legend(list(series), {}, line=True),
+        element("div", picture, class_="radar"),
+        _left_out(left_out),
     )
 
 

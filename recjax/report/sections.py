@@ -18,6 +18,8 @@ The file is `{"sections": [...]}`, each section an object with `kind`, `title` a
   labels and 5 series read well.
 - lines: `x` and `y`, the names of the axes; `series` {name: [[number, number | null], ...]};
   `note`.
+- radar: `labels` [str], one an axis (three or more); `series` {name: [number | null]}, each as long
+  as `labels`; `low` and `high`, the numbers at the centre and at the rim; `note`.
 - cases: `cases`, each `heading` (str), `history` and `answer` [{"text": str, "mark": str}], and
   `right` (true, false, or null where nothing is judged); `note`. `mark` says of an item whether it
   stands on the other side too: "hit", "miss", "unknown" (of an answer: in no catalogue), or "".
@@ -88,6 +90,18 @@ class Lines:
 
 
 @dataclasses.dataclass(frozen=True)
+class Radar:
+    """A section with a radar chart."""
+
+    title: str
+    labels: Sequence[str]
+    series: Mapping[str, Sequence[Number]]
+    low: float
+    high: float
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Item:
     """An item of a case."""
 
@@ -114,12 +128,13 @@ class Cases:
     note: str = ""
 
 
-Section: TypeAlias = Text | Table | Bars | Lines | Cases
+Section: TypeAlias = Text | Table | Bars | Lines | Radar | Cases
 KINDS: dict[str, type] = {
     "text": Text,
     "table": Table,
     "bars": Bars,
     "lines": Lines,
+    "radar": Radar,
     "cases": Cases,
 }
 _KIND_OF = {cls: kind for kind, cls in KINDS.items()}
@@ -160,7 +175,9 @@ def section_from_json(value: Any, where: str) -> Section:
                     f"{where}.rows[{number}]: expected {len(section.columns)} cells, as many as "
                     f"columns, got {len(row)}"
                 )
-    if isinstance(section, Bars):
+    if isinstance(section, Radar) and (len(section.labels) < 3 or section.low >= section.high):
+        raise InputError(f"{where}: a radar needs three labels or more, and low < high")
+    if isinstance(section, (Bars, Radar)):
         for name, numbers in section.series.items():
             if len(numbers) != len(section.labels):
                 raise InputError(
@@ -235,6 +252,13 @@ def _number(value: Any, where: str) -> Number:
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
         raise _wrong(where, "a number or null", value)
     return _bounded(value, where)
+
+
+def _end(value: Any, where: str) -> float:
+    number = _number(value, where)
+    if number is None:
+        raise _wrong(where, "a number", value)
+    return number
 
 
 def _bounded(value: Any, where: str) -> Any:
@@ -330,6 +354,14 @@ _FIELDS: dict[type, dict[str, _Reader]] = {
         "x": _string,
         "y": _string,
         "series": _named(_many(_point)),
+        "note": _string,
+    },
+    Radar: {
+        "title": _string,
+        "labels": _many(_string),
+        "series": _named(_many(_number)),
+        "low": _end,
+        "high": _end,
         "note": _string,
     },
     Item: {"text": _string, "mark": _mark},

@@ -107,7 +107,10 @@ TEXT = {"kind": "text", "title": "t", "text": "x"}
     ("section", "message"),
     [
         ("text", "sections[1]: expected an object, got 'text'"),
-        ({"title": "t"}, "sections[1].kind: expected one of text, table, bars, lines, cases"),
+        (
+            {"title": "t"},
+            "sections[1].kind: expected one of text, table, bars, lines, radar, cases",
+        ),
         ({**TEXT, "kind": "tabel"}, "sections[1].kind: expected one of text,"),
         ({**TEXT, "kind": ["text"]}, "sections[1].kind: expected one of text,"),
         ({**TEXT, "note": "n"}, "sections[1]: unknown key 'note'; known: title, text"),

@@ -1,0 +1,284 @@
+"""Why an item is recommended: aspects of the user and of the item side by side.
+
+    explain(open_run("runs/refined"), "u1", k=5).items[0].sentence
+    changed_lists(run, steps).stream(params, request, 10)      # "more tension, shorter"
+
+A refined or fused run's score is linear in the guided part: it is a base part plus the sum, over
+the aspects, of the user's weight times the item's standardised score. So the parts are exact.
+
+Letters: B users, I items, A aspects, D width of the scored vectors.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from recjax.config import nearest
+from recjax.data.pipeline import EvalBatches, in_order
+from recjax.data.requests import Request, read_request
+from recjax.errors import InputError
+from recjax.evaluation.lists import TopLists
+from recjax.guided.aspects import Aspect
+from recjax.guided.fusion import FusedRun
+from recjax.guided.refine import GuidedRun
+from recjax.report.sections import Radar, Section, Table, Text
+from recjax.typing import Array, Params
+
+Refined = GuidedRun | FusedRun
+STEP = 0.5  # of the deviation of a user's scores over the catalogue: what one step of a taste is
+_SHOWN = 2.5  # deviations from the average at a chart's rim
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reason:
+    """One item and what its score is made of.
+
+    Attributes:
+        key, title: of the item.
+        score: base + guided.
+        base: what the learned vectors give, and the change of taste's part is in `guided`.
+        guided: the sum of `parts`.
+        share: |guided| / (|guided| + |base|), each as it differs from the catalogue's mean.
+        aspects: [A] standardised, of the item.
+        parts: [A] the user's weight times the item's score, of each aspect.
+        sentence: the same in words.
+    """
+
+    key: str
+    title: str
+    score: float
+    base: float
+    guided: float
+    share: float
+    aspects: np.ndarray
+    parts: np.ndarray
+    sentence: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Explanation:
+    """A user's aspects and the items recommended.
+
+    Attributes:
+        who: the user's key, or "this history".
+        names: A.
+        leaning: [A] the user's weights, scaled to a mean square of 1: above 0 wants more of it.
+        items: best first.
+    """
+
+    who: str
+    names: tuple[str, ...]
+    leaning: np.ndarray
+    items: list[Reason]
+
+    def sections(self) -> list[Section]:
+        """As sections of a report."""
+        lines = [
+            f"{n}. {item.title}: {item.sentence}" for n, item in enumerate(self.items, start=1)
+        ]
+        rows: list[list[Any]] = [[i.title, i.score, i.base, i.guided, i.share] for i in self.items]
+        best = self.items[0]
+        compared: list[list[Any]] = [
+            [name, float(self.leaning[n]), float(best.aspects[n]), float(best.parts[n])]
+            for n, name in enumerate(self.names)
+        ]
+        out: list[Section] = [
+            Text(f"Recommended to {self.who}", "\n\n".join(lines)),
+            Table(
+                "What the scores are made of",
+                ["item", "score", "learned", "aspects", "share of aspects"],
+                rows,
+                "The sum of both parts. Shares are of what differs from the mean item.",
+            ),
+        ]
+        if len(self.names) >= 3:
+            chart = {self.who: self.leaning.tolist(), best.title: best.aspects.tolist()}
+            note = "In deviations from the catalogue's mean, which is the middle ring."
+            out.append(Radar("Aspects", self.names, chart, -_SHOWN, _SHOWN, note))
+        columns = ["aspect", self.who, best.title, "part of the score"]
+        return [*out, Table("Agreement by aspect", columns, compared)]
+
+
+def check_refined(run: Any) -> Refined:
+    """The run itself; `InputError` for one without a guided part."""
+    if not isinstance(run, GuidedRun | FusedRun):
+        raise InputError(
+            f"{run.workdir}: a run without a guided part; expected one of config.system 'guided' "
+            "or 'fused'"
+        )
+    return run
+
+
+def explain(
+    run: Refined,
+    asked: Any,
+    k: int = 5,
+    *,
+    items: Sequence[str] = (),
+    steps: np.ndarray | None = None,
+    params: Params | None = None,
+) -> Explanation:
+    """Explains the k best items for a user or a history, or the given ones.
+
+    Args:
+        run: a refined or fused recommender's.
+        asked: a user key, or a history: a list of item keys, the newest last.
+        k: how many items, unless `items` are given.
+        items: raw keys of the items to explain.
+        steps: [A] change of the user's taste (`read_change`).
+        params: in place of the best checkpoint's.
+
+    Raises:
+        InputError: an unknown user or item, k below 1, a run without a guided part.
+    """
+    check_refined(run)
+    if k < 1:
+        raise InputError(f"k: expected a whole number from 1, got {k!r}")
+    request = read_request(run.store, [asked])
+    chosen = [run.store.item_ids.get(str(key), 0) for key in items]
+    if 0 in chosen:
+        raise InputError(f"items: '{items[chosen.index(0)]}' is not in the data")
+    params = run.restore(run.best_step()) if params is None else params
+    h, table = _vectors(run, params, request)
+    mapping = run.aspect_map(params)
+    weights = np.asarray(h[-mapping.shape[0] :] @ mapping, np.float64)
+    number, scores = run.store.n_items, np.asarray(run.guided.items, np.float64)
+    total = np.asarray(table[:number] @ h, np.float64)
+    base = total - scores @ weights
+    if steps is not None:
+        weights = weights + STEP * total[1:].std() * steps
+    parts = scores * weights
+    guided = parts.sum(axis=1)
+    total = base + guided
+    if not chosen:
+        open_ = np.ones(number, bool)
+        open_[0] = False
+        span = request.spans
+        open_[request.items[span.starts[0] : span.stops[0]]] = False
+        order = np.argsort(-np.where(open_, total, -np.inf), kind="stable")
+        chosen = [int(item) for item in order[: min(k, int(open_.sum()))]]
+    sizes = [np.abs(column - column[1:].mean()) for column in (base, guided)]
+    size = float(np.sqrt(np.mean(weights**2)))
+    who = f"user {request.users[0]}" if request.users else "this history"
+    names, reasons = run.guided.names, []
+    for item in chosen:
+        record = run.store.catalog[item] or {}
+        share = float(sizes[1][item] / max(sizes[0][item] + sizes[1][item], 1e-30))
+        reasons.append(
+            Reason(
+                record["key"], record.get("title") or record["key"], float(total[item]),
+                float(base[item]), float(guided[item]), share, scores[item], parts[item],
+                sentence(names, scores[item], parts[item], share),
+            )
+        )  # fmt: skip
+    return Explanation(who, names, weights / size if size else weights, reasons)
+
+
+def _vectors(run: Refined, params: Params, request: Request) -> tuple[Array, Array]:
+    """`(vector [D], table [I D])` of the request's one history."""
+    batches = EvalBatches(
+        request.items, request.spans, run.window, 1, packed=run.packed, closing=run.closing,
+        targeted=False, users=run.personal and request.users is not None,
+    )  # fmt: skip
+    batch = batches(0)
+    place = in_order(batch)[0]
+    own = {k: jnp.asarray(v) for k, v in batch.items() if k not in ("examples", "weights")}
+    h, table = run.encode(params, own)
+    return h[place], table
+
+
+def sentence(
+    names: Sequence[str], aspects: np.ndarray, parts: np.ndarray, share: float, most: int = 2
+) -> str:
+    """One plain sentence: the aspects that speak most for an item, and what they decide.
+
+    Args:
+        names: A.
+        aspects: [A] standardised, of the item.
+        parts: [A] of the score.
+        share: see `Reason`.
+        most: aspects that are named.
+    """
+    best = [n for n in np.argsort(-parts)[:most] if parts[n] > 0]
+    if not best:
+        return "It is recommended for what others chose together; its aspects do not speak for it."
+    named = " and ".join(f"{'high' if aspects[n] > 0 else 'low'} in {names[n]}" for n in best)
+    return f"It is {named}, as this taste has it; aspects decide {share:.0%} of its score."
+
+
+def read_change(text: str, names: Sequence[str], aspects: Sequence[Aspect] = ()) -> np.ndarray:
+    """A change of taste in words as steps [A]: "more tension, less pace", "shorter".
+
+    Parts between commas are `more NAME` or `less NAME`, where NAME is a part of one aspect's name;
+    or a comparative whose stem stands in the `low` or `high` of one aspect ("very short").
+
+    Raises:
+        InputError: a part that names no aspect, or several.
+    """
+    steps = np.zeros(len(names))
+    for part in filter(None, (part.strip().casefold() for part in text.split(","))):
+        word, _, rest = part.partition(" ")
+        if word in ("more", "less") and rest:
+            found = [n for n, name in enumerate(names) if rest.strip() in name.casefold()]
+            exact = [n for n in found if names[n].casefold() == rest.strip()]
+            found, sign = exact or found, 1.0 if word == "more" else -1.0
+        else:
+            found, sign = _comparative(part, names, aspects)
+        if len(found) != 1:
+            said = "several aspects" if found else "no aspect"
+            raise InputError(
+                f"change '{part}': names {said}; expected 'more NAME' or 'less NAME'; "
+                f"{nearest(rest or part, names)}"
+            )
+        steps[found[0]] += sign
+    if not steps.any():
+        raise InputError(f"change '{text}': changes nothing; expected 'more NAME' or 'less NAME'")
+    return steps
+
+
+def _comparative(
+    word: str, names: Sequence[str], aspects: Sequence[Aspect]
+) -> tuple[list[int], float]:
+    stem = re.sub(r"ier$", "y", word) if word.endswith("ier") else word.removesuffix("er")
+    if not word.endswith("er") or len(stem) < 3:
+        return [], 1.0
+    stems = {stem, stem + "e", stem[:-1] if stem[-1] == stem[-2] else stem}
+    found: dict[int, float] = {}
+    for aspect in aspects:
+        for words, sign in ((aspect.low, -1.0), (aspect.high, 1.0)):
+            if stems & set(re.findall(r"\w+", words.casefold())) and aspect.name in names:
+                found[list(names).index(aspect.name)] = sign
+    return list(found), next(iter(found.values()), 1.0)
+
+
+def changed_lists(run: Refined, steps: np.ndarray) -> TopLists:
+    """What makes lists for a changed taste, at the speed of `run.lists`.
+
+    Args:
+        run: a refined or fused recommender's.
+        steps: [A]; a step adds `STEP` deviations of the user's scores for a deviation of the item.
+    """
+    scores = np.asarray(run.guided.items @ steps, np.float32)[:, None]
+
+    def encode(params: Params, batch: dict[str, Array]) -> tuple[Array, Array]:
+        h, table = run.encode(params, batch)
+        real = table[1 : len(scores)]
+        centred = real - real.mean(axis=0)
+        covariance = centred.T @ centred / len(real)
+        deviation = jnp.sqrt(jnp.maximum(jnp.einsum("BD,DE,BE->B", h, covariance, h), 0.0))
+        own = jnp.pad(jnp.asarray(scores), ((0, len(table) - len(scores)), (0, 0)))
+        return (
+            jnp.concatenate([h, STEP * deviation[:, None]], axis=-1),
+            jnp.concatenate([table, own], axis=-1),
+        )
+
+    return dataclasses.replace(run.lists, encode=encode)
+
+
+def aspects_of(run: Refined) -> Mapping[str, Aspect]:
+    """The aspects of a run's score files, by name."""
+    return {aspect.name: aspect for found in run.guided.aspects for aspect in found.aspects}
