@@ -40,6 +40,7 @@ def write_tokens(
     early_stopping: bool | Literal["never"],
     max_new_tokens: int,
     beams: int,
+    encoder: dict[str, Array],
 ) -> Any:
     """Prefill and decoding, one program."""
     model = definition.merge(params).for_decoding()
@@ -49,7 +50,7 @@ def write_tokens(
     if is_soft is not None and vectors is not None:
         inputs = place_soft(model.embed(tokens), is_soft, vectors)
     newest = jnp.full((rows, 1), length - 1)
-    h, cache = model.hidden(inputs, mask=real, cache=cache, places=newest)
+    h, cache = model.hidden(inputs, mask=real, cache=cache, places=newest, **encoder)
     logits = model.logits(h[:, 0])
 
     def step(tokens: Array, cache: KVCache) -> tuple[Array, KVCache]:

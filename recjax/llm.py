@@ -178,15 +178,24 @@ class LanguageModel:
             self.known = (KnownTokens(tokenizer.size),)
         self._prefixes: dict[tuple[int, ...], KVCache] = {}
         self._forward = jax.jit(
-            lambda params, *inputs: definition.merge(params)(
-                inputs[0], positions=inputs[1], mask=inputs[2]
+            lambda params, *inputs, **encoder: definition.merge(params)(
+                inputs[0], positions=inputs[1], mask=inputs[2], **encoder
             )[0]
         )
         self._read = jax.jit(functools.partial(read_prefix, definition))
         static = ("max_new_tokens", "beams", "early_stopping")
         self._write = jax.jit(functools.partial(write_tokens, definition), static_argnames=static)
 
-    def __call__(self, tokens: Any, positions: Any | None = None, mask: Any | None = None) -> Array:
+    def __call__(
+        self,
+        tokens: Any,
+        positions: Any | None = None,
+        mask: Any | None = None,
+        *,
+        encoder: Any | None = None,
+        encoder_mask: Any | None = None,
+        words: Any | None = None,
+    ) -> Array:
         """Logits [B T V] of the token after each place.
 
         Args:
@@ -195,9 +204,14 @@ class LanguageModel:
                 prompts.
             mask: [B T], True (or 1) = real; or [B T T] or [B 1 T T], query by key, True = may
                 attend. By default all tokens are real.
+            encoder: [B S] ids that the encoder reads, in a family that has one (T5); `tokens` are
+                then the decoder's.
+            encoder_mask: [B S], True (or 1) = real; by default all are.
+            words: [B S], the number of each token's word, for a model with `whole_words`.
 
         Raises:
-            InputError: shapes that do not fit, or ids outside the vocabulary.
+            InputError: shapes that do not fit, ids outside the vocabulary, an encoder's ids for a
+                family without one.
         """
         if np.ndim(tokens) != 3:
             tokens = check_ids(tokens, self.config.vocab_size)
@@ -212,7 +226,8 @@ class LanguageModel:
             if mask.shape not in (plain, square, (rows, 1, length, length)):
                 raise InputError(f"the mask has shape {mask.shape}, expected {plain} or {square}")
             mask = mask[:, 0] if mask.ndim == 4 else mask
-        return self._forward(self.params, *self.placed(tokens, positions, mask))
+        given = self._encoder(encoder, encoder_mask, words, rows)
+        return self._forward(self.params, *self.placed(tokens, positions, mask), **given)
 
     def generate(
         self,
@@ -233,6 +248,9 @@ class LanguageModel:
         chat: bool = False,
         seed: int = 0,
         first_row: int = 0,
+        encoder: Any | None = None,
+        encoder_mask: Any | None = None,
+        words: Any | None = None,
     ) -> Generation:
         """Goes on from prompts.
 
@@ -258,6 +276,8 @@ class LanguageModel:
             seed: of the draws; row b draws alike in every batch where it is row b.
             first_row: the number of the first row: a later part of many prompts draws as they
                 would together.
+            encoder, encoder_mask, words: see `__call__`; the prompts are then what the decoder
+                begins with, of T5 a row [0].
 
         Raises:
             InputError: texts for a model without a tokenizer, an empty prompt, ids outside the
@@ -268,7 +288,9 @@ class LanguageModel:
         if beams > 1 and temperature:
             raise InputError("beam search draws nothing: temperature must be 0")
         given = self._prompts(prompts, mask, soft, special, chat)
-        start = given.shared() if self.family.build.shares_prefix else 0
+        read = self._encoder(encoder, encoder_mask, words, len(given.rows))
+        shares = self.family.build.shares_prefix and not read
+        start = given.shared() if shares else 0
         prefix = self.prefix_cache(given.rows[0][:start].tolist()) if start else None
         longest, known = max(map(len, given.rows)) + max_new_tokens, self.config.max_length
         if longest > known:
@@ -298,6 +320,7 @@ class LanguageModel:
             early_stopping=early_stopping,
             max_new_tokens=new,
             beams=beams,
+            encoder=read,
         )
         return self._generation(written, max_new_tokens)
 
@@ -343,6 +366,30 @@ class LanguageModel:
         """
         model = language_model(self.config, self.params, self.folder)
         return write_language_model(path, model, form=form, dtype=dtype, overwrite=overwrite)
+
+    def _encoder(self, tokens: Any, mask: Any, words: Any, rows: int) -> dict[str, Array]:
+        """What the encoder reads, checked and placed; nothing where nothing is given."""
+        if tokens is None:
+            if mask is not None or words is not None:
+                raise InputError("encoder_mask and words belong to the tokens of encoder")
+            return {}
+        if not self.family.build.reads_encoder:
+            raise InputError(f"the family {self.family.name} has no encoder")
+        ids = check_ids(tokens, self.config.vocab_size)
+        if len(ids) != rows:
+            raise InputError(f"encoder has {len(ids)} rows, the decoder's tokens {rows}")
+        known = getattr(self.config, "whole_words", 0)
+        if (words is None) != (not known):
+            raise InputError(f"words: expected by models with whole_words; this one has {known}")
+        out = {"encoder": ids}
+        if mask is not None:
+            out["encoder_mask"] = np.asarray(mask).astype(bool)
+        if words is not None:
+            out["words"] = check_ids(words, known)
+        for name, array in out.items():
+            if array.shape != ids.shape:
+                raise InputError(f"{name} has shape {array.shape}, expected {ids.shape}")
+        return dict(zip(out, self.placed(*out.values()), strict=True))
 
     def _generation(self, written: Any, limit: int) -> Generation:
         tokens, lengths = np.asarray(written.tokens), np.asarray(written.lengths)

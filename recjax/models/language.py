@@ -76,6 +76,7 @@ class LanguageModule(nnx.Module):
         shares_prefix: the states of a prompt's beginning are those of the beginning alone, so that
             prompts may share its cache. Causal models only.
         position_rows: 1: positions are [B T]; 2: [B 2 T].
+        reads_encoder: `hidden` takes `encoder` [B S] and `encoder_mask`, what a decoder attends to.
     """
 
     config: Any
@@ -83,6 +84,7 @@ class LanguageModule(nnx.Module):
     head: Linear | None
     shares_prefix: ClassVar[bool] = False
     position_rows: ClassVar[int] = 1
+    reads_encoder: ClassVar[bool] = False
 
     def __init__(self, config: LanguageConfig, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
         raise NotImplementedError
@@ -261,6 +263,13 @@ FAMILIES = {
         "recjax.convert.gpt2_hf",
         model_types=("gpt2",),
         lora_targets=(r"layers/attention/query_key_value",),
+    ),
+    "t5": Family(
+        "t5",
+        "recjax.models.t5:T5",
+        "recjax.convert.t5_hf",
+        model_types=("t5",),
+        lora_targets=(r"(encoder|layers)/(attention|cross)/(query|value)",),
     ),
     "qwen3": Family(
         "qwen3", "recjax.models.qwen3:Qwen3", "recjax.convert.qwen3_hf", model_types=("qwen3",)

@@ -205,6 +205,7 @@ def assert_every_parameter_takes_part_and_has_a_sharding(config: LanguageConfig)
     family, model, tokens = family_for(config), build(config), _tokens(config)
     definition = define(lambda rngs: family.build(config, rngs=rngs))
     reading = model.reading(jnp.ones(tokens.shape, bool), jnp.tile(WRITTEN, (3, 1)))
+    reading |= {"encoder": tokens[:, ::-1]} if model.reads_encoder else {}
 
     def loss(params: Any) -> Array:
         return (definition.merge(params)(tokens, **reading)[0] ** 2).sum()

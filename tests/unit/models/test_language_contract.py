@@ -7,7 +7,7 @@ import pytest
 from recjax.errors import InputError
 from recjax.interpreter.bridge import Bridge
 from recjax.llm import LanguageModel
-from recjax.models import chatglm, glm, glm4, gpt2, language, llama, qwen3
+from recjax.models import chatglm, glm, glm4, gpt2, language, llama, qwen3, t5
 from recjax.models.definition import define, params_of
 from recjax.nn.positions import RopeScaling
 from recjax.scoring.options import OptionScorer
@@ -42,6 +42,10 @@ GPT2 = gpt2.Config(
     vocab_size=23, dim=12, mlp_dim=20, layers=3, heads=2, kv_heads=2, head_dim=6, init_std=0.4,
     max_length=64,
 )  # fmt: skip
+T5 = t5.Config(
+    vocab_size=23, dim=12, mlp_dim=20, layers=2, encoder_layers=3, heads=2, kv_heads=2, head_dim=8,
+    buckets=8, max_distance=16, gated=True, tied=False,
+)  # fmt: skip
 CASES = {
     "llama": LLAMA,
     "llama-mha-tied": dataclasses.replace(LLAMA, kv_heads=4, tied=True),
@@ -53,6 +57,7 @@ CASES = {
     "qwen3": QWEN3,
     "glm4": GLM4,
     "gpt2": GPT2,
+    "t5": T5,
     "two_way": TWO_WAY,
     "two_way-tied": dataclasses.replace(TWO_WAY, kv_heads=4, tied=True),
 }

@@ -1,0 +1,425 @@
+"""T5 (Raffel et al. 2020), v1.0 and v1.1: an encoder and a decoder with relative positions.
+
+Encoder: h += out(attention(norm h)); h += down(relu(wide(norm h))). Decoder: the same, causal, with
+attention to the encoder's states between. Norms are RMSNorm; scores are not scaled, and each head
+adds a number for the bucket of the distance between two tokens, the same in all layers. v1.0 ties
+the head to the embedding, over states scaled by 1 / sqrt(E); v1.1 has a head of its own and a gated
+network. T0 and P5 are T5s; P5 adds to each of the encoder's tokens a vector of the word that it is
+of (`whole_words`).
+
+    logits, _ = model(decoder_tokens, encoder=tokens, encoder_mask=real)
+    h, cache = model.hidden(start, encoder=tokens, cache=model.empty_cache(rows, slots))
+    logits, cache = model(next_tokens, cache=cache)    # the encoder is read once
+
+Without an encoder the decoder stands alone, as a causal model. Deviation: the dropout of
+pre-training is left out.
+"""
+
+import dataclasses
+import math
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from recjax.models.language import LanguageConfig
+from recjax.models.stacked import Pair, StackedLayers, StackedModel, recomputed
+from recjax.nn.cache import KVCache, behind, empty_cache, written
+from recjax.nn.lora import Linear, lora_axes
+from recjax.nn.masks import make_mask
+from recjax.nn.norms import RMSNorm
+from recjax.nn.places import rows_at
+from recjax.ranges import Count, Few, FieldError, Positive, Range, Share
+from recjax.typing import Array
+
+_NEVER = -1e30  # a masked score: finite, so that a query without any key has a mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(LanguageConfig):
+    """Sizes of a T5. `layers` are the decoder's; `max_length` warns alone."""
+
+    encoder_layers: Few = 4
+    max_length: Annotated[int, Range(1, 2**24)] = 512
+    norm_eps: Share = 1e-6
+    gated: bool = False  # the feed-forward network: v1.1's, with tanh GELU; else one ReLU
+    buckets: Annotated[int, Range(4, 2**16)] = 32  # of distances
+    max_distance: Annotated[int, Range(2, 2**20)] = 128  # from here on they share a bucket
+    tied: bool = True
+    init_std: Positive = 1.0  # a factor of T5's own scales
+    whole_words: Count = 0  # words that P5's table has; 0 = no table
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.kv_heads != self.heads:
+            raise FieldError("kv_heads", f"{self.kv_heads}: expected heads, {self.heads}")
+        if self.buckets % 4 or self.max_distance <= self.buckets // 2:
+            raise FieldError(
+                "buckets", f"{self.buckets}: expected a multiple of 4, below twice max_distance"
+            )
+
+
+def _sizes(dim: int, mlp_dim: int, layers: int, heads: int, head_dim: int, **more: Any) -> Config:
+    return Config(
+        vocab_size=32128, dim=dim, mlp_dim=mlp_dim, layers=layers, encoder_layers=layers,
+        heads=heads, kv_heads=heads, head_dim=head_dim, **more,
+    )  # fmt: skip
+
+
+_V11 = {"gated": True, "tied": False}
+# Sizes of the published models: config.json of t5-small, -base, -large, google/t5-v1_1-*, and of
+# bigscience/T0_3B.
+PRESETS = {
+    "t5-small": _sizes(512, 2048, 6, 8, 64),
+    "t5-base": _sizes(768, 3072, 12, 12, 64),
+    "t5-large": _sizes(1024, 4096, 24, 16, 64),
+    "t5-v1.1-small": _sizes(512, 1024, 8, 6, 64, **_V11),
+    "t5-v1.1-base": _sizes(768, 2048, 12, 12, 64, **_V11),
+    "t0-3b": _sizes(2048, 5120, 24, 32, 64, **_V11),
+}
+PARAM_AXES = lora_axes(
+    (
+        (r"embedding", ("vocab", "embed")),
+        (r"(encoder|decoder)_bias", (None, "heads")),
+        (r"whole_word", (None, "embed")),
+        (r"(encoder|layers)/(attention|cross)/(query|key|value)/kernel", (None, "embed", "heads")),
+        (r"(encoder|layers)/(attention|cross)/out/kernel", (None, "heads", "embed")),
+        (r"(encoder|layers)/(gate|up|wide)/kernel", (None, "embed", "mlp")),
+        (r"(encoder|layers)/down/kernel", (None, "mlp", "embed")),
+        (r"head/kernel", ("embed", "vocab")),
+        (r".*/scale", (None,)),
+    )
+)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cache(KVCache):
+    """The decoder's tokens, and the encoder's keys and values, which every step reads.
+
+    Attributes:
+        cross_keys, cross_values: a [B N S H] each layer, or none.
+        cross_valid: [B S] bool, which of them are real.
+    """
+
+    cross_keys: tuple[Array, ...] = ()
+    cross_values: tuple[Array, ...] = ()
+    cross_valid: Array | None = None
+
+    def take(self, rows: Array) -> "Cache":
+        """See `KVCache.take`."""
+        both = (tuple(a[rows] for a in some) for some in (self.cross_keys, self.cross_values))
+        keys, values = both
+        valid = None if self.cross_valid is None else self.cross_valid[rows]
+        new = {"cross_keys": keys, "cross_values": values, "cross_valid": valid}
+        return dataclasses.replace(super().take(rows), **new)  # type: ignore[return-value]
+
+
+def distance_buckets(config: Config, *, both_ways: bool) -> np.ndarray:
+    """The bucket of each distance from 0 to `max_distance`; with `both_ways`, of one direction."""
+    number = config.buckets // 2 if both_ways else config.buckets
+    exact = number // 2
+    distance = np.arange(config.max_distance + 1)
+    ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
+    far = ratio / np.float32(math.log(config.max_distance / exact)) * np.float32(number - exact)
+    return np.where(distance < exact, distance, np.minimum(exact + far.astype(int), number - 1))
+
+
+def relative_bias(table: Array, queries: Array, keys: Array, config: Config, both: bool) -> Array:
+    """What each head adds to scores: [B N T M].
+
+    Args:
+        table: [buckets N].
+        queries, keys: positions [B T] and [B M].
+        config: the model's.
+        both: keys may stand after their query (encoder).
+    """
+    apart = keys[:, None, :] - queries[:, :, None]
+    distance = jnp.abs(apart) if both else jnp.maximum(-apart, 0)
+    known = jnp.asarray(distance_buckets(config, both_ways=both))
+    bucket = known[jnp.minimum(distance, config.max_distance)]
+    bucket = bucket + (config.buckets // 2) * (apart > 0) if both else bucket
+    return jnp.einsum("BTMN->BNTM", table[bucket])
+
+
+def mix(q: Array, k: Array, v: Array, bias: Array | None, mask: Array | None) -> Array:
+    """Attention without a scale: softmax(q k^T + bias) v, [B N T H], softmax in float32."""
+    scores = jnp.einsum("BNTH,BNMH->BNTM", q, k, preferred_element_type=jnp.float32)
+    scores = scores if bias is None else scores + bias.astype(jnp.float32)
+    scores = scores if mask is None else jnp.where(mask[:, None], scores, _NEVER)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("BNTM,BNMH->BNTH", weights, v)
+
+
+class Attention(nnx.Module):
+    """The four maps of attention, of all layers."""
+
+    def __init__(self, config: Config, layers: int, *, rngs: nnx.Rngs, dtype: Any):
+        dim, inner, std = config.dim, config.heads * config.head_dim, config.init_std
+        self.heads = config.heads
+
+        def linear(into: int, out: int, scale: float) -> Linear:
+            init = nnx.initializers.normal(std * scale)
+            return Linear(into, out, stack=(layers,), init=init, rngs=rngs, dtype=dtype)
+
+        self.query = linear(dim, inner, (dim * config.head_dim) ** -0.5)
+        self.key, self.value = linear(dim, inner, dim**-0.5), linear(dim, inner, dim**-0.5)
+        self.out = linear(inner, dim, inner**-0.5)
+
+    def split(self, x: Array) -> Array:
+        """[B T N*H] -> [B N T H]."""
+        return jnp.einsum("BTNH->BNTH", x.reshape(*x.shape[:2], self.heads, -1))
+
+    def memory(self, x: Array, keys: list) -> Pair:
+        """Keys and values [B N T H] of states [B T E]."""
+        return self.split(self.key(x, keys[1])), self.split(self.value(x, keys[2]))
+
+    def merge(self, mixed: Array, key: Array | None) -> Array:
+        """[B N T H] of all heads -> [B T E]."""
+        together = jnp.einsum("BNTH->BTNH", mixed)
+        return self.out(together.reshape(*together.shape[:2], -1), key)
+
+
+class Layers(StackedLayers):
+    """All layers of the encoder, or of the decoder (`cross`)."""
+
+    def __init__(self, config: Config, layers: int, *, cross: bool, rngs: nnx.Rngs, dtype: Any):
+        dim, mlp, std = config.dim, config.mlp_dim, config.init_std
+        own = {"rngs": rngs, "dtype": dtype}
+
+        def norm() -> RMSNorm:
+            return RMSNorm(dim, config.norm_eps, stack=(layers,), dtype=dtype)
+
+        def linear(into: int, out: int) -> Linear:
+            init = nnx.initializers.normal(std * into**-0.5)
+            return Linear(into, out, stack=(layers,), init=init, **own)
+
+        self.gated = config.gated
+        self.attention_norm, self.attention = norm(), Attention(config, layers, **own)
+        if cross:
+            self.cross_norm, self.cross = norm(), Attention(config, layers, **own)
+        self.mlp_norm = norm()
+        if config.gated:
+            self.gate, self.up = linear(dim, mlp), linear(dim, mlp)
+        else:
+            self.wide = linear(dim, mlp)
+        self.down = linear(mlp, dim)
+
+    def read(
+        self,
+        x: Array,
+        bias: Array,
+        mask: Array,
+        keys: list,
+        prefix: Pair | None = None,
+        kept: Pair | None = None,
+        slot: Array | int = 0,
+    ) -> tuple[Array, Pair | None]:
+        """x [B T E] after self-attention, and its cache [B N M H] with these tokens in it."""
+        normed = self.attention_norm(x)
+        q = self.attention.split(self.attention.query(normed, keys[0]))
+        k, v = self.attention.memory(normed, keys)
+        if kept is not None:
+            kept = k, v = written(kept, (k, v), slot)
+        if prefix is not None:
+            k, v, _ = behind(prefix, k, v, None)
+        return x + self.attention.merge(mix(q, k, v, bias, mask), keys[3]), kept
+
+    def ask(self, x: Array, memory: Pair, real: Array | None, keys: list) -> Array:
+        """x [B T E] after attention to the encoder's keys and values, of which `real` count."""
+        q = self.cross.split(self.cross.query(self.cross_norm(x), keys[4]))
+        mask = None if real is None else real[:, None]
+        return x + self.cross.merge(mix(q, *memory, None, mask), keys[7])
+
+    def mlp(self, x: Array, keys: list) -> Array:
+        """x [B T E] after the feed-forward network."""
+        normed = self.mlp_norm(x)
+        if self.gated:
+            inner = jax.nn.gelu(self.gate(normed, keys[8])) * self.up(normed, keys[9])
+        else:
+            inner = jax.nn.relu(self.wide(normed, keys[8]))
+        return x + self.down(inner, keys[10])
+
+
+def _keys(key: Array | None) -> list[Array | None]:
+    return [None] * 11 if key is None else list(jax.random.split(key, 11))
+
+
+class T5(StackedModel):
+    """An encoder-decoder language model.
+
+    Args:
+        config: sizes.
+        rngs: initialiser keys (`params`).
+        dtype: of the parameters.
+    """
+
+    shares_prefix = True  # of the decoder, where there is no encoder
+    reads_encoder = True
+    config: Config
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
+        self.config = config
+        own = {"rngs": rngs, "dtype": dtype}
+
+        def table(rows: int, width: int, std: float) -> nnx.Param:
+            init = nnx.initializers.normal(config.init_std * std)
+            return nnx.Param(init(rngs.params(), (rows, width), dtype))
+
+        self.embedding = table(config.vocab_size, config.dim, 1.0)
+        self.encoder_bias = table(config.buckets, config.heads, config.dim**-0.5)
+        self.decoder_bias = table(config.buckets, config.heads, config.dim**-0.5)
+        self.encoder = Layers(config, config.encoder_layers, cross=False, **own)
+        self.encoder_norm = RMSNorm(config.dim, config.norm_eps, dtype=dtype)
+        self.layers = Layers(config, config.layers, cross=True, **own)
+        self.final_norm = RMSNorm(config.dim, config.norm_eps, dtype=dtype)
+        words = config.whole_words
+        self.whole_word = table(words, config.dim, 1.0) if words else None
+        init = {"init": nnx.initializers.normal(config.init_std)}
+        self.head = None if config.tied else Linear(config.dim, config.vocab_size, **init, **own)
+
+    def empty_cache(self, rows: int, slots: int) -> Cache:
+        """See `LanguageModule.empty_cache`."""
+        c = self.config
+        empty = empty_cache(c.layers, rows, slots, c.heads, c.head_dim, self.embedding.dtype)
+        return Cache(**{f.name: getattr(empty, f.name) for f in dataclasses.fields(empty)})
+
+    def encode(
+        self,
+        inputs: Array,
+        mask: Array | None = None,
+        *,
+        words: Array | None = None,
+        key: Array | None = None,
+    ) -> Array:
+        """The encoder's states [B S E].
+
+        Args:
+            inputs: tokens [B S], or embeddings [B S E].
+            mask: [B S] bool, real tokens; by default all.
+            words: [B S], the number of the word that each token is of, for a model with
+                `whole_words`; 0 where there is none.
+            key: of the adapters' dropout.
+        """
+        x = self.embed(inputs) if inputs.ndim == 2 else inputs
+        if (words is None) != (self.whole_word is None):
+            raise ValueError("words are expected by a model with whole_words, and by no other")
+        if words is not None and self.whole_word is not None:
+            added = jnp.take(self.whole_word[...], words, axis=0, mode="fill")
+            x = x + added.astype(x.dtype)
+        real = jnp.ones(x.shape[:2], bool) if mask is None else mask.astype(bool)
+        positions = jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
+        seen = make_mask(real, 0)
+        bias = relative_bias(self.encoder_bias[...], positions, positions, self.config, True)
+        graph, stacked = nnx.split(self.encoder)
+
+        def layer(x: Array, at: tuple) -> tuple[Array, None]:
+            one, keys = nnx.merge(graph, at[0]), _keys(at[1])
+            return one.mlp(one.read(x, bias, seen, keys)[0], keys), None
+
+        keys = None if key is None else jax.random.split(key, self.config.encoder_layers)
+        layer = recomputed(layer, self.config.remat)
+        x, _ = jax.lax.scan(layer, x, (stacked, keys), unroll=self.config.unroll)
+        return self.encoder_norm(x)
+
+    def hidden(
+        self,
+        inputs: Array,
+        *,
+        positions: Array | None = None,
+        mask: Array | None = None,
+        cache: Any = None,
+        prefix: Any = None,
+        key: Array | None = None,
+        places: Array | None = None,
+        encoder: Array | None = None,
+        encoder_mask: Array | None = None,
+        words: Array | None = None,
+    ) -> tuple[Array, Any]:
+        """The decoder's final states [B T E], for the head; see the contract.
+
+        Args:
+            inputs: the decoder's tokens [B T], or embeddings [B T E].
+            positions, mask, prefix, key, places: see `LanguageModule.hidden`.
+            cache: of `empty_cache`, or of the call before, which knows what the encoder read.
+            encoder: its tokens [B S] or embeddings [B S E]; with a cache, in its first call.
+            encoder_mask: [B S] bool, which of them are real; by default all.
+            words: see `encode`.
+        """
+        states = None
+        ours, theirs = (None, None) if key is None else jax.random.split(key)
+        if encoder is not None:
+            states = self.encode(encoder, encoder_mask, words=words, key=theirs)
+            encoder_mask = None if encoder_mask is None else encoder_mask.astype(bool)
+        x = self.embed(inputs) if inputs.ndim == 2 else inputs
+        if cache is not None:
+            x, cache = self._cached(x, positions, mask, cache, states, encoder_mask)
+            x = rows_at(x, places)
+        else:
+            x = self._scanned(x, positions, mask, prefix, ours, states, encoder_mask)
+            x = rows_at(x, places)
+        h = self.final_norm(x)
+        return (h * self.config.dim**-0.5 if self.config.tied else h), cache
+
+    def _bias(self, positions: Array, keys: Array, ahead: int) -> Array:
+        """Of queries at `positions` [B T] for a prefix of `ahead` tokens and for keys [B M]."""
+        first = jnp.broadcast_to(jnp.arange(ahead), (len(keys), ahead))
+        keys = jnp.concatenate([first, keys], axis=1)
+        return relative_bias(self.decoder_bias[...], positions, keys, self.config, False)
+
+    def _scanned(self, x, positions, mask, prefix, key, states, real) -> Array:
+        ahead = 0 if prefix is None else prefix.prefix_length
+        if positions is None:
+            there = mask if mask is not None and mask.ndim == 2 else jnp.ones(x.shape[:2], bool)
+            positions = jnp.maximum(jnp.cumsum(there, axis=-1) - 1, 0) + ahead
+        if mask is None or mask.ndim == 2:
+            mask = make_mask(jnp.ones(x.shape[:2], bool) if mask is None else mask)
+        mask = jnp.pad(mask, ((0, 0), (0, 0), (ahead, 0)), constant_values=True)
+        bias = self._bias(positions, positions, ahead)
+        graph, stacked = nnx.split(self.layers)
+        before = None
+        if ahead:
+            before = jnp.stack(prefix.prefix_keys), jnp.stack(prefix.prefix_values)
+
+        def layer(x: Array, at: tuple) -> tuple[Array, None]:
+            one, keys = nnx.merge(graph, at[0]), _keys(at[1])
+            x, _ = one.read(x, bias, mask, keys, at[2])
+            if states is not None:
+                x = one.ask(x, one.cross.memory(states, keys[4:]), real, keys)
+            return one.mlp(x, keys), None
+
+        keys = None if key is None else jax.random.split(key, self.config.layers)
+        layer = recomputed(layer, self.config.remat)
+        return jax.lax.scan(layer, x, (stacked, keys, before), unroll=self.config.unroll)[0]
+
+    def _cached(self, x, positions, real, cache, states, encoder_mask) -> tuple[Array, Any]:
+        rows, length, _ = x.shape
+        real = jnp.ones((rows, length), bool) if real is None else real.astype(bool)
+        if positions is None:
+            positions = cache.position[:, None] + jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
+        ahead, slot, after = cache.prefix_length, cache.length, cache.advance(real)
+        layers, keys = self._apart or self.one_by_one(), _keys(None)
+        if states is not None:
+            memory = [one.cross.memory(states, keys) for one in layers]
+            valid = jnp.ones(states.shape[:2], bool) if encoder_mask is None else encoder_mask
+            cross_keys, cross_values = zip(*memory, strict=True)
+            cross = {"cross_keys": cross_keys, "cross_values": cross_values, "cross_valid": valid}
+            after = dataclasses.replace(after, **cross)
+        seen = jnp.arange(after.valid.shape[1]) <= (slot + jnp.arange(length))[:, None]
+        mask = jnp.pad(
+            after.valid[:, None] & seen, ((0, 0), (0, 0), (ahead, 0)), constant_values=True
+        )
+        slots = jnp.maximum(jnp.cumsum(after.valid, axis=-1) - 1, 0) + ahead
+        bias = self._bias(positions, slots, ahead)
+        kept = list(zip(after.keys, after.values, strict=True))
+        for n, one in enumerate(layers):
+            prefix = (after.prefix_keys[n], after.prefix_values[n]) if ahead else None
+            x, kept[n] = one.read(x, bias, mask, keys, prefix, kept[n], slot)
+            if after.cross_valid is not None:
+                memory_n = after.cross_keys[n], after.cross_values[n]
+                x = one.ask(x, memory_n, after.cross_valid, keys)
+            x = one.mlp(x, keys)
+        new_keys, new_values = zip(*kept, strict=True)
+        return x, after.with_layers(new_keys, new_values)
