@@ -110,11 +110,27 @@ class Cache(KVCache):
 
     def take(self, rows: Array) -> "Cache":
         """See `KVCache.take`."""
-        both = (tuple(a[rows] for a in some) for some in (self.cross_keys, self.cross_values))
-        keys, values = both
-        valid = None if self.cross_valid is None else self.cross_valid[rows]
-        new = {"cross_keys": keys, "cross_values": values, "cross_valid": valid}
-        return dataclasses.replace(super().take(rows), **new)  # type: ignore[return-value]
+        return _own(
+            super().take(rows),
+            tuple(a[rows] for a in self.cross_keys),
+            tuple(a[rows] for a in self.cross_values),
+            None if self.cross_valid is None else self.cross_valid[rows],
+        )
+
+    def start(self, rows: int, slots: int) -> "Cache":
+        """See `KVCache.start`; the new rows have no encoder yet."""
+        return _own(super().start(rows, slots))
+
+
+def _own(
+    cache: KVCache,
+    keys: tuple[Array, ...] = (),
+    values: tuple[Array, ...] = (),
+    valid: Array | None = None,
+) -> Cache:
+    """The decoder's part of a cache, with the encoder's."""
+    part = {field.name: getattr(cache, field.name) for field in dataclasses.fields(KVCache)}
+    return Cache(**part, cross_keys=keys, cross_values=values, cross_valid=valid)
 
 
 def distance_buckets(config: Config, *, both_ways: bool) -> np.ndarray:
@@ -262,7 +278,7 @@ class T5(StackedModel):
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
         self.config = config
-        own = {"rngs": rngs, "dtype": dtype}
+        own: dict[str, Any] = {"rngs": rngs, "dtype": dtype}
 
         def table(rows: int, width: int, std: float) -> nnx.Param:
             init = nnx.initializers.normal(config.init_std * std)
@@ -277,14 +293,14 @@ class T5(StackedModel):
         self.final_norm = RMSNorm(config.dim, config.norm_eps, dtype=dtype)
         words = config.whole_words
         self.whole_word = table(words, config.dim, 1.0) if words else None
-        init = {"init": nnx.initializers.normal(config.init_std)}
-        self.head = None if config.tied else Linear(config.dim, config.vocab_size, **init, **own)
+        head = {"init": nnx.initializers.normal(config.init_std), **own}
+        self.head = None if config.tied else Linear(config.dim, config.vocab_size, **head)
 
     def empty_cache(self, rows: int, slots: int) -> Cache:
         """See `LanguageModule.empty_cache`."""
         c = self.config
         empty = empty_cache(c.layers, rows, slots, c.heads, c.head_dim, self.embedding.dtype)
-        return Cache(**{f.name: getattr(empty, f.name) for f in dataclasses.fields(empty)})
+        return _own(empty)
 
     def encode(
         self,
@@ -405,8 +421,7 @@ class T5(StackedModel):
             memory = [one.cross.memory(states, keys) for one in layers]
             valid = jnp.ones(states.shape[:2], bool) if encoder_mask is None else encoder_mask
             cross_keys, cross_values = zip(*memory, strict=True)
-            cross = {"cross_keys": cross_keys, "cross_values": cross_values, "cross_valid": valid}
-            after = dataclasses.replace(after, **cross)
+            after = _own(after, cross_keys, cross_values, valid)
         seen = jnp.arange(after.valid.shape[1]) <= (slot + jnp.arange(length))[:, None]
         mask = jnp.pad(
             after.valid[:, None] & seen, ((0, 0), (0, 0), (ahead, 0)), constant_values=True
