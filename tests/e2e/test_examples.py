@@ -59,3 +59,12 @@ def test_read_recommender(tmp_path, capsys):
     for added, answer in answers:
         assert added in titles and any(title in answer for title in titles)
     assert (tmp_path / "interpreter" / "interpreter.json").is_file()
+
+
+def test_guided(tmp_path, capsys):
+    run("guided", tmp_path, "--epochs=1")
+    out, err = capsys.readouterr()
+    assert re.search(r"^fused with weight \S+: ndcg@10 0\.\d+$", out, re.MULTILINE)
+    assert "A - B" in err and "report: " in err
+    page = (tmp_path / "refined" / "report.html").read_text()
+    assert "Agreement by aspect" in page and 'class="radar"' in page
