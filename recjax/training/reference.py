@@ -114,9 +114,8 @@ class ReferenceRun(Ranks):
     @property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint belongs to: the reference and the data."""
-        split = to_plain(self.config.split)
         model = {"name": self.config.model["name"], **to_plain(self._own)}
-        return {"model": model, "split": split, "data": self.store.fingerprint}
+        return {"model": model, "data": self.store.fingerprint}
 
     def describe(self) -> str:
         """One line: reference, data, devices."""
