@@ -9,7 +9,7 @@ answer (made-up scores; a minute or two), so that its free answers are well-form
 all items in batches once before it is timed; the figure is the median of `--repeats` passes, taken
 by turns, compilation and loading left out. "Identical" counts ratings that are those of free greedy
 generation, of the answers that are well-formed. Random weights write no form: their free answers
-have as many tokens as the form, and only the speed counts.
+have as many tokens as one of the form, and only the speed counts.
 """
 
 import argparse
@@ -128,6 +128,7 @@ def main() -> None:
     import jax
 
     from recjax.guided.aspects import aspect_set
+    from recjax.guided.prompts import answer_form
     from recjax.guided.scoring import Rater
     from recjax.llm import load_llm
 
@@ -145,6 +146,9 @@ def main() -> None:
             name: Rater(lm, aspects, "item", form="text", brief=args.brief, batch_size=size, **own)
             for name, own in WAYS.items()
         }
+        if args.preset:
+            answer = answer_form(aspects).text([4] * len(aspects))
+            raters["free"].longest = len(lm.tokenizer.encode(answer, start=False, eos=True))
         found = {name: rate(texts) for name, rate in raters.items()}
         times: dict[str, list[float]] = {name: [] for name in raters}
         for _ in range(args.repeats):

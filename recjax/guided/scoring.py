@@ -32,7 +32,7 @@ from recjax.guided.prompts import NO_CONTENT, Parsed, Question, answer_form, par
 from recjax.llm import LanguageModel
 from recjax.models.definition import fingerprint
 from recjax.scoring.endpoint import Endpoint
-from recjax.scoring.forms import FormFiller
+from recjax.scoring.forms import FormFiller, form_tokens
 from recjax.text.chat import Form as PromptForm
 from recjax.text.chat import chat_messages, has_template, prompt_ids
 
@@ -71,6 +71,9 @@ class Rater:
         brief: ask with the text alone, for a model that was fine-tuned so.
         batch_size: prompts at a time.
 
+    Attributes:
+        longest: tokens of a free answer, at most.
+
     Raises:
         InputError: options that do not go together, or that the model does not allow.
     """
@@ -101,12 +104,9 @@ class Rater:
         self._calibrate, self._brief = calibrate, brief
         self._free_prior: np.ndarray | None = None
         answers = answer_form(aspects)
+        self.longest = form_tokens(answers, lm.tokenizer).longest + _SPARE
         self._filler = None
-        if how == "free":
-            from recjax.scoring.forms import form_tokens
-
-            self._longest = form_tokens(answers, lm.tokenizer).longest + _SPARE
-        else:
+        if how != "free":
             self._filler = FormFiller(lm, answers, "chain" if how == "forced" else "apart")
 
     @property
@@ -160,7 +160,7 @@ class Rater:
     def _batch(self, texts: list[str], names: list[str]) -> list[Rated]:
         prompts = self.prompts(texts)
         if self._filler is None:
-            made = self._lm.generate(prompts, max_new_tokens=self._longest)
+            made = self._lm.generate(prompts, max_new_tokens=self.longest)
             assert made.texts is not None
             return [_read(text, self.aspects) for text in made.texts]
         filled = self._filler(prompts, names=names)

@@ -19,7 +19,7 @@ from recjax.typing import Array, Params
 
 # Layers times places up to which a CPU's program spells out the places, each as long as its words:
 # there the padding of a loop costs time. Larger ones take too long to compile.
-_UNROLLED = 80
+_UNROLLED = 40
 _OUT = -1e30  # a logit of what is not allowed; finite, so that 0 * it is 0
 
 
