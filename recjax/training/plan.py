@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,11 @@ from recjax.nn.soft import place_soft
 from recjax.sharded import MESH_AXES, placing
 from recjax.training.compiled import Step, compiled_step
 from recjax.training.devices import Device
+from recjax.training.flops import inner, product_flops
 from recjax.training.freezing import FULL, LORA, Rules, split_params
 from recjax.training.optim import OptimConfig, make_optimizer
 from recjax.training.parallel import make_mesh, param_shardings, undivided
+from recjax.training.placing import Placed, placed, table
 from recjax.training.state import abstract_state_of
 from recjax.training.system import load_system
 from recjax.training.token_loss import token_loss
@@ -77,6 +78,7 @@ class Plan:
         input_bytes: of a step's tokens, on all devices.
         cache_bytes: of generation and scoring, keys and values of all tokens; 0 in training.
         compiled: what XLA makes of the step (`compiled_step`), where it was asked.
+        placing: where each parameter lies.
     """
 
     parameters: int
@@ -92,6 +94,7 @@ class Plan:
     input_bytes: int
     cache_bytes: int = 0
     compiled: Step | None = None
+    placing: tuple[Placed, ...] = ()
 
     @property
     def total_bytes(self) -> int:
@@ -125,6 +128,7 @@ class Plan:
         lines += [f"  {name:<24}{size / 1e9:9.3f}" for name, size in parts.items()]
         lines += [
             f"{self.input_bytes / 1e6:.3f} MB of tokens a step",
+            *table(self.placing),
             *([] if self.compiled is None else self.compiled.lines(device)),
         ]
         return "\n".join(lines)
@@ -301,6 +305,7 @@ def make_plan(
         activation_bytes=_activation_bytes(kept, params, config.dim, rows, tensor),
         flops_per_token=product_flops(jaxpr) / (batch * length),
         input_bytes=4 * batch * length,
+        placing=placed(params, axes, places),
         compiled=None
         if devices is None
         else compiled_step(loss, optimizer, trained, frozen, inputs[2:], axes, devices),
@@ -346,7 +351,7 @@ def _widest(jaxpr: Any, known: set) -> int:
     """Bytes that the widest operation reads and writes, but for arrays like those of `known`."""
     widest = 0
     for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        inside = list(_inner(eqn))
+        inside = list(inner(eqn))
         if inside:
             widest = max(widest, *(_widest(one, known) for one in inside))
             continue
@@ -398,28 +403,3 @@ def _activation_bytes(kept: Any, params: dict[str, Any], dim: int, rows: int, te
         wide = leaf.ndim > 1 and leaf.shape[-1] not in (dim, 1)
         total += math.ceil(_bytes(leaf.shape, leaf.dtype) / (rows * (tensor if wide else 1)))
     return total
-
-
-def product_flops(jaxpr: Any) -> int:
-    """FLOPs of the matrix products of a traced function, loops of known length unrolled.
-
-    Args:
-        jaxpr: of `jax.make_jaxpr`.
-    """
-    total = 0
-    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        if eqn.primitive.name == "dot_general":
-            (contracted, _), _ = eqn.params["dimension_numbers"]
-            sizes = (eqn.invars[0].aval.shape[axis] for axis in contracted)
-            total += 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(sizes)
-        inside = sum(map(product_flops, _inner(eqn)))
-        total += inside * (eqn.params["length"] if eqn.primitive.name == "scan" else 1)
-    return total
-
-
-def _inner(eqn: Any) -> Iterator[Any]:
-    """The jaxprs that an equation runs."""
-    for value in eqn.params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            if hasattr(item, "eqns") or hasattr(getattr(item, "jaxpr", None), "eqns"):
-                yield item

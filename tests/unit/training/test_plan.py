@@ -119,6 +119,15 @@ def test_activations():
     assert half.activation_bytes < 0.75 * base.activation_bytes
 
 
+def test_the_table_of_shardings():
+    """Each parameter with what splits it."""
+    plan = make_plan(SMALL, mesh="1,2,1", batch=8, length=16, train="lora", rank=4)
+    rows = {line.split()[0]: line.split() for line in plan.table().splitlines() if line.split()}
+    assert rows["embedding"][1:4] == ["64", "32", "float32"]
+    assert "fsdp" in rows["embedding"]
+    assert sum(one.device_bytes for one in plan.placing) == plan.frozen_bytes + plan.trained_bytes
+
+
 def test_flops_of_products():
     a, b = jnp.zeros((3, 5)), jnp.zeros((5, 7))
 
