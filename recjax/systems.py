@@ -20,6 +20,7 @@ SYSTEMS = {
     "recsysllm": "recjax.recsysllm.run:SYSTEM",
     "guided": "recjax.guided.refine:SYSTEM",
     "fused": "recjax.guided.fusion:SYSTEM",
+    "policy": "recjax.guided.policy:SYSTEM",
 }
 # Each is a `Command`; its module imports nothing heavy before the command runs.
 COMMANDS = {

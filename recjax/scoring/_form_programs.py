@@ -132,13 +132,64 @@ def chain(
     keys: Array,
     temperature: Array,
 ) -> tuple[Array, Array]:
-    """Place by place: what was chosen and the next words are read in one call."""
+    """Place by place behind the prompts."""
     model = definition.merge(params).for_decoding()
     rows, length = tokens.shape
-    probe = inner[0] if inner else []
-    width = max(map(len, options)) + max(map(len, words[1:]), default=0)
-    room = length + len(words[0]) + width * (len(words) - 1) + max(map(len, [*inner, []]))
+    room = length + slots(words, options, inner)
     cache = model.empty_cache(rows, room) if prefix is None else prefix.start(rows, room)
+    first = jnp.broadcast_to(jnp.array(words[0], jnp.int32), (rows, len(words[0])))
+    begun = jnp.concatenate([tokens, first], axis=1)
+    real = jnp.concatenate([real, jnp.ones_like(first, bool)], axis=1)
+    return fill(model, words, options, inner, tree, cache, begun, real, keys, temperature)
+
+
+def slots(words: list[list[int]], options: list[list[int]], inner: list[list[int]]) -> int:
+    """Tokens a row that `fill` needs room for in its cache, behind the prompt."""
+    width = max(map(len, options)) + max(map(len, words[1:]), default=0)
+    return len(words[0]) + width * (len(words) - 1) + max(map(len, [*inner, []]))
+
+
+def next_words(words: list[list[int]], options: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """What is read after a choice, by its place and the option: tokens [A-1 R width], padded on the
+    left, and which of them are real."""
+    width = max(map(len, options)) + max(map(len, words[1:]), default=0)
+    table = np.zeros((len(words) - 1, len(options), width), np.int32)
+    used = np.zeros(table.shape, bool)
+    for a, word in enumerate(words[1:]):
+        for r, option in enumerate(options):
+            both = [*option, *word]
+            table[a, r, width - len(both) :], used[a, r, width - len(both) :] = both, True
+    return table, used
+
+
+def fill(
+    model: Any,
+    words: list[list[int]],
+    options: list[list[int]],
+    inner: list[list[int]],
+    tree: Tree,
+    cache: KVCache,
+    begun: Array,
+    real: Array,
+    keys: Array,
+    temperature: Array,
+) -> tuple[Array, Array]:
+    """Place by place: what was chosen and the next words are read in one call.
+
+    Args:
+        model: prepared for decoding.
+        words, options, inner, tree: of the form.
+        cache: with room for `begun` and `slots`; it may hold prompts already.
+        begun: [B n] tokens that end with the first words.
+        real: [B n] bool.
+        keys: [B] of the draws.
+        temperature: [] float; 0 draws nothing.
+
+    Returns:
+        What was chosen [B A], and the log-probabilities [B A R].
+    """
+    rows = len(begun)
+    probe = inner[0] if inner else []
 
     def read(cache: KVCache, inputs: Array, real: Array) -> tuple[KVCache, Array]:
         """The cache after inputs [B n], and logits [B 1+P V] after them and at the inner nodes."""
@@ -165,19 +216,11 @@ def chain(
             found.append(logits)
         return cache, jnp.concatenate(found, axis=1)
 
-    first = jnp.broadcast_to(jnp.array(words[0], jnp.int32), (rows, len(words[0])))
-    begun = jnp.concatenate([tokens, first], axis=1)
-    cache, logits = read(cache, begun, jnp.concatenate([real, jnp.ones_like(first, bool)], axis=1))
+    cache, logits = read(cache, begun, real)
     chosen, log_probs = _choose(tree, logits, tree.after[0], temperature, keys, 0)
     if len(words) == 1:
         return chosen[:, None], log_probs[:, None]
-    # What is read next, by place and by what was chosen: [A-1 R width], padded on the left.
-    table = np.zeros((len(words) - 1, len(options), width), np.int32)
-    used = np.zeros(table.shape, bool)
-    for a, word in enumerate(words[1:]):
-        for r, option in enumerate(options):
-            joined = [*option, *word]
-            table[a, r, width - len(joined) :], used[a, r, width - len(joined) :] = joined, True
+    table, used = next_words(words, options)
 
     def step(carry: tuple[KVCache, Array], at: tuple) -> tuple[Any, Any]:
         (cache, chosen), (table, used, after, place) = carry, at

@@ -30,7 +30,7 @@ from recjax.errors import InputError
 from recjax.generate.prompts import Prompts, lengths, pad_rows
 from recjax.generate.sampling import row_keys
 from recjax.llm import LanguageModel
-from recjax.scoring._form_programs import apart, chain, tree_of
+from recjax.scoring._form_programs import Tree, apart, chain, tree_of
 from recjax.text.tokenizers import Tokenizer
 
 Mode = Literal["chain", "apart"]
@@ -117,6 +117,22 @@ def form_tokens(form: Form, tokenizer: Tokenizer) -> FormTokens:
     )
 
 
+def tree_for(
+    form: FormTokens, stop: Sequence[int], tokenizer: Tokenizer
+) -> tuple[Tree, list[list[int]]]:
+    """The form's options as a tree over tokens, and the tokens that lead to its inner nodes.
+
+    Args:
+        form: as tokens.
+        stop: tokens that end an answer; they or a new line follow its last choice.
+        tokenizer: that made the form's tokens.
+    """
+    ends = list(stop)
+    ends += [t for t in tokenizer.encode("\n", start=False)[:1] if t not in ends]
+    tree, inner = tree_of(form.options, [[word[0]] for word in form.words[1:]] + [ends])
+    return tree, [list(node) for node in inner]
+
+
 class Filled(NamedTuple):
     """What was chosen at the A places of B rows.
 
@@ -151,13 +167,10 @@ class FormFiller:
         lm.check_causal("a form")
         self._lm, self._mode = lm, mode
         self.tokens = form_tokens(form, lm.tokenizer)
-        words, ends = self.tokens.words, list(lm.stop)
-        ends += [t for t in lm.tokenizer.encode("\n", start=False)[:1] if t not in ends]
-        after = [[word[0]] for word in words[1:]] + [ends]
-        self._tree, self._inner = tree_of(self.tokens.options, after)
+        words = self.tokens.words
+        self._tree, inner = tree_for(self.tokens, lm.stop, lm.tokenizer)
         self._shared: list[int] = []
         run = chain if mode == "chain" else apart
-        inner = [list(node) for node in self._inner]
         self._run = jax.jit(
             functools.partial(run, lm.definition, words, self.tokens.options, inner)
         )

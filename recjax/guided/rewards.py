@@ -1,0 +1,51 @@
+"""Rewards of users' scores: how well they rank the users' own items. All runs on the devices.
+
+Letters: A aspects, I items and padding, C candidates; leading axes are free.
+"""
+
+import jax.numpy as jnp
+
+from recjax.typing import Array
+
+
+def match(users: Array, items: Array) -> Array:
+    """Inner products [... I] of users' scores [... A] and items' [I A], both standardised."""
+    return jnp.einsum("...A,IA->...I", users, items)
+
+
+def auc(scores: Array, liked: Array, known: Array) -> tuple[Array, Array]:
+    """The area under the ROC curve: the share of pairs (liked, not liked) in the right order.
+
+    Args:
+        scores: [... C]; a tie counts one half.
+        liked: [... C] bool.
+        known: [... C] bool, candidates there are.
+
+    Returns:
+        The value [...], 0.5 where there is no pair, and whether there is one [...].
+    """
+    good, bad = known & liked, known & ~liked
+    pairs = good[..., :, None] & bad[..., None, :]
+    gap = scores[..., :, None] - scores[..., None, :]
+    right = jnp.where(pairs, (jnp.sign(gap) + 1) / 2, 0.0).sum((-2, -1))
+    count = pairs.sum((-2, -1))
+    return jnp.where(count > 0, right / jnp.maximum(count, 1), 0.5), count > 0
+
+
+def reciprocal_rank(scores: Array, targets: Array, known: Array, left_out: Array) -> Array:
+    """The mean reciprocal rank [...] of items among a catalogue, each alone; ties count against it.
+
+    Args:
+        scores: [... I]; item 0 is the padding.
+        targets: [... C] items.
+        known: [... C] bool, targets there are.
+        left_out: [... H] items that are not ranked (the history); 0 fills up.
+    """
+    own = jnp.take_along_axis(scores, targets, axis=-1)
+    above = (scores[..., None, 1:] >= own[..., :, None]).sum(-1)
+    seen = jnp.take_along_axis(scores, left_out, axis=-1)
+    same = left_out[..., None, :] == targets[..., :, None]
+    counted = (left_out > 0)[..., None, :] & ~same
+    above -= (counted & (seen[..., None, :] >= own[..., :, None])).sum(-1)
+    value = jnp.where(known, 1.0 / jnp.maximum(above, 1), 0.0).sum(-1)
+    return value / jnp.maximum(known.sum(-1), 1)

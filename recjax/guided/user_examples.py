@@ -1,0 +1,206 @@
+"""Users at points of their history: what a model is asked, and the items that follow.
+
+    examples = UserExamples(config, store, aspects, items, tokenizer)
+    examples.at("test")                     # one example a user
+    examples(step, count)                   # training batches; batch = f(seed, step)
+
+A user's last `targets` items are the test's, those before them the validation's, and training cuts
+anywhere before: no item of validation or test is ever a target of training.
+
+Letters: B users, T tokens, C targets, H items of a history, A aspects.
+"""
+
+import dataclasses
+import functools
+from typing import Annotated, Literal
+
+import numpy as np
+
+from recjax.data.store import Store
+from recjax.errors import InputError
+from recjax.guided.aspects import AspectSet, Scores
+from recjax.guided.prompts import Question, question, user_text
+from recjax.guided.scoring import question_ids
+from recjax.ranges import Checked, Range
+from recjax.text.chat import Form, has_template
+from recjax.text.tokenizers import Tokenizer
+
+Batch = dict[str, np.ndarray]
+_STRIDE = 16  # T is a multiple
+
+
+@dataclasses.dataclass(frozen=True)
+class UserConfig(Checked):
+    """Section `users`: what is told of a user, and what comes after."""
+
+    history: Annotated[int, Range(1, 1000)] = 14  # H, the newest items that are told, at most
+    targets: Annotated[int, Range(1, 1000)] = 10  # C, the next items
+    liked: Annotated[float, Range(-1e6, 1e6)] = 4.0  # a rating from here on
+    fields: tuple[str, ...] = ("title",)  # of an item's record
+    # "history": the items, a line each; "profile": the mean scores of liked and of other items.
+    told: Literal["history", "profile"] = "history"
+    instructions: bool = True  # the system part: the aspects and the answer's form
+
+
+def profile_text(aspects: AspectSet, scores: np.ndarray, liked: np.ndarray) -> str:
+    """The mean scores of a history's liked and of its other items, a line an aspect.
+
+    Args:
+        aspects: A.
+        scores: [H A] of the items.
+        liked: [H] bool.
+    """
+    lines = []
+    for place, name in enumerate(aspects.names):
+        parts = []
+        for word, chosen in (("liked", liked), ("others", ~liked)):
+            if chosen.any():
+                parts.append(f"{word} {scores[chosen, place].mean():.1f}")
+        lines.append(f"{name}: {', '.join(parts)}")
+    return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class UserExamples:
+    """Examples of a data set's users.
+
+    Attributes:
+        config: what is told.
+        store: the data.
+        aspects: A of them.
+        items: their scores of the items.
+        tokenizer: of the model.
+        seed: of the training's order and cuts.
+        batch_size: B.
+        context: most tokens of a prompt.
+    """
+
+    config: UserConfig
+    store: Store
+    aspects: AspectSet
+    items: Scores
+    tokenizer: Tokenizer
+    seed: int = 0
+    batch_size: int = 16
+    context: int = 4096
+
+    def __post_init__(self):
+        if not len(self.users):
+            raise InputError(
+                f"config.users.targets: {self.config.targets}; no user has the "
+                f"{3 * self.config.targets + 1} items that three times as many and one need"
+            )
+
+    @functools.cached_property
+    def _liked(self) -> np.ndarray:
+        """[N] bool of the store's flat items; all where there are no ratings."""
+        if self.store.ratings is None:
+            return np.ones(len(self.store.items), bool)
+        return np.asarray(self.store.ratings) >= self.config.liked
+
+    @functools.cached_property
+    def users(self) -> np.ndarray:
+        """Users with one item or more before three times `targets`."""
+        return np.flatnonzero(np.diff(self.store.offsets) > 3 * self.config.targets)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which each user is asked once."""
+        return max(1, -(-len(self.users) // self.per_step))
+
+    @property
+    def per_step(self) -> int:
+        """B, all users where they are fewer."""
+        return min(self.batch_size, len(self.users))
+
+    def asked(self, user: int, cut: int) -> Question:
+        """The question about a user before the flat place `cut`."""
+        start = max(int(self.store.offsets[user]), cut - self.config.history)
+        chosen, liked = self.store.items[start:cut], self._liked[start:cut]
+        if self.config.told == "profile":
+            text = profile_text(self.aspects, self.items.values[chosen], liked)
+        else:
+            ratings = None if self.store.ratings is None else self.store.ratings[start:cut]
+            records = [self.store.catalog[int(item)] for item in chosen]
+            text = user_text(records, ratings, self.config.fields)
+        if not self.config.instructions:
+            return Question("", text)
+        return question(self.aspects, "user", text)
+
+    def _ids(self, users: np.ndarray, cuts: np.ndarray) -> list[list[int]]:
+        asked = [self.asked(int(u), int(c)) for u, c in zip(users, cuts, strict=True)]
+        form: Form = "chat" if has_template(self.tokenizer) else "text"
+        return question_ids(self.tokenizer, asked, form)
+
+    @functools.cached_property
+    def length(self) -> int:
+        """T of the training prompts: the longest of all users' own, and some room."""
+        longest = max(map(len, self._ids(self.users, self._cuts("validation"))))
+        if longest > self.context:
+            raise InputError(
+                f"config.users.history: {self.config.history} items take {longest} tokens; the "
+                f"model has room for {self.context} beside its answer; expected fewer"
+            )
+        return min(-(-longest * 9 // 8 // _STRIDE) * _STRIDE, self.context)
+
+    def _cuts(self, part: str) -> np.ndarray:
+        """The flat place of each user's first target."""
+        back = {"test": 1, "validation": 2}[part]
+        return self.store.offsets[self.users + 1] - back * self.config.targets
+
+    def _example(self, users: np.ndarray, cuts: np.ndarray) -> Batch:
+        tokens = np.full((len(users), self.length), self.tokenizer.pad_id, np.int32)
+        real = np.zeros(tokens.shape, bool)
+        for row, ids in enumerate(self._ids(users, cuts)):
+            kept = ids[-self.length :]
+            tokens[row, self.length - len(kept) :], real[row, self.length - len(kept) :] = (
+                kept,
+                True,
+            )
+        places = cuts[:, None] + np.arange(self.config.targets)
+        told = cuts[:, None] - 1 - np.arange(self._longest)
+        inside = told >= self.store.offsets[users][:, None]
+        history = np.where(inside, self.store.items[np.maximum(told, 0)], 0)
+        return {
+            "tokens": tokens,
+            "real": real,
+            "targets": self.store.items[places].astype(np.int32),
+            "liked": self._liked[places],
+            "history": history.astype(np.int32),
+            "users": users.astype(np.int32),
+        }
+
+    @functools.cached_property
+    def _longest(self) -> int:
+        return int(np.diff(self.store.offsets).max())
+
+    def at(self, part: Literal["validation", "test"]) -> Batch:
+        """Every user at the part's cut.
+
+        Returns:
+            `tokens` [U T] padded on the left, `real` [U T], `targets` [U C], `liked` [U C],
+            `history` [U H'] all items before the cut, newest first, 0 fills up, `users` [U].
+        """
+        return self._example(self.users, self._cuts(part))
+
+    def __call__(self, step: int, count: int = 1) -> Batch:
+        """Training batches step .. step + count - 1: the arrays of `at`, [count B ...]."""
+        size = self.per_step
+        out = [self._drawn(np.arange(s * size, (s + 1) * size)) for s in range(step, step + count)]
+        return {name: np.stack([one[name] for one in out]) for name in out[0]}
+
+    def _drawn(self, places: np.ndarray) -> Batch:
+        epochs, inside = np.divmod(places, len(self.users))
+        chosen, cuts = [], []
+        for epoch, place in zip(epochs, inside, strict=True):
+            user = int(self._order(int(epoch))[place])
+            low = int(self.store.offsets[user]) + 1
+            high = int(self.store.offsets[user + 1]) - 3 * self.config.targets
+            rng = np.random.default_rng([self.seed, int(epoch), user])
+            chosen.append(user)
+            cuts.append(int(rng.integers(max(low, high - 5 * self.config.targets), high + 1)))
+        return self._example(np.array(chosen), np.array(cuts))
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - a batch spans at most two epochs
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch]).permutation(self.users)

@@ -1,0 +1,130 @@
+"""Policy gradient over a tiny language model, from files to adapters."""
+
+import jax
+import numpy as np
+import pytest
+
+import recjax
+from recjax.config import build
+from recjax.errors import InputError
+from recjax.guided.policy import PolicyConfig, PolicyRun
+from recjax.training.state import trained_of
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory, sample_store, own, own_file, scorer_folder):
+    """`make(**sections)`: a run whose items' first aspect says how often an item was chosen."""
+    folder = tmp_path_factory.mktemp("policy")
+    counts = np.bincount(sample_store.items, minlength=sample_store.n_items)
+    rank = counts.argsort().argsort()
+    rng = np.random.default_rng(0)
+    lines = ["item_id\t" + "\t".join(own.names)]
+    for item, record in enumerate(sample_store.catalog):
+        if record:
+            first = 1 + 9 * rank[item] // len(rank)
+            rest = rng.integers(1, 11, 2)
+            lines.append("\t".join(map(str, [record["key"], first, *rest])))
+    scores = folder / "items.tsv"
+    scores.write_text("\n".join(lines) + "\n")
+
+    def section(**changed):
+        out = {
+            "llm": str(scorer_folder),
+            "items": str(scores),
+            "aspects": str(own_file),
+            "data": {
+                "source": "simulated",
+                "store": str(sample_store.path),
+                "options": {"users": 120, "mean_length": 10.0, "max_length": 30},
+            },
+            "users": {"history": 5, "targets": 2, "told": "profile", "instructions": False},
+            "reward": {"task": "next", "samples": 4},
+            "lora": {"rank": 2, "targets": ("all-linear",)},
+            "optim": {"learning_rate": 3e-2},
+            "train": {"batch_size": 8, "epochs": 1.0, "metric": "validation/full/mrr"},
+        }
+        return {
+            k: {**out.get(k, {}), **changed[k]} if isinstance(out.get(k), dict) else changed[k]
+            for k in changed
+        } | {k: out[k] for k in out if k not in changed}
+
+    def make(**changed):
+        return PolicyRun(build(PolicyConfig, section(**changed), "config"), sample_store)
+
+    make.section = section
+    return make
+
+
+@pytest.fixture(scope="module")
+def plain(policy):
+    """The plain run: its state after 40 steps on one batch, and the metrics of each step."""
+    run = policy()
+    state, steps, batch = run.init_state(), run.make_steps(), run.place(0, 1)
+    start = {p: np.asarray(a) for p, a in trained_of(state.params, run.trained).items()}
+    metrics = []
+    for _ in range(40):
+        state, found = steps(state, batch)
+        metrics.append({name: float(value[0]) for name, value in found.items()})
+    return run, start, state, metrics
+
+
+def test_the_reward_rises_and_adapters_alone_are_trained(plain):
+    run, start, state, metrics = plain
+    losses = [found["loss"] for found in metrics]
+    assert all("lora" in path for path in run.trained) and set(state.params) == run.trained
+    assert any((np.asarray(state.params[p]) != a).any() for p, a in start.items())
+    assert 0 < losses[-1] <= 1
+    # Items chosen often are what follows: a user's score of that aspect rises.
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.01, losses
+
+
+@pytest.mark.parametrize("name", ["credit", "kl", "scale"])
+def test_options_change_the_gradient_not_the_first_loss(policy, plain, name):
+    run = policy(reward={name: {"credit": "aspect", "kl": 0.1, "scale": True}[name]})
+    _, metrics = run.make_steps()(run.init_state(), run.place(0, 1))
+    first = plain[-1][0]
+    if name != "credit":  # its value counts parts of the reward
+        assert first["loss"] == pytest.approx(float(metrics["loss"][0]), abs=1e-5)
+    same = first["grad_norm"] == pytest.approx(float(metrics["grad_norm"][0]), rel=1e-4)
+    assert same == (name == "kl")  # at the start nothing has diverged
+
+
+def test_batches_follow_from_seed_and_step_and_leave_the_ends_out(policy, sample_store):
+    examples = policy().batches
+    one, again = examples(3, 2), policy().batches(4)
+    for name, array in again.items():
+        np.testing.assert_array_equal(one[name][1], array[0])
+    test, validation = examples.at("test"), examples.at("validation")
+    for row, user in enumerate(test["users"]):
+        own = sample_store.items[sample_store.offsets[user] : sample_store.offsets[user + 1]]
+        assert test["targets"][row].tolist() == own[-2:].tolist()
+        assert validation["targets"][row].tolist() == own[-4:-2].tolist()
+        assert test["history"][row][: len(own) - 2].tolist() == own[:-2][::-1].tolist()
+    drawn = examples(0, 3 * examples.steps_per_epoch)
+    users, targets = drawn["users"].reshape(-1), drawn["targets"].reshape(-1, 2)
+    for user, some in zip(users, targets, strict=True):
+        own = sample_store.items[sample_store.offsets[user] : sample_store.offsets[user + 1]][:-4]
+        pairs = {tuple(own[k : k + 2].tolist()) for k in range(len(own) - 1)}
+        assert tuple(some.tolist()) in pairs
+
+
+def test_a_run_ends_with_adapters_and_resumes(policy, tmp_path):
+    section = {"system": "policy", **policy.section()}
+    result = recjax.train(section, tmp_path / "run")
+    assert 0 <= result["test/users/auc"] <= 1 and 0 < result["test/full/mrr"] <= 1
+    assert (tmp_path / "run" / "adapter" / "adapter_config.json").exists()
+    assert recjax.evaluate(tmp_path / "run")["test/full/mrr"] == pytest.approx(
+        result["test/full/mrr"]
+    )
+
+
+def test_errors_name_the_key(policy):
+    with pytest.raises(InputError, match=r"config\.reward\.task: 'liked' needs"):
+        policy(reward={"task": "liked"}, users={"liked": 99.0}).evaluator("test").check()
+    with pytest.raises(InputError, match=r"config\.users\.targets: 10; no user"):
+        policy(users={"targets": 10}).batches  # noqa: B018
+    with pytest.raises(InputError, match=r"config\.reward\.teacher_weight"):
+        policy(reward={"teacher_weight": 0.5})
+    with pytest.raises(InputError, match=r"config\.reward\.kl: needs"):
+        policy(method="full", reward={"kl": 0.5})
+    assert jax.device_count() == 8

@@ -1,0 +1,116 @@
+"""The policy's gradient is the exact one on average, and finds a known optimum."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from recjax.guided.policy import advantages, policy_loss
+from recjax.guided.rewards import auc, match, reciprocal_rank
+
+PLACES, RATINGS = 2, 3
+REWARDS = np.random.default_rng(0).uniform(size=(RATINGS, RATINGS)).astype(np.float32)
+
+
+def log_probs_of(params, chosen):
+    """Of ratings [... 2]; the second one knows the first."""
+    first = jax.nn.log_softmax(params["first"])
+    second = jax.nn.log_softmax(params["second"], axis=-1)
+    a, b = chosen[..., 0], chosen[..., 1]
+    return jnp.stack([first[a], second[a, b]], axis=-1)
+
+
+def parameters():
+    keys = jax.random.split(jax.random.key(1))
+    return {
+        "first": jax.random.normal(keys[0], (RATINGS,)),
+        "second": jax.random.normal(keys[1], (RATINGS, RATINGS)),
+    }
+
+
+def draw(params, key, shape):
+    one, two = jax.random.split(key)
+    a = jax.random.categorical(one, jnp.broadcast_to(params["first"], (*shape, RATINGS)))
+    b = jax.random.categorical(two, params["second"][a])
+    return jnp.stack([a, b], axis=-1)
+
+
+def test_the_gradients_mean_is_the_exact_one():
+    params = parameters()
+    every = np.array(list(itertools.product(range(RATINGS), repeat=PLACES)))
+
+    def exact(params):
+        return -(jnp.exp(log_probs_of(params, every).sum(-1)) * REWARDS[tuple(every.T)]).sum()
+
+    chosen = draw(params, jax.random.key(2), (40_000, 4))
+    rewards = jnp.asarray(REWARDS)[chosen[..., 0], chosen[..., 1]]
+
+    def drawn(params):
+        return policy_loss(log_probs_of(params, chosen), rewards) / len(chosen)
+
+    value, found = jax.value_and_grad(drawn)(params)
+    assert value == pytest.approx(float(1 + exact(params)), abs=5e-3)
+    for name, expected in jax.grad(exact)(params).items():
+        np.testing.assert_allclose(found[name], expected, atol=4e-3)
+        assert np.abs(expected).max() > 0.02
+
+
+@pytest.mark.parametrize("scale", [False, True])
+def test_a_bandits_best_answer_is_found(scale):
+    params, optimizer = parameters(), optax.adam(0.05)
+
+    @jax.jit
+    def step(params, state, key):
+        chosen = draw(params, key, (16, 8))
+        rewards = jnp.asarray(REWARDS)[chosen[..., 0], chosen[..., 1]]
+        grads = jax.grad(lambda p: policy_loss(log_probs_of(p, chosen), rewards, scale=scale) / 16)(
+            params
+        )
+        updates, state = optimizer.update(grads, state)
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.init(params)
+    for number in range(300):
+        params, state = step(params, state, jax.random.key(number))
+    best = np.array(np.unravel_index(REWARDS.argmax(), REWARDS.shape))
+    assert float(jnp.exp(log_probs_of(params, best).sum())) > 0.9
+
+
+def test_advantages_know_nothing_of_their_own_answer():
+    rewards = jnp.array([[0.1, 0.5, 0.9]])
+    changed = advantages(rewards.at[0, 0].set(1.0)) - advantages(rewards)
+    np.testing.assert_allclose(changed[0], [0.9, -0.45, -0.45], atol=1e-6)
+    np.testing.assert_allclose(advantages(rewards).sum(), 0, atol=1e-6)
+
+
+def test_auc_is_the_share_of_pairs_in_order():
+    rng = np.random.default_rng(3)
+    scores = rng.integers(0, 5, (50, 7)).astype(np.float32)
+    liked, known = rng.random((50, 7)) < 0.4, rng.random((50, 7)) < 0.8
+    found, some = auc(scores, liked, known)
+    for row in range(50):
+        good, bad = (scores[row][known[row] & (liked[row] == side)] for side in (True, False))
+        pairs = [(g > b) + 0.5 * (g == b) for g in good for b in bad]
+        assert some[row] == bool(pairs)
+        assert float(found[row]) == pytest.approx(np.mean(pairs) if pairs else 0.5)
+
+
+def test_the_rank_is_among_all_items_but_the_history():
+    rng = np.random.default_rng(4)
+    users = rng.normal(size=(20, 3)).astype(np.float32)
+    items = rng.integers(-2, 3, (30, 3)).astype(np.float32)
+    targets = np.stack([rng.choice(np.arange(1, 30), 4, replace=False) for _ in range(20)])
+    history = np.stack([rng.choice(np.arange(0, 30), 6, replace=False) for _ in range(20)])
+    known = rng.random((20, 4)) < 0.8
+    scores = match(users, items)
+    found = reciprocal_rank(scores, targets, known, history)
+    for row in range(20):
+        out = []
+        for target in targets[row][known[row]]:
+            rest = set(range(1, 30)) - set(history[row].tolist()) - {int(target)}
+            own = float(scores[row, target])
+            out.append(1 / (1 + sum(float(scores[row, i]) >= own for i in rest)))
+        assert float(found[row]) == pytest.approx(np.mean(out) if out else 0.0)
