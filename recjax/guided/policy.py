@@ -44,11 +44,14 @@ from recjax.guided.rewards import auc, match, reciprocal_rank
 from recjax.guided.user_examples import UserConfig, UserExamples
 from recjax.llm_folders import stop_ids
 from recjax.models.definition import fingerprint
-from recjax.ranges import Amount, Checked, Count, FieldError, Positive, Range, Size
+from recjax.ranges import Amount, Checked, Count, FieldError, Positive, Range, Seed, Size
 from recjax.scoring._form_programs import fill, slots
 from recjax.scoring.form_likelihood import choice_log_probs
 from recjax.scoring.forms import FormTokens, form_tokens, tree_for
-from recjax.training.finetune import FinetuneConfig, FinetuneRun, FinetuneTrainConfig
+from recjax.text.tokenizers import Tokenizer, load_tokenizer
+from recjax.training.adapting import AdaptingConfig, AdaptingRun
+from recjax.training.finetune import FinetuneTrainConfig
+from recjax.training.optim import OptimConfig
 from recjax.training.system import System, own_store
 from recjax.typing import Array, Params
 
@@ -88,23 +91,25 @@ class PolicyEvaluationConfig(Checked):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PolicyConfig(FinetuneConfig):
-    """The config of a policy's fine-tuning; `llm`, `method`, `lora` as in `FinetuneConfig`."""
+class PolicyConfig(AdaptingConfig):
+    """The config of a policy's fine-tuning."""
 
-    data: DataConfig  # type: ignore[assignment]
+    data: DataConfig
     items: str  # a file of the items' scores
     aspects: str = ""  # their set; "" = as the file says
     users: UserConfig = dataclasses.field(default_factory=UserConfig)
     reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
+    seed: Seed = 0
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     train: PolicyTrainConfig = dataclasses.field(default_factory=PolicyTrainConfig)
-    evaluation: PolicyEvaluationConfig = dataclasses.field(  # type: ignore[assignment]
-        default_factory=PolicyEvaluationConfig
-    )
+    evaluation: PolicyEvaluationConfig = dataclasses.field(default_factory=PolicyEvaluationConfig)
 
     system = "policy"  # its name in `recjax.systems.SYSTEMS`; no field
 
     def __post_init__(self):
         super().__post_init__()
+        if not self.llm:
+            raise FieldError("llm", "is empty; expected the folder of a language model")
         if not self.items:
             raise FieldError("items", "is empty; expected a file of the items' scores")
         if self.reward.kl and self.method != "lora":
@@ -161,12 +166,17 @@ def policy_loss(log_probs: Array, rewards: Array, *, scale: bool = False) -> Arr
     return surrogate + jax.lax.stop_gradient(value - surrogate)
 
 
-class PolicyRun(FinetuneRun):
+class PolicyRun(AdaptingRun):
     """Everything that a policy's fine-tuning consists of, built from its config."""
 
     unit = "users"
-    config: PolicyConfig  # type: ignore[assignment]
-    store: Store  # type: ignore[assignment]
+    config: PolicyConfig
+    store: Store
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The base model's tokenizer."""
+        return load_tokenizer(self.folder, size=self.base.config.vocab_size)
 
     @functools.cached_property
     def items(self) -> Scores:
@@ -190,7 +200,7 @@ class PolicyRun(FinetuneRun):
         return form_tokens(answer_form(self.aspects), self.tokenizer)
 
     @functools.cached_property
-    def batches(self) -> UserExamples:  # type: ignore[override]
+    def batches(self) -> UserExamples:
         """The training batches, and the examples of the other parts."""
         return UserExamples(
             self.config.users,
@@ -206,7 +216,7 @@ class PolicyRun(FinetuneRun):
     @functools.cached_property
     def _tree(self) -> tuple[Any, list[list[int]]]:
         eos = self.tokenizer.eos_id
-        stop = stop_ids(self._folder) or (() if eos is None else (eos,))
+        stop = stop_ids(self.folder) or (() if eos is None else (eos,))
         return tree_for(self.form, stop, self.tokenizer)
 
     @property
@@ -341,14 +351,9 @@ class PolicyRun(FinetuneRun):
 
         return jax.jit(run)
 
-    def evaluator(self, name: Literal["validation", "test"]) -> "PolicyEvaluator":  # type: ignore[override]
+    def evaluator(self, name: Literal["validation", "test"]) -> "PolicyEvaluator":
         """Measures the users' scores on what they did next."""
         return PolicyEvaluator(name, self)
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Validation and test."""
-        return ("validation", "test")
 
     def describe(self) -> str:
         """One line: model, parameters, data, devices."""
@@ -366,8 +371,7 @@ class PolicyRun(FinetuneRun):
     def identity(self) -> dict[str, Any]:  # type: ignore[override]
         """What a checkpoint belongs to: the adapters, the frozen model, the data and scores."""
         return {
-            "lora": {"method": self.config.method, **to_plain(self.config.lora)},
-            "llm": fingerprint(self.loaded.params),
+            **self.model_identity,
             "data": self.store.fingerprint,
             "items": fingerprint({"items": self.items.values}),
         }
