@@ -230,7 +230,7 @@ class PolicyRun(AdaptingRun):
     def data(self) -> dict[str, Array]:
         """Standardised scores of the items [I A], the mean and deviation of an aspect, a teacher's
         ratings [U A] (-1 = none)."""
-        known = self.items.known.any(1)
+        known = self.items.known.sum(1) > 0
         mean = self.items.values[known].mean(0)
         deviation = np.maximum(self.items.values[known].std(0), 1e-6)
         items = np.where(known[:, None], (self.items.values - mean) / deviation, 0.0)
@@ -239,8 +239,9 @@ class PolicyRun(AdaptingRun):
             users = self.store.user_numbers
             given = read_user_scores(self.config.reward.teacher, users, self.aspects)
             rounded = np.clip(np.rint(given.values), self.aspects.least, self.aspects.most)
+            whole = given.known.sum(1) == len(self.aspects)
             ratings = rounded.astype(np.int32) - self.aspects.least
-            out["teacher"] = np.where(given.known.all(1)[:, None], ratings, -1)
+            out["teacher"] = np.where(whole[:, None], ratings, -1)
         return {name: jnp.asarray(a) for name, a in out.items()}
 
     def vectors(self, ratings: Array, data: Mapping[str, Array]) -> Array:
@@ -373,7 +374,7 @@ class PolicyRun(AdaptingRun):
         return {
             **self.model_identity,
             "data": self.store.fingerprint,
-            "items": fingerprint({"items": self.items.values}),
+            "items": fingerprint({"items": jnp.asarray(self.items.values)}),
         }
 
 

@@ -120,7 +120,8 @@ class UserExamples:
         if self.config.told == "profile":
             text = profile_text(self.aspects, self.items.values[chosen], liked)
         else:
-            ratings = None if self.store.ratings is None else self.store.ratings[start:cut]
+            given = self.store.ratings
+            ratings = None if given is None else given[start:cut].tolist()
             records = [self.store.catalog[int(item)] for item in chosen]
             text = user_text(records, ratings, self.config.fields)
         if not self.config.instructions:
