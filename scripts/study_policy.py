@@ -34,7 +34,7 @@ def taught(examples, aspects, rng, user, cut):
     """The teacher's answer: the mean of a part of the liked films, as a rating each."""
     store = examples.store
     start = max(int(store.offsets[user]), cut - examples.config.history)
-    chosen, liked = store.items[start:cut], examples._liked[start:cut]
+    chosen, liked = store.items[start:cut], examples.liked[start:cut]
     pool = chosen[liked] if liked.any() else chosen
     pool = rng.choice(pool, max(1, len(pool) // 4), replace=False)
     mean = examples.items.values[pool].mean(0)
@@ -73,9 +73,9 @@ def references(run):
     batch, data, store = run.batches.at("test"), run.data, run.store
     items = np.asarray(data["items"])
     vectors = {"mean of liked": [], "lean (liked less others)": [], "mean of the last ten": []}
-    for user, cut in zip(batch["users"], run.batches._cuts("test"), strict=True):
+    for user, cut in zip(batch["users"], run.batches.cuts("test"), strict=True):
         start = max(int(store.offsets[user]), int(cut) - run.config.users.history)
-        own, liked = items[store.items[start:cut]], run.batches._liked[start:cut]
+        own, liked = items[store.items[start:cut]], run.batches.liked[start:cut]
         good = own[liked].mean(0) if liked.any() else own.mean(0)
         bad = own[~liked].mean(0) if (~liked).any() else own.mean(0)
         vectors["mean of liked"].append(good)

@@ -20,7 +20,7 @@ Letters: B users, G answers of each, A aspects, R ratings, I items and padding, 
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -42,9 +42,10 @@ from recjax.guided.aspects import (
 from recjax.guided.prompts import answer_form
 from recjax.guided.rewards import auc, match, reciprocal_rank
 from recjax.guided.user_examples import UserConfig, UserExamples
+from recjax.guided.user_ranking import PolicyEvaluationConfig, PolicyEvaluator
 from recjax.llm_folders import stop_ids
 from recjax.models.definition import fingerprint
-from recjax.ranges import Amount, Checked, Count, FieldError, Positive, Range, Seed, Size
+from recjax.ranges import Amount, Checked, FieldError, Positive, Range, Seed
 from recjax.scoring._form_programs import fill, slots
 from recjax.scoring.form_likelihood import choice_log_probs
 from recjax.scoring.forms import FormTokens, form_tokens, tree_for
@@ -54,8 +55,6 @@ from recjax.training.finetune import FinetuneTrainConfig
 from recjax.training.optim import OptimConfig
 from recjax.training.system import System, own_store
 from recjax.typing import Array, Params
-
-_MEASURES = ("auc", "mrr", "loss")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,14 +79,6 @@ class PolicyTrainConfig(FinetuneTrainConfig):
     """Section `train`."""
 
     metric: str = "validation/users/auc"
-
-
-@dataclasses.dataclass(frozen=True)
-class PolicyEvaluationConfig(Checked):
-    """Section `evaluation`."""
-
-    batch_size: Size = 64  # users at a time
-    max_examples: Count = 0  # the first so many users; 0 = all
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -334,27 +325,25 @@ class PolicyRun(AdaptingRun):
             module, self.form.words, self.form.options, self._tree[0], cache, chosen
         )
 
-    @functools.cached_property
-    def _greedy(self) -> Callable[..., tuple[Array, Array]]:
-        def run(params: Params, batch: Any, data: Any) -> tuple[Array, Array, Array]:
-            module = self.model.merge(params).for_decoding()
-            keys = jax.random.split(jax.random.key(0), len(batch["tokens"]))
-            _, log_probs = self._drawn(module, self._read(module, batch, 1), keys, jnp.float32(0.0))
-            ratings = jnp.exp(log_probs) @ jnp.array(self.aspects.ratings, jnp.float32)
-            users = self.vectors(ratings, data)
-            items = data["items"]
-            scores = jnp.einsum("BA,BCA->BC", users, items[batch["targets"]])
-            area, some = auc(scores, batch["liked"], batch["targets"] > 0)
-            ranks = reciprocal_rank(
-                match(users, items), batch["targets"], batch["targets"] > 0, batch["history"]
-            )
-            return ratings, jnp.stack([area, ranks], 1), some
+    def ranked(self, params: Params, batch: Any, data: Any) -> tuple[Array, Array, Array]:
+        """Of users [B]: expected ratings [B A], (AUC, reciprocal rank) [B 2], and whether some of
+        their targets are liked and some not [B]."""
+        module = self.model.merge(params).for_decoding()
+        keys = jax.random.split(jax.random.key(0), len(batch["tokens"]))
+        _, log_probs = self._drawn(module, self._read(module, batch, 1), keys, jnp.float32(0.0))
+        ratings = jnp.exp(log_probs) @ jnp.array(self.aspects.ratings, jnp.float32)
+        users, targets = self.vectors(ratings, data), batch["targets"]
+        scores = jnp.einsum("BA,BCA->BC", users, data["items"][targets])
+        area, some = auc(scores, batch["liked"], targets > 0)
+        every = match(users, data["items"])
+        ranks = reciprocal_rank(every, targets, targets > 0, batch["history"])
+        return ratings, jnp.stack([area, ranks], 1), some
 
-        return jax.jit(run)
-
-    def evaluator(self, name: Literal["validation", "test"]) -> "PolicyEvaluator":
+    def evaluator(self, name: Literal["validation", "test"]) -> PolicyEvaluator:
         """Measures the users' scores on what they did next."""
-        return PolicyEvaluator(name, self)
+        evaluation, task = self.config.evaluation, self.config.reward.task
+        examples = self.batches.at("test" if name == "test" else "validation")
+        return PolicyEvaluator(evaluation, name, task, examples, self.data, self.ranked)
 
     def describe(self) -> str:
         """One line: model, parameters, data, devices."""
@@ -376,73 +365,6 @@ class PolicyRun(AdaptingRun):
             "data": self.store.fingerprint,
             "items": fingerprint({"items": jnp.asarray(self.items.values)}),
         }
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class PolicyEvaluator:
-    """The users' expected ratings, and how they rank the items that follow.
-
-    Metrics: `NAME/users/auc` over users with liked and other items, `NAME/full/mrr` of the next
-    items among all but the history, `NAME/users/loss` = 1 - the task's.
-
-    Attributes:
-        name: prefix of the metric names.
-        run_: the run.
-    """
-
-    name: str
-    run_: PolicyRun
-
-    @functools.cached_property
-    def examples(self) -> dict[str, np.ndarray]:
-        """Every user at the part's cut."""
-        most = self.run_.config.evaluation.max_examples
-        found = self.run_.batches.at("test" if self.name == "test" else "validation")
-        return {k: a[: most or len(a)] for k, a in found.items()}
-
-    def __len__(self) -> int:
-        return len(self.examples["users"])
-
-    @property
-    def metric_names(self) -> list[str]:
-        """The names that `run` gives."""
-        return [f"{self.name}/users/auc", f"{self.name}/full/mrr", f"{self.name}/users/loss"]
-
-    def check(self) -> None:
-        """Whether the data have what the task needs.
-
-        Raises:
-            InputError: the task "liked" where no user has liked and other items.
-        """
-        if self.run_.config.reward.task == "liked":
-            liked = self.run_.batches.at("validation")["liked"]
-            if not (liked.any(1) & ~liked.all(1)).any():
-                raise InputError(
-                    "config.reward.task: 'liked' needs users with liked and other items among "
-                    "config.users.targets; there is none (are there ratings?)"
-                )
-
-    def ratings(self, params: Any) -> np.ndarray:
-        """Expected ratings [U A] of the part's users."""
-        return np.concatenate([np.asarray(r) for r, _, _ in self._rated(params)])[: len(self)]
-
-    def _rated(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> Any:
-        size = min(self.run_.config.evaluation.batch_size, len(self))
-        for first in range(0, len(self), size):
-            rows = np.minimum(np.arange(first, first + size), len(self) - 1)
-            batch = {k: a[rows] for k, a in self.examples.items()}
-            yield self.run_._greedy(params, batch, self.run_.data)
-            progress(min(size, len(self) - first))
-
-    def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
-        """Metrics by name; `progress` gets the number of users done."""
-        found = list(self._rated(params, progress))
-        values = np.concatenate([np.asarray(v) for _, v, _ in found])[: len(self)]
-        some = np.concatenate([np.asarray(s) for _, _, s in found])[: len(self)]
-        area = float(values[some, 0].mean()) if some.any() else 0.5
-        rank = float(values[:, 1].mean())
-        loss = 1.0 - (area if self.run_.config.reward.task == "liked" else rank)
-        return dict(zip(self.metric_names, (area, rank, loss), strict=True))
 
 
 SYSTEM = System(

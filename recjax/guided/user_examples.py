@@ -92,7 +92,7 @@ class UserExamples:
             )
 
     @functools.cached_property
-    def _liked(self) -> np.ndarray:
+    def liked(self) -> np.ndarray:
         """[N] bool of the store's flat items; all where there are no ratings."""
         if self.store.ratings is None:
             return np.ones(len(self.store.items), bool)
@@ -116,7 +116,7 @@ class UserExamples:
     def asked(self, user: int, cut: int) -> Question:
         """The question about a user before the flat place `cut`."""
         start = max(int(self.store.offsets[user]), cut - self.config.history)
-        chosen, liked = self.store.items[start:cut], self._liked[start:cut]
+        chosen, liked = self.store.items[start:cut], self.liked[start:cut]
         if self.config.told == "profile":
             text = profile_text(self.aspects, self.items.values[chosen], liked)
         else:
@@ -136,7 +136,7 @@ class UserExamples:
     @functools.cached_property
     def length(self) -> int:
         """T of the training prompts: the longest of all users' own, and some room."""
-        longest = max(map(len, self._ids(self.users, self._cuts("validation"))))
+        longest = max(map(len, self._ids(self.users, self.cuts("validation"))))
         if longest > self.context:
             raise InputError(
                 f"config.users.history: {self.config.history} items take {longest} tokens; the "
@@ -144,7 +144,7 @@ class UserExamples:
             )
         return min(-(-longest * 9 // 8 // _STRIDE) * _STRIDE, self.context)
 
-    def _cuts(self, part: str) -> np.ndarray:
+    def cuts(self, part: str) -> np.ndarray:
         """The flat place of each user's first target."""
         back = {"test": 1, "validation": 2}[part]
         return self.store.offsets[self.users + 1] - back * self.config.targets
@@ -166,7 +166,7 @@ class UserExamples:
             "tokens": tokens,
             "real": real,
             "targets": self.store.items[places].astype(np.int32),
-            "liked": self._liked[places],
+            "liked": self.liked[places],
             "history": history.astype(np.int32),
             "users": users.astype(np.int32),
         }
@@ -182,7 +182,7 @@ class UserExamples:
             `tokens` [U T] padded on the left, `real` [U T], `targets` [U C], `liked` [U C],
             `history` [U H'] all items before the cut, newest first, 0 fills up, `users` [U].
         """
-        return self._example(self.users, self._cuts(part))
+        return self._example(self.users, self.cuts(part))
 
     def __call__(self, step: int, count: int = 1) -> Batch:
         """Training batches step .. step + count - 1: the arrays of `at`, [count B ...]."""
