@@ -122,4 +122,10 @@ def test_sharding_follows_the_base():
 
 def test_axes_of_adapters_stand_before_what_could_shadow_them():
     axes = lora_axes(((r"x/kernel", ("embed", "mlp")), (r".*", (None,))))
-    assert [pattern for pattern, _ in axes] == ["x/lora/a", "x/lora/b", "x/kernel", ".*"]
+    assert [pattern for pattern, _ in axes] == [
+        "x/lora/a",
+        "x/lora/b",
+        "x/quant_scale",
+        "x/kernel",
+        ".*",
+    ]
