@@ -92,7 +92,11 @@ def endpoint(monkeypatch):
         def log_message(self, *args):
             pass
 
-    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Quiet(http.server.ThreadingHTTPServer):
+        def handle_error(self, request, client_address):
+            pass  # a connection that a client closed before it asked
+
+    running = Quiet(("127.0.0.1", 0), Handler)
     Server.url = f"http://127.0.0.1:{running.server_port}/v1"
     thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
     thread.start()
