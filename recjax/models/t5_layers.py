@@ -17,12 +17,12 @@ from recjax.nn.norms import RMSNorm
 from recjax.typing import Array
 
 if TYPE_CHECKING:
-    from recjax.models.t5 import Config
+    from recjax.models import t5
 
 _NEVER = -1e30  # a masked score: finite, so that a query without any key has a mean
 
 
-def distance_buckets(config: Config, *, both_ways: bool) -> np.ndarray:
+def distance_buckets(config: t5.Config, *, both_ways: bool) -> np.ndarray:
     """The bucket of each distance from 0 to `max_distance`; with `both_ways`, of one direction."""
     number = config.buckets // 2 if both_ways else config.buckets
     exact = number // 2
@@ -32,7 +32,9 @@ def distance_buckets(config: Config, *, both_ways: bool) -> np.ndarray:
     return np.where(distance < exact, distance, np.minimum(exact + far.astype(int), number - 1))
 
 
-def relative_bias(table: Array, queries: Array, keys: Array, config: Config, both: bool) -> Array:
+def relative_bias(
+    table: Array, queries: Array, keys: Array, config: t5.Config, both: bool
+) -> Array:
     """What each head adds to scores: [B N T M].
 
     Args:
@@ -61,7 +63,7 @@ def mix(q: Array, k: Array, v: Array, bias: Array | None, mask: Array | None) ->
 class Attention(nnx.Module):
     """The four maps of attention, of all layers."""
 
-    def __init__(self, config: Config, layers: int, *, rngs: nnx.Rngs, dtype: Any):
+    def __init__(self, config: t5.Config, layers: int, *, rngs: nnx.Rngs, dtype: Any):
         dim, inner, std = config.dim, config.heads * config.head_dim, config.init_std
         self.heads = config.heads
 
@@ -90,7 +92,7 @@ class Attention(nnx.Module):
 class Layers(StackedLayers):
     """All layers of the encoder, or of the decoder (`cross`)."""
 
-    def __init__(self, config: Config, layers: int, *, cross: bool, rngs: nnx.Rngs, dtype: Any):
+    def __init__(self, config: t5.Config, layers: int, *, cross: bool, rngs: nnx.Rngs, dtype: Any):
         dim, mlp, std = config.dim, config.mlp_dim, config.init_std
         own = {"rngs": rngs, "dtype": dtype}
 
