@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from recjax.config import build, to_plain
-from recjax.data.prepare import DataConfig
+from recjax.data.prepare import DataConfig, read_options
 from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.guided.aspects import (
@@ -99,6 +99,7 @@ class PolicyConfig(AdaptingConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        read_options(self.data)
         if not self.llm:
             raise FieldError("llm", "is empty; expected the folder of a language model")
         if not self.items:
@@ -111,7 +112,10 @@ class PolicyConfig(AdaptingConfig):
 
 def complete(section: Any) -> dict[str, Any]:
     """A run's config with all defaults filled in."""
-    return to_plain(build(PolicyConfig, section, "config"))
+    config = build(PolicyConfig, section, "config")
+    plain = to_plain(config)
+    plain["data"]["options"] = to_plain(read_options(config.data)[1])
+    return plain
 
 
 def _settled(config: PolicyConfig, store: Store) -> PolicyConfig:

@@ -67,11 +67,11 @@ class RefineConfig(Checked):
         return self.dim or columns
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class GuidedRunConfig(RunConfig):
     """A refined recommender's config: a recommender's, and two sections more."""
 
-    guided: GuidedConfig = dataclasses.field(default_factory=GuidedConfig)
+    guided: GuidedConfig
     refine: RefineConfig = dataclasses.field(default_factory=RefineConfig)
 
     system = "guided"

@@ -69,6 +69,11 @@ class BlankTokenizerConfig(Checked):
     # By field of `Marks`: tokens that stand for GLM's, where a vocabulary has no others.
     marks: dict[str, str] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not all(isinstance(token, str) for token in self.marks.values()):
+            raise FieldError("marks", f"expected the text of a token each, got {self.marks}")
+
 
 @dataclasses.dataclass(frozen=True)
 class BlankTrainConfig(TrainConfig):

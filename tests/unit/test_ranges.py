@@ -19,9 +19,11 @@ import recjax
 from recjax.config import build
 from recjax.data.prepare import SOURCES
 from recjax.errors import InputError
-from recjax.models import llama
+from recjax.lazy import resolve
+from recjax.models import glm, llama, references
 from recjax.models.recommender import NAMES, model_module
 from recjax.ranges import Checked, FieldError, Range, Seed, Share, hints, ranges
+from recjax.recsysllm import sources
 from recjax.systems import SYSTEMS
 from recjax.training import workdir
 from recjax.training.system import load_system
@@ -31,12 +33,22 @@ OPTIONS = {
     ("source", name): importlib.import_module(f"recjax.data.sources.{name}").Options
     for name in SOURCES
 }
+_RECOMMENDERS = {("name", name): model_module(name).Config for name in NAMES}
 MODELS = {
-    "recommender": {("name", name): model_module(name).Config for name in NAMES},
+    "recommender": _RECOMMENDERS,
+    "guided": {("name", "sasrec"): _RECOMMENDERS["name", "sasrec"]},
+    "reference": {
+        ("name", name): importlib.import_module(f"recjax.models.references.{name}").Config
+        for name in references.NAMES
+    },
     "language_model": {("name", "llama"): llama.Config},
+    "recsysllm": {("name", "glm"): glm.Config},
 }
 DICTIONARIES = {(system, "model"): found for system, found in MODELS.items()}
 DICTIONARIES |= {(system, "data.options"): OPTIONS for system in SYSTEMS}
+DICTIONARIES["recsysllm", "text"] = {
+    ("source", name): resolve(source).Options for name, source in sources.SOURCES.items()
+}
 
 
 def arms(hint):
@@ -78,12 +90,16 @@ def leaves(system, cls, section, where=""):
         path = f"{where}.{name}" if where else name
         inner = next((arm for arm in arms(hint) if dataclasses.is_dataclass(arm)), None)
         if inner is not None:
-            there = inside(inner) if where or name != "data" else section["data"]
+            there = section.get("data") if name == "data" and not where else None
+            there = inside(inner) if there is None else there
             yield from leaves(system, inner, put(section, path, there), path)
         elif hint is dict:
             for (key, which), of in DICTIONARIES[system, path].items():
-                beside = f"{path.rpartition('.')[0]}.{key}" if key == "source" else f"{path}.{key}"
-                yield from leaves(system, of, put(section, beside, which), path)
+                beside = f"data.{key}" if path == "data.options" else f"{path}.{key}"
+                below = put(section, beside, which)
+                if which == "texts":
+                    below = put(below, f"{path}.path", "texts.jsonl")
+                yield from leaves(system, of, below, path)
         else:
             yield section, path, hint
 
@@ -91,13 +107,20 @@ def leaves(system, cls, section, where=""):
 def all_leaves():
     for system, record in ((name, load_system(name)) for name in SYSTEMS):
         section = {"system": system, **inside(record.config)}
-        if "data" in section and system != "finetune":
+        if (
+            (system, "data.options") in DICTIONARIES
+            and "data" in hints(record.config)
+            and system != "finetune"
+        ):
             section["data"] = {"source": "simulated", "store": "s"}
-            section["model"] = {"name": "sasrec" if system == "recommender" else "llama"}
+        if system in MODELS:
+            section["model"] = {"name": next(iter(MODELS[system]))[1]}
+        if system == "guided":
+            section["guided"] = {"items": ("labels:genres",)}
         for base, path, hint in leaves(system, record.config, section):
             if path == "model.vocab_size":  # the tokenizer's
                 continue
-            kind = base.get("model", {}).get("name", "")
+            kind = base.get("model", {}).get("name", "") + base.get("text", {}).get("source", "")
             reader = base["data"]["source"] if path.startswith("data.options") else ""
             yield pytest.param(base, path, hint, id=f"{system}-{kind}{reader}-{path}")
 
