@@ -40,7 +40,7 @@ from recjax.guided.aspects import (
     read_user_scores,
 )
 from recjax.guided.prompts import answer_form
-from recjax.guided.rewards import auc, match, reciprocal_rank
+from recjax.guided.rewards import TASKS
 from recjax.guided.user_examples import UserConfig, UserExamples
 from recjax.guided.user_ranking import PolicyEvaluationConfig, PolicyEvaluator
 from recjax.llm_folders import stop_ids
@@ -245,19 +245,7 @@ class PolicyRun(AdaptingRun):
 
     def rewards(self, users: Array, batch: Mapping[str, Array], data: Mapping[str, Array]) -> Array:
         """[B G] of standardised scores [B G A]."""
-        targets = batch["targets"][:, None]
-        if self.config.reward.task == "liked":
-            scores = jnp.einsum("BGA,BCA->BGC", users, data["items"][batch["targets"]])
-            return auc(scores, batch["liked"][:, None], targets > 0)[0]
-        scores = match(users, data["items"])
-        shape = (*scores.shape[:2], targets.shape[-1])
-        history = batch["history"][:, None]
-        return reciprocal_rank(
-            scores,
-            jnp.broadcast_to(targets, shape),
-            jnp.broadcast_to(targets > 0, shape),
-            jnp.broadcast_to(history, (*shape[:2], history.shape[-1])),
-        )
+        return TASKS[self.config.reward.task].reward(users, batch, data["items"])
 
     def _credited(self, ratings: Array, batch: Any, data: Any) -> Array:
         """Rewards [B G] of answers' ratings [B G A], or [B G A] of each rating."""
@@ -329,19 +317,15 @@ class PolicyRun(AdaptingRun):
             module, self.form.words, self.form.options, self._tree[0], cache, chosen
         )
 
-    def ranked(self, params: Params, batch: Any, data: Any) -> tuple[Array, Array, Array]:
-        """Of users [B]: expected ratings [B A], (AUC, reciprocal rank) [B 2], and whether some of
-        their targets are liked and some not [B]."""
+    def ranked(self, params: Params, batch: Any, data: Any) -> tuple[Array, Array]:
+        """Of users [B]: expected ratings [B A], and the reward of each of `TASKS` [B n]."""
         module = self.model.merge(params).for_decoding()
         keys = jax.random.split(jax.random.key(0), len(batch["tokens"]))
         _, log_probs = self._drawn(module, self._read(module, batch, 1), keys, jnp.float32(0.0))
         ratings = jnp.exp(log_probs) @ jnp.array(self.aspects.ratings, jnp.float32)
-        users, targets = self.vectors(ratings, data), batch["targets"]
-        scores = jnp.einsum("BA,BCA->BC", users, data["items"][targets])
-        area, some = auc(scores, batch["liked"], targets > 0)
-        every = match(users, data["items"])
-        ranks = reciprocal_rank(every, targets, targets > 0, batch["history"])
-        return ratings, jnp.stack([area, ranks], 1), some
+        users = self.vectors(ratings, data)[:, None]
+        rewards = [task.reward(users, batch, data["items"])[:, 0] for task in TASKS.values()]
+        return ratings, jnp.stack(rewards, 1)
 
     def evaluator(self, name: Literal["validation", "test"]) -> PolicyEvaluator:
         """Measures the users' scores on what they did next."""

@@ -1,7 +1,11 @@
 """Rewards of users' scores: how well they rank the users' own items. All runs on the devices.
 
-Letters: A aspects, I items and padding, C candidates; leading axes are free.
+Letters: B users, G answers of each, A aspects, I items and padding, C candidates; leading axes are
+free.
 """
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
@@ -49,3 +53,36 @@ def reciprocal_rank(scores: Array, targets: Array, known: Array, left_out: Array
     above -= (counted & (seen[..., None, :] >= own[..., :, None])).sum(-1)
     value = jnp.where(known, 1.0 / jnp.maximum(above, 1), 0.0).sum(-1)
     return value / jnp.maximum(known.sum(-1), 1)
+
+
+def _liked(users: Array, batch: Mapping[str, Array], items: Array) -> Array:
+    """[B G]: the AUC of the next items, liked or not."""
+    scores = jnp.einsum("BGA,BCA->BGC", users, items[batch["targets"]])
+    return auc(scores, batch["liked"][:, None], batch["targets"][:, None] > 0)[0]
+
+
+def _next(users: Array, batch: Mapping[str, Array], items: Array) -> Array:
+    """[B G]: the mean reciprocal rank of the next items among all but the history."""
+    scores = match(users, items)
+    targets, history = (
+        jnp.broadcast_to(a[:, None], (*scores.shape[:2], a.shape[-1]))
+        for a in (batch["targets"], batch["history"])
+    )
+    return reciprocal_rank(scores, targets, targets > 0, history)
+
+
+class Task(NamedTuple):
+    """What users' scores are rewarded for.
+
+    Attributes:
+        reward: `(users [B G A], batch of UserExamples, items [I A]) -> [B G]`, both standardised.
+        metric: its name behind "NAME/".
+        rated: it needs users with liked and other items.
+    """
+
+    reward: Callable[[Array, Mapping[str, Array], Array], Array]
+    metric: str
+    rated: bool
+
+
+TASKS = {"liked": Task(_liked, "users/auc", True), "next": Task(_next, "full/mrr", False)}

@@ -12,12 +12,12 @@ import jax
 import numpy as np
 
 from recjax.errors import InputError
+from recjax.guided.rewards import TASKS
 from recjax.ranges import Checked, Count, Size
 from recjax.typing import Array
 
-# `(params, batch, data) -> (expected ratings [B A], (AUC, reciprocal rank) [B 2], whether there is
-# an AUC [B])`.
-RankedFn = Callable[[Any, Mapping[str, Any], Any], tuple[Array, Array, Array]]
+# `(params, batch, data) -> (expected ratings [B A], the reward of each of `TASKS` [B n])`.
+RankedFn = Callable[[Any, Mapping[str, Any], Any], tuple[Array, Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class PolicyEvaluator:
     Attributes:
         config: how many users, and how many at a time.
         name: prefix of the metric names.
-        task: "liked" or "next".
+        task: of `recjax.guided.rewards.TASKS`.
         users: `UserExamples.at` of the part.
         data: what `ranked` reads.
         ranked: the model.
@@ -59,7 +59,7 @@ class PolicyEvaluator:
     @property
     def metric_names(self) -> list[str]:
         """The names that `run` gives."""
-        return [f"{self.name}/users/auc", f"{self.name}/full/mrr", f"{self.name}/users/loss"]
+        return [*(f"{self.name}/{t.metric}" for t in TASKS.values()), f"{self.name}/users/loss"]
 
     def check(self) -> None:
         """Whether the data have what the task needs.
@@ -67,12 +67,18 @@ class PolicyEvaluator:
         Raises:
             InputError: the task "liked" where no user has liked and other items.
         """
-        liked = self.users["liked"][: len(self.examples)]
-        if self.task == "liked" and not (liked.any(1) & ~liked.all(1)).any():
+        if TASKS[self.task].rated and not self._mixed.any():
             raise InputError(
-                "config.reward.task: 'liked' needs users with liked and other items among "
+                f"config.reward.task: '{self.task}' needs users with liked and other items among "
                 "config.users.targets; there is none (are there ratings?)"
             )
+
+    @property
+    def _mixed(self) -> np.ndarray:
+        """[U] users with liked and other items among their targets."""
+        liked = self.users["liked"][: len(self.examples)]
+        count = liked.sum(1)
+        return np.asarray((count > 0) & (count < liked.shape[1]))
 
     @functools.cached_property
     def _jitted(self) -> RankedFn:
@@ -93,14 +99,14 @@ class PolicyEvaluator:
 
     def ratings(self, params: Any) -> np.ndarray:
         """Expected ratings [U A]."""
-        return np.concatenate([ratings for ratings, _, _ in self._rated(params)])
+        return np.concatenate([ratings for ratings, _ in self._rated(params)])
 
     def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
         """Metrics by name; `progress` gets the number of users done."""
-        found = list(self._rated(params, progress))
-        values = np.concatenate([values for _, values, _ in found])
-        some = np.concatenate([some for _, _, some in found])
-        area = float(values[some, 0].mean()) if some.any() else 0.5
-        rank = float(values[:, 1].mean())
-        loss = 1.0 - (area if self.task == "liked" else rank)
-        return dict(zip(self.metric_names, (area, rank, loss), strict=True))
+        rewards = np.concatenate([rewards for _, rewards in self._rated(params, progress)])
+        means = []
+        for task, values in zip(TASKS.values(), rewards.T, strict=True):
+            values = values[self._mixed] if task.rated else values
+            means.append(float(values.mean()) if len(values) else 0.5)
+        loss = 1.0 - means[list(TASKS).index(self.task)]
+        return dict(zip(self.metric_names, (*means, loss), strict=True))
