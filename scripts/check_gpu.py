@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """The project's figures on a GPU in one run, as a table and as JSON; `check_gpu.sh` calls it.
 
-    python scripts/check_gpu.py [--out FILE] [--peers PYTHON] [--seconds 450] [--small]
+    python scripts/check_gpu.py [--out FILE] [--peers PYTHON] [--seconds 450] [--small] [--only ...]
 
 - recommenders: training steps and full-catalogue ranking, with the host's share of a step
   (`bench_device.py`): on Beauty where RECJAX_DATA has it, else simulated users in its number;
@@ -9,7 +9,9 @@
   beside transformers and peft, and the share of the measured matrix-product rate that training
   reaches (`bench_llm.py`);
 - interpreters over it: training and reading, beside a straightforward one in PyTorch
-  (`bench_interpreter.py`).
+  (`bench_interpreter.py`);
+- Llama-3.2-1B's shape: items scored on aspects (`bench_score.py`), and a step of the users' policy
+  (`bench_policy.py`, where RECJAX_DATA has MovieLens-100K).
 
 Every stage is a process with a limit of its own, and one that fails or takes too long costs its
 rows alone. Nothing is downloaded. Without a GPU, or with `--small`, all run in small sizes on the
@@ -91,7 +93,7 @@ class Stage:
     name: str
     command: list[str]
     limit: float
-    rows: Callable[[dict[str, Any]], list[Figure]]
+    rows: Callable[[Any], list[Figure]]
 
 
 def parse() -> argparse.Namespace:
@@ -100,6 +102,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peers", default=sys.executable, help="python with torch and peft")
     parser.add_argument("--seconds", type=float, default=450.0, help="of all stages together")
     parser.add_argument("--small", action="store_true", help="small sizes, on the CPU")
+    parser.add_argument("--only", default="", help="parts of stages' names, with commas")
     parser.add_argument("--missing", action="store_true", help="name what this Python lacks; end")
     return parser.parse_args()
 
@@ -162,7 +165,7 @@ print(json.dumps(out))
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def run_stage(stage: Stage, limit: float, folder: Path) -> tuple[dict[str, Any] | None, str]:
+def run_stage(stage: Stage, limit: float, folder: Path) -> tuple[Any, str]:
     """A stage's JSON, or why there is none. A process that takes too long ends with its peers."""
     out = folder / f"{stage.name.replace(' ', '-')}.json"
     command = [str(out) if word == "OUT" else word for word in stage.command]
@@ -226,6 +229,24 @@ def interpreter(found: dict[str, Any]) -> list[Figure]:
     return out
 
 
+def scores(found: list[dict[str, Any]]) -> list[Figure]:
+    return [
+        Figure(f"scoring, {row['way']}, batch {row['batch']}", row["items_per_second"], "items/s")
+        for row in found
+    ]
+
+
+def policy(found: dict[str, Any]) -> list[Figure]:
+    name = f"policy of {found['preset']}, {found['users']} users x {found['answers']} answers"
+    out = [
+        Figure(f"{name}: a step", 1e3 * found["step_seconds"], "ms"),
+        Figure(f"{name}: training", found["users_per_second"], "users/s"),
+    ]
+    if found["peak_bytes"]:
+        out.append(Figure(f"{name}: memory", found["peak_bytes"] / 1e9, "GB"))
+    return out
+
+
 def stages(small: bool, peers: str | None, store: Path) -> list[Stage]:
     """All stages; `peers` is the Python of the peers, or None."""
     beside = ["--peers", peers, "--peer-seconds=45"] if peers else []
@@ -257,7 +278,17 @@ def stages(small: bool, peers: str | None, store: Path) -> list[Stage]:
         command = ["bench_llm.py", *llm, *beside, "--what", what, "--out", "OUT"]
         out.append(Stage(f"llm {name}".strip(), command, limits[1], language_model))
     command = ["bench_interpreter.py", *adapter, *beside, "--out", "OUT"]
-    return [*out, Stage("interpreter", command, limits[2], interpreter)]
+    out.append(Stage("interpreter", command, limits[2], interpreter))
+    rating = ["--preset=llama-3.2-1b", "--dtype=bfloat16", "--items=256", "--batches=64"]
+    users = ["--preset=llama-3.2-1b", "--dtype=bfloat16"]
+    if small:
+        rating = ["--preset=stories-110m", "--items=2", "--batches=2", "--repeats=1", "--brief"]
+        users = ["--preset=stories-110m", "--batch=2", "--samples=2", "--repeats=1"]
+    out.append(Stage("scores", ["bench_score.py", *rating, "--out", "OUT"], 90.0, scores))
+    if root and (Path(root) / "ml-100k").is_dir():
+        command = ["bench_policy.py", "--data", root, *users, "--out", "OUT"]
+        out.append(Stage("policy", command, 200.0 if small else 60.0, policy))
+    return out
 
 
 def show(figures: list[Figure]) -> None:
@@ -307,6 +338,11 @@ def main() -> None:
     done: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         todo = stages(small, None if absent else args.peers, Path(folder) / "store")
+        if args.only:
+            names = args.only.split(",")
+            todo = [stage for stage in todo if any(name in stage.name for name in names)]
+            if not todo:
+                raise SystemExit(f"check_gpu.py: --only {args.only}: no stage has such a name")
         for stage in todo:
             left = args.seconds - (time.monotonic() - started)
             begun = time.monotonic()

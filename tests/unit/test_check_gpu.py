@@ -102,7 +102,7 @@ def test_a_stage_that_takes_too_long_ends_with_its_peer(stage, tmp_path):
 def test_the_stages_name_options_that_the_benchmarks_have(check, tmp_path, small, monkeypatch):
     monkeypatch.delenv("RECJAX_DATA", raising=False)
     stages = check.stages(small, "python", tmp_path)
-    assert sum(stage.limit for stage in stages) < 600
+    assert sum(stage.limit for stage in stages) < 1200
     for script in {stage.command[0] for stage in stages}:
         text = (SCRIPTS / script).read_text()
         options = {
