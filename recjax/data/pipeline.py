@@ -53,6 +53,7 @@ class TrainBatches:
         shifted: targets are the next items.
         stride: 0 keeps the newest window of a longer run; n > 0 takes it and those that end n, 2 n,
             ... items before, until the run's first item is in one (n up to L: no item is left out).
+        prefixes: each prefix of a run is a sequence; only its last item has a target.
         row_multiple: R is a multiple of this (the data-parallel size of one process).
         process: this process's (index, count).
         users: batches have `users`, too: 1 + the number of the user, 0 for padding.
@@ -66,11 +67,21 @@ class TrainBatches:
     packed: bool = True
     shifted: bool = True
     stride: int = 0
+    prefixes: bool = False
     row_multiple: int = 1
     process: tuple[int, int] = (0, 1)
     users: bool = False
 
     def __post_init__(self):
+        if self.prefixes and not self.shifted:
+            raise InputError(
+                "config.train.prefixes: expected a model that reads histories and learns the next "
+                "item; of masked items, or without a history, prefixes have no target of their own"
+            )
+        if self.prefixes and self.stride:
+            raise InputError(
+                f"config.train.stride: {self.stride}: prefixes end at every item; expected 0"
+            )
         if self.n_sequences == 0:
             raise InputError("no training sequence has two items: nothing to train on")
         if not 0 <= self.stride <= self.length:
@@ -91,8 +102,9 @@ class TrainBatches:
         inputs = (self.spans.stops - self.spans.starts)[keep] - ahead
         more = np.maximum(0, inputs - self.length)
         counts = 1 + (-(-more // self.stride) if self.stride else 0 * more)
+        counts = inputs if self.prefixes else counts
         which = np.repeat(np.arange(len(keep)), counts)
-        before = self.stride * (
+        before = (1 if self.prefixes else self.stride) * (
             np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
         )
         stops = self.spans.stops[keep][which] - ahead - before
@@ -165,6 +177,8 @@ class TrainBatches:
             tokens = window_tokens(stops[member], lengths[member], packing, self.length)
             batch["ids"][k, tokens.slot] = self.items[tokens.source]
             batch["targets"][k, tokens.slot] = self.items[tokens.source + int(self.shifted)]
+            if self.prefixes:
+                batch["targets"][k, tokens.slot[tokens.position < self.length - 1]] = 0
             batch["positions"][k, tokens.slot] = tokens.position
             batch["segments"][k, tokens.slot] = tokens.segment
             batch["sequences"][k, tokens.slot] = spans[member][tokens.sequence]

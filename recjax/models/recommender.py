@@ -38,6 +38,9 @@ NAMES = (
     "s3rec",
     "bpr",
     "simplex",
+    "ligr",
+    "filtered",
+    "hstu",
 )
 
 

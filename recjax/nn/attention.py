@@ -41,6 +41,7 @@ class MultiHeadAttention(nnx.Module):
         mask: Array,
         *,
         repeated: tuple[Array, Array] | None = None,
+        bias: Array | None = None,
         deterministic: bool,
         rngs=None,
     ) -> Array:
@@ -53,6 +54,7 @@ class MultiHeadAttention(nnx.Module):
             repeated: `(vector [D], count [B L])`: query t meets this vector count_t times more.
                 Equal keys have equal logits, so n of them weigh as one with log(n) added to its
                 logit: the same result as n rows of memory, in one.
+            bias: [B N L M], added to the logits.
             deterministic: no dropout.
             rngs: its `dropout` stream.
         """
@@ -66,6 +68,8 @@ class MultiHeadAttention(nnx.Module):
         k = self.key(memory).reshape(split)
         v = self.value(memory).reshape(split)
         logits = jnp.einsum("BLNH,BMNH->BNLM", q, k) / jnp.sqrt(q.shape[-1]).astype(q.dtype)
+        if bias is not None:
+            logits += bias
         if repeated is not None:
             logits = logits.at[..., -1].add(jnp.log(jnp.maximum(count, 1))[:, None])
         logits = jnp.where(mask[:, None], logits, jnp.finfo(logits.dtype).min)

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from recjax.data.negatives import nth_negative, popularity_cdf, sort_positives
 from recjax.data.splits import Spans
 from recjax.errors import InputError
-from recjax.ranges import Amount, Checked, FieldError, Range, Share
+from recjax.ranges import Amount, Checked, FieldError, Positive, Range, Share
 from recjax.sharded import rows_of
 from recjax.training.cross_entropy import SumWeight, softmax_cross_entropy
 from recjax.typing import Array
@@ -52,6 +52,8 @@ class ObjectiveConfig(Checked):
     regularization: Amount = 1.0  # bpr_max: lambda of the score penalty
     margin: Share = 0.9  # ccl: cosines of negatives below it cost nothing
     negative_weight: Amount = 1.0  # ccl: mu, weight of the mean over the negatives
+    temperature: Positive = 1.0  # softmax: its logits are divided by it
+    smoothing: Share = 0.0  # softmax: share of the target's probability that all items get
     states_weight: Amount = 0.0  # adds the softmax of the states that guide a generative model
 
     def __post_init__(self):
@@ -60,6 +62,9 @@ class ObjectiveConfig(Checked):
             raise FieldError("batch_negatives", f"'{self.name}' takes none")
         if self.name not in ("softmax", "mse") and not self.negatives + self.batch_negatives:
             raise FieldError("negatives", f"'{self.name}' needs at least 1")
+        for field, nothing in (("temperature", 1.0), ("smoothing", 0.0)):
+            if self.name != "softmax" and getattr(self, field) != nothing:
+                raise FieldError(field, f"'{self.name}' has none; expected {nothing}, or 'softmax'")
 
     @property
     def shared(self) -> bool:
@@ -228,6 +233,7 @@ class Objective:
             they may be drawn, as nothing else would tell the model that they are future).
         n_items: I.
         mesh: the devices over which positions are split; None = one device.
+        budget: targets of a batch at most; a softmax computes only so many positions. None = all.
 
     Raises:
         InputError: a user has every item.
@@ -240,9 +246,12 @@ class Objective:
         spans: Spans,
         n_items: int,
         mesh: Mesh | None = None,
+        budget: int | None = None,
     ):
         self.config, self.n_items = config, n_items
-        self._softmax = functools.partial(softmax_cross_entropy, mesh=mesh, rows=n_items)
+        self._softmax = functools.partial(
+            softmax_cross_entropy, mesh=mesh, rows=n_items, budget=budget
+        )
         self.data: dict[str, Any] = {}  # arrays, passed to the jitted step
         self._longest = 0
         if config.name in ("softmax", "mse"):
@@ -307,7 +316,14 @@ class Objective:
         config = self.config
         weights = (targets != 0).astype(jnp.float32)
         if config.name == "softmax":
-            return self._softmax(h, table, targets, weights)
+            h = h / config.temperature if config.temperature != 1 else h
+            total, weight = self._softmax(h, table, targets, weights)
+            if config.smoothing:
+                # -(1 - e) log p_target - e mean_i log p_i = -log p_target + e (s_target - mean s)
+                mean = jnp.mean(table[1 : self.n_items], axis=0)
+                over = jnp.einsum("TD,TD->T", h, rows_of(table, targets, "items") - mean)
+                total += config.smoothing * jnp.sum(over * weights)
+            return total, weight
         if config.name == "mse":
             return squared_error(h, table, targets, weights)
         if config.shared:

@@ -92,6 +92,9 @@ class OptimConfig(Checked):
     # Linear to 0 over the last so many epochs. They begin when the criterion of `config.train`
     # holds, or so many epochs before its cap; 0 = training ends there and then.
     cooldown_epochs: Amount = 0.0
+    # Validation, test and recommendations have the moving average of the trained parameters, which
+    # so much of stays at each step; less at the first steps. 0 = none.
+    average: Annotated[float, Range(0, below=1)] = 0.0
     rules: tuple[OptimRule, ...] = ()  # of some parameters
 
     def __post_init__(self):
@@ -158,6 +161,8 @@ def make_optimizer(config: OptimConfig, steps_per_epoch: int) -> optax.GradientT
     parts.append(optax.scale_by_learning_rate(schedule(config, steps_per_epoch)))
     if config.cooldown_epochs:
         parts.append(_cooldown(config.cooldown_epochs * steps_per_epoch))
+    if config.average:
+        parts.append(_average(config.average))
     return optax.chain(*parts)
 
 
@@ -244,6 +249,38 @@ def set_cooldown(opt_state: Any, start: int | None) -> Any:
         return node._replace(start=jax.device_put(at, node.start.sharding))
 
     return jax.tree.map(changed, opt_state, is_leaf=lambda node: isinstance(node, CooldownState))
+
+
+class AverageState(NamedTuple):
+    """Steps done, and the moving average of the parameters by path."""
+
+    done: Array
+    params: Any
+
+
+def _average(decay: float) -> optax.GradientTransformation:
+    """Leaves the updates as they are; the state is the average of what they make."""
+
+    def init(params: Any) -> AverageState:
+        return AverageState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def update(updates: Any, state: AverageState, params: Any = None):
+        # The first steps are forgotten soon: at step 0 nothing of the zeros stays.
+        kept = jnp.minimum(decay, state.done / (state.done + 10))
+        new = jax.tree.map(
+            lambda a, p, u: (kept * a + (1 - kept) * (p + u)).astype(a.dtype),
+            state.params, params, updates,
+        )  # fmt: skip
+        return updates, AverageState(state.done + 1, new)
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged(opt_state: Any) -> dict[str, Any]:
+    """The moving averages of parameters by path; none where the optimiser has none, or no step."""
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, AverageState))
+    found = [one for one in leaves if isinstance(one, AverageState)]
+    return dict(found[0].params) if found and int(found[0].done) else {}
 
 
 def _muon(

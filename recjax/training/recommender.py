@@ -24,7 +24,13 @@ from recjax.errors import InputError
 from recjax.evaluation.protocols import EvaluationConfig
 from recjax.models.attributed import ATTRIBUTES, item_attributes
 from recjax.models.definition import fingerprint
-from recjax.models.recommender import FEATURE_AXES, FEATURES, make_recommender, read_config
+from recjax.models.recommender import (
+    FEATURE_AXES,
+    FEATURES,
+    SequentialRecommender,
+    make_recommender,
+    read_config,
+)
 from recjax.ranges import Checked, Count, Seed
 from recjax.sharded import Split, split_axes
 from recjax.training import parallel
@@ -47,6 +53,11 @@ class RecommenderTrainConfig(TrainConfig):
     # Of a sequence longer than the model's window: 0 trains on its newest window alone, n on that
     # and on those that end n, 2 n, ... items before.
     stride: Count = 0
+    # Every prefix of a user's items is a sequence that learns the item after it. The pairs are
+    # those of all positions of whole sequences; but the newest item always stands at the window's
+    # end, as in a test, dropout differs from pair to pair, and a batch has pairs of many users. An
+    # epoch has as many more steps as sequences have items.
+    prefixes: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,6 +247,7 @@ class RecommenderRun(Ranks, Run):
             self.config.seed,
             packed=train.packed,
             stride=train.stride,
+            prefixes=train.prefixes,
             shifted=not self.masked and self._module.Recommender.reads_history,
             **parallel.rows_of_process(self.mesh, train.accumulate),
             users=self.personal,
@@ -271,12 +283,16 @@ class RecommenderRun(Ranks, Run):
     @functools.cached_property
     def objective(self) -> Objective:
         """The objective, with what it draws negatives from."""
+        # Of prefixes each has one target; several devices have their share, which may be larger.
+        usual = self._module.Recommender.learn is SequentialRecommender.learn
+        one = self.config.train.prefixes and usual and parallel.data_size(self.mesh) == 1
         return Objective(
             self.config.objective,
             self.store.items,
             self.split.train,
             self.store.n_items,
             self.mesh,
+            self.batches.per_step if one else None,
         )
 
     def needed_bytes(self) -> dict[str, int]:

@@ -21,7 +21,7 @@ from recjax.training.criteria import Progress
 from recjax.training.kept import Kept
 from recjax.training.loop import TrainConfig, fit, leave
 from recjax.training.metrics import MetricWriter, NoWriter
-from recjax.training.optim import OptimConfig
+from recjax.training.optim import OptimConfig, averaged
 from recjax.training.state import TrainState, trained_of
 from recjax.training.system import load_system
 from recjax.training.trainable import Trainable
@@ -150,7 +150,7 @@ class Run(Kept, Trainable):
     def restore(self, step: int) -> Params:
         """All parameters of the model: those of a checkpoint, and the frozen ones."""
         self._meta(self.checkpoints, step)
-        return self.whole(self._state(self.checkpoints, step).params)
+        return self.measured(self._state(self.checkpoints, step))
 
     def _state(self, checkpoints: Checkpoints, step: int) -> TrainState:
         """The state of a checkpoint.
@@ -176,6 +176,10 @@ class Run(Kept, Trainable):
     def whole(self, params: Params) -> Params:
         """All parameters of the model: those of a state, and the frozen ones."""
         return {**self.frozen, **params}
+
+    def measured(self, state: TrainState) -> Params:
+        """All parameters that a state recommends with: with `config.optim.average`, averages."""
+        return self.whole({**state.params, **averaged(state.opt_state)})
 
     def train(self) -> dict[str, Any]:
         """Trains, or resumes, or notices that all is done; then tests the best checkpoint.
@@ -209,7 +213,7 @@ class Run(Kept, Trainable):
                 state,
                 self.make_steps(),
                 self.place,
-                lambda state, check: validation.run(self.whole(state.params), check),
+                lambda state, check: validation.run(self.measured(state), check),
                 checkpoints,
                 writer,
                 self._train,
@@ -226,11 +230,11 @@ class Run(Kept, Trainable):
             )
             if not finished:
                 return {"step": int(state.step), "finished": False}
-            step, params = int(state.step), state.params
+            step = int(state.step)
             if progress.best_step not in (None, step):
                 step = progress.best_step
-                params = self._state(checkpoints, step).params
-            params = self.whole(params)
+                state = self._state(checkpoints, step)
+            params = self.measured(state)
             try:
                 values = self.evaluator(self.parts[-1]).run(params, functools.partial(leave, stop))
             except Stopped:  # all is saved

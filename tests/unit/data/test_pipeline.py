@@ -170,3 +170,21 @@ def test_a_stride_beyond_the_window_would_lose_items():
     spans = Spans(np.arange(1), np.array([0]), np.array([9]))
     with pytest.raises(InputError, match="config.train.stride: 5, expected 0 to the window's 4"):
         TrainBatches(np.arange(9, dtype=np.int32), spans, 4, 1, seed=0, stride=5)
+
+
+def test_every_prefix_is_a_sequence_with_its_last_target():
+    _, batches = make(batch_size=25, prefixes=True)
+    assert batches.n_sequences == 2 + 4 + 1 + 8 + 3 + 1 + 6  # the pairs of all positions
+    batch = batches(0)
+    whole = make(batch_size=7, length=9)[1](0)
+    assert pairs(batch) == pairs(whole)
+    here = batch["targets"] > 0
+    assert (batch["positions"][here] == 5).all()  # the newest item ends the window
+    assert (batch["ids"] > 0).sum() > here.sum()
+
+
+def test_what_prefixes_do_not_go_with():
+    with pytest.raises(InputError, match=r"config.train.stride: 2: prefixes .* expected 0"):
+        make(prefixes=True, stride=2)
+    with pytest.raises(InputError, match=r"config.train.prefixes: expected a model that reads"):
+        make(prefixes=True, shifted=False)

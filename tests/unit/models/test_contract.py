@@ -41,6 +41,11 @@ CASES = [
     {"name": "bpr", "max_length": 9, "dim": 8, "dropout": 0.3},
     {"name": "bpr", "max_length": 9, "dim": 8, "hidden": (12,), "dropout": 0.3},
     {"name": "simplex", "max_length": 9, "dim": 8, "dropout": 0.3},
+    {"name": "ligr", "max_length": 9, "dim": 8, "mlp_dim": 12, "relative": True, "cosine": True},
+    {"name": "ligr", "max_length": 9, "dim": 8, "gated": False, "feed_forward": "gelu"},
+    {"name": "filtered", "max_length": 9, "dim": 8, "mlp_dim": 12, "item_dropout": 0.2},
+    {"name": "filtered", "max_length": 8, "dim": 8, "filter": "learned", "filter_share": 1.0},
+    {"name": "hstu", "max_length": 9, "dim": 8, "layers": 1, "positions": "none"},
 ]
 ids = [f"{k}-{c['name']}" for k, c in enumerate(CASES)]
 
@@ -68,7 +73,7 @@ def test_presets():
     assert (config.heads, config.dim) == (2, 32)
     with pytest.raises(InputError, match="no preset 'papr' of sasrec; "):
         read_config({"name": "sasrec", "preset": "papr"})
-    with pytest.raises(InputError, match=r"lacks the key 'name' \(gru4rec, caser, .*simplex\)"):
+    with pytest.raises(InputError, match=r"lacks the key 'name' \(gru4rec, caser, .*hstu\)"):
         read_config({"dim": 32})
 
 

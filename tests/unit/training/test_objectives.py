@@ -194,6 +194,18 @@ def test_top1_max():
     check(objectives.top1_max(H, TABLE, TARGETS, WEIGHTS, SHARED), losses)
 
 
+def test_a_softmax_of_a_temperature_with_smoothed_targets():
+    config = ObjectiveConfig("softmax", temperature=0.5, smoothing=0.2)
+    objective = Objective(config, ITEMS, SPANS, I)
+    logits = (H @ TABLE.T / 0.5)[:, 1:]
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    losses = -0.8 * log_p[np.arange(T), TARGETS - 1] - 0.2 * log_p.mean(-1)
+    targets = np.where(WEIGHTS > 0, TARGETS, 0)
+    check(objective(H, TABLE, targets, None, objective.data, None), losses)
+    with pytest.raises(InputError, match=r"temperature: 'bce' has none; expected 1.0, or 'soft"):
+        ObjectiveConfig("bce", temperature=0.5)
+
+
 # --- with negatives drawn inside
 
 ITEMS = np.array([1, 2, 3, 4, 2, 5], np.int32)

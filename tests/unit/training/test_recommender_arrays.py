@@ -186,3 +186,28 @@ def test_a_run_from_before_there_were_rules_goes_on(sample_store, tmp_path):
     file.write_text(json.dumps(record))
     start_run(config, tmp_path).claim.release()
     assert json.loads(file.read_text())["config"]["optim"]["rules"] == []
+
+
+def test_a_run_of_prefixes_keeps_and_measures_its_average(sample_store, tmp_path):
+    config = config_of(
+        sample_store,
+        "ligr",
+        objective={"name": "softmax", "temperature": 0.1},
+        optim={"average": 0.9},
+    )
+    config = dataclasses.replace(
+        config,
+        model={**config.model, "layers": 1, "mlp_dim": 8, "cosine": True},
+        train=dataclasses.replace(config.train, prefixes=True, epochs=0.1),
+    )
+    run = start_run(config, tmp_path / "run")
+    result = run.train()
+    params, state = run.restore(run.best_step()), run._state(run.checkpoints, run.best_step())
+    assert (np.asarray(params["items/embedding"]) != state.params["items/embedding"]).any()
+    found = run.evaluator("test").run(params)
+    assert found == {name: result[name] for name in found}
+    assert run.batches.n_sequences > 4 * len(run.split.train)
+    with pytest.raises(InputError, match=r"config.train.prefixes: expected a model that reads"):
+        masked = dataclasses.replace(config, model={"name": "bert4rec"})
+        start_run(masked, tmp_path / "masked")
+    assert not (tmp_path / "masked").exists()

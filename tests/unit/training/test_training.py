@@ -11,7 +11,14 @@ from recjax.errors import InputError
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.loop import DivergedError, _checked
 from recjax.training.metrics import MetricWriter, format_table, read_metrics
-from recjax.training.optim import OptimConfig, OptimRule, check_rules, make_optimizer, schedule
+from recjax.training.optim import (
+    OptimConfig,
+    OptimRule,
+    averaged,
+    check_rules,
+    make_optimizer,
+    schedule,
+)
 from recjax.training.state import TrainState
 from recjax.training.step import make_steps
 
@@ -150,6 +157,21 @@ def test_clipping():
 def quadratic(params, batch, data, key):
     noise = jax.random.normal(key)
     return jnp.sum((params["w"] - batch["x"] - data) ** 2) + 0 * noise, jnp.float32(2)
+
+
+def test_an_average_follows_the_parameters():
+    optimizer = make_optimizer(OptimConfig(learning_rate=0.1, average=0.9), 1)
+    params = {"w": jnp.ones(2)}
+    state = optimizer.init(params)
+    assert averaged(state) == {}  # no step yet
+    expected = np.zeros(2)
+    for step in range(120):
+        updates, state = optimizer.update({"w": jnp.full(2, np.cos(step))}, state, params)
+        params = optax.apply_updates(params, updates)
+        kept = min(0.9, step / (step + 10))
+        expected = kept * expected + (1 - kept) * np.asarray(params["w"])
+    np.testing.assert_allclose(averaged(state)["w"], expected, rtol=1e-5)
+    assert averaged(make_optimizer(OptimConfig(), 1).init(params)) == {}
 
 
 def test_steps_are_the_single_steps_in_order():

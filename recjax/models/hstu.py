@@ -1,0 +1,81 @@
+"""HSTU: hierarchical sequential transduction units (Zhai et al., ICML 2024).
+
+One linear map with SiLU makes gates, values, queries and keys (equation 1); attention weighs by
+`silu(q k^T + bias)` divided by the window's length, without a softmax (2); the normed result times
+the gates goes through a linear map to the residual (3). There is no feed-forward network.
+
+Deviations: the bias is of distances alone. The paper's other half is of times, which batches do
+not carry. Positions have vectors of their own, too, as in the authors' code for public data sets.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from recjax.models.layered import LAYERED_AXES, LayeredConfig, LayeredRecommender, Rows
+from recjax.nn.dropout import dropout
+from recjax.nn.relative import RelativeBias
+from recjax.ranges import Dropout
+from recjax.typing import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(LayeredConfig):
+    """Sizes and settings of HSTU."""
+
+    dropout: Dropout = 0.2  # as the authors' code for public data sets
+
+
+PRESETS = {
+    # The authors' configs for MovieLens-1M: D 50, two layers, one head; HSTU-large has 8 and 2.
+    "movielens": Config(dim=50, heads=1, max_length=200, cosine=True),
+    "movielens-large": Config(dim=50, heads=2, layers=8, max_length=200, cosine=True),
+    "sparse": Config(dropout=0.5),
+}
+
+PARAM_AXES = LAYERED_AXES
+
+
+class Layer(nnx.Module):
+    """One layer: [B L D] -> [B L D]."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        init = nnx.initializers.normal(config.init_std)
+        self.config = config
+
+        def linear(bias: bool = False) -> nnx.Linear:
+            return nnx.Linear(config.dim, config.dim, use_bias=bias, kernel_init=init, rngs=rngs)
+
+        self.norm = nnx.LayerNorm(config.dim, rngs=rngs)
+        self.gate, self.value, self.query, self.key = (linear() for _ in range(4))
+        self.bias = RelativeBias(config.max_length, config.heads)
+        self.mixed_norm = nnx.LayerNorm(config.dim, rngs=rngs)
+        self.out = linear(bias=True)
+
+    def __call__(self, x: Array, rows: Rows, *, deterministic: bool, rngs=None) -> Array:
+        config = self.config
+        normed = self.norm(x)
+        split = (*x.shape[:2], config.heads, -1)
+        gates = jax.nn.silu(self.gate(normed))
+        q, k, v = (
+            jax.nn.silu(part(normed)).reshape(split) for part in (self.query, self.key, self.value)
+        )
+        logits = jnp.einsum("BLNH,BMNH->BNLM", q, k) + self.bias(rows.positions)
+        weights = jnp.where(rows.mask[:, None], jax.nn.silu(logits) / config.max_length, 0.0)
+        mixed = jnp.einsum("BNLM,BMNH->BLNH", weights, v).reshape(x.shape)
+        mixed = dropout(
+            gates * self.mixed_norm(mixed), config.dropout, deterministic=deterministic, rngs=rngs
+        )
+        return x + self.out(mixed)
+
+
+class Recommender(LayeredRecommender):
+    """HSTU under the recommender contract."""
+
+    config: Config
+
+    def layer(self, rngs: nnx.Rngs) -> Layer:
+        """See `LayeredRecommender`."""
+        return Layer(self.config, rngs=rngs)

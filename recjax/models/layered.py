@@ -1,0 +1,138 @@
+"""What the modern encoders share: items and positions in, layers, states out.
+
+A model gives its `Config` and its layer; this module reads the items, hides some of them in
+training, and ranks by inner product or by cosine.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from recjax.models.recommender import SequentialRecommender
+from recjax.nn.dropout import dropout
+from recjax.nn.masks import make_mask
+from recjax.nn.table import Table
+from recjax.ranges import Checked, Dropout, Few, FieldError, Positive, Size
+from recjax.typing import Array
+
+# Of the parameters of all these models.
+LAYERED_AXES = (
+    (r"items/embedding", ("items", "width")),
+    (r"positions/embedding", (None, "width")),
+    (r".*/(query|key|value)/kernel", ("width", "heads")),
+    (r".*/out/kernel", ("heads", "width")),
+    (r".*/(query|key|value)/bias", ("heads",)),
+    (r".*/(up|gate_up)/kernel", ("width", "mlp")),
+    (r".*/up/bias", ("mlp",)),
+    (r".*/down/kernel", ("mlp", "width")),
+    (r".*", (None,)),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayeredConfig(Checked):
+    """Sizes and settings that the encoders share."""
+
+    dim: Size = 64  # D
+    layers: Few = 2
+    heads: Size = 2  # N
+    max_length: Size = 50  # L
+    dropout: Dropout = 0.5  # of inputs, attention weights and what a layer adds
+    # Share of the histories' items that training hides: their vectors are 0.
+    item_dropout: Dropout = 0.0
+    # "window": a learned vector for each place in the window, the newest item's last; "none".
+    positions: Literal["window", "none"] = "window"
+    # States and item vectors get length 1: items are ranked by cosine. `config.objective` has the
+    # temperature that a softmax of cosines needs.
+    cosine: bool = False
+    init_std: Positive = 0.02  # of all tables and kernels, as BERT
+    scale_embedding: bool = False  # inputs times sqrt(D), as SASRec's authors do
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.dim % self.heads:
+            raise FieldError("dim", f"{self.dim} is no multiple of heads {self.heads}")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """What a layer knows of its rows.
+
+    Attributes:
+        mask: [B L L] bool, who may read whom; causal.
+        positions: [B L], in the window.
+        segments: [B L], 0 = padding.
+    """
+
+    mask: Array
+    positions: Array
+    segments: Array
+
+
+def unit(x: Array) -> Array:
+    """Vectors [... D] at length 1."""
+    return x / jnp.sqrt(jnp.maximum((x * x).sum(axis=-1, keepdims=True), 1e-12))
+
+
+class LayeredRecommender(SequentialRecommender):
+    """An encoder of layers under the recommender contract.
+
+    A subclass has `layer`, which makes one: `layer(x [B L D], rows, deterministic=, rngs=)`, and
+    may change `normed`.
+
+    Args:
+        config: sizes.
+        n_items: I.
+        rngs: initialiser keys.
+    """
+
+    config: LayeredConfig
+    normed = "last"  # where a norm stands beside those of the layers: "first" or "last"
+
+    def __init__(self, config: LayeredConfig, n_items: int, *, rngs: nnx.Rngs):
+        self.config = config
+        init = nnx.initializers.normal(config.init_std)
+        self.items = Table(n_items, config.dim, embedding_init=init, rngs=rngs)
+        if config.positions == "window":
+            self.positions = nnx.Embed(
+                config.max_length, config.dim, embedding_init=init, rngs=rngs
+            )
+        self.blocks = nnx.List([self.layer(rngs) for _ in range(config.layers)])
+        self.norm = nnx.LayerNorm(config.dim, rngs=rngs)
+
+    def layer(self, rngs: nnx.Rngs) -> Any:
+        """A layer of the model."""
+        raise NotImplementedError
+
+    def encode(
+        self,
+        ids: Array,
+        *,
+        positions: Array | None = None,
+        segments: Array | None = None,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
+    ) -> Array:
+        """Hidden states [B L D] of item ids [B L]; h_t has seen items up to t only."""
+        config = self.config
+        mode: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs}
+        positions, segments = self.layout(ids, positions, segments)
+        rows = Rows(make_mask(segments > 0, 1, segments), positions, segments)
+        x = self.input_vectors(ids)
+        x *= dropout(jnp.ones((*ids.shape, 1), x.dtype), config.item_dropout, **mode)
+        if config.positions == "window":
+            x += self.positions(positions)
+        x = dropout(self.norm(x) if self.normed == "first" else x, config.dropout, **mode)
+        for block in self.blocks:
+            x = block(x, rows, **mode)
+        x = self.norm(x) if self.normed == "last" else x
+        return unit(x) if config.cosine else x
+
+    def item_table(self) -> Array:
+        """Item vectors [I D]."""
+        table = self.items.embedding[...]
+        return unit(table) if self.config.cosine else table
