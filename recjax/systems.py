@@ -13,6 +13,7 @@ from typing import Any
 SYSTEMS = {
     "recommender": "recjax.training.recommender:SYSTEM",
     "rating": "recjax.training.rating:SYSTEM",
+    "explanation": "recjax.training.explanation:SYSTEM",
     "reference": "recjax.training.reference:SYSTEM",
     "language_model": "recjax.training.language_model:SYSTEM",
     "finetune": "recjax.training.finetune:SYSTEM",

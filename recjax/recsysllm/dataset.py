@@ -15,9 +15,9 @@ from recjax.data.splits import Split
 from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.recsysllm.catalogue import Names, labels
-from recjax.recsysllm.reasons import explanations
 from recjax.recsysllm.tasks import Mixture, Tasks, TasksConfig, Written, mixture
 from recjax.recsysllm.text import Behaviour, BehaviourConfig, facts_of, read_sentences
+from recjax.text.reasons import explanations
 from recjax.text.textualize import item_titles
 
 _SECTION, REVIEWS = "config.text.behaviour", "config.text.tasks.reviews"

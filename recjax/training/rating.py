@@ -20,8 +20,8 @@ import numpy as np
 from flax import nnx
 
 from recjax.config import build, to_plain
-from recjax.data.pipeline import step_size
 from recjax.data.prepare import DataConfig, read_options
+from recjax.data.rows import RowBatches
 from recjax.data.splits import Split
 from recjax.data.store import Store
 from recjax.errors import InputError
@@ -82,16 +82,14 @@ def complete(section: Any) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Ratings:
-    """n ratings, and batches of them: shuffled epochs one after another, by step.
+class Ratings(RowBatches):
+    """n ratings, and batches of them; see `RowBatches`.
 
     Attributes:
         users: [n] int32, from 0.
         items: [n] int32 item ids.
         ratings: [n] float32.
-        batch_size: ratings a step; all of them where they are fewer.
-        seed: of the shuffles.
-        multiple: of a step's ratings.
+        batch_size, seed, multiple: of the batches.
     """
 
     users: np.ndarray
@@ -101,33 +99,10 @@ class Ratings:
     seed: int = 0
     multiple: int = 1
 
-    def __len__(self) -> int:
-        return len(self.users)
-
     @property
-    def per_step(self) -> int:
-        """Ratings of a step."""
-        return step_size(self.batch_size, len(self), self.multiple)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps in which every rating is seen about once."""
-        return max(1, round(len(self) / self.per_step))
-
-    @functools.lru_cache(maxsize=2)  # noqa: B019 - a batch spans at most two epochs
-    def _permutation(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, epoch]).permutation(len(self))
-
-    def __call__(self, step: int, count: int = 1) -> dict[str, np.ndarray]:
-        """`users`, `items` and `ratings` of steps step .. step + count - 1: [K B]."""
-        places = step * self.per_step + np.arange(count * self.per_step)
-        epochs, inside = np.divmod(places, len(self))
-        chosen = np.empty(len(places), np.int64)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            chosen[here] = self._permutation(int(epoch))[inside[here]]
-        arrays = {"users": self.users, "items": self.items, "ratings": self.ratings}
-        return {name: array[chosen].reshape(count, -1) for name, array in arrays.items()}
+    def arrays(self) -> dict[str, np.ndarray]:
+        """See `RowBatches`."""
+        return {"users": self.users, "items": self.items, "ratings": self.ratings}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -13,12 +13,15 @@ spec.loader.exec_module(table)
 KEYS = ("hr@5", "ndcg@5", "hr@10", "ndcg@10")
 
 
-def workdir(path, values, seed=0, track="test/full", **config):
+TEXTS = ("bleu4", "rouge1", "rouge2", "rougeL")
+
+
+def workdir(path, values, seed=0, track="test/full", keys=KEYS, **config):
     path.mkdir(parents=True)
     given = {"seed": seed, "data": {"store": str(path)}, **config}
     (path / "config.json").write_text(json.dumps({"config": given}))
     line = {"step": 3, "final": True} | dict(
-        zip([f"{track}/{k}" for k in KEYS], values, strict=True)
+        zip([f"{track}/{k}" for k in keys], values, strict=True)
     )
     (path / "metrics.jsonl").write_text('{"step": 1}\n' + json.dumps(line) + "\n")
     return path
@@ -59,6 +62,9 @@ def test_what_does_not_fit_is_named(tmp_path):
         table.main(["sequential", f"--run=x={tmp_path}/b*"])
     with pytest.raises(SystemExit, match=r"--run x: its test has none of test/uni100"):
         table.main(["direct", f"--run=x={tmp_path}/b0"])
+    # Texts are found under the names that runs write.
+    workdir(tmp_path / "texts", [1.0] * 4, track="test/explanation", keys=TEXTS)
+    table.main(["explanation", f"--run=x={tmp_path}/texts"])
     with pytest.raises(SystemExit, match="no such folder"):
         table.main(["direct", f"--run=x={tmp_path}/c"])
     (tmp_path / "b0" / "metrics.jsonl").write_text('{"step": 1}\n')

@@ -10,9 +10,9 @@ from recjax.errors import InputError
 from recjax.recsysllm.catalogue import Names
 from recjax.recsysllm.passages import plain
 from recjax.recsysllm.prompts import FAMILIES, HELD_OUT, PROMPTS
-from recjax.recsysllm.reasons import explanations, sentences
 from recjax.recsysllm.tasks import Mixture, Tasks, TasksConfig, Written, mixture
 from recjax.recsysllm.text import Behaviour, BehaviourConfig
+from recjax.text.reasons import explanations, sentences
 
 USERS, ITEMS, EACH = 8, 60, 9
 

@@ -1,0 +1,42 @@
+"""Explanation generation on Amazon musical instruments (2014, 5-core): BLEU and ROUGE.
+
+    recjax train --config=configs/explanation/instruments.py:peter --workdir=runs/instruments_peter
+
+The argument is attn2seq, nrt, peter or peter_plus, which is told a word of the text. Texts, split
+and test reviews are those of RecSysLLM's task (configs/recsysllm); configs/RESULTS.md has the
+figures.
+"""
+
+from ml_collections import ConfigDict
+
+from recjax.errors import InputError
+
+MODELS = {
+    "attn2seq": {"name": "attn2seq"},
+    "nrt": {"name": "nrt"},
+    "peter": {"name": "peter"},
+    "peter_plus": {"name": "peter", "preset": "plus"},
+}
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    if arg not in MODELS:
+        raise InputError(
+            f"instruments.py: no argument '{arg}'; expected attn2seq, nrt, peter or peter_plus"
+        )
+    config = ConfigDict()
+    config.system = "explanation"
+    config.data = {
+        "source": "amazon",
+        "path": "amazon-2014-musical-instruments",
+        "store": "prepared/instruments",
+        "options": {"reviews": "reviews_Musical_Instruments_5.json.gz"},
+    }
+    config.text = {
+        "reviews": "amazon-2014-musical-instruments/reviews_Musical_Instruments_5.json.gz"
+    }
+    config.tokenizer = {"vocab_size": 4000}
+    config.model = MODELS[arg]
+    config.optim = {"learning_rate": 3e-4, "warmup_steps": 100, "clip_norm": 1.0}
+    config.train = {"batch_size": 128, "epochs": 50.0, "patience": 3}
+    return config

@@ -1,0 +1,58 @@
+"""Batches of rows that stand for themselves (ratings, reviews): shuffled epochs, by step."""
+
+import abc
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+
+from recjax.data.pipeline import step_size
+
+
+class RowBatches(abc.ABC):
+    """n rows, and batches of them: one shuffled epoch after another; a batch = f(step).
+
+    Attributes:
+        batch_size: rows a step; all of them where they are fewer.
+        seed: of the shuffles.
+        multiple: of a step's rows.
+    """
+
+    batch_size: int
+    seed: int
+    multiple: int
+
+    @property
+    @abc.abstractmethod
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """What a batch has, by name: [n ...]."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    @property
+    def per_step(self) -> int:
+        """Rows of a step."""
+        return step_size(self.batch_size, len(self), self.multiple)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every row is seen about once."""
+        return max(1, round(len(self) / self.per_step))
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - a batch spans at most two epochs
+    def _permutation(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self))
+
+    def __call__(self, step: int, count: int = 1) -> dict[str, np.ndarray]:
+        """The arrays of steps step .. step + count - 1: [K B ...]."""
+        places = step * self.per_step + np.arange(count * self.per_step)
+        epochs, inside = np.divmod(places, len(self))
+        chosen = np.empty(len(places), np.int64)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            chosen[here] = self._permutation(int(epoch))[inside[here]]
+        return {
+            name: array[chosen].reshape(count, self.per_step, *array.shape[1:])
+            for name, array in self.arrays.items()
+        }

@@ -1,0 +1,128 @@
+"""Models that explain a user's opinion of an item in words; the baselines of RecSysLLM's Table 5.
+
+A module has `Config` (frozen, each field's source named), `PRESETS`, `PARAM_AXES` and `Model`, an
+`Explainer`. A text begins after the token `<s>`.
+
+    said = model.learn(asked, tokens)             # states of every place, the rating, the context
+    rating, cache = model.begin(asked, slots)     # then word by word
+    h, cache = model.step(tokens, cache)
+    logits = model.logits(h)
+
+Letters: B rows, T tokens of a text, D width of the states, V vocabulary, F tokens of a feature.
+"""
+
+import dataclasses
+import importlib
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from recjax.config import build, nearest, to_plain
+from recjax.errors import InputError
+from recjax.typing import Array
+
+NAMES = ("attn2seq", "nrt", "peter")
+RATES = 5  # stars
+
+
+class Asked(NamedTuple):
+    """What an explanation is asked of.
+
+    Attributes:
+        users: [B], from 0.
+        items: [B], ids from 1.
+        ratings: [B] stars, which some models are told.
+        features: [B F], tokens of a word that the text is to be about; 0 pads.
+    """
+
+    users: Array
+    items: Array
+    ratings: Array
+    features: Array
+
+
+class Said(NamedTuple):
+    """What a model says to whole texts.
+
+    Attributes:
+        states: [B T D], each for the head: it predicts the token after its place.
+        rating: [B] stars, or None.
+        context: [B D], for the head: which words the text has, in whatever order; or None.
+    """
+
+    states: Array
+    rating: Array | None = None
+    context: Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Of the data: U users, I items with the padding, V tokens."""
+
+    users: int
+    items: int
+    vocab: int
+
+
+class Explainer(nnx.Module):
+    """What every model gives.
+
+    Attributes:
+        head: [V D].
+        rates: whether it predicts ratings.
+    """
+
+    head: nnx.Param
+    rates: ClassVar[bool] = False
+
+    def learn(
+        self,
+        asked: Asked,
+        tokens: Array,
+        *,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
+    ) -> Said:
+        """See `Said`; `tokens` [B T] begin with `<s>`."""
+        raise NotImplementedError
+
+    def begin(self, asked: Asked, slots: int) -> tuple[Array | None, Any]:
+        """The rating [B] or None, and a cache before `<s>` with room for so many tokens."""
+        raise NotImplementedError
+
+    def step(self, tokens: Array, cache: Any) -> tuple[Array, Any]:
+        """The state [B D] after tokens [B], for the head, and the cache with them in it."""
+        raise NotImplementedError
+
+    def logits(self, h: Array) -> Array:
+        """[... V] of states [... D]."""
+        return jnp.einsum("...D,VD->...V", h, self.head[...].astype(h.dtype))
+
+
+def stars(ratings: Array) -> Array:
+    """Ratings as one-hot vectors [B 5] of the nearest whole number of stars."""
+    nearest_star = jnp.clip(jnp.round(ratings), 1, RATES).astype(jnp.int32)
+    return jax.nn.one_hot(nearest_star - 1, RATES)
+
+
+def read_explainer(section: Any, where: str = "config.model") -> tuple[Any, Any]:
+    """The module of a model and its own `Config`, of `name`, `preset` and fields of the `Config`.
+
+    Raises:
+        InputError: naming the key.
+    """
+    values = {key: section[key] for key in section}
+    if "name" not in values:
+        raise InputError(f"config section '{where}' lacks the key 'name' ({', '.join(NAMES)})")
+    name, preset = values.pop("name"), values.pop("preset", "")
+    if name not in NAMES:
+        raise InputError(f"{where}.name: no explainer '{name}'; {nearest(str(name), NAMES)}")
+    module = importlib.import_module(f"recjax.models.explainers.{name}")
+    if preset:
+        if preset not in module.PRESETS:
+            hint = nearest(str(preset), module.PRESETS)
+            raise InputError(f"{where}.preset: no preset '{preset}' of {name}; {hint}")
+        values = to_plain(module.PRESETS[preset]) | values
+    return module, build(module.Config, values, where)

@@ -1,0 +1,399 @@
+"""Explanation: a run that writes a user's opinion of an item, measured by BLEU and ROUGE.
+
+    recjax train --config=configs/explanation/gift_cards.py:peter --workdir=runs/peter
+
+The texts and the split are those of RecSysLLM's task (`recjax.text.explained`), so that rows of
+both compare. Of each part:
+
+| metric | of |
+|---|---|
+| `test/explanation/loss` | the tokens of the texts, in nats |
+| `test/rating/rmse`, `mae` | the predicted ratings, of models that predict them |
+| `test/explanation/bleu2`, `bleu4`, `rouge1`, `rouge2`, `rougeL` | texts written token by token |
+| `test/explanation/unique` | share of different texts among those written |
+| `test/explanation/baseline/bleu2`, ... | the most frequent training text in each one's place |
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from recjax.config import build, to_plain
+from recjax.data.prepare import DataConfig, read_options, resolve
+from recjax.data.reviews import Reviews, read_reviews
+from recjax.data.splits import Split
+from recjax.data.store import Store
+from recjax.evaluation.text import text_metrics
+from recjax.generate.loop import decode
+from recjax.models.explainers import Asked, Sizes, read_explainer
+from recjax.ranges import Amount, Checked, Count, Range, Seed, Size
+from recjax.text.explained import Explained, ExplainedBatches, as_arrays, explained
+from recjax.text.tokenizers import Tokenizer, load_tokenizer, train_bpe
+from recjax.training import parallel
+from recjax.training.language_model import TokenizerConfig, keep_tokenizer
+from recjax.training.loop import TrainConfig
+from recjax.training.optim import OptimConfig
+from recjax.training.ranks import SplitConfig, make_split
+from recjax.training.run import Run
+from recjax.training.system import System, own_settled
+from recjax.training.token_loss import label_loss
+from recjax.typing import Array, Params
+
+_TEXTS = ("bleu2", "bleu4", "rouge1", "rouge2", "rougeL")
+_STRIDE = 8  # T is a multiple
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplanationTextConfig(Checked):
+    """Section `text`: the explanations."""
+
+    reviews: str  # a file of reviews (`recjax.data.reviews`)
+    max_tokens: Annotated[int, Range(1, 1024)] = 48  # T, of a text with its end, at most
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplanationLossConfig(Checked):
+    """Section `loss`: weights beside the loss of a text's token."""
+
+    rating: Amount = 0.1  # of the squared error; PETER's
+    context: Amount = 1.0  # of the words in any order; PETER's
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplanationTrainConfig(TrainConfig):
+    """Section `train` of explanations."""
+
+    metric: str = "validation/explanation/loss"
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplanationEvaluationConfig(Checked):
+    """Section `evaluation` of explanations."""
+
+    batch_size: Size = 256  # reviews at a time
+    max_examples: Count = 1000  # of each part, at most; 0 = all. RecSysLLM's number and draw
+    seed: Seed = 0  # of the draw
+    write_in_validation: bool = False  # texts are written at each validation, too
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplanationConfig(Checked):
+    """An explainer's config."""
+
+    data: DataConfig
+    model: dict  # `name`, a `preset`, and fields of its `Config`
+    text: ExplanationTextConfig
+    seed: Seed = 0  # of weights, shuffles and dropout
+    split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
+    tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
+    loss: ExplanationLossConfig = dataclasses.field(default_factory=ExplanationLossConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: ExplanationTrainConfig = dataclasses.field(default_factory=ExplanationTrainConfig)
+    evaluation: ExplanationEvaluationConfig = dataclasses.field(
+        default_factory=ExplanationEvaluationConfig
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        read_explainer(self.model)
+        read_options(self.data)
+
+    system = "explanation"  # its name in `recjax.systems.SYSTEMS`; no field
+
+
+def complete(section: Any) -> dict[str, Any]:
+    """A run's config with all defaults filled in.
+
+    Raises:
+        InputError: naming the key that is unknown, missing or of the wrong type.
+    """
+    config = build(ExplanationConfig, section, "config")
+    plain = to_plain(config)
+    plain["model"] = {"name": config.model["name"], **to_plain(read_explainer(config.model)[1])}
+    plain["data"]["options"] = to_plain(read_options(config.data)[1])
+    return plain
+
+
+def _settled(config: ExplanationConfig, store: Any) -> ExplanationConfig:
+    path = resolve(config.text.reviews, "config.text.reviews")
+    text = dataclasses.replace(config.text, reviews=str(path.absolute()))
+    return dataclasses.replace(own_settled(config, store), text=text)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExplanationEvaluator:
+    """Loss, ratings and texts of one part of the split.
+
+    Attributes:
+        config: how many reviews, and how.
+        name: of the part.
+        examples: its reviews.
+        arrays: of `as_arrays`.
+        alone: `params -> params` on one device, where a part of at most some thousand reviews is
+            measured; of several processes each measures all of it.
+        read: `(params, batch) -> (loss summed, tokens, ratings [B] or None)`.
+        write: `(params, batch) -> texts`, or None where none are written.
+        limits: the lowest and highest rating of training; predictions stay between them.
+        rates: whether ratings are predicted.
+        common: the most frequent training text.
+    """
+
+    config: ExplanationEvaluationConfig
+    name: str
+    examples: Explained
+    arrays: Mapping[str, np.ndarray]
+    alone: Callable[[Params], Params]
+    read: Callable[..., tuple[Array, Array, Array | None]]
+    write: Callable[..., list[str]] | None
+    limits: tuple[float, float]
+    rates: bool
+    common: str
+
+    @property
+    def metric_names(self) -> list[str]:
+        """The names that `run` gives."""
+        out = ["explanation/loss", *(["rating/rmse", "rating/mae"] if self.rates else [])]
+        if self.write is not None:
+            out += [f"explanation/{name}" for name in (*_TEXTS, "unique")]
+            out += [f"explanation/baseline/{name}" for name in _TEXTS]
+        return [f"{self.name}/{name}" for name in out]
+
+    def check(self) -> None:
+        """Raises `InputError` where nothing can be measured; `explained` has found out."""
+
+    def _batches(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """How many rows count, and the batch; the last one is filled up with its first row."""
+        size = self.config.batch_size
+        for start in range(0, len(self.examples), size):
+            batch = {name: array[start : start + size] for name, array in self.arrays.items()}
+            rows = len(batch["users"])
+            fill = {name: np.repeat(a[:1], size - rows, axis=0) for name, a in batch.items()}
+            batch = {name: np.concatenate([a, fill[name]]) for name, a in batch.items()}
+            batch["labels"][rows:] = -1
+            yield rows, batch
+
+    def run(self, params: Params, progress: Callable[[int], Any] = lambda n: None) -> dict:
+        """Metrics by name."""
+        params = self.alone(params)
+        losses, tokens = 0.0, 0.0
+        ratings: list[np.ndarray] = []
+        texts: list[str] = []
+        for rows, batch in self._batches():
+            loss, count, rating = self.read(params, batch)
+            losses, tokens = losses + float(loss), tokens + float(count)
+            if rating is not None:
+                ratings.append(np.asarray(rating, np.float64)[:rows])
+            if self.write is not None:
+                texts += self.write(params, batch)[:rows]
+            progress(rows)
+        out = {"explanation/loss": losses / tokens}
+        if ratings:
+            off = np.clip(np.concatenate(ratings), *self.limits) - self.examples.ratings
+            out["rating/rmse"] = math.sqrt(np.mean(off**2))
+            out["rating/mae"] = float(np.mean(np.abs(off)))
+        if texts:
+            wanted = list(self.examples.texts)
+            out |= {f"explanation/{k}": v for k, v in text_metrics(texts, wanted).items()}
+            out["explanation/unique"] = len(set(texts)) / len(texts)
+            trivial = text_metrics([self.common] * len(wanted), wanted)
+            out |= {f"explanation/baseline/{k}": v for k, v in trivial.items()}
+        return {f"{self.name}/{key}": value for key, value in out.items()}
+
+
+def _asked(batch: Mapping[str, Array]) -> Asked:
+    return Asked(batch["users"], batch["items"], batch["ratings"], batch["features"])
+
+
+class ExplanationRun(Run):
+    """A model of explanations with its data, in a workdir.
+
+    Args:
+        config: the run's.
+        store: the prepared data.
+        workdir: the run's folder, or None for a run that keeps nothing.
+
+    Raises:
+        InputError: the data have no ratings, or a part of the split no explanation.
+    """
+
+    config: ExplanationConfig
+    unit = "reviews"
+
+    def __init__(self, config: ExplanationConfig, store: Store, workdir: Path | None = None):
+        super().__init__(config, store, workdir)
+        self._module, self._own = read_explainer(config.model)
+
+    @functools.cached_property
+    def split(self) -> Split:
+        """Training runs, validation and test examples."""
+        return make_split(self.store, self.config.split)
+
+    @functools.cached_property
+    def reviews(self) -> Reviews:
+        """What users wrote."""
+        path = resolve(self.config.text.reviews, "config.text.reviews")
+        return read_reviews(path, self.store)
+
+    @functools.cached_property
+    def parts_of_data(self) -> dict[str, Explained]:
+        """The explanations of each part."""
+        return explained(self.store, self.split, self.reviews)
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The workdir's tokenizer, or one that is trained on the training texts."""
+        folder = None if self.workdir is None else self.workdir / "tokenizer"
+        if folder is not None and folder.is_dir():
+            return load_tokenizer(folder)
+        train = self.parts_of_data["train"]
+        return train_bpe([*train.texts, *train.features], self.config.tokenizer.vocab_size)
+
+    def train(self) -> dict[str, Any]:
+        """See `Run.train`."""
+        assert self.workdir is not None
+        keep_tokenizer(self.workdir, self.tokenizer, self.tokenizer.eos_id)
+        return super().train()
+
+    @functools.cached_property
+    def length(self) -> int:
+        """T: the longest training text with its end, rounded up."""
+        texts = self.tokenizer.encode_batch(list(self.parts_of_data["train"].texts), eos=True)
+        longest = -(-max(map(len, texts)) // _STRIDE) * _STRIDE
+        return min(longest, self.config.text.max_tokens)
+
+    def _arrays(self, rows: Explained) -> dict[str, np.ndarray]:
+        wanted = getattr(self._own, "feature_tokens", 0)
+        return as_arrays(rows, self.tokenizer, self.length, wanted)
+
+    @functools.cached_property
+    def batches(self) -> ExplainedBatches:
+        """The training reviews."""
+        return ExplainedBatches(
+            self._arrays(self.parts_of_data["train"]),
+            self.config.train.batch_size,
+            self.config.seed,
+            parallel.data_size(self.mesh),
+        )
+
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """See `Trainable`."""
+        sizes = Sizes(self.store.n_users, self.store.n_items, self.tokenizer.size)
+        return self._module.Model(self._own, sizes, rngs=rngs)
+
+    @property
+    def axes(self) -> parallel.AxisRules:
+        """See `Trainable`."""
+        return self._module.PARAM_AXES
+
+    @property
+    def given(self) -> Params:
+        """The mean of the training ratings, where ratings are predicted."""
+        if not self._module.Model.rates:
+            return {}
+        mean = self.parts_of_data["train"].ratings.mean(dtype=np.float64)
+        return {"mean": jnp.float32(mean)}
+
+    def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
+        """(sum, weight) over tokens: of the text, the context and the ratings at their weights."""
+        del data
+        module, config = self.model.merge(params), self.config.loss
+        labels = batch["labels"]
+        rngs = nnx.Rngs(dropout=key)
+        said = module.learn(_asked(batch), batch["tokens"], deterministic=False, rngs=rngs)
+        loss, weight = label_loss(said.states, module.head[...], labels, mesh=self.mesh)
+        if said.rating is not None:
+            off = jnp.mean((said.rating - batch["ratings"]) ** 2)
+            loss += config.rating * off * weight
+        if said.context is not None and config.context:
+            words = (labels >= 0) & (labels != self.tokenizer.eos_id)
+            logs = jax.nn.log_softmax(module.logits(said.context).astype(jnp.float32))
+            each = jnp.take_along_axis(logs, jnp.maximum(labels, 0), axis=1)
+            mean = -(each * words).sum() / jnp.maximum(words.sum(), 1)
+            loss += config.context * mean * weight
+        return loss, weight
+
+    def _alone(self, params: Params) -> Params:
+        everywhere = jax.jit(lambda p: p, out_shardings=parallel.replicated(self.mesh))(params)
+        return {path: array.addressable_data(0) for path, array in everywhere.items()}
+
+    @functools.cached_property
+    def _read(self) -> Callable[..., tuple[Array, Array, Array | None]]:
+        def read(params: Params, batch: Mapping[str, Array]) -> tuple[Array, Array, Array | None]:
+            module = self.model.merge(params)
+            said = module.learn(_asked(batch), batch["tokens"])
+            loss, weight = label_loss(said.states, module.head[...], batch["labels"])
+            return loss, weight, said.rating
+
+        return jax.jit(read)
+
+    @functools.cached_property
+    def _written(self) -> Callable[..., tuple[Array, Array]]:
+        length, stop = self.config.text.max_tokens, jnp.array([self.tokenizer.eos_id])
+
+        def write(params: Params, batch: Mapping[str, Array]) -> tuple[Array, Array]:
+            module = self.model.merge(params)
+            _, cache = module.begin(_asked(batch), length + 1)
+
+            def step(tokens: Array, cache: Any) -> tuple[Array, Any]:
+                h, cache = module.step(tokens, cache)
+                return module.logits(h), cache
+
+            logits, cache = step(batch["tokens"][:, 0], cache)
+            made = decode(step, logits, cache, max_new_tokens=length, stop=stop)
+            return made.tokens, made.lengths
+
+        return jax.jit(write)
+
+    def write(self, params: Params, batch: Mapping[str, np.ndarray]) -> list[str]:
+        """The likeliest text of each row of a batch of `as_arrays`, token by token."""
+        tokens, lengths = (np.asarray(a) for a in self._written(params, batch))
+        texts = [self.tokenizer.decode(row[:n]) for row, n in zip(tokens, lengths, strict=True)]
+        return [" ".join(text.split()) for text in texts]
+
+    def evaluator(self, name: Any) -> ExplanationEvaluator:
+        """Measures one part of the split."""
+        config, train = self.config.evaluation, self.parts_of_data["train"]
+        rows = self.parts_of_data[name].some(config.max_examples, config.seed)
+        writes = name == "test" or config.write_in_validation
+        return ExplanationEvaluator(
+            config,
+            name,
+            rows,
+            self._arrays(rows),
+            self._alone,
+            self._read,
+            self.write if writes else None,
+            (float(train.ratings.min()), float(train.ratings.max())),
+            self._module.Model.rates,
+            collections.Counter(train.texts).most_common(1)[0][0],
+        )
+
+    def describe(self) -> str:
+        """One line: model, parameters, data."""
+        parameters = sum(math.prod(a.shape) for a in self.model.shapes.values())
+        return (
+            f"{self.config.model['name']}: {parameters:,} parameters, {self.tokenizer.size:,} "
+            f"tokens; {len(self.batches):,} training reviews of up to {self.length} tokens"
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint belongs to: the model and the data."""
+        model = {"name": self.config.model["name"], **to_plain(self._own)}
+        data = self.store.fingerprint + self.reviews.sha256[:16]
+        return {"model": {**model, "vocab_size": self.tokenizer.size}, "data": data}
+
+
+SYSTEM = System(
+    ExplanationConfig, ExplanationRun, complete, settled=_settled,
+    may_change=("data.path", "data.store", "text.reviews"),
+)  # fmt: skip
