@@ -106,15 +106,23 @@ def compare(
         "resamples": RESAMPLES, "level": LEVEL, "seed": SEED,
     }  # fmt: skip
     out |= _differences(found[0], found[1], np.ones(len(found[0].users), bool))
-    spans, items = first.split.train, first.store.items
-    trained = np.concatenate([items[a:b] for a, b in zip(spans.starts, spans.stops, strict=True)])
-    times = np.bincount(trained, minlength=first.store.n_items)[found[0].targets]
-    groups = {}
-    for name, (least, most) in POPULARITY.items():
-        chosen = (times >= least) & (most is None or times <= most)
-        if chosen.any():
-            groups[name] = _differences(found[0], found[1], chosen)
+    groups = {
+        name: _differences(found[0], found[1], chosen)
+        for name, chosen in by_popularity(first, found[0].targets).items()
+    }
     return {**out, "popularity": groups}
+
+
+def by_popularity(run: Ranks, targets: np.ndarray) -> dict[str, np.ndarray]:
+    """Which targets [n] training has how often: [n] bool by the name of `POPULARITY`, where any."""
+    spans, items = run.split.train, run.store.items
+    trained = np.concatenate([items[a:b] for a, b in zip(spans.starts, spans.stops, strict=True)])
+    times = np.bincount(trained, minlength=run.store.n_items)[targets]
+    groups = {
+        name: (times >= least) & (most is None or times <= most)
+        for name, (least, most) in POPULARITY.items()
+    }
+    return {name: chosen for name, chosen in groups.items() if chosen.any()}
 
 
 def _counts(store: Store) -> str:

@@ -3,15 +3,20 @@
     python scripts/study_policy.py --data=FOLDER_OF_DATA --out=runs/policy --seeds=3
 
 1. A small LLaMA is trained on answers of a teacher that rates as the paper's start does: the mean
-   scores of films that a user has liked (of a part of them, so that its answers differ).
+   scores of films that a user has liked (of a part of them, so that its answers differ). Training
+   ends where the likelihood of held-out answers no longer rises.
 2. `configs/guided/ml100k_policy.py` fine-tunes it by policy gradient, for each seed and task.
 
 It prints the AUC and MRR of the start and of each run, beside those of the mean of recent films and
-of the lean (liked less others), which need no language model.
+of the lean (liked less others), which need no language model. `--results FILE` takes a line of JSON
+for each of these and for each validation. The users' scores before and after are in the folder, of
+what stands `--before` items before the end (`users-start.tsv`, `users-liked0.tsv`, ...).
 """
 
 import argparse
+import dataclasses
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +25,11 @@ from flax import nnx
 import recjax
 from recjax.config import build, load_config
 from recjax.convert.language_model import language_model, write_language_model
+from recjax.guided.aspects import USER
 from recjax.guided.policy import PolicyConfig, PolicyRun
 from recjax.guided.prompts import answer_form
+from recjax.guided.score_files import write_scores
+from recjax.guided.user_examples import UserExamples
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama
 from recjax.text.tokenizers import train_bpe
@@ -94,70 +102,118 @@ def references(run):
     return out
 
 
-def main():
+def parse():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="the folder of real data")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--results", type=Path, help="default: OUT/results.jsonl")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=8000)
+    parser.add_argument("--start-epochs", type=float, default=20.0, help="of the start, at most")
     parser.add_argument("--tasks", nargs="*", default=["liked", "next"])
-    args = parser.parse_args()
+    parser.add_argument("--before", type=int, default=13, help="items that the scores do not know")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=JSON", help="of the policy's config"
+    )
+    return parser.parse_args()
+
+
+def section_of(args, task, seed, llm):
+    """The config of a run."""
+    config = load_config(f"{CONFIG}:next" if task == "next" else str(CONFIG))[0].to_dict()
+    config["llm"], config["seed"] = str(llm), seed
+    config["items"] = str(args.data / "ml-100k-aspect-scores" / "item_scores.tsv")
+    config["data"] |= {"path": str(args.data / "ml-100k"), "store": str(args.out / "store")}
+    for text in args.set:
+        key, _, value = text.partition("=")
+        *path, last = key.split(".")
+        part = config
+        for name in path:
+            part = part.setdefault(name, {})
+        part[last] = json.loads(value)
+    return config
+
+
+def make_start(args, run, folder, start):
+    """Trains the language model that the policies start from."""
+    # The tokenizer is made of the prompts, which need none.
+    examples = UserExamples(
+        run.config.users, run.store, run.aspects, run.items, _NoTokenizer(), batch_size=1
+    )
+    pairs = args.out / "pairs.jsonl"
+    texts = write_pairs(examples, run.aspects, pairs, args.pairs)
+    tokenizer = train_bpe(texts[:500], 400)
+    sizes = Config(vocab_size=tokenizer.size, max_length=512, **SIZES)
+    model = language_model(sizes, params_of(Llama(sizes, rngs=nnx.Rngs(0))))
+    write_language_model(folder, model, overwrite=True)
+    tokenizer.save(folder)
+    recjax.train(
+        {
+            "system": "finetune", "llm": str(folder), "method": "full",
+            "data": {"path": str(pairs)},
+            "optim": {"learning_rate": 2e-3, "warmup_steps": 50, "clip_norm": 1.0},
+            "train": {"batch_size": 64, "epochs": args.start_epochs, "patience": 2},
+        },
+        start,
+    )  # fmt: skip
+
+
+def write_users(run, params, before, path):
+    """Expected ratings of all users from what stands `before` items before their end."""
+    batches = run.batches
+    cuts = run.store.offsets[batches.users + 1] - before
+    known = batches.at_cuts(cuts)
+    evaluator = dataclasses.replace(run.evaluator("test"), users=known)
+    keys = [run.store.user_keys[int(user)] for user in batches.users]
+    write_scores(path, keys, evaluator.ratings(params), run.aspects, USER)
+
+
+def main():
+    args = parse()
     args.out.mkdir(parents=True, exist_ok=True)
+    results = args.results or args.out / "results.jsonl"
     folder, start = args.out / "random", args.out / "start"
+
+    def told(kind, name, auc, mrr, **more):
+        line = {"kind": kind, "name": name, "auc": round(auc, 5), "mrr": round(mrr, 5), **more}
+        with results.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if kind != "validation":
+            print(f"{name:30s} AUC {auc:.4f}  MRR {mrr:.4f}", flush=True)
 
     def run_of(config):
         own = {key: value for key, value in config.items() if key != "system"}
         return PolicyRun(build(PolicyConfig, own, "config"), store)
 
-    def section(task, seed=0, llm=folder):
-        config = load_config(f"{CONFIG}:next" if task == "next" else str(CONFIG))[0].to_dict()
-        config["llm"], config["seed"] = str(llm), seed
-        config["items"] = str(args.data / "ml-100k-aspect-scores" / "item_scores.tsv")
-        config["data"] |= {"path": str(args.data / "ml-100k"), "store": str(args.out / "store")}
-        return config
-
-    store = recjax.prepare(section("liked"))
-    run = run_of(section("liked"))
-    examples = run.batches if folder.exists() else None
+    store = recjax.prepare(section_of(args, "liked", 0, folder))
     if not (start / "hf").exists():
-        if examples is None:  # the tokenizer is made of the prompts, which need none
-            from recjax.guided.user_examples import UserExamples
-
-            examples = UserExamples(
-                run.config.users, store, run.aspects, run.items, _NoTokenizer(), batch_size=1
-            )
-            texts = write_pairs(examples, run.aspects, args.out / "pairs.jsonl", args.pairs)
-            tokenizer = train_bpe(texts[:500], 400)
-            sizes = Config(vocab_size=tokenizer.size, max_length=512, **SIZES)
-            model = language_model(sizes, params_of(Llama(sizes, rngs=nnx.Rngs(0))))
-            write_language_model(folder, model)
-            tokenizer.save(folder)
-        recjax.train(
-            {
-                "system": "finetune", "llm": str(folder), "method": "full",
-                "data": {"path": str(args.out / "pairs.jsonl")},
-                "optim": {"learning_rate": 1e-3, "warmup_steps": 50, "clip_norm": 1.0},
-                "train": {"batch_size": 64, "epochs": 6.0, "patience": 2},
-            },
-            start,
-        )  # fmt: skip
-    rows = []
-    for task in args.tasks:
-        for seed in range(args.seeds):
-            workdir = args.out / f"{task}{seed}"
-            config = section(task, seed, start / "hf")
+        make_start(args, run_of(section_of(args, "liked", 0, folder)), folder, start)
+    first = True
+    for seed in range(args.seeds):
+        for task in args.tasks:
+            config = section_of(args, task, seed, start / "hf")
             run = run_of(config)
-            if not rows:
-                found = references(run)
-                before = run.evaluator("test").run(run.whole(run.init_state().params))
-                rows.append(("start", before["test/users/auc"], before["test/full/mrr"]))
-                rows += [(name, *values) for name, values in found.items()]
-                for row in rows:
-                    print(f"{row[0]:30s} AUC {row[1]:.4f}  MRR {row[2]:.4f}", flush=True)
+            if first:
+                params = run.whole(run.init_state().params)
+                before = run.evaluator("test").run(params)
+                told("start", "start", before["test/users/auc"], before["test/full/mrr"])
+                write_users(run, params, args.before, args.out / "users-start.tsv")
+                for name, values in references(run).items():
+                    told("reference", name, *values)
+                first = False
+            workdir, name = args.out / f"{task}{seed}", f"{task}, seed {seed}"
+            begun = time.perf_counter()
             after = recjax.train(config, workdir)
-            rows.append((f"{task}, seed {seed}", after["test/users/auc"], after["test/full/mrr"]))
-            print(f"{rows[-1][0]:30s} AUC {rows[-1][1]:.4f}  MRR {rows[-1][2]:.4f}", flush=True)
-    (args.out / "result.json").write_text(json.dumps(rows))
+            took = round(time.perf_counter() - begun, 1)
+            for line in (workdir / "metrics.jsonl").read_text().splitlines():
+                row = json.loads(line)
+                if "validation/users/auc" in row:
+                    values = row["validation/users/auc"], row["validation/full/mrr"]
+                    told("validation", name, *values, step=row["step"])
+            values = after["test/users/auc"], after["test/full/mrr"]
+            told("tuned", name, *values, step=after["step"], seconds=took)
+            params = recjax.open_run(workdir).restore(after["step"])
+            write_users(run, params, args.before, args.out / f"users-{task}{seed}.tsv")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,11 @@ Each track has a table of its own, with its protocol's name, and no table mixes 
 leaves the history's items out (S3-Rec and those that follow it), `test/full_with_seen` keeps them
 (papers with semantic ids). A run without a track's protocol has no row there; a run without any of
 them is an error.
+
+    python scripts/table.py guided FILE.jsonl ...
+
+prints the rows of `scripts/study_guided.py`: means over seeds with their range, paired intervals
+of the differences to the base of the same seeds, and both by popularity of the target.
 """
 
 import argparse
@@ -96,7 +101,83 @@ def markdown(table: dict[str, Any], data: str, runs: dict[str, list[dict[str, fl
     return "\n\n".join(parts)
 
 
+_GROUPS = ("unseen", "1-5", "6-20", "more")
+
+
+def guided(paths: list[str]) -> str:
+    """Two Markdown tables a model and objective: all targets, and NDCG@10 by their popularity."""
+    found: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
+    ranges: dict[tuple[str, str], list[float]] = {}
+    for path in paths:
+        try:
+            lines = [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
+            for line in lines:
+                where, row = line["where"], line["row"]
+                if line["kind"] == "seed":
+                    ranges.setdefault((where, row), []).append(line["test/full/ndcg@10"])
+                else:
+                    found.setdefault(where, {})[row, line["protocol"]] = line
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            fail(f"{path}: no lines of scripts/study_guided.py ({error!r})")
+    parts = []
+    for where, rows in found.items():
+        names = list(dict.fromkeys(row for row, _ in rows))
+        lines = [
+            f"## {where}", "",
+            "| | seeds | NDCG@10 (lowest to highest) | MRR | NDCG@10 - base | % | MRR - base | % "
+            "| uni100 NDCG@10 | - base |",
+            "|---" * 10 + "|",
+        ]  # fmt: skip
+        for name in names:
+            full, sampled = rows[name, "full"], rows.get((name, "uni100"))
+            own, own_range = full["all"], ranges[where, name]
+            cells = [name, str(full["seeds"])]
+            cells += [f"{own['ndcg@10'][0]:.4f} ({min(own_range):.4f} to {max(own_range):.4f})"]
+            cells += [f"{own['mrr'][0]:.4f}"]
+            for metric in ("ndcg@10", "mrr"):
+                cells += (
+                    [_interval(own[metric]), _share(own[metric])] if name != "base" else ["", ""]
+                )
+            other = sampled["all"]["ndcg@10"] if sampled else None
+            cells += [f"{other[0]:.4f}" if other else ""]
+            cells += [_interval(other) if other and name != "base" else ""]
+            lines.append("| " + " | ".join(cells) + " |")
+        groups = [g for g in _GROUPS if any(g in line for line in rows.values())]
+        sizes = rows[names[0], "full"]
+        lines += ["", "| NDCG@10 - base | " + " | ".join(
+            f"{g} ({sizes[g]['examples']:,})" for g in groups) + " |",
+            "|---" * (len(groups) + 1) + "|",
+        ]  # fmt: skip
+        for name in names:
+            own = rows[name, "full"]
+            if name == "base":
+                cells = [f"{own[g]['ndcg@10'][0]:.4f}" for g in groups]
+            else:
+                cells = [_interval(own[g]["ndcg@10"]) for g in groups]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _interval(row: list[float]) -> str:
+    """`+.0017 (.0005 to .0029)` of [a, b, low, high]."""
+    a, b, low, high = row
+    if low is None:
+        return f"{a - b:+.4f}"
+    return f"{a - b:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+def _share(row: list[float]) -> str:
+    return f"{100 * (row[0] / row[1] - 1):+.1f}" if row[1] else ""
+
+
 def main(argv: list[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["guided"]:
+        if not argv[1:]:
+            fail("guided: expected files of scripts/study_guided.py")
+        print(guided(argv[1:]))
+        return
     tables = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("table", choices=tables)

@@ -191,11 +191,11 @@ class Evaluator:
         )
 
     @functools.cached_property
-    def _rank(self):
+    def _ranks(self):
+        """`(one, stacked)`: what ranks a batch by one set of parameters, and by M of them."""
         config = self.config
         k = min(max(config.cutoffs), self.n_items - 1)
 
-        @functools.partial(jax.jit, static_argnames=("lists", "sampled"))
         def rank(params, batch, *, lists: tuple[str, ...], sampled: bool):
             h, table = self.encode(params, batch)
             out = {}
@@ -230,7 +230,11 @@ class Evaluator:
                 out["uni100"] = {"ranks": ranks_of(scores, jnp.zeros(len(h), jnp.int32))}
             return out
 
-        return rank
+        def stacked(params, batch, **asked):
+            return jax.vmap(lambda one: rank(one, batch, **asked))(params)
+
+        static = ("lists", "sampled")
+        return jax.jit(rank, static_argnames=static), jax.jit(stacked, static_argnames=static)
 
     def _batch(self, index: int) -> dict[str, np.ndarray]:
         batch = self.batches(index)
@@ -254,9 +258,10 @@ class Evaluator:
             batch["negatives"][order] = negatives[: len(order)]
         return batch
 
-    def rank(self, params: Any) -> Iterator[dict[str, Any]]:
+    def rank(self, params: Any, *, stacked: bool = False) -> Iterator[dict[str, Any]]:
         """Raw results a batch: `examples` (index into the evaluated examples) and, for every
-        protocol, `ranks` [b], and for catalogue-wide ones `top` [b k] and `mmr` [b cutoffs]."""
+        protocol, `ranks` [b], and for catalogue-wide ones `top` [b k] and `mmr` [b cutoffs];
+        `stacked` ones have a leading axis [M], as all of `params` then have."""
         lists = tuple(p for p in self.config.protocols if p != "uni100")
         sampled = "uni100" in self.config.protocols
         self.check()
@@ -266,12 +271,12 @@ class Evaluator:
             order = in_order(batch)
             examples = batch.pop("examples")[order]
             del batch["weights"]
-            result = self._rank(
+            result = self._ranks[stacked](
                 params, split_batch(batch, self.sharding), lists=lists, sampled=sampled
             )
             if waiting:
                 yield _measured(*waiting)
-            waiting = (examples, order, result)
+            waiting = (examples, np.s_[:, order] if stacked else order, result)
         if waiting:
             yield _measured(*waiting)
 
@@ -286,6 +291,27 @@ class Evaluator:
         for part in self.rank(params):
             parts.append(part)
             progress(len(part["examples"]))
+        return self._summed(parts)
+
+    def measure_stacked(self, params: Any) -> list[Measured]:
+        """`measure` of M sets of parameters at once, for models too small to fill a device.
+
+        Args:
+            params: by path, each [M ...].
+        """
+        parts = list(self.rank(params, stacked=True))
+        count = len(next(iter(parts[0][self.config.protocols[0]].values())))
+        return [
+            self._summed(
+                [
+                    {p: {k: a[m] for k, a in part[p].items()} for p in self.config.protocols}
+                    for part in parts
+                ]
+            )
+            for m in range(count)
+        ]
+
+    def _summed(self, parts: list[dict[str, Any]]) -> Measured:
         cutoffs, found = self.config.cutoffs, {}
         metrics: dict[str, float] = {}
         for protocol in self.config.protocols:
@@ -310,6 +336,6 @@ class Evaluator:
         return self.measure(params, progress).metrics
 
 
-def _measured(examples: np.ndarray, order: np.ndarray, result: Any) -> dict[str, Any]:
+def _measured(examples: np.ndarray, order: Any, result: Any) -> dict[str, Any]:
     host = jax.tree.map(lambda x: x[order], fetch(result))
     return {"examples": examples, **host}

@@ -182,7 +182,11 @@ class UserExamples:
             `tokens` [U T] padded on the left, `real` [U T], `targets` [U C], `liked` [U C],
             `history` [U H'] all items before the cut, newest first, 0 fills up, `users` [U].
         """
-        return self._example(self.users, self.cuts(part))
+        return self.at_cuts(self.cuts(part))
+
+    def at_cuts(self, cuts: np.ndarray) -> Batch:
+        """`at`, of flat places [U] of your own, each `targets` or more before the user's end."""
+        return self._example(self.users, cuts)
 
     def __call__(self, step: int, count: int = 1) -> Batch:
         """Training batches step .. step + count - 1: the arrays of `at`, [count B ...]."""
