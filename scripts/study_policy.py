@@ -162,9 +162,8 @@ def write_users(run, params, before, path):
     """Expected ratings of all users from what stands `before` items before their end."""
     batches = run.batches
     cuts = run.store.offsets[batches.users + 1] - before
-    known = batches.at_cuts(cuts)
-    evaluator = dataclasses.replace(run.evaluator("test"), users=known)
-    keys = [run.store.user_keys[int(user)] for user in batches.users]
+    evaluator = dataclasses.replace(run.evaluator("test"), users=batches.at_cuts(cuts))
+    keys = [run.store.user_keys[int(user)] for user in evaluator.examples]
     write_scores(path, keys, evaluator.ratings(params), run.aspects, USER)
 
 
