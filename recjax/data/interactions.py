@@ -71,8 +71,16 @@ class BadRows:
             self.examples.append(message)
 
 
+class _Codes(dict[str, int]):
+    """Codes of keys, in the order in which they are asked for."""
+
+    def __missing__(self, key: str) -> int:
+        code = self[key] = len(self)
+        return code
+
+
 class LogBuilder:
-    """Grows an `InteractionLog` row by row with compact columns."""
+    """Grows an `InteractionLog` by rows with compact columns."""
 
     def __init__(self, *, timestamps: bool, ratings: bool):
         self._users, self._items = Column("i", np.int32), Column("i", np.int32)
@@ -81,8 +89,7 @@ class LogBuilder:
         self._ratings = Column("f", np.float32) if ratings else None
         self._all = (self._users, self._items, self._timestamps, self._nanoseconds, self._ratings)
         self._unspilled = 0
-        self._user_codes: dict[str, int] = {}
-        self._item_codes: dict[str, int] = {}
+        self._user_codes, self._item_codes = _Codes(), _Codes()
 
     def add(
         self,
@@ -93,8 +100,8 @@ class LogBuilder:
         nanoseconds: int = 0,
     ) -> None:
         """Adds one interaction; columns the log does not have are ignored."""
-        self._users.append(self._user_codes.setdefault(user, len(self._user_codes)))
-        self._items.append(self._item_codes.setdefault(item, len(self._item_codes)))
+        self._users.append(self._user_codes[user])
+        self._items.append(self._item_codes[item])
         if self._timestamps is not None:
             if nanoseconds:  # few files have any
                 self._fill_nanoseconds()
@@ -102,8 +109,37 @@ class LogBuilder:
             self._timestamps.append(timestamp)
         if self._ratings is not None:
             self._ratings.append(rating)
-        self._unspilled += 1
-        if self._unspilled == _SPILL_ROWS:
+        self._added(1)
+
+    def extend(
+        self,
+        users: list[str],
+        items: list[str],
+        timestamps: np.ndarray | None = None,
+        ratings: np.ndarray | None = None,
+        nanoseconds: np.ndarray | None = None,
+    ) -> None:
+        """Adds many interactions [n]; the columns that the log has."""
+        coded = map(self._user_codes.__getitem__, users)
+        self._users.extend(np.fromiter(coded, np.int32, len(users)))
+        coded = map(self._item_codes.__getitem__, items)
+        self._items.extend(np.fromiter(coded, np.int32, len(items)))
+        if self._timestamps is not None and timestamps is not None:
+            if nanoseconds is not None and nanoseconds.any():
+                self._fill_nanoseconds()
+                self._nanoseconds.extend(nanoseconds)
+            self._timestamps.extend(timestamps)
+        if self._ratings is not None and ratings is not None:
+            self._ratings.extend(ratings)
+        self._added(len(users))
+
+    def new_keys(self, users: list[str], items: list[str]) -> set[str]:
+        """Keys that no row has had yet."""
+        return set(users) - self._user_codes.keys() | set(items) - self._item_codes.keys()
+
+    def _added(self, count: int) -> None:
+        self._unspilled += count
+        if self._unspilled >= _SPILL_ROWS:
             self._unspilled = 0
             for column in self._all:
                 if column is not None:

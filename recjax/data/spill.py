@@ -58,6 +58,10 @@ class Column:
             self._length += len(self._new)
             del self._new[:]
 
+    def extend(self, values: np.ndarray) -> None:
+        """Appends many."""
+        self._new.frombytes(np.ascontiguousarray(values, self._dtype).tobytes())
+
     def zeros(self, count: int) -> None:
         """Appends zeros."""
         while count > 0:

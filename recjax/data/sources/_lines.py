@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from recjax.data.interactions import BadRows
 from recjax.errors import InputError
@@ -23,9 +23,21 @@ _KINDS = (
 )
 
 
-def text_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
+def open_raw(path: Path) -> BinaryIO:
+    """A file's bytes; `.gz` is unpacked."""
+    return cast(BinaryIO, gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb"))
+
+
+def text_lines(
+    path: Path, encoding: str = "utf-8", *, done: tuple[int, int] = (0, 0)
+) -> Iterator[tuple[int, str]]:
     """`(line number from 1, text without its line end)` of a file; `.gz` is unpacked, a byte order
     mark and blank lines at the end are dropped.
+
+    Args:
+        path: the file.
+        encoding: of its text.
+        done: bytes and lines that are left out, at its beginning.
 
     Raises:
         InputError: no such file, an empty one, a truncated or damaged gzip, bytes that are not
@@ -35,12 +47,13 @@ def text_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]
         raise InputError(
             f"{path}: {'a folder; expected a file' if path.is_dir() else 'no such file'}"
         )
-    number = 0
+    number = done[1]
     blank: list[tuple[int, str]] = []  # lines that count if another one follows
-    empty = True
+    empty = not number
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
+        with open_raw(path) as file:
+            file.seek(done[0])
+            for number, raw in enumerate(file, start=done[1] + 1):
                 text = raw.decode(encoding).rstrip("\r\n")
                 if number == 1:
                     text = text.removeprefix("\ufeff")

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from recjax.config import nearest
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
+from recjax.data.sources._blocks import Places, add_blocks
 from recjax.data.sources._lines import (
     csv_reader,
     looks_like_data,
@@ -42,6 +43,25 @@ class Options:
     items_key: str = "item"  # columns of the items file
     items_title: str = "title"
     items_columns: str = ""  # names for an items file without a header
+
+
+@dataclasses.dataclass(frozen=True)
+class _Form:
+    """What a file's columns are.
+
+    Attributes:
+        columns: those that the options name and that must be there, by option.
+        names: of all columns where the file has no header; "" = it has one.
+        option: that `names` come from.
+        time: the column of times, in a file of interactions.
+        section: of the config, that has the options.
+    """
+
+    columns: dict[str, str]
+    names: str
+    option: str
+    time: str = ""
+    section: str = "config.data.options"
 
 
 Row = dict[str, Any]
@@ -78,7 +98,8 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
     log = LogBuilder(timestamps="timestamp" in columns, ratings="rating" in columns)
     catalog: Catalog = {}
     form = _Form(columns, options.columns, "columns", options.timestamp)
-    for line, row in _rows(main, options, form, bad):
+    done = _plain_beginning(main, options, form, log)
+    for line, row in _rows(main, options, form, bad, done):
         try:
             user = field(options.user, key, row[options.user])
             item = field(options.item, key, row[options.item])
@@ -93,6 +114,25 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
     if options.items:
         catalog = _items(main.parent / options.items, options, bad)
     return log.build(), catalog
+
+
+def _plain_beginning(path: Path, options: Options, form: _Form, log: LogBuilder) -> tuple[int, int]:
+    """Adds the rows of a csv file's plain beginning; how many bytes and lines these are."""
+    if path.suffix == ".parquet" or options.title or not path.is_file():
+        return 0, 0
+    separator = _separator(path, options, form)
+
+    def places_of(fields: list[str]) -> tuple[Places, bool] | None:
+        header = _header(form, fields)
+        _check_first(path, form, header, fields, separator)
+        if len(fields) != len(header):
+            return None
+        wanted = (options.user, options.item, options.timestamp, options.rating)
+        user, item, time, rating = (header.index(name) if name else -1 for name in wanted)
+        places = Places(len(header), user, item, time, rating, options.timestamp, options.time_unit)
+        return places, not form.names
+
+    return add_blocks(path, separator, options.quoted, log, places_of)
 
 
 def _items(path: Path, options: Options, bad: BadRows) -> Catalog:
@@ -142,48 +182,45 @@ def read_records(
     return out
 
 
-@dataclasses.dataclass(frozen=True)
-class _Form:
-    """What a file's columns are.
+def _separator(path: Path, options: Options, form: _Form) -> str:
+    name = path.name.removesuffix(".gz")
+    found = options.separator or ("\t" if name.endswith((".tsv", ".inter", ".item")) else ",")
+    if len(found) != 1:
+        raise InputError(f"{form.section}.separator: expected one character, {found!r}")
+    return found
 
-    Attributes:
-        columns: those that the options name and that must be there, by option.
-        names: of all columns where the file has no header; "" = it has one.
-        option: that `names` come from.
-        time: the column of times, in a file of interactions.
-        section: of the config, that has the options.
+
+def _header(form: _Form, first: list[str]) -> list[str]:
+    return [name.strip() for name in form.names.split(",")] if form.names else first
+
+
+def _rows(
+    path: Path, options: Options, form: _Form, bad: BadRows, done: tuple[int, int] = (0, 0)
+) -> Iterator[tuple[int, Row]]:
+    """`(line number, row)`; of interactions in parquet only the columns that count.
+
+    `done` bytes and lines at the beginning were read otherwise; the header is among them.
     """
-
-    columns: dict[str, str]
-    names: str
-    option: str
-    time: str = ""
-    section: str = "config.data.options"
-
-
-def _rows(path: Path, options: Options, form: _Form, bad: BadRows) -> Iterator[tuple[int, Row]]:
-    """`(line number, row)`; of interactions in parquet only the columns that count."""
     if path.suffix == ".parquet":
         if form.names:
             raise InputError(f"{form.section}.{form.option}: parquet names its own columns")
         wanted = sorted(set(form.columns.values())) if form.option == "columns" else None
         yield from parquet_rows(path, wanted, form.time, lambda found: _check(path, form, found))
         return
-    name = path.name.removesuffix(".gz")
-    separator = options.separator or ("\t" if name.endswith((".tsv", ".inter", ".item")) else ",")
-    if len(separator) != 1:
-        raise InputError(f"{form.section}.separator: expected one character, {separator!r}")
+    separator = _separator(path, options, form)
+    header: list[str] = []
+    if done[1]:
+        header = _header(form, next(text_lines(path))[1].split(separator))
     # csv.reader takes lines and may join some (quoted line ends); its own count names the line.
     # Strict: a quote that is never closed would else swallow the rows that follow it.
     reader = csv_reader(
-        (line + "\n" for _, line in text_lines(path)),
+        (line + "\n" for _, line in text_lines(path, done=done)),
         separator,
         quoting=csv.QUOTE_MINIMAL if options.quoted else csv.QUOTE_NONE,
         strict=True,
     )
-    header: list[str] = []
     while True:
-        number = reader.line_num + 1
+        number = done[1] + reader.line_num + 1
         try:
             fields = next(reader)
         except StopIteration:
@@ -191,11 +228,12 @@ def _rows(path: Path, options: Options, form: _Form, bad: BadRows) -> Iterator[t
         except csv.Error as error:
             if not header and not form.names:
                 raise InputError(f"{path}:1: not a header of csv ({error})") from None
-            until = f"; read to line {reader.line_num}" if reader.line_num > number else ""
+            last = done[1] + reader.line_num
+            until = f"; read to line {last}" if last > number else ""
             bad.report(path, number, f"not csv ({error}{until})")
             continue
         if not header:
-            header = [name.strip() for name in form.names.split(",")] if form.names else fields
+            header = _header(form, fields)
             _check_first(path, form, header, fields, separator)
             if not form.names:
                 continue

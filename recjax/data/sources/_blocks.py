@@ -1,0 +1,134 @@
+"""The plain beginning of a large csv file, thousands of rows at a time.
+
+A block is plain if each of its lines has all fields, none of them quoted, and if nothing in it is
+malformed. All else is left to the reader of rows, which has the errors: it goes on behind the last
+plain block.
+"""
+
+import codecs
+import gzip
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from recjax.data.interactions import LogBuilder
+from recjax.data.sources._lines import open_raw
+from recjax.data.sources._values import key, moment_of, number
+
+_BLOCK = 1 << 22  # bytes
+
+
+class Places(NamedTuple):
+    """The fields of a line, and the places of those that count; -1 = there is none.
+
+    Attributes:
+        fields: how many there are.
+        time: the name of the column of times; see `recjax.data.sources._values.moment_of`.
+        unit: of times that are numbers.
+    """
+
+    fields: int
+    user: int
+    item: int
+    timestamp: int
+    rating: int
+    time: str
+    unit: str
+
+
+def add_blocks(
+    path: Path,
+    separator: str,
+    quoted: bool,
+    log: LogBuilder,
+    places_of: Callable[[list[str]], tuple[Places, bool] | None],
+) -> tuple[int, int]:
+    """Adds the rows of a csv file's plain beginning.
+
+    Args:
+        path: plain or gzip.
+        separator: one character.
+        quoted: whether fields may stand in double quotes.
+        log: takes the rows.
+        places_of: from the first line's fields; and whether that line is a header. None: no block
+            is to be read.
+
+    Returns:
+        How many bytes and lines were read, the header among them; (0, 0) if none.
+    """
+    if not separator.isascii() or separator in '"\r\n':
+        return 0, 0
+    try:
+        with open_raw(path) as file:
+            first = file.readline(1 << 16)
+            text = first.decode().removeprefix("\ufeff").rstrip("\r\n")
+            if not first.endswith(b"\n") or not text.strip() or "\r" in text:
+                return 0, 0
+            if quoted and '"' in text:
+                return 0, 0
+            found = places_of(text.split(separator))
+            if found is None:
+                return 0, 0
+            places, header = found
+            done, lines = (len(first), 1) if header else (0, 0)
+            if not header:
+                file.seek(len(codecs.BOM_UTF8) if first.startswith(codecs.BOM_UTF8) else 0)
+                done = file.tell()
+            rest = b""
+            while block := file.read(_BLOCK):
+                lines_of, end, rest = (rest + block).rpartition(b"\n")
+                rows = _add(lines_of + end, separator, quoted, log, places)
+                if not rows:  # not plain, or a very long line
+                    break
+                done, lines = done + len(lines_of) + 1, lines + rows
+            return (done, lines) if lines else (0, 0)
+    except (OSError, EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError):
+        return 0, 0
+
+
+def _add(block: bytes, separator: str, quoted: bool, log: LogBuilder, places: Places) -> int:
+    """Adds a block's rows and says how many they are; 0 where it is not plain."""
+    block = block.replace(b"\r\n", b"\n")
+    if not block or b"\r" in block or (quoted and b'"' in block):
+        return 0
+    mark, raw = ord(separator), np.frombuffer(block, np.uint8)
+    ends = raw[(raw == mark) | (raw == 10)]
+    if len(ends) % places.fields:
+        return 0
+    ends = ends.reshape(-1, places.fields)
+    if (ends[:, :-1] != mark).any() or (ends[:, -1] != 10).any():
+        return 0
+    try:
+        fields = block[:-1].decode().replace("\n", separator).split(separator)
+        users, items = fields[places.user :: places.fields], fields[places.item :: places.fields]
+        if any(key(new) != new for new in log.new_keys(users, items)):
+            return 0
+        seconds = below = ratings = None
+        if places.timestamp >= 0:
+            seconds, below = _times(fields[places.timestamp :: places.fields], places)
+        if places.rating >= 0:
+            given = fields[places.rating :: places.fields]
+            values = {one: number(one) for one in set(given)}
+            ratings = np.fromiter(map(values.__getitem__, given), np.float32, len(given))
+    except ValueError:  # UnicodeDecodeError is one
+        return 0
+    log.extend(users, items, seconds, ratings, below)
+    return len(users)
+
+
+def _times(given: list[str], places: Places) -> tuple[np.ndarray, np.ndarray | None]:
+    """Seconds, and nanoseconds where there may be any.
+
+    Raises:
+        ValueError: of a value that is no time.
+    """
+    shortest, longest = min(map(len, given)), max(map(len, given))
+    joined = "".join(given)
+    plain = shortest > 0 and longest < 12 and joined.isascii() and joined.isdigit()
+    if places.unit == "s" and plain:
+        return np.array(given, dtype=f"S{longest}").astype(np.int64), None
+    times = np.array([moment_of(places.time, one, places.unit) for one in given], np.int64)
+    return times[:, 0], times[:, 1]
