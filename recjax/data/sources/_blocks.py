@@ -59,7 +59,7 @@ def add_blocks(
     Returns:
         How many bytes and lines were read, the header among them; (0, 0) if none.
     """
-    if not separator.isascii() or separator in '"\r\n':
+    if len(separator) != 1 or not separator.isascii() or separator in '"\r\n':
         return 0, 0
     try:
         with open_raw(path) as file:

@@ -1,12 +1,14 @@
 """RecBole's atomic files: tab-separated `.inter` and `.item`, headers typed as `name:type`."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from recjax.config import nearest
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
+from recjax.data.sources._blocks import Places, add_blocks
 from recjax.data.sources._lines import looks_like_data, other_separator, text_lines
 from recjax.data.sources._values import (
     add_item,
@@ -59,7 +61,8 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
     inter, *item = files(path, options)
     log = LogBuilder(timestamps=bool(options.timestamp), ratings=bool(options.rating))
     wanted = [f for f in (options.user, options.item, options.timestamp, options.rating) if f]
-    for line, row in _rows(inter, options, wanted, (), bad):
+    done = _plain_beginning(inter, options, wanted, log)
+    for line, row in _rows(inter, options, wanted, (), bad, done):
         try:
             user = field(options.user, key, row[options.user])
             thing = field(options.item, key, row[options.item])
@@ -70,6 +73,26 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
             continue
         log.add(user, thing, time.seconds, rating, time.nanoseconds)
     return log.build(), _items(item[0], options, bad) if item else {}
+
+
+def _plain_beginning(
+    path: Path, options: Options, wanted: list[str], log: LogBuilder
+) -> tuple[int, int]:
+    """See `add_blocks`."""
+
+    def places_of(first: list[str]) -> tuple[Places, bool] | None:
+        names = [field.partition(":")[0].strip() for field in first]
+        if not names or not all(name in names for name in wanted):
+            return None
+        fields = (options.user, options.item, options.timestamp, options.rating)
+        # A name that stands twice is the last field of it, as in a row.
+        last = {name: at for at, name in enumerate(names)}
+        user, item, time, rating = (last[name] if name else -1 for name in fields)
+        found = Places(len(names), user, item, time, rating, options.timestamp, options.time_unit)
+        return found, True
+
+    separator = options.separator or "\t"
+    return add_blocks(path, separator, False, log, places_of) if path.is_file() else (0, 0)
 
 
 def _items(path: Path, options: Options, bad: BadRows) -> Catalog:
@@ -90,13 +113,22 @@ def _items(path: Path, options: Options, bad: BadRows) -> Catalog:
 
 
 def _rows(
-    path: Path, options: Options, wanted: list[str], texts: tuple[str, ...], bad: BadRows
+    path: Path,
+    options: Options,
+    wanted: list[str],
+    texts: tuple[str, ...],
+    bad: BadRows,
+    done: tuple[int, int] = (0, 0),
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """`(line number, row)`; values of `_seq` fields but the `texts` are lists."""
+    """`(line number, row)`; values of `_seq` fields but the `texts` are lists. `done` bytes and
+    lines were read otherwise, the header among them."""
     separator = options.separator or "\t"
     names: list[str] = []
     sequences: set[str] = set()
-    for at, line in text_lines(path):
+    lines = text_lines(path)
+    if done[1]:
+        lines = itertools.chain([next(lines)], text_lines(path, done=done))
+    for at, line in lines:
         fields = line.split(separator)
         if at == 1:
             names = [field.partition(":")[0].strip() for field in fields]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from recjax.data.interactions import BadRows
-from recjax.data.sources import _blocks, table
+from recjax.data.sources import _blocks, recbole, table
 from recjax.errors import InputError
 
 HEADER = "time,rating,user,item,place"
@@ -14,14 +14,14 @@ PLAIN = [f"{1000 + 7 * n},{n % 5 + 1}.5,u{n % 3},i-{n % 11},home" for n in range
 OPTIONS = {"timestamp": "time", "rating": "rating"}
 
 
-def both(path, monkeypatch, options, limit=0, block=100):
+def both(path, monkeypatch, options, limit=0, block=100, reader=table):
     """What blocks and rows give: logs, or the errors' texts."""
     out = []
     for size in (block, 0):
         monkeypatch.setattr(_blocks, "_BLOCK", size)  # of 0 bytes: no block is read
         bad = BadRows(limit)
         try:
-            log, _ = table.read(path, table.Options(**options), bad)
+            log, _ = reader.read(path, reader.Options(**options), bad)
         except InputError as error:
             out.append(str(error))
             continue
@@ -115,6 +115,17 @@ def test_damaged_files_are_the_same_error(tmp_path, monkeypatch):
         blocks, rows = both(tmp_path / name, monkeypatch, OPTIONS)
         assert blocks == rows, name
         assert isinstance(blocks, str), name
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_atomic_files(tmp_path, monkeypatch, name):
+    lines = [line.replace(",", "\t") for line in CASES[name]]
+    lines[0] = "time:float\trating:float\tuser_id:token\titem_id:token\tplace:token_seq"
+    folder = tmp_path / "some"
+    folder.mkdir()
+    (folder / "some.inter").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    blocks, rows = both(folder, monkeypatch, OPTIONS, 2, reader=recbole)
+    assert blocks == rows
 
 
 def test_keys_have_codes_in_the_order_of_rows(tmp_path, monkeypatch):
