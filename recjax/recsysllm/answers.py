@@ -129,7 +129,9 @@ class Answerer:
         out: list[str] = []
         options = {"max_new_tokens": self.config.tokens}
         for rows, found in self._asked(passages, self._free, **options):
-            out += [" ".join(texts[0].split()) for texts in found.texts[:rows]]
+            for row in range(rows):
+                tokens = found.tokens[row, 0, 0, : found.lengths[row, 0, 0]].tolist()
+                out.append(" ".join(self.blanking.encoder.text(tokens).split()))
         return out
 
 

@@ -15,7 +15,8 @@ from recjax.data.splits import Split
 from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.recsysllm.catalogue import Names, labels
-from recjax.recsysllm.tasks import Mixture, Tasks, TasksConfig, Written, mixture
+from recjax.recsysllm.mixture import Mixture, mixture
+from recjax.recsysllm.tasks import Tasks, TasksConfig, Written
 from recjax.recsysllm.text import Behaviour, BehaviourConfig, facts_of, read_sentences
 from recjax.text.reasons import explanations
 from recjax.text.textualize import item_titles
@@ -33,6 +34,7 @@ class Dataset:
         store: the prepared data.
         split: its parts; training reads `split.train` alone.
         seed: of all draws.
+        named: see `Behaviour`.
     """
 
     text: BehaviourConfig
@@ -40,6 +42,7 @@ class Dataset:
     store: Store
     split: Split
     seed: int = 0
+    named: bool = False
 
     @functools.cached_property
     def profiles(self) -> dict[int, Mapping[str, Any]]:
@@ -103,7 +106,7 @@ class Dataset:
                 raise InputError(f"{_SECTION}.facts: no item has '{column}'")
         return Behaviour(
             self.text, self.names, self.store.catalog, self.store.items, self.store.timestamps,
-            self.split.train, self.profiles, self.seed,
+            self.split.train, self.profiles, self.seed, self.named,
         )  # fmt: skip
 
     @functools.cached_property

@@ -5,6 +5,7 @@ Section `text` of a config whose `source` is "tasks":
     behaviour  how users, items and histories are told (`recjax.recsysllm.text`)
     tasks      shares of the families, their data (`recjax.recsysllm.tasks`)
     entities   the switches (`recjax.recsysllm.pretrain`)
+    naming     whether titles have tokens of their own (`recjax.recsysllm.item_tokens`)
     answers    how answers are written and measured (`recjax.recsysllm.answers`)
 """
 
@@ -12,6 +13,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +23,14 @@ from recjax.ranges import Checked
 from recjax.recsysllm.answers import AnswersConfig
 from recjax.recsysllm.blanks import sentence_ends
 from recjax.recsysllm.dataset import Dataset
+from recjax.recsysllm.item_tokens import NamingConfig, item_vectors, known_tokens, token_names
+from recjax.recsysllm.mixture import Mixture
 from recjax.recsysllm.passages import Passage, PieceEncoder, plain
 from recjax.recsysllm.pretrain import Blanking, EntityConfig, PassageBatches
 from recjax.recsysllm.prompts import PROMPTS, Family
 from recjax.recsysllm.sources import Source, some
 from recjax.recsysllm.spans import BlankConfig, Marks
-from recjax.recsysllm.tasks import Mixture, TasksConfig
+from recjax.recsysllm.tasks import TasksConfig
 from recjax.recsysllm.text import BehaviourConfig
 from recjax.text.tokenizers import Tokenizer
 from recjax.training.ranks import make_split
@@ -41,6 +45,7 @@ class MixedOptions(Checked):
     behaviour: BehaviourConfig = dataclasses.field(default_factory=BehaviourConfig)
     tasks: TasksConfig = dataclasses.field(default_factory=TasksConfig)
     entities: EntityConfig = dataclasses.field(default_factory=EntityConfig)
+    naming: NamingConfig = dataclasses.field(default_factory=NamingConfig)
     answers: AnswersConfig = dataclasses.field(default_factory=AnswersConfig)
 
 
@@ -54,6 +59,9 @@ class Mixed(Source[Passage]):
     def settled(cls, section: Mapping[str, Any]) -> dict[str, Any]:
         """See `Source`."""
         out = {key: section[key] for key in section}
+        run = (out.get("naming") or {}).get("run")
+        if run:
+            out["naming"] = {**out["naming"], "run": str(Path(run).expanduser().absolute())}
         for part, key in (("behaviour", "users"), ("behaviour", "sentences"), ("tasks", "reviews")):
             path = (out.get(part) or {}).get(key)
             if path:
@@ -66,7 +74,8 @@ class Mixed(Source[Passage]):
         """What the passages are made of."""
         split = make_split(self.store, self.split_config)
         options = self.options
-        return Dataset(options.behaviour, options.tasks, self.store, split, self.seed)
+        named = options.naming.token and not options.naming.text
+        return Dataset(options.behaviour, options.tasks, self.store, split, self.seed, named)
 
     @property
     def stream(self) -> Mixture:  # type: ignore[override]
@@ -121,6 +130,28 @@ class Mixed(Source[Passage]):
             )
         return chosen, passages
 
+    def completed(self, tokenizer: Tokenizer) -> Tokenizer:
+        """See `Source`."""
+        if not self.options.naming.token:
+            return tokenizer
+        return tokenizer.with_controls(token_names(len(self.dataset.names.distinct)))
+
+    def encoder(self, tokenizer: Tokenizer) -> PieceEncoder:
+        """What makes tokens of passages."""
+        naming = self.options.naming
+        if not naming.token:
+            return PieceEncoder(tokenizer)
+        own = known_tokens(tokenizer, self.dataset.names)
+        return PieceEncoder(tokenizer, own, naming.text)
+
+    def vectors(self, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray] | None:
+        """See `Source`."""
+        naming, names = self.options.naming, self.dataset.names
+        if not naming.run:
+            return None
+        own = np.array(list(known_tokens(tokenizer, names).values()))
+        return own, item_vectors(naming.run, self.store, self.split_config, names)
+
     def families(self) -> list[Family]:
         """Those that have a share."""
         return [family for family, share in self.options.tasks.shares.items() if share]
@@ -129,7 +160,7 @@ class Mixed(Source[Passage]):
         self, tokenizer: Tokenizer, marks: Marks, blanks: BlankConfig, length: int, seed: int
     ) -> Blanking:
         """What makes rows of passages, with the switches of the options."""
-        switches, encoder = self.options.entities, PieceEncoder(tokenizer)
+        switches, encoder = self.options.entities, self.encoder(tokenizer)
         pool = self.dataset.names.pool(encoder, marks, length)
         ends = sentence_ends(tokenizer, tokenizer.size) if blanks.sentence else None
         return Blanking(encoder, marks, blanks, switches, pool, length, ends, seed)

@@ -11,12 +11,14 @@ constrained decoding, whatever stands beside it.
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from recjax.errors import InputError
 from recjax.text.tokenizers import Tokenizer
 
 PLACE = re.compile(r"\{(\w+)\}")
+_MOST_PLAIN = 1 << 16  # plain pieces whose tokens are kept
 
 
 class Piece(NamedTuple):
@@ -152,40 +154,67 @@ def marked(text: str, spans: Sequence[tuple[int, int]], where: str = "entities")
 
 
 class PieceEncoder:
-    """Tokens of pieces; those of entities are kept, for they occur again and again.
+    """Tokens of pieces; they are kept, for entities and commas occur again and again.
 
     Args:
         tokenizer: of the model.
+        own: tokens that stand before the text of entities (`recjax.recsysllm.item_tokens`).
+        spelled: the text of such an entity follows its token.
     """
 
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        own: Mapping[str, int] = MappingProxyType({}),
+        spelled: bool = True,
+    ):
+        self._tokenizer, self._own, self._spelled = tokenizer, own, spelled
+        self._names = {token: name for name, token in own.items()}
         self._known: dict[str, list[int]] = {}
+        self._plain: dict[tuple[str, bool], list[int]] = {}
 
     def entity(self, name: str) -> list[int]:
         """The tokens of an entity, with the blank before it."""
         if name not in self._known:
-            self._known[name] = self._tokenizer.encode(f" {name}", start=False)
+            self.learn([name])
         return self._known[name]
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of tokens; an entity's own token is read as its name, where no text follows."""
+        if self._spelled or not self._own:
+            return self._tokenizer.decode(tokens)
+        out, free = "", 0
+        for place, token in enumerate(tokens):
+            if token in self._names:
+                out += f"{self._tokenizer.decode(tokens[free:place])} {self._names[token]}"
+                free = place + 1
+        return out + self._tokenizer.decode(tokens[free:])
 
     def learn(self, names: Sequence[str]) -> list[list[int]]:
         """The tokens of many entities, which are then known."""
         new = [name for name in dict.fromkeys(names) if name not in self._known]
         encoded = self._tokenizer.encode_batch([f" {n}" for n in new], start=False)
-        self._known.update(zip(new, encoded, strict=True))
+        for name, ids in zip(new, encoded, strict=True):
+            own = self._own.get(name)
+            if own is not None:
+                ids = [own, *ids] if self._spelled else [own]
+            self._known[name] = ids
         return [self._known[name] for name in names]
 
     def __call__(self, texts: Sequence[Pieces]) -> list[list[list[int]]]:
         """The tokens of each piece of each text; a text's first piece begins it."""
-        plain = [
-            [(number, k) for number, text in enumerate(texts) for k, piece in enumerate(text)
-             if not piece.entity and (k == 0) == first]
-            for first in (True, False)
+        if len(self._plain) > _MOST_PLAIN:
+            self._plain.clear()
+        plain = {
+            (piece.text, k == 0): None
+            for text in texts for k, piece in enumerate(text) if not piece.entity
+        }  # fmt: skip
+        for first in (True, False):
+            new = [key for key in plain if key[1] == first and key not in self._plain]
+            encoded = self._tokenizer.encode_batch([text for text, _ in new], start=first)
+            self._plain.update(zip(new, encoded, strict=True))
+        return [
+            [self.entity(p.text) if p.entity else self._plain[p.text, k == 0]
+             for k, p in enumerate(text)]
+            for text in texts
         ]  # fmt: skip
-        out = [[self.entity(p.text) if p.entity else [] for p in text] for text in texts]
-        for first, chosen in zip((True, False), plain, strict=True):
-            wanted = [texts[number][k].text for number, k in chosen]
-            encoded = self._tokenizer.encode_batch(wanted, start=first) if wanted else []
-            for (number, k), ids in zip(chosen, encoded, strict=True):
-                out[number][k] = ids
-        return out

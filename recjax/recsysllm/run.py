@@ -21,123 +21,40 @@ import functools
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recjax.config import build, to_plain
+from recjax.config import to_plain
 from recjax.convert.language_model import Loaded, language_model, write_language_model
-from recjax.data.prepare import DataConfig, read_options
 from recjax.data.requests import read_request
 from recjax.errors import InputError
-from recjax.evaluation.likelihood import LikelihoodConfig
 from recjax.evaluation.lists import Recommendations
 from recjax.models.definition import define
 from recjax.models.language import family_for
 from recjax.nn.masks import make_mask
-from recjax.ranges import Checked, Epochs, FieldError, Range, Seed, Size
 from recjax.recsysllm.answering import Answers
 from recjax.recsysllm.answers import TitleLists
 from recjax.recsysllm.blanks import BlankBatches, sentence_ends
+from recjax.recsysllm.item_tokens import embeddings
 from recjax.recsysllm.measure import BlankEvaluator
 from recjax.recsysllm.mixed import Mixed
 from recjax.recsysllm.scores import TaskEvaluator
+from recjax.recsysllm.settings import BlankRunConfig, complete
 from recjax.recsysllm.sources import Source, source_of
-from recjax.recsysllm.spans import COMMANDS, BlankConfig, Marks
+from recjax.recsysllm.spans import COMMANDS, Marks
 from recjax.replace import signed
 from recjax.text.tokenizers import Tokenizer, load_tokenizer, train_bpe
 from recjax.training import parallel
-from recjax.training.adapting import AdaptingConfig, AdaptingRun
+from recjax.training.adapting import AdaptingRun
 from recjax.training.kept import Evaluation
-from recjax.training.language_model import keep_tokenizer, plain_model, read_model
-from recjax.training.loop import TrainConfig
-from recjax.training.optim import OptimConfig
-from recjax.training.ranks import SplitConfig
+from recjax.training.language_model import keep_tokenizer, read_model
+from recjax.training.state import init_params
 from recjax.training.system import System, own_settled
 from recjax.training.token_loss import label_likelihood, label_loss
 from recjax.typing import Array, Params
-
-
-@dataclasses.dataclass(frozen=True)
-class BlankTokenizerConfig(Checked):
-    """Section `tokenizer`: of a new model, a tokenizer that is trained on its texts, or given."""
-
-    vocab_size: Annotated[int, Range(265, 2**20)] = 2000  # ids of the BPE that is trained
-    path: str = ""  # folder of a tokenizer that a new model takes; "" = one is trained
-    # By field of `Marks`: tokens that stand for GLM's, where a vocabulary has no others.
-    marks: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not all(isinstance(token, str) for token in self.marks.values()):
-            raise FieldError("marks", f"expected the text of a token each, got {self.marks}")
-
-
-@dataclasses.dataclass(frozen=True)
-class BlankTrainConfig(TrainConfig):
-    """Section `train` of blank infilling."""
-
-    batch_size: Size = 32  # documents a step, over all devices
-    epochs: Epochs = 8.0
-    steps_per_call: Annotated[int, Range(1, 10_000)] = 1
-    metric: str = "validation/text/loss"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BlankRunConfig(AdaptingConfig):
-    """The config of a run of RecSysLLM."""
-
-    model: dict = dataclasses.field(default_factory=dict)  # a new model: see `read_model`
-    method: Literal["lora", "full"] = "full"
-    text: dict = dataclasses.field(default_factory=dict)  # `source` and its options
-    data: DataConfig | None = None  # of a source that reads a store
-    split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
-    tokenizer: BlankTokenizerConfig = dataclasses.field(default_factory=BlankTokenizerConfig)
-    blanks: BlankConfig = dataclasses.field(default_factory=BlankConfig)
-    length: Annotated[int, Range(0, 1 << 20)] = 0  # T; 0 = as many as the model was trained on
-    prefix: bool = False  # a causal family reads a text with its masks both ways
-    seed: Seed = 0  # of weights, documents and blanks
-    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
-    train: BlankTrainConfig = dataclasses.field(default_factory=BlankTrainConfig)
-    evaluation: LikelihoodConfig = dataclasses.field(default_factory=LikelihoodConfig)
-
-    system = "recsysllm"  # its name in `recjax.systems.SYSTEMS`; no field
-
-    def __post_init__(self):
-        super().__post_init__()
-        if bool(self.llm) == bool(self.model):
-            found = "both are set" if self.llm else "neither is set"
-            raise FieldError("llm", f"a model's folder or config.model, a new one; {found}")
-        if self.llm and self.tokenizer.path:
-            raise FieldError("tokenizer.path", "of a new model; a folder's model has its own")
-        if self.model:
-            read_model(self.model, self.tokenizer.vocab_size)
-            if self.method == "lora":
-                raise FieldError("method", "adapters need a trained model; expected config.llm")
-            if self.remat != "none":
-                raise FieldError("remat", "of a folder's model; expected config.model.remat")
-        source_of(self.text)
-        if self.data is not None:
-            read_options(self.data)
-
-
-def complete(section: Any) -> dict[str, Any]:
-    """A run's config with all defaults filled in: the model's, the source's and the reader's too.
-
-    Raises:
-        InputError: naming the key that is unknown, missing or of the wrong type.
-    """
-    config = build(BlankRunConfig, section, "config")
-    plain = to_plain(config)
-    if config.model:
-        plain["model"] = plain_model(config.model, config.tokenizer.vocab_size)
-    source = to_plain(source_of(config.text)[1])
-    plain["text"] = {"source": config.text.get("source", "catalogue"), **source}
-    if config.data is not None:
-        plain["data"]["options"] = to_plain(read_options(config.data)[1])
-    return plain
 
 
 def _store(config: BlankRunConfig, may_prepare: bool) -> Any:
@@ -184,11 +101,12 @@ class BlankRun(AdaptingRun):
         if own is not None and own.is_dir():
             return load_tokenizer(own)
         if self.config.tokenizer.path:
-            return load_tokenizer(self.config.tokenizer.path)
+            return self.source.completed(load_tokenizer(self.config.tokenizer.path))
         two = read_model(self.config.model, 1 << 20)
         ends = family_for(two).build.position_rows == 2
         size = self.config.tokenizer.vocab_size
-        return train_bpe(self.source.corpus(), size, commands=COMMANDS, ends=ends)
+        found = train_bpe(self.source.corpus(), size, commands=COMMANDS, ends=ends)
+        return self.source.completed(found)
 
     @functools.cached_property
     def marks(self) -> Marks:
@@ -211,8 +129,29 @@ class BlankRun(AdaptingRun):
 
     @property
     def given(self) -> Params:
-        """The folder's parameters, where all are trained."""
-        return super().given if self.config.llm else {}
+        """The folder's parameters, where all are trained; of a new model, what has vectors."""
+        if self.config.llm:
+            return super().given
+        found = self.source.vectors(self.tokenizer)
+        if found is None:
+            return {}
+        config, (ids, vectors) = self.base.config, found
+        rows = embeddings(vectors, config.dim, config.init_std, self.seed)
+        paths = {"embedding": lambda table: table.at[ids].set(rows)}
+        if "head/kernel" in self.model.shapes:  # a head of its own [E V]
+            paths["head/kernel"] = lambda table: table.at[:, ids].set(rows.T)
+        but = self.model.shapes.keys() - paths.keys()
+        drawn = init_params(self.build, self.seed, self.placed_axes, self.mesh, but=but)
+        return {
+            path: jax.jit(place, out_shardings=drawn[path].sharding)(drawn[path])
+            for path, place in paths.items()
+        }
+
+    def check(self) -> None:
+        """See `Run.check`; of a fresh run, that there are the vectors it starts from."""
+        if self.workdir is None or not (self.workdir / "checkpoints").is_dir():
+            self.source.vectors(self.tokenizer)
+        super().check()
 
     @property
     def two(self) -> bool:
@@ -407,5 +346,7 @@ def _on_one(config: BlankRunConfig) -> BlankRunConfig:
 
 SYSTEM = System(
     BlankRunConfig, BlankRun, complete, _store, _settled, plan=planned,
-    may_change=("llm", "data.path", "data.store", "text.path", "tokenizer.path"),
+    may_change=(
+        "llm", "data.path", "data.store", "text.path", "text.naming.run", "tokenizer.path"
+    ),
 )  # fmt: skip

@@ -94,6 +94,19 @@ class Source(abc.ABC, Generic[D]):
     def corpus(self) -> Iterable[str]:
         """Texts that a tokenizer is trained on."""
 
+    def completed(self, tokenizer: Tokenizer) -> Tokenizer:
+        """A tokenizer that was trained on `corpus`, with the tokens that the texts need beside."""
+        return tokenizer
+
+    def vectors(self, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray] | None:
+        """Ids [n] of the tokenizer and vectors [n D] that their embeddings start from, or None.
+
+        Raises:
+            InputError: they cannot be had.
+        """
+        del tokenizer
+        return None
+
     @abc.abstractmethod
     def held_out(self, name: str, most: int, seed: int) -> list[D]:
         """Documents to measure: at most so many (0 = all), the same at every call.

@@ -39,6 +39,7 @@ _SENTENCES: Mapping[str, str] = {
     "user": "About this user: {facts}.",
     "fact": "{column} {values}",
     "item": "The {item} {title} has {facts}.",
+    "named": "The name of the {item} {title} is {name}.",
     "long": "Over a long time this user has {past} {titles}.",
     "medium": "In the last months this user has {past} {titles}.",
     "short": "Lately this user has {past} {titles}.",
@@ -46,6 +47,7 @@ _SENTENCES: Mapping[str, str] = {
 _OWN: Mapping[str, frozenset[str]] = {
     "fact": frozenset({"column", "values"}),
     "item": frozenset({"title", "facts"}),
+    "named": frozenset({"title", "name"}),
     **{term: frozenset({"titles"}) for term in TERMS},
 }
 # Fields of records that are no attributes: names, texts, and what a shop's page adds.
@@ -91,10 +93,14 @@ class Sentences:
     words: Words
     by_key: Mapping[str, str]
 
+    @functools.cached_property
+    def own(self) -> dict[str, str]:
+        """The words by their names."""
+        return dataclasses.asdict(self.words)
+
     def __call__(self, key: str, values: Mapping[str, Value], where: str = "") -> Pieces:
         """A sentence with its places filled."""
-        own = dataclasses.asdict(self.words)
-        return fill(self.by_key[key], {**own, **values}, where or f"sentence '{key}'")
+        return fill(self.by_key[key], {**self.own, **values}, where or f"sentence '{key}'")
 
 
 def read_sentences(path: str, domain: str) -> Sentences:
@@ -120,7 +126,7 @@ def read_sentences(path: str, domain: str) -> Sentences:
                 f"{path}: {key}: unknown place '{{{unknown[0]}}}'; expected "
                 f"{', '.join(sorted((own or frozenset()) | known))}"
             )
-        needed = own & {"titles", "title", "values"} if own else frozenset()
+        needed = own & {"titles", "title", "name", "values"} if own else frozenset()
         if not needed <= places(text):
             raise InputError(f"{path}: {key}: '{text}' lacks '{{{min(needed)}}}'")
     return Sentences(table, {**_SENTENCES, **content})
@@ -160,6 +166,7 @@ class Behaviour:
         spans: runs that may be read.
         profiles: records by user number.
         seed: of all draws.
+        named: titles are tokens of their own, whose names passages about items tell.
     """
 
     config: BehaviourConfig
@@ -170,6 +177,7 @@ class Behaviour:
     spans: Spans
     profiles: Mapping[int, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     seed: int = 0
+    named: bool = False
 
     @functools.cached_property
     def sentences(self) -> Sentences:
@@ -254,7 +262,7 @@ class Behaviour:
         """A sentence whose `{facts}` is a list of facts, or that names columns."""
         text = self.sentences.by_key[key]
         told = self._told(facts) or (Piece("nothing more that is known"),)
-        own = dataclasses.asdict(self.sentences.words)
+        own = self.sentences.own
         out: list[Piece] = []
         parts = text.split("{facts}")
         for number, part in enumerate(parts):
@@ -294,5 +302,9 @@ class Behaviour:
     def about_item(self, item: int) -> Passage:
         """What is known of an item, as a sentence."""
         facts = facts_of(self.catalog[item] or {}, self.config.facts)
-        values = {"title": (self.names.titles[item],)}
-        return Passage("items", self._filled("item", facts, values, f"item {item}"))
+        title, where = self.names.titles[item], f"item {item}"
+        pieces = self._filled("item", facts, {"title": (title,)}, where)
+        if self.named:
+            told = self.sentences("named", {"title": (title,), "name": title}, where)
+            pieces = joined([*told, Piece(" "), *pieces])
+        return Passage("items", pieces)

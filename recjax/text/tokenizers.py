@@ -188,6 +188,22 @@ class Tokenizer:
         """The id of a token as the vocabulary spells it, or None."""
         return self._engine.id_of(token)
 
+    def with_controls(self, names: Sequence[str]) -> "Tokenizer":
+        """This tokenizer with control tokens more, whose ids follow all others.
+
+        Raises:
+            InputError: a tokenizer that is no `tokenizers` one (SentencePiece's, ChatGLM's).
+        """
+        import tokenizers
+
+        if not isinstance(self._engine, FastEngine):
+            raise InputError("tokens can be added to a tokenizer.json alone")
+        engine = tokenizers.Tokenizer.from_str(self._engine.tokenizer.to_str())
+        engine.add_special_tokens(
+            [tokenizers.AddedToken(name, normalized=False, special=True) for name in names]
+        )
+        return Tokenizer(FastEngine(engine), self._roles, ends=(self.begin, self.end))
+
     def save(self, folder: str | Path) -> None:
         """Writes files that `load_tokenizer` and Transformers' `AutoTokenizer` read alike.
 

@@ -10,8 +10,9 @@ from recjax.data.prepare import DataConfig, prepare
 from recjax.data.simulate import SimulateConfig, simulate, write_raw
 from recjax.errors import InputError
 from recjax.recsysllm.prompts import PROMPTS
-from recjax.recsysllm.run import BlankRun, BlankRunConfig
+from recjax.recsysllm.run import BlankRun
 from recjax.recsysllm.scores import kind_of
+from recjax.recsysllm.settings import BlankRunConfig
 from recjax.training.workdir import open_run
 
 USERS, ITEMS = 40, 30

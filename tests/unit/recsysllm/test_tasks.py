@@ -8,9 +8,10 @@ import pytest
 from recjax.data.splits import leave_one_out
 from recjax.errors import InputError
 from recjax.recsysllm.catalogue import Names
+from recjax.recsysllm.mixture import Mixture, mixture
 from recjax.recsysllm.passages import plain
 from recjax.recsysllm.prompts import FAMILIES, HELD_OUT, PROMPTS
-from recjax.recsysllm.tasks import Mixture, Tasks, TasksConfig, Written, mixture
+from recjax.recsysllm.tasks import Tasks, TasksConfig, Written
 from recjax.recsysllm.text import Behaviour, BehaviourConfig
 from recjax.text.reasons import explanations, sentences
 
