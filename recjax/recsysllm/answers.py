@@ -20,7 +20,7 @@ from recjax.llm import LanguageModel
 from recjax.ranges import Checked, Few, Size
 from recjax.recsysllm.catalogue import Names
 from recjax.recsysllm.infill import Infiller
-from recjax.recsysllm.passages import Passage, named
+from recjax.recsysllm.passages import Passage, Pieces
 from recjax.recsysllm.pretrain import Blanking
 from recjax.text.token_batches import Encoded
 
@@ -167,9 +167,11 @@ def option_scores(
     predict: PredictFn,
     params: Any,
     passages: Sequence[Passage],
-    options: Sequence[Sequence[str]],
+    options: Sequence[Sequence[Pieces]],
+    *,
+    mean: bool = True,
 ) -> list[np.ndarray]:
-    """How likely each option is as the answer to its question: nats a token, with the end.
+    """How likely each option is as the answer to its question: log-probability, with the end.
 
     Args:
         blanking: makes rows.
@@ -177,16 +179,17 @@ def option_scores(
         predict: the model.
         params: its parameters.
         passages: the questions.
-        options: names of entities, of each question.
+        options: of each question.
+        mean: nats a token; else of the whole answer.
     """
     asked = [
-        dataclasses.replace(passage, answer=named([option]))
+        dataclasses.replace(passage, answer=option)
         for passage, those in zip(passages, options, strict=True)
         for option in those
     ]
     scorer = _Candidates(blanking, config, asked, predict)
     loss, _, tokens = scorer.scores(params, lambda n: None)
-    scores = -loss / np.maximum(tokens, 1)
+    scores = -loss / np.maximum(tokens, 1) if mean else -loss
     return np.split(scores, np.cumsum([len(those) for those in options])[:-1])
 
 

@@ -6,9 +6,8 @@ Section `naming` of `config.text`:
 
 With `token` a title begins with a control token that only it has; its text follows, unless `text`
 is off. Items that share a title share the token. The recommender's vectors [I D] are turned by a
-drawn orthogonal map to the model's width E (which keeps their inner products where E >= D), scaled
-to the size that the embeddings are drawn with, and learn on from there. Without `run` they are
-drawn.
+drawn orthogonal map to the model's width E, which keeps their inner products where E >= D, and
+learn on from there. Without `run` the tokens' embeddings are drawn as all others.
 
 Letters: n titles, I items, D width of the recommender, E of the language model.
 """
@@ -92,19 +91,17 @@ def item_vectors(folder: str, store: Any, split: Any, names: Names) -> np.ndarra
     return np.stack([table[items].mean(axis=0) for items in names.members])
 
 
-def embeddings(vectors: np.ndarray, dim: int, std: float, seed: int) -> np.ndarray:
-    """Vectors [n D] as embeddings [n E] whose root mean square is `std`.
+def embeddings(vectors: np.ndarray, dim: int, seed: int) -> np.ndarray:
+    """Vectors [n D] as embeddings [n E] of the same lengths; on the average where E < D.
 
     >>> vectors = np.random.default_rng(0).normal(size=(5, 3))
-    >>> out = embeddings(vectors, 8, 0.02, 0)
-    >>> out.shape, round(float(np.sqrt(np.mean(out**2))), 6)
-    ((5, 8), 0.02)
-    >>> bool(np.allclose(out @ out.T / (out @ out.T)[0, 0], vectors @ vectors.T
-    ...                  / (vectors @ vectors.T)[0, 0], atol=1e-5))
-    True
+    >>> out = embeddings(vectors, 8, 0)
+    >>> out.shape, bool(np.allclose(out @ out.T, vectors @ vectors.T, atol=1e-5))
+    ((5, 8), True)
     """
     width = vectors.shape[1]
     drawn = np.random.default_rng([seed, 9]).normal(size=(max(width, dim), min(width, dim)))
     turned, _ = np.linalg.qr(drawn)
-    out = vectors @ (turned.T if width <= dim else turned)
-    return (out * (std / np.sqrt(np.mean(np.square(out))))).astype(np.float32)
+    if width <= dim:
+        return (vectors @ turned.T).astype(np.float32)
+    return (vectors @ turned * np.sqrt(width / dim)).astype(np.float32)

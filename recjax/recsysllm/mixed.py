@@ -146,11 +146,14 @@ class Mixed(Source[Passage]):
 
     def vectors(self, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray] | None:
         """See `Source`."""
-        naming, names = self.options.naming, self.dataset.names
-        if not naming.run:
+        if not self.options.naming.run:
             return None
-        own = np.array(list(known_tokens(tokenizer, names).values()))
-        return own, item_vectors(naming.run, self.store, self.split_config, names)
+        return np.array(list(known_tokens(tokenizer, self.dataset.names).values())), self._vectors
+
+    @functools.cached_property
+    def _vectors(self) -> np.ndarray:
+        run, names = self.options.naming.run, self.dataset.names
+        return item_vectors(run, self.store, self.split_config, names)
 
     def families(self) -> list[Family]:
         """Those that have a share."""

@@ -135,8 +135,8 @@ class BlankRun(AdaptingRun):
         found = self.source.vectors(self.tokenizer)
         if found is None:
             return {}
-        config, (ids, vectors) = self.base.config, found
-        rows = embeddings(vectors, config.dim, config.init_std, self.seed)
+        ids, vectors = found
+        rows = embeddings(vectors, self.base.config.dim, self.seed)
         paths = {"embedding": lambda table: table.at[ids].set(rows)}
         if "head/kernel" in self.model.shapes:  # a head of its own [E V]
             paths["head/kernel"] = lambda table: table.at[:, ids].set(rows.T)

@@ -8,6 +8,7 @@
 | `test/uni20/hr@1`, ... | 1 right item of C = 20 by the likelihood of each as the answer |
 | `test/gen/valid_ratio` | share of beams without the constraint that are titles |
 | `test/rating/rmse`, `mae`, `parsed` | numbers in answers; without one the mean rating counts |
+| `test/rating/expected/rmse`, `mae` | numbers' mean, by the likelihood of each as the answer |
 | `test/explanation/bleu4`, `rouge1`, ... | texts |
 
 `test/PROMPT/...` are those of a further prompt, by its id; the ids of the zero-shot prompts are in
@@ -26,7 +27,7 @@ import numpy as np
 from recjax.evaluation.ranking import rank_values
 from recjax.evaluation.text import list_rank, number_errors, text_metrics
 from recjax.recsysllm.answers import Answerer, AnswersConfig, option_scores
-from recjax.recsysllm.passages import Passage, plain
+from recjax.recsysllm.passages import Passage, Piece, named, plain
 from recjax.recsysllm.prompts import HELD_OUT, PROMPTS, Family
 
 # Measured, in this order; the first of a kind that is trained gives the metrics without an id.
@@ -37,7 +38,7 @@ MEASURED: dict[Family, tuple[str, ...]] = {
     "review": ("4-1", "4-2", "4-4"),
     "direct": ("5-5", "5-8"),
 }
-_NUMBERS = ("rmse", "mae", "parsed")
+_NUMBERS, _EXPECTED = ("rmse", "mae", "parsed"), ("rmse", "mae")
 _TEXTS = ("bleu2", "bleu4", "rouge1", "rouge2", "rougeL")
 
 
@@ -127,6 +128,8 @@ class TaskEvaluator:
             else:
                 names = _NUMBERS if kind == "number" else _TEXTS
                 out += [f"{start}{family}/{m}" for m in names]
+                if kind == "number":
+                    out += [f"{start}{family}/expected/{m}" for m in _EXPECTED]
                 out += [f"{start}{family}/baseline/{m}" for m in names]
         return out
 
@@ -173,9 +176,13 @@ class TaskEvaluator:
         answers = [plain(p.answer or ()) for p in passages]
         written = answerer.texts([dataclasses.replace(p, answer=()) for p in passages])
         if kind == "number":
-            mean = float(np.mean(self._training(id, float)))
+            known = self._training(id, float)
+            mean = float(np.mean(known))
             targets = [float(a) for a in answers]
             scores = number_errors(written, targets, fallback=mean)
+            expected = self.expected(answerer, params, passages, sorted(set(known)))
+            errors = number_errors([f"{e}" for e in expected], targets, fallback=mean)
+            scores |= {f"expected/{m}": errors[m] for m in _EXPECTED}
             trivial = number_errors([f"{mean}"] * len(targets), targets, fallback=mean)
         else:
             scores = text_metrics(written, answers)
@@ -183,6 +190,23 @@ class TaskEvaluator:
             trivial = text_metrics([common] * len(answers), answers)
         out = {f"{family}/{key}": value for key, value in scores.items()}
         return out | {f"{family}/baseline/{key}": value for key, value in trivial.items()}
+
+    def expected(
+        self,
+        answerer: Answerer,
+        params: Any,
+        passages: Sequence[Passage],
+        numbers: Sequence[float],
+    ) -> list[float]:
+        """The mean of the numbers that may be answered, by the likelihood of each."""
+        options = [[(Piece(f"{n:g}"),) for n in numbers]] * len(passages)
+        blanks = self.blanks
+        args = (answerer.blanking, blanks.config, blanks.predict, params, passages, options)
+        out = []
+        for scores in option_scores(*args, mean=False):
+            weights = np.exp(scores - scores.max())
+            out.append(float(np.sum(weights * numbers) / np.sum(weights)))
+        return out
 
     def _training(self, id: str, form: Callable[[str], Any]) -> list[Any]:
         """The answers of the training part to a prompt; to a text's, those of all of its family."""
@@ -218,14 +242,14 @@ class TaskEvaluator:
 
     def choices(self, answerer: Answerer, params: Any, passages: Sequence[Passage]) -> np.ndarray:
         """The pessimistic rank of each right candidate."""
-        options = [passage.options for passage in passages]
+        options = [[named([name]) for name in passage.options] for passage in passages]
         blanks = self.blanks
         scores = option_scores(
             answerer.blanking, blanks.config, blanks.predict, params, passages, options
         )
         ranks = []
-        for passage, names, values in zip(passages, options, scores, strict=True):
-            right = names.index((passage.answer or ())[0].text)
+        for passage, values in zip(passages, scores, strict=True):
+            right = passage.options.index((passage.answer or ())[0].text)
             others = np.delete(values, right)
             ranks.append(1 + int(np.sum(~(others < values[right]))))
         return np.array(ranks, np.float64)

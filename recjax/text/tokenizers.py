@@ -192,7 +192,7 @@ class Tokenizer:
         """This tokenizer with control tokens more, whose ids follow all others.
 
         Raises:
-            InputError: a tokenizer that is no `tokenizers` one (SentencePiece's, ChatGLM's).
+            InputError: the tokenizer is SentencePiece's or ChatGLM's.
         """
         import tokenizers
 

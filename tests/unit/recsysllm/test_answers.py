@@ -9,6 +9,7 @@ from recjax.config import build
 from recjax.data.prepare import DataConfig, prepare
 from recjax.data.simulate import SimulateConfig, simulate, write_raw
 from recjax.errors import InputError
+from recjax.recsysllm.passages import named
 from recjax.recsysllm.prompts import PROMPTS
 from recjax.recsysllm.run import BlankRun
 from recjax.recsysllm.scores import kind_of
@@ -98,6 +99,7 @@ def test_every_metric_is_there_and_in_range(trained):
     assert 0 <= values["test/uni5/hr@1"] <= 1 and values["test/uni5/hr@5"] == 1
     assert 0 <= values["test/rating/rmse"] <= 4 and values["test/1-10/rating/mae"] <= 4
     assert values["test/rating/baseline/parsed"] == 1
+    assert 0 <= values["test/rating/expected/rmse"] <= 4
     assert 0 <= values["test/explanation/rouge1"] <= 100 and "test/3-12/explanation/bleu4" in values
     assert "test/review/bleu2" in values and "test/4-4/review/rmse" in values
     assert values["test/full/hr@5"] >= values["test/full_with_seen/hr@5"]
@@ -158,9 +160,11 @@ def test_options_are_ranked_by_likelihood(trained):
     params = run.restore(run.best_step())
     blanks = run.evaluator("test").blanks
     _, passages = run.source.questions("test", "5-5", 2, 0)
-    options = [passage.options for passage in passages]
+    options = [[named([name]) for name in passage.options] for passage in passages]
     args = (run.batches.blanking, blanks.config, blanks.predict, params)
     both = option_scores(*args, passages, options)
+    whole = option_scores(*args, passages, options, mean=False)
+    assert all((w <= s).all() for w, s in zip(whole, both, strict=True))
     assert [len(scores) for scores in both] == [5, 5] and all(p.options for p in passages)
     alone = option_scores(*args, passages[1:], options[1:])
     np.testing.assert_allclose(both[1], alone[0], rtol=1e-4)
@@ -194,3 +198,22 @@ def test_a_prompt_that_names_no_next_item_is_an_error(section, store):
     run = BlankRun(build(BlankRunConfig, made, "config"), store)
     with pytest.raises(InputError, match=r"config.text.tasks.only: 2-11; recommendation asks"):
         run.recommend([store.user_keys[0]])
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_a_causal_family_learns_the_same_blanks_and_answers_with_titles(
+    section, store, family, trained
+):
+    made = section()
+    made["model"] = {**made["model"], "name": family, "tied": False}
+    run = BlankRun(build(BlankRunConfig, made, "config"), store)
+    assert not run.two and trained[0].two
+    batch, ours = run.batches(0), trained[0].batches(0)  # entities whole, as GLM's
+    assert all(np.array_equal(batch[key], ours[key]) for key in batch)
+    first = {key: value[0] for key, value in batch.items()}
+    params = run.whole(run.init_state().params)
+    total, weight = run.loss_fn(params, first, None, None)
+    assert float(total / weight) == pytest.approx(np.log(run.tokenizer.size), rel=0.1)
+    _, passages = run.source.questions("test", "2-3", 2, 0)
+    lines = run.answers.answerer(params).titles(passages, beams=4)
+    assert all(len(found) == 4 and all(items for items, _ in found) for found in lines)
