@@ -16,8 +16,8 @@ import numpy as np
 from flax import nnx
 
 from recjax.guided.fusion import last_means
-from recjax.guided.refine import RefineConfig, recent_means, rows_of, users_at
 from recjax.guided.sources import GuidedConfig
+from recjax.guided.vectors import RefineConfig, recent_means, rows_of, users_at
 from recjax.models.recommender import read_config
 from recjax.training.recommender import RecommenderRun
 

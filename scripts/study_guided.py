@@ -46,8 +46,8 @@ from recjax.errors import InputError  # noqa: E402
 from recjax.evaluation.intervals import paired_bootstrap  # noqa: E402
 from recjax.evaluation.ranking import rank_values  # noqa: E402
 from recjax.guided.fusion import FusedRunConfig  # noqa: E402
-from recjax.guided.refine import RefineConfig  # noqa: E402
 from recjax.guided.sources import GuidedConfig, read_guided  # noqa: E402
+from recjax.guided.vectors import RefineConfig  # noqa: E402
 from recjax.training.recommender import RunConfig  # noqa: E402
 
 CONTROLS = ("none", "shuffled", "random")

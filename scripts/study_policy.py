@@ -2,8 +2,8 @@
 
     python scripts/study_policy.py --data=FOLDER_OF_DATA --out=runs/policy --seeds=3
 
-1. A small LLaMA is trained on answers of a teacher that rates as the paper's start does: the mean
-   scores of films that a user has liked (of a part of them, so that its answers differ). Training
+1. A small LLaMA is trained on answers of a teacher that tells what a user has seen: the mean scores
+   of a part of the user's films, liked or not (of a part, so that its answers differ). Training
    ends where the likelihood of held-out answers no longer rises.
 2. `configs/guided/ml100k_policy.py` fine-tunes it by policy gradient, for each seed and task.
 
@@ -39,13 +39,12 @@ SIZES = {"dim": 96, "mlp_dim": 256, "layers": 3, "heads": 4, "kv_heads": 4, "hea
 
 
 def taught(examples, aspects, rng, user, cut):
-    """The teacher's answer: the mean of a part of the liked films, as a rating each."""
+    """The teacher's answer: the mean of a part of the user's films, as a rating each."""
     store = examples.store
     start = max(int(store.offsets[user]), cut - examples.config.history)
-    chosen, liked = store.items[start:cut], examples.liked[start:cut]
-    pool = chosen[liked] if liked.any() else chosen
-    pool = rng.choice(pool, max(1, len(pool) // 4), replace=False)
-    mean = examples.items.values[pool].mean(0)
+    seen = store.items[start:cut]
+    part = rng.choice(seen, max(1, len(seen) // 4), replace=False)
+    mean = examples.items.values[part].mean(0)
     ratings = np.clip(np.rint(mean), aspects.least, aspects.most).astype(int) - aspects.least
     return answer_form(aspects).text(ratings)
 
@@ -80,12 +79,18 @@ def references(run):
 
     batch, data, store = run.batches.at("test"), run.data, run.store
     items = np.asarray(data["items"])
-    vectors = {"mean of liked": [], "lean (liked less others)": [], "mean of the last ten": []}
+    vectors = {
+        "mean of all": [],
+        "mean of liked": [],
+        "lean (liked less others)": [],
+        "mean of the last ten": [],
+    }
     for user, cut in zip(batch["users"], run.batches.cuts("test"), strict=True):
         start = max(int(store.offsets[user]), int(cut) - run.config.users.history)
         own, liked = items[store.items[start:cut]], run.batches.liked[start:cut]
         good = own[liked].mean(0) if liked.any() else own.mean(0)
         bad = own[~liked].mean(0) if (~liked).any() else own.mean(0)
+        vectors["mean of all"].append(own.mean(0))
         vectors["mean of liked"].append(good)
         vectors["lean (liked less others)"].append(good - bad)
         vectors["mean of the last ten"].append(own[-10:].mean(0))
@@ -152,7 +157,7 @@ def make_start(args, run, folder, start):
             "system": "finetune", "llm": str(folder), "method": "full",
             "data": {"path": str(pairs)},
             "optim": {"learning_rate": 2e-3, "warmup_steps": 50, "clip_norm": 1.0},
-            "train": {"batch_size": 64, "epochs": args.start_epochs, "patience": 2},
+            "train": {"batch_size": 128, "epochs": args.start_epochs, "patience": 2},
         },
         start,
     )  # fmt: skip

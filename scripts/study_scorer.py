@@ -2,6 +2,7 @@
 """What a small language model, trained on a teacher's scores of some items, says of the others.
 
     python scripts/study_scorer.py --scores item_scores.tsv --out runs/scorer [--seeds 1]
+        [--results FILE]
 
 Of ML-100K's items (`RECJAX_DATA`) a fifth is held out. A LLaMA from scratch learns the scores of
 the others by `configs/guided/scorer.py:small` (a tenth of them validates) and scores the held-out
@@ -88,6 +89,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--scores", type=Path, required=True, help="of the teacher, all items")
     parser.add_argument("--out", type=Path, required=True, help="a folder")
+    parser.add_argument("--results", type=Path, help="a line of JSON a seed and way to score")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--layers", type=int, default=2)
@@ -152,6 +154,15 @@ def main() -> None:
         for name, values in found.items():
             row = [spearman(values[held, a], scores[held, a]) for a in range(len(aspects))]
             table.setdefault(name, []).append(np.array(row))
+            if args.results:
+                with args.results.open("a") as file:
+                    line = {
+                        "seed": seed,
+                        "name": name,
+                        "by_aspect": row,
+                        "mean": float(np.mean(row)),
+                    }
+                    file.write(json.dumps(line) + "\n")
     print(f"{len(held)} held-out items; Spearman's rank correlation, mean of {args.seeds} seeds")
     print(f"{'':<38}" + "".join(f"{name[:24]:>26}" for name in table))
     for a, name in enumerate([*aspects.names, "mean"]):

@@ -4,8 +4,8 @@ Scores are the base run's, plus `weight` times the inner product of the user's a
 standardised columns. The weight is the one of `weights` whose validation metric is best; 0 is
 always among them, so nothing is added where nothing helps.
 
-    recjax train --config=configs/guided/ml100k_sasrec.py:fused --workdir=runs/fused \
-        --config.base=runs/ml100k_sasrec
+    recjax train --config=configs/guided/ml100k_refined.py:fused --workdir=runs/fused \
+        --config.base=runs/base
 
 Any recommender can be the base. Letters: B rows, K items looked back at, A columns.
 """
@@ -27,8 +27,8 @@ from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.evaluation.protocols import EvaluationConfig
 from recjax.frozen import open_recommender, recommender_store
-from recjax.guided.refine import rows_of, users_at
 from recjax.guided.sources import Guided, GuidedConfig, read_guided
+from recjax.guided.vectors import rows_of, users_at
 from recjax.nn.places import at_places
 from recjax.ranges import Amount, Checked, FieldError, Seed
 from recjax.replace import write_text

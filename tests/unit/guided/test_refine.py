@@ -9,7 +9,7 @@ from flax import nnx
 
 import recjax
 from recjax.errors import InputError
-from recjax.guided.refine import recent_means
+from recjax.guided.vectors import recent_means
 from recjax.training.workdir import build_config, complete, open_run, start_run
 
 MODELS = {

@@ -12,8 +12,9 @@ import pytest
 
 import recjax
 from recjax.config import build
-from recjax.guided.refine import GuidedRunConfig, RefineConfig
+from recjax.guided.refine import GuidedRun
 from recjax.guided.sources import GuidedConfig
+from recjax.guided.vectors import RefineConfig
 from recjax.training.recommender import RunConfig
 from recjax.training.workdir import build_config, complete, open_run
 
@@ -63,9 +64,6 @@ def test_a_variant_is_the_run_of_its_config(study, configured, tastes, name):
     row = ROWS[name]
     guided = guided_of(tastes, **{k: v for k, v in row.items() if k != "refine"})
     config = build_config(complete(configured(guided=guided, refine=row.get("refine", {}))))
-    assert isinstance(config, GuidedRunConfig)
-    from recjax.guided.refine import GuidedRun
-
     run = GuidedRun(dataclasses.replace(config, seed=4), study.store)
     params = run.whole(run.init_state().params)
     arrays = study.arrays(variants.Variant(rows[name], 4))
