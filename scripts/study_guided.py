@@ -63,7 +63,9 @@ def parse(argv=None):
     parser.add_argument("--store", type=Path, help="of the prepared data; default: beside --out")
     parser.add_argument("--users", action="append", default=[], metavar="NAME=FILE")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="of a wave's training")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="of a wave, once compiled"
+    )
     parser.add_argument("--epochs", type=float, help="at most; default: the config's")
     parser.add_argument("--examples", type=int, default=0, help="of an evaluation; 0 = all")
     parser.add_argument("--batch", type=int, default=4096, help="examples evaluated at a time")
