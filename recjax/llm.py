@@ -34,21 +34,18 @@ from recjax.generate.buckets import bucket
 from recjax.generate.loop import Generated
 from recjax.generate.processors import KnownTokens, Processor
 from recjax.generate.prompts import (
-    Prompts,
     check_ids,
     lengths,
     pad_rows,
-    read_prompts,
-    to_fill,
 )
 from recjax.generate.sampling import Sampler, row_keys
 from recjax.llm_folders import find_model, stop_ids
+from recjax.llm_inputs import encoder_inputs, given_prompts
 from recjax.models.definition import ModelDef
 from recjax.models.language import LanguageConfig, family_for
 from recjax.nn.cache import KVCache
 from recjax.sharded import BATCH
 from recjax.text._token_ends import END_PIECES
-from recjax.text.chat import Form, prompt_ids
 from recjax.text.tokenizers import FILES as TOKENIZER_FILES
 from recjax.text.tokenizers import Tokenizer, load_tokenizer
 from recjax.training.parallel import data_size, param_shardings, replicated
@@ -287,7 +284,9 @@ class LanguageModel:
             raise InputError(f"max_new_tokens {max_new_tokens}: expected at least 1")
         if beams > 1 and temperature:
             raise InputError("beam search draws nothing: temperature must be 0")
-        given = self._prompts(prompts, mask, soft, special, chat)
+        given = given_prompts(
+            self.config, self.tokenizer, prompts, mask=mask, soft=soft, special=special, chat=chat
+        )
         read = self._encoder(encoder, encoder_mask, words, len(given.rows))
         shares = self.family.build.shares_prefix and not read
         start = given.shared() if shares else 0
@@ -368,28 +367,8 @@ class LanguageModel:
         return write_language_model(path, model, form=form, dtype=dtype, overwrite=overwrite)
 
     def _encoder(self, tokens: Any, mask: Any, words: Any, rows: int) -> dict[str, Array]:
-        """What the encoder reads, checked and placed; nothing where nothing is given."""
-        if tokens is None:
-            if mask is not None or words is not None:
-                raise InputError("encoder_mask and words belong to the tokens of encoder")
-            return {}
-        if not self.family.build.reads_encoder:
-            raise InputError(f"the family {self.family.name} has no encoder")
-        ids = check_ids(tokens, self.config.vocab_size)
-        if len(ids) != rows:
-            raise InputError(f"encoder has {len(ids)} rows, the decoder's tokens {rows}")
-        known = getattr(self.config, "whole_words", 0)
-        if (words is None) != (not known):
-            raise InputError(f"words: expected by models with whole_words; this one has {known}")
-        out = {"encoder": ids}
-        if mask is not None:
-            out["encoder_mask"] = np.asarray(mask).astype(bool)
-        if words is not None:
-            out["words"] = check_ids(words, known)
-        for name, array in out.items():
-            if array.shape != ids.shape:
-                raise InputError(f"{name} has shape {array.shape}, expected {ids.shape}")
-        return dict(zip(out, self.placed(*out.values()), strict=True))
+        given = encoder_inputs(self.config, tokens, mask, words, rows)
+        return dict(zip(given, self.placed(*given.values()), strict=True))
 
     def _generation(self, written: Any, limit: int) -> Generation:
         tokens, lengths = np.asarray(written.tokens), np.asarray(written.lengths)
@@ -401,47 +380,6 @@ class LanguageModel:
             best = (tokens, lengths) if tokens.ndim == 2 else (tokens[:, 0], lengths[:, 0])
             texts = [self.tokenizer.decode(row[:n]) for row, n in zip(*best, strict=True)]
         return Generation(tokens[..., :limit], lengths, scores, texts)
-
-    def _prompts(
-        self, prompts: Any, mask: Any, soft: tuple[Any, Any] | None, special: bool, chat: bool
-    ) -> Prompts:
-        """Texts or ids as rows of ids, checked."""
-        if isinstance(prompts, str):
-            raise InputError("prompts: expected a list of texts or of ids, got one text")
-        if special and chat:
-            raise InputError("special excludes chat: the chat template writes the control tokens")
-        if len(prompts) and isinstance(prompts[0], str):
-            if self.tokenizer is None:
-                raise InputError("prompts as text need a tokenizer; this model came without one")
-            form: Form = "chat" if chat else "special" if special else "text"
-            prompts = self._to_fill(prompt_ids(self.tokenizer, prompts, form))
-        elif special or chat:
-            raise InputError("special and chat need prompts as text, got ids")
-        is_soft, vectors = (None, None) if soft is None else soft
-        given = read_prompts(prompts, self.config.vocab_size, mask, is_soft)
-        if given.soft is not None:
-            shape: tuple[int, ...] = getattr(vectors, "shape", ())
-            rows = len(given.rows)
-            if len(shape) != 3 or shape[::2] != (rows, self.config.dim):
-                expected = f"[{rows} S {self.config.dim}]"
-                raise InputError(f"soft vectors of shape {shape}, expected {expected}")
-            most = max(int(row.sum()) for row in given.soft)
-            if most > shape[1]:
-                raise InputError(f"soft: {most} places in a row, but {shape[1]} vectors")
-        return given
-
-    def _to_fill(self, rows: list[list[int]]) -> list[list[int]]:
-        """Texts as a model of blank infilling goes on from them: at their first blank, or the end.
-
-        A text without a blank gets [gMASK], or [MASK] where the vocabulary has no other.
-        """
-        start = getattr(self.config, "start_id", None)
-        if start is None or self.tokenizer is None:
-            return rows
-        known = getattr(self.config, "blank_ids", ())
-        long = self.tokenizer.id_of("[gMASK]")
-        blanks = (long, *known) if long in known else known
-        return [to_fill(row, start, blanks, self.tokenizer.end) for row in rows]
 
     def placed(self, *arrays: Any) -> list[Any]:
         """Arrays [B ...] on the mesh, split over rows where they divide."""

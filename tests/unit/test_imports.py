@@ -23,7 +23,7 @@ LAYERS = (
     ("generate", "convert"),
     ("evaluation", "testing"),
     ("training",),
-    ("decoding", "llm_folders"),
+    ("decoding", "llm_folders", "llm_inputs"),
     ("frozen",),
     ("llm", "compare"),
     ("prompting",),

@@ -15,6 +15,7 @@ from recjax.errors import InputError
 from recjax.generate.processors import ForbiddenTokens
 from recjax.generate.prompts import Prompts
 from recjax.llm import LanguageModel
+from recjax.llm_inputs import given_prompts
 from recjax.models.definition import define, params_of
 from recjax.models.llama import Config, Llama
 from recjax.text.tokenizers import train_bpe
@@ -91,7 +92,7 @@ def test_texts_in_and_out(lm, tokenizer):
     assert got.texts == [tokenizer.decode(row) for row in got.tokens]
     bare = train_bpe(["ab"], 259)
     bare.begin, bare.end = (), (2,)  # a folder's settings
-    rows = make(bare)._prompts(texts, None, None, False, False).rows
+    rows = given_prompts(make(bare).config, bare, texts).rows
     assert [row.tolist() for row in rows] == bare.encode_batch(texts, eos=True)
 
 

@@ -1,0 +1,103 @@
+"""What a language model is asked: texts, ids, soft vectors, an encoder's ids, checked."""
+
+from typing import Any
+
+import numpy as np
+
+from recjax.errors import InputError
+from recjax.generate.prompts import Prompts, check_ids, read_prompts, to_fill
+from recjax.models.language import LanguageConfig, family_for
+from recjax.text.chat import Form, prompt_ids
+from recjax.text.tokenizers import Tokenizer
+
+
+def given_prompts(
+    config: LanguageConfig,
+    tokenizer: Tokenizer | None,
+    prompts: Any,
+    *,
+    mask: Any = None,
+    soft: tuple[Any, Any] | None = None,
+    special: bool = False,
+    chat: bool = False,
+) -> Prompts:
+    """Texts or ids as rows of ids; the arguments are those of `LanguageModel.generate`.
+
+    Raises:
+        InputError: naming the argument and what was expected.
+    """
+    if isinstance(prompts, str):
+        raise InputError("prompts: expected a list of texts or of ids, got one text")
+    if special and chat:
+        raise InputError("special excludes chat: the chat template writes the control tokens")
+    if len(prompts) and isinstance(prompts[0], str):
+        if tokenizer is None:
+            raise InputError("prompts as text need a tokenizer; this model came without one")
+        form: Form = "chat" if chat else "special" if special else "text"
+        prompts = _to_fill(config, tokenizer, prompt_ids(tokenizer, prompts, form))
+    elif special or chat:
+        raise InputError("special and chat need prompts as text, got ids")
+    is_soft, vectors = (None, None) if soft is None else soft
+    given = read_prompts(prompts, config.vocab_size, mask, is_soft)
+    if given.soft is not None:
+        shape: tuple[int, ...] = getattr(vectors, "shape", ())
+        rows = len(given.rows)
+        if len(shape) != 3 or shape[::2] != (rows, config.dim):
+            raise InputError(f"soft vectors of shape {shape}, expected [{rows} S {config.dim}]")
+        most = max(int(row.sum()) for row in given.soft)
+        if most > shape[1]:
+            raise InputError(f"soft: {most} places in a row, but {shape[1]} vectors")
+    return given
+
+
+def _to_fill(
+    config: LanguageConfig, tokenizer: Tokenizer, rows: list[list[int]]
+) -> list[list[int]]:
+    """Texts as a model of blank infilling goes on from them: at their first blank, or the end.
+
+    A text without a blank gets [gMASK], or [MASK] where the vocabulary has no other.
+    """
+    start = getattr(config, "start_id", None)
+    if start is None:
+        return rows
+    known = getattr(config, "blank_ids", ())
+    long = tokenizer.id_of("[gMASK]")
+    blanks = (long, *known) if long in known else known
+    return [to_fill(row, start, blanks, tokenizer.end) for row in rows]
+
+
+def encoder_inputs(
+    config: LanguageConfig, tokens: Any, mask: Any, words: Any, rows: int
+) -> dict[str, np.ndarray]:
+    """Arrays [B S] for the encoder, by argument of the model; none where no tokens are given.
+
+    Args:
+        config: of the model.
+        tokens, mask, words: `encoder`, `encoder_mask` and `words` of `LanguageModel.__call__`.
+        rows: B, of the decoder's tokens.
+
+    Raises:
+        InputError: naming the argument and what was expected.
+    """
+    if tokens is None:
+        if mask is not None or words is not None:
+            raise InputError("encoder_mask and words belong to the tokens of encoder")
+        return {}
+    family = family_for(config)
+    if not family.build.reads_encoder:
+        raise InputError(f"the family {family.name} has no encoder")
+    ids = check_ids(tokens, config.vocab_size)
+    if len(ids) != rows:
+        raise InputError(f"encoder has {len(ids)} rows, the decoder's tokens {rows}")
+    known = getattr(config, "whole_words", 0)
+    if (words is None) != (not known):
+        raise InputError(f"words: expected by models with whole_words; this one has {known}")
+    out = {"encoder": ids}
+    if mask is not None:
+        out["encoder_mask"] = np.asarray(mask).astype(bool)
+    if words is not None:
+        out["words"] = check_ids(words, known)
+    for name, array in out.items():
+        if array.shape != ids.shape:
+            raise InputError(f"{name} has shape {array.shape}, expected {ids.shape}")
+    return out
