@@ -11,9 +11,9 @@ are those of the config: base, items, joined, added, linear, scored, shuffled, r
 `added@aspects=6` (the first so many), `base@dim=20` (so many learned numbers of the 60).
 
 After a wave with `base` the guided part is also fused late into each trained base (`fused`,
-`fused-shuffled`, `fused-random`, and where the data have them `fused-genres`, `fused-scored`; with
-`--users NAME=FILE` also `fused-NAME`, by another file of users' scores); the weight is chosen by
-validation.
+`fused-shuffled`, `fused-random`, and where the data have them `fused-genres`, `fused-both`, which is
+aspects and genres, and `fused-scored`; with `--users NAME=FILE` also `fused-NAME`, by another file
+of users' scores). The weight is chosen by validation.
 
 Each wave appends to --out a line for each row and seed, and one for each row over its seeds, with
 paired intervals against the base of the same seeds (the wave's, or an earlier one's) over users.
@@ -61,6 +61,11 @@ def parse(argv=None):
     parser.add_argument("waves", nargs="+", metavar="MODEL-OBJECTIVE:ROWS")
     parser.add_argument("--out", type=Path, required=True, help="ends in .jsonl")
     parser.add_argument("--store", type=Path, help="of the prepared data; default: beside --out")
+    parser.add_argument(
+        "--split",
+        choices=["leave_one_out", "rolling", "chronological_time"],
+        help="default: the config's",
+    )
     parser.add_argument("--users", action="append", default=[], metavar="NAME=FILE")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument(
@@ -118,6 +123,9 @@ def late_rows(data, head, store, users):
         except InputError:  # the data have none
             continue
         rows.append(Row(f"fused-{kind}", row.guided, late=True))
+        if kind == "genres":
+            both = dataclasses.replace(base, items=(*base.items, *row.guided.items))
+            rows.append(Row("fused-both", both, late=True))
     for text in users:
         name, _, path = text.partition("=")
         guided = dataclasses.replace(base, vector=f"scores:{Path(path).absolute()}")
@@ -126,14 +134,14 @@ def late_rows(data, head, store, users):
 
 
 def known_rows(data, head, store):
-    """The config's rows with a guided part: their columns are the study's."""
-    found = []
-    for name in ("items", "linear", "genres", "scored"):
+    """Rows with all columns and users that the config's rows have."""
+    trained = []
+    for name in ("linear", "added"):
         try:
-            found.append(row_of(data, head, name, store))
+            trained.append(row_of(data, head, name, store))
         except InputError:
             continue
-    return found
+    return [*trained, *late_rows(data, head, store, [])]
 
 
 class Results:
@@ -220,7 +228,7 @@ def main(argv=None):
     results, seeds, studies = Results(args.out), list(range(args.seeds)), {}
     store = None
     for head, names in waves:
-        where = f"{args.data}/{head}"
+        where = f"{args.data}{'-' if args.split else ''}{args.split or ''}/{head}"
         done = {(line["where"], line["row"]) for line in results.lines if line["kind"] == "seed"}
         if all((where, name) in done for name in names):
             continue
@@ -228,6 +236,8 @@ def main(argv=None):
         section = section_of(args.data, f"{head}-{'wide' if wide else 'base'}")
         section.pop("system", None)
         section["data"]["store"] = str(args.store or args.out.with_suffix(".store"))
+        if args.split:
+            section["split"] = {"name": args.split}
         if args.epochs:
             section["train"]["epochs"] = args.epochs
         section["evaluation"]["max_examples"] = args.examples
