@@ -10,10 +10,10 @@ are those of the config: base, items, joined, added, linear, scored, shuffled, r
 `wide` alone in a wave (240 learned numbers). A row may have changes: `added@alpha=2` (the weight),
 `added@aspects=6` (the first so many), `base@dim=20` (so many learned numbers of the 60).
 
-After a wave with `base` the guided part is also fused late into each trained base (`fused`,
-`fused-shuffled`, `fused-random`, and where the data have them `fused-genres`, `fused-both`, which is
-aspects and genres, and `fused-scored`; with `--users NAME=FILE` also `fused-NAME`, by another file
-of users' scores). The weight is chosen by validation.
+After a wave with `base` the guided part is also fused late into each trained base: `fused`,
+`fused-shuffled`, `fused-random`, and where the data have them `fused-genres`, `fused-both` (aspects
+and genres), `fused-scored`; with `--users NAME=FILE` also `fused-NAME`, by another file of users'
+scores. The weight is chosen by validation.
 
 Each wave appends to --out a line for each row and seed, and one for each row over its seeds, with
 paired intervals against the base of the same seeds (the wave's, or an earlier one's) over users.
