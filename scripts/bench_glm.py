@@ -2,12 +2,15 @@
 """Speed of GLM beside its original code in PyTorch: a step of blank infilling, and generation.
 
     python scripts/bench_glm.py --peers PYTHON
+    python scripts/bench_glm.py --device gpu [--peers PYTHON]      # GLM-large's shape in bfloat16
 
 PYTHON is that of an environment with torch and safetensors (`bench_glm_peer.py`, the original code
 written again): it gets the same random weights, tokens, positions and masks, and by turns with
 ours, so that both see the same machine. The first loss and the generated tokens are compared, too.
 A row of training is a text of which 15 % are blanks of about three tokens; all parameters are
-trained. Generation fills one blank with a fixed number of tokens.
+trained. Generation fills one blank with a fixed number of tokens. On a GPU the share of the
+measured matrix-product rate that training reaches stands beside it; without a peer, our figures
+stand alone.
 """
 
 import argparse
@@ -19,27 +22,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _bench import median_seconds, pin, run_peers, use_clock
+from _bench import default_dtype, has_gpu, median_seconds, pin, run_peers, use_clock
+from bench_llm import matmul_rate
 
 TARGET = 1.3  # times the peer
+SIZES: dict[str, dict[str, Any]] = {
+    "cpu": {"dim": 512, "layers": 6, "train": "8x128", "rows": 16, "rounds": 3},
+    "gpu": {"dim": 1024, "layers": 24, "train": "16x512", "rows": 64, "rounds": 1},
+}
 START, BLANK = 30522, 103  # <sop> and [MASK] of BERT's vocabulary
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[1])
-    parser.add_argument("--peers", required=True, help="python of an environment with torch")
-    parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--train", default="8x128", help="rows x tokens of a training step")
-    parser.add_argument("--rows", type=int, default=16, help="prompts of a generation")
+    parser.add_argument("--device", choices=tuple(SIZES), default="cpu")
+    parser.add_argument("--peers", help="python of an environment with torch; a CPU needs it")
+    parser.add_argument("--peer-seconds", type=float, help="limit for the peer, each turn")
+    parser.add_argument("--dim", type=int)
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--train", help="rows x tokens of a training step")
+    parser.add_argument("--rows", type=int, help="prompts of a generation")
     parser.add_argument("--new-tokens", type=int, default=64, help="that each of them writes")
     parser.add_argument("--threads", type=int, default=4, help="cores")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of ours and the peer's")
+    parser.add_argument("--rounds", type=int, help="turns of ours and the peer's")
     parser.add_argument("--repeats", type=int, default=3, help="timed calls a turn")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: one core's")
     parser.add_argument("--json", help="a file for the figures")
     out = parser.parse_args()
-    out.device = "cpu"
+    for name, value in SIZES[out.device].items():
+        if getattr(out, name) is None:
+            setattr(out, name, value)
+    out.dtype = default_dtype(out.device)
     return out
 
 
@@ -72,8 +85,11 @@ def make_work(args: argparse.Namespace) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
-def ours(args: argparse.Namespace, work: dict[str, np.ndarray], folder: Path) -> dict[str, Any]:
-    """Calls by name: one step and its loss; generation and its tokens. Writes the weights."""
+def ours(
+    args: argparse.Namespace, work: dict[str, np.ndarray], folder: Path
+) -> tuple[dict[str, Any], int]:
+    """Calls by name: one step and its loss; generation and its tokens. And the FLOPs of a step's
+    matrix products. Writes the weights."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
@@ -82,6 +98,7 @@ def ours(args: argparse.Namespace, work: dict[str, np.ndarray], folder: Path) ->
     from recjax.llm import LanguageModel
     from recjax.models.definition import define, params_of
     from recjax.models.glm import GLM, Config
+    from recjax.training.flops import product_flops
     from recjax.training.optim import OptimConfig, make_optimizer
     from recjax.training.state import TrainState
     from recjax.training.step import make_steps
@@ -92,8 +109,12 @@ def ours(args: argparse.Namespace, work: dict[str, np.ndarray], folder: Path) ->
         heads=args.dim // 64, kv_heads=args.dim // 64, head_dim=64, start_id=START,
         blank_ids=(BLANK,),
     )  # fmt: skip
-    definition = define(lambda rngs: GLM(config, rngs=rngs))
-    params = jax.jit(lambda: params_of(GLM(config, rngs=nnx.Rngs(0))))()
+
+    def build(rngs: nnx.Rngs) -> GLM:
+        return GLM(config, rngs=rngs, dtype=jnp.dtype(args.dtype))
+
+    definition = define(build)
+    params = jax.jit(lambda: params_of(build(nnx.Rngs(0))))()
     write_language_model(folder, language_model(config, params))
     budget = int((work["train/labels"] >= 0).sum())
 
@@ -109,6 +130,9 @@ def ours(args: argparse.Namespace, work: dict[str, np.ndarray], folder: Path) ->
     trained = {path: jnp.copy(value) for path, value in params.items()}  # donated
     state = TrainState(jnp.int32(0), trained, optimizer.init(trained))
     lm = LanguageModel(definition, params, config)
+    one = {name: value[0] for name, value in batch.items()}
+    gradient = jax.grad(lambda params: loss(params, one, None, None)[0])
+    flops = product_flops(jax.make_jaxpr(gradient)(params))
 
     def step() -> Any:
         nonlocal state
@@ -119,51 +143,67 @@ def ours(args: argparse.Namespace, work: dict[str, np.ndarray], folder: Path) ->
         got = lm.generate(work["generate/tokens"], max_new_tokens=args.new_tokens, stop=())
         return got.tokens.tolist()
 
-    return {"train:train": step, "generate:generate": generate}
+    return {"train:train": step, "generate:generate": generate}, flops
 
 
 def main() -> None:
     args = parse()
     use_clock(args.clock)
-    pin(args.threads)
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    if args.device == "cpu":
+        if not args.peers:
+            raise SystemExit("--peers PYTHON: on a CPU the figures are those beside the original")
+        pin(args.threads)
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    elif not has_gpu():
+        raise SystemExit("--device gpu: JAX finds no GPU here")
+    else:
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the peer needs some of the card
     work = make_work(args)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         np.savez(folder / "work.npz", **work)
-        calls = ours(args, work, folder / "model")
+        calls, flops = ours(args, work, folder / "model")
         first = {name: call() for name, call in calls.items()}
         seconds: dict[str, dict[str, list[float]]] = {n: {"ours": [], "peer": []} for n in calls}
         theirs: dict[str, Any] = {}
         for _ in range(args.rounds):
             for name, call in calls.items():
                 seconds[name]["ours"].append(median_seconds(call, args.repeats))
+            if not args.peers:
+                continue
             out = run_peers("bench_glm_peer.py", args, folder, list(calls))
-            if out is None:
+            if out is None and args.device == "cpu":
                 raise SystemExit(1)
-            for name, figures in out["figures"].items():
+            for name, figures in (out or {"figures": {}})["figures"].items():
                 seconds[name]["peer"].append(figures["seconds"])
                 theirs.setdefault(name, figures)
-    gap = abs(first["train:train"] - theirs["train:train"]["loss"])
-    alike = np.mean(
-        np.array(first["generate:generate"]) == np.array(theirs["generate:generate"]["tokens"])
-    )
     counts = {"train:train": work["train/tokens"].size, "generate:generate": args.rows}
     counts["generate:generate"] *= args.new_tokens
-    rows = []
+    figures = {"device": args.device, "rows": []}
     for name, found in seconds.items():
-        mine, peer = (statistics.median(found[who]) for who in ("ours", "peer"))
-        rows.append({"name": name.split(":")[0], "times_faster": peer / mine, **found})
-        note = "" if peer / mine >= TARGET else f"under {TARGET}x"
-        print(
-            f"{rows[-1]['name']:<10}{counts[name] / mine:>10,.0f} tokens/s, the original's "
-            f"{counts[name] / peer:,.0f}: {peer / mine:.2f}x {note}"
-        )
-    print(f"the first loss differs by {gap:.0e}; {alike:.1%} of generated tokens alike")
+        mine = statistics.median(found["ours"])
+        row = {"name": name.split(":")[0], "ours_tokens_per_second": counts[name] / mine, **found}
+        said = f"{row['name']:<10}{counts[name] / mine:>10,.0f} tokens/s"
+        if found["peer"]:
+            peer = statistics.median(found["peer"])
+            row |= {"peer_tokens_per_second": counts[name] / peer, "times_faster": peer / mine}
+            note = "" if peer / mine >= TARGET else f" under {TARGET}x"
+            said += f", the original's {counts[name] / peer:,.0f}: {peer / mine:.2f}x{note}"
+        figures["rows"].append(row)
+        print(said)
+    if args.device == "gpu":
+        rate = matmul_rate(8192, args.dtype)
+        own = flops / statistics.median(seconds["train:train"]["ours"])
+        figures |= {"matmul_gflops": rate / 1e9, "matmul_share": own / rate}
+        print(f"training reaches {own / rate:.1%} of the matrix-product rate")
+    if theirs:
+        gap = abs(first["train:train"] - theirs["train:train"]["loss"])
+        ours_said = np.array(first["generate:generate"])
+        alike = float(np.mean(ours_said == np.array(theirs["generate:generate"]["tokens"])))
+        figures |= {"loss_gap": gap, "tokens_alike": alike}
+        print(f"the first loss differs by {gap:.0e}; {alike:.1%} of generated tokens alike")
     if args.json:
-        Path(args.json).write_text(
-            json.dumps({"rows": rows, "loss_gap": gap, "tokens_alike": float(alike)}, indent=2)
-        )
+        Path(args.json).write_text(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":

@@ -13,19 +13,19 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bench_llm_peers import CLOCKS, Peer, main
+from bench_llm_peers import CLOCKS, DEVICES, Peer, main
 
 
 class Reader:
     """The model's tensors by the published names."""
 
-    def __init__(self, folder: Path, torch: Any):
+    def __init__(self, folder: Path, torch: Any, device: str):
         from safetensors.torch import load_file
 
         self.torch = torch
         attributes = json.loads((folder / "config.json").read_text())
         self.layers, self.heads = attributes["num_layers"], attributes["num_attention_heads"]
-        state = load_file(folder / "model.safetensors")
+        state = load_file(folder / "model.safetensors", device=device)
         self.state = {key: tensor.requires_grad_(True) for key, tensor in state.items()}
 
     def linear(self, x: Any, name: str) -> Any:
@@ -88,15 +88,17 @@ class Original(Peer):
         import torch
 
         torch.set_num_threads(args.threads)
-        self.torch, self.args, self.device = torch, args, "cpu"
-        self.reader, self.work = Reader(args.model, torch), np.load(args.work)
+        self.torch, self.args = torch, args
+        self.device, self.dtype = DEVICES[args.device], getattr(torch, args.dtype)
+        self.reader = Reader(args.model, torch, self.device)
+        self.work = np.load(args.work)
 
     def train(self, batch: str) -> dict[str, Any]:
         torch, reader = self.torch, self.reader
         tokens, labels, positions, mask = (
             self.get(f"{batch}/{name}") for name in ("tokens", "labels", "positions", "mask")
         )
-        mask = mask[:, None].float()
+        mask = mask[:, None].to(self.dtype)
 
         def loss() -> Any:
             logits, _ = reader.forward(tokens, positions, mask)
@@ -118,10 +120,10 @@ class Original(Peer):
         blank = int(self.work["blank"])
 
         def call() -> Any:
-            places = torch.arange(length).repeat(rows, 1)
+            places = torch.arange(length, device=self.device).repeat(rows, 1)
             positions = torch.stack((places, torch.zeros_like(places)), 1)
             positions[:, 0, -1], positions[:, 1, -1] = blank, 1  # <sop>
-            mask = torch.ones(rows, 1, length, length)
+            mask = torch.ones(rows, 1, length, length, dtype=self.dtype, device=self.device)
             mask[:, :, :-1, -1] = 0
             out = []
             with torch.no_grad():
@@ -131,8 +133,9 @@ class Original(Peer):
                     out.append(chosen)
                     if step + 1 == new:
                         break
-                    position = torch.tensor([[[blank], [step + 2]]]).expand(rows, 2, 1)
-                    seen = torch.ones(rows, 1, 1, length + step + 1)
+                    position = torch.tensor([[[blank], [step + 2]]], device=self.device)
+                    position = position.expand(rows, 2, 1)
+                    seen = mask.new_ones(rows, 1, 1, length + step + 1)
                     logits, mems = reader.forward(chosen, position, seen, mems)
             return torch.cat(out, 1).tolist()
 
@@ -145,8 +148,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="folder of a GLM")
     parser.add_argument("--work", type=Path, required=True, help="npz of bench_glm.py")
     parser.add_argument("--what", required=True, help="names of measurements, with commas")
-    parser.add_argument("--device", choices=("cpu",), default="cpu")
-    parser.add_argument("--dtype", choices=("float32",), default="float32")
+    parser.add_argument("--device", choices=tuple(DEVICES), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")

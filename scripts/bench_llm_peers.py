@@ -36,6 +36,9 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+DEVICES = {"cpu": "cpu", "gpu": "cuda"}
+
+
 class Peer:
     def __init__(self, args: argparse.Namespace) -> None:
         import torch
@@ -45,7 +48,7 @@ class Peer:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         self.torch, self.args = torch, args
-        self.device = {"cpu": "cpu", "gpu": "cuda"}[args.device]
+        self.device = DEVICES[args.device]
         dtype = getattr(torch, args.dtype)
         auto = transformers.AutoModelForCausalLM
         if args.device == "cpu":

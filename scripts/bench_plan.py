@@ -2,7 +2,7 @@
 """Plans of large trainings, and a plan beside the memory that its step takes.
 
     python scripts/bench_plan.py table [--devices 8,64,256] [--only sasrec]
-    python scripts/bench_plan.py memory
+    python scripts/bench_plan.py memory [--preset glm-base --train lora --remat full]
 
 `table`: collectives, FLOPs and memory of a step on each device, as XLA compiles it for simulated
 devices, beside the least that H100 and TPU v5p need for it: SASRec over 10 million items, an
@@ -10,8 +10,10 @@ adapter into LLaMA-7B, LoRA on GLM-10B. The rows of a step grow with the devices
 those of float32 arrays, which a CPU computes; of the language models half of them are shown, those
 of bfloat16.
 
-`memory`: a step of SASRec over 200,000 items runs in a process of its own, and what it takes at
-its peak stands beside the plan.
+`memory`: a step of SASRec over 200,000 items, or of a language model's preset with zeros as
+weights, runs in this process, and what it takes at its peak stands beside the plan: on a CPU by
+the kernel's count of what the process grows by, on a GPU by the allocator's. Of a language model
+the plan without compilation (`estimated_gb`) is compared, too, and a step is timed.
 """
 
 import argparse
@@ -21,8 +23,11 @@ import json
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from _bench import now
 
 # name -> (rows a device, {devices: mesh})
 CASES: dict[str, tuple[int, dict[int, str]]] = {
@@ -42,6 +47,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="cases whose names begin so")
     parser.add_argument("--case", default="", help="of `one`: NAME:DEVICES")
     parser.add_argument("--items", type=int, default=200_000, help="of `memory`")
+    parser.add_argument("--preset", help="of `memory`: a language model")
+    parser.add_argument("--train", default="lora", help="adapter, lora or full")
+    parser.add_argument("--remat", default="none", help="none, dots or full")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--out", type=Path, help="also write the figures of `memory` there")
     return parser.parse_args()
 
 
@@ -130,8 +142,24 @@ def resident(field: str) -> int:
     raise SystemExit(f"bench_plan.py: /proc has no {field}")
 
 
-def memory(args: argparse.Namespace) -> None:
-    """The plan, then the step itself: what the process grows by while it runs."""
+def peak_of(call: Callable[[], None]) -> int:
+    """Bytes that a call takes at its peak, beside what is there before it."""
+    import jax
+
+    device = jax.devices()[0]
+    if device.platform == "gpu":
+        call()
+        return device.memory_stats()["peak_bytes_in_use"]
+    call()  # pages that the allocator takes once
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+    call()
+    return resident("VmHWM") - before
+
+
+def recommender_memory(args: argparse.Namespace) -> dict[str, Any]:
     import jax
 
     from recjax.training.compiled import run_step
@@ -147,17 +175,54 @@ def memory(args: argparse.Namespace) -> None:
             state, metrics = steps(state, batch)
         jax.block_until_ready((state, metrics))
 
-    train()  # compiles, which takes memory of its own
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
-    train()
-    grown = resident("VmHWM") - before
-    print(json.dumps({
-        "items": args.items, "planned_gb": planned.peak_bytes / 1e9, "measured_gb": grown / 1e9,
-        "ratio": planned.peak_bytes / grown,
-    }))  # fmt: skip
+    grown = peak_of(train)
+    return {
+        "case": f"sasrec, {args.items} items", "planned_gb": planned.peak_bytes / 1e9,
+        "measured_gb": grown / 1e9, "ratio": planned.peak_bytes / grown,
+    }  # fmt: skip
+
+
+def language_memory(args: argparse.Namespace) -> dict[str, Any]:
+    import jax
+    import jax.numpy as jnp
+
+    from recjax.training.compiled import step_of
+    from recjax.training.parallel import make_mesh
+    from recjax.training.plan import find_config, make_plan
+    from recjax.training.planned_step import planned_step
+
+    config = find_config(args.preset, remat=args.remat)
+    told = {name: getattr(args, name) for name in ("batch", "length", "train", "dtype")}
+    plan = make_plan(config, **told)
+    mesh = make_mesh((1, 1, 1))
+    steps, (*arguments, key) = planned_step(config, **told).lowerable(mesh)
+    compiled = steps.lower(*arguments, key).compile()
+    planned = step_of(compiled, arguments[1], mesh).peak_bytes
+    places = jax.tree.map(lambda a: a.sharding, arguments)
+    zeros = jax.jit(
+        lambda: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), arguments), out_shardings=places
+    )
+    seconds = []
+
+    def train() -> None:
+        state, batch, given = zeros()
+        for _ in range(4):
+            start = now()
+            state, metrics = compiled(state, batch, given, key)
+            jax.block_until_ready(metrics)
+            seconds.append(now() - start)
+
+    measured = peak_of(train)
+    step = min(seconds)
+    return {
+        "case": f"{args.preset} {args.train} {args.batch}x{args.length} {args.dtype}, "
+        f"remat {args.remat}",
+        "estimated_gb": plan.total_bytes / 1e9, "planned_gb": planned / 1e9,
+        "measured_gb": measured / 1e9, "estimated_ratio": plan.total_bytes / measured,
+        "ratio": planned / measured, "step_seconds": step,
+        "tokens_per_second": plan.tokens / step,
+        "flops_per_second": plan.flops_per_token * plan.tokens / step,
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -165,7 +230,10 @@ def main() -> None:
     if args.what == "one":
         print(json.dumps(one(args.case)))
     elif args.what == "memory":
-        memory(args)
+        found = language_memory(args) if args.preset else recommender_memory(args)
+        print(json.dumps(found))
+        if args.out:
+            args.out.write_text(json.dumps(found) + "\n")
     else:
         table(args)
 

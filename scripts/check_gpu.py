@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """The project's figures on a GPU in one run, as a table and as JSON; `check_gpu.sh` calls it.
 
-    python scripts/check_gpu.py [--out FILE] [--peers PYTHON] [--seconds 450] [--small] [--only ...]
+    python scripts/check_gpu.py [--out FILE] [--peers PYTHON] [--seconds 600] [--small] [--only ...]
 
 - recommenders: training steps and full-catalogue ranking, with the host's share of a step
   (`bench_device.py`): on Beauty where RECJAX_DATA has it, else simulated users in its number;
@@ -11,7 +11,12 @@
 - interpreters over it: training and reading, beside a straightforward one in PyTorch
   (`bench_interpreter.py`);
 - Llama-3.2-1B's shape: items scored on aspects (`bench_score.py`), and a step of the users' policy
-  (`bench_policy.py`, where RECJAX_DATA has MovieLens-100K).
+  (`bench_policy.py`, where RECJAX_DATA has MovieLens-100K);
+- GLM-large's shape: blank infilling over all parameters, and generation, beside the original code
+  (`bench_glm.py`);
+- the plan of a step against the card's memory at its peak: LoRA on LLaMA-3.2-1B and on GLM-10B
+  (`bench_plan.py memory`), with tokens a second;
+- training on this card's mesh against meshes of simulated devices (`bench_mesh.py`).
 
 Every stage is a process with a limit of its own, and one that fails or takes too long costs its
 rows alone. Nothing is downloaded. Without a GPU, or with `--small`, all run in small sizes on the
@@ -44,6 +49,7 @@ NEEDED = {
 }  # fmt: skip
 PEERS = ("torch", "transformers", "peft")
 FASTER, MATMUL, HOST = 1.3, 0.5, 0.05  # times the peer; of the matrix rate, at least; at most
+PLAN, MESH = 0.1, 1e-4  # relative differences, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +106,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     parser.add_argument("--peers", default=sys.executable, help="python with torch and peft")
-    parser.add_argument("--seconds", type=float, default=450.0, help="of all stages together")
+    parser.add_argument("--seconds", type=float, default=600.0, help="of all stages together")
     parser.add_argument("--small", action="store_true", help="small sizes, on the CPU")
     parser.add_argument("--only", default="", help="parts of stages' names, with commas")
     parser.add_argument("--missing", action="store_true", help="name what this Python lacks; end")
@@ -247,6 +253,39 @@ def policy(found: dict[str, Any]) -> list[Figure]:
     return out
 
 
+def glm(found: dict[str, Any]) -> list[Figure]:
+    out = []
+    for row in found["rows"]:
+        peer = row.get("peer_tokens_per_second")
+        name = f"glm {row['name']}"
+        out.append(Figure(name, row["ours_tokens_per_second"], "tokens/s", peer,
+                          ("at least", FASTER)))  # fmt: skip
+    if "matmul_share" in found:
+        share = found["matmul_share"]
+        out.append(Figure("glm train: of the matrix rate", share, "share", None,
+                          ("at least", MATMUL)))  # fmt: skip
+    return out
+
+
+def memory(found: dict[str, Any]) -> list[Figure]:
+    case = found["case"]
+    off = ("estimated_ratio", "estimate"), ("ratio", "compiled plan")
+    return [
+        Figure(f"{case}: training", found["tokens_per_second"], "tokens/s"),
+        Figure(f"{case}: memory", found["measured_gb"], "GB"),
+        *(Figure(f"{case}: {what} is off", abs(found[key] - 1), "share", None, ("at most", PLAN))
+          for key, what in off),
+    ]  # fmt: skip
+
+
+def meshes(found: dict[str, Any]) -> list[Figure]:
+    return [
+        Figure(f"mesh 1x1x1 against {row['name']}", row["difference"], "relative", None,
+               ("at most", MESH))
+        for row in found["rows"]
+    ]  # fmt: skip
+
+
 def stages(small: bool, peers: str | None, store: Path) -> list[Stage]:
     """All stages; `peers` is the Python of the peers, or None."""
     beside = ["--peers", peers, "--peer-seconds=45"] if peers else []
@@ -263,6 +302,9 @@ def stages(small: bool, peers: str | None, store: Path) -> list[Stage]:
         parts = {"": "adapter:2x64,lora:2x64,generate:mixed4,generate:shared4"}
         adapter = ["--only=catalogue", "--threads=2", "--rounds=1", "--repeats=1"]
         adapter += ["--answers=64", "--steps=1", "--what=train:residual,read:residual"]
+        original = ["--dim=64", "--layers=2", "--train=2x32", "--rows=2", "--new-tokens=4"]
+        original += ["--threads=2", "--rounds=1", "--repeats=1"]
+        plans = {"glm-tiny": ["--train=lora", "--batch=2", "--length=32"]}
     else:
         models, limits = ("sasrec", "bert4rec", "dreamrec"), (55.0, 75.0, 130.0)
         device += ["--users=4096"]  # a diffusion model ranks slowly
@@ -270,6 +312,9 @@ def stages(small: bool, peers: str | None, store: Path) -> list[Stage]:
         parts = {"adapter": "adapter:8x512", "lora": "lora:8x512",
                  "generation": "generate:mixed64", "questions": "generate:shared64"}  # fmt: skip
         adapter = ["--device=gpu", "--rounds=1", "--repeats=1", "--answers=128", "--steps=4"]
+        original = ["--device=gpu"]
+        large = ["--train=lora", "--batch=8", "--length=512", "--dtype=bfloat16"]
+        plans = {"llama-3.2-1b": large, "glm-10b": [*large, "--remat=full"]}
     out = []
     for spec in models:
         command = [*device, "--models", spec]
@@ -288,7 +333,14 @@ def stages(small: bool, peers: str | None, store: Path) -> list[Stage]:
     if root and (Path(root) / "ml-100k").is_dir():
         command = ["bench_policy.py", "--data", root, *users, "--out", "OUT"]
         out.append(Stage("policy", command, 200.0 if small else 60.0, policy))
-    return out
+    if not small or peers:  # a CPU's figures are those beside the original
+        command = ["bench_glm.py", *original, *beside, "--json", "OUT"]
+        out.append(Stage("glm", command, 60.0, glm))
+    for preset, what in plans.items():
+        command = ["bench_plan.py", "memory", "--preset", preset, *what, "--out", "OUT"]
+        out.append(Stage(f"plan {preset}", command, 40.0, memory))
+    command = ["bench_mesh.py", "--out", "OUT"]
+    return [*out, Stage("meshes", command, 60.0, meshes)]
 
 
 def show(figures: list[Figure]) -> None:
@@ -297,6 +349,8 @@ def show(figures: list[Figure]) -> None:
     for row in figures:
         share = row.unit in ("share", "of a step")
         value = "-" if row.value is None else f"{row.value:.1%}" if share else f"{row.value:,.1f}"
+        if row.unit == "relative":
+            value = f"{row.value:.1e}"
         peer = "-" if row.peer is None else f"{row.peer:,.1f}"
         ratio = "-" if row.ratio is None else f"{row.ratio:.2f}x"
         notes = [row.note] if row.note else []

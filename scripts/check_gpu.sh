@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The project's figures on a GPU in one run of under 8 minutes: see scripts/check_gpu.py.
+# The project's figures on a GPU in one run of under 10 minutes: see scripts/check_gpu.py.
 #
 #     PYTHON=python3 scripts/check_gpu.sh --out figures.json
 #     PYTHON=python3 WHEELS=folder scripts/check_gpu.sh     # what PYTHON lacks, from wheels

@@ -23,7 +23,7 @@ from recjax.training.devices import Device
 from recjax.training.freezing import with_frozen
 from recjax.training.hlo import Program
 from recjax.training.parallel import AxisRules, batch_sharding, param_shardings, replicated
-from recjax.training.state import TrainState, abstract_state_of
+from recjax.training.state import abstract_state_of
 from recjax.training.step import make_steps
 
 MOST_DEVICES = 4096  # simulated ones
@@ -92,7 +92,7 @@ def use_devices(count: int) -> None:
         )
 
 
-def compiled_step(
+def stacked_step(
     loss: Any,
     optimizer: optax.GradientTransformation,
     trained: Mapping[str, Any],
@@ -100,8 +100,8 @@ def compiled_step(
     inputs: tuple,
     axes: AxisRules,
     mesh: jax.sharding.Mesh,
-) -> Step:
-    """A step of a loss that is given as a mean.
+) -> tuple[Any, tuple]:
+    """A jitted step of a loss that is given as a mean, and its arguments as abstract arrays.
 
     Args:
         loss: `(trained, frozen, *inputs) -> mean`.
@@ -110,19 +110,20 @@ def compiled_step(
         inputs: abstract arrays of rows.
         axes: the model's.
         mesh: the devices.
+
+    Returns:
+        `steps` of `make_steps`; (state, batch of one step, data, key).
     """
-    state = abstract_state_of(trained, optimizer, axes, mesh)
-    rows = tuple(_placed(a, batch_sharding(mesh)) for a in inputs)
 
     def of_batch(params: Any, batch: Any, given: Any, key: Any) -> Any:
         del key
         return loss(params, given, *batch), jnp.ones(())
 
+    rows = batch_sharding(mesh, 1)
+    stacked = tuple(jax.ShapeDtypeStruct((1, *a.shape), a.dtype, sharding=rows) for a in inputs)
+    state = abstract_state_of(trained, optimizer, axes, mesh)
     steps = make_steps(of_batch, optimizer, set(trained))
-    stacked = tuple(
-        jax.ShapeDtypeStruct((1, *a.shape), a.dtype, sharding=batch_sharding(mesh, 1)) for a in rows
-    )
-    return _lowered(steps, state, stacked, _abstract(frozen, axes, mesh), mesh)
+    return steps, (state, stacked, _abstract(frozen, axes, mesh), jax.random.key(0))
 
 
 def run_step(run: Any) -> Step:
@@ -149,12 +150,19 @@ def run_step(run: Any) -> Step:
     }
     data = jax.tree.map(lambda a: _placed(a, replicated(mesh)), run.data)
     given = (_abstract(frozen, run.placed_axes, mesh), data)
-    return _lowered(steps, run.abstract_state(), batch, given, mesh)
+    lowered = steps.lower(run.abstract_state(), batch, given, jax.random.key(0))
+    return step_of(lowered.compile(), batch, mesh)
 
 
-def _lowered(steps: Any, state: TrainState, batch: Any, data: Any, mesh: Any) -> Step:
-    key = jax.random.key(0)
-    program = Program(steps.lower(state, batch, data, key).compile())
+def step_of(compiled: Any, batch: Any, mesh: Any) -> Step:
+    """The numbers of a compiled step.
+
+    Args:
+        compiled: of `jitted.lower(...).compile()`.
+        batch: that it takes, abstract.
+        mesh: the devices.
+    """
+    program = Program(compiled)
     return Step(
         mesh.size, program.flops, program.collectives, program.argument_bytes,
         program.working_bytes, program.peak_bytes,

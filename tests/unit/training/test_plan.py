@@ -13,10 +13,13 @@ from flax import nnx
 from recjax.models.definition import params_of
 from recjax.models.llama import PARAM_AXES, PRESETS, Config, Llama
 from recjax.nn.lora import LoRAConfig, add_lora
+from recjax.training.compiled import step_of
+from recjax.training.flops import product_flops
 from recjax.training.freezing import FULL, LORA, split_params
 from recjax.training.optim import OptimConfig, make_optimizer
 from recjax.training.parallel import MESH_AXES, param_shardings
-from recjax.training.plan import find_config, make_plan, product_flops
+from recjax.training.plan import find_config, make_plan
+from recjax.training.planned_step import planned_step
 from recjax.training.state import state_of
 
 SMALL = Config(
@@ -109,7 +112,7 @@ def test_activations():
     split = make_plan(SMALL, mesh="1,1,2", batch=8, length=16)
     assert base.activation_bytes / 2 < split.activation_bytes < 0.9 * base.activation_bytes
     less = make_plan(dataclasses.replace(SMALL, remat="full"), batch=8, length=16)
-    assert less.activation_bytes < base.activation_bytes / 3
+    assert less.activation_bytes < base.activation_bytes / 2  # one of three layers at a time
     assert less.flops_per_token > 1.2 * base.flops_per_token
     # At least what enters and leaves each linear map of each layer.
     tokens, config = 8 * 16, SMALL
@@ -117,6 +120,22 @@ def test_activations():
     assert base.activation_bytes > 4 * tokens * config.layers * widths
     half = make_plan(SMALL, batch=8, length=16, dtype="bfloat16")
     assert half.activation_bytes < 0.75 * base.activation_bytes
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize(("name", "rows"), [("stories-15m", 8), ("glm-tiny", 4)])
+def test_the_estimate_against_what_is_compiled(name, rows, remat):
+    """Within 10 % of XLA's assignment for one device, with and without recomputation. The larger
+    has its peak in the loss, the smaller in a layer."""
+    config = find_config(name, remat=remat)
+    if name == "glm-tiny":
+        less = {"vocab_size": 1000, "start_id": 1, "blank_ids": (2,)}
+        config = dataclasses.replace(config, dim=192, mlp_dim=768, head_dim=48, **less)
+    told = {"batch": rows, "length": 256, "train": "lora"}
+    one = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), MESH_AXES)
+    steps, arguments = planned_step(config, **told).lowerable(one)
+    compiled = step_of(steps.lower(*arguments).compile(), arguments[1], one)
+    assert make_plan(config, **told).total_bytes == pytest.approx(compiled.peak_bytes, rel=0.1)
 
 
 def test_the_table_of_shardings():

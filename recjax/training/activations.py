@@ -1,0 +1,105 @@
+"""How much memory a step's activations take, counted on traced functions."""
+
+import math
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from recjax.training.flops import inner
+from recjax.training.planned_step import PlannedStep
+from recjax.training.token_loss import token_loss
+
+
+def activation_bytes(
+    step: PlannedStep, kept_all: PlannedStep, config: Any, rows: int, tensor: int
+) -> int:
+    """Bytes of a device's activations in training, at their largest: an estimate.
+
+    The residuals, and what the backward pass works on at a time. That is a chunk of the loss's
+    logits, or a layer: all that it would keep without recomputation (XLA copies a layer's part out
+    of the residuals of all layers), and the result of its widest operation.
+
+    Args:
+        step: of the model as it is.
+        kept_all: of the same model without recomputation.
+        config: the model's.
+        rows: devices that split the rows.
+        tensor: devices that split what is not of the model's width (heads, feed-forward).
+    """
+    kept = _residual_bytes(step, config.dim, rows, tensor)
+    layers = config.layers + getattr(config, "encoder_layers", 0)
+    whole = kept if kept_all is step else _residual_bytes(kept_all, config.dim, rows, tensor)
+    of_layer = math.ceil(whole / layers)
+    known = {(leaf.shape, leaf.dtype) for leaf in step.params.values()}
+
+    def summed(*args: Any) -> Any:
+        return step.hidden(*args).astype(jnp.float32).sum()
+
+    inputs = (step.trained, step.frozen, *step.inputs)
+    layer = widest_bytes(jax.make_jaxpr(jax.grad(summed))(*inputs), known)
+    loss = _loss_bytes(step, rows, tensor, known)
+    return kept + max(loss, of_layer + math.ceil(layer / (2 * rows * tensor)))
+
+
+def _loss_bytes(step: PlannedStep, rows: int, tensor: int, known: Collection[Any]) -> int:
+    """Of the widest operation of the loss of a device's rows, whose logits come in chunks."""
+    states = jax.eval_shape(step.hidden, step.trained, step.frozen, *step.inputs)
+    table = jax.eval_shape(lambda p: step.definition.merge(p).head_table(), step.params)
+    shape = (states.shape[0] // rows, *states.shape[1:])
+    part = (-(-table.shape[0] // tensor), table.shape[1])
+    arrays = (
+        jax.ShapeDtypeStruct(shape, states.dtype), jax.ShapeDtypeStruct(part, table.dtype),
+        jax.ShapeDtypeStruct(shape[:2], jnp.int32),
+    )  # fmt: skip
+    gradient = jax.grad(lambda h, table, labels: token_loss(h, table, labels)[0])
+    return widest_bytes(jax.make_jaxpr(gradient)(*arrays), {*known, (part, table.dtype)})
+
+
+def _residual_bytes(step: PlannedStep, dim: int, rows: int, tensor: int) -> int:
+    """Bytes of a device's residuals that are no parameters (none of their shapes, by number)."""
+    loss = step.loss()
+    inputs = (step.trained, step.frozen, *step.inputs)
+    kept = jax.eval_shape(lambda t, *rest: jax.vjp(lambda p: loss(p, *rest), t)[1], *inputs)
+    known = Counter((leaf.shape, jnp.dtype(leaf.dtype)) for leaf in step.params.values())
+    total = 0
+    for leaf in jax.tree.leaves(kept):
+        kind = (leaf.shape, jnp.dtype(leaf.dtype))
+        if known[kind]:
+            known[kind] -= 1
+            continue
+        wide = leaf.ndim > 1 and leaf.shape[-1] not in (dim, 1)
+        total += math.ceil(array_bytes(leaf) / (rows * (tensor if wide else 1)))
+    return total
+
+
+def widest_bytes(jaxpr: Any, known: Collection[Any]) -> int:
+    """Bytes of the widest operation of a traced function: its largest input and its result.
+
+    XLA fuses what is done element by element, so a third array is seldom there.
+
+    Args:
+        jaxpr: of `jax.make_jaxpr`.
+        known: (shape, dtype) of arrays that are counted elsewhere.
+    """
+
+    def largest(variables: Any) -> int:
+        kinds = [v.aval for v in variables if hasattr(v.aval, "dtype")]
+        own = [a for a in kinds if (a.shape, a.dtype) not in known and a.dtype != jax.dtypes.float0]
+        return max(map(array_bytes, own), default=0)
+
+    widest = 0
+    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        inside = list(inner(eqn))
+        if inside:
+            widest = max(widest, *(widest_bytes(one, known) for one in inside))
+        else:
+            widest = max(widest, largest(eqn.invars) + largest(eqn.outvars))
+    return widest
+
+
+def array_bytes(a: Any) -> int:
+    """Of an abstract array."""
+    return math.prod(a.shape) * jnp.dtype(a.dtype).itemsize
