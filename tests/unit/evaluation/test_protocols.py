@@ -70,6 +70,20 @@ def test_full_with_and_without_seen_items(batch_size):
     assert found["test/full_with_seen/hr@1"] == 0 < found["test/full/hr@20"]
 
 
+def test_several_sets_of_parameters_at_once():
+    """Each is measured as alone; the last of them reads half of the vectors."""
+    evaluator = make(protocols=("full", "uni100"), batch_size=32)
+    stacked = np.array([[1] * 6, [2] * 6, [1, 1, 1, 0, 0, 0]], np.float32)
+    found = evaluator.measure_stacked(stacked)
+    assert len(found) == 3
+    for one, own in zip(stacked, found, strict=True):
+        alone = evaluator.measure(one)
+        assert own.metrics == pytest.approx(alone.metrics)
+        np.testing.assert_array_equal(own.values["full"]["rank"], alone.values["full"]["rank"])
+    np.testing.assert_array_equal(found[0].users, found[2].users)
+    assert found[0].metrics["test/full/mrr"] != found[2].metrics["test/full/mrr"]
+
+
 def test_what_was_found_of_each_example():
     evaluator = make(protocols=("full", "uni100"), batch_size=16)
     measured = evaluator.measure(1.0)
