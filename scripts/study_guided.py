@@ -222,85 +222,99 @@ def compared(results, where, names, seeds, users, groups):
     ]
 
 
+def config_of(args, head, wide):
+    """The config of a wave's base."""
+    section = section_of(args.data, f"{head}-{'wide' if wide else 'base'}")
+    section.pop("system", None)
+    section["data"]["store"] = str(args.store or args.out.with_suffix(".store"))
+    if args.split:
+        section["split"] = {"name": args.split}
+    if args.epochs:
+        section["train"]["epochs"] = args.epochs
+    section["evaluation"]["max_examples"] = args.examples
+    return build(RunConfig, section, "config")
+
+
+def write(results, where, study, tests, told):
+    """Lines and ranks of variants that have been tested: {variant: Measured}, {variant: more}."""
+    results.keep(
+        {
+            f"{where}/{v.name}/{protocol}": values["rank"]
+            for v, test in tests.items()
+            for protocol, values in test.values.items()
+        }
+    )
+    lines = []
+    for v, test in tests.items():
+        kept = {
+            name: round(value, 6)
+            for name, value in test.metrics.items()
+            if name.rpartition("/")[2] in (*METRICS, "mmr@10")
+        }
+        lines.append(
+            {"kind": "seed", "where": where, "row": v.row.name, "seed": v.seed, **told[v], **kept}
+        )
+    results.write(lines)
+    names = list(dict.fromkeys(v.row.name for v in tests))
+    seeds = sorted({v.seed for v in tests})
+    one = next(iter(tests.values()))
+    groups = {"all": np.ones(len(one.users), bool), **by_popularity(study.run, one.targets)}
+    results.write(compared(results, where, names, seeds, one.users, groups))
+    for name in names:
+        own = [line["test/full/ndcg@10"] for line in lines if line["row"] == name]
+        print(f"{where} {name}: NDCG@10 {np.mean(own):.4f}", flush=True)
+
+
+def trained_rows(results, where, study, rows, seeds, seconds):
+    """Trains and tests a wave; returns the parameters, and the place of each base's by seed."""
+    variants = [Variant(row, seed) for row in rows for seed in seeds]
+    trained = study.train(variants, seconds, lambda text: print(text, flush=True))
+    told = {
+        v: {"step": step, "validation": value, "ended": end, "seconds": round(trained.seconds, 1)}
+        for v, step, value, end in zip(
+            variants, trained.steps, trained.values, trained.ended, strict=False
+        )
+    }
+    tests = dict(zip(variants, study.measure(trained.params), strict=False))
+    write(results, where, study, tests, told)
+    return trained.params, {v.seed: k for k, v in enumerate(variants) if v.row.name == "base"}
+
+
+def fused_rows(results, where, study, rows, params, bases):
+    """Fuses the guided part of late rows into trained bases, and tests that."""
+    late = [Variant(row, seed) for row in rows for seed in bases]
+    weights, started = sorted({0.0, *FusedRunConfig.weights}), time.perf_counter()
+    chosen, values, tests = study.fuse(late, params, [bases[v.seed] for v in late], weights)
+    took = round(time.perf_counter() - started, 1)
+    told = {
+        v: {"weight": weight, "validation": value, "seconds": took}
+        for v, weight, value in zip(late, chosen, values, strict=True)
+    }
+    write(results, where, study, dict(zip(late, tests, strict=True)), told)
+
+
 def main(argv=None):
     args, waves = parse(argv)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    results, seeds, studies = Results(args.out), list(range(args.seeds)), {}
-    store = None
+    results, seeds, studies, store = Results(args.out), list(range(args.seeds)), {}, None
+    short = f"{args.epochs:g}-epochs" if args.epochs else None
     for head, names in waves:
-        where = f"{args.data}{'-' if args.split else ''}{args.split or ''}/{head}"
+        where = "-".join(filter(None, [args.data, args.split, short])) + f"/{head}"
         done = {(line["where"], line["row"]) for line in results.lines if line["kind"] == "seed"}
         if all((where, name) in done for name in names):
             continue
-        wide = names == ["wide"]
-        section = section_of(args.data, f"{head}-{'wide' if wide else 'base'}")
-        section.pop("system", None)
-        section["data"]["store"] = str(args.store or args.out.with_suffix(".store"))
-        if args.split:
-            section["split"] = {"name": args.split}
-        if args.epochs:
-            section["train"]["epochs"] = args.epochs
-        section["evaluation"]["max_examples"] = args.examples
-        config = build(RunConfig, section, "config")
+        config = config_of(args, head, names == ["wide"])
         store = store or prepare(config.data)
         rows = [row_of(args.data, head, name, store) for name in names]
-        key = (head, wide, len(rows))
-        if key not in studies:
-            size = len(rows) * len(seeds)
+        key = (head, names == ["wide"], len(rows))
+        if key not in studies:  # one at a time
             known = known_rows(args.data, head, store)
-            studies = {key: Study(config, store, known, size, args.batch)}  # one at a time
-        study = studies[key]
-        variants = [Variant(row, seed) for row in rows for seed in seeds]
+            studies = {key: Study(config, store, known, len(rows) * len(seeds), args.batch)}
         print(f"--- {where}: {', '.join(names)}; seeds {seeds}", flush=True)
-        trained = study.train(variants, args.seconds, lambda text: print(text, flush=True))
-        tests = dict(zip(variants, study.measure(trained.params), strict=False))
-        told = {
-            variant: {"step": trained.steps[k], "validation": trained.values[k],
-                      "ended": trained.ended[k], "seconds": round(trained.seconds, 1)}
-            for k, variant in enumerate(variants)
-        }  # fmt: skip
-        measured = next(iter(tests.values()))
-        groups = {"all": np.ones(len(measured.users), bool)}
-        groups |= by_popularity(study.run, measured.targets)
-
-        def write(tests, told, where=where, measured=measured, groups=groups):
-            ranks = {
-                f"{where}/{v.name}/{protocol}": test.values[protocol]["rank"]
-                for v, test in tests.items()
-                for protocol in test.values
-            }
-            results.keep(ranks)
-            lines = [
-                {"kind": "seed", "where": where, "row": v.row.name, "seed": v.seed, **told[v],
-                 **{name: round(value, 6) for name, value in test.metrics.items()
-                    if name.rpartition("/")[2] in (*METRICS, "mmr@10")}}
-                for v, test in tests.items()
-            ]  # fmt: skip
-            results.write(lines)
-            names = list(dict.fromkeys(v.row.name for v in tests))
-            results.write(compared(results, where, names, seeds, measured.users, groups))
-            for name in names:
-                own = [line["test/full/ndcg@10"] for line in lines if line["row"] == name]
-                print(f"{where} {name}: NDCG@10 {np.mean(own):.4f}", flush=True)
-
-        write(tests, told)
-        if "base" in names:
-            late = [
-                Variant(row, seed)
-                for row in late_rows(args.data, head, store, args.users) for seed in seeds
-            ]  # fmt: skip
-            bases = {v.seed: k for k, v in enumerate(variants) if v.row.name == "base"}
-            weights = sorted({0.0, *FusedRunConfig.weights})
-            started = time.perf_counter()
-            chosen, values, found = study.fuse(
-                late, trained.params, [bases[v.seed] for v in late], weights
-            )
-            took = round(time.perf_counter() - started, 1)
-            told = {
-                v: {"weight": w, "validation": value, "seconds": took}
-                for v, w, value in zip(late, chosen, values, strict=True)
-            }
-            write(dict(zip(late, found, strict=True)), told)
+        params, bases = trained_rows(results, where, studies[key], rows, seeds, args.seconds)
+        if bases:
+            late = late_rows(args.data, head, store, args.users)
+            fused_rows(results, where, studies[key], late, params, bases)
 
 
 if __name__ == "__main__":
