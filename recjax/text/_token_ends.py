@@ -7,18 +7,23 @@ from recjax.errors import InputError
 from recjax.json_files import read_object
 from recjax.ranges import short
 from recjax.text._chatglm_engine import ChatGLMEngine
+from recjax.text._glm_engines import WORDS
 from recjax.text._token_engines import FastEngine, SentencePieceEngine
 from recjax.text._token_settings import CONFIG, Settings, added_tokens, read_optional
 
 Engine = FastEngine | SentencePieceEngine | ChatGLMEngine
-_GPT2_IDS = 50257
+_GPT2_IDS, _ROBERTA_IDS = 50257, 50265
+# RoBERTa's own tokens, which its vocab.json has.
+_ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 # GLM's, behind GPT-2's ids (2B, 10B), in their order.
 GLM_COMMANDS = (
     "<|startofpiece|>", "<|endofpiece|>", "[CLS]", "[MASK]", "[SEP]", "[UNK]", "[gMASK]", "[sMASK]",
     "[dBLOCK]",
 )  # fmt: skip
 END_PIECES = ("<|endofpiece|>", "<eop>")  # end what is written in a blank
-_GLM_CLASSES = ("GLMGPT2Tokenizer", "GLMChineseTokenizer")
+_GLM_CLASSES = (
+    "GLMGPT2Tokenizer", "GLMChineseTokenizer", "GLMBertTokenizer", "GLMRobertaTokenizer",
+)  # fmt: skip
 _GLM_MODEL = "glm"  # `model_type`, also of GLM-4, whose folders have a tokenizer.json
 
 
@@ -33,6 +38,8 @@ def is_glm(folder: Path, settings: Settings) -> bool:
 def gpt2_added(vocab: Path, glm: bool) -> dict[str, tuple[int, bool]]:
     """Tokens beside GPT-2's vocab.json: name -> (id, is control); of GLM its command tokens.
 
+    A GLM with RoBERTa's vocabulary has RoBERTa's own tokens, and two behind them.
+
     Raises:
         InputError: naming the file: ids that do not follow the vocabulary's.
     """
@@ -41,6 +48,11 @@ def gpt2_added(vocab: Path, glm: bool) -> dict[str, tuple[int, bool]]:
     found = added_tokens(folder)
     if glm and not found and len(known) == _GPT2_IDS:
         found = {name: (_GPT2_IDS + k, True) for k, name in enumerate(GLM_COMMANDS)}
+    roberta = glm and all(name in known for name in _ROBERTA)
+    if roberta and not found and len(known) == _ROBERTA_IDS:
+        found = {name: (_ROBERTA_IDS + k, True) for k, name in enumerate(GLM_COMMANDS[:2])}
+    if roberta:
+        found |= {name: (known[name], True) for name in _ROBERTA if type(known[name]) is int}
     if glm:
         found = {name: (index, True) for name, (index, _) in found.items()}
     new = sorted(index for name, (index, _) in found.items() if name not in known)
@@ -73,13 +85,14 @@ def folder_ends(
     if isinstance(engine, ChatGLMEngine):
         return engine.ends()
     beside = main.with_name("tokenizer.json")
-    if isinstance(engine, FastEngine) and main.name != "vocab.json":
+    if isinstance(engine, FastEngine) and main.name not in ("vocab.json", WORDS):
         return engine.ends()
     if beside.is_file():
         return FastEngine.of_json(beside).ends()
     if is_glm(main.parent, settings):
-        around = engine.id_of("[CLS]"), engine.id_of("<|endoftext|>")
-        return tuple(tuple(k for k in [index] if k is not None) for index in around)  # type: ignore
+        around = ("[CLS]", "<s>"), ("<|endoftext|>", "</s>", "[SEP]")
+        found = ([k for k in map(engine.id_of, names) if k is not None][:1] for names in around)
+        return tuple(tuple(index) for index in found)  # type: ignore[return-value]
     llama = isinstance(engine, SentencePieceEngine) and "bos" in ids
     wanted = {"bos": llama if settings.add_bos is None else settings.add_bos}
     wanted["eos"] = bool(settings.add_eos)

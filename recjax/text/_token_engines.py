@@ -51,7 +51,7 @@ class FastEngine:
             raise InputError(f"{path}: 'model.vocab' is missing; expected a tokenizer's tokens")
         if isinstance(vocab, dict):  # Unigram's is a list
             check_ids(vocab, str(path))
-        with _one_error(f"{path}: damaged, or no tokenizer.json"):
+        with one_error(f"{path}: damaged, or no tokenizer.json"):
             engine = cls(tokenizers.Tokenizer.from_file(str(path)), going_on)
             engine.ends()  # its post-processor may name tokens that are not there
             return engine
@@ -73,13 +73,13 @@ class FastEngine:
         if not merges.is_file():
             raise InputError(f"{merges}: missing; a tokenizer of vocab.json needs it")
         check_ids(read_object(vocab, largest=LARGEST), str(vocab))
-        with _one_error(f"{vocab}: damaged, or no GPT-2 tokenizer"):
+        with one_error(f"{vocab}: damaged, or no GPT-2 tokenizer"):
             bpe = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(str(vocab), str(merges)))
         bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=prefix)
         bpe.decoder = tokenizers.decoders.ByteLevel()
         if bpe.token_to_id("<|endoftext|>") is not None:
             bpe.add_special_tokens(["<|endoftext|>"])
-        for name in sorted(added, key=lambda name: added[name][0]):
+        for name in sorted(added, key=lambda name: added[name][0]):  # some may be of the vocabulary
             kind = {"lstrip": strips(name), "normalized": False, "special": added[name][1]}
             bpe.add_tokens([tokenizers.AddedToken(name, **kind)])
         return cls(bpe)
@@ -136,7 +136,7 @@ class FastEngine:
 
 
 @contextlib.contextmanager
-def _one_error(message: str) -> Iterator[None]:
+def one_error(message: str) -> Iterator[None]:
     """Whatever the `tokenizers` library raises, its panics too, as one line."""
     try:
         yield

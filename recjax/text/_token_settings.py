@@ -87,7 +87,7 @@ def read_settings(folder: Path) -> Settings:
 
 def strips(name: str) -> bool:
     """Whether a token takes the blanks before it into itself: GLM's masks do."""
-    return name in ("[MASK]", "[sMASK]", "[gMASK]")
+    return name in ("[MASK]", "[sMASK]", "[gMASK]", "<mask>")
 
 
 def read_optional(path: Path, largest: int = LARGEST) -> dict[str, Any]:

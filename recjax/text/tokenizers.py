@@ -21,6 +21,7 @@ import numpy as np
 from recjax.errors import InputError
 from recjax.text import _chatglm_engine
 from recjax.text._chatglm_engine import ChatGLMEngine
+from recjax.text._glm_engines import CHINESE, WORDS, GLMChineseEngine, word_pieces
 from recjax.text._token_ends import Engine, add_ends, folder_ends, gpt2_added, is_glm
 from recjax.text._token_engines import FastEngine, SentencePieceEngine, is_tiktoken
 from recjax.text._token_settings import (
@@ -38,7 +39,9 @@ from recjax.text._token_settings import (
 
 SOFT = "{soft}"
 # What a folder with a tokenizer has one of, the first of them first.
-FILES = ("tokenizer.model", "tokenizer.json", "vocab.json", _chatglm_engine.FILE)
+FILES = (
+    "tokenizer.model", "tokenizer.json", "vocab.json", _chatglm_engine.FILE, CHINESE, WORDS,
+)  # fmt: skip
 _PADDED_TO = (8, 16, 32, 64, 128, 256)  # multiples that embeddings are rounded up to
 
 
@@ -256,8 +259,9 @@ def load_tokenizer(path: str | Path, *, size: int | None = None) -> Tokenizer:
     """The tokenizer in a folder, or of one file.
 
     A folder is read from tokenizer.model (SentencePiece) where it has one, else from
-    tokenizer.json, else from vocab.json and merges.txt, else from ChatGLM's ice_text.model. A
-    vocab.json of GPT-2 in a folder of GLM gets GLM's command tokens by their ids. Which tokens
+    tokenizer.json, else from vocab.json and merges.txt, else from ChatGLM's ice_text.model, the
+    cog-pretrain.model of Chinese GLMs, or BERT's vocab.txt. A vocabulary of GPT-2, RoBERTa or BERT
+    in a folder of GLM gets GLM's command tokens by their ids. Which tokens
     begin, end and pad a text say tokenizer_config.json, special_tokens_map.json, the model's
     config.json, else their names.
 
@@ -279,7 +283,7 @@ def load_tokenizer(path: str | Path, *, size: int | None = None) -> Tokenizer:
         if not found:
             raise InputError(
                 f"{folder}: no tokenizer there; expected tokenizer.model, tokenizer.json, "
-                "vocab.json and merges.txt, or ice_text.model"
+                f"vocab.json and merges.txt, {_chatglm_engine.FILE}, {CHINESE} or {WORDS}"
             )
         main = found[0]
     else:
@@ -289,6 +293,12 @@ def load_tokenizer(path: str | Path, *, size: int | None = None) -> Tokenizer:
     others: tuple[str, ...] = CONFIGS
     if main.name == _chatglm_engine.FILE:
         engine = ChatGLMEngine(main)
+    elif main.name == CHINESE:
+        engine = GLMChineseEngine(main)
+        others = ("added_tokens.json", *CONFIGS)
+    elif main.name == WORDS:
+        engine = word_pieces(main, is_glm(folder, settings))
+        others = ("added_tokens.json", *CONFIGS)
     elif main.suffix == ".model":
         going_on = settings.prefix is False
         engine = SentencePieceEngine(main, added_tokens(folder), settings.legacy, going_on)

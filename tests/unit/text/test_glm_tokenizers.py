@@ -147,3 +147,135 @@ def test_a_damaged_model_is_one_line(tmp_path):
     (tmp_path / FILE).write_bytes(b"no model")
     with pytest.raises(InputError, match=f"{FILE}: damaged, or not a SentencePiece model"):
         load_tokenizer(tmp_path)
+
+
+WORD_PIECES = (
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "movie", "##s", "we", "saw", ".", ",", "!",
+    "a", "cafe", "##ter", "日", "本", "##1",
+)  # fmt: skip
+BERT = {"model_type": "glm", "num_layers": 12}
+
+
+@pytest.fixture
+def bert(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(WORD_PIECES) + "\n", encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps(BERT))
+    return tmp_path
+
+
+@pytest.mark.parametrize("settings", [{}, {"do_lower_case": False}, {"strip_accents": False}])
+def test_berts_word_pieces(bert, settings):
+    """Those of transformers; GLM's two tokens follow the vocabulary, and its mask strips."""
+    transformers = pytest.importorskip("transformers")
+    if settings:
+        (bert / "tokenizer_config.json").write_text(json.dumps(settings))
+    glm = load_tokenizer(bert)
+    theirs = transformers.BertTokenizer(str(bert / "vocab.txt"), **settings)
+    for text in (
+        "The movies, we saw!",
+        "Café  the\tcafeter",
+        "日本 the",
+        "moviess 1",
+        "[MASK]",
+        "",
+    ):
+        if text != "[MASK]":
+            assert glm.encode(text) == theirs(text, add_special_tokens=False)["input_ids"]
+        assert glm.encode_prompts([text]) == [[2, *glm.encode(text), 3]]
+    n = len(WORD_PIECES)
+    assert (glm.id_of("<|startofpiece|>"), glm.id_of("<|endofpiece|>")) == (n, n + 1)
+    assert Marks.of(glm) == Marks(2, 0, n, n + 1, 4, 4, 4)
+    assert glm.encode("we saw [MASK].", special=True) == [8, 9, 4, 10]
+    assert glm.decode(glm.encode("we saw movies.")) == "we saw movies."
+    glm.save(bert / "saved")
+    again = load_tokenizer(bert / "saved")
+    assert again.encode("we saw [MASK].", special=True) == [8, 9, 4, 10]
+    assert (again.begin, again.end) == ((2,), (3,))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"vocab.txt": "the\nmovie\n"},
+            r"vocab.txt: no line '\[PAD\]'; expected BERT's vocabulary",
+        ),
+        ({"vocab.txt": "\n".join((*WORD_PIECES, "the"))}, r"vocab.txt:20: 'the' is there twice"),
+        ({"added_tokens.json": '{"[gMASK]": 90}'}, r"ids \[90\]; expected those from 19 on"),
+        ({"added_tokens.json": '{"the": 3}'}, "'the' has the id 3, but line 6 of vocab.txt"),
+        ({"tokenizer_config.json": '{"do_lower_case": 1}'}, "'do_lower_case' is 1, expected true"),
+    ],
+)
+def test_a_wrong_vocabulary_is_one_line(bert, change, message):
+    for name, text in change.items():
+        (bert / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_tokenizer(bert)
+
+
+def test_robertas_vocabulary(tmp_path):
+    """Its own tokens begin and end a text; the two of GLM follow its 50,265."""
+    names = ["<s>", "<pad>", "</s>", "<unk>", *"ab", "Ġ"]
+    names += [f"t{k}" for k in range(50264 - len(names))] + ["<mask>"]
+    vocab = {name: k for k, name in enumerate(names)}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GLMRobertaTokenizer"}')
+    glm = load_tokenizer(tmp_path, size=50304)
+    assert Marks.of(glm) == Marks(0, 2, 50265, 50266, 50264, 50264, 50264)
+    assert glm.encode_prompts(["ab"]) == [[0, 4, 5, 2]]
+    assert glm.encode("a <mask> b", special=True) == [4, 50264, 6, 5]
+    assert glm.pad_id == 1 and 50264 not in glm.encode("<mask>")
+
+
+@pytest.fixture(scope="module")
+def cog(tmp_path_factory):
+    """A small model of the published kind (unigram), and its command tokens."""
+    out = io.BytesIO()
+    texts = ["a user read the book\n(of nobody)", "then came the end of the 书 story"] * 30
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=out, vocab_size=70, hard_vocab_limit=False,
+        user_defined_symbols=["<n>", "<|tab_1|>", "<|blank_2|>"], minloglevel=2,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("cog")
+    (folder / "cog-pretrain.model").write_bytes(out.getvalue())
+    pieces = sentencepiece_model_pb2.ModelProto()
+    pieces.ParseFromString(out.getvalue())
+    n = len(pieces.pieces)
+    names = ("<|endoftext|>", "[SEP]", "[CLS]", "[MASK]", "[UNK]", "", *GLM_COMMANDS[:2])
+    ids = {name: n + k for k, name in enumerate((*names, "[sMASK]", "[gMASK]")) if name}
+    (folder / "added_tokens.json").write_text(json.dumps(ids))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "GLMChineseTokenizer"}')
+    return folder, ids
+
+
+def test_the_chinese_model(cog):
+    folder, ids = cog
+    glm = load_tokenizer(folder)
+    assert glm.size == max(ids.values()) + 1 and glm.pad_id == ids["<|endoftext|>"]
+    assert glm.eos_id == ids["<|endoftext|>"] and glm.bos_id == ids["[CLS]"]
+    assert glm.encode_prompts(["the"]) == [[ids["[CLS]"], *glm.encode("the"), glm.eos_id]]
+    assert Marks.of(glm) == Marks(
+        ids["[CLS]"], ids["<|endoftext|>"], ids["<|startofpiece|>"], ids["<|endofpiece|>"],
+        ids["[MASK]"], ids["[sMASK]"], ids["[gMASK]"],
+    )  # fmt: skip
+    text = "the book\n\tof  nobody"
+    spelled = glm.encode(text)
+    assert [glm.id_of(n) in spelled for n in ("<n>", "<|tab_1|>", "<|blank_2|>")] == [True] * 3
+    assert glm.decode(spelled) == text
+    # The mask takes the blank before it, and the text after it begins without one.
+    filled = glm.encode("the [gMASK] book", special=True)
+    at = filled.index(ids["[gMASK]"])
+    assert filled[:at] == glm.encode("the")
+    whole, after = glm.encode("book"), filled[at + 1 :]
+    first = glm.token(whole[0])
+    bare = glm.id_of(first[1:]) if first != "▁" else None
+    assert after == ([bare, *whole[1:]] if bare is not None else whole)
+    assert ids["[gMASK]"] not in glm.encode("the [gMASK] book")
+    assert "[gMASK]" not in glm.decode(filled) and glm.decode(filled, skip_special=False) != ""
+
+
+def test_the_chinese_model_without_names(cog, tmp_path):
+    shutil.copy(cog[0] / "cog-pretrain.model", tmp_path)
+    with pytest.raises(InputError, match=r"cog-pretrain.model: no id for '<\|endoftext\|>'; expec"):
+        load_tokenizer(tmp_path)
