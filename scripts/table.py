@@ -16,8 +16,9 @@ them is an error.
 
     python scripts/table.py guided FILE.jsonl ...
 
-prints the rows of `scripts/study_guided.py`: means over seeds with their range, paired intervals
-of the differences to the base of the same seeds, and both by popularity of the target.
+prints the rows of `scripts/study_guided.py`: means over seeds with their range; how far they are
+above the base of the same seeds in per cent of it, with paired 95 % intervals; and that by
+popularity of the target.
 """
 
 import argparse
@@ -107,14 +108,14 @@ _GROUPS = ("unseen", "1-5", "6-20", "more")
 def guided(paths: list[str]) -> str:
     """Two Markdown tables a model and objective: all targets, and NDCG@10 by their popularity."""
     found: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
-    ranges: dict[tuple[str, str], list[float]] = {}
+    values: dict[tuple[str, str], list[float]] = {}
     for path in paths:
         try:
-            lines = [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
-            for line in lines:
+            for text in Path(path).read_text("utf-8").splitlines():
+                line = json.loads(text)
                 where, row = line["where"], line["row"]
                 if line["kind"] == "seed":
-                    ranges.setdefault((where, row), []).append(line["test/full/ndcg@10"])
+                    values.setdefault((where, row), []).append(line["test/full/ndcg@10"])
                 else:
                     found.setdefault(where, {})[row, line["protocol"]] = line
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -122,53 +123,41 @@ def guided(paths: list[str]) -> str:
     parts = []
     for where, rows in found.items():
         names = list(dict.fromkeys(row for row, _ in rows))
-        lines = [
-            f"## {where}", "",
-            "| | seeds | NDCG@10 (lowest to highest) | MRR | NDCG@10 - base | % | MRR - base | % "
-            "| uni100 NDCG@10 | - base |",
-            "|---" * 10 + "|",
-        ]  # fmt: skip
+        head = ["", "seeds", "NDCG@10 (lowest to highest)", "%", "MRR", "%"]
+        head += ["uni100 NDCG@10", "%", "uni100 MRR", "%"]
+        lines = [f"## {where}", "", _row(head), "|---" * len(head) + "|"]
         for name in names:
-            full, sampled = rows[name, "full"], rows.get((name, "uni100"))
-            own, own_range = full["all"], ranges[where, name]
-            cells = [name, str(full["seeds"])]
-            cells += [f"{own['ndcg@10'][0]:.4f} ({min(own_range):.4f} to {max(own_range):.4f})"]
-            cells += [f"{own['mrr'][0]:.4f}"]
-            for metric in ("ndcg@10", "mrr"):
-                cells += (
-                    [_interval(own[metric]), _share(own[metric])] if name != "base" else ["", ""]
-                )
-            other = sampled["all"]["ndcg@10"] if sampled else None
-            cells += [f"{other[0]:.4f}" if other else ""]
-            cells += [_interval(other) if other and name != "base" else ""]
-            lines.append("| " + " | ".join(cells) + " |")
-        groups = [g for g in _GROUPS if any(g in line for line in rows.values())]
+            own = values[where, name]
+            cells = [name, str(rows[name, "full"]["seeds"])]
+            for protocol in ("full", "uni100"):
+                for metric in ("ndcg@10", "mrr"):
+                    one = rows[name, protocol]["all"][metric]
+                    spread = f" ({min(own):.4f} to {max(own):.4f})" if len(cells) == 2 else ""
+                    cells += [f"{one[0]:.4f}{spread}", _above(one, name)]
+            lines.append(_row(cells))
         sizes = rows[names[0], "full"]
-        lines += ["", "| NDCG@10 - base | " + " | ".join(
-            f"{g} ({sizes[g]['examples']:,})" for g in groups) + " |",
-            "|---" * (len(groups) + 1) + "|",
-        ]  # fmt: skip
+        groups = [group for group in _GROUPS if group in sizes]
+        head = ["NDCG@10, %", *(f"{group} ({sizes[group]['examples']:,})" for group in groups)]
+        lines += ["", _row(head), "|---" * len(head) + "|"]
         for name in names:
-            own = rows[name, "full"]
-            if name == "base":
-                cells = [f"{own[g]['ndcg@10'][0]:.4f}" for g in groups]
-            else:
-                cells = [_interval(own[g]["ndcg@10"]) for g in groups]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+            by_group = [rows[name, "full"][group]["ndcg@10"] for group in groups]
+            told = [f"{f[0]:.4f}" if name == "base" else _above(f, name) for f in by_group]
+            lines.append(_row([name, *told]))
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 
-def _interval(row: list[float]) -> str:
-    """`+.0017 (.0005 to .0029)` of [a, b, low, high]."""
-    a, b, low, high = row
-    if low is None:
-        return f"{a - b:+.4f}"
-    return f"{a - b:+.4f} ({low:+.4f} to {high:+.4f})"
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
-def _share(row: list[float]) -> str:
-    return f"{100 * (row[0] / row[1] - 1):+.1f}" if row[1] else ""
+def _above(found: list[float], name: str) -> str:
+    """`+1.5 (+0.4 to +2.5)`: per cent of the base's mean, of [a, b, low, high]."""
+    a, b, low, high = found
+    if name == "base" or not b:
+        return ""
+    ends = "" if low is None else f" ({100 * low / b:+.1f} to {100 * high / b:+.1f})"
+    return f"{100 * (a - b) / b:+.1f}{ends}"
 
 
 def main(argv: list[str] | None = None) -> None:
