@@ -110,6 +110,11 @@ class FusedRun(RecommenderRun):
     def __init__(self, config: FusedRunConfig, store: Store, workdir: Path | None = None):
         Run.__init__(self, config, store, workdir)
         self.base = open_recommender(config.base)
+        if not self.base.vectors:
+            raise InputError(
+                f"config.base: {config.base} has config.model.repeats; expected a base that scores "
+                "by inner products alone"
+            )
         self.guided: Guided = read_guided(config.guided, store, config.seed)
         self.masked, self.window = self.base.masked, self.base.window
         self.packed, self.closing = self.base.packed, self.base.closing

@@ -73,6 +73,8 @@ class GuidedRun(RecommenderRun):
     def __init__(self, config: GuidedRunConfig, store: Store, workdir: Path | None = None):
         self.guided: Guided = read_guided(config.guided, store, config.seed)
         module, model = read_config(config.model)
+        if getattr(model, "repeats", False):
+            raise InputError("config.model.repeats: expected False where vectors have guided parts")
         if config.refine.user != "none":
             if module.Recommender.generative:
                 name = config.model["name"]

@@ -101,6 +101,7 @@ class Recommender(SequentialRecommender):
         rngs: initialiser keys.
     """
 
+    one_target = False
     one_state = True  # its convolutions have no positions (RecInterpreter, section 4.1.2)
 
     def __init__(self, config: Config, n_items: int, *, rngs: nnx.Rngs):
@@ -196,7 +197,7 @@ class Recommender(SequentialRecommender):
 
     def learn(self, batch: dict[str, Array], rngs: nnx.Rngs) -> Learned:
         """The next `targets` items are targets of every state (equation 11)."""
-        h, targets, sequences, _ = super().learn(batch, rngs)
+        h, targets, sequences, *_ = super().learn(batch, rngs)
         segments = batch["segments"]
         every = [targets]
         for ahead in range(1, self.config.targets):

@@ -201,7 +201,7 @@ class Recommender(SequentialRecommender):
 
     def learn(self, batch: dict[str, Array], rngs: nnx.Rngs) -> Learned:
         """Guesses of the targets' vectors from noised ones (Algorithm 1)."""
-        h, targets, sequences, _ = super().learn(batch, rngs)
+        h, targets, sequences, *_ = super().learn(batch, rngs)
         drop, when, noise = (rngs.noise() for _ in range(3))
         unguided = jax.random.bernoulli(drop, self.config.null_share, targets.shape)
         guidance = jnp.where(unguided[:, None], self.null[...], h)

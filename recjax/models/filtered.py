@@ -67,7 +67,8 @@ class Layer(nnx.Module):
         else:
             self.beta = nnx.Param(jax.random.normal(rngs.params(), (dim,)))  # as the authors' code
         self.filter_norm = nnx.LayerNorm(dim, rngs=rngs)
-        if config.filter_share < 1:
+        self.attends = config.filter_share < 1
+        if self.attends:
             self.attention = MultiHeadAttention(
                 dim, config.heads, config.dropout, kernel_init=init, rngs=rngs
             )
@@ -88,7 +89,7 @@ class Layer(nnx.Module):
         config = self.config
         mode = {"deterministic": deterministic, "rngs": rngs}
         mixed = self.filter_norm(x + dropout(self._filter(x, rows), config.dropout, **mode))
-        if config.filter_share < 1:
+        if self.attends:
             attended = self.attention(x, x, rows.mask, **mode)
             attended = self.attention_norm(x + dropout(attended, config.dropout, **mode))
             mixed = config.filter_share * mixed + (1 - config.filter_share) * attended

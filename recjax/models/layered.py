@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from recjax.models.recommender import SequentialRecommender
+from recjax.models.recommender import Learned, SequentialRecommender
 from recjax.nn.dropout import dropout
-from recjax.nn.masks import make_mask
+from recjax.nn.masks import histories, make_mask
+from recjax.nn.places import at_places
 from recjax.nn.table import Table
 from recjax.ranges import Checked, Dropout, Few, FieldError, Positive, Size
 from recjax.typing import Array
@@ -48,6 +49,9 @@ class LayeredConfig(Checked):
     # States and item vectors get length 1: items are ranked by cosine. `config.objective` has the
     # temperature that a softmax of cosines needs.
     cosine: bool = False
+    # Items of the history (in the window) have a learned number added to their scores: how much
+    # more, or less, likely one is to be met again.
+    repeats: bool = False
     init_std: Positive = 0.02  # of all tables and kernels, as BERT
     scale_embedding: bool = False  # inputs times sqrt(D), as SASRec's authors do
 
@@ -55,6 +59,9 @@ class LayeredConfig(Checked):
         super().__post_init__()
         if self.dim % self.heads:
             raise FieldError("dim", f"{self.dim} is no multiple of heads {self.heads}")
+
+
+_PACE = 10.0  # inner products are so much larger than cosines
 
 
 @jax.tree_util.register_dataclass
@@ -103,6 +110,13 @@ class LayeredRecommender(SequentialRecommender):
             )
         self.blocks = nnx.List([self.layer(rngs) for _ in range(config.layers)])
         self.norm = nnx.LayerNorm(config.dim, rngs=rngs)
+        if config.repeats:
+            self.again = nnx.Param(jnp.zeros(()))
+
+    @property
+    def repeats(self) -> bool:
+        """See `SequentialRecommender`."""
+        return self.config.repeats
 
     def layer(self, rngs: nnx.Rngs) -> Any:
         """A layer of the model."""
@@ -136,3 +150,36 @@ class LayeredRecommender(SequentialRecommender):
         """Item vectors [I D]."""
         table = self.items.embedding[...]
         return unit(table) if self.config.cosine else table
+
+    @property
+    def _bias(self) -> Array:
+        """What the scores of the history's items get."""
+        return self.again[...] * (1.0 if self.config.cosine else _PACE)
+
+    def learn(self, batch: dict[str, Array], rngs: nnx.Rngs) -> Learned:
+        """See `SequentialRecommender`; with `seen` where the config says `repeats`."""
+        learned = super().learn(batch, rngs)
+        if not self.config.repeats:
+            return learned
+        ids = histories(batch["ids"], batch["segments"])
+        return learned._replace(seen=(ids.reshape(-1, ids.shape[-1]), self._bias))
+
+    def scores(
+        self,
+        ids: Array,
+        *,
+        positions: Array | None = None,
+        segments: Array | None = None,
+        last: Array | None = None,
+        users: Array | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> Array:
+        """See `SequentialRecommender`; with `repeats`, histories count, too."""
+        layout: dict[str, Any] = {"positions": positions, "segments": segments, "last": last}
+        scores = super().scores(ids, users=users, rngs=rngs, **layout)
+        if not self.config.repeats:
+            return scores
+        seen = histories(ids, self.layout(ids, positions, segments)[1])
+        seen = seen[:, -1] if last is None else at_places(lambda at, flat: flat[at], last, seen)
+        bias = jnp.where(seen > 0, self._bias, 0.0)
+        return scores.at[jnp.arange(len(scores))[:, None], seen].add(bias)

@@ -52,12 +52,15 @@ class Learned(NamedTuple):
         targets: [T] item ids, 0 = none.
         sequences: [T] number of the training sequence each comes from.
         states: [T D] of a generative model, the states that guided it.
+        seen: `(ids [T L], bias [])`: what the scores of the histories' items get, each id once; 0 =
+            none. Of models with `repeats`.
     """
 
     vectors: Array
     targets: Array
     sequences: Array
     states: Array | None = None
+    seen: tuple[Array, Array] | None = None
 
 
 class FeaturedItems(nnx.Module):
@@ -112,6 +115,7 @@ class SequentialRecommender(nnx.Module):
     # [I A] come from data (`recjax.models.attributed`).
     attributed: ClassVar[bool] = False
     reads_history: ClassVar[bool] = True  # off = its state is the user's alone
+    one_target: ClassVar[bool] = True  # `learn` has one target for each place at most
     one_state: ClassVar[bool] = False  # the newest state is all that stands for a history
 
     def encode(
@@ -177,6 +181,25 @@ class SequentialRecommender(nnx.Module):
         own: dict[str, Any] = {"users": users} if self.personal else {}
         h = self.encode(ids, positions=positions, segments=segments, **own)
         return h[:, -1] if last is None else at_places(lambda at, flat: flat[at], last, h)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether items of the history have scores of their own: see `scores`."""
+        return False
+
+    def scores(
+        self,
+        ids: Array,
+        *,
+        positions: Array | None = None,
+        segments: Array | None = None,
+        last: Array | None = None,
+        users: Array | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> Array:
+        """Scores [B I] of all items for the item after each history: see `predict`."""
+        layout: dict[str, Any] = {"positions": positions, "segments": segments, "last": last}
+        return self.score(self.predict(ids, users=users, rngs=rngs, **layout))
 
     def oracle(self, ids: Array, key: Array) -> Array:
         """The vector [B D] that a generative model makes for each history [B L]."""

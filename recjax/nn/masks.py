@@ -39,6 +39,19 @@ def make_mask(real: Array, ar: Array | int = 1, segments: Array | None = None) -
     return mask | jnp.eye(length, dtype=bool)
 
 
+def histories(ids: Array, segments: Array) -> Array:
+    """The different ids up to every place of its sequence: [B L] -> [B L L], 0 = none.
+
+    Args:
+        ids: [B L].
+        segments: [B L], 0 = padding.
+    """
+    before = make_mask(segments > 0, 1, segments) & (segments > 0)[:, None, :]
+    again = before & ~jnp.eye(ids.shape[1], dtype=bool) & (ids[:, :, None] == ids[:, None, :])
+    first = ~again.any(axis=-1)  # not met before
+    return jnp.where(before & first[:, None, :], ids[:, None, :], 0)
+
+
 def shift(x: Array, places: int) -> Array:
     """`x` [B L ...] moved `places` to the right (negative: to the left), 0 where nothing was."""
     if not places:

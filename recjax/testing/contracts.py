@@ -164,7 +164,7 @@ def assert_every_parameter_is_used(section: dict) -> None:
 
     def total(params):
         module = definition.merge(params)
-        scores = (module.score(module.predict(ids)) ** 2).sum()
+        scores = (module.scores(ids) ** 2).sum()
         own = module.loss(batch, nnx.Rngs(dropout=1, noise=2))
         return scores if own is None else scores + own[0]
 
@@ -192,6 +192,35 @@ def assert_predictions_are_those_of_an_evaluation_batch(section: dict) -> None:
     packed = predict(batch["ids"], **{name: batch[name] for name in names})
     plain = predict(pad_left(items, spans.starts, stops, length))
     np.testing.assert_allclose(packed, plain, atol=5e-5)
+
+
+def assert_repeated_items_have_their_own_scores(section: dict) -> None:
+    """With `repeats`, the scores of the history's items are moved by one number, once each."""
+    model = build(section)
+    rows, _ = _ids(section, [4, 2])
+    rows[0, -4:-2] = rows[0, -2:]  # met twice
+    scores, plain = model.scores(jnp.array(rows)), model.score(model.predict(jnp.array(rows)))
+    moved = np.asarray(scores - plain)
+    if not model.repeats:
+        np.testing.assert_array_equal(moved, 0)
+        return
+    for row, history in zip(moved, rows, strict=True):
+        met = np.unique(history[history > 0])
+        assert np.abs(row[met] - row[met[0]]).max() < 1e-5 < np.abs(row[met[0]])
+        np.testing.assert_array_equal(np.delete(row, met), 0)
+    learned = model.learn(
+        {
+            "ids": jnp.array(rows),
+            "targets": jnp.array(rows),
+            "positions": jnp.broadcast_to(jnp.arange(rows.shape[1]), rows.shape),
+            "segments": jnp.array(rows > 0).astype(jnp.int32),
+            "sequences": jnp.zeros_like(rows),
+        },
+        nnx.Rngs(dropout=0, noise=0),
+    )
+    assert learned.seen is not None
+    last = np.asarray(learned.seen[0]).reshape(*rows.shape, -1)[0, -1]
+    assert sorted(last[last > 0]) == sorted(set(rows[0][rows[0] > 0]))
 
 
 def assert_users_have_their_own_states(section: dict) -> None:
@@ -224,7 +253,7 @@ def assert_learns_targets_of_its_own_sequence(section: dict) -> None:
     )
     batch = {name: jnp.array(value[0]) for name, value in batches(0).items()}
     learn = jax.jit(lambda batch: model.learn(batch, nnx.Rngs(dropout=1, noise=2)))
-    vectors, targets, sequences, _ = learn(batch)
+    vectors, targets, sequences, *_ = learn(batch)
     assert vectors.shape[0] == targets.shape[0] == sequences.shape[0]
     assert vectors.shape[1] == model.item_table().shape[1]
     real = np.asarray(targets) > 0

@@ -43,6 +43,7 @@ def softmax_cross_entropy(
     mesh: Mesh | None = None,
     rows: int | None = None,
     name: str = "items",
+    seen: tuple[Array, Array] | None = None,
 ) -> SumWeight:
     """Cross-entropy over the full catalogue, never holding all [T I] logits.
 
@@ -62,59 +63,75 @@ def softmax_cross_entropy(
         mesh: its devices compute the positions that they hold; None = one device.
         rows: of the table; those behind them are padding, and no candidates. By default all.
         name: the logical axis of the table's rows (`recjax.sharded`).
+        seen: `(ids [T C], bias [])`: what the logits of these rows get, each id once a position;
+            0 = none. Not for a table whose rows are split.
     """
     shards = 1 if mesh is None else data_size(mesh)
     rest = -len(h) % shards
     if rest:  # positions that weigh nothing
-        h, targets, weights = (
-            jnp.pad(a, ((0, rest),) + ((0, 0),) * (a.ndim - 1)) for a in (h, targets, weights)
+        h, targets, weights, *ids = (
+            jnp.pad(a, ((0, rest),) + ((0, 0),) * (a.ndim - 1))
+            for a in (h, targets, weights, *(() if seen is None else seen[:1]))
         )
+        seen = None if seen is None else (ids[0], seen[1])
     if budget is not None:
         budget = -(-budget // shards)
         budget = budget if budget < len(h) // shards else None
     axes = () if mesh is None else table_axes(len(table), name, mesh)
     split = Split(mesh, axes) if mesh is not None and axes else None
+    if split is not None and seen is not None:
+        raise ValueError("seen: expected a table that every device has whole")
     many = mesh is not None and (shards > 1 or split is not None)
     rows = len(table) if rows is None else rows
     how = _How(chunk, padded, budget, mesh if many else None, rows, split)
-    total, weight, left_out = _cross_entropy(h, jnp.asarray(table), targets, weights, how)
+    total, weight, left_out = _cross_entropy(h, jnp.asarray(table), targets, weights, seen, how)
     # A factor, so that the gradients are nan too.
     return total * jnp.where(left_out > 0, jnp.nan, 1.0), weight
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _cross_entropy(
-    h: Array, table: Array, targets: Array, weights: Array, how: _How
+    h: Array,
+    table: Array,
+    targets: Array,
+    weights: Array,
+    seen: tuple[Array, Array] | None,
+    how: _How,
 ) -> tuple[Array, Array, Array]:
     """(sum, weight, number of positions over the budget)."""
-    return _on_devices(h, table, targets, weights, how)[0]
+    return _on_devices(h, table, targets, weights, seen, how)[0]
 
 
-def _fwd(h, table, targets, weights, how):
+def _fwd(h, table, targets, weights, seen, how):
     asked = h.perturbed, table.perturbed
     h, table, targets, weights = (a.value for a in (h, table, targets, weights))
-    return _on_devices(h, table, targets, weights, how, asked)
+    seen = None if seen is None else tuple(a.value for a in seen)
+    return _on_devices(h, table, targets, weights, seen, how, asked)
 
 
 def _bwd(how, residuals, cotangent):
     del how
-    d_h, d_table = (None if d is None else d * cotangent[0].astype(d.dtype) for d in residuals)
-    return d_h, d_table, None, None
+    d_h, d_table, d_bias = (
+        None if d is None else d * cotangent[0].astype(d.dtype) for d in residuals
+    )
+    return d_h, d_table, None, None, None if d_bias is None else (None, d_bias)
 
 
 _cross_entropy.defvjp(_fwd, _bwd, symbolic_zeros=True)
 
 
-def _on_devices(h, table, targets, weights, how, grads=(False, False)):
-    """The sums, and the gradients of `h` and of `table` where `grads` asks for them."""
+def _on_devices(h, table, targets, weights, seen, how, grads=(False, False)):
+    """The sums, and the gradients of `h` and of `table` where `grads` asks for them, and of the
+    bias of `seen`."""
     one = functools.partial(_on_one_device, how=how, grads=grads)
+    d_bias = None
     if how.mesh is None:
-        sums, d_h, d_table = one(h, table, targets, weights)
+        sums, d_h, d_table, d_bias = one(h, table, targets, weights, seen)
     elif how.split is not None:
         split, rows, of_table = how.split, PartitionSpec(BATCH), PartitionSpec(how.split.axes)
 
         def part(h, table, targets, weights):
-            sums, d_h, d_table = one(h, table, targets, weights)
+            sums, d_h, d_table, _ = one(h, table, targets, weights, None)
             if d_table is not None and split.rest:
                 d_table = jax.lax.psum(d_table, split.rest)
             return jax.lax.psum(sums, BATCH), d_table, d_h
@@ -125,28 +142,28 @@ def _on_devices(h, table, targets, weights, how, grads=(False, False)):
         axes, tensor = BATCH, how.mesh.shape["tensor"]
         divides = tensor > 1 and len(table) % tensor == 0
 
-        def shard(h, table, targets, weights):
+        def shard(h, table, targets, weights, seen):
             if divides:  # the products, too: by rows of the table
                 table = jax.lax.with_sharding_constraint(table, PartitionSpec("tensor"))
-            sums, d_h, d_table = one(h, table, targets, weights)
-            return *jax.lax.psum((sums, d_table), axes), d_h
+            sums, d_h, d_table, d_bias = one(h, table, targets, weights, seen)
+            return *jax.lax.psum((sums, d_table, d_bias), axes), d_h
 
         rows, whole = PartitionSpec(axes), PartitionSpec()
         over_mesh = jax.shard_map(
             shard,
             mesh=how.mesh,
-            in_specs=(rows, whole, rows, rows),
-            out_specs=(whole, whole, rows),
+            in_specs=(rows, whole, rows, rows, None if seen is None else (rows, whole)),
+            out_specs=(whole, whole, whole, rows),
             axis_names=set(axes),
             check_vma=False,  # nothing is differentiated through it
         )
         # Without `jit` JAX refuses an axis that it is to split by itself.
-        sums, d_table, d_h = jax.jit(over_mesh)(h, table, targets, weights)
-    return sums, (d_h, None if d_table is None else d_table.astype(table.dtype))
+        sums, d_table, d_bias, d_h = jax.jit(over_mesh)(h, table, targets, weights, seen)
+    return sums, (d_h, None if d_table is None else d_table.astype(table.dtype), d_bias)
 
 
-def _on_one_device(h, table, targets, weights, how, grads):
-    """The sums, d_h and d_table (float32) of the positions that count."""
+def _on_one_device(h, table, targets, weights, seen, how, grads):
+    """The sums, d_h, d_table (float32) and d_bias of the positions that count."""
     positions, left_out = len(h), jnp.int32(0)
     if how.budget is not None:
         # Places past the last one are out of range: they read as 0, and nothing is written there.
@@ -156,14 +173,16 @@ def _on_one_device(h, table, targets, weights, how, grads):
         h, targets, weights = (
             a.at[places].get(mode="fill", fill_value=0) for a in (h, targets, weights)
         )
-    total, d_h, d_table = _in_chunks(h, table, targets, weights, how, grads)
+        if seen is not None:
+            seen = seen[0].at[places].get(mode="fill", fill_value=0), seen[1]
+    total, d_h, d_table, d_bias = _in_chunks(h, table, targets, weights, seen, how, grads)
     if how.budget is not None and d_h is not None:
         d_h = jnp.zeros((positions, h.shape[1]), h.dtype).at[places].set(d_h, mode="drop")
-    return (total, jnp.sum(weights), left_out), d_h, d_table
+    return (total, jnp.sum(weights), left_out), d_h, d_table, d_bias
 
 
-def _in_chunks(h, table, targets, weights, how, grads):
-    """The sum, d_h and d_table (float32), `how.chunk` positions at a time."""
+def _in_chunks(h, table, targets, weights, seen, how, grads):
+    """The sum, d_h, d_table (float32) and d_bias, `how.chunk` positions at a time."""
     positions, split = h.shape[0], how.split
     together = 1 if split is None else split.together
     chunk = how.chunk or max(1, _CHUNK_ELEMENTS // (len(table) * together))
@@ -189,9 +208,12 @@ def _in_chunks(h, table, targets, weights, how, grads):
         return x.reshape(blocks, chunk, *x.shape[1:])
 
     def body(carry, block):
-        total, d_table = carry
-        h_c, target_c, weight_c = map(gathered, block)
+        total, d_table, d_bias = carry
+        h_c, target_c, weight_c = map(gathered, block[:3])
         logits = jnp.einsum("TD,ID->TI", h_c, table, preferred_element_type=jnp.float32)
+        if seen is not None:
+            (seen_c,) = block[3:]
+            logits = logits.at[jnp.arange(len(h_c))[:, None], seen_c].add(seen[1])
         logits = jnp.where(out, -jnp.inf, logits)
         top = over_parts(logits.max(axis=-1, keepdims=True), jax.lax.pmax)
         exp = jnp.exp(logits - top)
@@ -206,7 +228,7 @@ def _in_chunks(h, table, targets, weights, how, grads):
         # Gathered positions are summed on each of the devices that share them.
         total = total + jnp.sum(losses) / together
         if not any(grads):
-            return (total, d_table), None
+            return (total, d_table, d_bias), None
         # d loss / d logits = weight * (softmax - one_hot(target)). The softmax is divided after its
         # products, where there is less to divide; the one-hot part is a gather and a scatter,
         # cheaper than a second pass over the logits.
@@ -221,13 +243,17 @@ def _in_chunks(h, table, targets, weights, how, grads):
             d_table = d_table + jnp.einsum("TI,TD->ID", p, scaled, **wide)
             there = jnp.where(here, place, len(table))
             d_table = d_table.at[there].add(-weight_c[:, None] * h_c, mode="drop")
-        return (total, d_table), d_h
+        if seen is not None:
+            share = jnp.take_along_axis(exp, seen_c, axis=-1).sum(axis=-1) / norm[:, 0]
+            hit = (seen_c == target_c[:, None]).any(axis=-1)
+            d_bias = d_bias + jnp.sum(jnp.where(weight_c > 0, weight_c * (share - hit), 0.0))
+        return (total, d_table, d_bias), d_h
 
     empty = jnp.zeros(table.shape, jnp.float32) if grads[1] else None
-    start = (jnp.zeros((), jnp.float32), empty)
-    (total, d_table), d_h = jax.lax.scan(
-        body, start, (in_blocks(h), in_blocks(targets), in_blocks(weights))
-    )
+    zero = jnp.zeros((), jnp.float32)
+    start = (zero, empty, None if seen is None else zero)
+    blocked = (h, targets, weights, *(() if seen is None else seen[:1]))
+    (total, d_table, d_bias), d_h = jax.lax.scan(body, start, tuple(map(in_blocks, blocked)))
     if d_h is not None:
         d_h = d_h.reshape(blocks * chunk, -1)[:positions]
-    return total, d_h, d_table
+    return total, d_h, d_table, d_bias

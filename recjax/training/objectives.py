@@ -286,6 +286,7 @@ class Objective:
         data: dict[str, Array],
         key: Array,
         states: Array | None = None,
+        seen: tuple[Array, Array] | None = None,
     ) -> SumWeight:
         """The loss of one batch, (sum, weight).
 
@@ -299,10 +300,13 @@ class Objective:
             states: [T D] of a generative model; `states_weight` times their cross-entropy is
                 added, which makes them recommend by themselves (as DimeRec does, Li et al. 2025).
 
+            seen: of a model with `repeats` (`recjax.models.recommender.Learned`); a softmax alone
+                reads it.
+
         Raises:
             InputError: `states_weight` is set, and the model has no such states.
         """
-        total, weight = self._main(h, table, targets, sequences, data, key)
+        total, weight = self._main(h, table, targets, sequences, data, key, seen)
         if self.config.states_weight:
             if states is None:
                 raise InputError(
@@ -312,12 +316,14 @@ class Objective:
             total += self.config.states_weight * guided
         return total, weight
 
-    def _main(self, h, table, targets, sequences, data, key) -> SumWeight:
+    def _main(self, h, table, targets, sequences, data, key, seen) -> SumWeight:
         config = self.config
         weights = (targets != 0).astype(jnp.float32)
         if config.name == "softmax":
-            h = h / config.temperature if config.temperature != 1 else h
-            total, weight = self._softmax(h, table, targets, weights)
+            if config.temperature != 1:
+                h = h / config.temperature
+                seen = None if seen is None else (seen[0], seen[1] / config.temperature)
+            total, weight = self._softmax(h, table, targets, weights, seen=seen)
             if config.smoothing:
                 # -(1 - e) log p_target - e mean_i log p_i = -log p_target + e (s_target - mean s)
                 mean = jnp.mean(table[1 : self.n_items], axis=0)

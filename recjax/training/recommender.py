@@ -24,13 +24,7 @@ from recjax.errors import InputError
 from recjax.evaluation.protocols import EvaluationConfig
 from recjax.models.attributed import ATTRIBUTES, item_attributes
 from recjax.models.definition import fingerprint
-from recjax.models.recommender import (
-    FEATURE_AXES,
-    FEATURES,
-    SequentialRecommender,
-    make_recommender,
-    read_config,
-)
+from recjax.models.recommender import FEATURE_AXES, FEATURES, make_recommender, read_config
 from recjax.ranges import Checked, Count, Seed
 from recjax.sharded import Split, split_axes
 from recjax.training import parallel
@@ -143,6 +137,7 @@ class RecommenderRun(Ranks, Run):
             self._arrays.setdefault(ATTRIBUTES, item_attributes(model_config, store.catalog).values)
             self.rules = ((ATTRIBUTES, "frozen"), *rules)
         self._check_arrays()
+        self.vectors = not getattr(model_config, "repeats", False)
         self.window, self.packed = model_config.max_length, config.train.packed
         self.closing = store.n_items if self.masked else 0
 
@@ -261,31 +256,33 @@ class RecommenderRun(Ranks, Run):
         own = module.loss(batch, rngs)
         if own is not None:
             return own
-        vectors, targets, sequences, states = module.learn(batch, rngs)
+        vectors, targets, sequences, states, seen = module.learn(batch, rngs)
         return self.objective(
-            vectors, module.item_table(), targets, sequences, data, negatives_key, states
+            vectors, module.item_table(), targets, sequences, data, negatives_key, states, seen
         )
 
-    def encode(self, params: Params, batch: dict[str, Array]) -> tuple[Array, Array]:
-        """`(vectors [B D], table [I D])` whose inner products rank each example's next item."""
+    def encode(self, params: Params, batch: dict[str, Array]) -> tuple[Array, Any]:
+        """`(vectors [B D], table [I D])` whose inner products rank each example's next item; of a
+        model with `repeats`, `(scores [B I], None)`."""
         module = self.model.merge(params)
+        layout: dict[str, Any] = {
+            "positions": batch["positions"],
+            "segments": batch["segments"],
+            "last": batch["last"],
+            "rngs": nnx.Rngs(noise=self.config.seed),  # of a generative model
+            **({"users": batch["users"]} if "users" in batch else {}),
+        }
         with self.placing():
-            predicted = module.predict(
-                batch["ids"],
-                positions=batch["positions"],
-                segments=batch["segments"],
-                last=batch["last"],
-                rngs=nnx.Rngs(noise=self.config.seed),  # of a generative model
-                **({"users": batch["users"]} if "users" in batch else {}),
-            )
-            return predicted, module.item_table()
+            if not self.vectors:
+                return module.scores(batch["ids"], **layout), None
+            return module.predict(batch["ids"], **layout), module.item_table()
 
     @functools.cached_property
     def objective(self) -> Objective:
         """The objective, with what it draws negatives from."""
         # Of prefixes each has one target; several devices have their share, which may be larger.
-        usual = self._module.Recommender.learn is SequentialRecommender.learn
-        one = self.config.train.prefixes and usual and parallel.data_size(self.mesh) == 1
+        single = self._module.Recommender.one_target and parallel.data_size(self.mesh) == 1
+        one = self.config.train.prefixes and single
         return Objective(
             self.config.objective,
             self.store.items,
@@ -328,6 +325,16 @@ class RecommenderRun(Ranks, Run):
             raise InputError(
                 "config.objective.states_weight: only a generative model has such states; "
                 f"expected 0 for {self.config.model['name']}"
+            )
+        if not self.vectors and self.objective.config.name != "softmax":
+            raise InputError(
+                "config.model.repeats: only a softmax learns how items repeat; expected False, or "
+                f"config.objective.name 'softmax', not '{self.objective.config.name}'"
+            )
+        if not self.vectors and self.table is not None:
+            raise InputError(
+                "config.model.repeats: expected False, or an item table that every device has "
+                "whole (config.train.rules)"
             )
 
     @functools.cached_property

@@ -28,7 +28,7 @@ def _batch(sequences=300, seed=0):
 def _learned(section, batch, seed):
     model = contracts.build({**SECTION, **section})
     chosen = model._choose(batch["positions"], batch["segments"], nnx.Rngs(noise=seed))
-    h, targets, sequences, _ = model.learn(batch, nnx.Rngs(noise=seed))
+    h, targets, sequences, *_ = model.learn(batch, nnx.Rngs(noise=seed))
     return model, np.asarray(chosen), h, np.asarray(targets), np.asarray(sequences)
 
 
@@ -78,7 +78,7 @@ def test_no_more_vectors_than_are_masked_at_most():
     batch, _ = _batch()
     model = contracts.build({**SECTION, "mask_share": 0.3, "last_share": 0.0})
     model._most_masked = lambda count: 10
-    h, targets, sequences, _ = model.learn(batch, nnx.Rngs(noise=5))
+    h, targets, sequences, *_ = model.learn(batch, nnx.Rngs(noise=5))
     chosen = model._choose(batch["positions"], batch["segments"], nnx.Rngs(noise=5))
     first = np.flatnonzero(np.asarray(chosen))[:10]
     assert h.shape[0] == 10

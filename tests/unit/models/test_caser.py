@@ -91,7 +91,7 @@ def test_the_next_items_are_targets():
         "segments": jnp.array([[1, 1, 1, 2, 2, 0, 0, 0]]),
         "sequences": jnp.array([[7, 7, 7, 8, 8, 0, 0, 0]]),
     }
-    h, targets, sequences, _ = model.learn(batch, nnx.Rngs(dropout=0))
+    h, targets, sequences, *_ = model.learn(batch, nnx.Rngs(dropout=0))
     assert h.shape[0] == 24
     found = np.asarray(targets).reshape(3, 8).T
     assert found[:5].tolist() == [[2, 3, 4], [3, 4, 0], [4, 0, 0], [12, 13, 0], [13, 0, 0]]

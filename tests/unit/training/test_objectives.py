@@ -194,6 +194,31 @@ def test_top1_max():
     check(objectives.top1_max(H, TABLE, TARGETS, WEIGHTS, SHARED), losses)
 
 
+@pytest.mark.parametrize("budget", [None, T])
+def test_seen_items_have_a_bias_and_it_has_a_gradient(budget):
+    seen = np.array([[t % 5 + 1, t % 3 + 7, 0] for t in range(T)])
+
+    def plain(h, table, bias):
+        logits = (h @ table.T).at[:, 0].set(-jnp.inf)
+        logits = logits.at[jnp.arange(T)[:, None], seen[:, :2]].add(bias)
+        chosen = jax.nn.log_softmax(logits)[jnp.arange(T), TARGETS]
+        return 3.0 * -(chosen * WEIGHTS).sum()
+
+    def ours(h, table, bias):
+        return (
+            3.0
+            * softmax_cross_entropy(
+                h, table, TARGETS, WEIGHTS, 4, budget=budget, seen=(jnp.array(seen), bias)
+            )[0]
+        )
+
+    at = jnp.array(H), jnp.array(TABLE), jnp.array(-1.5)
+    np.testing.assert_allclose(ours(*at), plain(*at), rtol=1e-5)
+    found, expected = jax.grad(ours, (0, 1, 2))(*at), jax.grad(plain, (0, 1, 2))(*at)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
 def test_a_softmax_of_a_temperature_with_smoothed_targets():
     config = ObjectiveConfig("softmax", temperature=0.5, smoothing=0.2)
     objective = Objective(config, ITEMS, SPANS, I)

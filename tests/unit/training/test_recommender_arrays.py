@@ -11,6 +11,7 @@ from recjax.errors import InputError
 from recjax.models.recommender import NAMES
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.criteria import Progress
+from recjax.training.objectives import ObjectiveConfig
 from recjax.training.recommender import RecommenderRun
 from recjax.training.state import state_of
 from recjax.training.workdir import build_config, start_run
@@ -197,13 +198,17 @@ def test_a_run_of_prefixes_keeps_and_measures_its_average(sample_store, tmp_path
     )
     config = dataclasses.replace(
         config,
-        model={**config.model, "layers": 1, "mlp_dim": 8, "cosine": True},
+        model={**config.model, "layers": 1, "mlp_dim": 8, "cosine": True, "repeats": True},
         train=dataclasses.replace(config.train, prefixes=True, epochs=0.1),
     )
     run = start_run(config, tmp_path / "run")
     result = run.train()
     params, state = run.restore(run.best_step()), run._state(run.checkpoints, run.best_step())
     assert (np.asarray(params["items/embedding"]) != state.params["items/embedding"]).any()
+    assert params["again"] != 0
+    refused = dataclasses.replace(config, objective=ObjectiveConfig())
+    with pytest.raises(InputError, match=r"config.model.repeats: only a softmax learns how"):
+        start_run(refused, tmp_path / "refused")
     found = run.evaluator("test").run(params)
     assert found == {name: result[name] for name in found}
     assert run.batches.n_sequences > 4 * len(run.split.train)
