@@ -10,7 +10,7 @@ names a config's argument) on what `jax.devices()` gives. It needs the repositor
 number and over as many items; it keeps nothing but the `--store` that it is given.
 
 - loop: the training loop's own order. A thread makes and sends the next batch while a call of
-  `steps_per_call` steps runs; then the call's metrics are read.
+  `steps_per_call` steps runs; then the metrics of the call before are read.
 - device: the same calls back to back over batches that lie on the device already, one wait at the
   end.
 - host share: 1 - device / loop, what the host adds to a step.
@@ -81,11 +81,15 @@ def measure(run: Any, calls: int, rounds: int) -> dict[str, Any]:
         batch = run.place(0, count)
         jax.block_until_ready((state, batch))
         start = now()
+        last = None
         for call in range(1, calls + 1):
             made = maker.submit(run.place, call % calls * count, count)
             state, metrics = steps(state, batch)
             batch = made.result()
-            losses = {key: np.asarray(value) for key, value in metrics.items()}
+            if last is not None:
+                losses = {key: np.asarray(value) for key, value in last.items()}
+            last = metrics
+        losses = {key: np.asarray(value) for key, value in metrics.items()}
         loop.append((now() - start) / (calls * count))
     assert np.isfinite(losses["loss"]).all()
     on_device, in_loop = statistics.median(device), statistics.median(loop)

@@ -1,5 +1,6 @@
 """The training loop: steps, evaluation, early stopping, checkpoints, signals."""
 
+import collections
 import dataclasses
 import functools
 import signal
@@ -160,6 +161,7 @@ def fit(
     every = validation_steps(config, steps_per_epoch)
     step, taken, done = int(state.step), 0, 0
     batch: Any = None
+    unread: collections.deque[tuple[int, int, dict[str, Any]]] = collections.deque()
     started = time.perf_counter()
     if progress.may_go_on(cap) and progress.cooling is not None and progress.cap:
         progress.cooling = None
@@ -260,6 +262,24 @@ def fit(
         bar.reset(cap)
         bar.update(step)
 
+    def read(kept: int) -> None:
+        """Takes down the losses of the calls that were launched, but for the last `kept`."""
+        nonlocal done, step
+        while len(unread) > kept:
+            first, end, metrics = unread.popleft()
+            try:
+                losses = _checked(metrics, first, config.spike * progress.usual)
+            except DivergedError:
+                unread.clear()
+                step = end
+                raise
+            for at, loss in enumerate(losses.tolist(), start=first + progress.skipped):
+                progress.note(loss, part(at))
+            done += len(losses) * per_step
+            bar.update(len(losses))
+            rate = done / (time.perf_counter() - started)
+            bar.set_postfix_str(f"loss {progress.loss:.4f}, {rate:,.0f} {unit}/s", refresh=False)
+
     def save() -> None:
         told = {**meta, "progress": dataclasses.asdict(progress)}
         if not checkpoints.save(step, state, told, progress.best_step):
@@ -283,7 +303,9 @@ def fit(
         try:
             if progress.pending:
                 validated()
+                leave(stop)
         except Stopped:  # it stands so on the disk
+            end_saving()
             return state, progress, False
         while batch is not None:
             if cooldown and progress.cooling is None and step >= cap - cooldown:
@@ -291,25 +313,25 @@ def fit(
             first, step = step, step + taken
             upcoming = asked()
             state, metrics = steps(state, batch)
-            # The device works on this call while the next batch is made.
+            unread.append((first, step, metrics))
+            # The device works on this call while the next batch is made and the last call's
+            # metrics are read, so that it has the next call when this one ends.
             batch = upcoming()
+            ends = step % every == 0 or batch is None
+            left = current().agreed(stop.received is not None)
             try:
-                losses = _checked(metrics, first, config.spike * progress.usual)
+                read(0 if ends or left else 1)
             except DivergedError as error:
                 back(error)
                 batch = asked()()
                 continue
-            for at, loss in enumerate(losses.tolist(), start=first + progress.skipped):
-                progress.note(loss, part(at))
-            done += (step - first) * per_step
-            bar.update(step - first)
-            rate = done / (time.perf_counter() - started)
-            bar.set_postfix_str(f"loss {progress.loss:.4f}, {rate:,.0f} {unit}/s", refresh=False)
             try:
-                if step % every == 0 or batch is None:
+                if ends:
                     progress.pending = True
                     validated()
-                leave(stop)
+                    leave(stop)
+                if left:
+                    raise Stopped(stop.received or signal.SIGTERM)
             except Stopped:
                 if batch is None and not progress.pending:
                     break
