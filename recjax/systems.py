@@ -19,6 +19,7 @@ SYSTEMS = {
     "finetune": "recjax.training.finetune:SYSTEM",
     "interpreter": "recjax.interpreter.run:SYSTEM",
     "recsysllm": "recjax.recsysllm.run:SYSTEM",
+    "p5": "recjax.recsysllm.p5:SYSTEM",
     "guided": "recjax.guided.refine:SYSTEM",
     "fused": "recjax.guided.fusion:SYSTEM",
     "policy": "recjax.guided.policy:SYSTEM",

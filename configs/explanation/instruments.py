@@ -37,6 +37,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     }
     config.tokenizer = {"vocab_size": 4000}
     config.model = MODELS[arg]
-    config.optim = {"learning_rate": 3e-4, "warmup_steps": 100, "clip_norm": 1.0}
-    config.train = {"batch_size": 128, "epochs": 50.0, "patience": 3}
+    rate = 3e-4 if arg.startswith("peter") else 1e-3
+    config.optim = {"learning_rate": rate, "warmup_steps": 50, "clip_norm": 1.0}
+    config.train = {"batch_size": 128, "epochs": 100.0, "patience": 5}
     return config

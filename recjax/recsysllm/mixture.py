@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -120,8 +120,15 @@ class Mixture:
         return self.streams[self.names[number]](own)
 
 
-def mixture(tasks: Tasks, spans: Spans) -> Mixture:
+def mixture(
+    tasks: Tasks, spans: Spans, samples: Callable[..., FamilySamples] = FamilySamples
+) -> Mixture:
     """What a run trains on.
+
+    Args:
+        tasks: makes passages.
+        spans: runs that may be read.
+        samples: `(tasks, family, spans) -> samples` of a family.
 
     Raises:
         InputError: a family whose fields the data lack, or without a sample.
@@ -130,7 +137,7 @@ def mixture(tasks: Tasks, spans: Spans) -> Mixture:
     streams: dict[str, Any] = {"text": tasks.behaviour} if config.text else {}
     for family, share in config.shares.items():
         if share:
-            streams[family] = FamilySamples(tasks, family, spans)
+            streams[family] = samples(tasks, family, spans)
     for name, stream in streams.items():
         if not len(stream):
             raise InputError(

@@ -321,10 +321,6 @@ class ExplanationRun(Run):
             loss += config.context * mean * weight
         return loss, weight
 
-    def _alone(self, params: Params) -> Params:
-        everywhere = jax.jit(lambda p: p, out_shardings=parallel.replicated(self.mesh))(params)
-        return {path: array.addressable_data(0) for path, array in everywhere.items()}
-
     @functools.cached_property
     def _read(self) -> Callable[..., tuple[Array, Array, Array | None]]:
         def read(params: Params, batch: Mapping[str, Array]) -> tuple[Array, Array, Array | None]:
@@ -369,7 +365,7 @@ class ExplanationRun(Run):
             name,
             rows,
             self._arrays(rows),
-            self._alone,
+            functools.partial(parallel.on_one, mesh=self.mesh),
             self._read,
             self.write if writes else None,
             (float(train.ratings.min()), float(train.ratings.max())),

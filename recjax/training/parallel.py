@@ -209,6 +209,16 @@ def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh, axis: int = 0) -> dict
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
+def on_one(params: Mapping[str, Array], mesh: Mesh) -> dict[str, Array]:
+    """Parameters on one device of each process, for what is too small to be split.
+
+    XLA (jax 0.10 and 0.12, CPU) also aborts where it compiles some loops of generation for several
+    devices.
+    """
+    everywhere = jax.jit(lambda p: p, out_shardings=replicated(mesh))(dict(params))
+    return {path: array.addressable_data(0) for path, array in everywhere.items()}
+
+
 def replicate(tree, mesh: Mesh):
     """Puts host arrays, equal on every process, on all devices."""
     sharding = replicated(mesh)

@@ -1,0 +1,418 @@
+"""P5: recommendation as text to text, by a T5 with vectors of whole words (Geng et al. 2022).
+
+    recjax train --config=configs/recsysllm/p5_beauty.py --workdir=runs/p5
+
+A new T5 learns P5's five families of tasks on numbers of users and items; `config.text` says what
+is asked, and which of P5's leaks are open (`recjax.recsysllm.p5_data`; none by default). Answers
+that are items are written by beams that a trie holds to the catalogue. Of candidates in a prompt
+those rank first that the beams find first. The metrics are those of `recjax.recsysllm.scores`.
+
+Deviations: prompts in our own words; ratings as they are, not drawn about them; a target may be any
+interaction of the training part after the first; histories of the newest items alone; no dropout;
+whole words are read in generation, too (P5's notebooks leave them out there).
+
+The best checkpoint ends as WORKDIR/hf, which `recjax.load_llm(WORKDIR)` reads.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from recjax.config import build, to_plain
+from recjax.convert.language_model import language_model, write_language_model
+from recjax.data.pipeline import step_size
+from recjax.data.prepare import DataConfig, read_options
+from recjax.data.store import Store
+from recjax.errors import InputError
+from recjax.evaluation.likelihood import LikelihoodConfig
+from recjax.generate.constrained import constrain
+from recjax.generate.templates import Trie
+from recjax.llm import LanguageModel
+from recjax.models.language import LanguageConfig, family_for
+from recjax.ranges import Checked, Epochs, Range, Seed, Size
+from recjax.recsysllm.answers import AnswersConfig
+from recjax.recsysllm.catalogue import Names
+from recjax.recsysllm.p5_data import P5Options, P5Source, PromptBatches, Prompts
+from recjax.recsysllm.passages import Passage
+from recjax.recsysllm.scores import TaskEvaluator
+from recjax.replace import signed
+from recjax.text.tokenizers import Tokenizer, load_tokenizer, train_bpe
+from recjax.training import parallel
+from recjax.training.language_model import (
+    TokenizerConfig,
+    keep_tokenizer,
+    plain_model,
+    read_model,
+)
+from recjax.training.loop import TrainConfig
+from recjax.training.optim import OptimConfig
+from recjax.training.ranks import SplitConfig
+from recjax.training.run import Run
+from recjax.training.system import System, own_settled
+from recjax.training.token_loss import label_loss
+from recjax.typing import Array, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class P5TrainConfig(TrainConfig):
+    """Section `train` of P5."""
+
+    batch_size: Size = 128  # prompts a step, over all devices
+    epochs: Epochs = 10.0
+    steps_per_call: Annotated[int, Range(1, 10_000)] = 4
+    metric: str = "validation/text/loss"
+
+
+@dataclasses.dataclass(frozen=True)
+class P5Config(Checked):
+    """The config of a run of P5."""
+
+    data: DataConfig
+    model: dict  # a T5: see `read_model`; `whole_words` is the size of P5's table
+    text: P5Options = dataclasses.field(default_factory=P5Options)
+    split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
+    tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
+    answer: Annotated[int, Range(2, 1024)] = 64  # T, tokens of an answer, at most
+    seed: Seed = 0  # of weights, numbers and prompts
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: P5TrainConfig = dataclasses.field(default_factory=P5TrainConfig)
+    evaluation: LikelihoodConfig = dataclasses.field(default_factory=LikelihoodConfig)
+
+    def __post_init__(self):
+        super().__post_init__()
+        model = read_model(self.model, self.tokenizer.vocab_size)
+        if not family_for(model).build.reads_encoder:
+            raise InputError("config.model.name: P5 needs an encoder; expected t5")
+        read_options(self.data)
+
+    system = "p5"  # its name in `recjax.systems.SYSTEMS`; no field
+
+
+def complete(section: Any) -> dict[str, Any]:
+    """A run's config with all defaults filled in.
+
+    Raises:
+        InputError: naming the key that is unknown, missing or of the wrong type.
+    """
+    config = build(P5Config, section, "config")
+    plain = to_plain(config)
+    plain["model"] = plain_model(config.model, config.tokenizer.vocab_size)
+    plain["data"]["options"] = to_plain(read_options(config.data)[1])
+    return plain
+
+
+def _settled(config: P5Config, store: Any) -> P5Config:
+    text = build(P5Options, P5Source.settled(to_plain(config.text)), "config.text")
+    return dataclasses.replace(own_settled(config, store), text=text)
+
+
+def _filled(batch: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+    """A batch with its first row repeated at its end, up to so many rows."""
+    more = rows - len(batch["encoder"])
+    return {k: np.concatenate([a, np.repeat(a[:1], more, axis=0)]) for k, a in batch.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class P5Answerer:
+    """Writes answers; as `recjax.recsysllm.answers.Answerer` does with blanks.
+
+    Attributes:
+        config: how.
+        lm: the model with its parameters.
+        prompts: makes rows of questions.
+        names: the numbers.
+    """
+
+    config: AnswersConfig
+    lm: LanguageModel
+    prompts: Prompts
+    names: Names
+
+    @functools.cached_property
+    def _tokens(self) -> list[list[int]]:
+        return self.prompts.encoder.learn(self.names.distinct)
+
+    def _asked(self, passages: Sequence[Passage], **options: Any) -> Iterator[tuple[int, Any]]:
+        """Answers of a batch after the other, all of one size."""
+        size, read = self.config.batch_size, self.prompts.read(passages)
+        for first in range(0, len(passages), size):
+            batch: dict[str, Any] = {k: a[first : first + size] for k, a in read.items()}
+            rows = len(batch["encoder"])
+            if len(passages) > size:
+                batch = _filled(batch, size)
+            starts = np.zeros((len(batch["encoder"]), 1), np.int32)
+            real = batch["encoder"] > 0
+            yield rows, self.lm.generate(starts, encoder_mask=real, **batch, **options)
+
+    def titles(
+        self,
+        passages: Sequence[Passage],
+        *,
+        free: bool = False,
+        among: Sequence[int] | None = None,
+        beams: int | None = None,
+    ) -> list[list[tuple[list[int], float]]]:
+        """For each question the items found, best first, and the score of each.
+
+        Args:
+            passages: questions.
+            free: without the constraint; a text that is no number has no items.
+            among: items that may be found; None = all.
+            beams: in place of the config's.
+        """
+        trie, members = Trie(self._tokens), self.names.members
+        allowed = None if among is None else set(among)
+        kept = [k for k, items in enumerate(members) if allowed is None or allowed & set(items)]
+        only = constrain(
+            Trie([self._tokens[k] for k in kept]), self.lm.stop, self.lm.config.vocab_size
+        )
+        options: dict[str, Any] = {
+            "beams": max(2, min(beams or self.config.beams, 1 << 10)),
+            "max_new_tokens": max(map(len, self._tokens)) + 1,
+            "processors": () if free else (only,),
+        }
+        out: list[list[tuple[list[int], float]]] = []
+        for rows, found in self._asked(passages, **options):
+            for row in range(rows):
+                lines: list[tuple[list[int], float]] = []
+                for beam, score in enumerate(found.scores[row].tolist()):
+                    if score == -np.inf:
+                        continue
+                    ids = found.tokens[row, beam, : found.lengths[row, beam]].tolist()
+                    whole = bool(ids) and ids[-1] in self.lm.stop
+                    hit = trie.find(ids[:-1]).tolist() if whole and ids[:-1] else []
+                    items = [k for title in hit for k in members[title]]
+                    items = [k for k in items if allowed is None or k in allowed]
+                    lines.append((items, score))
+                out.append(lines)
+        return out
+
+    def texts(self, passages: Sequence[Passage]) -> list[str]:
+        """The likeliest text of each answer, token by token."""
+        out: list[str] = []
+        for rows, found in self._asked(passages, max_new_tokens=self.config.tokens):
+            out += [" ".join(text.split()) for text in found.texts[:rows]]
+        return out
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AnswerLoss:
+    """The loss of the answers to held-out questions, in nats a token: `NAME/text/loss`.
+
+    Attributes:
+        config: how many questions, and how.
+        name: of the part.
+        examples: the questions with their answers.
+        prompts: makes rows of them.
+        read: `(params, batch) -> (loss summed, tokens)`.
+    """
+
+    config: LikelihoodConfig
+    name: str
+    examples: Sequence[Passage]
+    prompts: Prompts
+    read: Callable[..., tuple[Array, Array]]
+
+    @property
+    def metric_names(self) -> list[str]:
+        """The names that `run` gives."""
+        return [f"{self.name}/text/loss"]
+
+    def check(self) -> None:
+        """Raises `InputError` where nothing is held out."""
+        if not self.examples:
+            raise InputError(f"config.text: no question is held out for the {self.name}")
+
+    @functools.cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return self.prompts(self.examples)
+
+    def run(self, params: Params, progress: Callable[[int], Any] = lambda n: None) -> dict:
+        """The metric by name."""
+        self.check()
+        size, loss, tokens = self.config.batch_size, 0.0, 0.0
+        for start in range(0, len(self.examples), size):
+            batch = {k: a[start : start + size] for k, a in self._arrays.items()}
+            rows = len(batch["labels"])
+            batch = _filled(batch, size)
+            batch["labels"][rows:] = -1
+            one, count = self.read(params, batch)
+            loss, tokens = loss + float(one), tokens + float(count)
+            progress(rows)
+        return {f"{self.name}/text/loss": loss / tokens}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class P5Evaluator(TaskEvaluator):
+    """As `TaskEvaluator`; candidates rank as the beams find them, which is P5's way."""
+
+    alone: Callable[[Params], Params] = dict
+
+    def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
+        """Metrics by name."""
+        return super().run(self.alone(params), progress)
+
+    def choices(self, answerer: Any, params: Any, passages: Sequence[Passage]) -> np.ndarray:
+        """The rank of each right candidate among those that the beams find; infinite = none."""
+        del params
+        names, ranks = self.source.dataset.names, []
+        for passage, lines in zip(passages, answerer.titles(passages), strict=True):
+            right = (passage.answer or ())[0].text
+            candidates = [names.items(option)[0] for option in passage.options]
+            found = [k for items, _ in lines for k in items if k in candidates]
+            target = names.items(right)[0]
+            ranks.append(1 + found.index(target) if target in found else math.inf)
+        return np.array(ranks, np.float64)
+
+
+class P5Run(Run):
+    """Everything that a run of P5 consists of, built from its config.
+
+    Args:
+        config: the run's.
+        store: the prepared data.
+        workdir: the run's folder, or None for a run that keeps nothing.
+    """
+
+    config: P5Config
+    store: Store
+    unit = "prompts"
+
+    def __init__(self, config: P5Config, store: Store, workdir: Path | None = None):
+        super().__init__(config, store, workdir)
+        self._family = family_for(read_model(config.model, config.tokenizer.vocab_size))
+
+    @functools.cached_property
+    def source(self) -> P5Source:
+        """Where the passages come from."""
+        return P5Source(self.config.text, self.store, self.config.split, self.seed)
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The workdir's tokenizer, or one that is trained on prompts."""
+        folder = None if self.workdir is None else self.workdir / "tokenizer"
+        if folder is not None and folder.is_dir():
+            return load_tokenizer(folder)
+        return train_bpe(self.source.corpus(), self.config.tokenizer.vocab_size)
+
+    @functools.cached_property
+    def model_config(self) -> LanguageConfig:
+        """The model's own config."""
+        return read_model(self.config.model, self.tokenizer.size)
+
+    @functools.cached_property
+    def prompts(self) -> Prompts:
+        """What makes rows of passages."""
+        config: Any = self.model_config
+        out = Prompts(self.tokenizer, config.max_length, self.config.answer, config.whole_words)
+        out.encoder.learn(self.source.dataset.names.distinct)
+        return out
+
+    def train(self) -> dict[str, Any]:
+        """See `Run.train`."""
+        assert self.workdir is not None
+        keep_tokenizer(self.workdir, self.tokenizer, self.tokenizer.eos_id)
+        return super().train()
+
+    @functools.cached_property
+    def batches(self) -> PromptBatches:
+        """The training batches."""
+        stream, wanted = self.source.stream, self.config.train.batch_size
+        size = step_size(wanted, len(stream), parallel.data_size(self.mesh))
+        return PromptBatches(stream, self.prompts, size)
+
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """See `Trainable`."""
+        return self._family.build(self.model_config, rngs=rngs)
+
+    @property
+    def axes(self) -> parallel.AxisRules:
+        """See `Trainable`."""
+        return self._family.axes
+
+    def _loss(self, params: Params, batch: Any, mesh: Any) -> tuple[Array, Array]:
+        model = self.model.merge(params)
+        encoder = batch["encoder"]
+        read = {"encoder": encoder, "encoder_mask": encoder > 0}
+        if "words" in batch:
+            read["words"] = batch["words"]
+        h, _ = model.hidden(batch["decoder"], **read)
+        return label_loss(h, model.head_table(), batch["labels"], mesh=mesh)
+
+    def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
+        """(sum, weight) of the loss of the answers' tokens."""
+        del data, key
+        return self._loss(params, batch, self.mesh)
+
+    @functools.cached_property
+    def _read(self) -> Callable[..., tuple[Array, Array]]:
+        return jax.jit(lambda params, batch: self._loss(params, batch, None))
+
+    def answerer(self, params: Params) -> P5Answerer:
+        """What writes answers with these parameters, of one device."""
+        stop = (int(self.tokenizer.eos_id or 0),)
+        lm = LanguageModel(
+            self.model, params, self.model_config, tokenizer=self.tokenizer, stop=stop
+        )
+        return P5Answerer(self.source.answers, lm, self.prompts, self.source.dataset.names)
+
+    def evaluator(self, name: Any) -> Any:
+        """Measures what one part holds out; the test's answers, too."""
+        config = self.config.evaluation
+        loss = AnswerLoss(
+            config,
+            name,
+            self.source.held_out(name, config.max_examples, config.seed),
+            self.prompts,
+            self._read,
+        )
+        if name == "validation":
+            return loss
+        alone = functools.partial(parallel.on_one, mesh=self.mesh)
+        answerer: Any = self.answerer  # what `TaskEvaluator` asks of an `Answerer`
+        return P5Evaluator(loss, self.source, answerer, name, config.seed, alone)
+
+    def describe(self) -> str:
+        """One line: model, parameters, data."""
+        parameters = sum(math.prod(a.shape) for a in self.model.shapes.values())
+        text = self.config.text
+        return (
+            f"{self._family.name}: {parameters:,} parameters, {self.tokenizer.size:,} tokens; "
+            f"{len(self.source.stream):,} prompts and {self.batches.steps_per_epoch:,} steps an "
+            f"epoch; ids {text.ids}, reviews {text.reviews}"
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint belongs to: the model and the data."""
+        model = {**to_plain(self.config.model), "vocab_size": self.tokenizer.size}
+        return {"model": model, "data": self.source.dataset.fingerprint}
+
+    def finish(self, params: Params) -> dict[str, Any]:
+        """Writes the best parameters as WORKDIR/hf."""
+        assert self.workdir is not None
+        folder = self.workdir / "hf"
+        everywhere = jax.jit(lambda p: p, out_shardings=parallel.replicated(self.mesh))(params)
+        if jax.process_index() == 0:
+            model = language_model(self.model_config, everywhere, self.workdir / "tokenizer")
+            write_language_model(folder, model, overwrite=True, known=signed)
+        return {"folder": str(folder)}
+
+
+def planned(config: P5Config, rows: int) -> dict[str, Any]:
+    """See `System.plan`."""
+    del rows
+    return {"config": read_model(config.model, config.tokenizer.vocab_size)}
+
+
+SYSTEM = System(
+    P5Config, P5Run, complete, settled=_settled, plan=planned,
+    may_change=("data.path", "data.store", "text.tasks.reviews"),
+)  # fmt: skip

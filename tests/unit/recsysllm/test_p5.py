@@ -1,0 +1,160 @@
+"""P5: its numbers and leaks, whole words, rows of an encoder and a decoder, and a run."""
+
+import types
+
+import numpy as np
+import pytest
+
+from recjax.config import build
+from recjax.data.interactions import LogBuilder
+from recjax.data.store import write_store
+from recjax.errors import InputError
+from recjax.recsysllm.p5 import P5Config, P5Run
+from recjax.recsysllm.p5_data import item_numbers
+from recjax.training.workdir import build_config, start_run
+
+USERS, ITEMS = 24, 12
+SMALL = {
+    "name": "t5", "dim": 16, "mlp_dim": 32, "layers": 1, "encoder_layers": 1, "heads": 2,
+    "kv_heads": 2, "head_dim": 8, "max_length": 96, "whole_words": 24,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Users who go through the items in a ring: the next item is the one after."""
+    log = LogBuilder(timestamps=True, ratings=True)
+    for user in range(USERS):
+        for time in range(7):
+            item = (user + time) % ITEMS
+            log.add(f"u{user}", f"i{item}", time, 1 + (user + item) % 5)
+    path = tmp_path_factory.mktemp("p5") / "store"
+    return write_store(path, log.build(), {}, {"options": {}})
+
+
+def config(store, tasks=None, **sections):
+    text = {
+        "tasks": {"sequential": 1.0, "only": ("2-3",), "history": 3, **(tasks or {})},
+        "answers": {"beams": 4, "batch_size": 12, "free": 4, "cutoffs": (1, 5)},
+        **sections.pop("text", {}),
+    }
+    given = {
+        "data": {"source": "simulated", "store": str(store.path)},
+        "model": SMALL,
+        "tokenizer": {"vocab_size": 300},
+        "answer": 4,
+        "text": text,
+        "train": {"batch_size": 48, "steps_per_call": 1},
+        "evaluation": {"batch_size": 24},
+    }
+    return build(P5Config, {**given, **sections}, "config")
+
+
+def test_numbers_of_items(store):
+    run = P5Run(config(store), store)
+    train, chosen = run.source.dataset.split.train, {}
+    for ids in ("random", "train_order", "p5_order"):
+        numbers = chosen[ids] = item_numbers(store, train, ids, 3)
+        assert numbers[0] == 0 and sorted(numbers[1:]) == list(range(1, store.n_items))
+        np.testing.assert_array_equal(numbers, item_numbers(store, train, ids, 3))
+    # In P5's order most items of a sequence follow each other, the test's too.
+    after = {
+        ids: np.mean(
+            [
+                n[store.items[stop]] == 1 + n[store.items[stop - 1]]
+                for stop in run.source.dataset.split.test.stops
+            ]
+        )
+        for ids, n in chosen.items()
+    }
+    assert after["p5_order"] > 0.5 > after["random"]
+
+
+def test_train_order_reads_training_alone(store):
+    train = P5Run(config(store), store).source.dataset.split.train
+    items = np.array(store.items)
+    changed = types.SimpleNamespace(items=items, offsets=store.offsets, n_items=store.n_items)
+    tested = np.setdiff1d(np.arange(len(items)), np.concatenate(
+        [np.arange(a, b) for a, b in zip(train.starts, train.stops, strict=True)]
+    ))  # fmt: skip
+    items[tested] = items[tested][::-1]
+    same = [
+        np.array_equal(item_numbers(store, train, ids, 3), item_numbers(changed, train, ids, 3))
+        for ids in ("random", "train_order", "p5_order")
+    ]
+    assert same == [True, True, False]
+
+
+@pytest.mark.parametrize(("reviews", "leaks"), [("held_out", False), ("p5_random", True)])
+def test_the_leak_of_reviews_is_a_switch(store, reviews, leaks):
+    tasks = {"sequential": 1.0, "rating": 1.0, "only": (), "candidates": 4}
+    run = P5Run(config(store, tasks, text={"reviews": reviews}), store)
+    streams = run.source.stream.streams
+    tested = set(run.source.dataset.split.test.stops.tolist())
+    for name, stream in streams.items():
+        told = {k for place in range(len(stream)) for k in stream(place).sources}
+        assert bool(told & tested) == (leaks and name == "rating")
+    if leaks:
+        assert len(streams["rating"]) == pytest.approx(0.8 * len(store.items), rel=0.1)
+
+
+def test_rows_of_prompts(store):
+    run = P5Run(config(store), store)
+    passages = [run.source.stream(k) for k in range(5)]
+    rows, tokenizer = run.prompts(passages), run.tokenizer
+    for passage, ids, words, labels, before in zip(
+        passages, rows["encoder"], rows["words"], rows["labels"], rows["decoder"], strict=True
+    ):
+        real = ids[ids > 0]
+        assert real[-1] == tokenizer.eos_id
+        assert tokenizer.decode(real[:-1]).lstrip() == passage.text
+        # Each blank begins a word; all tokens of "17," are of one.
+        starts = [0, *(k for k in range(1, len(real) - 1) if tokenizer.token(real[k])[0] == "Ġ")]
+        expected = np.searchsorted(starts, np.arange(len(real) - 1), side="right")
+        np.testing.assert_array_equal(words[: len(real) - 1], np.minimum(expected, 23))
+        assert (words[len(real) - 1 :] == 0).all()
+        answer = labels[labels >= 0]
+        assert answer[-1] == tokenizer.eos_id and before[0] == 0
+        np.testing.assert_array_equal(before[1 : len(answer)], answer[:-1])
+        number = tokenizer.decode(answer[:-1]).strip()
+        assert run.source.dataset.names.items(number) == [store.items[passage.sources[-1]]]
+
+
+def test_a_run_learns_the_ring(store, tmp_path, monkeypatch):
+    import recjax
+
+    monkeypatch.setattr("recjax.training.system.prepare", lambda section: store)
+    given = config(
+        store,
+        optim={"learning_rate": 0.01, "clip_norm": 1.0},
+        train={"batch_size": 48, "epochs": 50.0, "evaluate_every": 50.0, "steps_per_call": 10},
+    )
+    result = start_run(given, tmp_path).train()
+    assert result["finished"] and result["test/full_with_seen/hr@1"] > 0.8
+    assert result["test/full/hr@5"] >= result["test/full/hr@1"]
+    assert 0 <= result["test/2-13/full/ndcg@5"] <= 1 and 0 <= result["test/gen/valid_ratio"] <= 1
+    lm = recjax.load_llm(tmp_path)  # with its table of whole words
+    assert lm.config.whole_words == 24 and lm.family.name == "t5"
+
+
+def test_candidates_rank_as_the_beams_find_them(store):
+    tasks = {"sequential": 0.0, "direct": 1.0, "rating": 1.0, "only": (), "candidates": 4}
+    run = P5Run(config(store, tasks), store)
+    params = run.whole(run.init_state().params)
+    values = run.evaluator("test").run(params)
+    assert set(values) == set(run.evaluator("test").metric_names)
+    assert 0 < values["test/uni4/hr@5"] <= 1 and "test/5-8/uni4/hr@1" in values
+    assert values["test/rating/parsed"] <= 1
+
+
+def test_errors_name_the_key(store):
+    given = {"system": "p5", "data": {"source": "simulated", "store": "x"}, "model": SMALL}
+    with pytest.raises(InputError, match=r"config\.model\.name: P5 needs an encoder"):
+        build_config({**given, "model": {"name": "llama"}})
+    with pytest.raises(InputError, match=r"config\.text\.ids: "):
+        build_config({**given, "text": {"ids": "order"}})
+    with pytest.raises(InputError, match=r"config\.text\.tasks\.text: P5 learns"):
+        build_config({**given, "text": {"tasks": {"text": 1.0}}})
+    bare = config(store, {"sequential": 0.0, "review": 1.0, "only": ()})
+    with pytest.raises(InputError, match=r"config\.text\.tasks\.review: the data have no"):
+        P5Run(bare, store).source.stream  # noqa: B018
