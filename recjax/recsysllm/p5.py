@@ -17,12 +17,12 @@ The best checkpoint ends as WORKDIR/hf, which `recjax.load_llm(WORKDIR)` reads.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from flax import nnx
 
 from recjax.config import build, to_plain
@@ -32,16 +32,11 @@ from recjax.data.prepare import DataConfig, read_options
 from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig
-from recjax.generate.constrained import constrain
-from recjax.generate.templates import Trie
 from recjax.llm import LanguageModel
 from recjax.models.language import LanguageConfig, family_for
 from recjax.ranges import Checked, Epochs, Range, Seed, Size
-from recjax.recsysllm.answers import AnswersConfig
-from recjax.recsysllm.catalogue import Names
+from recjax.recsysllm.p5_answers import AnswerLoss, P5Answerer, P5Evaluator
 from recjax.recsysllm.p5_data import P5Options, P5Source, PromptBatches, Prompts
-from recjax.recsysllm.passages import Passage
-from recjax.recsysllm.scores import TaskEvaluator
 from recjax.replace import signed
 from recjax.text.tokenizers import Tokenizer, load_tokenizer, train_bpe
 from recjax.training import parallel
@@ -113,165 +108,6 @@ def _settled(config: P5Config, store: Any) -> P5Config:
     return dataclasses.replace(own_settled(config, store), text=text)
 
 
-def _filled(batch: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
-    """A batch with its first row repeated at its end, up to so many rows."""
-    more = rows - len(batch["encoder"])
-    return {k: np.concatenate([a, np.repeat(a[:1], more, axis=0)]) for k, a in batch.items()}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class P5Answerer:
-    """Writes answers; as `recjax.recsysllm.answers.Answerer` does with blanks.
-
-    Attributes:
-        config: how.
-        lm: the model with its parameters.
-        prompts: makes rows of questions.
-        names: the numbers.
-    """
-
-    config: AnswersConfig
-    lm: LanguageModel
-    prompts: Prompts
-    names: Names
-
-    @functools.cached_property
-    def _tokens(self) -> list[list[int]]:
-        return self.prompts.encoder.learn(self.names.distinct)
-
-    def _asked(self, passages: Sequence[Passage], **options: Any) -> Iterator[tuple[int, Any]]:
-        """Answers of a batch after the other, all of one size."""
-        size, read = self.config.batch_size, self.prompts.read(passages)
-        for first in range(0, len(passages), size):
-            batch: dict[str, Any] = {k: a[first : first + size] for k, a in read.items()}
-            rows = len(batch["encoder"])
-            if len(passages) > size:
-                batch = _filled(batch, size)
-            starts = np.zeros((len(batch["encoder"]), 1), np.int32)
-            real = batch["encoder"] > 0
-            yield rows, self.lm.generate(starts, encoder_mask=real, **batch, **options)
-
-    def titles(
-        self,
-        passages: Sequence[Passage],
-        *,
-        free: bool = False,
-        among: Sequence[int] | None = None,
-        beams: int | None = None,
-    ) -> list[list[tuple[list[int], float]]]:
-        """For each question the items found, best first, and the score of each.
-
-        Args:
-            passages: questions.
-            free: without the constraint; a text that is no number has no items.
-            among: items that may be found; None = all.
-            beams: in place of the config's.
-        """
-        trie, members = Trie(self._tokens), self.names.members
-        allowed = None if among is None else set(among)
-        kept = [k for k, items in enumerate(members) if allowed is None or allowed & set(items)]
-        only = constrain(
-            Trie([self._tokens[k] for k in kept]), self.lm.stop, self.lm.config.vocab_size
-        )
-        options: dict[str, Any] = {
-            "beams": max(2, min(beams or self.config.beams, 1 << 10)),
-            "max_new_tokens": max(map(len, self._tokens)) + 1,
-            "processors": () if free else (only,),
-        }
-        out: list[list[tuple[list[int], float]]] = []
-        for rows, found in self._asked(passages, **options):
-            for row in range(rows):
-                lines: list[tuple[list[int], float]] = []
-                for beam, score in enumerate(found.scores[row].tolist()):
-                    if score == -np.inf:
-                        continue
-                    ids = found.tokens[row, beam, : found.lengths[row, beam]].tolist()
-                    whole = bool(ids) and ids[-1] in self.lm.stop
-                    hit = trie.find(ids[:-1]).tolist() if whole and ids[:-1] else []
-                    items = [k for title in hit for k in members[title]]
-                    items = [k for k in items if allowed is None or k in allowed]
-                    lines.append((items, score))
-                out.append(lines)
-        return out
-
-    def texts(self, passages: Sequence[Passage]) -> list[str]:
-        """The likeliest text of each answer, token by token."""
-        out: list[str] = []
-        for rows, found in self._asked(passages, max_new_tokens=self.config.tokens):
-            out += [" ".join(text.split()) for text in found.texts[:rows]]
-        return out
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class AnswerLoss:
-    """The loss of the answers to held-out questions, in nats a token: `NAME/text/loss`.
-
-    Attributes:
-        config: how many questions, and how.
-        name: of the part.
-        examples: the questions with their answers.
-        prompts: makes rows of them.
-        read: `(params, batch) -> (loss summed, tokens)`.
-    """
-
-    config: LikelihoodConfig
-    name: str
-    examples: Sequence[Passage]
-    prompts: Prompts
-    read: Callable[..., tuple[Array, Array]]
-
-    @property
-    def metric_names(self) -> list[str]:
-        """The names that `run` gives."""
-        return [f"{self.name}/text/loss"]
-
-    def check(self) -> None:
-        """Raises `InputError` where nothing is held out."""
-        if not self.examples:
-            raise InputError(f"config.text: no question is held out for the {self.name}")
-
-    @functools.cached_property
-    def _arrays(self) -> dict[str, np.ndarray]:
-        return self.prompts(self.examples)
-
-    def run(self, params: Params, progress: Callable[[int], Any] = lambda n: None) -> dict:
-        """The metric by name."""
-        self.check()
-        size, loss, tokens = self.config.batch_size, 0.0, 0.0
-        for start in range(0, len(self.examples), size):
-            batch = {k: a[start : start + size] for k, a in self._arrays.items()}
-            rows = len(batch["labels"])
-            batch = _filled(batch, size)
-            batch["labels"][rows:] = -1
-            one, count = self.read(params, batch)
-            loss, tokens = loss + float(one), tokens + float(count)
-            progress(rows)
-        return {f"{self.name}/text/loss": loss / tokens}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class P5Evaluator(TaskEvaluator):
-    """As `TaskEvaluator`; candidates rank as the beams find them, which is P5's way."""
-
-    alone: Callable[[Params], Params] = dict
-
-    def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
-        """Metrics by name."""
-        return super().run(self.alone(params), progress)
-
-    def choices(self, answerer: Any, params: Any, passages: Sequence[Passage]) -> np.ndarray:
-        """The rank of each right candidate among those that the beams find; infinite = none."""
-        del params
-        names, ranks = self.source.dataset.names, []
-        for passage, lines in zip(passages, answerer.titles(passages), strict=True):
-            right = (passage.answer or ())[0].text
-            candidates = [names.items(option)[0] for option in passage.options]
-            found = [k for items, _ in lines for k in items if k in candidates]
-            target = names.items(right)[0]
-            ranks.append(1 + found.index(target) if target in found else math.inf)
-        return np.array(ranks, np.float64)
-
-
 class P5Run(Run):
     """Everything that a run of P5 consists of, built from its config.
 
@@ -337,23 +173,31 @@ class P5Run(Run):
         """See `Trainable`."""
         return self._family.axes
 
-    def _loss(self, params: Params, batch: Any, mesh: Any) -> tuple[Array, Array]:
-        model = self.model.merge(params)
+    def _states(self, model: Any, batch: Any) -> Array:
+        """The decoder's states [B T E]."""
         encoder = batch["encoder"]
         read = {"encoder": encoder, "encoder_mask": encoder > 0}
         if "words" in batch:
             read["words"] = batch["words"]
-        h, _ = model.hidden(batch["decoder"], **read)
-        return label_loss(h, model.head_table(), batch["labels"], mesh=mesh)
+        return model.hidden(batch["decoder"], **read)[0]
 
     def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
         """(sum, weight) of the loss of the answers' tokens."""
         del data, key
-        return self._loss(params, batch, self.mesh)
+        model = self.model.merge(params)
+        h = self._states(model, batch)
+        return label_loss(h, model.head_table(), batch["labels"], mesh=self.mesh)
 
     @functools.cached_property
     def _read(self) -> Callable[..., tuple[Array, Array]]:
-        return jax.jit(lambda params, batch: self._loss(params, batch, None))
+        def read(params: Params, batch: Any) -> tuple[Array, Array]:
+            model, labels = self.model.merge(params), batch["labels"]
+            logs = jax.nn.log_softmax(model.logits(self._states(model, batch)))
+            chosen = jnp.take_along_axis(logs, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
+            real = labels >= 0
+            return -(chosen * real).sum(axis=-1), real.sum(axis=-1)
+
+        return jax.jit(read)
 
     def answerer(self, params: Params) -> P5Answerer:
         """What writes answers with these parameters, of one device."""

@@ -174,7 +174,7 @@ class P5Source(Mixed):
         options = self.options
         return P5Dataset(
             options.behaviour, options.tasks, self.store, make_split(self.store, self.split_config),
-            self.seed, options.ids, options.reviews == "p5_random",
+            self.seed, ids=options.ids, leaky=options.reviews == "p5_random",
         )  # fmt: skip
 
     @property

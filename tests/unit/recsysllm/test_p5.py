@@ -144,7 +144,7 @@ def test_candidates_rank_as_the_beams_find_them(store):
     values = run.evaluator("test").run(params)
     assert set(values) == set(run.evaluator("test").metric_names)
     assert 0 < values["test/uni4/hr@5"] <= 1 and "test/5-8/uni4/hr@1" in values
-    assert values["test/rating/parsed"] <= 1
+    assert values["test/rating/parsed"] <= 1 and values["test/rating/expected/rmse"] < 4
 
 
 def test_errors_name_the_key(store):

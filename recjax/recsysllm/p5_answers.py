@@ -1,0 +1,204 @@
+"""P5's answers: numbers of items by beams, texts, and their loss; as `answers` has them of blanks."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from recjax.errors import InputError
+from recjax.evaluation.likelihood import LikelihoodConfig
+from recjax.generate.constrained import constrain
+from recjax.generate.templates import Trie
+from recjax.llm import LanguageModel
+from recjax.recsysllm.answers import AnswersConfig
+from recjax.recsysllm.catalogue import Names
+from recjax.recsysllm.p5_data import Prompts
+from recjax.recsysllm.passages import Passage, Piece
+from recjax.recsysllm.scores import TaskEvaluator
+from recjax.typing import Array, Params
+
+
+def _filled(batch: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+    """A batch with its first row repeated at its end, up to so many rows."""
+    more = rows - len(batch["encoder"])
+    return {k: np.concatenate([a, np.repeat(a[:1], more, axis=0)]) for k, a in batch.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class P5Answerer:
+    """Writes answers; as `recjax.recsysllm.answers.Answerer` does with blanks.
+
+    Attributes:
+        config: how.
+        lm: the model with its parameters.
+        prompts: makes rows of questions.
+        names: the numbers.
+    """
+
+    config: AnswersConfig
+    lm: LanguageModel
+    prompts: Prompts
+    names: Names
+
+    @functools.cached_property
+    def _tokens(self) -> list[list[int]]:
+        return self.prompts.encoder.learn(self.names.distinct)
+
+    def _asked(self, passages: Sequence[Passage], **options: Any) -> Iterator[tuple[int, Any]]:
+        """Answers of a batch after the other, all of one size."""
+        size, read = self.config.batch_size, self.prompts.read(passages)
+        for first in range(0, len(passages), size):
+            batch: dict[str, Any] = {k: a[first : first + size] for k, a in read.items()}
+            rows = len(batch["encoder"])
+            if len(passages) > size:
+                batch = _filled(batch, size)
+            starts = np.zeros((len(batch["encoder"]), 1), np.int32)
+            real = batch["encoder"] > 0
+            yield rows, self.lm.generate(starts, encoder_mask=real, **batch, **options)
+
+    def titles(
+        self,
+        passages: Sequence[Passage],
+        *,
+        free: bool = False,
+        among: Sequence[int] | None = None,
+        beams: int | None = None,
+    ) -> list[list[tuple[list[int], float]]]:
+        """For each question the items found, best first, and the score of each.
+
+        Args:
+            passages: questions.
+            free: without the constraint; a text that is no number has no items.
+            among: items that may be found; None = all.
+            beams: in place of the config's.
+        """
+        trie, members = Trie(self._tokens), self.names.members
+        allowed = None if among is None else set(among)
+        kept = [k for k, items in enumerate(members) if allowed is None or allowed & set(items)]
+        only = constrain(
+            Trie([self._tokens[k] for k in kept]), self.lm.stop, self.lm.config.vocab_size
+        )
+        options: dict[str, Any] = {
+            "beams": max(2, min(beams or self.config.beams, 1 << 10)),
+            "max_new_tokens": max(map(len, self._tokens)) + 1,
+            "processors": () if free else (only,),
+        }
+        out: list[list[tuple[list[int], float]]] = []
+        for rows, found in self._asked(passages, **options):
+            for row in range(rows):
+                lines: list[tuple[list[int], float]] = []
+                for beam, score in enumerate(found.scores[row].tolist()):
+                    if score == -np.inf:
+                        continue
+                    ids = found.tokens[row, beam, : found.lengths[row, beam]].tolist()
+                    whole = bool(ids) and ids[-1] in self.lm.stop
+                    hit = trie.find(ids[:-1]).tolist() if whole and ids[:-1] else []
+                    items = [k for title in hit for k in members[title]]
+                    items = [k for k in items if allowed is None or k in allowed]
+                    lines.append((items, score))
+                out.append(lines)
+        return out
+
+    def texts(self, passages: Sequence[Passage]) -> list[str]:
+        """The likeliest text of each answer, token by token."""
+        out: list[str] = []
+        for rows, found in self._asked(passages, max_new_tokens=self.config.tokens):
+            out += [" ".join(text.split()) for text in found.texts[:rows]]
+        return out
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AnswerLoss:
+    """The loss of the answers to held-out questions, in nats a token: `NAME/text/loss`.
+
+    Attributes:
+        config: how many questions, and how.
+        name: of the part.
+        examples: the questions with their answers.
+        prompts: makes rows of them.
+        read: `(params, batch) -> (loss [B], tokens [B])` of the answers.
+    """
+
+    config: LikelihoodConfig
+    name: str
+    examples: Sequence[Passage]
+    prompts: Prompts
+    read: Callable[..., tuple[Array, Array]]
+
+    @property
+    def metric_names(self) -> list[str]:
+        """The names that `run` gives."""
+        return [f"{self.name}/text/loss"]
+
+    def check(self) -> None:
+        """Raises `InputError` where nothing is held out."""
+        if not self.examples:
+            raise InputError(f"config.text: no question is held out for the {self.name}")
+
+    def scores(
+        self,
+        params: Params,
+        passages: Sequence[Passage],
+        progress: Callable[[int], Any] = lambda n: None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The loss of each answer in nats, and its tokens: [n] each."""
+        size, arrays = self.config.batch_size, self.prompts(passages)
+        found: list[tuple[np.ndarray, np.ndarray]] = []
+        for start in range(0, len(passages), size):
+            batch = {k: a[start : start + size] for k, a in arrays.items()}
+            rows = len(batch["labels"])
+            loss, tokens = self.read(params, _filled(batch, size))
+            found.append((np.asarray(loss)[:rows], np.asarray(tokens)[:rows]))
+            progress(rows)
+        losses, counts = zip(*found, strict=True)
+        return np.concatenate(losses), np.concatenate(counts)
+
+    def run(self, params: Params, progress: Callable[[int], Any] = lambda n: None) -> dict:
+        """The metric by name."""
+        self.check()
+        loss, tokens = self.scores(params, self.examples, progress)
+        return {f"{self.name}/text/loss": float(loss.sum(dtype=np.float64) / tokens.sum())}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class P5Evaluator(TaskEvaluator):
+    """As `TaskEvaluator`; candidates rank as the beams find them, which is P5's way."""
+
+    alone: Callable[[Params], Params] = dict
+
+    def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
+        """Metrics by name."""
+        return super().run(self.alone(params), progress)
+
+    def expected(
+        self,
+        answerer: Any,
+        params: Any,
+        passages: Sequence[Passage],
+        numbers: Sequence[float],
+    ) -> list[float]:
+        """The mean of the numbers that may be answered, by the likelihood of each."""
+        del answerer
+        asked = [
+            dataclasses.replace(passage, answer=(Piece(f"{n:g}"),))
+            for passage in passages
+            for n in numbers
+        ]
+        loss = self.blanks.scores(params, asked)[0].reshape(len(passages), len(numbers))
+        weights = np.exp(loss.min(axis=1, keepdims=True) - loss)
+        return (weights @ np.array(numbers) / weights.sum(axis=1)).tolist()
+
+    def choices(self, answerer: Any, params: Any, passages: Sequence[Passage]) -> np.ndarray:
+        """The rank of each right candidate among those that the beams find; infinite = none."""
+        del params
+        names, ranks = self.source.dataset.names, []
+        for passage, lines in zip(passages, answerer.titles(passages), strict=True):
+            right = (passage.answer or ())[0].text
+            candidates = [names.items(option)[0] for option in passage.options]
+            found = [k for items, _ in lines for k in items if k in candidates]
+            target = names.items(right)[0]
+            ranks.append(1 + found.index(target) if target in found else math.inf)
+        return np.array(ranks, np.float64)
