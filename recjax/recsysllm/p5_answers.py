@@ -1,4 +1,4 @@
-"""P5's answers: numbers of items by beams, texts, and their loss; as `answers` has them of blanks."""
+"""P5's answers: numbers of items by beams, texts, and their loss (`answers` has those of blanks)."""
 
 import dataclasses
 import functools
