@@ -1,4 +1,4 @@
-"""P5's answers: numbers of items by beams, texts, and their loss (`answers` has those of blanks)."""
+"""P5's answers: numbers of items by beams, texts, and their loss (of blanks: `answers`)."""
 
 import dataclasses
 import functools
