@@ -7,8 +7,9 @@
    ends where the likelihood of held-out answers no longer rises.
 2. `configs/guided/ml100k_policy.py` fine-tunes it by policy gradient, for each seed and task.
 
-It prints the AUC and MRR of the start and of each run, beside those of the mean of recent films and
-of the lean (liked less others), which need no language model. `--results FILE` takes a line of JSON
+It prints the AUC and MRR of the start and of each run, beside those of another user's scores and of
+one vector for all users, and those of the mean of recent films and of the lean (liked less others),
+which need no language model. `--results FILE` takes a line of JSON
 for each of these and for each validation. The users' scores before and after are in the folder, of
 what stands `--before` items before the end (`users-start.tsv`, `users-liked0.tsv`, ...).
 """
@@ -19,6 +20,7 @@ import json
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -28,6 +30,7 @@ from recjax.convert.language_model import language_model, write_language_model
 from recjax.guided.aspects import USER
 from recjax.guided.policy import PolicyConfig, PolicyRun
 from recjax.guided.prompts import answer_form
+from recjax.guided.rewards import auc, match, reciprocal_rank
 from recjax.guided.score_files import write_scores
 from recjax.guided.user_examples import UserExamples
 from recjax.models.definition import params_of
@@ -71,40 +74,42 @@ class _NoTokenizer:
     pad_id = 0
 
 
+def measured(run, users):
+    """(AUC, MRR) on the test of standardised vectors [n A] of the first n users."""
+    batch = {name: jnp.asarray(a[: len(users)]) for name, a in run.batches.at("test").items()}
+    items, real, users = jnp.asarray(run.data["items"]), batch["targets"] > 0, jnp.asarray(users)
+    scores = jnp.einsum("BA,BCA->BC", users, items[batch["targets"]])
+    area, some = auc(scores, batch["liked"], real)
+    ranks = reciprocal_rank(match(users, items), batch["targets"], real, batch["history"])
+    return float(area[some].mean()), float(ranks.mean())
+
+
 def references(run):
     """AUC and MRR of vectors that no language model made, on the test."""
-    import jax.numpy as jnp
-
-    from recjax.guided.rewards import auc, match, reciprocal_rank
-
-    batch, data, store = run.batches.at("test"), run.data, run.store
-    items = np.asarray(data["items"])
-    vectors = {
-        "mean of all": [],
-        "mean of liked": [],
-        "lean (liked less others)": [],
-        "mean of the last ten": [],
-    }
+    batch, store, items = run.batches.at("test"), run.store, np.asarray(run.data["items"])
+    names = ("mean of all", "mean of liked", "lean (liked less others)", "mean of the last ten")
+    vectors = {name: [] for name in names}
     for user, cut in zip(batch["users"], run.batches.cuts("test"), strict=True):
         start = max(int(store.offsets[user]), int(cut) - run.config.users.history)
         own, liked = items[store.items[start:cut]], run.batches.liked[start:cut]
         good = own[liked].mean(0) if liked.any() else own.mean(0)
         bad = own[~liked].mean(0) if (~liked).any() else own.mean(0)
-        vectors["mean of all"].append(own.mean(0))
-        vectors["mean of liked"].append(good)
-        vectors["lean (liked less others)"].append(good - bad)
-        vectors["mean of the last ten"].append(own[-10:].mean(0))
-    out = {}
-    for name, rows in vectors.items():
-        users = jnp.asarray(np.stack(rows))
-        scores = jnp.einsum("BA,BCA->BC", users, items[batch["targets"]])
-        area, some = auc(scores, batch["liked"], batch["targets"] > 0)
-        ranks = reciprocal_rank(
-            match(users, jnp.asarray(items)), batch["targets"], batch["targets"] > 0,
-            batch["history"],
-        )  # fmt: skip
-        out[name] = (float(area[some].mean()), float(ranks.mean()))
-    return out
+        for name, row in zip(
+            names, (own.mean(0), good, good - bad, own[-10:].mean(0)), strict=True
+        ):
+            vectors[name].append(row)
+    return {name: measured(run, np.stack(rows)) for name, rows in vectors.items()}
+
+
+def controls(run, params):
+    """AUC and MRR of another user's scores, and of the mean of all users'."""
+    ratings = run.evaluator("test").ratings(params)
+    users = np.asarray(run.vectors(ratings, run.data))
+    other = np.random.default_rng(0).permutation(len(users))
+    return {
+        "another user's": measured(run, users[other]),
+        "one for all": measured(run, np.broadcast_to(users.mean(0), users.shape)),
+    }
 
 
 def parse():
@@ -202,6 +207,8 @@ def main():
                 before = run.evaluator("test").run(params)
                 told("start", "start", before["test/users/auc"], before["test/full/mrr"])
                 write_users(run, params, args.before, args.out / "users-start.tsv")
+                for name, values in controls(run, params).items():
+                    told("control", f"start, {name}", *values)
                 for name, values in references(run).items():
                     told("reference", name, *values)
                 first = False
@@ -218,6 +225,8 @@ def main():
             told("tuned", name, *values, step=after["step"], seconds=took)
             params = recjax.open_run(workdir).restore(after["step"])
             write_users(run, params, args.before, args.out / f"users-{task}{seed}.tsv")
+            for own, values in controls(run, params).items():
+                told("control", f"{name}, {own}", *values)
 
 
 if __name__ == "__main__":
