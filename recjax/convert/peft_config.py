@@ -161,7 +161,8 @@ def _names(base: Loaded) -> dict[str, list[str]]:
     return {
         path: [
             module.replace("{layer}", str(layer))
-            for layer in range(base.config.layers if "{layer}" in module else 1)
+            # T5's encoder may have another number of layers than its decoder.
+            for layer in range(len(base.params[f"{path}/kernel"]) if "{layer}" in module else 1)
         ]
         for module, path in linear_maps(base).items()
     }

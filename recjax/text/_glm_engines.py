@@ -65,7 +65,7 @@ def word_pieces(path: Path, glm: bool) -> FastEngine:
             f"{len(vocab)} on, which follow {path.name}"
         )
     settings = read_optional(path.with_name(CONFIG))
-    flags = {}
+    flags: dict[str, Any] = {}
     for key, usual in (
         ("do_lower_case", True), ("tokenize_chinese_chars", True), ("strip_accents", None),
     ):  # fmt: skip

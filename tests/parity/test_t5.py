@@ -1,4 +1,5 @@
-"""T5 computes what transformers computes: logits, loss, gradients, greedy, beams; v1.0 and v1.1.
+"""T5 computes what transformers computes: logits, loss, gradients, greedy, beams, 20 steps of LoRA
+with peft; v1.0 and v1.1.
 
 `tests/data/make_t5_torch.py` made the models and the numbers (float32).
 """
@@ -9,11 +10,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
 import recjax
 from recjax.convert.language_model import read_language_model
+from recjax.convert.peft import adapted, read_adapter, write_adapter
 from recjax.errors import InputError
 from recjax.models import t5
 
@@ -84,6 +87,44 @@ def test_generation(case, beams):
     assert_same_tokens(got, io["greedy"] if beams == 1 else io["beams"])
     if beams > 1:
         np.testing.assert_allclose(np.ravel(got.scores), io["beam_scores"], atol=TOLERANCE)
+
+
+def test_twenty_steps_of_lora(tmp_path):
+    """Adapters in both stacks, whose numbers of layers differ; what is trained is written and
+    read."""
+    name = "v10"
+    base, io = read_language_model(DATA / name), np.load(DATA / name / "io.npz")
+    lora, start = read_adapter(DATA / name / "adapter", base)
+    assert {path.split("/")[0] for path in start} == {"encoder", "layers"}
+    definition, labels = adapted(base, lora, start).definition, jnp.asarray(io["labels"])
+    read = {"encoder": io["encoder"], "encoder_mask": io["encoder_mask"]}
+
+    def logits_of(own):
+        return definition.merge({**base.params, **own})(io["tokens"], **read)[0]
+
+    def loss(own):
+        logs = jax.nn.log_softmax(logits_of(own))
+        chosen = jnp.take_along_axis(logs, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
+        return -(chosen * (labels >= 0)).sum() / (labels >= 0).sum()
+
+    optimizer = optax.adam(0.02, eps=1e-4)
+
+    @jax.jit
+    def step(own, state):
+        value, gradient = jax.value_and_grad(loss)(own)
+        change, state = optimizer.update(gradient, state)
+        return optax.apply_updates(own, change), state, value
+
+    own, state, curve = start, optimizer.init(start), []
+    for _ in io["curve"]:
+        own, state, value = step(own, state)
+        curve.append(float(value))
+    np.testing.assert_allclose(curve, io["curve"], atol=1e-3)
+    assert curve[-1] < 0.5 * curve[0]
+    write_adapter(tmp_path / "tuned", base, lora, own)
+    again, params = read_adapter(tmp_path / "tuned", base)
+    assert again.targets == lora.targets and set(params) == set(own)
+    assert difference(logits_of(params), io["tuned_logits"]) < 5e-3
 
 
 MUTATIONS = {
