@@ -8,8 +8,8 @@ on either side (`encoder`, `encoder_mask`), the decoder's `tokens`, their `logit
 bucket), and `greedy` and `beams` (with `beam_scores`) after the start token. `v10` has a new LoRA
 adapter of peft (`adapter/`), `curve`, the loss of `labels` before each of 20 steps of Adam on it,
 and `tuned_logits` after them. `v11` has a gated network and a head of its own, which transformers 5
-would tie when it reads the folder: it is untied by hand. Without a cache, which transformers sizes by the encoder's layers. Ran with torch 2.13,
-transformers 5.17, peft 0.21.2.
+would tie when it reads the folder: it is untied by hand. Without a cache, which transformers sizes
+by the encoder's layers. Ran with torch 2.13, transformers 5.17, peft 0.21.2.
 """
 
 from pathlib import Path
