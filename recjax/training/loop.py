@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Annotated, Any, Literal, Protocol
 
 import jax
@@ -21,6 +21,7 @@ from recjax.signals import Stop, Stopped, stopping
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.criteria import Progress
 from recjax.training.group import current
+from recjax.training.input_wait import InputWait
 from recjax.training.metrics import progress_bar
 from recjax.training.optim import set_cooldown
 from recjax.training.state import TrainState
@@ -122,6 +123,9 @@ def fit(
 ) -> tuple[TrainState, Progress, bool]:
     """Trains until its criteria hold, the epochs are done, or a signal arrives.
 
+    Where a thread makes the batches, `input_wait` is written with the metrics: the share of the
+    time since the last validation in which the devices waited for a batch.
+
     A signal is obeyed after the call that it arrives in, and between two batches of a validation;
     a run that resumes makes that validation first.
 
@@ -161,8 +165,9 @@ def fit(
     every = validation_steps(config, steps_per_epoch)
     step, taken, done = int(state.step), 0, 0
     batch: Any = None
+    upcoming: Future | None = None  # the next batch, where a thread makes it
     unread: collections.deque[tuple[int, int, dict[str, Any]]] = collections.deque()
-    started = time.perf_counter()
+    started, waited = time.perf_counter(), InputWait()
     if progress.may_go_on(cap) and progress.cooling is not None and progress.cap:
         progress.cooling = None
         state = _cooled(state, None)
@@ -184,17 +189,18 @@ def fit(
 
     def asked() -> Callable[[], Any]:
         """What gives the next call's batch; a thread begins to make it now, or the call will."""
-        nonlocal taken
-        taken = ahead()
+        nonlocal taken, upcoming
+        taken, upcoming = ahead(), None
         if not taken:
             return lambda: None
         if threaded:
-            return maker.submit(batches, step + progress.skipped, taken).result
+            upcoming = maker.submit(batches, step + progress.skipped, taken)
+            return upcoming.result
         return functools.partial(batches, step + progress.skipped, taken)
 
     def validated() -> None:
         """Measures, judges and saves; `batch` is None where training ends here."""
-        nonlocal batch, tried, standing, started, done
+        nonlocal batch, tried, standing, started, done, waited
         elapsed = time.perf_counter() - started
         values = evaluate(state, functools.partial(leave, stop))
         progress.pending = False
@@ -204,6 +210,7 @@ def fit(
                 **progress.mean_losses(),
                 "epoch": step / steps_per_epoch,
                 f"{unit}_per_second": round(done / elapsed, 1),
+                **({"input_wait": round(waited.seconds / elapsed, 4)} if threaded else {}),
                 **values,
             },
         )
@@ -239,7 +246,7 @@ def fit(
         progress.losses.clear()
         tried = (progress.best_step, progress.best_value)
         save()
-        started, done = time.perf_counter(), 0
+        started, done, waited = time.perf_counter(), 0, InputWait()
 
     def back(error: DivergedError) -> None:
         """To the newest checkpoint; the batches since then are not seen again."""
@@ -311,12 +318,12 @@ def fit(
             if cooldown and progress.cooling is None and step >= cap - cooldown:
                 cool()
             first, step = step, step + taken
-            upcoming = asked()
+            following = asked()
             state, metrics = steps(state, batch)
             unread.append((first, step, metrics))
             # The device works on this call while the next batch is made and the last call's
             # metrics are read, so that it has the next call when this one ends.
-            batch = upcoming()
+            batch = following() if upcoming is None else waited.result(upcoming, metrics)
             ends = step % every == 0 or batch is None
             left = current().agreed(stop.received is not None)
             try:

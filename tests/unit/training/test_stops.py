@@ -56,9 +56,9 @@ class Sums:
             checkpoints.close()
 
     def lines(self):
-        drop = "sequences_per_second"
+        clock = ("sequences_per_second", "input_wait")
         return [
-            {k: v for k, v in line.items() if k != drop}
+            {k: v for k, v in line.items() if k not in clock}
             for line in read_metrics(self.folder / "metrics.jsonl")
         ]
 
