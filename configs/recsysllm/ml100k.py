@@ -4,23 +4,20 @@ recjax train --config=configs/recsysllm/ml100k.py --workdir=runs/recsysllm_ml100
 
 Users are told by age, sex and occupation.
 
-Without an argument a small GLM from scratch. `:glm10b` and `:chatglm` adapt a published model
-(`--config.llm=FOLDER`) with the paper's settings: LoRA r = 8, AdamW, 1e-5 with warm-up, 8 epochs,
-32 texts a device, length 1,024; `recjax plan --config=...` says what that needs. Each switch of
-the paper is a flag: `--config.text.entities.whole=False`, `--config.blanks.shuffle=True`,
-`--config.text.entities.positions=False`, `--config.text.answers.dynamic=False`; all four make plain
-GLM. configs/RESULTS.md has what was measured.
+Without an argument a small GLM from scratch; `:lora` adapts a published GLM-10B or ChatGLM-6B
+(`--config.llm=FOLDER`) with the paper's settings, and `recjax plan --config=...:lora
+--config.llm=FOLDER --mesh=1,4,1` says what that takes. The switches of the paper are flags
+(recjax/recsysllm/README.md), of which the defaults are RecSysLLM's but for `blanks.shuffle`.
+configs/RESULTS.md has what was measured.
 """
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.recsysllm.recipes import check_argument, paper, scratch
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    if arg not in (None, "glm10b", "chatglm"):
-        raise InputError(f"ml100k.py: no argument '{arg}'; expected none, 'glm10b' or 'chatglm'")
-
+    check_argument(arg, "ml100k.py", "lora")
     config = ConfigDict()
     config.system = "recsysllm"
     config.data = {"source": "movielens", "path": "ml-100k", "store": "prepared/ml-100k"}
@@ -36,28 +33,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "users_facts": ("age", "gender", "occupation"),
         },
         "tasks": {"text": 0.3, "sequential": 0.4, "rating": 0.2, "direct": 0.1},
-        "entities": {"whole": True, "positions": True},
-        "answers": {"max_examples": 1000, "dynamic": True},
     }
     config.blanks = {"token": 0.5, "sentence": 0.3, "document": 0.2, "shuffle": False}
-    if arg is not None:
-        config.llm = ""
-        config.method = "lora"
-        config.dtype = "bfloat16"
-        config.lora = {"rank": 8, "alpha": 16.0, "targets": ("all-linear",)}
-        config.length = 1024
-        config.optim = {"learning_rate": 1e-5, "warmup_steps": 500, "clip_norm": 1.0}
-        config.train = {"batch_size": 32, "epochs": 8.0}
-        return config
-    config.model = {
-        "name": "glm", "dim": 128, "mlp_dim": 512, "layers": 3, "heads": 4, "kv_heads": 4,
-        "head_dim": 32, "max_length": 512, "tied": True,
-    }  # fmt: skip
-    config.tokenizer = {"vocab_size": 4000}
-    config.optim = {
-        "learning_rate": 1e-3, "warmup_steps": 200, "clip_norm": 1.0, "weight_decay": 0.01,
-        "cooldown_epochs": 2.0,
-    }  # fmt: skip
-    config.train = {"batch_size": 128, "epochs": 4.0, "steps_per_call": 4}
-    config.evaluation = {"max_examples": 500}
-    return config
+    return paper(config) if arg == "lora" else scratch(config, 128, 3, vocab=4000, epochs=4.0)

@@ -2,40 +2,28 @@
 
 recjax train --config=configs/recsysllm/sample.py --workdir=runs/recsysllm
 
-Each switch of the paper is a flag: --config.text.entities.whole=False,
---config.blanks.shuffle=True, --config.text.entities.positions=False,
---config.text.answers.dynamic=False; all four make plain GLM.
+The switches of the paper are flags: see recjax/recsysllm/README.md.
 """
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.recsysllm.recipes import check_argument, scratch
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    if arg is not None:
-        raise InputError(f"sample.py: no argument '{arg}'; expected none")
+    check_argument(arg, "sample.py")
     config = ConfigDict()
     config.system = "recsysllm"
     config.data = {"source": "simulated", "store": "prepared/sample"}
     config.split = {"name": "leave_one_out"}
-    config.model = {
-        "name": "glm", "dim": 128, "mlp_dim": 512, "layers": 2, "heads": 4, "kv_heads": 4,
-        "head_dim": 32, "max_length": 256, "tied": True,
-    }  # fmt: skip
-    config.tokenizer = {"vocab_size": 1000}
     config.text = {
         "source": "tasks",
         "behaviour": {"domain": "book"},
         "tasks": {"text": 0.3, "sequential": 0.6, "rating": 0.1, "history": 10},
-        "entities": {"whole": True, "positions": True},
-        "answers": {"max_examples": 300, "dynamic": True},
+        "answers": {"max_examples": 300},
     }
     config.blanks = {"token": 0.5, "sentence": 0.3, "document": 0.2, "shuffle": False}
-    config.optim = {
-        "learning_rate": 2e-3, "warmup_steps": 50, "clip_norm": 1.0, "weight_decay": 0.01,
-        "cooldown_epochs": 1.0,
-    }  # fmt: skip
-    config.train = {"batch_size": 128, "epochs": 4.0, "steps_per_call": 4}
-    config.evaluation = {"max_examples": 200}
+    scratch(config, 128, 2, vocab=1000, epochs=4.0, max_length=256)
+    config.optim.learning_rate, config.optim.warmup_steps = 2e-3, 50
+    config.evaluation.max_examples = 200
     return config
