@@ -68,3 +68,13 @@ def test_guided(tmp_path, capsys):
     assert "A - B" in err and "report: " in err
     page = (tmp_path / "refined" / "report.html").read_text()
     assert "Agreement by aspect" in page and 'class="radar"' in page
+
+
+def test_recsysllm(tmp_path, capsys):
+    run("recsysllm", tmp_path, "--epochs=0.4", "--users=120", "--examples=4", "--plain=off")
+    out = capsys.readouterr().out
+    metrics = dict(re.findall(r"(\S+/\S+) (\d\.\d{4})", out))
+    assert {"full/hr@5", "gen/valid_ratio", "rating/baseline/rmse"} <= set(metrics)
+    assert len(re.findall(r"^reader \S+: .+;", out, re.MULTILINE)) == 5
+    page = (tmp_path / "recsysllm" / "report.html").read_text()
+    assert "as RecSysLLM reads them" in page and "gen/valid_ratio" in page

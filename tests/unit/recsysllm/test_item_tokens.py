@@ -1,5 +1,6 @@
 """Titles with tokens of their own, which start from a recommender's vectors."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -55,7 +56,7 @@ def section(recommender):
                 "answers": {"max_examples": 6, "free": 2, "beams": 4, "batch_size": 6},
             },
             "blanks": {"shuffle": False},
-            "train": {"batch_size": 32, "epochs": 0.3},
+            "train": {"batch_size": 8, "epochs": 0.3},
             "evaluation": {"max_examples": 8},
         }  # fmt: skip
         if model == "glm":
@@ -175,3 +176,38 @@ def test_a_recommender_of_another_split_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match=r"config.text.naming.run: .* was trained on split"):
         start_run(build_config(made), tmp_path / "other")
     assert not (tmp_path / "other" / "config.json").exists()
+
+
+def test_a_stopped_run_of_tasks_resumes_bit_equal(trained, section, tmp_path, monkeypatch):
+    whole, result = trained
+    monkeypatch.setattr(BlankRun, "parts", ("validation",))  # no answers are measured
+    made = {"system": "recsysllm", **section("llama", text=False)}
+    first = train({**made, "train": {**made["train"], "epochs": 0.15}}, tmp_path / "half")
+    assert first["step"] < result["step"]
+    train(made, tmp_path / "half")
+    run = open_run(tmp_path / "half")
+    assert run.latest_step() == whole.latest_step()
+    for path, array in whole.restore(whole.latest_step()).items():
+        np.testing.assert_array_equal(array, run.restore(run.latest_step())[path])
+
+
+def test_two_processes_make_the_passages_of_one(trained):
+    run, _ = trained
+    one = run.batches
+
+    def documents(batches):
+        blanked = batches._encoded(3, batches.process[0])
+        parts = np.cumsum(blanked.lengths)[:-1]
+        return [
+            tuple(map(tuple, zip(*arrays, strict=True)))
+            for arrays in zip(
+                *(
+                    np.split(a, parts)
+                    for a in (blanked.tokens, blanked.labels, blanked.positions[:, 1])
+                ),
+                strict=True,
+            )
+        ]
+
+    two = [dataclasses.replace(one, process=(number, 2)) for number in (0, 1)]
+    assert documents(one) == [document for half in two for document in documents(half)]
