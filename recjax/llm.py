@@ -40,7 +40,7 @@ from recjax.generate.prompts import (
 )
 from recjax.generate.sampling import Sampler, row_keys
 from recjax.llm_folders import find_model, stop_ids
-from recjax.llm_inputs import encoder_inputs, given_prompts
+from recjax.llm_inputs import are_texts, encoder_inputs, encoder_texts, given_prompts
 from recjax.models.definition import ModelDef
 from recjax.models.language import LanguageConfig, family_for
 from recjax.nn.cache import KVCache
@@ -254,7 +254,8 @@ class LanguageModel:
         Args:
             prompts: B texts (each begins and ends as the folder's own tokenizer has it), B lists
                 of ids, or ids [B T]. A model of blank infilling fills the first blank of a text
-                ("[MASK]", with `special`), or goes on at its end; ids are to have its <sop>.
+                ("[MASK]", with `special`), or goes on at its end; ids are to have its <sop>. Texts
+                for a model with an encoder (T5) are read there, and the decoder writes.
             mask: [B T], with ids [B T]: True = real; padding stands on the left.
             soft: `(is_soft [B T] bool, vectors [B S E])`, with ids [B T]: the s-th place that is
                 soft in a row holds vector s instead of a token (design.md, section 4).
@@ -284,6 +285,11 @@ class LanguageModel:
             raise InputError(f"max_new_tokens {max_new_tokens}: expected at least 1")
         if beams > 1 and temperature:
             raise InputError("beam search draws nothing: temperature must be 0")
+        if encoder is None and self.family.build.reads_encoder and are_texts(prompts):
+            prompts, encoder, encoder_mask = encoder_texts(
+                self.config, self.tokenizer, prompts, special=special, chat=chat
+            )
+            special = chat = False
         given = given_prompts(
             self.config, self.tokenizer, prompts, mask=mask, soft=soft, special=special, chat=chat
         )

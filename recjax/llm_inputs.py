@@ -5,7 +5,14 @@ from typing import Any
 import numpy as np
 
 from recjax.errors import InputError
-from recjax.generate.prompts import Prompts, check_ids, read_prompts, to_fill
+from recjax.generate.prompts import (
+    Prompts,
+    check_ids,
+    lengths,
+    pad_rows,
+    read_prompts,
+    to_fill,
+)
 from recjax.models.language import LanguageConfig, family_for
 from recjax.text.chat import Form, prompt_ids
 from recjax.text.tokenizers import Tokenizer
@@ -101,3 +108,21 @@ def encoder_inputs(
         if array.shape != ids.shape:
             raise InputError(f"{name} has shape {array.shape}, expected {ids.shape}")
     return out
+
+
+def are_texts(prompts: Any) -> bool:
+    """Whether prompts are texts, not ids."""
+    return not isinstance(prompts, str) and len(prompts) > 0 and isinstance(prompts[0], str)
+
+
+def encoder_texts(
+    config: LanguageConfig, tokenizer: Tokenizer | None, prompts: Any, *, special: bool, chat: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Texts for an encoder: what the decoder begins with [B 1], `encoder` and its mask [B S].
+
+    Raises:
+        InputError: see `given_prompts`.
+    """
+    rows = given_prompts(config, tokenizer, prompts, special=special, chat=chat).rows
+    encoder, real = pad_rows(rows, pad_id=0, sizes=lengths(max(map(len, rows))))
+    return np.zeros((len(rows), 1), np.int32), encoder, real

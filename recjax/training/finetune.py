@@ -6,20 +6,25 @@
 Low-rank adapters are trained, or all of the model: see `recjax.training.adapting`.
 
 Pairs are packed into rows as documents are elsewhere: R rows of T tokens, and no pair sees another.
+A model with an encoder (T5, T0) reads prompts there and writes answers in its decoder, a pair a row
+(`recjax.text.sides`).
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
+import jax.numpy as jnp
 
 from recjax.config import build, to_plain
+from recjax.data.pipeline import step_size
 from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig, PairEvaluator
+from recjax.evaluation.sides import SidedEvaluator
 from recjax.ranges import (
     Count,
     Epochs,
@@ -38,6 +43,7 @@ from recjax.text.pairs import (
     encode_pairs,
     split_pairs,
 )
+from recjax.text.sides import SidedBatches
 from recjax.text.token_batches import NO_LABEL
 from recjax.text.tokenizers import Tokenizer, load_tokenizer
 from recjax.training import parallel
@@ -45,7 +51,7 @@ from recjax.training.adapting import AdaptingConfig, AdaptingRun
 from recjax.training.loop import TrainConfig
 from recjax.training.optim import OptimConfig
 from recjax.training.system import System
-from recjax.training.token_loss import token_likelihood, token_loss
+from recjax.training.token_loss import label_loss, token_likelihood, token_loss
 from recjax.typing import Array, Params
 
 _STRIDE = 64  # T is a multiple
@@ -136,9 +142,22 @@ class FinetuneRun(AdaptingRun):
         longest = max(len(row.tokens) for rows in self.rows.values() for row in rows)
         return min(-(-longest // _STRIDE) * _STRIDE, max(longest, self.base.config.max_length))
 
+    @property
+    def sided(self) -> bool:
+        """Whether prompts are read by an encoder."""
+        return self.base.family.build.reads_encoder
+
     @functools.cached_property
-    def batches(self) -> PairBatches:
+    def batches(self) -> PairBatches | SidedBatches:
         """The training batches."""
+        if self.sided:
+            parts = parallel.rows_of_process(self.mesh, self.parts_of_batch)
+            own, wanted = self.rows["train"], self.config.train.batch_size
+            size = step_size(wanted, len(own), parallel.data_size(self.mesh))
+            return SidedBatches(
+                Shuffled(own, self.config.seed), self.tokenizer.end, size,
+                process=parts["process"], agree=parallel.most_of_all,
+            )  # fmt: skip
         return PairBatches(
             Shuffled(self.rows["train"], self.config.seed),
             self.tokenizer,
@@ -149,7 +168,10 @@ class FinetuneRun(AdaptingRun):
         )
 
     def _hidden(self, module: Any, batch: Mapping[str, Array], key: Array | None = None) -> Array:
-        """Final hidden states [R T E] of packed rows."""
+        """Final hidden states [R T E] of packed rows; [B T E] of a decoder."""
+        if self.sided:
+            read = {"encoder": batch["encoder"], "encoder_mask": batch["real"]}
+            return module.hidden(batch["decoder"], **read, key=key)[0]
         written = batch["labels"] != NO_LABEL
         reading = module.reading(batch["segments"], written, batch["positions"])
         return module.hidden(batch["tokens"], **reading, key=key)[0]
@@ -160,18 +182,23 @@ class FinetuneRun(AdaptingRun):
         module = self.model.merge(params)
         labels = batch["labels"]
         h = self._hidden(module, batch, key if self.drops else None)
+        if isinstance(self.batches, SidedBatches):
+            return label_loss(h, module.head_table(), labels, mesh=self.mesh)
         # A part of a batch may have more than a part of its labels.
         share = self.batches.label_share if self.parts_of_batch == 1 else 1.0
         budget = math.ceil(share * labels.size)
         return token_loss(h, module.head_table(), labels, budget=budget, mesh=self.mesh)
 
-    def evaluator(self, name: Literal["validation", "test"]) -> PairEvaluator:
+    def evaluator(self, name: Literal["validation", "test"]) -> PairEvaluator | SidedEvaluator:
         """Measures the answers of one part."""
         if not self.rows[name]:
             raise InputError(
                 "no pairs to test on: config.data.test_path and test_share name none; "
                 "--split=validation has some"
             )
+        if self.sided:
+            config, end = self.config.evaluation, self.tokenizer.end
+            return SidedEvaluator(config, name, self.rows[name], end, self._answered)
         return PairEvaluator(
             self.config.evaluation,
             name,
@@ -190,6 +217,21 @@ class FinetuneRun(AdaptingRun):
         """See `recjax.evaluation.likelihood.PredictFn`."""
         module = self.model.merge(params)
         return token_likelihood(self._hidden(module, batch), batch, module.logits)
+
+    @functools.cached_property
+    def _answered(self) -> Callable[..., tuple[Array, Array]]:
+        """See `SidedEvaluator.predict`."""
+
+        def answered(params: Params, batch: Mapping[str, Array]) -> tuple[Array, Array]:
+            module, labels = self.model.merge(params), batch["labels"]
+            logits = module.logits(self._hidden(module, batch)).astype(jnp.float32)
+            real, wanted = labels >= 0, jnp.maximum(labels, 0)
+            chosen = jnp.take_along_axis(logits, wanted[..., None], axis=-1)[..., 0]
+            loss = (jax.nn.logsumexp(logits, axis=-1) - chosen) * real
+            right = (logits.argmax(axis=-1) == wanted) & real
+            return loss.sum(axis=-1), right.sum(axis=-1)
+
+        return jax.jit(answered)
 
     def describe(self) -> str:
         """One line: model, parameters, data, devices."""
@@ -216,6 +258,9 @@ def planned(config: FinetuneConfig, rows: int) -> dict[str, Any]:
     train = dataclasses.replace(config.train, mesh=(-1, 1, 1))
     pairs = split_pairs(config.data, config.seed)
     tuned = FinetuneRun(dataclasses.replace(config, train=train), pairs)
+    if isinstance(tuned.batches, SidedBatches):
+        size = -(-tuned.batches.per_step // rows) * rows
+        return tuned.plan_settings | {"batch": size, "length": tuned.length}
     batches = dataclasses.replace(tuned.batches, row_multiple=rows)
     return tuned.plan_settings | {
         "batch": batches(0)["tokens"].shape[1],

@@ -1,0 +1,109 @@
+"""Fine-tuning of a model with an encoder: it reads prompts, the decoder learns answers."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from recjax.config import build
+from recjax.convert.language_model import language_model, write_language_model
+from recjax.data.interactions import LogBuilder
+from recjax.data.store import write_store
+from recjax.llm import load_llm
+from recjax.models.definition import params_of
+from recjax.models.t5 import T5, Config
+from recjax.recsysllm.p5_data import P5Options, P5Source
+from recjax.text.pairs import Row
+from recjax.text.sides import sides
+from recjax.text.tokenizers import train_bpe
+from recjax.training.finetune import FinetuneConfig, planned
+from recjax.training.ranks import SplitConfig
+from recjax.training.workdir import start_run
+
+SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
+FILMS = ("Alien", "Brazil", "Casino", "Dune")
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A random T5 with a tokenizer that ends texts, and pairs."""
+    place = tmp_path_factory.mktemp("t5")
+    texts = [f"film {k} is {film}" for k, film in enumerate(FILMS)] * 3
+    tokenizer = train_bpe(texts, 280, ends=True)
+    tokenizer.save(place / "tokenizer")
+    sizes = {"dim": 16, "mlp_dim": 32, "layers": 1, "encoder_layers": 1, "heads": 2}
+    config = Config(tokenizer.size, kv_heads=2, head_dim=8, max_length=64, **sizes)
+    params = params_of(T5(config, rngs=nnx.Rngs(0)))
+    write_language_model(place / "hf", language_model(config, params, place / "tokenizer"))
+    rows = [{"prompt": f"film {k}:", "answer": f" {film}"} for k, film in enumerate(FILMS)]
+    (place / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 8))
+    return place
+
+
+def config(folder, **sections):
+    data = {"path": str(folder / "pairs.jsonl"), "validation_share": 0.25, "test_share": 0.125}
+    given = {"llm": str(folder / "hf"), "method": "full", "data": data, **sections}
+    return build(FinetuneConfig, given, "config")
+
+
+def test_sides_of_pairs():
+    rows = [Row(np.array([1, 5, 6, 7, 2], np.int32), 3), Row(np.array([1, 8, 2], np.int32), 2)]
+    found = sides(rows, [2])
+    np.testing.assert_array_equal(found["encoder"][:, :5], [[1, 5, 6, 2, 0], [1, 8, 2, 0, 0]])
+    np.testing.assert_array_equal(found["real"].sum(axis=1), [4, 3])
+    np.testing.assert_array_equal(found["labels"][:, :3], [[7, 2, -100], [2, -100, -100]])
+    np.testing.assert_array_equal(found["decoder"][:, :3], [[0, 7, 2], [0, 2, 0]])
+
+
+def test_answers_are_learned_and_written(folder, tmp_path, capsys):
+    given = config(
+        folder,
+        optim={"learning_rate": 0.01},
+        train={"batch_size": 16, "epochs": 120.0, "evaluate_every": 120.0, "steps_per_call": 20},
+    )
+    result = start_run(given, tmp_path).train()
+    assert result["finished"] and result["test/answers/exact"] == 1.0
+    assert result["test/answers/loss"] < 0.2
+    # Texts are read by the encoder: nothing more is to be said.
+    lm = load_llm(tmp_path)
+    prompts = [f"film {k}:" for k in range(4)]
+    assert lm.generate(prompts, max_new_tokens=8).texts == [f" {film}" for film in FILMS]
+    pairs = str(folder / "pairs.jsonl")
+    script("measure_pairs").main(
+        ["--llm", str(tmp_path), "--pairs", pairs, "--train", pairs, "--max-new-tokens=8"]
+    )
+    measured = json.loads(capsys.readouterr().out)
+    assert measured["examples"] == 32 and measured["rouge1"] == 100
+    assert measured["baseline/rouge1"] == 25
+
+
+def test_a_plan_knows_its_rows(folder):
+    told = planned(config(folder, train={"batch_size": 10}), 4)
+    assert told["batch"] == 12 and told["length"] <= 64
+
+
+def test_pairs_of_a_task_are_of_their_parts(tmp_path):
+    """Each part's pairs ask about its own interactions, and answer as the data do."""
+    log = LogBuilder(timestamps=True, ratings=True)
+    for user in range(6):
+        for time in range(5):
+            log.add(f"u{user}", f"i{(user + time) % 7}", time, 1 + (user + time) % 5)
+    store = write_store(tmp_path / "store", log.build(), {}, {"options": {}})
+    source = P5Source(build(P5Options, {"tasks": {"rating": 1.0}}, "x"), store, SplitConfig(), 0)
+    found = script("task_pairs").pairs(source, "1-2")
+    assert {name: len(rows) for name, rows in found.items()} == {
+        "train": 18, "validation": 6, "test": 6
+    }  # fmt: skip
+    last = store.ratings[store.offsets[1:] - 1]
+    assert [float(row["answer"]) for row in found["test"]] == last.tolist()
+    assert all(row["answer"].startswith(" ") for row in found["train"])
