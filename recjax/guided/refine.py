@@ -75,6 +75,8 @@ class GuidedRun(RecommenderRun):
         module, model = read_config(config.model)
         if getattr(model, "repeats", False):
             raise InputError("config.model.repeats: expected False where vectors have guided parts")
+        if config.items.vectors:
+            raise InputError("config.items.vectors: expected none where vectors have guided parts")
         if config.refine.user != "none":
             if module.Recommender.generative:
                 name = config.model["name"]

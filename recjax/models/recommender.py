@@ -23,6 +23,7 @@ from flax import nnx
 
 from recjax.config import build, nearest, to_plain
 from recjax.errors import InputError
+from recjax.models.given_items import FeaturedItems, JoinedItems
 from recjax.nn.places import at_places
 from recjax.typing import Array
 
@@ -63,46 +64,11 @@ class Learned(NamedTuple):
     seen: tuple[Array, Array] | None = None
 
 
-class FeaturedItems(nnx.Module):
-    """Item vectors that also read given features: a table's [I D], plus a linear map of [I A].
-
-    It takes the place of a model's table `items`. The features (attributes, scores, vectors of
-    texts) are a variable of zeros here, and get their values from data.
-
-    Args:
-        own: the model's table.
-        width: A.
-        rngs: initialiser keys (`params`).
-    """
-
-    def __init__(self, own: nnx.Embed, width: int, *, rngs: nnx.Rngs):
-        self.own = own
-        self.features = nnx.Variable(jnp.zeros((own.num_embeddings, width)))
-        self.map = nnx.Linear(width, own.features, use_bias=False, rngs=rngs)
-
-    @property
-    def embedding(self) -> Array:
-        """All vectors [I D]."""
-        return self.own.embedding[...] + self.map(self.features[...])
-
-    def __call__(self, ids: Array) -> Array:
-        """Vectors [... D] of ids [...]."""
-        return self.own(ids) + self.map(self.features[...][ids])
-
-
-FEATURES = "items/features"  # their path
-FEATURE_AXES = (
-    (r"items/own/embedding", ("items", "width")),
-    (FEATURES, ("items", None)),
-    (r"items/map/kernel", (None, "width")),
-)
-
-
 class SequentialRecommender(nnx.Module):
     """What the models share: defaults of the packed layout, and scoring by inner product."""
 
     config: Any  # the model's own frozen Config; all have `dim` and `max_length`
-    items: nnx.Embed | FeaturedItems  # [I D]
+    items: nnx.Embed | FeaturedItems | JoinedItems  # [I D]
     # A model that sees both sides learns at masked items, and predicts at a mask (id I) that
     # follows the history; its batches are made for that.
     masked: ClassVar[bool] = False
@@ -315,6 +281,7 @@ def make_recommender(
     rngs: nnx.Rngs,
     *,
     features: int = 0,
+    known: int = 0,
     n_users: int = 1,
     n_attributes: int = 1,
     rows: int = 0,
@@ -326,6 +293,7 @@ def make_recommender(
         n_items: I.
         rngs: initialiser keys (`params`).
         features: A, the width of given features of the items (`FeaturedItems`); 0 = none.
+        known: A, given numbers that an item's vector begins with (`JoinedItems`); 0 = none.
         n_users: U, for a `personal` model.
         n_attributes: A, for an `attributed` model.
         rows: of tables of items, where that is more than I: rows of zeros stand behind the items,
@@ -342,4 +310,6 @@ def make_recommender(
             table.num_embeddings += behind
     if features:
         model.items = FeaturedItems(model.items, features, rngs=rngs)
+    if known:
+        model.items = JoinedItems(model.items, known)
     return model

@@ -24,12 +24,14 @@ from recjax.errors import InputError
 from recjax.evaluation.protocols import EvaluationConfig
 from recjax.models.attributed import ATTRIBUTES, item_attributes
 from recjax.models.definition import fingerprint
-from recjax.models.recommender import FEATURE_AXES, FEATURES, make_recommender, read_config
+from recjax.models.given_items import FEATURE_AXES, FEATURES, KNOWN
+from recjax.models.recommender import make_recommender, read_config
 from recjax.ranges import Checked, Count, Seed
 from recjax.sharded import Split, split_axes
 from recjax.training import parallel
 from recjax.training.checkpoint import read_json
 from recjax.training.freezing import FULL, Rules, split_params
+from recjax.training.item_text import ItemsConfig, item_arrays
 from recjax.training.loop import TrainConfig
 from recjax.training.objectives import Objective, ObjectiveConfig
 from recjax.training.optim import OptimConfig
@@ -68,6 +70,7 @@ class RunConfig(Checked):
     start: str = ""
     train: RecommenderTrainConfig = dataclasses.field(default_factory=RecommenderTrainConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    items: ItemsConfig = dataclasses.field(default_factory=ItemsConfig)
 
     def __post_init__(self):
         super().__post_init__()
@@ -99,7 +102,7 @@ class RecommenderRun(Ranks, Run):
         workdir: the run's folder, or None for a run that keeps nothing.
         arrays: arrays from data, by parameter path, in place of drawn ones. "items/features"
             [I A] adds features of the items (attributes, scores, vectors of texts) to any model
-            (`recjax.models.recommender.FeaturedItems`).
+            (`recjax.models.given_items.FeaturedItems`).
         rules: which parameters are trained; those that are frozen need an array.
 
     Raises:
@@ -126,12 +129,16 @@ class RecommenderRun(Ranks, Run):
         self._module, model_config = read_config(config.model)
         kind = self._module.Recommender
         self.masked, self.personal = kind.masked, kind.personal
+        given: dict[str, Any] = dict(arrays or {})
+        if config.items.vectors:
+            texts, more = item_arrays(config.items, store.catalog, model_config, config.seed)
+            given, rules = {**texts, **given}, (*more, *rules)
         self.rules, behind = rules, self.rows - store.n_items
         self._arrays: dict[str, Any] = {
             path: np.pad(a, ((0, behind), (0, 0)))
             if path.startswith("items/") and len(a) == store.n_items and behind
             else a
-            for path, a in dict(arrays or {}).items()
+            for path, a in given.items()
         }
         if kind.reads_attributes(model_config):
             self._arrays.setdefault(ATTRIBUTES, item_attributes(model_config, store.catalog).values)
@@ -149,6 +156,7 @@ class RecommenderRun(Ranks, Run):
             self.store.n_items,
             rngs,
             features=widths.get(FEATURES, 0),
+            known=widths.get(KNOWN, 0),
             n_users=self.store.n_users,
             n_attributes=widths.get(ATTRIBUTES, 1),
             rows=self.rows,
@@ -223,7 +231,7 @@ class RecommenderRun(Ranks, Run):
     def axes(self) -> parallel.AxisRules:
         """See `Trainable`."""
         own = self._module.PARAM_AXES
-        return (*FEATURE_AXES, *own) if FEATURES in self._arrays else own
+        return (*FEATURE_AXES, *own) if {FEATURES, KNOWN} & {*self._arrays} else own
 
     def with_seed(self, seed: int) -> "RecommenderRun":
         """The same run of another seed, without its folder."""

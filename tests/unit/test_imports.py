@@ -26,7 +26,7 @@ LAYERS = (
     ("decoding", "llm_folders", "llm_inputs"),
     ("frozen",),
     ("llm", "compare"),
-    ("prompting",),
+    ("prompting", "text_vectors"),
     ("scoring",),
     ("list_files",),
     ("recommend", "api"),

@@ -1,0 +1,48 @@
+"""Vectors of texts, made by a language model."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recjax.errors import InputError
+from recjax.llm import LanguageModel
+from recjax.typing import Array, Params
+
+
+def text_vectors(
+    lm: LanguageModel, texts: Sequence[str], *, batch: int = 32, most: int = 256
+) -> np.ndarray:
+    """Vectors [n E] of texts: the mean of the final hidden states of a text's tokens.
+
+    Args:
+        lm: a causal language model with a tokenizer.
+        texts: n of them; an empty one has a vector of zeros.
+        batch: texts at a time.
+        most: tokens of a text that are read.
+
+    Raises:
+        InputError: another kind of model, or none with a tokenizer.
+    """
+    lm.check_causal("a text's vector")
+    if lm.tokenizer is None:
+        raise InputError("a text's vector: the model's folder has no tokenizer; expected one")
+    rows = [lm.tokenizer.encode(text)[:most] if text else [] for text in texts]
+    width = 1 << (max(1, *map(len, rows), 1) - 1).bit_length()
+
+    @jax.jit
+    def mean(params: Params, tokens: Array, real: Array) -> Array:
+        h = lm.definition.merge(params).hidden(tokens, mask=real)[0].astype(jnp.float32)
+        total = jnp.einsum("BTE,BT->BE", h, real.astype(jnp.float32))
+        return total / jnp.maximum(real.sum(axis=1, keepdims=True), 1)
+
+    out = np.zeros((len(rows), lm.config.dim), np.float32)
+    for first in range(0, len(rows), batch):
+        some = rows[first : first + batch]
+        tokens, real = np.zeros((batch, width), np.int32), np.zeros((batch, width), bool)
+        for row, one in enumerate(some):
+            tokens[row, : len(one)], real[row, : len(one)] = one, True
+        vectors = mean(lm.params, *lm.placed(tokens, real))
+        out[first : first + len(some)] = np.asarray(vectors)[: len(some)]
+    return out
