@@ -20,7 +20,7 @@ from recjax.config import build
 from recjax.data.prepare import SOURCES
 from recjax.errors import InputError
 from recjax.lazy import resolve
-from recjax.models import glm, llama, references
+from recjax.models import explainers, glm, llama, references, t5
 from recjax.models.recommender import NAMES, model_module
 from recjax.ranges import Checked, FieldError, Range, Seed, Share, hints, ranges
 from recjax.recsysllm import sources
@@ -41,6 +41,11 @@ MODELS = {
         ("name", name): importlib.import_module(f"recjax.models.references.{name}").Config
         for name in references.NAMES
     },
+    "explanation": {
+        ("name", name): importlib.import_module(f"recjax.models.explainers.{name}").Config
+        for name in explainers.NAMES
+    },
+    "p5": {("name", "t5"): t5.Config},
     "language_model": {("name", "llama"): llama.Config},
     "recsysllm": {("name", "glm"): glm.Config},
 }
