@@ -21,6 +21,7 @@ SMALL = {
     "sasrec": {"layers": 1}, "bert4rec": {"layers": 1},
     "dreamrec": {"steps": 20, "schedule": "cosine", "sampler_steps": 5},
     "fdsa": {"attributes": "genres"}, "s3rec": {"attributes": "genres"},
+    "ligr": {"layers": 1}, "filtered": {"layers": 1}, "hstu": {"layers": 1},
 }  # fmt: skip
 
 
