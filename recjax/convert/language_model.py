@@ -32,7 +32,7 @@ from flax import nnx
 
 from recjax.config import nearest
 from recjax.convert import flax_files, llama_meta, orbax_files, rank_files, tensors
-from recjax.convert.mapping import Rule, cast, load, to_tensors
+from recjax.convert.mapping import Rule, cast, load, spans_processes, to_tensors
 from recjax.convert.tensors import Tensor
 from recjax.errors import InputError
 from recjax.json_files import read_object
@@ -202,7 +202,7 @@ def write_language_model(
     """Writes a model, with the tokenizer files of the folder that it came from.
 
     `config.json` stays as it was, byte by byte, where it still says what the model is. The folder
-    appears complete or not at all. One process writes, whatever devices it has.
+    appears complete or not at all. Arrays that are split over devices are fetched tensor by tensor.
 
     Args:
         path: a new folder.
@@ -245,6 +245,22 @@ def write_language_model(
         if more is not None:
             more(folder)
     return path
+
+
+def write_of_all(path: Path, model: Loaded, **options: Any) -> None:
+    """`write_language_model` in Hugging Face's form, of a run of several processes.
+
+    All call it with their parts of the parameters, and process 0 writes.
+
+    Args:
+        path, model: see there.
+        options: `dtype`, `overwrite`, `known` and `more` of it.
+    """
+    if jax.process_index() == 0:
+        write_language_model(path, model, **options)
+    elif spans_processes(model.params.values()):
+        named = to_tensors(model.family.hf.RULES, model.params)
+        tensors.read_as_written(named, SHARD_BYTES)
 
 
 def check_target(

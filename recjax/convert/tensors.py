@@ -209,18 +209,7 @@ def write_folder(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int) 
         tensors: by key, in the order of the model.
         shard_bytes: the largest size of a file, but for a tensor that is larger itself.
     """
-    shards: list[dict[str, Tensor]] = []
-    current: dict[str, Tensor] = {}
-    for key, tensor in tensors.items():
-        if _bytes(tensor) > shard_bytes:
-            shards.append({key: tensor})
-            continue
-        if sum(map(_bytes, current.values())) + _bytes(tensor) > shard_bytes:
-            shards.append(current)
-            current = {}
-        current[key] = tensor
-    if current:
-        shards.append(current)
+    shards = list(split(tensors, shard_bytes))
     if len(shards) == 1:
         write_file(folder / SINGLE, tensors)
         return
@@ -240,12 +229,39 @@ def write_folder(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int) 
     (folder / INDEX).write_text(text, encoding="utf-8")
 
 
+def split(tensors: Mapping[str, Tensor], shard_bytes: int) -> Iterator[dict[str, Tensor]]:
+    """The tensors of each file of `write_folder`, in the order in which they are written."""
+    current: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        if _bytes(tensor) > shard_bytes:
+            yield {key: tensor}
+            continue
+        if sum(map(_bytes, current.values())) + _bytes(tensor) > shard_bytes:
+            yield current
+            current = {}
+        current[key] = tensor
+    if current:
+        yield current
+
+
+def _order(tensors: Mapping[str, Tensor]) -> list[str]:
+    rank = {dtype: at for at, dtype in enumerate(FLOATS.values())}
+    return sorted(tensors, key=lambda key: (rank[np.dtype(tensors[key].dtype)], key))
+
+
+def read_as_written(tensors: Mapping[str, Tensor], shard_bytes: int) -> None:
+    """Reads all tensors in the order of `write_folder`, and keeps none: for a process beside the
+    one that writes, where both have parts of them."""
+    for shard in split(tensors, shard_bytes):
+        for key in _order(shard):
+            shard[key].read()
+
+
 def write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes a safetensors file tensor by tensor, as transformers would write it, byte by byte."""
     kinds = {dtype: name for name, dtype in FLOATS.items()}
-    rank = {dtype: at for at, dtype in enumerate(kinds)}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    order = sorted(tensors, key=lambda key: (rank[np.dtype(tensors[key].dtype)], key))
+    order = _order(tensors)
     end = 0
     for key in order:
         tensor = tensors[key]

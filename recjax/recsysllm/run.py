@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from recjax.config import to_plain
-from recjax.convert.language_model import Loaded, language_model, write_language_model
+from recjax.convert.language_model import Loaded, language_model, write_of_all
 from recjax.data.requests import read_request
 from recjax.errors import InputError
 from recjax.evaluation.lists import Recommendations
@@ -319,10 +319,9 @@ class BlankRun(AdaptingRun):
         if self.config.llm:
             return super().finish(params)
         assert self.workdir is not None
-        folder, everywhere = self.workdir / "hf", self._everywhere(params)
-        if jax.process_index() == 0:
-            model = language_model(self.base.config, everywhere, self.workdir / "tokenizer")
-            write_language_model(folder, model, overwrite=True, known=signed)
+        folder = self.workdir / "hf"
+        model = language_model(self.base.config, params, self.workdir / "tokenizer")
+        write_of_all(folder, model, overwrite=True, known=signed)
         return {"folder": str(folder)}
 
 

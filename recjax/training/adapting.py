@@ -21,7 +21,7 @@ from recjax.convert.language_model import (
     language_model,
     outline,
     read_language_model,
-    write_language_model,
+    write_of_all,
 )
 from recjax.convert.peft import adapted, merged, write_adapter
 from recjax.convert.peft_config import targets_of
@@ -192,9 +192,10 @@ class AdaptingRun(Run):
         """Writes the best parameters: WORKDIR/adapter, and WORKDIR/hf where a model is wanted."""
         assert self.workdir is not None
         out: dict[str, Any] = {}
-        own = self._everywhere({path: params[path] for path in self.trained})
         if self.adapting.method == "lora":
             out["adapter"] = str(self.workdir / "adapter")
+            own = {path: params[path] for path in self.trained}
+            own = jax.jit(lambda p: p, out_shardings=parallel.replicated(self.mesh))(own)
             if jax.process_index() == 0:
                 write_adapter(
                     out["adapter"], self.base, self.lora, own,
@@ -202,12 +203,9 @@ class AdaptingRun(Run):
                 )  # fmt: skip
         if self.adapting.method == "full" or self.adapting.merge:
             out["folder"] = str(self.workdir / "hf")
+            whole = {path: params[path] for path in self.trained}
             if self.adapting.method == "lora":
-                own = self._everywhere(merged(self.loaded, self.lora, params).params)
-            if jax.process_index() == 0:
-                model = language_model(self.base.config, own, self.base.folder)
-                write_language_model(Path(out["folder"]), model, overwrite=True)
+                whole = merged(self.loaded, self.lora, params).params
+            model = language_model(self.base.config, whole, self.base.folder)
+            write_of_all(Path(out["folder"]), model, overwrite=True)
         return out
-
-    def _everywhere(self, params: Params) -> Params:
-        return jax.jit(lambda p: p, out_shardings=parallel.replicated(self.mesh))(params)

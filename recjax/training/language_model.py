@@ -22,11 +22,11 @@ from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from recjax.config import build, nearest, to_plain
-from recjax.convert.language_model import language_model, write_language_model
+from recjax.convert.language_model import language_model, write_of_all
+from recjax.convert.mapping import on_host
 from recjax.data import splits
 from recjax.data.prepare import DataConfig, read_options
 from recjax.data.splits import Spans
@@ -361,21 +361,17 @@ class LanguageRun(Run):
         assert self.workdir is not None
         folder = self.workdir / "hf"
         own = "model/"
-        everywhere = jax.jit(lambda p: p, out_shardings=parallel.replicated(self.mesh))(params)
-        items = everywhere.pop("items", None)
-        everywhere = {path.removeprefix(own): array for path, array in everywhere.items()}
-        if jax.process_index() == 0:
-            model = language_model(self.model_config, everywhere, self.workdir / "tokenizer")
-            origin = {"data": self.store.fingerprint, "split": to_plain(self.config.split)}
+        items = params.get("items")
+        parts = {path.removeprefix(own): a for path, a in params.items() if path != "items"}
+        model = language_model(self.model_config, parts, self.workdir / "tokenizer")
+        origin = {"data": self.store.fingerprint, "split": to_plain(self.config.split)}
+        vectors = None if items is None else on_host(items)[1:]
 
-            def write_items(place: Path) -> None:
-                if items is not None:
-                    vectors = np.asarray(items)[1:]
-                    write_item_vectors(place, self.documents.titles[1:], vectors, origin)
+        def write_items(place: Path) -> None:
+            if vectors is not None:
+                write_item_vectors(place, self.documents.titles[1:], vectors, origin)
 
-            write_language_model(
-                folder, model, overwrite=True, known=_model_files, more=write_items
-            )
+        write_of_all(folder, model, overwrite=True, known=_model_files, more=write_items)
         return {"folder": str(folder)}
 
 
