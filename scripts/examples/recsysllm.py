@@ -61,29 +61,28 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # 2. Recommend: titles of the catalogue by constrained beams, for users and for anybody.
     run = recjax.open_run(folder / "recsysllm")
-    users = run.store.user_keys[:5]
+    store, users = run.store, run.store.user_keys[:8]
     found = run.recommend(users, k=5)
-    for user, titles in zip(users, found.titles, strict=True):
+    for user, titles in list(zip(users, found.titles, strict=True))[:5]:
         print(f"reader {user}: {'; '.join(map(str, titles))}")
 
-    # 3. Cases: questions of the test, the answer that was right, and what the beams say.
-    answerer = run.answers.answerer(run.restore(run.best_step()))
-    chosen, asked = run.source.questions("test", "2-3", 8, seed=0)
-    store, part = run.store, run.source.dataset.split.test
+    # 3. Cases: what comes after each history but its last item, which was held out.
+    read = [
+        store.items[store.offsets[u] : store.offsets[u + 1]].tolist() for u in range(len(users))
+    ]
+    histories = [[store.catalog[item]["key"] for item in items[:-1]] for items in read]
+    said = run.recommend(histories, k=5).ids.tolist()
     rows, cases = [], []
-    for k, passage, lines in zip(chosen, asked, answerer.titles(asked), strict=True):
-        items = store.items[part.starts[k] : part.stops[k]][-10:].tolist()
-        target = int(store.items[part.stops[k]])
-        read = [store.titles[item] for item in items]
-        said = [group[0] for group, _ in lines if group][:5]
-        user = store.user_keys[part.users[k]]
-        rows.append([str(user), ", ".join(map(str, items)), ", ".join(read)])
+    for user, items, answer in zip(users, read, said, strict=True):
+        *history, target = items
+        titles = [store.titles[item] for item in history[-10:]]
+        rows.append([str(user), ", ".join(map(str, history[-10:])), ", ".join(titles)])
         cases.append(
             Case(
-                f"reader {user}: {passage.text}",
-                [Item(title) for title in read],
-                [Item(store.titles[i], "hit" if i == target else "miss") for i in said],
-                target in said,
+                f"reader {user}: then came {store.titles[target]}",
+                [Item(title) for title in titles],
+                [Item(store.titles[i], "hit" if i == target else "miss") for i in answer if i],
+                target in answer,
             )
         )
     rating = [

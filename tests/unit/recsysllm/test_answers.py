@@ -200,12 +200,9 @@ def test_a_prompt_that_names_no_next_item_is_an_error(section, store):
         run.recommend([store.user_keys[0]])
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
-def test_a_causal_family_learns_the_same_blanks_and_answers_with_titles(
-    section, store, family, trained
-):
+def test_a_causal_family_learns_the_same_blanks_and_answers_with_titles(section, store, trained):
     made = section()
-    made["model"] = {**made["model"], "name": family, "tied": False}
+    made["model"] = {**made["model"], "name": "qwen3", "tied": False}
     run = BlankRun(build(BlankRunConfig, made, "config"), store)
     assert not run.two and trained[0].two
     batch, ours = run.batches(0), trained[0].batches(0)  # entities whole, as GLM's
