@@ -12,6 +12,7 @@ from recjax.nn.backend import platform
 from recjax.recsysllm.answers import Answerer, TitleLists
 from recjax.recsysllm.mixed import Mixed
 from recjax.recsysllm.prompts import PROMPTS
+from recjax.recsysllm.tasks import TasksConfig
 from recjax.typing import Params
 
 
@@ -45,17 +46,26 @@ class Answers:
     @functools.cached_property
     def lists(self) -> TitleLists | None:
         """What recommends; None where "sequential" has no share."""
-        tasks = self.source.options.tasks
-        if not tasks.sequential:
-            return None
-        fit = [
-            id for id in tasks.only or ("2-3",)
-            if PROMPTS[id].family == "sequential" and PROMPTS[id].target == "{target_title}"
-            and "candidates" not in PROMPTS[id].fields
-        ]  # fmt: skip
-        if not fit:
-            raise InputError(
-                f"config.text.tasks.only: {', '.join(tasks.only)}; recommendation asks for the "
-                "next item, as 2-1 to 2-6 do"
-            )
-        return TitleLists(self.source, self.answerer, fit[0])
+        id = recommending(self.source.options.tasks)
+        return None if id is None else TitleLists(self.source, self.answerer, id)
+
+
+def recommending(tasks: TasksConfig) -> str | None:
+    """The prompt that asks for recommendations; None where "sequential" has no share.
+
+    Raises:
+        InputError: none of those that are trained asks so.
+    """
+    if not tasks.sequential:
+        return None
+    fit = [
+        id for id in tasks.only or ("2-3",)
+        if PROMPTS[id].family == "sequential" and PROMPTS[id].target == "{target_title}"
+        and "candidates" not in PROMPTS[id].fields
+    ]  # fmt: skip
+    if not fit:
+        raise InputError(
+            f"config.text.tasks.only: {', '.join(tasks.only)}; recommendation asks for the "
+            "next item, as 2-1 to 2-6 do"
+        )
+    return fit[0]

@@ -7,14 +7,15 @@ as the answer: the mean over its tokens, as in `recjax.scoring.options`.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from recjax.data.requests import Request
+from recjax.data.requests import Request, read_request
 from recjax.errors import InputError
 from recjax.evaluation.likelihood import PredictFn, Scored
+from recjax.evaluation.lists import Recommendations
 from recjax.generate.templates import Template, Trie
 from recjax.llm import LanguageModel
 from recjax.ranges import Checked, Few, Size
@@ -191,6 +192,26 @@ def option_scores(
     loss, _, tokens = scorer.scores(params, lambda n: None)
     scores = -loss / np.maximum(tokens, 1) if mean else -loss
     return np.split(scores, np.cumsum([len(those) for those in options])[:-1])
+
+
+def recommended(
+    run: Any,
+    lists: "TitleLists",
+    asked: Iterable[Any] | None,
+    k: int,
+    *,
+    filter_seen: bool,
+    among: Iterable[Any] | None,
+    step: int | None,
+    params: Any,
+) -> Recommendations:
+    """The k best items by beams, of a run; arguments as of `RecommenderRun.recommend`."""
+    request = read_request(run.store, asked, among)
+    if params is None:
+        params = run.restore(run.best_step() if step is None else step)
+    parts = list(lists.stream(params, request, k, filter_seen=filter_seen))
+    ids, scores = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return Recommendations(ids, scores, run.store.catalog, request.users)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

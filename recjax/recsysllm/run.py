@@ -25,18 +25,16 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from recjax.config import to_plain
 from recjax.convert.language_model import Loaded, language_model, write_of_all
-from recjax.data.requests import read_request
 from recjax.errors import InputError
 from recjax.evaluation.lists import Recommendations
 from recjax.models.definition import define
 from recjax.models.language import family_for
 from recjax.nn.masks import make_mask
 from recjax.recsysllm.answering import Answers
-from recjax.recsysllm.answers import TitleLists
+from recjax.recsysllm.answers import TitleLists, recommended
 from recjax.recsysllm.blanks import BlankBatches, sentence_ends
 from recjax.recsysllm.item_tokens import embeddings
 from recjax.recsysllm.measure import BlankEvaluator
@@ -263,12 +261,10 @@ class BlankRun(AdaptingRun):
         """
         if self.lists is None:
             return super().recommend()  # raises
-        request = read_request(self.store, asked, among)
-        if params is None:
-            params = self.restore(self.best_step() if step is None else step)
-        parts = list(self.lists.stream(params, request, k, filter_seen=filter_seen))
-        ids, scores = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return Recommendations(ids, scores, self.store.catalog, request.users)
+        return recommended(
+            self, self.lists, asked, k, filter_seen=filter_seen, among=among, step=step,
+            params=params,
+        )  # fmt: skip
 
     @property
     def parts(self) -> tuple[str, ...]:

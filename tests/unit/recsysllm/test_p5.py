@@ -133,6 +133,13 @@ def test_a_run_learns_the_ring(store, tmp_path, monkeypatch):
     assert result["finished"] and result["test/full_with_seen/hr@1"] > 0.8
     assert result["test/full/hr@5"] >= result["test/full/hr@1"]
     assert 0 <= result["test/2-13/full/ndcg@5"] <= 1 and 0 <= result["test/gen/valid_ratio"] <= 1
+    run = recjax.open_run(tmp_path)
+    users = [f"u{user}" for user in range(USERS)]
+    found = [keys[0] for keys in run.recommend(users, k=2, filter_seen=False).keys]
+    after = [f"i{(user + 7) % ITEMS}" for user in range(USERS)]
+    assert np.mean([a == b for a, b in zip(found, after, strict=True)]) > 0.7
+    seen = run.recommend([["i1", "i2", "i3"]], k=3).keys[0]
+    assert not {"i1", "i2", "i3"} & set(seen)
     lm = recjax.load_llm(tmp_path)  # with its table of whole words
     assert lm.config.whole_words == 24 and lm.family.name == "t5"
 
