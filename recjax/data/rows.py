@@ -16,11 +16,13 @@ class RowBatches(abc.ABC):
         batch_size: rows a step; all of them where they are fewer.
         seed: of the shuffles.
         multiple: of a step's rows.
+        process: this process, and how many there are; each makes its part of a step.
     """
 
     batch_size: int
     seed: int
     multiple: int
+    process: tuple[int, int]
 
     @property
     @abc.abstractmethod
@@ -45,14 +47,17 @@ class RowBatches(abc.ABC):
         return np.random.default_rng([self.seed, epoch]).permutation(len(self))
 
     def __call__(self, step: int, count: int = 1) -> dict[str, np.ndarray]:
-        """The arrays of steps step .. step + count - 1: [K B ...]."""
-        places = step * self.per_step + np.arange(count * self.per_step)
+        """This process's part of steps step .. step + count - 1: [K B ...]."""
+        number, processes = self.process
+        share = self.per_step // processes
+        steps = (step + np.arange(count)[:, None]) * self.per_step
+        places = (steps + number * share + np.arange(share)).reshape(-1)
         epochs, inside = np.divmod(places, len(self))
         chosen = np.empty(len(places), np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
             chosen[here] = self._permutation(int(epoch))[inside[here]]
         return {
-            name: array[chosen].reshape(count, self.per_step, *array.shape[1:])
+            name: array[chosen].reshape(count, share, *array.shape[1:])
             for name, array in self.arrays.items()
         }

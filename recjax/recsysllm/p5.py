@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from recjax.config import build, to_plain
-from recjax.convert.language_model import language_model, write_language_model
+from recjax.convert.language_model import language_model, write_of_all
 from recjax.data.pipeline import step_size
 from recjax.data.prepare import DataConfig, read_options
 from recjax.data.store import Store
@@ -165,7 +165,8 @@ class P5Run(Run):
         """The training batches."""
         stream, wanted = self.source.stream, self.config.train.batch_size
         size = step_size(wanted, len(stream), parallel.data_size(self.mesh))
-        return PromptBatches(stream, self.prompts, size)
+        process = parallel.rows_of_process(self.mesh)["process"]
+        return PromptBatches(stream, self.prompts, size, process, parallel.most_of_all)
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """See `Trainable`."""
@@ -281,10 +282,8 @@ class P5Run(Run):
         """Writes the best parameters as WORKDIR/hf."""
         assert self.workdir is not None
         folder = self.workdir / "hf"
-        everywhere = jax.jit(lambda p: p, out_shardings=parallel.replicated(self.mesh))(params)
-        if jax.process_index() == 0:
-            model = language_model(self.model_config, everywhere, self.workdir / "tokenizer")
-            write_language_model(folder, model, overwrite=True, known=signed)
+        model = language_model(self.model_config, params, self.workdir / "tokenizer")
+        write_of_all(folder, model, overwrite=True, known=signed)
         return {"folder": str(folder)}
 
 

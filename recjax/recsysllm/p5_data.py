@@ -19,7 +19,7 @@ with a number wherever those have a title.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -258,12 +258,16 @@ class PromptBatches:
     Attributes:
         stream: passages by place.
         prompts: makes rows of them.
-        per_step: B.
+        per_step: B of all processes.
+        process: this process, and how many there are; each makes its part of a step.
+        agree: what all processes take of several numbers (the most).
     """
 
     stream: Any
     prompts: Prompts
     per_step: int
+    process: tuple[int, int] = (0, 1)
+    agree: Callable[[list[int]], list[int]] = list
 
     @property
     def steps_per_epoch(self) -> int:
@@ -271,8 +275,13 @@ class PromptBatches:
         return max(1, round(len(self.stream) / self.per_step))
 
     def __call__(self, step: int, count: int = 1) -> Mapping[str, np.ndarray]:
-        """The arrays of steps step .. step + count - 1: [K B ...]."""
-        first = step * self.per_step
-        passages = [self.stream(first + k) for k in range(count * self.per_step)]
-        arrays = self.prompts(passages)
-        return {k: a.reshape(count, self.per_step, *a.shape[1:]) for k, a in arrays.items()}
+        """This process's part of steps step .. step + count - 1: [K B ...]."""
+        number, processes = self.process
+        share = self.per_step // processes
+        firsts = [s * self.per_step + number * share for s in range(step, step + count)]
+        arrays = self.prompts([self.stream(f + k) for f in firsts for k in range(share)])
+        (length,) = self.agree([arrays["encoder"].shape[1]])
+        more = ((0, 0), (0, length - arrays["encoder"].shape[1]))
+        for name in arrays.keys() & {"encoder", "words"}:
+            arrays[name] = np.pad(arrays[name], more)
+        return {k: a.reshape(count, share, *a.shape[1:]) for k, a in arrays.items()}

@@ -135,13 +135,14 @@ class ExplainedBatches(RowBatches):
 
     Attributes:
         known: of `as_arrays`.
-        batch_size, seed, multiple: of the batches.
+        batch_size, seed, multiple, process: of the batches.
     """
 
     known: Mapping[str, np.ndarray]
     batch_size: int = 1
     seed: int = 0
     multiple: int = 1
+    process: tuple[int, int] = (0, 1)
 
     @property
     def arrays(self) -> Mapping[str, np.ndarray]:

@@ -282,6 +282,7 @@ class ExplanationRun(Run):
             self.config.train.batch_size,
             self.config.seed,
             parallel.data_size(self.mesh),
+            parallel.rows_of_process(self.mesh)["process"],
         )
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:

@@ -89,7 +89,7 @@ class Ratings(RowBatches):
         users: [n] int32, from 0.
         items: [n] int32 item ids.
         ratings: [n] float32.
-        batch_size, seed, multiple: of the batches.
+        batch_size, seed, multiple, process: of the batches.
     """
 
     users: np.ndarray
@@ -98,6 +98,7 @@ class Ratings(RowBatches):
     batch_size: int = 1
     seed: int = 0
     multiple: int = 1
+    process: tuple[int, int] = (0, 1)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -196,6 +197,7 @@ class RatingRun(Run):
             batch_size=self.config.train.batch_size,
             seed=self.config.seed,
             multiple=parallel.data_size(self.mesh),
+            process=parallel.rows_of_process(self.mesh)["process"],
         )
         if not len(found):
             raise InputError("the training split has no rating")

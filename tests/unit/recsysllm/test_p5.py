@@ -1,5 +1,6 @@
 """P5: its numbers and leaks, whole words, rows of an encoder and a decoder, and a run."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -118,6 +119,18 @@ def test_rows_of_prompts(store):
         np.testing.assert_array_equal(before[1 : len(answer)], answer[:-1])
         number = tokenizer.decode(answer[:-1]).strip()
         assert run.source.dataset.names.items(number) == [store.items[passage.sources[-1]]]
+
+
+def test_processes_share_a_batch(store):
+    whole = P5Run(config(store), store).batches
+    wanted = whole(3, 2)
+    halves = [
+        dataclasses.replace(whole, process=(k, 2), agree=lambda sizes: [max(s, 64) for s in sizes])
+        for k in (0, 1)
+    ]
+    for name, array in wanted.items():
+        both = np.concatenate([half(3, 2)[name] for half in halves], axis=1)
+        np.testing.assert_array_equal(both, array)
 
 
 def test_a_run_learns_the_ring(store, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Rating prediction: its cut, its models, its metrics."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -57,6 +59,10 @@ def test_batches_are_whole_epochs_by_step(store):
     assert len(counts) == 240 and (counts == 4).all()
     for name, value in train(7, 2).items():
         np.testing.assert_array_equal(value, epochs[name][7:9])
+    halves = [dataclasses.replace(train, process=(k, 2))(7, 2) for k in (0, 1)]
+    for name in epochs:  # of two processes each makes a half
+        both = np.concatenate([half[name] for half in halves], axis=1)
+        np.testing.assert_array_equal(both, epochs[name][7:9])
 
 
 @pytest.mark.parametrize("name", ["mf", "mlp"])
