@@ -13,7 +13,7 @@ on the left to a few lengths, so that few programs are compiled (`Prompts.length
 import dataclasses
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,11 +44,11 @@ from recjax.llm_inputs import are_texts, encoder_inputs, encoder_texts, given_pr
 from recjax.models.definition import ModelDef
 from recjax.models.language import LanguageConfig, family_for
 from recjax.nn.cache import KVCache
-from recjax.sharded import BATCH
+from recjax.sharded import BATCH, RULES, Axes
 from recjax.text._token_ends import END_PIECES
 from recjax.text.tokenizers import FILES as TOKENIZER_FILES
 from recjax.text.tokenizers import Tokenizer, load_tokenizer
-from recjax.training.parallel import data_size, param_shardings, replicated
+from recjax.training.parallel import data_size, param_shardings, replicated, ruled
 from recjax.typing import Array, Params
 
 _KEPT = 4  # shared beginnings whose caches are kept
@@ -82,6 +82,7 @@ def load_llm(
     adapter: str | Path | None = None,
     dtype: Any = None,
     mesh: Mesh | None = None,
+    rules: Mapping[str, Axes] = RULES,
     **fields: Any,
 ) -> "LanguageModel":
     """A language model from a folder: Hugging Face's, recjax's own, or another of its forms.
@@ -105,6 +106,7 @@ def load_llm(
         dtype: of the parameters: "float32", "bfloat16" or "float16"; by default that of the files.
         mesh: of `recjax.training.parallel.make_mesh`; each device gets its part straight from the
             files. By default all is on the first device.
+        rules: mesh axes of the parameters' logical axes; see `recjax.sharded.RULES`.
         fields: of the model's config that no file tells: `remat`, `unroll`.
 
     Raises:
@@ -119,7 +121,7 @@ def load_llm(
 
     def shardings(shapes: Any, axes: Any) -> Any:
         assert mesh is not None
-        return param_shardings(shapes, axes, mesh)
+        return param_shardings(shapes, ruled(axes, rules), mesh)
 
     places = None if mesh is None else shardings
     model = read_language_model(folder, dtype=dtype, shardings=places, **fields)

@@ -1,6 +1,10 @@
 """A small GLM from scratch on the simulated sample: blank infilling of items and histories.
 
-recjax train --config=configs/recsysllm/sample_glm.py --workdir=runs/glm
+    recjax prepare --config=configs/recsysllm/sample_glm.py
+    recjax train --config=configs/recsysllm/sample_glm.py --workdir=runs/glm
+
+848 steps, 4 minutes of one CPU core. Measured with one seed: the loss of a blanked token is 1.11 on
+the test split (perplexity 3.04), 73.8 % of them are named; it fell at every validation.
 """
 
 from ml_collections import ConfigDict

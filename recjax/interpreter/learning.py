@@ -55,6 +55,7 @@ class Learner(Trainable):
         examples: to learn from.
         batch_size: B, at most: all examples where they are fewer.
         seed: of the adapter, of the examples' order, of tasks and prompts.
+        parts: of a batch's rows, which a step takes one after the other.
         start: how the adapter starts; at random by default.
         optim: the update rule.
     """
@@ -69,14 +70,22 @@ class Learner(Trainable):
         *,
         batch_size: int,
         seed: int = 0,
+        parts: int = 1,
         start: StartConfig | None = None,
         optim: OptimConfig | None = None,
     ):
         self.bridge, self.examples, self.mesh = bridge, examples, bridge.mesh
         self.model = bridge.adapter
-        self.per_step = step_size(batch_size, len(examples), parallel.data_size(bridge.mesh))
+        self._parts = parts
+        self._multiple = parallel.data_size(bridge.mesh) * parts  # of the rows of a batch
+        self.per_step = step_size(batch_size, len(examples), self._multiple)
         self.seed, self.optim = seed, optim or OptimConfig()
         self._start = start or StartConfig()
+
+    @property
+    def parts_of_batch(self) -> int:
+        """See `Trainable`."""
+        return self._parts
 
     @property
     def steps_per_epoch(self) -> int:
@@ -166,7 +175,7 @@ class Learner(Trainable):
         task, form = self.asked(step)
         rows = self.rows(step)
         titles = self.examples.titles(rows, lists=task.lists)
-        pairs = len(rows) % (2 * parallel.data_size(self.bridge.mesh)) == 0
+        pairs = len(rows) % (2 * self._multiple) == 0
         before, order, arrays = self.bridge.questions.lay_out(task, form, titles, pairs=pairs)
         # Laid out for all, so that the shapes agree; then this process's part.
         index, processes = jax.process_index(), jax.process_count()

@@ -123,7 +123,8 @@ class InterpreterRun(Run):
         mesh = self.mesh if self.mesh.size > 1 else None
         split = to_plain(self.recommender.config.split)
         check_origin(Path(self.config.llm), self.store.fingerprint, split)
-        return load_llm(self.config.llm, dtype=self.config.dtype or None, mesh=mesh)
+        dtype = self.config.dtype or None
+        return load_llm(self.config.llm, dtype=dtype, mesh=mesh, rules=self.logical_rules)
 
     @functools.cached_property
     def recommender_params(self) -> Params:
@@ -184,6 +185,7 @@ class InterpreterRun(Run):
             examples,
             batch_size=size,
             seed=self.config.seed,
+            parts=self.parts_of_batch,
             start=self.config.start,
             optim=self.config.optim,
         )
@@ -235,11 +237,13 @@ class InterpreterRun(Run):
                 f"{self.config.recommender}: no training sequence has two items: nothing to "
                 "train on"
             )
-        shards, size = parallel.data_size(self.mesh), self.config.train.batch_size
-        if size % shards:
+        train, shards = self.config.train, parallel.data_size(self.mesh)
+        if train.batch_size % (shards * train.accumulate):
+            said = f"the {shards} parts that config.train.mesh splits a batch into"
+            if train.accumulate > 1:
+                said += f", times config.train.accumulate={train.accumulate}"
             raise InputError(
-                f"config.train.batch_size: {size} is no multiple of the {shards} parts that "
-                "config.train.mesh splits a batch into"
+                f"config.train.batch_size: {train.batch_size} is no multiple of {said}"
             )
         self.learner.check()
 

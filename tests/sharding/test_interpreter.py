@@ -28,7 +28,7 @@ def tokenizer():
     return train_bpe(TITLES, 320)
 
 
-def losses(tokenizer, mesh):
+def losses(tokenizer, mesh, parts=1):
     """Loss and gradient norm of three steps; parameters afterwards."""
     config = Config(
         vocab_size=tokenizer.size, dim=32, mlp_dim=48, layers=2, heads=4, kv_heads=2, head_dim=8,
@@ -43,7 +43,7 @@ def losses(tokenizer, mesh):
     llm = LanguageModel(definition, params, config, tokenizer=tokenizer, mesh=mesh)
     bridge = Bridge(llm, AskConfig(), AdapterConfig(soft=2), 3, 6)
     optim = OptimConfig(learning_rate=1e-2)
-    learner = Learner(bridge, States(BEFORE, AFTER, TITLES), batch_size=8, optim=optim)
+    learner = Learner(bridge, States(BEFORE, AFTER, TITLES), batch_size=8, optim=optim, parts=parts)
     learner.asked = lambda step: (RESIDUAL, 0)
     state, steps, out = learner.init_state(), learner.make_steps(), []
     for step in range(3):
@@ -64,9 +64,12 @@ def alone(tokenizer):
     return losses(tokenizer, None)
 
 
-@pytest.mark.parametrize("shape", [(4, 1, 2), (1, 4, 2), (8, 1, 1)], ids=str)
-def test_steps_are_those_of_one_device(tokenizer, alone, shape):
-    got, params = losses(tokenizer, make_mesh(shape))
+@pytest.mark.parametrize(
+    ("shape", "parts"), [((4, 1, 2), 1), ((1, 4, 2), 2), ((8, 1, 1), 1)], ids=str
+)
+def test_steps_are_those_of_one_device(tokenizer, alone, shape, parts):
+    """Also where a step takes the rows in two parts, one after the other."""
+    got, params = losses(tokenizer, make_mesh(shape), parts)
     assert got == pytest.approx(alone[0], rel=1e-5)
     for path, value in alone[1].items():
         np.testing.assert_allclose(params[path], value, atol=1e-4, err_msg=path)

@@ -298,6 +298,10 @@ def test_paths_are_kept_absolute_and_may_move(make, run, finished, tmp_path, mon
     ("changes", "message"),
     [
         ({"train": {"batch_size": 12}}, "config.train.batch_size: 12 is no multiple of the 8 part"),
+        (
+            {"train": {"batch_size": 32, "accumulate": 3}},
+            "32 is no multiple of the 8 parts .*, times config.train.accumulate=3",
+        ),
         ({"train": {"metric": "validation/residual/exact"}}, "config.train.metric: no metric 'val"),
         ({"start": {"examples": 5}}, "item_vectors.safetensors: missing; .*config.start.examples"),
     ],
@@ -306,6 +310,23 @@ def test_settings_that_do_not_fit(make, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         make(**changes)
     assert not (tmp_path / "run").exists()
+
+
+def test_parts_rules_and_types_of_training(make, tmp_path):
+    """`train.accumulate`, `train.rules` (of both models) and `train.dtype` hold here, too."""
+
+    def first(**train):
+        run = make(workdir=tmp_path / "-".join(train) / "run", train={"batch_size": 64, **train})
+        _, metrics = run.make_steps()(run.init_state(), run.place(0, 1))
+        return run, float(metrics["loss"][0]), float(metrics["grad_norm"][0])
+
+    _, loss, norm = first(mesh=(2, 4, 1))
+    rules = {"embed": (), "vocab": ("tensor",)}
+    other, *got = first(mesh=(2, 4, 1), accumulate=4, rules=rules)
+    assert got == pytest.approx([loss, norm], rel=1e-4)
+    assert all(a.sharding.is_fully_replicated for a in other.llm.params.values())
+    _, low, _ = first(mesh=(2, 4, 1), dtype="bfloat16")
+    assert low != loss and low == pytest.approx(loss, rel=0.03)
 
 
 def test_a_split_without_a_test(make):
