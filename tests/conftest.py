@@ -14,14 +14,16 @@ _FLAGS = "--xla_force_host_platform_device_count=8"
 # take half of it. Most commands that tests/e2e and tests/sharding start compile as users' do; so
 # does everything where torch is, since the tests against it look at the last digits.
 if importlib.util.find_spec("torch") is None:
-    _FLAGS += " --xla_backend_optimization_level=0"
+    # One part a program: a small one gains nothing by threads, and loses a fifth of the time.
+    _FLAGS += " --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
     if sys.version_info < (3, 12):  # jax 0.10; later ones do not know the flag
         _FLAGS += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", _FLAGS)
 ROOT = Path(__file__).resolve().parent.parent
-# Compiled programs are kept between runs, and shared with the processes that tests start.
+# Compiled programs are kept between runs, and shared with the other worker and the processes that
+# tests start. Writing takes milliseconds, compiling tens of them: small programs are kept, too.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 @pytest.fixture(scope="session")

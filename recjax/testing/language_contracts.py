@@ -3,6 +3,7 @@
 Rows have prompts of 5 tokens, and 6 tokens that are written after them.
 """
 
+import collections
 import functools
 import tempfile
 from pathlib import Path
@@ -21,14 +22,14 @@ from recjax.convert.language_model import (
 )
 from recjax.errors import InputError
 from recjax.llm import LanguageModel
-from recjax.models.definition import define, params_of
+from recjax.models.definition import ModelDef, define, params_of
 from recjax.models.language import LanguageConfig, LanguageModule, family_for
 from recjax.training.parallel import make_mesh, param_shardings
 from recjax.training.plan import make_plan
 from recjax.typing import Array
 
 PROMPT, LENGTH = 5, 11
-WRITTEN = jnp.arange(LENGTH) >= PROMPT
+WRITTEN = np.arange(LENGTH) >= PROMPT
 
 
 @functools.cache
@@ -37,20 +38,41 @@ def build(config: LanguageConfig) -> LanguageModule:
     return family_for(config).build(config, rngs=nnx.Rngs(0))
 
 
-def _tokens(config: LanguageConfig, rows: int = 3, length: int = LENGTH) -> Array:
-    return jax.random.randint(jax.random.key(1), (rows, length), 0, config.vocab_size)
+def _tokens(config: LanguageConfig, rows: int = 3, length: int = LENGTH) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    return rng.integers(0, config.vocab_size, (rows, length), dtype=np.int32)
+
+
+@functools.cache
+def _definition(config: LanguageConfig, dtype: Any = jnp.float32) -> ModelDef[LanguageModule]:
+    return define(lambda rngs: family_for(config).build(config, rngs=rngs, dtype=dtype))
 
 
 @functools.cache
 def _forward(config: LanguageConfig) -> Any:
     """`(inputs, segments, written, within) -> logits`, without a cache."""
 
-    model = build(config)  # out here: what a trace makes may not be kept
-
-    def forward(inputs: Array, segments: Array, written: Array, within: Any = None) -> Array:
+    @jax.jit
+    def forward(
+        params: Any, inputs: Array, segments: Array, written: Array, within: Any = None
+    ) -> Array:
+        model = _definition(config).merge(params)
         return model(inputs, **model.reading(segments, written, within))[0]
 
-    return jax.jit(forward)
+    return functools.partial(forward, params_of(build(config)))
+
+
+@functools.cache
+def _step(config: LanguageConfig) -> Any:
+    """`(tokens, mask, cache) -> logits, cache`, and how often each shape was traced."""
+    traces: collections.Counter = collections.Counter()
+
+    @jax.jit
+    def step(params: Any, tokens: Array, mask: Array, cache: Any) -> Any:
+        traces[tokens.shape, *(a.shape for a in jax.tree.leaves(cache))] += 1
+        return _definition(config).merge(params)(tokens, mask=mask, cache=cache)
+
+    return functools.partial(step, params_of(build(config))), traces
 
 
 def _uncached(config: LanguageConfig, tokens: Array, real: Any = None) -> np.ndarray:
@@ -60,37 +82,42 @@ def _uncached(config: LanguageConfig, tokens: Array, real: Any = None) -> np.nda
 
 
 def _cached(config: LanguageConfig, tokens: Array, parts: tuple[int, ...], real: Any = None) -> Any:
-    """Logits at every place, read part by part, and the cache; it grows once."""
-    model, start, out = build(config), 0, []
-    step = jax.jit(lambda tokens, mask, cache: model(tokens, mask=mask, cache=cache))
-    cache = model.empty_cache(len(tokens), parts[0])
+    """Logits at every place, read part by part, and the cache; it grows once, to `LENGTH`."""
+    step, start, out = _step(config)[0], 0, []
+    cache = build(config).empty_cache(len(tokens), parts[0])
     real = np.ones(tokens.shape, bool) if real is None else real
     for length in parts:
         stop = start + length
         logits, cache = step(tokens[:, start:stop], real[:, start:stop], cache)
-        cache = cache.grow(tokens.shape[1]) if not start else cache
+        cache = cache.grow(LENGTH) if not start else cache
         out.append(logits)
         start = stop
     return np.concatenate(out, axis=1), cache
 
 
+PARTS = (PROMPT, 1, 1, 4)  # a prompt at once, then written tokens
+
+
 def assert_cached_equals_uncached_at_every_place(config: LanguageConfig) -> None:
     """Prompts at once, then written tokens; prompts in several calls, where prefixes are shared."""
     tokens, expected = _tokens(config), _uncached(config, _tokens(config))
-    parts: list[tuple[int, ...]] = [(PROMPT, 1, 1, 4)]
+    parts: list[tuple[int, ...]] = [PARTS]
     if build(config).shares_prefix:
-        parts += [(1, 1, 3, 6), (LENGTH,)]
+        parts += [(1, 1, 4, 4, 1), (LENGTH,)]
     for some in parts:
         np.testing.assert_allclose(_cached(config, tokens, some)[0], expected, atol=2e-5)
 
 
 def assert_rows_of_a_cache_can_be_taken(config: LanguageConfig) -> None:
     """As beam search does."""
-    model, tokens, rows = build(config), _tokens(config), np.array([2, 2, 0])
-    expected = _uncached(config, tokens[rows])[:, 6:8]
-    _, cache = _cached(config, tokens[:, :6], (PROMPT, 1))
-    got, _ = model(tokens[rows, 6:8], cache=cache.take(rows).grow(LENGTH))
-    np.testing.assert_allclose(got, expected, atol=2e-5)
+    tokens, rows = _tokens(config), np.array([2, 2, 0])
+    expected = _uncached(config, tokens[rows])
+    _, cache = _cached(config, tokens[:, :6], PARTS[:2])
+    cache = cache.take(rows)
+    for t in (6, 7):
+        place = slice(t, t + 1)
+        got, cache = _step(config)[0](tokens[rows, place], np.ones((3, 1), bool), cache)
+        np.testing.assert_allclose(got, expected[:, place], atol=2e-5)
 
 
 def assert_padding_changes_nothing(config: LanguageConfig) -> None:
@@ -98,11 +125,11 @@ def assert_padding_changes_nothing(config: LanguageConfig) -> None:
     tokens, lost = _tokens(config), np.array([0, 2, 4])
     real = np.arange(LENGTH) >= lost[:, None]
     padded = _uncached(config, tokens, real)
-    cached, _ = _cached(config, tokens, (PROMPT, 6), real)
+    cached, _ = _cached(config, tokens, PARTS, real)
     for row, start in enumerate(lost):
-        alone = _forward(config)(
-            tokens[row : row + 1, start:], real[row : row + 1, start:], WRITTEN[None, start:]
-        )[0]
+        every = np.ones((3, LENGTH - start), bool)
+        written = np.tile(WRITTEN[start:], (3, 1))
+        alone = np.asarray(_forward(config)(tokens[:, start:], every, written))[row]
         np.testing.assert_allclose(padded[row, start:], alone, atol=2e-5)
         np.testing.assert_allclose(cached[row, start:], alone, atol=2e-5)
 
@@ -114,7 +141,7 @@ def assert_packed_equals_alone(config: LanguageConfig) -> None:
     within = np.concatenate([np.arange(first), np.arange(LENGTH - first)])
     written = within >= np.where(segments == 1, 2, 5)
     rows = [np.tile(a, (3, 1)) for a in (segments, written, within)]
-    packed = _forward(config)(tokens, *rows)
+    packed = np.asarray(_forward(config)(tokens, *rows))
     for part in (slice(0, first), slice(first, LENGTH)):
         own = [a[:, part] for a in rows]
         alone = _forward(config)(tokens[:, part], own[0] > 0, own[1])
@@ -129,8 +156,9 @@ def assert_what_is_read_both_ways_is_told(config: LanguageConfig) -> None:
     before = _uncached(config, tokens)
 
     def moved(place: int) -> np.ndarray:
-        other = (tokens[:, place] + 1) % config.vocab_size
-        after = _uncached(config, tokens.at[:, place].set(other))
+        changed = tokens.copy()
+        changed[:, place] = (tokens[:, place] + 1) % config.vocab_size
+        after = _uncached(config, changed)
         return np.abs(after - before).max(axis=(0, 2))
 
     written, asked = moved(7), moved(PROMPT - 1)
@@ -143,18 +171,24 @@ def assert_what_is_read_both_ways_is_told(config: LanguageConfig) -> None:
 
 def assert_states_of_some_places(config: LanguageConfig) -> None:
     """`places` chooses among the states of all."""
-    model, tokens = build(config), _tokens(config)
-    places = jnp.array([[4, 2, 0], [1, 3, 3], [0, 1, 4]])
-    every = [model.hidden(tokens[:, :PROMPT], cache=c)[0] for c in (None, model.empty_cache(3, 5))]
-    some = [
-        model.hidden(tokens[:, :PROMPT], cache=c, places=places)[0]
-        for c in (None, model.empty_cache(3, 5))
-    ]
+    tokens = _tokens(config)[:, :PROMPT]
+    places = np.array([[4, 2, 0], [1, 3, 3], [0, 1, 4]])
+
+    @jax.jit
+    def read(params: Any) -> Any:
+        model = _definition(config).merge(params)
+        some, every = (
+            [model.hidden(tokens, cache=c, places=p)[0] for c in (None, model.empty_cache(3, 5))]
+            for p in (places, None)
+        )
+        return some, every, model.logits(some[0]), some[0] @ model.head_table().T
+
+    some, every, logits, expected = jax.tree.map(np.asarray, read(params_of(build(config))))
     for one, whole in zip(some, every, strict=True):
         np.testing.assert_allclose(
-            one, jnp.take_along_axis(whole, places[..., None], axis=1), atol=2e-5
+            one, np.take_along_axis(whole, places[..., None], axis=1), atol=2e-5
         )
-    np.testing.assert_allclose(model.logits(some[0]), some[0] @ model.head_table().T, atol=2e-5)
+    np.testing.assert_allclose(logits, expected, atol=2e-5)
 
 
 def assert_saved_and_loaded_is_the_same(config: LanguageConfig) -> None:
@@ -182,33 +216,27 @@ def assert_saved_and_loaded_is_the_same(config: LanguageConfig) -> None:
 
 def assert_one_trace_a_shape(config: LanguageConfig) -> None:
     """Other tokens, other padding, later steps: no new trace."""
-    definition = define(lambda rngs: family_for(config).build(config, rngs=rngs))
-    params, tokens, traces = params_of(build(config)), _tokens(config), 0
-
-    @jax.jit
-    def step(params: Any, tokens: Array, real: Array, cache: Any) -> Any:
-        nonlocal traces
-        traces += 1
-        return definition.merge(params)(tokens, mask=real, cache=cache)
-
-    empty = build(config).empty_cache(3, LENGTH)
+    tokens, (step, traces) = _tokens(config), _step(config)
+    empty = build(config).empty_cache(3, PROMPT)
     for lost in (0, 2):
-        real = jnp.arange(PROMPT) >= jnp.full((3, 1), lost)
-        _, cache = step(params, tokens[:, lost : PROMPT + lost], real, empty)
+        real = np.arange(PROMPT) >= np.full((3, 1), lost)
+        _, cache = step(tokens[:, lost : PROMPT + lost], real, empty)
+        cache = cache.grow(LENGTH)
         for t in range(PROMPT, PROMPT + 3):
-            _, cache = step(params, tokens[:, t : t + 1], real[:, -1:], cache)
-    assert traces == 2
+            _, cache = step(tokens[:, t : t + 1], real[:, -1:], cache)
+    assert len(traces) >= 2 and set(traces.values()) == {1}
 
 
 def assert_every_parameter_takes_part_and_has_a_sharding(config: LanguageConfig) -> None:
     """Gradients reach all; `PARAM_AXES` covers all; the plan counts all."""
     family, model, tokens = family_for(config), build(config), _tokens(config)
-    definition = define(lambda rngs: family.build(config, rngs=rngs))
-    reading = model.reading(jnp.ones(tokens.shape, bool), jnp.tile(WRITTEN, (3, 1)))
-    reading |= {"encoder": tokens[:, ::-1]} if model.reads_encoder else {}
+    definition = _definition(config)
+    encoder = {"encoder": tokens[:, ::-1]} if model.reads_encoder else {}
 
     def loss(params: Any) -> Array:
-        return (definition.merge(params)(tokens, **reading)[0] ** 2).sum()
+        model = definition.merge(params)
+        reading = model.reading(np.ones(tokens.shape, bool), np.tile(WRITTEN, (3, 1)))
+        return (model(tokens, **reading, **encoder)[0] ** 2).sum()
 
     gradients = jax.jit(jax.grad(loss))(params_of(model))
     for path, gradient in gradients.items():
@@ -221,16 +249,22 @@ def assert_every_parameter_takes_part_and_has_a_sharding(config: LanguageConfig)
 
 def assert_half_precision_stays(config: LanguageConfig) -> None:
     """Parameters, states and cache in bfloat16; logits near those in float32."""
-    family = family_for(config)
-    model = family.build(config, rngs=nnx.Rngs(0), dtype=jnp.bfloat16)
-    assert all(a.dtype == jnp.bfloat16 for a in params_of(model).values())
-    logits, cache = model(_tokens(config), cache=model.empty_cache(3, LENGTH))
+    definition = _definition(config, jnp.bfloat16)
+    assert all(a.dtype == jnp.bfloat16 for a in definition.shapes.values())
+    params = {p: np.asarray(a, jnp.bfloat16) for p, a in params_of(build(config)).items()}
+    wide = {path: a.astype(np.float32) for path, a in params.items()}
+    tokens = _tokens(config)
+
+    @jax.jit
+    def both(params: Any, wide: Any) -> Any:
+        model = definition.merge(params)
+        half = model(tokens, cache=model.empty_cache(3, LENGTH))
+        return *half, _definition(config).merge(wide)(tokens)[0]
+
+    logits, cache, expected = both(params, wide)
     assert logits.dtype == jnp.bfloat16
     floats = {a.dtype for a in jax.tree.leaves(cache) if jnp.issubdtype(a.dtype, jnp.floating)}
     assert floats == {jnp.dtype(jnp.bfloat16)}
-    wide = {path: a.astype(jnp.float32) for path, a in params_of(model).items()}
-    definition = define(lambda rngs: family.build(config, rngs=rngs))
-    expected = definition.merge(wide)(_tokens(config))[0]
     error = np.abs(np.asarray(logits, np.float32) - expected)
     assert error.mean() < 0.05 * np.abs(expected).mean()
 
@@ -240,9 +274,8 @@ def assert_generation_equals_reading_all_again(config: LanguageConfig) -> None:
 
     A beginning is reused only where the family says that it may be.
     """
-    definition = define(lambda rngs: family_for(config).build(config, rngs=rngs))
-    lm = LanguageModel(definition, params_of(build(config)), config)
-    tokens, new = np.array(_tokens(config, 3, 30)), 4
+    lm = LanguageModel(_definition(config), params_of(build(config)), config)
+    tokens, new = _tokens(config, 3, 30), 4
     tokens[:, :20] = tokens[0, :20]
     lengths = np.array([30, 21, 24])
     prompts = [row[:n].tolist() for row, n in zip(tokens, lengths, strict=True)]
@@ -264,20 +297,24 @@ def assert_a_prefix_is_shared_or_refused(config: LanguageConfig) -> None:
     """As if it were repeated in each row; or `prefix_cache` says that it cannot be."""
     model, tokens = build(config), _tokens(config)
     if not model.shares_prefix:
-        definition = define(lambda rngs: family_for(config).build(config, rngs=rngs))
         try:
-            LanguageModel(definition, params_of(model), config).prefix_cache([1, 2, 3])
+            LanguageModel(_definition(config), params_of(model), config).prefix_cache([1, 2, 3])
         except InputError as error:
             assert f"the family {family_for(config).name} reads prompts both ways" in str(error)
             return
         raise AssertionError("a prefix was cached")
-    begins = tokens.at[:, :PROMPT].set(tokens[0, :PROMPT])
+    tokens[:, :PROMPT] = tokens[0, :PROMPT]
     lost = np.array([0, 2, 5])[:, None] + PROMPT
     real = (np.arange(LENGTH) < PROMPT) | (np.arange(LENGTH) >= lost)
-    expected = _uncached(config, begins, real)[:, PROMPT:]
-    cache = model(begins[:1, :PROMPT], cache=model.empty_cache(1, PROMPT))[1].as_prefix()
-    rest, seen = begins[:, PROMPT:], real[:, PROMPT:]
-    first, filled = model(rest[:, :4], mask=seen[:, :4], cache=cache.start(3, 6))
-    second, _ = model(rest[:, 4:], mask=seen[:, 4:], cache=filled)
-    got = np.concatenate([first, second], axis=1)
+    expected = _uncached(config, tokens, real)[:, PROMPT:]
+    rest, seen = tokens[:, PROMPT:], real[:, PROMPT:]
+
+    @jax.jit
+    def read(params: Any) -> Any:
+        model = _definition(config).merge(params)
+        cache = model(tokens[:1, :PROMPT], cache=model.empty_cache(1, PROMPT))[1].as_prefix()
+        first, filled = model(rest[:, :4], mask=seen[:, :4], cache=cache.start(3, 6))
+        return first, model(rest[:, 4:], mask=seen[:, 4:], cache=filled)[0]
+
+    got = np.concatenate(read(params_of(model)), axis=1)
     np.testing.assert_allclose(got[seen], expected[seen], atol=2e-5)
