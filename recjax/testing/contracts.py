@@ -3,7 +3,11 @@
 CASES = [("sasrec", {...})]      # a new model joins by one line in tests/unit/models
 """
 
-from typing import Any
+import collections
+import dataclasses
+import functools
+import json
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +17,10 @@ from flax import nnx
 from recjax.data.pipeline import EvalBatches, TrainBatches
 from recjax.data.sequences import pack, pad_left, window_tokens
 from recjax.data.splits import Spans
-from recjax.models.definition import define
+from recjax.models.definition import ModelDef, define, params_of
 from recjax.models.recommender import SequentialRecommender, make_recommender, model_module
 from recjax.training.parallel import make_mesh, param_shardings
+from recjax.typing import Array, Params
 
 N_ITEMS = 23
 
@@ -26,15 +31,55 @@ def _make(section: dict, rngs: nnx.Rngs) -> SequentialRecommender:
 
 def build(section: dict, seed: int = 0) -> SequentialRecommender:
     """The model with weights large enough that every part of it shows in its output."""
-    model = _make(section, nnx.Rngs(params=seed))
-    state = nnx.to_flat_state(nnx.state(model))
-    rng = np.random.default_rng(seed)
-    sharp = [
-        (path, leaf.replace(leaf[...] + 0.4 * rng.standard_normal(leaf.shape).astype("float32")))
-        for path, leaf in state
-    ]
-    nnx.update(model, nnx.from_flat_state(sharp))
-    return model
+    return _Case.of(section, seed).model
+
+
+@dataclasses.dataclass
+class _Case:
+    """A model of one section and its programs, for all assertions.
+
+    Attributes:
+        definition, params: without a seed in it; arrays by path.
+        model: of `params`.
+        traces: how often `encode` was traced, by the shape of the items.
+        encode: `(ids, **options) -> h`, compiled.
+    """
+
+    definition: ModelDef
+    params: Params
+    model: SequentialRecommender
+    traces: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    encode: Any = None
+
+    def __post_init__(self):
+        @jax.jit
+        def encode(params: Params, ids: Array, **options: Any) -> Array:
+            self.traces[ids.shape, *options] += 1
+            model: Any = self.definition.merge(params)
+            return model.encode(ids, **options)
+
+        self.encode = functools.partial(encode, self.params)
+
+    @classmethod
+    def of(cls, section: dict, seed: int = 0) -> Self:
+        """The case of a section, made once."""
+        return cls._made(json.dumps(section, sort_keys=True), seed)
+
+    @classmethod
+    @functools.cache
+    def _made(cls, section: str, seed: int) -> Self:
+        fields = json.loads(section)
+        model = _make(fields, nnx.Rngs(params=seed))
+        rng = np.random.default_rng(seed)
+        sharp = [
+            (
+                path,
+                leaf.replace(leaf[...] + 0.4 * rng.standard_normal(leaf.shape).astype("float32")),
+            )
+            for path, leaf in nnx.to_flat_state(nnx.state(model))
+        ]
+        nnx.update(model, nnx.from_flat_state(sharp))
+        return cls(define(lambda rngs: _make(fields, rngs)), params_of(model), model)
 
 
 def _ids(section: dict, lengths: list[int], seed: int = 0) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -49,14 +94,12 @@ def _ids(section: dict, lengths: list[int], seed: int = 0) -> tuple[np.ndarray, 
 
 def assert_padding_changes_nothing(section: dict) -> None:
     """A history alone in a short row, left-padded, and packed beside others: the same h."""
-    length = section["max_length"]
-    model = build(section)
-    lengths = [length, 3, 1, length - 3, 2]
+    length, encode = section["max_length"], _Case.of(section).encode
+    lengths = [length, 3, 1, length - 3, 3]
     rows, histories = _ids(section, lengths)
-    encode = jax.jit(model.encode)
-    padded = encode(jnp.array(rows))
+    padded = np.asarray(encode(rows))
     for k, history in enumerate(histories):
-        alone = encode(jnp.array(history)[None])
+        alone = np.asarray(encode(history[None]))
         np.testing.assert_allclose(padded[k, -len(history) :], alone[0], atol=2e-5)
     packing = pack(np.array(lengths), length)
     assert packing.rows < len(lengths), "nothing was packed: the test would show nothing"
@@ -66,8 +109,8 @@ def assert_padding_changes_nothing(section: dict) -> None:
     flat["ids"][tokens.slot] = np.concatenate(histories)[tokens.source]
     flat["pos"][tokens.slot] = tokens.position
     flat["seg"][tokens.slot] = tokens.segment
-    ids, positions, segments = (jnp.array(v.reshape(-1, length)) for v in flat.values())
-    packed = encode(ids, positions=positions, segments=segments)
+    ids, positions, segments = (v.reshape(-1, length) for v in flat.values())
+    packed = np.asarray(encode(ids, positions=positions, segments=segments))
     for k, n in enumerate(lengths):
         row, column = packing.row[k], packing.column[k]
         np.testing.assert_allclose(
@@ -80,15 +123,15 @@ def assert_causal(section: dict) -> None:
     length = section["max_length"]
     model = build(section)
     rows, _ = _ids(section, [length])
-    encode = jax.jit(model.encode)
-    before = encode(jnp.array(rows))
+    encode = _Case.of(section).encode
+    before = np.asarray(encode(rows))
     if not model.reads_history:
-        np.testing.assert_array_equal(before, encode(jnp.array(rows % (N_ITEMS - 1) + 1)))
+        np.testing.assert_array_equal(before, encode(rows % (N_ITEMS - 1) + 1))
         return
     for place in (0, length // 2, length - 1):
         changed = rows.copy()
         changed[0, place] = changed[0, place] % (N_ITEMS - 1) + 1
-        after = encode(jnp.array(changed))
+        after = np.asarray(encode(changed))
         if not model.masked:
             np.testing.assert_array_equal(after[0, :place], before[0, :place])
         elif place:
@@ -113,15 +156,14 @@ def assert_scores(section: dict) -> None:
 
 def assert_deterministic_and_random(section: dict) -> None:
     """Without dropout the same twice; with dropout another result, and the same for one key."""
-    model = build(section)
-    ids = jnp.array(_ids(section, [section["max_length"]])[0])
+    model, encode = build(section), _Case.of(section).encode
+    ids = _ids(section, [section["max_length"]])[0]
 
     @jax.jit
     def dropped(seed):
         rngs = nnx.Rngs(dropout=jax.random.key(seed))
         return model.encode(ids, deterministic=False, rngs=rngs)
 
-    encode = jax.jit(model.encode)
     np.testing.assert_array_equal(encode(ids), encode(ids))
     np.testing.assert_array_equal(dropped(1), dropped(1))
     assert np.abs(dropped(1) - dropped(2)).max() > 1e-3
@@ -129,24 +171,15 @@ def assert_deterministic_and_random(section: dict) -> None:
 
 def assert_traces_once(section: dict) -> None:
     """Other items, other padding: no new trace."""
-    definition = define(lambda rngs: _make(section, rngs))
-    params = {k: jnp.ones(v.shape, v.dtype) for k, v in definition.shapes.items()}
-    traces = 0
-
-    @jax.jit
-    def encode(params, ids):
-        nonlocal traces
-        traces += 1
-        return definition.merge(params).encode(ids)
-
-    for lengths in ([1, 2], [section["max_length"], 3]):
-        encode(params, _ids(section, lengths)[0])
-    assert traces == 1
+    case = _Case.of(section)
+    for lengths in ([1], [section["max_length"]], [3]):
+        case.encode(_ids(section, lengths)[0])
+    assert case.traces and set(case.traces.values()) == {1}
 
 
 def assert_every_parameter_has_a_sharding(section: dict) -> None:
     """`PARAM_AXES` covers every parameter, with as many axes as it has."""
-    definition = define(lambda rngs: _make(section, rngs))
+    definition = _Case.of(section).definition
     axes = model_module(section["name"]).PARAM_AXES
     shardings = param_shardings(definition.shapes, axes, make_mesh((-1, 1, 1)))
     assert set(shardings) == set(definition.shapes)
@@ -154,21 +187,18 @@ def assert_every_parameter_has_a_sharding(section: dict) -> None:
 
 def assert_every_parameter_is_used(section: dict) -> None:
     """The gradient of the predictions' scores reaches every parameter."""
-    definition = define(lambda rngs: _make(section, rngs))
-    model = build(section)
-    flat = nnx.to_flat_state(nnx.state(model))
-    params = {"/".join(map(str, path)): leaf[...] for path, leaf in flat}
-    ids = jnp.array(_ids(section, [section["max_length"]] * 3)[0])
-    places = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-    batch = {"ids": ids, "positions": places, "segments": jnp.ones_like(ids)}
+    case = _Case.of(section)
+    ids = _ids(section, [section["max_length"]] * 3)[0]
+    places = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+    batch = {"ids": ids, "positions": places, "segments": np.ones_like(ids)}
 
-    def total(params):
-        module = definition.merge(params)
+    def total(params, ids, batch):
+        module = case.definition.merge(params)
         scores = (module.scores(ids) ** 2).sum()
         own = module.loss(batch, nnx.Rngs(dropout=1, noise=2))
         return scores if own is None else scores + own[0]
 
-    for path, gradient in jax.jit(jax.grad(total))(params).items():
+    for path, gradient in jax.jit(jax.grad(total))(case.params, ids, batch).items():
         assert np.abs(gradient).max() > 0, f"{path} takes no part"
 
 
@@ -228,12 +258,12 @@ def assert_users_have_their_own_states(section: dict) -> None:
     model = build(section)
     if not model.personal:
         return
-    ids = jnp.array(_ids(section, [3, 5])[0])
-    personal: Any = model.encode
-    encode = jax.jit(lambda users: personal(ids, users=users)[:, -1])
-    one, other, nobody = (encode(jnp.full(ids.shape, n)) for n in (1, 2, 0))
+    ids, encode = _ids(section, [3])[0], _Case.of(section).encode
+    one, other, nobody = (
+        np.asarray(encode(ids, users=np.full(ids.shape, n)))[:, -1] for n in (1, 2, 0)
+    )
     assert np.abs(one - other).max() > 1e-3 and np.abs(one - nobody).max() > 1e-3
-    np.testing.assert_allclose(nobody, model.encode(ids)[:, -1], atol=1e-5)
+    np.testing.assert_allclose(nobody, encode(ids)[:, -1], atol=1e-5)
 
 
 def assert_learns_targets_of_its_own_sequence(section: dict) -> None:

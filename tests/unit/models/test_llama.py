@@ -27,6 +27,7 @@ RNG = np.random.default_rng(0)
 TOKENS = jnp.array(RNG.integers(0, 23, (3, 11)), jnp.int32)
 
 
+@functools.cache
 def model_of(config):
     return Llama(config, rngs=nnx.Rngs(0))
 
@@ -42,8 +43,8 @@ def test_training_after_a_shared_prefix_is_as_if_it_were_repeated(remat, padded)
     """`hidden(prefix=...)`: the same states, and the same gradients of the inputs."""
     config = dataclasses.replace(BASE, remat=remat)
     model = define(lambda rngs: Llama(config, rngs=rngs)).merge(params_of(model_of(BASE)))
-    _, cache = model(TOKENS[:1, :5], cache=model.empty_cache(1, 5))
-    prefix, x = cache.as_prefix(), model.embed(TOKENS[:, 5:])
+    start = jax.jit(lambda: model.hidden(TOKENS[:1, :5], cache=model.empty_cache(1, 5))[1])
+    prefix, x = start().as_prefix(), model.embed(TOKENS[:, 5:])
     real = jnp.arange(6) < np.array([6, 4, 1])[:, None] if padded else jnp.ones((3, 6), bool)
     weights = jnp.array(RNG.normal(size=(3, 6, 12)), jnp.float32) * real[..., None]
 
@@ -65,64 +66,81 @@ def test_training_after_a_shared_prefix_is_as_if_it_were_repeated(remat, padded)
     np.testing.assert_allclose(gradient, wanted, atol=1e-5 * max(1.0, scale))
     assert scale > 0.1 and (np.asarray(gradient)[~np.asarray(real)] == 0).all()
     # And without it they are others.
-    assert np.abs(model.hidden(x, mask=real)[0] - got)[real].max() > 1e-2
+    without = jax.jit(lambda x: model.hidden(x, mask=real)[0])(x)
+    assert np.abs(without - got)[real].max() > 1e-2
 
 
 def test_a_training_prefix_may_have_positions_of_its_own():
     model = model_of(BASE)
-    _, cache = model(TOKENS[:1, :5], cache=model.empty_cache(1, 5))
-    prefix = cache.as_prefix()
-    positions = jnp.tile(5 + jnp.arange(6), (3, 1))
-    expected, _ = model.hidden(TOKENS[:, 5:], prefix=prefix)
-    got, _ = model.hidden(TOKENS[:, 5:], positions=positions, prefix=prefix)
-    np.testing.assert_array_equal(got, expected)
-    other, _ = model.hidden(TOKENS[:, 5:], positions=positions + 3, prefix=prefix)
+    start = jax.jit(lambda: model.hidden(TOKENS[:1, :5], cache=model.empty_cache(1, 5))[1])
+    prefix = start().as_prefix()
+    read = jax.jit(lambda p: model.hidden(TOKENS[:, 5:], positions=p, prefix=prefix)[0])
+    positions = np.tile(5 + np.arange(6), (3, 1))
+    expected = read(None)
+    np.testing.assert_array_equal(read(positions), expected)
+    other = read(positions + 3)
     assert np.abs(other - expected).max() > 1e-2
 
 
-@pytest.mark.parametrize("device", ["cpu", "gpu"])
-@pytest.mark.parametrize("change", [{}, {"remat": "full"}, {"remat": "dots"}, {"layers": 1}])
-def test_states_of_some_places_alone(monkeypatch, device, change):
+EVERY = ("bare", "mask", "prefix", "both", "positions")
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({}, EVERY),
+        ({"layers": 1}, EVERY),
+        ({"remat": "full"}, ("both", "positions")),
+        ({"remat": "dots"}, ("both", "positions")),
+    ],
+)
+def test_states_of_some_places_alone(monkeypatch, change, names):
     """As of all places, forwards and backwards; in any order, and twice if asked for twice."""
     model = model_of(dataclasses.replace(BASE, **change))
-    places = jnp.array([[10, 2, 0], [5, 6, 6], [0, 1, 9]])
+    places = np.array([[10, 2, 0], [5, 6, 6], [0, 1, 9]])
+    start = jax.jit(lambda: model.hidden(TOKENS[:1, :4], cache=model.empty_cache(1, 4))[1])
+    prefix, x = start().as_prefix(), model.embed(TOKENS)
+    mask = np.arange(11) < np.array([[11], [8], [11]])
+    given = {
+        "bare": {},
+        "mask": {"mask": mask},
+        "prefix": {"prefix": prefix},
+        "both": {"mask": mask, "prefix": prefix},
+        "positions": {"positions": np.tile(np.arange(11) * 2, (3, 1))},
+    }
+
+    def compiled(places):
+        """States and gradients; what stands elsewhere is chosen when this is traced."""
+
+        def total(x, options):
+            h, _ = model.hidden(x, places=places, **options)
+            if places is None:
+                h = jnp.take_along_axis(h, where, axis=1)
+            return (h**3).sum(), h
+
+        call = jax.jit(jax.grad(total, has_aux=True))
+        return {name: call(x, given[name]) for name in names}
+
     where = places[..., None]
-    prefix = model.hidden(TOKENS[:1, :4], cache=model.empty_cache(1, 4))[1].as_prefix()
-    mask = jnp.arange(11) < jnp.array([[11], [8], [11]])
-
-    def states(x, places, options):
-        h, _ = model.hidden(x, places=places, **options)
-        return h if places is not None else jnp.take_along_axis(h, where, axis=1)
-
-    expected = {}
-    for given in (None, places):
-        if given is not None:
-            monkeypatch.setattr(backend, "platform", lambda *_: device)
-        for name, options in {
-            "bare": {},
-            "mask": {"mask": mask},
-            "prefix": {"prefix": prefix},
-            "both": {"mask": mask, "prefix": prefix},
-            "positions": {"positions": jnp.tile(jnp.arange(11) * 2, (3, 1))},
-        }.items():
-            x = model.embed(TOKENS)
-            h = states(x, given, options)
-            slope = jax.grad(lambda x, o=options, g=given: (states(x, g, o) ** 3).sum())(x)
-            if given is None:
-                expected[name] = h, slope
-                continue
-            assert h.shape == (3, 3, 12)
-            for one, other in zip((h, slope), expected[name], strict=True):
+    expected = compiled(None)
+    for device in ("cpu", "gpu"):
+        monkeypatch.setattr(backend, "platform", lambda *_, device=device: device)
+        for name, got in compiled(places).items():
+            assert got[1].shape == (3, 3, 12)
+            for one, other in zip(got, expected[name], strict=True):
                 np.testing.assert_allclose(one, other, atol=1e-4 * float(jnp.abs(other).max()))
 
 
 def test_states_of_some_places_of_a_cached_call(model):
-    mask = jnp.arange(7) >= jnp.array([[0], [3], [2]])
-    whole, cache = model.hidden(TOKENS[:, :7], mask=mask, cache=model.empty_cache(3, 9))
-    some, other = model.hidden(
-        TOKENS[:, :7], mask=mask, cache=model.empty_cache(3, 9), places=jnp.array([[6, 4]] * 3)
-    )
-    np.testing.assert_allclose(some, whole[:, jnp.array([6, 4])], atol=1e-5)
+    mask = np.arange(7) >= np.array([[0], [3], [2]])
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def read(asked):
+        places = jnp.array(asked) if asked else None
+        return model.hidden(TOKENS[:, :7], mask=mask, cache=model.empty_cache(3, 9), places=places)
+
+    (whole, cache), (some, other) = read(None), read(((6, 4),) * 3)
+    np.testing.assert_allclose(some, np.asarray(whole)[:, [6, 4]], atol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, other, cache)
 
 
@@ -145,7 +163,7 @@ def test_execution_options_change_no_number(change):
     def gradients(config):
         definition = define(lambda rngs: Llama(config, rngs=rngs))
         params = params_of(model_of(BASE))
-        return jax.grad(lambda p: (definition.merge(p)(TOKENS)[0] ** 2).mean())(params)
+        return jax.jit(jax.grad(lambda p: (definition.merge(p)(TOKENS)[0] ** 2).mean()))(params)
 
     expected, got = gradients(BASE), gradients(dataclasses.replace(BASE, **change))
     for path, gradient in expected.items():
@@ -159,7 +177,9 @@ def test_remat_recomputes():
         config = dataclasses.replace(BASE, remat=remat)
         definition = define(lambda rngs: Llama(config, rngs=rngs))
         params = params_of(model_of(BASE))
-        _, pullback = jax.vjp(lambda p: definition.merge(p)(TOKENS)[0], params)
+        _, pullback = jax.eval_shape(
+            lambda p: jax.vjp(lambda p: definition.merge(p)(TOKENS)[0], p), params
+        )
         return sum(leaf.size for leaf in jax.tree.leaves(pullback))
 
     assert kept("full") < kept("dots") < kept("none")
@@ -175,8 +195,9 @@ def test_numbers_of_the_config_are_read(field):
     definition = define(
         lambda r: Llama(dataclasses.replace(BASE, **{field: CHANGES[field]}), rngs=r)
     )
-    changed = definition.merge(params_of(model_of(BASE)))(TOKENS)[0]
-    assert np.abs(changed - model_of(BASE)(TOKENS)[0]).max() > 1e-2
+    base = model_of(BASE)
+    changed = jax.jit(definition.merge(params_of(base)))(TOKENS)[0]
+    assert np.abs(changed - jax.jit(base)(TOKENS)[0]).max() > 1e-2
 
 
 def test_decoding_takes_layers_apart_before_the_loop():
