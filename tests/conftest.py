@@ -1,4 +1,4 @@
-"""Shared fixtures. Eight CPU devices, so that sharding tests run everywhere."""
+"""Shared fixtures. Eight CPU devices, so that meshes are tested everywhere; most tests see one."""
 
 import importlib.util
 import json
@@ -21,9 +21,23 @@ if importlib.util.find_spec("torch") is None:
 os.environ.setdefault("XLA_FLAGS", _FLAGS)
 ROOT = Path(__file__).resolve().parent.parent
 # Compiled programs are kept between runs, and shared with the other worker and the processes that
-# tests start. Writing takes milliseconds, compiling tens of them: small programs are kept, too.
+# tests start; not the smallest, which compile as fast as they are read.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+_COUNT = None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """A run's mesh has all devices, and over eight it takes half as long again: in unit/ and e2e/
+    there is one device, unless a test is marked."""
+    import jax
+
+    global _COUNT
+    _COUNT = _COUNT or jax.device_count
+    few = any(item.path.is_relative_to(ROOT / "tests" / name) for name in ("unit", "e2e"))
+    alone = few and not item.get_closest_marker("devices")
+    jax.device_count = (lambda *_: 1) if alone else _COUNT
 
 
 @pytest.fixture(scope="session")

@@ -157,7 +157,7 @@ def assert_scores(section: dict) -> None:
 def assert_deterministic_and_random(section: dict) -> None:
     """Without dropout the same twice; with dropout another result, and the same for one key."""
     model, encode = build(section), _Case.of(section).encode
-    ids = _ids(section, [section["max_length"]])[0]
+    ids: Any = _ids(section, [section["max_length"]])[0]
 
     @jax.jit
     def dropped(seed):

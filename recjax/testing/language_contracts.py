@@ -29,7 +29,7 @@ from recjax.training.plan import make_plan
 from recjax.typing import Array
 
 PROMPT, LENGTH = 5, 11
-WRITTEN = np.arange(LENGTH) >= PROMPT
+WRITTEN: Any = np.arange(LENGTH) >= PROMPT
 
 
 @functools.cache
@@ -38,7 +38,9 @@ def build(config: LanguageConfig) -> LanguageModule:
     return family_for(config).build(config, rngs=nnx.Rngs(0))
 
 
-def _tokens(config: LanguageConfig, rows: int = 3, length: int = LENGTH) -> np.ndarray:
+def _tokens(
+    config: LanguageConfig, rows: int = 3, length: int = LENGTH
+) -> Any:  # an array of numpy
     rng = np.random.default_rng(1)
     return rng.integers(0, config.vocab_size, (rows, length), dtype=np.int32)
 
@@ -172,7 +174,7 @@ def assert_what_is_read_both_ways_is_told(config: LanguageConfig) -> None:
 def assert_states_of_some_places(config: LanguageConfig) -> None:
     """`places` chooses among the states of all."""
     tokens = _tokens(config)[:, :PROMPT]
-    places = np.array([[4, 2, 0], [1, 3, 3], [0, 1, 4]])
+    places: Any = np.array([[4, 2, 0], [1, 3, 3], [0, 1, 4]])
 
     @jax.jit
     def read(params: Any) -> Any:
@@ -235,7 +237,7 @@ def assert_every_parameter_takes_part_and_has_a_sharding(config: LanguageConfig)
 
     def loss(params: Any) -> Array:
         model = definition.merge(params)
-        reading = model.reading(np.ones(tokens.shape, bool), np.tile(WRITTEN, (3, 1)))
+        reading = model.reading(jnp.ones(tokens.shape, bool), jnp.tile(WRITTEN, (3, 1)))
         return (model(tokens, **reading, **encoder)[0] ** 2).sum()
 
     gradients = jax.jit(jax.grad(loss))(params_of(model))
@@ -305,7 +307,7 @@ def assert_a_prefix_is_shared_or_refused(config: LanguageConfig) -> None:
         raise AssertionError("a prefix was cached")
     tokens[:, :PROMPT] = tokens[0, :PROMPT]
     lost = np.array([0, 2, 5])[:, None] + PROMPT
-    real = (np.arange(LENGTH) < PROMPT) | (np.arange(LENGTH) >= lost)
+    real: Any = (np.arange(LENGTH) < PROMPT) | (np.arange(LENGTH) >= lost)
     expected = _uncached(config, tokens, real)[:, PROMPT:]
     rest, seen = tokens[:, PROMPT:], real[:, PROMPT:]
 

@@ -1,5 +1,6 @@
 """Killed and resumed runs end with the numbers of the uninterrupted one."""
 
+import functools
 import json
 import os
 import random
@@ -20,7 +21,7 @@ def get_config(arg):
                    "options": {"users": 300, "mean_length": 12.0, "max_length": 40}}
     config.model = {"name": arg, "dim": 16, "max_length": 20}
     config.objective = OBJECTIVE[arg]
-    config.train = {"batch_size": 32, "epochs": 24.0, "steps_per_call": 4}
+    config.train = {"batch_size": 32, "epochs": 16.0, "steps_per_call": 4}
     return config
 OBJECTIVE = {"sasrec": {"name": "bce"}, "gru4rec": {"name": "bpr_max", "negatives": 32}}
 """
@@ -32,6 +33,18 @@ def config(tmp_path_factory):
     path = folder / "config.py"
     path.write_text(CONFIG.replace("STORE", repr(str(folder / "store"))))
     return path
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """`whole(model) -> (workdir, result)` of a run that nothing interrupted, once a model."""
+
+    @functools.cache
+    def trained(model):
+        workdir = tmp_path_factory.mktemp(model) / "whole"
+        return workdir, finish(start(config, model, workdir))[0]
+
+    return trained
 
 
 def start(config, model, workdir):
@@ -73,8 +86,8 @@ def numbers(workdir):
 
 
 @pytest.mark.parametrize("model", ["sasrec", "gru4rec"])
-def test_kill_9_twice_and_resume(config, tmp_path, model):
-    whole, _ = finish(start(config, model, tmp_path / "whole"))
+def test_kill_9_twice_and_resume(config, whole, tmp_path, model):
+    workdir, result = whole(model)
     killed = tmp_path / "killed"
     rng, reached = random.Random(model), 0
     for _ in range(2):
@@ -86,12 +99,11 @@ def test_kill_9_twice_and_resume(config, tmp_path, model):
         assert process.returncode == -signal.SIGKILL
         assert not any(line.get("final") for line in read_metrics(killed / "metrics.jsonl"))
     resumed, _ = finish(start(config, model, killed))
-    assert resumed == whole
-    assert numbers(killed) == numbers(tmp_path / "whole")
+    assert resumed == result
+    assert numbers(killed) == numbers(workdir)
 
 
-def test_sigterm_saves_and_exits_0(config, tmp_path):
-    whole, _ = finish(start(config, "sasrec", tmp_path / "whole"))
+def test_sigterm_saves_and_exits_0(config, whole, tmp_path):
     stopped = tmp_path / "stopped"
     process = start(config, "sasrec", stopped)
     wait_for_checkpoint(process, stopped, 0)
@@ -99,4 +111,4 @@ def test_sigterm_saves_and_exits_0(config, tmp_path):
     result, err = finish(process)
     assert not result["finished"] and "rerun the command to resume" in err
     assert (stopped / "checkpoints" / str(result["step"])).is_dir()
-    assert finish(start(config, "sasrec", stopped))[0] == whole
+    assert finish(start(config, "sasrec", stopped))[0] == whole("sasrec")[1]

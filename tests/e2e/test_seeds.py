@@ -1,8 +1,5 @@
 """`scripts/seeds.py`: a recipe over seeds, stage by stage."""
 
-import contextlib
-import importlib.util
-import io
 import json
 import subprocess
 import sys
@@ -10,42 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from recjax.cli import main
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("seeds", ROOT / "scripts" / "seeds.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["seeds"] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.fixture
-def run(script, monkeypatch, capsys):
-    """`run(*arguments)` -> (the commands that it gave, what it printed); commands run in here."""
-
-    def run(*arguments):
-        commands, real = [], subprocess.run
-
-        def here(command, **options):
-            if command[:3] != [sys.executable, "-m", "recjax.cli"]:  # git, of a run's records
-                return real(command, **options)
-            commands.append(command[3:])
-            out = io.StringIO()
-            with contextlib.redirect_stdout(out):
-                status = main(command[3:])
-            return subprocess.CompletedProcess(command, status, out.getvalue())
-
-        monkeypatch.setattr(script.subprocess, "run", here)
-        monkeypatch.setattr(sys, "argv", ["seeds.py", *map(str, arguments)])
-        script.main()
-        return commands, capsys.readouterr().out
-
-    return run
+def seeds(script):
+    return script("seeds")
 
 
 @pytest.fixture
@@ -67,9 +32,10 @@ def get_config(arg=None):
     return path
 
 
-def test_a_recipe_over_seeds(run, config, tmp_path):
+def test_a_recipe_over_seeds(run_script, config, tmp_path):
     arguments = [f"--workdir={tmp_path / 'runs'}", "--stage", f"sasrec={config}@0,3-3"]
-    commands, printed = run(*arguments)
+    message, commands, printed, _ = run_script("seeds", *arguments)
+    assert message is None
     assert [c[3] for c in commands] == [f"--config.seed={seed}" for seed in (0, 3)]
     rows = json.loads((tmp_path / "runs" / "seeds.json").read_text())
     assert [row["seeds"] for row in rows] == [{"sasrec": 0}, {"sasrec": 3}]
@@ -80,20 +46,20 @@ def test_a_recipe_over_seeds(run, config, tmp_path):
         [values[0], sum(values) / 2, values[-1]], abs=1e-4
     )
     assert "2 runs; 2 did not meet their goals: [{'sasrec': 0}" in printed
-    commands, again = run(*arguments)  # all has ended: read, not trained
+    _, commands, again, _ = run_script("seeds", *arguments)  # all has ended: read, not trained
     assert commands == [] and again == printed
 
 
-def test_stages_that_read_others_run_once_for_each_choice(script):
-    a, b = script.Stage("a", "a.py", [0, 1, 2]), script.Stage("b", "b.py", [5])
-    c = script.Stage("c", "c.py", [7, 8], {"llm": "{a}/hf", "recommender": "{b}"})
-    chosen = script.choices([a, b, c], every=False)
+def test_stages_that_read_others_run_once_for_each_choice(seeds):
+    a, b = seeds.Stage("a", "a.py", [0, 1, 2]), seeds.Stage("b", "b.py", [5])
+    c = seeds.Stage("c", "c.py", [7, 8], {"llm": "{a}/hf", "recommender": "{b}"})
+    chosen = seeds.choices([a, b, c], every=False)
     assert [tuple(one.values()) for one in chosen] == [(0, 5, 7), (1, 5, 8), (2, 5, 7)]
-    assert len(script.choices([a, b, c], every=True)) == 6
+    assert len(seeds.choices([a, b, c], every=True)) == 6
     assert c.reads == ["a", "b"]
 
 
-def test_the_folders_of_stages_name_the_seeds_that_they_depend_on(script, monkeypatch, tmp_path):
+def test_the_folders_of_stages_name_the_seeds_that_they_depend_on(seeds, monkeypatch, tmp_path):
     commands = []
 
     def trained(command, **options):
@@ -101,12 +67,12 @@ def test_the_folders_of_stages_name_the_seeds_that_they_depend_on(script, monkey
         Path(command[5].removeprefix("--workdir=")).mkdir(parents=True)
         return subprocess.CompletedProcess(command, 0, json.dumps({"finished": True}))
 
-    monkeypatch.setattr(script.subprocess, "run", trained)
-    a, b = script.Stage("a", "a.py", [0, 1]), script.Stage("b", "b.py", [5])
-    c = script.Stage("c", "c.py", [7], {"llm": "{a}/hf", "recommender": "{b}"})
-    for chosen in script.choices([a, b, c], every=False):
+    monkeypatch.setattr(seeds.subprocess, "run", trained)
+    a, b = seeds.Stage("a", "a.py", [0, 1]), seeds.Stage("b", "b.py", [5])
+    c = seeds.Stage("c", "c.py", [7], {"llm": "{a}/hf", "recommender": "{b}"})
+    for chosen in seeds.choices([a, b, c], every=False):
         for stage in (a, b, c):
-            script.train(tmp_path, stage, [a, b, c], chosen)
+            seeds.train(tmp_path, stage, [a, b, c], chosen)
     folders = [Path(c[1].removeprefix("--workdir=")).relative_to(tmp_path) for c in commands]
     assert [str(folder) for folder in folders] == [
         "a/a0", "b/b5", "c/a0-b5-c7", "a/a1", "c/a1-b5-c7",
@@ -126,8 +92,8 @@ def test_the_folders_of_stages_name_the_seeds_that_they_depend_on(script, monkey
         (["--stage=a=a.py@0", "--set=a.llm={b}"], "--set a: reads {b}; expected an earlier stage"),
     ],
 )
-def test_bad_usage_is_one_line(script, monkeypatch, tmp_path, arguments, message):
+def test_bad_usage_is_one_line(seeds, monkeypatch, tmp_path, arguments, message):
     monkeypatch.setattr(sys, "argv", ["seeds.py", f"--workdir={tmp_path}", *arguments])
     with pytest.raises(SystemExit) as caught:
-        script.main()
+        seeds.main()
     assert str(caught.value).startswith("seeds.py: ") and message in str(caught.value)

@@ -63,12 +63,11 @@ def one_device(monkeypatch):
 )
 def test_any_mesh_trains_like_one_device(sample_store, one_device, mesh, model, objective):
     alone = one_device(lambda: make_run(sample_store, (1, 1, 1), model, objective))
-    expected, _ = losses(alone)
+    expected, alone_state = losses(alone)
     run = make_run(sample_store, mesh, model, objective)
     found, state = losses(run)
     np.testing.assert_allclose(found, expected, rtol=2e-4)
     ours = run.evaluator("test").run(state.params)
-    _, alone_state = losses(alone)
     theirs = alone.evaluator("test").run(alone_state.params)
     assert ours.keys() == theirs.keys()
     assert ours["test/full/hr@20"] == pytest.approx(theirs["test/full/hr@20"], abs=0.02)

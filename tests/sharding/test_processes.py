@@ -30,7 +30,7 @@ def free_port():
 
 
 def start(config, workdir, devices, extra=(), environment=()):
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, "-m", "recjax.cli", "train"]
         + [f"--config={config}", f"--workdir={workdir}", "--json", *extra],

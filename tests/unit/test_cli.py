@@ -91,7 +91,7 @@ def test_evaluate_without_json_prints_nothing_on_stdout(recjax, config, tmp_path
         ),
         (
             ["train", "--config=CONFIG", "--workdir=W", "--config.train.mesh=(3,1,1)"],
-            "config.train.mesh (3, 1, 1) does not fit 8 devices",
+            "config.train.mesh (3, 1, 1) does not fit 1 devices",
         ),
         (["evaluate", "--workdir=W"], "W/config.json: missing; expected a workdir of `recjax tra"),
         (

@@ -78,6 +78,7 @@ def test_types(tmp_path, form):
     assert {str(a.dtype) for a in full.params.values()} == {"float32"}
 
 
+@pytest.mark.devices
 @pytest.mark.parametrize("form", FORMS)
 def test_on_a_mesh(tmp_path, form):
     write_language_model(tmp_path / "out", made(), form=form)

@@ -70,6 +70,7 @@ def test_it_returns_byte_by_byte(base, tmp_path):
         write_adapter(tmp_path / "none", base, lora, base.params)
 
 
+@pytest.mark.devices
 def test_on_a_mesh(base):
     mesh = make_mesh((2, 2, 2))
     _, params = read_adapter(

@@ -1,5 +1,6 @@
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -35,9 +36,11 @@ def test_scores_are_the_bases_and_the_weighted_agreement(fused, trained):
     run, base = open_run(folder), open_run(trained / "base")
     params = run.restore(run.best_step())
     batch = run.evaluator("test")._batch(0)
-    h, table = run.encode(params, batch)
-    own, items = base.encode(base.restore(base.best_step()), batch)
-    means = last_means(jnp.asarray(run.guided.items), batch, 3, masked=False)
+    h, table = jax.jit(run.encode)(params, batch)
+    own, items = jax.jit(base.encode)(base.restore(base.best_step()), batch)
+    means = jax.jit(lambda items, batch: last_means(items, batch, 3, masked=False))(
+        run.guided.items, batch
+    )
     wanted = own @ items.T + result["weight"] * means @ run.guided.items.T
     np.testing.assert_allclose(h @ table.T, wanted, atol=1e-5)
     place = np.flatnonzero(batch["weights"])[5]

@@ -33,6 +33,11 @@ def params_of(run):
     return run.whole(run.init_state().params)
 
 
+def encoded(run, params, batch):
+    """`run.encode` as one program."""
+    return jax.tree.map(np.asarray, jax.jit(run.encode)(params, batch))
+
+
 def batch_of(run, part="test"):
     """The first batch, what its examples are, and which of its rows have one."""
     evaluator = run.evaluator(part)
@@ -50,15 +55,14 @@ def test_vectors_are_those_of_equation_9(configured, tastes, model, user):
     run = run_of(configured(model=MODELS[model], refine={"user": user, "alpha": 2.0}))
     params = params_of(run)
     batch, chosen, real = batch_of(run)
-    predicted, table = run.encode(params, batch)
+    predicted, table = encoded(run, params, batch)
     assert table.shape[1] == predicted.shape[1] == 12
     deviation = math.sqrt(2 / (run.store.n_items + 12))
     np.testing.assert_allclose(table[:, 9:], 2 * deviation * run.guided.items, rtol=1e-5)
     state = run.model.merge({**params})
     state.side = "none"
-    alone = state.predict(
-        batch["ids"], positions=batch["positions"], segments=batch["segments"], last=batch["last"]
-    )
+    names = ("positions", "segments", "last")
+    alone = jax.jit(state.predict)(batch["ids"], **{name: batch[name] for name in names})
     np.testing.assert_allclose(predicted[:, :9], alone[:, :9], atol=1e-5)
     means = np.stack(
         [
@@ -87,11 +91,12 @@ def test_users_scores_reach_their_own_rows_alone(trained):
     params = run.restore(run.best_step())
     moved = {**params, "guided_users/guided": params["guided_users/guided"].at[5].add(3.0)}
     batch, chosen, real = batch_of(run)
-    changed = np.abs(run.encode(moved, batch)[0] - run.encode(params, batch)[0]).max(1) > 1e-6
+    changed = np.abs(encoded(run, moved, batch)[0] - encoded(run, params, batch)[0]).max(1) > 1e-6
     np.testing.assert_array_equal(changed[real], chosen.users[real] == 5)
     training = jax.tree.map(lambda a: a[0], run.batches(0, 1))
     whose = {**training, "owners": run.data["owners"]}
-    before, after = (run.model.merge(p).learn(whose, nnx.Rngs(dropout=0)) for p in (params, moved))
+    learn = jax.jit(lambda p: run.model.merge(p).learn(whose, nnx.Rngs(dropout=0)))
+    before, after = learn(params), learn(moved)
     changed = np.abs(after.vectors - before.vectors).max(1) > 1e-6
     real = np.asarray(before.targets) > 0
     np.testing.assert_array_equal(
@@ -111,7 +116,9 @@ def test_the_linear_form_starts_as_the_normalised_one_and_learns(configured):
     linear = run_of(configured(refine={"user": "joined", "form": "linear"}))
     batch, _, _ = batch_of(plain)
     for one, other in zip(
-        plain.encode(params_of(plain), batch), linear.encode(params_of(linear), batch), strict=True
+        encoded(plain, params_of(plain), batch),
+        encoded(linear, params_of(linear), batch),
+        strict=True,
     ):
         np.testing.assert_allclose(one, other, atol=1e-6)
     assert {"items/map/kernel", "items/map/bias", "guided_users/map/kernel"} <= linear.trained

@@ -1,5 +1,6 @@
 """What is done with workdirs: results written, another recommender opened, states in a file."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -40,7 +41,7 @@ def test_another_recommenders_first_new_item(trained, finished):
     ids = np.random.default_rng(0).integers(1, run.store.n_items, (50, 6)).astype(np.int32)
     ids[:9, :3] = 0  # short ones
     model = run.model.merge(run.restore(run.best_step()))
-    scores = np.array(model.score(model.predict(ids)))
+    scores = np.array(jax.jit(lambda ids: model.score(model.predict(ids)))(ids))
     scores[:, 0] = -np.inf
     first = scores.argmax(axis=1)
     for row, history in enumerate(ids):
@@ -64,7 +65,7 @@ def test_a_masked_recommender_predicts_at_its_mask(trained, finished):
     ids = np.random.default_rng(0).integers(1, run.store.n_items, (20, run.window - 1))
     masked = np.pad(ids, ((0, 0), (0, 1)), constant_values=run.store.n_items).astype(np.int32)
     model = run.model.merge(run.restore(run.best_step()))
-    scores = np.array(model.score(model.predict(masked)))
+    scores = np.array(jax.jit(lambda ids: model.score(model.predict(ids)))(masked))
     scores[:, 0] = -np.inf
     np.put_along_axis(scores, ids, -np.inf, axis=1)
     np.testing.assert_array_equal(recommend(ids.astype(np.int32)), scores.argmax(axis=1))

@@ -1,6 +1,6 @@
 """BERT4Rec's masking: how much, where, and that a masked item is not seen."""
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -22,14 +22,24 @@ def _batch(sequences=300, seed=0):
     spans = Spans(np.arange(sequences, dtype=np.int32), stops - lengths, stops)
     items = rng.integers(1, N, stops[-1]).astype(np.int32)
     batches = TrainBatches(items, spans, 12, sequences, seed=0, shifted=False)
-    return {k: jnp.array(v[0]) for k, v in batches(0).items()}, lengths
+    return {k: np.array(v[0]) for k, v in batches(0).items()}, lengths
+
+
+def _both(model, batch, seed):
+    """What is masked, and what is learned of it."""
+
+    @jax.jit
+    def both(batch):
+        chosen = model._choose(batch["positions"], batch["segments"], nnx.Rngs(noise=seed))
+        return chosen, model.learn(batch, nnx.Rngs(noise=seed))[:3]
+
+    chosen, learned = both(batch)
+    return np.asarray(chosen), *map(np.asarray, learned)
 
 
 def _learned(section, batch, seed):
     model = contracts.build({**SECTION, **section})
-    chosen = model._choose(batch["positions"], batch["segments"], nnx.Rngs(noise=seed))
-    h, targets, sequences, *_ = model.learn(batch, nnx.Rngs(noise=seed))
-    return model, np.asarray(chosen), h, np.asarray(targets), np.asarray(sequences)
+    return model, *_both(model, batch, seed)
 
 
 def test_share_of_masked_items():
@@ -66,21 +76,18 @@ def test_masked_items_are_not_seen():
     """The vectors at masked places do not change with the items that stood there."""
     batch, _ = _batch(40)
     model, chosen, h, targets, _ = _learned({}, batch, seed=4)
-    swapped = dict(
-        batch, ids=jnp.where(jnp.array(chosen), batch["ids"] % (N - 1) + 1, batch["ids"])
-    )
-    again = model.learn(swapped, nnx.Rngs(noise=4))[0]
+    swapped = dict(batch, ids=np.where(chosen, batch["ids"] % (N - 1) + 1, batch["ids"]))
+    again = _both(model, swapped, 4)[1]
     np.testing.assert_array_equal(h[targets > 0], again[targets > 0])
 
 
 def test_no_more_vectors_than_are_masked_at_most():
     """When the coins mask more than fits, the rest is left out, not mixed up."""
     batch, _ = _batch()
-    model = contracts.build({**SECTION, "mask_share": 0.3, "last_share": 0.0})
+    model = nnx.clone(contracts.build({**SECTION, "mask_share": 0.3, "last_share": 0.0}))
     model._most_masked = lambda count: 10
-    h, targets, sequences, *_ = model.learn(batch, nnx.Rngs(noise=5))
-    chosen = model._choose(batch["positions"], batch["segments"], nnx.Rngs(noise=5))
-    first = np.flatnonzero(np.asarray(chosen))[:10]
+    chosen, h, targets, sequences = _both(model, batch, 5)
+    first = np.flatnonzero(chosen)[:10]
     assert h.shape[0] == 10
     np.testing.assert_array_equal(targets, np.asarray(batch["ids"]).reshape(-1)[first])
     np.testing.assert_array_equal(sequences, np.asarray(batch["sequences"]).reshape(-1)[first])

@@ -227,6 +227,7 @@ def test_decoding_takes_layers_apart_before_the_loop():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, expected)
 
 
+@pytest.mark.devices
 @pytest.mark.parametrize("name", PRESETS)
 def test_published_sizes_and_shardings(name):
     """Parameter counts of the published models, and a sharding for each parameter."""

@@ -109,6 +109,7 @@ def test_a_target_that_matches_nothing():
         adapted(nnx.Rngs(0), LoRAConfig(targets=("layers/q_proj",)))
 
 
+@pytest.mark.devices
 def test_sharding_follows_the_base():
     shapes = define(adapted).shapes
     specs = {

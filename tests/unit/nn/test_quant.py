@@ -42,6 +42,7 @@ CONFIG = Config(
 )
 
 
+@pytest.mark.devices
 @pytest.mark.parametrize(("form", "off"), [("int8", 0.03), ("nf4", 0.3)])
 def test_a_model_of_narrow_kernels_under_lora(form, off):
     """It computes nearly the same; its kernels take fewer bytes, and adapters have gradients."""

@@ -162,6 +162,7 @@ def test_a_causal_family_may_read_the_text_both_ways(texts):
     assert abs(loss_of(runs[0], params) - loss_of(runs[1], params)) > 1e-5
 
 
+@pytest.mark.devices
 def test_two_meshes_have_one_loss(texts):
     meshes = [(8, 1, 1), (2, 2, 2)]
     runs = [make(texts, train={"batch_size": 8, "mesh": mesh}) for mesh in meshes]

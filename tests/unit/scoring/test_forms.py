@@ -165,6 +165,7 @@ def test_forms_that_are_none():
         FormFiller(alone, Form(WORDS, ratings(1, 5)))
 
 
+@pytest.mark.devices
 def test_on_several_devices():
     from recjax.models.llama import PARAM_AXES
     from recjax.training.parallel import make_mesh, param_shardings

@@ -83,7 +83,8 @@ def questions(count):
 
 
 def test_batched_scores_are_those_of_each_answer_alone():
-    """Against whole forward passes, one answer at a time, without padding or sharing."""
+    """Against whole forward passes, one answer at a time, without sharing. Padding after the text
+    changes nothing before it, and one length is one program."""
     lm = language_model()
     scorer = OptionScorer(lm, tokens=300)
     asked = questions(30)
@@ -92,15 +93,18 @@ def test_batched_scores_are_those_of_each_answer_alone():
         prompt = TOKENIZER.encode(text, bos=True)
         for option, score in zip(options, scores, strict=True):
             ids = answer_ids(option)
-            logits = lm(np.array([[*prompt, *ids]]))[0, len(prompt) - 1 : -1]
-            alone = np.asarray(jax.nn.log_softmax(logits))[np.arange(len(ids)), ids].mean()
-            assert score == pytest.approx(float(alone), abs=1e-5)
+            tokens = np.zeros((1, 256), np.int32)
+            tokens[0, : len(prompt) + len(ids)] = [*prompt, *ids]
+            logits = np.asarray(lm(tokens))[0, len(prompt) - 1 :][: len(ids)]
+            alone = logits[np.arange(len(ids)), ids] - np.log(np.exp(logits).sum(axis=-1))
+            assert score == pytest.approx(float(alone.mean()), abs=1e-5)
     one_by_one = [scorer([text], [some])[0] for text, some in zip(*asked, strict=True)]
     for ours, alone in zip(together, one_by_one, strict=True):
         np.testing.assert_allclose(ours, alone, atol=1e-5)
     assert len({len(scores) for scores in together}) > 2
 
 
+@pytest.mark.devices
 def test_a_model_over_several_devices_says_the_same():
     asked = questions(6)
     expected = OptionScorer(language_model())(*asked)

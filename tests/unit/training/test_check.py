@@ -61,7 +61,7 @@ CHRONOLOGICAL = {"name": "chronological_sequences"}
             "config.objective.batch_negatives: 'softmax' takes none",
         ),
         ({"train": {"stride": 7}}, "config.train.stride: 7, expected 0 to the window's 6"),
-        ({"train": {"mesh": (3, 1, 1)}}, "config.train.mesh .3, 1, 1. does not fit 8 devices"),
+        ({"train": {"mesh": (3, 1, 1)}}, "config.train.mesh .3, 1, 1. does not fit 1 devices"),
         (
             {"model": {"name": "dreamrec", "steps": 10, "schedule": "cosine", "sampler_steps": 11}},
             "config.model.sampler_steps: 11; expected 0 to 10",

@@ -238,6 +238,7 @@ def test_the_head_may_be_adapted(folder, pairs):
     assert np.abs(np.asarray(state.params["head/lora/b"])).max() > 0
 
 
+@pytest.mark.devices
 def test_a_mesh_computes_the_same(folder, pairs):
     state, loss = stepped(make(folder, pairs))
     mesh = make(folder, pairs, train={"batch_size": 8, "mesh": (2, 2, 2)})
@@ -277,6 +278,7 @@ def test_all_parameters_can_be_trained(folder, pairs, tmp_path):
     assert all((np.asarray(again[path]) == state.params[path]).all() for path in again)
 
 
+@pytest.mark.devices
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_the_plan_is_what_trains(folder, pairs, method):
     config = config_of(folder, pairs, method=method, lora={"rank": 3, "targets": ("up_proj",)})

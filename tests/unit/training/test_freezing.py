@@ -96,6 +96,7 @@ def test_one_step_for_all_kinds_of_training(rules):
     assert int(state.step) == 6 and np.isfinite(more["loss"]).all()
 
 
+@pytest.mark.devices
 def test_an_adapted_model_starts_from_a_loaded_base():
     """Only what the base lacks is made, and it is what training from scratch would begin with."""
     mesh, optimizer = make_mesh((1, 2, 4)), optax.adam(1e-3)

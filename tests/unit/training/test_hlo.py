@@ -47,6 +47,7 @@ def test_loops_count_as_often_as_they_run():
     assert found.collectives["all-gather"] == pytest.approx(5 * 32 * 32 * 4 * 3 / 4, rel=0.3)
 
 
+@pytest.mark.devices
 def test_devices_by_name():
     assert find_device("H100") is DEVICES["h100"]
     assert find_device("24gb").memory == 24e9

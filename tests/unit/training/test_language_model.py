@@ -166,6 +166,7 @@ def test_the_vectors_of_the_items_that_are_blended_learn(run, params):
     assert {*np.flatnonzero(touched)} == {*taken.tolist()}
 
 
+@pytest.mark.devices
 def test_a_split_state_trains_as_one_that_is_whole(run):
     """Without noise, which is drawn for as many rows as the mesh asks for."""
     text, losses = {"domain": "book", "window": 4, "noise": 0.0}, []

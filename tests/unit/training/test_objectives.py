@@ -78,8 +78,7 @@ def test_softmax_gradient_is_that_of_the_plain_formula(chunk):
     def ours(h, table):
         return 3.0 * softmax_cross_entropy(h, table, TARGETS, WEIGHTS, chunk)[0]
 
-    expected = jax.grad(plain, (0, 1))(H, TABLE)
-    found = jax.grad(ours, (0, 1))(jnp.array(H), jnp.array(TABLE))
+    expected, found = (jax.jit(jax.grad(f, (0, 1)))(H, TABLE) for f in (plain, ours))
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -94,8 +93,7 @@ def test_softmax_without_padding_takes_row_0_for_a_candidate():
     def ours(h, table):
         return softmax_cross_entropy(h, table, targets, WEIGHTS, 4, False)[0]
 
-    expected = jax.value_and_grad(plain, (0, 1))(H, TABLE)
-    found = jax.value_and_grad(ours, (0, 1))(jnp.array(H), jnp.array(TABLE))
+    expected, found = (jax.jit(jax.value_and_grad(f, (0, 1)))(H, TABLE) for f in (plain, ours))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected
     )
@@ -247,7 +245,8 @@ def test_every_objective_has_finite_gradients_and_counts_its_targets(name):
         total, weight = objective(h, table, NEXT, OWNER, objective.data, jax.random.key(0))
         return total / weight, weight
 
-    (_, weight), (d_h, d_table) = jax.value_and_grad(loss, (0, 1), has_aux=True)(h, TABLE)
+    gradients = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+    (_, weight), (d_h, d_table) = gradients(h, TABLE)
     assert weight == 3
     assert np.isfinite(d_h).all() and np.isfinite(d_table).all()
     assert np.abs(d_h[0]).max() == 0, "a position without target takes no part"

@@ -234,6 +234,7 @@ def get_config(arg=None):
 """
 
 
+@pytest.mark.devices
 def test_of_a_recommender(recjax, tmp_path, sample_store):
     """Its step is compiled for the mesh; the devices are those of the tests."""
     options = sample_store.manifest["options"]["options"]
@@ -255,6 +256,7 @@ def test_of_a_recommender(recjax, tmp_path, sample_store):
     assert status == 2 and "did you mean 'h100'" in err
 
 
+@pytest.mark.devices
 def test_a_compiled_step_of_a_language_model(recjax):
     plan = ["plan", "--preset=stories-15m", "--batch=8", "--length=16", "--train=adapter"]
     status, out, err = recjax(*plan, "--mesh=1,8,1", "--compiled", "--device=h100", "--json")

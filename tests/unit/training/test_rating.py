@@ -67,7 +67,8 @@ def test_batches_are_whole_epochs_by_step(store):
 
 @pytest.mark.parametrize("name", ["mf", "mlp"])
 def test_learns_biases(store, tmp_path, name, monkeypatch):
-    given = config(store, model={"name": name}, train={"epochs": 60.0, "batch_size": 80})
+    train = {"epochs": 60.0, "batch_size": 80, "evaluate_every": 20.0}
+    given = config(store, model={"name": name}, train=train)
     monkeypatch.setattr("recjax.training.system.prepare", lambda data: store)
     result = start_run(given, tmp_path).train()
     assert result["finished"]

@@ -1,5 +1,6 @@
 """`run.recommend`: the evaluator's lists, of every model; users, histories, candidates, errors."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -122,7 +123,7 @@ def test_scores_are_those_of_the_model(sasrec):
     found = run.recommend([history], k=run.store.n_items, params=params)
     model = run.model.merge(params)
     ids = np.array([[run.store.item_ids[key] for key in history[-run.window :]]])
-    scores = np.asarray(model.score(model.predict(ids)))[0]
+    scores = np.asarray(jax.jit(lambda ids: model.score(model.predict(ids)))(ids))[0]
     count = run.store.n_items - 1 - len(set(history))
     assert (found.ids[0, count:] == 0).all() and (found.scores[0, count:] == -np.inf).all()
     assert len(found.keys[0]) == len(found.titles[0]) == count == len(set(found.ids[0, :count]))
