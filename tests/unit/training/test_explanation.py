@@ -89,7 +89,7 @@ def test_learns_to_write_about_the_feature(data, tmp_path, monkeypatch):
         data,
         model={"feature_tokens": 3},
         optim={"learning_rate": 0.003},
-        train={"batch_size": 48, "epochs": 24.0, "evaluate_every": 24.0},
+        train={"batch_size": 48, "epochs": 32.0, "evaluate_every": 32.0},
     )
     result = start_run(given, tmp_path).train()
     assert result["finished"] and result["test/explanation/rouge1"] > 90

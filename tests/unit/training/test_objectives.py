@@ -241,12 +241,12 @@ def test_every_objective_has_finite_gradients_and_counts_its_targets(name):
     objective = Objective(ObjectiveConfig(name, negatives=3), ITEMS, SPANS, I)
     h = jax.random.normal(jax.random.key(1), (4, D))
 
-    def loss(h, table):
-        total, weight = objective(h, table, NEXT, OWNER, objective.data, jax.random.key(0))
+    def loss(h, table, data):
+        total, weight = objective(h, table, NEXT, OWNER, data, jax.random.key(0))
         return total / weight, weight
 
     gradients = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
-    (_, weight), (d_h, d_table) = gradients(h, TABLE)
+    (_, weight), (d_h, d_table) = gradients(h, TABLE, objective.data)
     assert weight == 3
     assert np.isfinite(d_h).all() and np.isfinite(d_table).all()
     assert np.abs(d_h[0]).max() == 0, "a position without target takes no part"
