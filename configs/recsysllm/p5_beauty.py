@@ -5,6 +5,7 @@
 Without an argument the item numbers are random and tell nothing. `:leak` has P5's own numbers, in
 the order in which items first appear, the test among them; `:order` has that order of the training
 part alone. The sequential family alone is trained: these data have no ratings and no reviews.
+A published T5 takes the place of `config.model` with `:t5 --config.llm=FOLDER`.
 configs/RESULTS.md has what was measured.
 """
 
@@ -12,12 +13,12 @@ from ml_collections import ConfigDict
 
 from recjax.errors import InputError
 
-IDS = {None: "random", "leak": "p5_order", "order": "train_order"}
+IDS = {None: "random", "leak": "p5_order", "order": "train_order", "t5": "random"}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in IDS:
-        raise InputError(f"p5_beauty.py: no argument '{arg}'; expected none, 'leak' or 'order'")
+        raise InputError(f"p5_beauty.py: no argument '{arg}'; expected none, leak, order or t5")
     config = ConfigDict()
     config.system = "p5"
     config.data = {
@@ -32,10 +33,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "tasks": {"sequential": 1.0, "only": ("2-1", "2-2", "2-3")},
         "answers": {"max_examples": 100_000, "batch_size": 64},
     }
-    config.model = {
-        "name": "t5", "dim": 256, "mlp_dim": 1024, "layers": 3, "encoder_layers": 3, "heads": 4,
-        "kv_heads": 4, "head_dim": 64, "max_length": 256, "whole_words": 64,
-    }  # fmt: skip
+    if arg == "t5":
+        config.llm = "MODEL"
+    else:
+        config.model = {
+            "name": "t5", "dim": 256, "mlp_dim": 1024, "layers": 3, "encoder_layers": 3, "heads": 4,
+            "kv_heads": 4, "head_dim": 64, "max_length": 256,
+        }  # fmt: skip
+    config.whole_words = 64
     config.tokenizer = {"vocab_size": 500}
     config.answer = 8
     config.optim = {

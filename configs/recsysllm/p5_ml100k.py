@@ -6,6 +6,7 @@ Without an argument the item numbers are random and tell nothing. `:leak` has P5
 the order in which items first appear, the test among them; `:order` has that order of the training
 part alone. Trained are the sequential and the direct family, and ratings; `:leak` also has the
 ratings of four fifths of all interactions, those of test items among them.
+A published T5 takes the place of `config.model` with `:t5 --config.llm=FOLDER`.
 configs/RESULTS.md has what was measured.
 """
 
@@ -13,12 +14,12 @@ from ml_collections import ConfigDict
 
 from recjax.errors import InputError
 
-IDS = {None: "random", "leak": "p5_order", "order": "train_order"}
+IDS = {None: "random", "leak": "p5_order", "order": "train_order", "t5": "random"}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in IDS:
-        raise InputError(f"p5_ml100k.py: no argument '{arg}'; expected none, 'leak' or 'order'")
+        raise InputError(f"p5_ml100k.py: no argument '{arg}'; expected none, leak, order or t5")
     config = ConfigDict()
     config.system = "p5"
     config.data = {"source": "movielens", "path": "ml-100k", "store": "prepared/ml-100k"}
@@ -29,10 +30,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "tasks": {"rating": 1.0, "sequential": 1.0, "direct": 1.0},
         "answers": {"max_examples": 100_000, "batch_size": 64},
     }
-    config.model = {
-        "name": "t5", "dim": 256, "mlp_dim": 1024, "layers": 3, "encoder_layers": 3, "heads": 4,
-        "kv_heads": 4, "head_dim": 64, "max_length": 512, "whole_words": 128,
-    }  # fmt: skip
+    if arg == "t5":
+        config.llm = "MODEL"
+    else:
+        config.model = {
+            "name": "t5", "dim": 256, "mlp_dim": 1024, "layers": 3, "encoder_layers": 3, "heads": 4,
+            "kv_heads": 4, "head_dim": 64, "max_length": 512,
+        }  # fmt: skip
+    config.whole_words = 128
     config.tokenizer = {"vocab_size": 500}
     config.answer = 8
     config.optim = {

@@ -2,10 +2,11 @@
 
     recjax train --config=configs/recsysllm/p5_beauty.py --workdir=runs/p5
 
-A new T5 learns P5's five families of tasks on numbers of users and items; `config.text` says what
-is asked, and which of P5's leaks are open (`recjax.recsysllm.p5_data`; none by default). Answers
-that are items are written by beams that a trie holds to the catalogue. Of candidates in a prompt
-those rank first that the beams find first. The metrics are those of `recjax.recsysllm.scores`.
+A T5, new (`config.model`) or of a folder (`config.llm`, all of it is trained), learns P5's five
+families of tasks on numbers of users and items; `config.text` says what is asked, and which of P5's
+leaks are open (`recjax.recsysllm.p5_data`; none by default). Answers that are items are written by
+beams that a trie holds to the catalogue. Of candidates in a prompt those rank first that the beams
+find first. The metrics are those of `recjax.recsysllm.scores`.
 
 Deviations: prompts in our own words; ratings as they are, not drawn about them; a target may be any
 interaction of the training part after the first; histories of the newest items alone; no dropout;
@@ -26,7 +27,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from recjax.config import build, to_plain
-from recjax.convert.language_model import language_model, write_of_all
+from recjax.convert.language_model import (
+    Loaded,
+    language_model,
+    outline,
+    read_language_model,
+    write_of_all,
+)
 from recjax.data.pipeline import step_size
 from recjax.data.prepare import DataConfig, read_options
 from recjax.data.store import Store
@@ -34,8 +41,8 @@ from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig
 from recjax.evaluation.lists import Recommendations
 from recjax.llm import LanguageModel
-from recjax.models.language import LanguageConfig, family_for
-from recjax.ranges import Checked, Epochs, Range, Seed, Size
+from recjax.models.language import Family, LanguageConfig, family_for
+from recjax.ranges import Checked, Count, Epochs, FieldError, Range, Seed, Size
 from recjax.recsysllm.answering import recommending
 from recjax.recsysllm.answers import TitleLists, recommended
 from recjax.recsysllm.p5_answers import AnswerLoss, P5Answerer, P5Evaluator
@@ -73,7 +80,9 @@ class P5Config(Checked):
     """The config of a run of P5."""
 
     data: DataConfig
-    model: dict  # a T5: see `read_model`; `whole_words` is the size of P5's table
+    llm: str = ""  # folder of a T5 with its tokenizer; "" = a new model
+    model: dict = dataclasses.field(default_factory=dict)  # a new T5: see `read_model`
+    whole_words: Count = 512  # rows of the table of whole words, P5's number; 0 = no table
     text: P5Options = dataclasses.field(default_factory=P5Options)
     split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
@@ -85,12 +94,22 @@ class P5Config(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        model = read_model(self.model, self.tokenizer.vocab_size)
-        if not family_for(model).build.reads_encoder:
-            raise InputError("config.model.name: P5 needs an encoder; expected t5")
+        if bool(self.llm) == bool(self.model):
+            found = "both are set" if self.llm else "neither is set"
+            raise FieldError("llm", f"a model's folder or config.model, a new one; {found}")
+        if "whole_words" in self.model:
+            raise FieldError("model.whole_words", "stands in config.whole_words; expected it there")
+        if self.model:
+            model = read_model(self.model, self.tokenizer.vocab_size)
+            _check_encoder(family_for(model), "config.model.name")
         read_options(self.data)
 
     system = "p5"  # its name in `recjax.systems.SYSTEMS`; no field
+
+
+def _check_encoder(family: Family, where: str) -> None:
+    if not family.build.reads_encoder:
+        raise InputError(f"{where}: {family.name}; P5 needs an encoder: expected t5")
 
 
 def complete(section: Any) -> dict[str, Any]:
@@ -101,14 +120,17 @@ def complete(section: Any) -> dict[str, Any]:
     """
     config = build(P5Config, section, "config")
     plain = to_plain(config)
-    plain["model"] = plain_model(config.model, config.tokenizer.vocab_size)
+    if config.model:
+        plain["model"] = plain_model(config.model, config.tokenizer.vocab_size)
+        del plain["model"]["whole_words"]
     plain["data"]["options"] = to_plain(read_options(config.data)[1])
     return plain
 
 
 def _settled(config: P5Config, store: Any) -> P5Config:
     text = build(P5Options, P5Source.settled(to_plain(config.text)), "config.text")
-    return dataclasses.replace(own_settled(config, store), text=text)
+    llm = str(Path(config.llm).expanduser().absolute()) if config.llm else ""
+    return dataclasses.replace(own_settled(config, store), text=text, llm=llm)
 
 
 class P5Run(Run):
@@ -124,9 +146,22 @@ class P5Run(Run):
     store: Store
     unit = "prompts"
 
-    def __init__(self, config: P5Config, store: Store, workdir: Path | None = None):
-        super().__init__(config, store, workdir)
-        self._family = family_for(read_model(config.model, config.tokenizer.vocab_size))
+    @functools.cached_property
+    def _base(self) -> Loaded | None:
+        """The folder's model without its weights; None of a new one.
+
+        Raises:
+            InputError: no model with an encoder there.
+        """
+        if not self.config.llm:
+            return None
+        found = outline(Path(self.config.llm), dtype="float32")
+        _check_encoder(found.family, f"config.llm: {self.config.llm}")
+        return found
+
+    @functools.cached_property
+    def _family(self) -> Family:
+        return family_for(self.model_config)
 
     @functools.cached_property
     def source(self) -> P5Source:
@@ -135,7 +170,9 @@ class P5Run(Run):
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The workdir's tokenizer, or one that is trained on prompts."""
+        """The folder's tokenizer; of a new model the workdir's, or one trained on prompts."""
+        if self._base is not None:
+            return load_tokenizer(self.config.llm, size=self._base.config.vocab_size)
         folder = None if self.workdir is None else self.workdir / "tokenizer"
         if folder is not None and folder.is_dir():
             return load_tokenizer(folder)
@@ -144,20 +181,47 @@ class P5Run(Run):
     @functools.cached_property
     def model_config(self) -> LanguageConfig:
         """The model's own config."""
-        return read_model(self.config.model, self.tokenizer.size)
+        words: Any = {"whole_words": self.config.whole_words}
+        if self._base is not None:
+            return dataclasses.replace(self._base.config, **words)
+        return read_model({**self.config.model, **words}, self.tokenizer.size)
+
+    @property
+    def given(self) -> Params:
+        """The folder's parameters; a table of whole words that it has not is drawn."""
+        if self._base is None:
+            return {}
+
+        def shardings(shapes: Any, axes: Any) -> Any:
+            return parallel.param_shardings(
+                shapes, parallel.ruled(axes, self.logical_rules), self.mesh
+            )
+
+        loaded = read_language_model(self.config.llm, dtype="float32", shardings=shardings)
+        known = self.model.shapes
+        return {
+            path: a for path, a in loaded.params.items()
+            if path in known and known[path].shape == a.shape
+        }  # fmt: skip
 
     @functools.cached_property
     def prompts(self) -> Prompts:
         """What makes rows of passages."""
         config: Any = self.model_config
         out = Prompts(self.tokenizer, config.max_length, self.config.answer, config.whole_words)
-        out.encoder.learn(self.source.dataset.names.distinct)
+        longest = max(map(len, out.encoder.learn(self.source.dataset.names.distinct)))
+        if longest >= self.config.answer:
+            raise InputError(
+                f"config.answer: {self.config.answer} tokens; an item's number and the end take "
+                f"{longest + 1}"
+            )
         return out
 
     def train(self) -> dict[str, Any]:
         """See `Run.train`."""
         assert self.workdir is not None
-        keep_tokenizer(self.workdir, self.tokenizer, self.tokenizer.eos_id)
+        if self._base is None:
+            keep_tokenizer(self.workdir, self.tokenizer, self.tokenizer.eos_id)
         return super().train()
 
     @functools.cached_property
@@ -275,14 +339,14 @@ class P5Run(Run):
     @property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint belongs to: the model and the data."""
-        model = {**to_plain(self.config.model), "vocab_size": self.tokenizer.size}
-        return {"model": model, "data": self.source.dataset.fingerprint}
+        return {"model": to_plain(self.model_config), "data": self.source.dataset.fingerprint}
 
     def finish(self, params: Params) -> dict[str, Any]:
         """Writes the best parameters as WORKDIR/hf."""
         assert self.workdir is not None
         folder = self.workdir / "hf"
-        model = language_model(self.model_config, params, self.workdir / "tokenizer")
+        own = self.workdir / "tokenizer" if self._base is None else Path(self.config.llm)
+        model = language_model(self.model_config, params, own)
         write_of_all(folder, model, overwrite=True, known=signed)
         return {"folder": str(folder)}
 
@@ -290,10 +354,12 @@ class P5Run(Run):
 def planned(config: P5Config, rows: int) -> dict[str, Any]:
     """See `System.plan`."""
     del rows
+    if config.llm:
+        return {"config": outline(Path(config.llm)).config}
     return {"config": read_model(config.model, config.tokenizer.vocab_size)}
 
 
 SYSTEM = System(
     P5Config, P5Run, complete, settled=_settled, plan=planned,
-    may_change=("data.path", "data.store", "text.tasks.reviews"),
+    may_change=("llm", "data.path", "data.store", "text.tasks.reviews"),
 )  # fmt: skip

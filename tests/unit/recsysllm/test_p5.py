@@ -17,7 +17,7 @@ from recjax.training.workdir import build_config, start_run
 USERS, ITEMS = 24, 12
 SMALL = {
     "name": "t5", "dim": 16, "mlp_dim": 32, "layers": 1, "encoder_layers": 1, "heads": 2,
-    "kv_heads": 2, "head_dim": 8, "max_length": 96, "whole_words": 24,
+    "kv_heads": 2, "head_dim": 8, "max_length": 96,
 }  # fmt: skip
 
 
@@ -42,6 +42,7 @@ def config(store, tasks=None, **sections):
     given = {
         "data": {"source": "simulated", "store": str(store.path)},
         "model": SMALL,
+        "whole_words": 24,
         "tokenizer": {"vocab_size": 300},
         "answer": 4,
         "text": text,
@@ -155,6 +156,16 @@ def test_a_run_learns_the_ring(store, tmp_path, monkeypatch):
     assert not {"i1", "i2", "i3"} & set(seen)
     lm = recjax.load_llm(tmp_path)  # with its table of whole words
     assert lm.config.whole_words == 24 and lm.family.name == "t5"
+    # Its folder is a model that others go on from; another number of words is drawn anew.
+    for words in (24, 30):
+        changes = {"llm": str(tmp_path / "hf"), "model": {}, "whole_words": words}
+        other = P5Run(config(store, **changes), store)
+        state = other.init_state()
+        same = np.array_equal(state.params["embedding"], lm.params["embedding"])
+        assert same and other.tokenizer.size == lm.tokenizer.size
+        assert state.params["whole_word"].shape == (words, 16)
+        kept = np.array_equal(state.params["whole_word"][:24], lm.params["whole_word"])
+        assert kept == (words == 24)
 
 
 def test_candidates_rank_as_the_beams_find_them(store):
@@ -169,12 +180,18 @@ def test_candidates_rank_as_the_beams_find_them(store):
 
 def test_errors_name_the_key(store):
     given = {"system": "p5", "data": {"source": "simulated", "store": "x"}, "model": SMALL}
-    with pytest.raises(InputError, match=r"config\.model\.name: P5 needs an encoder"):
+    with pytest.raises(InputError, match=r"config\.model\.name: llama; P5 needs an encoder"):
         build_config({**given, "model": {"name": "llama"}})
+    with pytest.raises(InputError, match=r"config\.llm: .*neither is set"):
+        build_config({**given, "model": {}})
+    with pytest.raises(InputError, match=r"config\.model\.whole_words: stands in"):
+        build_config({**given, "model": {**SMALL, "whole_words": 3}})
     with pytest.raises(InputError, match=r"config\.text\.ids: "):
         build_config({**given, "text": {"ids": "order"}})
     with pytest.raises(InputError, match=r"config\.text\.tasks\.text: P5 learns"):
         build_config({**given, "text": {"tasks": {"text": 1.0}}})
+    with pytest.raises(InputError, match=r"config\.answer: 2 tokens; .* take 4"):
+        P5Run(config(store, answer=2), store).prompts  # noqa: B018
     bare = config(store, {"sequential": 0.0, "review": 1.0, "only": ()})
     with pytest.raises(InputError, match=r"config\.text\.tasks\.review: the data have no"):
         P5Run(bare, store).source.stream  # noqa: B018
