@@ -172,19 +172,22 @@ class TrainBatches:
         rows = grow_rows(self._usual_rows, needed, self.row_multiple)
         names = ["ids", "targets", "positions", "segments", "sequences"]
         names += ["users"] if self.users else []
-        batch = {name: np.zeros((count, rows * self.length), np.int32) for name in names}
-        for k, (member, packing) in enumerate(zip(members, packings, strict=True)):
-            tokens = window_tokens(stops[member], lengths[member], packing, self.length)
-            batch["ids"][k, tokens.slot] = self.items[tokens.source]
-            batch["targets"][k, tokens.slot] = self.items[tokens.source + int(self.shifted)]
-            if self.prefixes:
-                batch["targets"][k, tokens.slot[tokens.position < self.length - 1]] = 0
-            batch["positions"][k, tokens.slot] = tokens.position
-            batch["segments"][k, tokens.slot] = tokens.segment
-            batch["sequences"][k, tokens.slot] = spans[member][tokens.sequence]
-            if self.users:
-                who = self.spans.users[spans[member]] + 1
-                batch["users"][k, tokens.slot] = who[tokens.sequence]
+        batch = {name: np.zeros(count * rows * self.length, np.int32) for name in names}
+        # All steps are laid out at once, one below the other.
+        member = np.concatenate(members)
+        row = np.concatenate([k * rows + p.row for k, p in enumerate(packings)])
+        layout = Packing(count * rows, row, np.concatenate([p.column for p in packings]))
+        tokens = window_tokens(stops[member], lengths[member], layout, self.length)
+        batch["ids"][tokens.slot] = self.items[tokens.source]
+        batch["targets"][tokens.slot] = self.items[tokens.source + int(self.shifted)]
+        if self.prefixes:
+            batch["targets"][tokens.slot[tokens.position < self.length - 1]] = 0
+        batch["positions"][tokens.slot] = tokens.position
+        batch["segments"][tokens.slot] = tokens.segment
+        batch["sequences"][tokens.slot] = spans[member][tokens.sequence]
+        if self.users:
+            who = self.spans.users[spans[member]] + 1
+            batch["users"][tokens.slot] = who[tokens.sequence]
         return {k: v.reshape(count, rows, self.length) for k, v in batch.items()}
 
 
