@@ -1,4 +1,4 @@
-"""What the commands `prepare`, `train` and `evaluate` do, as functions.
+"""The commands `prepare`, `train` and `evaluate` as functions.
 
 A config is a file (`"FILE.py"` or `"FILE.py:ARG"`, as on the command line), or what such a file
 returns: a `ConfigDict`, or a plain dict of the same sections. Every key that it leaves out has its

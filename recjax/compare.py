@@ -131,7 +131,7 @@ def _counts(store: Store) -> str:
 
 
 def _columns(measured: Measured) -> dict[str, np.ndarray]:
-    """What is compared, by full name."""
+    """The compared metrics, by full name."""
     return {
         f"{measured.name}/{protocol}/{key}": column
         for protocol, columns in measured.values.items()
@@ -160,7 +160,7 @@ def _differences(a: Measured, b: Measured, chosen: np.ndarray) -> dict[str, Any]
 
 
 def format_comparison(result: dict[str, Any]) -> str:
-    """What `compare` returns as tables: all metrics; then, by popularity of the target, HR and
+    """The result of `compare` as tables: all metrics; then, by popularity of the target, HR and
     NDCG at 10 (or at the longest cutoff) and MRR."""
     ahead = f"A = {result['a']} (step {result['steps'][0]}), "
     ahead += f"B = {result['b']} (step {result['steps'][1]})"

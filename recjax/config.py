@@ -46,7 +46,7 @@ def _split(spec: str) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def _errors_of(path: Path, what: str = "") -> Iterator[None]:
-    """What a config file raises, also `SystemExit`, as one error that names the file."""
+    """Turns a config file's exceptions, also `SystemExit`, into one error that names the file."""
     try:
         yield
     except InputError:

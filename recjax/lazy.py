@@ -1,4 +1,4 @@
-"""What is imported when it is asked for: the names of a package (PEP 562), what tables name."""
+"""Imports on demand: the names of a package (PEP 562), and the objects that tables name."""
 
 import importlib
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def find(package: str, name: str, public: Mapping[str, str]) -> Any:
-    """What a package's `__getattr__` returns.
+    """The function that serves as a package's `__getattr__`.
 
     Args:
         package: its `__name__`.

@@ -79,7 +79,7 @@ def _is_ours(path: Path) -> bool:
 
 @contextlib.contextmanager
 def list_file(out: Path, subject: str, catalog: Catalog) -> Iterator[Write]:
-    """What writes batches into a file, which is there when all of them are written.
+    """A writer of batches into a file, which is there when all of them are written.
 
     Args:
         out: of `check_out`.
@@ -94,7 +94,7 @@ def list_file(out: Path, subject: str, catalog: Catalog) -> Iterator[Write]:
 
 
 def as_records(found: Recommendations, subject: str) -> list[dict[str, Any]]:
-    """What the lines of a jsonl file hold."""
+    """The lines of a jsonl file."""
     file = io.BytesIO()
     with _jsonl(file, subject, found.catalog) as write:
         write(found.users or range(1, len(found) + 1), found.ids, found.scores)

@@ -56,7 +56,7 @@ _KEPT = 4  # shared beginnings whose caches are kept
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """What was generated for B prompts.
+    """Generated tokens and texts of B prompts.
 
     Attributes:
         tokens: [B n] int32 new tokens; beam search: [B beams n], best first.
@@ -332,7 +332,7 @@ class LanguageModel:
         return self._generation(written, max_new_tokens)
 
     def prefix_cache(self, tokens: Sequence[int]) -> KVCache:
-        """What the model keeps of a beginning that rows share (`KVCache.start` makes the rows).
+        """The cache of a beginning that rows share (`KVCache.start` makes the rows).
 
         Raises:
             InputError: a model that reads prompts both ways, whose beginnings cannot be shared.

@@ -1,4 +1,4 @@
-"""What a language model is asked: texts, ids, soft vectors, an encoder's ids, checked."""
+"""The inputs of a language model, checked: texts, ids, soft vectors, an encoder's ids."""
 
 from typing import Any
 

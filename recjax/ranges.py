@@ -85,7 +85,7 @@ def ranges(hint: Any) -> Iterator[tuple[type, Range]]:
 
 
 def expected(hint: Any, value: Any) -> str | None:
-    """What an annotation expects in place of a value; None where the value is in range."""
+    """The expected range in place of a value; None where the value is in it."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         for kind, wanted in ranges(hint):

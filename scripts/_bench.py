@@ -1,4 +1,4 @@
-"""What the speed scripts share: the clock, runs of the Beauty configs, timing of training steps;
+"""The speed scripts' common part: the clock, runs of the Beauty configs, timing of training steps;
 random language models, and the processes of peers."""
 
 import argparse

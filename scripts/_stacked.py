@@ -31,7 +31,7 @@ from recjax.training.step import make_steps
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """What training left of M variants.
+    """The result of training M variants.
 
     Attributes:
         params: by path, [M ...], each variant's best.
@@ -115,7 +115,7 @@ class Study:
         return out
 
     def late(self, variant: Variant | None) -> dict[str, np.ndarray]:
-        """What is added to a variant's scores."""
+        """The term of a variant's scores."""
         items = np.zeros((self.store.n_items, self.columns), np.float32)
         users = np.zeros((self.run._sizes[0], self.columns), np.float32)
         gain = weight = np.float32(0)

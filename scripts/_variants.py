@@ -61,7 +61,7 @@ class _Items(nnx.Module):
 
 
 class _Side(nnx.Module):
-    """What is added to the state: mapped columns of the last items, or of the user's own."""
+    """The term of the state: mapped columns of the last items, or of the user's own."""
 
     def __init__(self, users, columns, width):
         self.map = nnx.Param(jnp.zeros((columns, width)))

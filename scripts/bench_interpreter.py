@@ -152,7 +152,7 @@ def make_model(name: str, args: argparse.Namespace, titles: list[str], folder: P
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What one task is measured with."""
+    """The measures of one task."""
 
     bridge: Any  # adapter, language model and questions
     examples: Any  # `States`

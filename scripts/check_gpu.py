@@ -130,7 +130,7 @@ def version(name: str) -> tuple[int, ...]:
 
 
 def missing() -> list[str]:
-    """What pip should install for this Python: packages it lacks, and a flax that fits its jax."""
+    """Packages for pip to install: those this Python lacks, and a flax that fits its jax."""
     out = [package for module, package in NEEDED.items() if not has_module(module)]
     # flax 0.12.8 and 0.12.9 install beside jax 0.11 and fail when they are imported.
     if "flax" not in out and version("jax") >= (0, 11) and version("flax") < (0, 12, 10):

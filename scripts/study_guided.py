@@ -109,7 +109,7 @@ def row_of(data, head, name, store):
 
 
 def late_rows(data, head, store, users):
-    """What is fused into each trained base."""
+    """The guided parts that are fused into each trained base."""
     section = section_of(data, "fused")
     base = build(GuidedConfig, section["guided"], "config.guided")
     rows = [

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What a small language model, trained on a teacher's scores of some items, says of the others.
+"""A small language model's scores of items, after a teacher's scores of others.
 
     python scripts/study_scorer.py --scores item_scores.tsv --out runs/scorer [--seeds 1]
         [--results FILE]

@@ -1,4 +1,4 @@
-"""What LLaMA and its relatives share of Hugging Face's form: names, attributes, rotary embeddings.
+"""Hugging Face's form of LLaMA and its relatives: names, attributes, rotary embeddings.
 
 Every attribute is accounted for: it sets a field, must have the one value that is implemented here,
 or is known to change nothing that the model computes.
@@ -216,7 +216,7 @@ class Rope(NamedTuple):
 
 
 def read_rope(attributes: Mapping[str, Any], where: str) -> Rope:
-    """What a `config.json` says of rotary embeddings, in transformers 4's form or 5's.
+    """The settings of rotary embeddings in a `config.json`, in transformers 4's form or 5's.
 
     Raises:
         InputError: naming the key: unknown, of a wrong type, or not implemented.

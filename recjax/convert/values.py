@@ -45,7 +45,7 @@ def of_field(error: FieldError, keys: Mapping[str, str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Attributes:
-    """What a family's `config.json` may hold.
+    """The values that a family's `config.json` may hold.
 
     Attributes:
         family: its name, for errors.

@@ -283,7 +283,7 @@ def statistics(
     timestamps: np.ndarray | None = None,
     ratings: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """What a data set's table in a paper shows.
+    """The figures of a data set's table in a paper.
 
     Args:
         offsets: [U+1].

@@ -20,7 +20,7 @@ Batch = dict[str, np.ndarray]
 
 
 def step_size(batch_size: int, count: int, multiple: int = 1) -> int:
-    """What a step takes of `count` sequences: a batch, or all of them where they are fewer.
+    """Sequences of a step, of `count`: a batch, or all of them where they are fewer.
 
     Args:
         batch_size: B.

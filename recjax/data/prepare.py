@@ -132,7 +132,7 @@ def prepare(config: DataConfig, *, overwrite: bool = False) -> Store:
 def _read(
     config: DataConfig, module: Any, path: Path, options: Any
 ) -> tuple[InteractionLog, Catalog, dict[str, Any]]:
-    """What remains of a log after the filters, and what is to be told of it."""
+    """The log after the filters, and its record for the manifest."""
     bad = BadRows(config.skip_bad_rows)
     log, catalog = module.read(path, options, bad)
     if not len(log):
@@ -180,7 +180,7 @@ def _from_disk(
 
 
 def _differences(store: Store, made_from: dict[str, Any], options: Any) -> list[str]:
-    """What a store was made from otherwise; an option that it does not know had its default."""
+    """The options that differ in a store; an option that it does not know had its default."""
     old = _defaults(DataConfig) | store.manifest.get("options", {})
     old["options"] = _defaults(options) | (old.get("options") or {})
     new = made_from["options"]

@@ -29,7 +29,7 @@ _NAME = ("reviewerName", "user_name")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reviews:
-    """What users wrote.
+    """The users' reviews.
 
     Attributes:
         bodies, headlines: [N] by place in the store's flat `items`; "" where there is none.

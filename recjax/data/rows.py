@@ -27,7 +27,7 @@ class RowBatches(abc.ABC):
     @property
     @abc.abstractmethod
     def arrays(self) -> Mapping[str, np.ndarray]:
-        """What a batch has, by name: [n ...]."""
+        """The arrays of a batch, by name: [n ...]."""
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))

@@ -31,7 +31,7 @@ _FIRST_DAY, _LAST_DAY = 1577836800, 1672531200  # 2020-01-01 .. 2023-01-01: user
 
 @dataclasses.dataclass(frozen=True)
 class SimulateConfig(Checked):
-    """What is simulated; the same config gives the same log.
+    """Settings of the simulation; the same config gives the same log.
 
     Raises:
         InputError: a value out of its range, named as `config.key`.
@@ -85,7 +85,7 @@ def _records(items: int) -> list[dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class _World:
-    """What all users share.
+    """The users' common world.
 
     Attributes:
         weights: [I'] popularity.

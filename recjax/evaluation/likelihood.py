@@ -1,4 +1,4 @@
-"""What a language model makes of documents: the likelihood of their text, without generating.
+"""The likelihood of documents' text by a language model, without generating.
 
 Letters: R packed rows, T tokens, M labelled places.
 """
@@ -95,7 +95,7 @@ class Scored(abc.ABC, Generic[M]):
     @property
     @abc.abstractmethod
     def examples(self) -> Sequence[M]:
-        """What is measured."""
+        """The names of the measures."""
 
     @abc.abstractmethod
     def encoded(self, examples: Sequence[M]) -> Encoded:

@@ -72,7 +72,7 @@ class EvaluationConfig(Checked):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measured:
-    """What an evaluation found of n examples.
+    """Results of an evaluation of n examples.
 
     Attributes:
         name: of the part of the split.

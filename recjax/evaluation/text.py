@@ -1,4 +1,4 @@
-"""What a model wrote beside what it should have: BLEU, ROUGE, errors of numbers, ranks of beams.
+"""Written texts beside the true ones: BLEU, ROUGE, errors of numbers, ranks of beams.
 
 BLEU is sacrebleu's: of a whole corpus, one reference a text, tokens of mteval-v13a, the brevity
 penalty, and a count of 0 in an order smoothed to a half, a quarter, ... ("exp"). ROUGE is

@@ -31,7 +31,7 @@ Reorder = Callable[[Any, Array], Any]
 
 
 class Beams(NamedTuple):
-    """What `beam_search` found, the best first.
+    """The result of `beam_search`, the best first.
 
     Attributes:
         tokens: [B beams max_new_tokens] int32, the pad id after the end.

@@ -24,7 +24,7 @@ _MANY = 256  # rows that are worth stages
 
 
 class Generated(NamedTuple):
-    """What `decode` wrote.
+    """The result of `decode`.
 
     Attributes:
         tokens: [B max_new_tokens] int32, the pad id after a row's end.
@@ -47,7 +47,7 @@ class _Run(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """What is known of each row that is being written; `take` leaves some of them."""
+    """The state of each row that is being written; `take` leaves some of them."""
 
     number: Array  # [R] which of the B rows it is
     written: Generated
@@ -195,5 +195,5 @@ def decode(
 
 
 def _put(whole: Generated, rows: _Rows) -> Generated:
-    """What was written of all rows, with what was written of some."""
+    """The result of all rows, updated with that of some."""
     return jax.tree.map(lambda a, b: a.at[rows.number].set(b), whole, rows.written)

@@ -1,4 +1,4 @@
-"""What constrained decoding may write: titles of a catalogue, alone or within a forced template.
+"""The texts of constrained decoding: titles of a catalogue, alone or within a forced template.
 
 Host side, numpy. A `Trie` holds the titles as token sequences; a `Template` puts it between literal
 tokens, such as "This user has watched <title> in the previous.", and compiles the whole to a
@@ -88,7 +88,7 @@ class Trie:
 
     @functools.cached_property
     def automaton(self) -> Automaton:
-        """What writes one title."""
+        """The constraint to one title."""
         final = np.zeros(len(self), bool)
         final[self.nodes] = True
         targets = np.arange(1, len(self), dtype=np.int32)

@@ -256,7 +256,7 @@ def _comparative(
 
 
 def changed_lists(run: Refined, steps: np.ndarray) -> TopLists:
-    """What makes lists for a changed taste, at the speed of `run.lists`.
+    """A maker of lists for a changed taste, at the speed of `run.lists`.
 
     Args:
         run: a refined or fused recommender's.

@@ -141,7 +141,7 @@ class FusedRun(RecommenderRun):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the weight belongs to."""
+        """The identity of the weight: its base and its guided part."""
         return {"base": self.base.identity, "guided": self.guided.fingerprint}
 
     def encode(self, params: Params, batch: dict[str, Array]) -> tuple[Array, Array]:

@@ -347,7 +347,7 @@ class PolicyRun(AdaptingRun):
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:  # type: ignore[override]
-        """What a checkpoint belongs to: the adapters, the frozen model, the data and scores."""
+        """The identity of a checkpoint: the adapters, the frozen model, the data and scores."""
         return {
             **self.model_identity,
             "data": self.store.fingerprint,

@@ -1,4 +1,4 @@
-"""What a language model is asked about an item or a user, and how its answer is read.
+"""Questions to a language model about an item or a user, and the reading of its answers.
 
     asked = item_question(aspects, "title: Alien\\ngenres: Horror, Sci-Fi")
     answer_form(aspects).text([7, 3, ...])                # "story complexity: 8\\n..."
@@ -44,7 +44,7 @@ _ABOUT_USER = "The user has chosen these {items}, the newest last:\n{text}"
 
 
 class Question(NamedTuple):
-    """What is asked about an item or a user.
+    """A question about an item or a user.
 
     Attributes:
         system: the system message.
@@ -97,7 +97,7 @@ def _described(aspect: Aspect, aspects: AspectSet) -> str:
 def item_text(
     record: Mapping[str, Any] | None, fields: Sequence[str] = FIELDS, longest: int = 1000
 ) -> str:
-    """What is known of an item, a line a field.
+    """The known facts of an item, a line a field.
 
     Args:
         record: of the catalogue.

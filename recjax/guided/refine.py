@@ -122,7 +122,7 @@ class GuidedRun(RecommenderRun):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to: the model, the data, and the guided part."""
+        """The identity of a checkpoint: the model, the data, and the guided part."""
         own = {key: value for key, value in super().identity.items() if key != "arrays"}
         return {**own, "refine": to_plain(self.config.refine), "guided": self.guided.fingerprint}
 
@@ -132,7 +132,7 @@ class GuidedRun(RecommenderRun):
 
     @functools.cached_property
     def data(self) -> Any:  # type: ignore[override]
-        """What the objective draws negatives from, and whose each training sequence is."""
+        """Arrays from which negatives are drawn, and the user of each training sequence."""
         owners = self.split.train.users.astype(np.int32) + 1
         return parallel.replicate({**self.objective.data, "owners": owners}, self.mesh)
 

@@ -72,7 +72,7 @@ def _next(users: Array, batch: Mapping[str, Array], items: Array) -> Array:
 
 
 class Task(NamedTuple):
-    """What users' scores are rewarded for.
+    """A task that rewards users' scores.
 
     Attributes:
         reward: `(users [B G A], batch of UserExamples, items [I A]) -> [B G]`, both standardised.

@@ -1,4 +1,4 @@
-"""What has been scored so far, on the disk: an interrupted command goes on where it was.
+"""Scores so far, on the disk: an interrupted command resumes from them.
 
     with Progress(folder, keys, settings, shard=10_000) as progress:
         for place in progress.open_places():

@@ -1,4 +1,4 @@
-"""What may be the guided part of an embedding: scores of aspects, attributes, vectors of texts.
+"""Sources of an embedding's guided part: scores of aspects, attributes, vectors of texts.
 
 One door: `config.guided.items` names sources, and each becomes columns by item id.
 
@@ -112,7 +112,7 @@ class Guided:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """What tells these numbers from others."""
+        """A digest of these numbers."""
         digest = hashlib.sha256("\t".join(self.names).encode())
         for array in (self.items, self.users):
             digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())

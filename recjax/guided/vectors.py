@@ -44,7 +44,7 @@ class RefineConfig(Checked):
 
 
 class _Form(nnx.Module):
-    """What makes the guided part [... G] of standardised columns [... A].
+    """The map from standardised columns [... A] to the guided part [... G].
 
     Args:
         config: weight and form.

@@ -216,7 +216,7 @@ class Adapter(nnx.Module):
         self.body = make(config, length, dim, embed, size, rngs=rngs)
 
     def pooled(self, h: Array) -> Array:
-        """What the body reads of h [B L D], whitened: [B D], or [B L D] the Q-Former."""
+        """The body's input from h [B L D], whitened: [B D], or [B L D] for the Q-Former."""
         return self.whitening.even(self.body.pooled(self.whitening.centre(h)))
 
     def __call__(self, h: Array) -> Array:

@@ -151,7 +151,7 @@ class Interpreter:
     def residual(
         self, hidden_before: Any, hidden_after: Any, *, decoding: Decoding = "greedy"
     ) -> list[Answer]:
-        """What the second history of each pair has more.
+        """The item that the second history of each pair has more.
 
         Args:
             hidden_before, hidden_after: [B L D] or [B D].
@@ -170,7 +170,7 @@ class Interpreter:
         return self._reader.read(np.stack(both, axis=1), RESIDUAL, decoding=decoding)
 
     def recover(self, hidden: Any, *, decoding: Decoding = "greedy") -> list[Answer]:
-        """What each history has, from the newest item on.
+        """The items of each history, from the newest on.
 
         Args:
             hidden: [B L D] or [B D].
@@ -216,7 +216,7 @@ class Interpreter:
     def load(
         cls, path: str | Path, *, llm: str | Path | LanguageModel | None = None
     ) -> "Interpreter":
-        """What `save` wrote.
+        """The interpreter in a folder that `save` wrote.
 
         Args:
             path: the folder.
@@ -244,7 +244,7 @@ class Interpreter:
 
 @dataclasses.dataclass(frozen=True)
 class _Record(Checked):
-    """What `interpreter.json` holds."""
+    """The content of `interpreter.json`."""
 
     ask: AskConfig
     adapter: adapters.Config

@@ -1,4 +1,4 @@
-"""What is interpreted: a recommender's states of histories, and the titles they stand for.
+"""The interpreted data: a recommender's states of histories, and the titles they stand for.
 
 Letters: n examples, B of them, L positions and D width of the states.
 """

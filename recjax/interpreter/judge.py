@@ -78,7 +78,7 @@ class Share(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What came out.
+    """The verdicts.
 
     Attributes:
         sources: their names.

@@ -94,7 +94,7 @@ class Learner(Trainable):
 
     @property
     def batches(self) -> "Learner":
-        """What knows the steps of an epoch."""
+        """The object that knows the steps of an epoch."""
         return self
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:

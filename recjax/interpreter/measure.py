@@ -88,7 +88,7 @@ class Recovery:
 
 
 def figures(task: Task) -> type[Residual] | type[Recovery]:
-    """What a task's answers are measured by."""
+    """The measure of a task's answers."""
     return Recovery if task.lists else Residual
 
 

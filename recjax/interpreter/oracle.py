@@ -86,7 +86,7 @@ def generate_oracles(run: InterpreterRun, windows: Windows, seed: int = 0) -> Or
 
 @dataclasses.dataclass(frozen=True)
 class Instantiated:
-    """What was said of oracle items.
+    """The answers about oracle items.
 
     Attributes:
         known: [n] bool, the catalogue has a title that was named.

@@ -1,4 +1,4 @@
-"""What an interpreter asks a language model, as tokens: questions with soft places, and answers.
+"""An interpreter's questions to a language model as tokens, with soft places, and the answers.
 
 Letters: B examples in R rows, T tokens, Q of them in answers, S soft tokens a representation, P
 tokens that all rows begin with.
@@ -32,7 +32,7 @@ _MULTIPLE = 8  # of rows' lengths: a program serves several batches
 
 @dataclasses.dataclass(frozen=True)
 class AskConfig(Checked):
-    """What is asked, and how often in training."""
+    """The tasks, and their shares in training."""
 
     domain: str = "movie"  # the words
     prompts: str = ""  # a file that adds domains and prompts; see `recjax.text.prompts`

@@ -29,7 +29,7 @@ _ROOM = 1 << 30  # bytes for their keys and values
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What the language model said of one example.
+    """The language model's answer about one example.
 
     Attributes:
         text: all of it.

@@ -192,7 +192,7 @@ class InterpreterRun(Run):
 
     @property
     def batches(self) -> Learner:
-        """What knows the steps of an epoch."""
+        """The object that knows the steps of an epoch."""
         return self.learner
 
     rules = adapters.RULES
@@ -287,7 +287,7 @@ class InterpreterRun(Run):
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:  # type: ignore[override]
-        """What a checkpoint belongs to: the adapter, both frozen models, what a file asks."""
+        """The identity of a checkpoint: the adapter, both frozen models, a file's questions."""
         return {
             "adapter": to_plain(self.config.adapter),
             "recommender": fingerprint(self.recommender_params),

@@ -44,7 +44,7 @@ _ERRORS = 15
 
 @dataclasses.dataclass(frozen=True)
 class StudyConfig(Checked):
-    """What is examined beyond greedy decoding.
+    """The examinations beyond greedy decoding.
 
     Attributes:
         split: "validation" or "test".
@@ -222,7 +222,7 @@ class Study:
         ]  # fmt: skip
 
     def _controls(self, tasks: Sequence[Task]) -> Table:
-        """What is left where the states cannot tell: it must be no more than popularity.
+        """The score where the states cannot tell: it must be no more than popularity's.
 
         Shuffled, no history has its own states. It may have those of an equal one, or of one with
         the same newest item, which then say the truth.
@@ -284,7 +284,7 @@ class Study:
         return out
 
     def _errors(self, answers: Sequence[Answer]) -> Table:
-        """What was said in place of items, those of few training interactions apart."""
+        """The wrong answers by item, those of few training interactions apart."""
         windows, names = self._parts["windows"], self._run.names
         spans = self._run.recommender.split.train
         trained = np.zeros(self._run.store.n_items, np.int64)

@@ -59,7 +59,7 @@ def examine(
 
 
 def summary(run: InterpreterRun, metrics: dict[str, float]) -> Text:
-    """What was examined, in a few sentences."""
+    """The examination in a few sentences."""
     lines = [run.describe() + "."]
     for task in run.config.ask.tasks:
         name, what = ("accuracy", "of the added items are named")
@@ -103,7 +103,7 @@ def recommender_of(
 def read_hidden(
     workdir: str | Path, file: str | Path, step: int | None = None
 ) -> list[dict[str, str]]:
-    """What an interpreter says of states in a file.
+    """An interpreter's answers about states in a file.
 
     Args:
         workdir: of the interpreter.

@@ -20,7 +20,7 @@ M = TypeVar("M", bound=nnx.Module)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModelDef(Generic[M]):
-    """What a model is without its arrays.
+    """A model without its arrays.
 
     Attributes:
         graphdef: NNX's static half.
@@ -53,7 +53,7 @@ def params_of(model: nnx.Module) -> Params:
 
 
 def fingerprint(params: Params, dtype: Any = None) -> str:
-    """What tells one model's parameters from another's: shapes and some values of every array.
+    """A digest of a model's parameters: shapes and some values of every array.
 
     Args:
         params: by path.

@@ -201,7 +201,7 @@ class TwoRowModel(StackedModel):
     final_norm: LayerNorm
 
     def begin(self, x: Array, positions: Array) -> tuple[Array, Any]:
-        """What enters the first layer, and what every layer reads of positions [B 2 T]."""
+        """The first layer's input, and the arrays that every layer reads of positions [B 2 T]."""
         raise NotImplementedError
 
     def empty_cache(self, rows: int, slots: int) -> KVCache:
@@ -278,7 +278,7 @@ class TwoRowModel(StackedModel):
         return h if places is None else jnp.take_along_axis(h, places[..., None], axis=1), after
 
     def _told(self, inputs: Array, real: Array) -> tuple[Array, Array]:
-        """What tokens tell: [B T] bool, those after the prompt, and [B], the blank's position."""
+        """From tokens: [B T] bool, those after the prompt, and [B], the blank's position."""
         last = jnp.maximum(real.sum(axis=-1) - 1, 0)
         if inputs.ndim == 3:
             return jnp.zeros(real.shape, bool), last

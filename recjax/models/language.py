@@ -52,7 +52,7 @@ class LanguageConfig(Checked):
 
 
 class LanguageModule(nnx.Module):
-    """What every family's class gives.
+    """The interface of every family's class.
 
     Rows consist of a prompt and of tokens that the model writes after it. A causal model treats
     both alike. Another may read the prompt both ways: then the prompt's states depend on where the

@@ -1,4 +1,4 @@
-"""What the modern encoders share: items and positions in, layers, states out.
+"""The common part of the modern encoders: items and positions in, layers, states out.
 
 A model gives its `Config` and its layer; this module reads the items, hides some of them in
 training, and ranks by inner product or by cosine.
@@ -67,7 +67,7 @@ _PACE = 10.0  # inner products are so much larger than cosines
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """What a layer knows of its rows.
+    """A layer's knowledge of its rows.
 
     Attributes:
         mask: [B L L] bool, who may read whom; causal.
@@ -153,7 +153,7 @@ class LayeredRecommender(SequentialRecommender):
 
     @property
     def _bias(self) -> Array:
-        """What the scores of the history's items get."""
+        """The term of the scores of the history's items."""
         return self.again[...] * (1.0 if self.config.cosine else _PACE)
 
     def learn(self, batch: dict[str, Array], rngs: nnx.Rngs) -> Learned:

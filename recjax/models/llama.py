@@ -195,7 +195,7 @@ class Llama(StackedModel):
         return places is not None and backend.platform(self.embedding[...]) == "cpu"
 
     def begin(self, x: Array, positions: Array) -> tuple[Array, tuple[Array, Array]]:
-        """What enters the first layer, and the angles of positions [B T] for every layer."""
+        """The first layer's input, and the angles of positions [B T] for every layer."""
         config = self.config
         frequencies = rope_frequencies(config.rotary_dim, config.rope_theta, config.rope_scaling)
         # Behind a barrier, or XLA computes the sines again in every layer, and for every head.

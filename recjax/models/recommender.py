@@ -46,7 +46,7 @@ NAMES = (
 
 
 class Learned(NamedTuple):
-    """What a model gives an objective: T vectors and the items they should find.
+    """A model's output for an objective: T vectors and the items they should find.
 
     Attributes:
         vectors: [T D].
@@ -65,7 +65,7 @@ class Learned(NamedTuple):
 
 
 class SequentialRecommender(nnx.Module):
-    """What the models share: defaults of the packed layout, and scoring by inner product."""
+    """The models' common part: defaults of the packed layout, and scoring by inner product."""
 
     config: Any  # the model's own frozen Config; all have `dim` and `max_length`
     items: nnx.Embed | FeaturedItems | JoinedItems  # [I D]
@@ -198,7 +198,7 @@ class SequentialRecommender(nnx.Module):
         return jnp.einsum("BD,BCD->BC", predicted, table[item_ids])
 
     def learn(self, batch: dict[str, Array], rngs: nnx.Rngs) -> Learned:
-        """What an objective compares; by default the state of every position and the next item.
+        """Vectors that an objective compares; by default each position's state and the next item.
 
         Args:
             batch: `ids`, `targets`, `positions`, `segments`, `sequences`, all [B L], of

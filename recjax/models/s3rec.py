@@ -63,7 +63,7 @@ PARAM_AXES = (*ATTRIBUTE_AXES, *sasrec.PARAM_AXES)
 
 
 class Pretraining(nnx.Module):
-    """What the four tasks have of their own: attributes, and a bilinear form each.
+    """The four tasks' own parameters: attributes, and a bilinear form each.
 
     Args:
         n_items: I.

@@ -35,7 +35,7 @@ def distance_buckets(config: t5.Config, *, both_ways: bool) -> np.ndarray:
 def relative_bias(
     table: Array, queries: Array, keys: Array, config: t5.Config, both: bool
 ) -> Array:
-    """What each head adds to scores: [B N T M].
+    """Each head's term of the scores: [B N T M].
 
     Args:
         table: [buckets N].

@@ -68,7 +68,7 @@ def attend_learned(
 
 
 def _bias(mask: Array | None) -> Array | None:
-    """What a mask [B T M] adds to logits: float32. A sum is several times faster than a choice
+    """The float32 term of a mask [B T M] in the logits. A sum is several times faster than a choice
     where it meets the maximum; a row that is all masked has equal logits.
     """
     return None if mask is None else jnp.where(mask, 0.0, -1e30)

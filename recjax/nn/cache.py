@@ -62,7 +62,7 @@ class KVCache:
         return dataclasses.replace(self, keys=keys, values=values, valid=valid)
 
     def as_prefix(self) -> "KVCache":
-        """What row 0 holds here, all of its slots full, as a prefix; `start` makes the rows."""
+        """Row 0, all of its slots full, as a prefix; `start` makes the rows."""
         if self.prefix_keys:
             raise ValueError("the cache has a prefix already")
         keys, values = (tuple(a[0] for a in some) for some in (self.keys, self.values))
@@ -88,7 +88,7 @@ class KVCache:
         )
 
     def prefixes(self) -> list[tuple[Array, ...] | None]:
-        """What `attend` reads first, layer by layer."""
+        """Keys and values that `attend` reads first, layer by layer."""
         if not self.prefix_keys:
             return [None] * len(self.keys)
         pairs = zip(self.prefix_keys, self.prefix_values, strict=True)

@@ -1,4 +1,4 @@
-"""What attention adds to its logits for the distance of two items."""
+"""Terms of attention's logits for the distance of two items."""
 
 import jax.numpy as jnp
 from flax import nnx

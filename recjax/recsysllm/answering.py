@@ -1,4 +1,4 @@
-"""What a run of RecSysLLM needs to write answers: its parameters as a language model."""
+"""The writing of answers by a run of RecSysLLM: its parameters as a language model."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ class Answers:
     source: Mixed
 
     def answerer(self, params: Params) -> Answerer:
-        """What writes answers with these parameters."""
+        """A writer of answers with these parameters."""
         run = self.run
         mesh = run.mesh if run.mesh.size > 1 else None
         if mesh is not None and platform() == "cpu" and jax.process_count() == 1:
@@ -45,7 +45,7 @@ class Answers:
 
     @functools.cached_property
     def lists(self) -> TitleLists | None:
-        """What recommends; None where "sequential" has no share."""
+        """The maker of lists; None where "sequential" has no share."""
         id = recommending(self.source.options.tasks)
         return None if id is None else TitleLists(self.source, self.answerer, id)
 

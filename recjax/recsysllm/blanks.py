@@ -64,7 +64,7 @@ class Blanked(Encoded):
 
 
 class InnerPositions(Protocol):
-    """What knows entities: see `entities.EntityPool`."""
+    """Knowledge of entities: see `entities.EntityPool`."""
 
     def read(self, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Inner positions [n] of texts that stand whole."""

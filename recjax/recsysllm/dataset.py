@@ -1,4 +1,4 @@
-"""What RecSysLLM learns from, of a data set: titles, profiles, reviews, tasks, entities."""
+"""RecSysLLM's view of a data set: titles, profiles, reviews, tasks, entities."""
 
 import dataclasses
 import functools
@@ -117,7 +117,7 @@ class Dataset:
 
     @functools.cached_property
     def asked(self) -> Tasks:
-        """What makes passages of tasks."""
+        """The maker of the tasks' passages."""
         return Tasks(
             self.tasks, self.behaviour, self.store.ratings, self.store.offsets, self._written,
             self.seed,
@@ -135,7 +135,7 @@ class Dataset:
 
     @functools.cached_property
     def stream(self) -> Mixture:
-        """What is trained on: passages of the training part alone."""
+        """The training passages, of the training part alone."""
         return mixture(self.asked, self.split.train)
 
     @property

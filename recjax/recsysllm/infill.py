@@ -43,7 +43,7 @@ _write = functools.partial(jax.jit, static_argnames=_STATIC)(write_blanks)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Infilled:
-    """What was written in the blanks of B texts; K blanks in the text that has the most.
+    """The filled blanks of B texts; K blanks in the text that has the most.
 
     Attributes:
         texts: [B] lists of one text a blank, of the best beam; None for a model without a
@@ -340,7 +340,7 @@ class Infiller:
 def _pieces(
     line: list[int], blanks: int, limit: int, sop: int, ends: Sequence[int]
 ) -> list[tuple[list[int], bool]]:
-    """What was written in each blank, and whether it ended by itself."""
+    """The tokens in each blank, and whether it ended by itself."""
     out: list[tuple[list[int], bool]] = []
     piece: list[int] = []
     for token in line:

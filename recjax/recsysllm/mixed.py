@@ -71,7 +71,7 @@ class Mixed(Source[Passage]):
 
     @functools.cached_property
     def dataset(self) -> Dataset:
-        """What the passages are made of."""
+        """The data of the passages."""
         split = make_split(self.store, self.split_config)
         options = self.options
         named = options.naming.token and not options.naming.text
@@ -137,7 +137,7 @@ class Mixed(Source[Passage]):
         return tokenizer.with_controls(token_names(len(self.dataset.names.distinct)))
 
     def encoder(self, tokenizer: Tokenizer) -> PieceEncoder:
-        """What makes tokens of passages."""
+        """The map from passages to tokens."""
         naming = self.options.naming
         if not naming.token:
             return PieceEncoder(tokenizer)
@@ -162,7 +162,7 @@ class Mixed(Source[Passage]):
     def blanking(
         self, tokenizer: Tokenizer, marks: Marks, blanks: BlankConfig, length: int, seed: int
     ) -> Blanking:
-        """What makes rows of passages, with the switches of the options."""
+        """The map from passages to rows, with the switches of the options."""
         switches, encoder = self.options.entities, self.encoder(tokenizer)
         pool = self.dataset.names.pool(encoder, marks, length)
         ends = sentence_ends(tokenizer, tokenizer.size) if blanks.sentence else None

@@ -123,7 +123,7 @@ class Mixture:
 def mixture(
     tasks: Tasks, spans: Spans, samples: Callable[..., FamilySamples] = FamilySamples
 ) -> Mixture:
-    """What a run trains on.
+    """A run's training data.
 
     Args:
         tasks: makes passages.

@@ -206,7 +206,7 @@ class P5Run(Run):
 
     @functools.cached_property
     def prompts(self) -> Prompts:
-        """What makes rows of passages."""
+        """The map from passages to rows."""
         config: Any = self.model_config
         out = Prompts(self.tokenizer, config.max_length, self.config.answer, config.whole_words)
         longest = max(map(len, out.encoder.learn(self.source.dataset.names.distinct)))
@@ -268,7 +268,7 @@ class P5Run(Run):
         return jax.jit(read)
 
     def answerer(self, params: Params) -> P5Answerer:
-        """What writes answers with these parameters, of one device."""
+        """A writer of answers with these parameters, of one device."""
         stop = (int(self.tokenizer.eos_id or 0),)
         lm = LanguageModel(
             self.model, params, self.model_config, tokenizer=self.tokenizer, stop=stop
@@ -293,7 +293,7 @@ class P5Run(Run):
 
     @property
     def lists(self) -> TitleLists | None:
-        """What makes recommendations, where there is a prompt for it; see `recommend`."""
+        """The maker of recommendations, where there is a prompt for it; see `recommend`."""
         id = recommending(self.config.text.tasks)
         if id is None:
             return None
@@ -338,7 +338,7 @@ class P5Run(Run):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to: the model and the data."""
+        """The identity of a checkpoint: the model and the data."""
         return {"model": to_plain(self.model_config), "data": self.source.dataset.fingerprint}
 
     def finish(self, params: Params) -> dict[str, Any]:

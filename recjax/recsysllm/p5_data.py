@@ -115,7 +115,7 @@ class RandomReviews(FamilySamples):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class P5Dataset(Dataset):
-    """What P5 learns from.
+    """P5's training data.
 
     Attributes:
         ids, leaky: of `P5Options`; `leaky` where reviews are drawn from all.
@@ -137,7 +137,7 @@ class P5Dataset(Dataset):
 
     @functools.cached_property
     def asked(self) -> Tasks:
-        """What makes passages of tasks."""
+        """The maker of the tasks' passages."""
         return P5Tasks(
             self.tasks, self.behaviour, self.store.ratings, self.store.offsets, self._written,
             self.seed, self.numbers,
@@ -145,7 +145,7 @@ class P5Dataset(Dataset):
 
     @functools.cached_property
     def stream(self) -> Mixture:
-        """What is trained on: passages of the training part, and of leaks that are asked for."""
+        """The training passages: of the training part, and of leaks that are asked for."""
         offsets = self.store.offsets
         everything = Spans(np.arange(self.store.n_users, dtype=np.int32), offsets[:-1], offsets[1:])
 
@@ -170,7 +170,7 @@ class P5Source(Mixed):
 
     @functools.cached_property
     def dataset(self) -> P5Dataset:
-        """What the passages are made of."""
+        """The data of the passages."""
         options = self.options
         return P5Dataset(
             options.behaviour, options.tasks, self.store, make_split(self.store, self.split_config),
@@ -238,7 +238,7 @@ class Prompts:
         return {"encoder": out, **({"words": self.whole_words(out)} if self.words else {})}
 
     def __call__(self, passages: Sequence[Passage]) -> dict[str, np.ndarray]:
-        """What `read` gives, `decoder` [B T], which begins with 0, and `labels` [B T], what each
+        """The arrays of `read`, `decoder` [B T], which begins with 0, and `labels` [B T], what each
         place predicts; -100 pads."""
         end = self._end
         labels = np.full((len(passages), self.answer), NO_LABEL, np.int32)

@@ -57,7 +57,7 @@ class Passage:
 
     @property
     def text(self) -> str:
-        """What is read, as text."""
+        """The read pieces as text."""
         return plain(self.pieces)
 
 

@@ -132,7 +132,7 @@ class Blanking:
         return construct(tokens, lengths, spans, self.marks, blocked=blocked, pool=pool)
 
     def questions(self, passages: Sequence[Passage]) -> list[np.ndarray]:
-        """What is read of passages with answers: ids with a mask in the answer's place."""
+        """The read part of passages with answers: ids with a mask in the answer's place."""
         given = [dataclasses.replace(p, answer=p.answer or ()) for p in passages]
         tokens, lengths, answers = self._tokens(given)
         rows = np.split(tokens, np.cumsum(lengths)[:-1])

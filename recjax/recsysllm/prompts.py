@@ -39,7 +39,7 @@ class TaskPrompt:
 
     @functools.cached_property
     def fields(self) -> frozenset[str]:
-        """What a sample needs."""
+        """The fields that a sample needs."""
         return places(self.source) | places(self.target)
 
     @property

@@ -1,4 +1,4 @@
-"""What the configs of configs/recsysllm share: a new small GLM, and the paper's settings."""
+"""The common part of configs/recsysllm: a new small GLM, and the paper's settings."""
 
 from typing import Any
 

@@ -232,13 +232,13 @@ class BlankRun(AdaptingRun):
 
     @functools.cached_property
     def answers(self) -> Answers | None:
-        """What writes answers, where the source has tasks."""
+        """The writer of answers, where the source has tasks."""
         source = self.source
         return Answers(self, source) if isinstance(source, Mixed) else None
 
     @property
     def lists(self) -> TitleLists | None:
-        """What makes recommendations, where there is a prompt for it; see `recommend`."""
+        """The maker of recommendations, where there is a prompt for it; see `recommend`."""
         return None if self.answers is None else self.answers.lists
 
     def recommend(
@@ -297,7 +297,7 @@ class BlankRun(AdaptingRun):
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:  # type: ignore[override]
-        """What a checkpoint belongs to: the model and the data."""
+        """The identity of a checkpoint: the model and the data."""
         if self.config.llm:
             return {**self.model_identity, "data": self.source.fingerprint}
         model = {**to_plain(self.config.model), "vocab_size": self.tokenizer.size}

@@ -1,4 +1,4 @@
-"""What a run of the five families is measured by: rankings, choices, numbers, texts, blanks.
+"""The measures of the five families: rankings, choices, numbers, texts, blanks.
 
 | metric | of |
 |---|---|

@@ -79,7 +79,7 @@ class Source(abc.ABC, Generic[D]):
     @property
     @abc.abstractmethod
     def stream(self) -> Stream[D]:
-        """What is learned from; document = f(seed, place), its length that of an epoch."""
+        """The training documents; document = f(seed, place), their number that of an epoch."""
 
     def batches(self, tokenizer: Tokenizer, **fields: Any) -> BlankBatches:
         """The training batches, which also draw the blanks of what is held out.
@@ -157,7 +157,7 @@ class CatalogueOptions(Checked):
 
 
 class Catalogue(Source[Document]):
-    """What is known of the items, and histories as plain text; histories are held out."""
+    """Facts of the items, and histories as plain text; histories are held out."""
 
     Options = CatalogueOptions
     options: CatalogueOptions

@@ -72,7 +72,7 @@ _NEEDS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Written:
-    """What users wrote, by place in the store's flat `items`; see `recjax.data.reviews`.
+    """The users' reviews, by place in the store's flat `items`; see `recjax.data.reviews`.
 
     Attributes:
         bodies, headlines: [N], "" where there is none.
@@ -195,7 +195,7 @@ class Tasks:
         )
 
     def question(self, id: str, history: Sequence[int], user: int | None) -> Passage:
-        """What to recommend after any history, of a user of the data or of anybody.
+        """A request for recommendations after any history, of a user of the data or of anybody.
 
         Args:
             id: of a prompt of the family "sequential" without candidates.

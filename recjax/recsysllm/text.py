@@ -139,7 +139,7 @@ def _without_places(text: str) -> str:
 
 
 def facts_of(record: Mapping[str, Any], columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """What a record tells, by column.
+    """The facts of a record, by column.
 
     Args:
         record: any.
@@ -247,7 +247,7 @@ class Behaviour:
         return found
 
     def profile(self, user: int) -> Pieces:
-        """What is known of a user, as a sentence; () where nothing is."""
+        """The known facts of a user as a sentence; () where there are none."""
         record = self.profiles.get(user)
         if record is None:
             return ()
@@ -300,7 +300,7 @@ class Behaviour:
         return Passage("histories", pieces, sources=tuple(told.tolist()))
 
     def about_item(self, item: int) -> Passage:
-        """What is known of an item, as a sentence."""
+        """The known facts of an item as a sentence."""
         facts = facts_of(self.catalog[item] or {}, self.config.facts)
         title, where = self.names.titles[item], f"item {item}"
         pieces = self._filled("item", facts, {"title": (title,)}, where)

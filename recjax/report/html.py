@@ -25,7 +25,7 @@ def block(title: str, *content: str, id: str) -> Html:
 
 
 def fold(title: str, *content: str, note: str = "", open: bool = False) -> Html:
-    """What shows when it is asked for."""
+    """Content that is shown on demand."""
     summary = element("summary", title, " " if note else "", element("small", note) if note else "")
     return element("details", summary, *content, open="" if open else None)
 
@@ -66,7 +66,7 @@ def _cell(value: Any, kind: str | None) -> Html:
 
 
 def section_html(section: Section) -> Html:
-    """What stands under a section's heading."""
+    """The content under a section's heading."""
     if isinstance(section, Text):
         return element("div", paragraphs(section.text), class_="text")
     note = paragraphs(section.note, "note")

@@ -31,7 +31,7 @@ def format_number(value: int | float | None) -> str:
 
 
 def format_short(value: float) -> str:
-    """What fits on a bar: 3 significant digits, whole numbers below a million whole."""
+    """A number that fits on a bar: 3 significant digits, whole numbers below a million whole."""
     if abs(value) < 1e6 and (value == int(value) or abs(value) >= 999.5):
         return f"{value:,.0f}"
     return f"{value:.3g}"

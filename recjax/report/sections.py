@@ -141,7 +141,7 @@ _KIND_OF = {cls: kind for kind, cls in KINDS.items()}
 
 
 def section_to_json(section: Section) -> dict[str, Any]:
-    """What JSON holds of a section.
+    """The JSON form of a section.
 
     Raises:
         InputError: naming the key of what does not fit the contract.

@@ -109,7 +109,7 @@ def _options(tree: Tree, logits: Array, after: Array, temperature: Array) -> tup
 def _choose(
     tree: Tree, logits: Array, after: Array, temperature: Array, keys: Array, place: Array | int
 ) -> tuple[Array, Array]:
-    """What is chosen [B] at a place, and the log-probabilities [B R]."""
+    """The choices [B] at a place, and the log-probabilities [B R]."""
     log_probs, best = _options(tree, logits, after, temperature)
 
     def draw() -> Array:
@@ -150,7 +150,7 @@ def slots(words: list[list[int]], options: list[list[int]], inner: list[list[int
 
 
 def next_words(words: list[list[int]], options: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """What is read after a choice, by its place and the option: tokens [A-1 R width], padded on the
+    """The tokens after a choice, by its place and the option: [A-1 R width], padded on the
     left, and which of them are real."""
     width = max(map(len, options)) + max(map(len, words[1:]), default=0)
     table = np.zeros((len(words) - 1, len(options), width), np.int32)

@@ -19,7 +19,7 @@ LARGEST = 1 << 20  # bytes of a body that are read
 
 
 class Reply(NamedTuple):
-    """What a server says.
+    """A server's reply.
 
     Attributes:
         status: of any kind; redirects are not followed.

@@ -266,7 +266,7 @@ def _pause(stop: threading.Event, seconds: float) -> bool:
 
 
 def _at(content: bytes, *path: str | int) -> Any:
-    """What JSON holds at a path; ... where it holds nothing there, or is no JSON."""
+    """The value of JSON at a path; ... where there is none, or where it is no JSON."""
     try:
         value = json.loads(content)
         for key in path:
@@ -283,7 +283,7 @@ def _is_cut(content: bytes) -> bool:
 
 
 def _told(reply: Reply) -> str:
-    """What a server says of an error; nothing where it is about the key."""
+    """A server's words about an error; none where it is about the key."""
     if reply.status in _DENIED:
         return " (is the key right?)"
     message = _at(reply.content, "error", "message")

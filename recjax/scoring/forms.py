@@ -134,7 +134,7 @@ def tree_for(
 
 
 class Filled(NamedTuple):
-    """What was chosen at the A places of B rows.
+    """The choices at the A places of B rows.
 
     Attributes:
         chosen: [B A] int32, the options' numbers.

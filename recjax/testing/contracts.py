@@ -267,7 +267,7 @@ def assert_users_have_their_own_states(section: dict) -> None:
 
 
 def assert_learns_targets_of_its_own_sequence(section: dict) -> None:
-    """What `learn` pairs: vectors that depend on the parameters, targets of the same sequence."""
+    """The pairs of `learn`: vectors that depend on the parameters, targets of the same sequence."""
     length = section["max_length"]
     model = build(section)
     spans = Spans(np.arange(4, dtype=np.int32), np.array([0, 5, 8, 14]), np.array([5, 8, 14, 16]))

@@ -134,7 +134,7 @@ class GLMChineseEngine(SentencePieceEngine):
 
     @functools.cached_property
     def _blanks(self) -> list[tuple[str, str]]:
-        """What stands for white space, where the model has such pieces; the longest first."""
+        """Pieces for white space, where the model has them; the longest first."""
         pairs = [("\n", "<n>")]
         pairs += [("\t" * k, f"<|tab_{k}|>") for k in range(10, 0, -1)]
         pairs += [(" " * k, f"<|blank_{k}|>") for k in range(50, 1, -1)]

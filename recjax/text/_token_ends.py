@@ -1,4 +1,4 @@
-"""What stands before and after a text; GLM's command tokens, which its published files imply."""
+"""Tokens before and after a text; GLM's command tokens, which its published files imply."""
 
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def gpt2_added(vocab: Path, glm: bool) -> dict[str, tuple[int, bool]]:
 def folder_ends(
     main: Path, engine: Engine, settings: Settings, ids: dict[str, int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What the folder of a tokenizer's main file puts before and after a text.
+    """Tokens that the folder of a tokenizer's main file puts before and after a text.
 
     By the post-processor of a tokenizer.json; by the rule of GLM and ChatGLM; else by
     `add_bos_token` and `add_eos_token`.

@@ -1,4 +1,4 @@
-"""What turns text into ids: the `tokenizers` library, or SentencePiece itself.
+"""Engines that turn text into ids: the `tokenizers` library, or SentencePiece itself.
 
 Both take texts that begin (`start`), and get the blank before them that the model was trained
 with, and texts that go on after other tokens, which do not. `special`: names of control tokens
@@ -85,7 +85,7 @@ class FastEngine:
         return cls(bpe)
 
     def ends(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """What its post-processor puts before and after a text."""
+        """Tokens that its post-processor puts before and after a text."""
         encoding = self.tokenizer.encode("a")
         added = encoding.special_tokens_mask
         first = next((k for k, mark in enumerate(added) if not mark), len(added))

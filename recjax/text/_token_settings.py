@@ -1,4 +1,4 @@
-"""What the files beside a tokenizer say about it: its tokens' roles, how a text begins and ends.
+"""Settings in the files beside a tokenizer: its tokens' roles, how a text begins and ends.
 
 Everything is checked as it is read: a value of another type is one line with the file and the key.
 """
@@ -30,7 +30,7 @@ LARGEST = 1 << 27
 
 
 class Engine(Protocol):
-    """What turns text into ids; see `_token_engines`."""
+    """Turns text into ids; see `_token_engines`."""
 
     size: int
     usual: ClassVar[Mapping[str, tuple[str, ...]]]  # names that say the role before the usual ones

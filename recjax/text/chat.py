@@ -73,7 +73,7 @@ def _warn(tokenizer: Tokenizer, prompts: Sequence[str]) -> None:
 
 
 class ChatTemplate:
-    """What a model's folder writes around the messages of a chat.
+    """The text that a model's folder writes around the messages of a chat.
 
     Args:
         tokenizer: of the model; its folder has `chat_template.jinja`, or the template stands in

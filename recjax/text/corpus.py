@@ -34,7 +34,7 @@ _NAMED_DECAYS, _LISTED_DECAYS = (0.0, 0.8), RECOVERY.decays
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig(Checked):
-    """What a language model of a catalogue reads, in documents an epoch."""
+    """The texts of a catalogue's language model, in documents an epoch."""
 
     domain: str = "movie"  # the words
     prompts: str = ""  # a file that adds domains and prompts; see `recjax.text.prompts`
@@ -199,7 +199,7 @@ class Documents:
         return KINDS[kind].make(self, member, member if form is None else form, None)
 
     def members(self, kind: str) -> np.ndarray:
-        """What `fixed` can be asked of a kind: items, or runs that are long enough."""
+        """The subjects of a kind for `fixed`: items, or runs that are long enough."""
         return self._members[kind]
 
 
@@ -218,7 +218,7 @@ class Kind(NamedTuple):
 def _item(
     documents: Documents, member: int, form: int, rng: np.random.Generator | None
 ) -> Document:
-    """What is known of an item, as a sentence."""
+    """The known facts of an item as a sentence."""
     del rng
     title = documents.titles[member]
     text = item_text(documents.catalog[member], title, documents.words, form)

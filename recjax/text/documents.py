@@ -15,7 +15,7 @@ from recjax.text.tokenizers import SOFT
 
 @dataclasses.dataclass(frozen=True)
 class Blend:
-    """What a soft token is made of: items, and their weights (of length 1 as a vector)."""
+    """The parts of a soft token: items, and their weights (of length 1 as a vector)."""
 
     items: tuple[int, ...]
     weights: tuple[float, ...]
@@ -51,12 +51,12 @@ class Document:
 
     @property
     def given(self) -> str:
-        """What is not learned, `{soft}` for soft tokens."""
+        """The text that is not learned, `{soft}` for soft tokens."""
         return "".join(SOFT if t is None else t for t, learned in self.pieces if not learned)
 
     @property
     def text(self) -> str:
-        """What is learned."""
+        """The text that is learned."""
         return "".join(text or "" for text, learned in self.pieces if learned)
 
 

@@ -102,7 +102,7 @@ def _filled(rows: Sequence[Sequence[int]], width: int, value: int) -> np.ndarray
 def as_arrays(
     rows: Explained, tokenizer: Tokenizer, length: int, feature_tokens: int
 ) -> dict[str, np.ndarray]:
-    """What a model learns from.
+    """A model's training data.
 
     Args:
         rows: n reviews.

@@ -75,7 +75,7 @@ class PromptTable:
 
     @property
     def fingerprint(self) -> str:
-        """What tells a table from one with other words or prompts."""
+        """A digest that differs for other words or prompts."""
         plain = to_plain(self)
         text = json.dumps({"words": plain["words"], **plain["prompts"]}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

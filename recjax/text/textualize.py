@@ -52,7 +52,7 @@ def history_text(titles: Sequence[str], words: Words, form: int = 0) -> str:
 
 
 def item_text(record: Mapping[str, Any] | None, title: str, words: Words, form: int = 0) -> str:
-    """What is known of an item, as a sentence; that it exists, where nothing is.
+    """The known facts of an item as a sentence; where there are none, that it exists.
 
     Args:
         record: of the catalogue: its year, author, developer, brand, genres and categories are

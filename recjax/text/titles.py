@@ -23,7 +23,7 @@ _DROPPED = frozenset("'`\u2019\u2018\u00b4\u02bc")  # apostrophes
 
 
 class _Kept(dict[int, str]):
-    """What a character becomes, by its code: a text has few, and long lists of answers many."""
+    """Replacements of characters, by code: a text has few, and long lists of answers many."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
@@ -55,7 +55,7 @@ def strict(title: str) -> str:
 
 
 def slot(text: str, before: str, after: str) -> str | None:
-    """What stands between an answer's fixed words, or None if they are not there.
+    """The text between an answer's fixed words, or None if they are not there.
 
     The last `after` counts, so that a title may hold the same words. An answer that was cut off
     has no `after`: what it has then counts up to its end.

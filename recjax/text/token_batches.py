@@ -166,7 +166,7 @@ def lay_out(
 
 
 def _soft_tokens(which: np.ndarray, blends: Sequence[Blend], soft: int, width: int) -> Batch:
-    """What `lay_out` returns of soft tokens; which [R T] = the number of the blend, or 0."""
+    """The soft tokens' part of `lay_out`'s result; which [R T] = the number of the blend, or 0."""
     items = np.zeros((len(blends) + 1, width), np.int32)
     weights = np.zeros((len(blends) + 1, width), np.float32)
     for number, blend in enumerate(blends, start=1):

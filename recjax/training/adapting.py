@@ -1,4 +1,4 @@
-"""What runs share that train a language model of a folder: low-rank adapters on it, or all of it.
+"""The common part of runs that train a folder's language model: low-rank adapters, or all of it.
 
 With `method` "lora" only the adapters are trained, saved and have optimiser state; the model itself
 is frozen, and named by its folder and fingerprint. The best checkpoint ends as WORKDIR/adapter, in
@@ -170,7 +170,7 @@ class AdaptingRun(Run):
 
     @property
     def plan_settings(self) -> dict[str, Any]:
-        """What `System.plan` tells of the model and of what is trained."""
+        """The report of `System.plan` on the model and on its trained part."""
         return {
             "config": self.base.config,
             "train": self.adapting.method,
@@ -181,7 +181,7 @@ class AdaptingRun(Run):
 
     @functools.cached_property
     def model_identity(self) -> dict[str, Any]:
-        """What of the model a checkpoint belongs to."""
+        """The model's part in a checkpoint's identity."""
         return {
             "lora": {"method": self.adapting.method, **to_plain(self.adapting.lora)}
             | ({"quant": self.adapting.quant} if self.adapting.quant else {}),

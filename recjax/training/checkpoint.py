@@ -219,7 +219,7 @@ class Checkpoints:
         return found
 
     def meta(self, step: int) -> dict[str, Any]:
-        """What was saved beside the arrays of a step."""
+        """The record beside the arrays of a step."""
         self._require(step)
         amended = self._amended(step)
         return read_object(

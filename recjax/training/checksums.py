@@ -20,7 +20,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a step's files; None where nothing is, or where a version of recjax that
+    """The fault of a step's files; None where there is none, or where a version of recjax that
     wrote no checksums made it."""
     if not (folder / FILE).exists():
         return None

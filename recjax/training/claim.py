@@ -65,7 +65,7 @@ class Claim:
             self.folder = _successor(workdir, tag)
 
     def _take(self, overwrite: bool) -> int:
-        """What the successor's hidden name is made of; 0 where there is none."""
+        """The number in the successor's hidden name; 0 where there is none."""
         place = recovered(self.workdir, run_files)
         try:
             missing = [p for p in (place, *place.parents) if not p.exists()]

@@ -1,4 +1,4 @@
-"""What XLA makes of a training step, compiled for many devices without their memory.
+"""A training step as XLA compiles it for many devices, without their memory.
 
     use_devices(8)                                # before JAX has looked for devices
     step = run_step(run)                          # of a run's config
@@ -31,7 +31,7 @@ MOST_DEVICES = 4096  # simulated ones
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What one device does in a training step.
+    """The work of one device in a training step.
 
     Attributes:
         devices: of the mesh.

@@ -19,7 +19,7 @@ def lower_is_better(metric: str) -> bool:
 
 
 def unmet(goals: Mapping[str, float], values: Mapping[str, float]) -> list[str]:
-    """What does not hold, in words; empty where all goals hold.
+    """The goals that do not hold, in words; empty where all hold.
 
     Args:
         goals: by metric, the least value; the largest one where lower is better.

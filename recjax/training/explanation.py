@@ -239,7 +239,7 @@ class ExplanationRun(Run):
 
     @functools.cached_property
     def reviews(self) -> Reviews:
-        """What users wrote."""
+        """The users' reviews."""
         path = resolve(self.config.text.reviews, "config.text.reviews")
         return read_reviews(path, self.store)
 
@@ -384,7 +384,7 @@ class ExplanationRun(Run):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to: the model and the data."""
+        """The identity of a checkpoint: the model and the data."""
         model = {"name": self.config.model["name"], **to_plain(self._own)}
         data = self.store.fingerprint + self.reviews.sha256[:16]
         return {"model": {**model, "vocab_size": self.tokenizer.size}, "data": data}

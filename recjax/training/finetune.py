@@ -249,7 +249,7 @@ class FinetuneRun(AdaptingRun):
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:  # type: ignore[override]
-        """What a checkpoint belongs to: the adapters, the frozen model, the pairs."""
+        """The identity of a checkpoint: the adapters, the frozen model, the pairs."""
         return {**self.model_identity, "data": self.store.fingerprint}
 
 

@@ -101,7 +101,7 @@ class _Connection:
             self._channel.sendall(json.dumps(message).encode() + b"\n")
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """What the other side sends; ends where the connection does.
+        """The other side's messages; they end where the connection does.
 
         Raises:
             TimeoutError: it was silent for too long.

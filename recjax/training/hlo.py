@@ -1,4 +1,4 @@
-"""What one device does in a compiled program: products, collectives, memory.
+"""The work of one device in a compiled program: products, collectives, memory.
 
     program = Program(jax.jit(step).lower(*args).compile())
     program.flops, program.collectives, program.peak_bytes
@@ -38,7 +38,7 @@ def _arrays(shape: str) -> list[tuple[int, int]]:
 
 
 class Program:
-    """What one device does in a compiled program.
+    """The work of one device in a compiled program.
 
     Attributes:
         flops: of all matrix products, two a multiplication and addition.

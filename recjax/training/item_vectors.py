@@ -78,7 +78,7 @@ def _open(path: Path) -> Any:
 
 
 def _told(file: Any, path: Path, key: str) -> Any:
-    """What a file's metadata say; None where they have no such key."""
+    """The value of a key in a file's metadata; None where there is none."""
     text = (file.metadata() or {}).get(key)
     return None if text is None else parse(text.encode(), f"{path}: metadata '{key}'")
 

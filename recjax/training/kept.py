@@ -65,7 +65,7 @@ class Kept(abc.ABC):
     @property
     @abc.abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to: the model and the data."""
+        """The identity of a checkpoint: the model and the data."""
 
     @abc.abstractmethod
     def evaluator(self, name: Any) -> Evaluation:
@@ -73,7 +73,7 @@ class Kept(abc.ABC):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What can be measured; the last one is, of the best parameters at the end."""
+        """The parts that can be measured; the last one is, of the best parameters at the end."""
         return ("validation", "test")
 
     @abc.abstractmethod
@@ -93,7 +93,7 @@ class Kept(abc.ABC):
         )
 
     def finish(self, params: Params) -> dict[str, Any]:
-        """What a system does with the best parameters, after the test; returns more results.
+        """A system's own work with the best parameters, after the test; returns more results.
 
         Args:
             params: all of the model, the frozen ones too.
@@ -144,7 +144,7 @@ class Kept(abc.ABC):
 
 
 def _contrast(found: Any, expected: Any) -> str:
-    """What differs, in a few words."""
+    """The difference in a few words."""
     if isinstance(found, dict) and isinstance(expected, dict):
         keys = [k for k in {**expected, **found} if found.get(k) != expected.get(k)]
         keys = ["name"] if "name" in keys else keys

@@ -166,7 +166,7 @@ def complete(section: Any) -> dict[str, Any]:
 
 
 def _model_files(folder: Path) -> Collection[str]:
-    """What WORKDIR/hf may hold; earlier versions did not sign it."""
+    """Whether a folder may be WORKDIR/hf; earlier versions did not sign it."""
     return signed(folder) or (
         "config.json", "generation_config.json", "model*.safetensors", "model*.index.json",
         "tokenizer*", "special_tokens_map.json", ITEM_VECTORS,
@@ -240,7 +240,7 @@ class LanguageRun(Run):
 
     @functools.cached_property
     def documents(self) -> Documents:
-        """What the model learns from: the split's training part alone."""
+        """The training documents: the split's training part alone."""
         return self.documents_of(self.split.train)
 
     @functools.cached_property
@@ -352,7 +352,7 @@ class LanguageRun(Run):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to: the model and the data."""
+        """The identity of a checkpoint: the model and the data."""
         model = {**to_plain(self.config.model), "vocab_size": self.tokenizer.size}
         return {"model": model, "data": self.store.fingerprint}
 

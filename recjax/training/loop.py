@@ -188,7 +188,7 @@ def fit(
         return max(0, min(count, *(end - step for end in ends)))
 
     def asked() -> Callable[[], Any]:
-        """What gives the next call's batch; a thread begins to make it now, or the call will."""
+        """Gives a function of the next call's batch; a thread makes it from now on, or the call."""
         nonlocal taken, upcoming
         taken, upcoming = ahead(), None
         if not taken:

@@ -38,7 +38,7 @@ _ADAM_RMS = 0.2  # of an update of Adam's, by Liu et al.
 
 @dataclasses.dataclass(frozen=True)
 class OptimRule(Checked):
-    """What is special about the parameters whose path `match` matches in full.
+    """Settings of the parameters whose path `match` matches in full.
 
     None says nothing. For each of the other fields, the first rule that matches a parameter and
     says something about it decides.
@@ -193,7 +193,7 @@ def frozen_by(config: OptimConfig, params: Mapping[str, Any]) -> list[str]:
 
 
 def _said(config: OptimConfig, field: str, path: str, value: Any) -> Any:
-    """What the rules say about one field of a parameter."""
+    """The value of one field by the first rule that sets it for a parameter."""
     rules = [*config.rules, *RULES]
     if value.ndim < 2:  # biases and norms are vectors
         vector = OptimRule(r".*", decay=0.0, muon=False)

@@ -131,7 +131,7 @@ def ruled(axes: AxisRules, rules: Mapping[str, Axes]) -> AxisRules:
 
 
 def undivided(shapes: Mapping[str, Any], axes: AxisRules, mesh: Any) -> list[str]:
-    """What a mesh cannot split though the rules say so: a line a kind of parameter.
+    """Parameters that the rules split and a mesh cannot: a line a kind of parameter.
 
     Args:
         shapes: parameters by path, abstract ones too.

@@ -1,4 +1,4 @@
-"""What training a language model, or reading with it, would take, before anything is allocated.
+"""The cost of training a language model, or of reading with it, before anything is allocated.
 
     plan = make_plan(find_config("PRESET"), mesh="1,8,1", batch=64, length=512, train="lora")
     print(plan.table())
@@ -45,7 +45,7 @@ _PARTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a training step takes; bytes are those of one device.
+    """The cost of a training step; bytes are those of one device.
 
     Attributes:
         parameters: of the model, with those of an adapter.
@@ -149,7 +149,7 @@ def recomputing(config: Any, remat: str | None) -> Any:
 
 
 def planned(run: Any, mesh: str = "1,1,1", *, remat: str | None = None) -> dict[str, Any]:
-    """What `make_plan` is to be told of a run's config: its model, of fine-tuning all.
+    """The arguments of `make_plan` for a run's config that trains all of its model.
 
     Args:
         run: a run's config; pairs are read to see how many rows a step has.
@@ -250,7 +250,7 @@ def make_plan(
 
 
 def _compiled(step: PlannedStep, devices: jax.sharding.Mesh) -> Step:
-    """What XLA makes of the step."""
+    """The step as XLA compiles it."""
     steps, arguments = step.lowerable(devices)
     return step_of(steps.lower(*arguments).compile(), arguments[1], devices)
 

@@ -1,4 +1,4 @@
-"""What runs share whose models rank a catalogue: the split, the evaluator, lists of items."""
+"""The common part of runs whose models rank a catalogue: the split, the evaluator, item lists."""
 
 import dataclasses
 import functools
@@ -106,7 +106,7 @@ class Ranks(Kept):
 
     @functools.cached_property
     def lists(self) -> TopLists:
-        """What makes top lists; `recommend` is its usual door."""
+        """The maker of top lists; `recommend` is its usual door."""
         config = self.config.evaluation
         return TopLists(
             self.store.n_items,

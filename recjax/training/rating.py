@@ -251,7 +251,7 @@ class RatingRun(Run):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to: the model and the data."""
+        """The identity of a checkpoint: the model and the data."""
         return {"model": to_plain(self.config.model), "data": self.store.fingerprint}
 
 

@@ -347,7 +347,7 @@ class RecommenderRun(Ranks, Run):
 
     @functools.cached_property
     def data(self) -> Any:  # type: ignore[override]
-        """What the objective draws negatives from, on the devices."""
+        """The arrays from which the objective draws negatives, on the devices."""
         return parallel.replicate(self.objective.data, self.mesh)
 
     def place(self, step: int, count: int) -> dict[str, Array]:
@@ -372,7 +372,7 @@ class RecommenderRun(Ranks, Run):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to: the model and the data."""
+        """The identity of a checkpoint: the model and the data."""
         own = {"model": to_plain(self.config.model), "data": self.store.fingerprint}
         return {**own, "arrays": fingerprint(self.frozen)} if self.frozen else own
 

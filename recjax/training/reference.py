@@ -102,7 +102,7 @@ class ReferenceRun(Ranks):
         )
 
     def fit(self) -> dict[str, np.ndarray]:
-        """What is counted, by name."""
+        """The counts, by name."""
         return self._module.fit(self._own, self.sequences)
 
     def encode(self, params: Params, batch: dict[str, Array]) -> tuple[Array, None]:
@@ -113,7 +113,7 @@ class ReferenceRun(Ranks):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to: the reference and the data."""
+        """The identity of a checkpoint: the reference and the data."""
         model = {"name": self.config.model["name"], **to_plain(self._own)}
         return {"model": model, "data": self.store.fingerprint}
 

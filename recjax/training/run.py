@@ -1,4 +1,4 @@
-"""What all runs share: a workdir, checkpoints, training that resumes, the test at the end."""
+"""The common part of runs: a workdir, checkpoints, training that resumes, the test at the end."""
 
 import contextlib
 import dataclasses

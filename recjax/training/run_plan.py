@@ -1,4 +1,4 @@
-"""What training a recommender would take, of its config and data, before anything is allocated."""
+"""The cost of training a recommender, by its config and data, before anything is allocated."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ from recjax.training.system import load_system
 
 @dataclasses.dataclass(frozen=True)
 class RunPlan:
-    """What a run's training step takes; bytes are those of one device.
+    """The cost of a run's training step; bytes are those of one device.
 
     Attributes:
         parameters: of the model.

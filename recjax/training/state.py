@@ -1,4 +1,4 @@
-"""What a training step changes, born sharded."""
+"""The state that a training step changes, born sharded."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping

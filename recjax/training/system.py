@@ -1,4 +1,4 @@
-"""What a system tells the training layer: its configs, its runs, its data.
+"""A system as the training layer sees it: its configs, its runs, its data.
 
 A config names its system by a word, and `recjax.systems.SYSTEMS` says where that system stands. It
 is imported when a config asks for it: a workdir opens without its kind being known before.
@@ -35,7 +35,7 @@ def own_settled(config: Any, store: Store) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """What a config's key `system` may name.
+    """A system that a config's key `system` may name.
 
     Attributes:
         config: the class of its configs, which have `system`, `train` and `evaluation`.

@@ -1,4 +1,4 @@
-"""What a system gives to be trained; the state, the steps and the placing are made of it here."""
+"""A system's part in training; the state, the steps and the placing are made from it here."""
 
 import abc
 import contextlib
@@ -116,7 +116,7 @@ class Trainable(abc.ABC):
 
     @property
     def data(self) -> Any:
-        """What the loss reads beside a batch, on the devices."""
+        """Arrays that the loss reads beside a batch, on the devices."""
         return None
 
     @functools.cached_property

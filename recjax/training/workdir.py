@@ -42,7 +42,7 @@ def build_config(section: Any) -> Any:
 
 
 def plain_config(config: Any) -> dict[str, Any]:
-    """What `build_config` makes the same config of, ready for JSON."""
+    """The section from which `build_config` makes the same config, ready for JSON."""
     return {"system": config.system, **to_plain(config)}
 
 

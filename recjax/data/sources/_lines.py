@@ -96,7 +96,7 @@ def csv_reader(lines: Iterable[str], separator: str = ",", **form: Any) -> Any:
 
 
 def other_separator(line: str, separator: str) -> str:
-    """What else may separate the fields of a line that holds none of the separator, or ""."""
+    """Another separator in a line that holds none of the expected one, or ""."""
     if separator in line:
         return ""
     return next((other for other in ("\t", ",", ";", "|", " ") if other in line), "")

@@ -1,4 +1,4 @@
-"""What raw files hold: text, ids, titles, numbers, times. All readers ask here.
+"""Values in raw files: text, ids, titles, numbers, times. All readers ask here.
 
 Missing are None, NaN, blank text, and the words that programs write for them (`MISSING`). Bytes are
 UTF-8. Numbers pass for text: 300, and the 300.0 of a column with gaps, are "300". Truth values and
@@ -201,7 +201,7 @@ def moment_of(name: str, value: Any, unit: str) -> Time:
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """What is known of an item beside its title, as JSON can hold it.
+    """The known facts of an item beside its title, as JSON can hold them.
 
     Missing values are None, entities of HTML their characters; dates and the like become text.
     """

@@ -47,7 +47,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class _Form:
-    """What a file's columns are.
+    """The columns of a file.
 
     Attributes:
         columns: those that the options name and that must be there, by option.

@@ -114,7 +114,7 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
 
 
 def _sequences(path: Path, metadata: Any, source: Any) -> tuple[InteractionLog, Catalog]:
-    """What `build_tfds` wrote, as a log: the same keys, sequences and catalogue."""
+    """A log from the files of `build_tfds`: the same keys, sequences and catalogue."""
     records = (metadata or {}).get("items")
     if not records:
         raise InputError(f"{path}: its metadata lacks 'items'; expected a data set of build_tfds")

@@ -28,7 +28,7 @@ RATES = 5  # stars
 
 
 class Asked(NamedTuple):
-    """What an explanation is asked of.
+    """The inputs of an explanation.
 
     Attributes:
         users: [B], from 0.
@@ -44,7 +44,7 @@ class Asked(NamedTuple):
 
 
 class Said(NamedTuple):
-    """What a model says to whole texts.
+    """A model's outputs for whole texts.
 
     Attributes:
         states: [B T D], each for the head: it predicts the token after its place.
@@ -67,7 +67,7 @@ class Sizes:
 
 
 class Explainer(nnx.Module):
-    """What every model gives.
+    """The interface of every model.
 
     Attributes:
         head: [V D].

@@ -129,7 +129,7 @@ class Model(Explainer):
         self.rating = nnx.Linear(dim, 1, kernel_init=init, rngs=rngs)
 
     def _ahead(self, asked: Asked) -> tuple[Array, Array]:
-        """What stands before the text: vectors [B P D], and which are real [B P]."""
+        """The places before the text: vectors [B P D], and which are real [B P]."""
         count = self.config.feature_tokens
         features = asked.features[:, :count]
         both = jnp.stack([self.users(asked.users), self.items(asked.items)], axis=1)

@@ -1,4 +1,4 @@
-"""What references count: occurrences, pairs of a sequence, and the nearest neighbours of each item.
+"""Counts of the references: occurrences, pairs of a sequence, the nearest neighbours of each item.
 
 Letters: N pairs, I items and padding, K neighbours, B histories of L items.
 """
