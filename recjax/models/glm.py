@@ -357,5 +357,7 @@ class GLM(TwoRowModel):
     def begin(self, x: Array, positions: Array) -> tuple[Array, Any]:
         """x [B T E] and both positions' embeddings; NaN where a table ends."""
         for row, table in enumerate((self.position, self.block_position)):
-            x = x + jnp.take(table[...], positions[:, row], axis=0, mode="fill").astype(x.dtype)
+            # The table is gathered: it is smaller than the rows that are looked up.
+            rows = constrain(table[...], None, None)
+            x = x + jnp.take(rows, positions[:, row], axis=0, mode="fill").astype(x.dtype)
         return x, None

@@ -21,6 +21,7 @@ from recjax.nn.lora import Linear, lora_axes
 from recjax.nn.norms import LayerNorm
 from recjax.nn.places import rows_at
 from recjax.ranges import FieldError, Range, Share
+from recjax.sharded import constrain
 from recjax.typing import Array
 
 
@@ -133,6 +134,8 @@ class GPT2(llama.Llama):
 
     def begin(self, x: Array, positions: Array) -> tuple[Array, tuple[Array, Array]]:
         """x [B T E] and the positions' embeddings; NaN where the table ends."""
-        added = jnp.take(self.position[...], positions, axis=0, mode="fill")
+        # The table is gathered: it is smaller than the rows that are looked up.
+        table = constrain(self.position[...], None, None)
+        added = jnp.take(table, positions, axis=0, mode="fill")
         nothing = jnp.zeros((*positions.shape, 0))
         return x + added.astype(x.dtype), (nothing, nothing)
