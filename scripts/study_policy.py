@@ -38,7 +38,6 @@ from recjax.models.llama import Config, Llama
 from recjax.text.tokenizers import train_bpe
 
 CONFIG = Path(__file__).parent.parent / "configs" / "guided" / "ml100k_policy.py"
-SIZES = {"dim": 96, "mlp_dim": 256, "layers": 3, "heads": 4, "kv_heads": 4, "head_dim": 24}
 
 
 def taught(examples, aspects, rng, user, cut):
@@ -120,6 +119,8 @@ def parse():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=8000)
     parser.add_argument("--start-epochs", type=float, default=20.0, help="of the start, at most")
+    parser.add_argument("--dim", type=int, default=96, help="of the language model")
+    parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--tasks", nargs="*", default=["liked", "next"])
     parser.add_argument("--before", type=int, default=13, help="items that the scores do not know")
     parser.add_argument(
@@ -153,7 +154,10 @@ def make_start(args, run, folder, start):
     pairs = args.out / "pairs.jsonl"
     texts = write_pairs(examples, run.aspects, pairs, args.pairs)
     tokenizer = train_bpe(texts[:500], 400)
-    sizes = Config(vocab_size=tokenizer.size, max_length=512, **SIZES)
+    sizes = Config(
+        vocab_size=tokenizer.size, max_length=512, dim=args.dim, mlp_dim=8 * args.dim // 3,
+        layers=args.layers, heads=4, kv_heads=4, head_dim=args.dim // 4,
+    )  # fmt: skip
     model = language_model(sizes, params_of(Llama(sizes, rngs=nnx.Rngs(0))))
     write_language_model(folder, model, overwrite=True)
     tokenizer.save(folder)
