@@ -1,5 +1,5 @@
 #!/bin/bash
-# All rows of guided refinement and its policy, most important first: minutes on a large GPU.
+# All rows of guided refinement and its policy, most important first; made for a GPU.
 #
 #   RECJAX_DATA=FOLDER scripts/study_guided.sh OUT [AT_A_TIME]
 #
