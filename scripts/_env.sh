@@ -44,8 +44,9 @@ _make_env() {
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         echo "installing recjax (a few minutes the first time)" >&2
         .venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip >&2
+        # Python compiles each module when it is first imported; pip would compile all of them.
         .venv/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 \
-            --constraint "$constraints" --editable ".${extras:+[$extras]}"
+            --no-compile --constraint "$constraints" --editable ".${extras:+[$extras]}"
         echo "$wanted" > "$stamp"
     fi
 }

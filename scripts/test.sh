@@ -8,15 +8,21 @@ cd "$(dirname "$0")/.."
 
 ruff check .
 ruff format --check .
-mypy
+found=$(mktemp)
+trap 'rm -f "$found"' EXIT
+mypy >"$found" 2>&1 & # one process for most of a minute; its errors are told at the end
+types=$!
 workers=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) # nproc: those this process may use
 run=(python -m pytest -n "$((workers < 4 ? workers : 4))" --dist worksteal)
-if [ $# -gt 0 ]; then
-    exec "${run[@]}" "$@"
-fi
-# Whole trainings take a third of the time when XLA compiles them as users' are compiled; all other
-# tests spend their time on the compilation (tests/conftest.py).
 status=0
-XLA_FLAGS=--xla_force_host_platform_device_count=8 "${run[@]}" tests/e2e || status=$?
-"${run[@]}" tests --ignore=tests/e2e || status=$?
+if [ $# -gt 0 ]; then
+    "${run[@]}" "$@" || status=$?
+else
+    # Whole trainings take a third of the time when XLA compiles them as users' are compiled; all
+    # other tests spend their time on the compilation (tests/conftest.py).
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 "${run[@]}" tests/e2e || status=$?
+    "${run[@]}" tests --ignore=tests/e2e || status=$?
+fi
+wait "$types" || status=$?
+cat "$found"
 exit "$status"

@@ -83,9 +83,10 @@ def test_attributes_come_from_the_catalogue(sample_store):
 
 def test_s3rec_starts_from_its_pretraining(sample_store, tmp_path):
     key = next(k for k, v in sample_store.catalog[1].items() if isinstance(v, list))
-    model = {"name": "s3rec", "dim": 8, "mlp_dim": 8, "max_length": 12, "attributes": key}
+    model = {"name": "s3rec", "dim": 8, "mlp_dim": 8, "layers": 1, "max_length": 12}
+    model["attributes"] = key
     first = tmp_path / "first"
-    given = config(sample_store, model={**model, "stage": "pretrain"}, train={"epochs": 6.0})
+    given = config(sample_store, model={**model, "stage": "pretrain"}, train={"epochs": 6.0, "evaluate_every": 3.0})
     train(given, first)
     lines = [json.loads(line) for line in (first / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
