@@ -69,7 +69,7 @@ def test_recommenders(sample_store, program, mesh, model, packed):
         placed = split_batch(batch, evaluator.sharding)
         sizes = {len(a.addressable_shards[0].data) for a in (placed["targets"], placed["ids"])}
         options = {"lists": ("full", "full_with_seen"), "sampled": True}
-        return program(evaluator._rank, params, placed, **options), max(sizes)
+        return program(evaluator._ranks[0], params, placed, **options), max(sizes)
 
     (share, mine), (whole, all_of_them) = cost(ours, params), cost(alone, host)
     shards = parallel.data_size(run.mesh)

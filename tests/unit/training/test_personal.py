@@ -86,7 +86,11 @@ def test_s3rec_starts_from_its_pretraining(sample_store, tmp_path):
     model = {"name": "s3rec", "dim": 8, "mlp_dim": 8, "layers": 1, "max_length": 12}
     model["attributes"] = key
     first = tmp_path / "first"
-    given = config(sample_store, model={**model, "stage": "pretrain"}, train={"epochs": 6.0, "evaluate_every": 3.0})
+    given = config(
+        sample_store,
+        model={**model, "stage": "pretrain"},
+        train={"epochs": 6.0, "evaluate_every": 3.0},
+    )
     train(given, first)
     lines = [json.loads(line) for line in (first / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
