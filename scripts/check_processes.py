@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Whether several processes train as one does, on this machine's CPU.
 
-    python scripts/check_processes.py --folder NEW [--only sasrec,adapter,glm] [--out FILE]
+    python scripts/check_processes.py --folder NEW [--only sasrec,adapter,glm] [--ways 2,4,4-1-2]
 
 Three small runs: SASRec; an adapter of it into a random LLaMA; LoRA on a random GLM, merged and
 written at the end. Each trains on a mesh of 2 x 2 x 1: as one process with four devices, as two
@@ -35,6 +35,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, required=True, help="new folder for the runs")
     parser.add_argument("--only", default="sasrec,adapter,glm", help="cases, with commas")
+    parser.add_argument("--ways", default="2,4,4-1-2", help="numbers of processes, with commas")
     parser.add_argument("--out", type=Path, help="appends a JSON line a row, as it comes")
     return parser.parse_args()
 
@@ -191,6 +192,7 @@ def main() -> int:
     store = prepare(build(DataConfig, {**DATA, "store": str(args.folder / "store")}, "data"))
     write_models(args.folder, store)
     wanted, worst = args.only.split(","), 0.0
+    ways = [tuple(map(int, way.split("-"))) for way in args.ways.split(",")]
     for name, section in sections(args.folder).items():
         if name not in wanted and not (name == "sasrec" and "adapter" in wanted):
             continue
@@ -202,7 +204,7 @@ def main() -> int:
         began, one = time.monotonic(), args.folder / f"{name}-1"
         end(start(config, one, 1), one)
         expected = read(one)
-        for way in ((2,), (4,), (4, 1, 2)) if name in wanted else ():
+        for way in ways if name in wanted else ():
             workdir = args.folder / f"{name}-{'-'.join(map(str, (0, *way)))}"
             stops = chain(config, workdir, way)
             row = {"case": name, "processes": way, "stopped_at": stops, "losses": len(expected[0])}
