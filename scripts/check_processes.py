@@ -7,8 +7,9 @@ Three small runs: SASRec; an adapter of it into a random LLaMA; LoRA on a random
 written at the end. Each trains on a mesh of 2 x 2 x 1: as one process with four devices, as two
 with two each, and as four. Then it begins as four, goes on as one, and ends as two, each stopped by
 SIGTERM of one process after its next checkpoint. Every way's losses, test metrics and final
-parameters stand beside those of the one process: the largest relative difference of each (of
-parameters, relative to the largest number of the array). Exit status 1 where one is above 2e-3.
+parameters stand beside those of the one process: the largest relative difference of the losses, the
+largest absolute ones of the others (the gradient of SASRec's biases of keys is zero, and Adam makes
+steps of its rounding errors). Exit status 1 where one of losses or parameters is above 1e-3.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 from _bench import ROOT  # recjax needs no installation
 
-MOST = 2e-3
+MOST = 1e-3
 DEVICES = 4
 DATA = {"source": "simulated", "options": {"users": 120, "mean_length": 10.0, "max_length": 30}}
 TRAIN = {"batch_size": 16, "mesh": (2, 2, 1)}
@@ -173,10 +174,7 @@ def differences(found: tuple, expected: tuple) -> dict[str, float]:
     return {
         "losses": float(np.max(np.abs(losses / other - 1))),
         "metrics": max(abs(found[1][k] - v) for k, v in expected[1].items()),
-        "parameters": max(
-            float(np.abs(found[2][k] - v).max() / np.abs(v).max().clip(1e-9))
-            for k, v in expected[2].items()
-        ),
+        "parameters": max(float(np.abs(found[2][k] - v).max()) for k, v in expected[2].items()),
     }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ def test_differences(check):
     one = ([4.0, 2.0], {"hr": 0.5}, {"a": np.array([1.0, -4.0]), "b": np.zeros(2)})
     other = ([4.0, 2.002], {"hr": 0.4}, {"a": np.array([1.02, -4.0]), "b": np.zeros(2)})
     found = check.differences(other, one)
-    assert found == pytest.approx({"losses": 1e-3, "metrics": 0.1, "parameters": 5e-3})
+    assert found == pytest.approx({"losses": 1e-3, "metrics": 0.1, "parameters": 0.02})
     with pytest.raises(SystemExit, match="1 losses, expected 2"):
         check.differences(([4.0], *other[1:]), one)
 
