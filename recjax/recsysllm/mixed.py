@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from recjax.data.prepare import resolve
+from recjax.errors import InputError
 from recjax.ranges import Checked
 from recjax.recsysllm.answers import AnswersConfig
 from recjax.recsysllm.blanks import sentence_ends
@@ -134,7 +135,10 @@ class Mixed(Source[Passage]):
         """See `Source`."""
         if not self.options.naming.token:
             return tokenizer
-        return tokenizer.with_controls(token_names(len(self.dataset.names.distinct)))
+        try:
+            return tokenizer.with_controls(token_names(len(self.dataset.names.distinct)))
+        except InputError as error:
+            raise InputError(f"config.text.naming.token: {error}") from None
 
     def encoder(self, tokenizer: Tokenizer) -> PieceEncoder:
         """The map from passages to tokens."""

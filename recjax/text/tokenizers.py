@@ -200,7 +200,9 @@ class Tokenizer:
         import tokenizers
 
         if not isinstance(self._engine, FastEngine):
-            raise InputError("tokens can be added to a tokenizer.json alone")
+            raise InputError(
+                f"{self.folder or 'it'}: takes no more tokens; expected a tokenizer.json"
+            )
         engine = tokenizers.Tokenizer.from_str(self._engine.tokenizer.to_str())
         engine.add_special_tokens(
             [tokenizers.AddedToken(name, normalized=False, special=True) for name in names]

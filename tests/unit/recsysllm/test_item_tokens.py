@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from recjax.recsysllm.item_tokens import embeddings, known_tokens, token_names
 from recjax.recsysllm.passages import Piece, PieceEncoder
 from recjax.recsysllm.run import BlankRun
 from recjax.recsysllm.settings import BlankRunConfig
+from recjax.text.tokenizers import Tokenizer
 from recjax.training.workdir import open_run, start_run
 from tests.unit.recsysllm.conftest import TITLES
 
@@ -90,6 +92,12 @@ def test_a_title_begins_with_its_own_token(glm_tokenizer, spelled):
     assert tokenizer.encode(" Heat", start=False) == plain
     said = [t for part in encoder([(Piece("Seen"), Piece("Heat", True))])[0] for t in part]
     assert encoder.text(said) == "Seen Heat"
+
+
+def test_a_tokenizer_that_takes_no_tokens_is_an_error(section, store):
+    other = Tokenizer(SimpleNamespace(size=5), {})  # of another library
+    with pytest.raises(InputError, match=r"config.text.naming.token: .*takes no more tokens"):
+        opened(section(), store).source.completed(other)
 
 
 def test_another_catalogues_tokenizer_is_an_error(glm_tokenizer):
