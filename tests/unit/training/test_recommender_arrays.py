@@ -207,6 +207,11 @@ def test_a_run_of_prefixes_keeps_and_measures_its_average(sample_store, tmp_path
     params, state = run.restore(run.best_step()), run._state(run.checkpoints, run.best_step())
     assert (np.asarray(params["items/embedding"]) != state.params["items/embedding"]).any()
     assert params["again"] != 0
+    # Recommendations have it, too, where the history's items take part.
+    history = sample_store.items[: sample_store.offsets[1]]
+    scores = run.model.merge(params).scores(np.asarray(history[None, -6:]))
+    best = run.recommend(sample_store.user_keys[:1], k=1, filter_seen=False, params=params)
+    assert best.ids[0, 0] == 1 + scores[0, 1:].argmax()
     refused = dataclasses.replace(config, objective=ObjectiveConfig())
     with pytest.raises(InputError, match=r"config.model.repeats: only a softmax learns how"):
         start_run(refused, tmp_path / "refused")
