@@ -7,7 +7,7 @@ from flax import nnx
 from recjax.typing import Array
 
 
-def dropout(x: Array, rate: float, *, deterministic: bool, rngs: nnx.Rngs | None) -> Array:
+def dropout(x: Array, rate: float | Array, *, deterministic: bool, rngs: nnx.Rngs | None) -> Array:
     """Inverted dropout (Srivastava et al. 2014).
 
     Random bits are what a small model's step spends most of its time on, so the mask compares
@@ -16,12 +16,13 @@ def dropout(x: Array, rate: float, *, deterministic: bool, rngs: nnx.Rngs | None
 
     Args:
         x: any shape.
-        rate: probability of zeroing, in [0, 1).
+        rate: probability of zeroing, in [0, 1); a traced one, too, of settings side by side.
         deterministic: return `x`.
         rngs: its `dropout` stream is used.
     """
-    kept = 256 - round(rate * 256)
-    if deterministic or kept == 256:
+    static = not isinstance(rate, jax.Array)
+    kept = 256 - (round(rate * 256) if static else jnp.round(rate * 256))
+    if deterministic or (static and kept == 256):
         return x
     if rngs is None:
         raise ValueError("dropout in training needs rngs=nnx.Rngs(dropout=key)")
