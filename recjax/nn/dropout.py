@@ -20,9 +20,13 @@ def dropout(x: Array, rate: float | Array, *, deterministic: bool, rngs: nnx.Rng
         deterministic: return `x`.
         rngs: its `dropout` stream is used.
     """
-    static = not isinstance(rate, jax.Array)
-    kept = 256 - (round(rate * 256) if static else jnp.round(rate * 256))
-    if deterministic or (static and kept == 256):
+    kept: float | Array
+    if isinstance(rate, jax.Array):
+        kept = 256 - jnp.round(rate * 256)
+    else:
+        kept = 256 - round(rate * 256)
+        deterministic = deterministic or kept == 256
+    if deterministic:
         return x
     if rngs is None:
         raise ValueError("dropout in training needs rngs=nnx.Rngs(dropout=key)")
