@@ -17,8 +17,8 @@ them is an error.
     python scripts/table.py guided FILE.jsonl ...
 
 prints the rows of `scripts/study_guided.py`: means over seeds with their range; how far they are
-above the base of the same seeds in per cent of it, with paired 95 % intervals; and that by
-popularity of the target.
+above the base of the same seeds in per cent of it, with paired 95 % intervals (where the base has 0,
+the row's own value); and that by popularity of the target.
 """
 
 import argparse
@@ -152,10 +152,10 @@ def _row(cells: list[str]) -> str:
 
 
 def _above(found: list[float], name: str) -> str:
-    """`+1.5 (+0.4 to +2.5)`: per cent of the base's mean, of [a, b, low, high]."""
+    """`+1.5 (+0.4 to +2.5)`: per cent of the base's mean, of [a, b, low, high]; a where b is 0."""
     a, b, low, high = found
     if name == "base" or not b:
-        return ""
+        return "" if name == "base" else f"{a:.4f}"
     ends = "" if low is None else f" ({100 * low / b:+.1f} to {100 * high / b:+.1f})"
     return f"{100 * (a - b) / b:+.1f}{ends}"
 
