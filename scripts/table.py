@@ -17,8 +17,8 @@ them is an error.
     python scripts/table.py guided FILE.jsonl ...
 
 prints the rows of `scripts/study_guided.py`: means over seeds with their range; how far they are
-above the base of the same seeds in per cent of it, with paired 95 % intervals (where the base has 0,
-the row's own value); and that by popularity of the target.
+above the base of the same seeds in per cent of it, with paired 95 % intervals (the row's own value
+where the base has 0); and that by popularity of the target.
 """
 
 import argparse
