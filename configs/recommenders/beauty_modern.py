@@ -4,8 +4,8 @@
 
 `:bsarec` and `:fmlp` are BSARec and FMLP-Rec with the settings of their authors' code: each prefix
 is a sample, full cross-entropy. `:ligr` is a Transformer with gated residuals and SwiGLU (as
-eSASRec), `:hstu` pointwise attention; both rank by cosine, with a temperature. None was tuned here.
-configs/RESULTS.md has the figures.
+eSASRec), `:hstu` pointwise attention; both rank by cosine, with a temperature. None was tuned, or
+trained to its end, here; `beauty_best.py` has a figure (configs/RESULTS.md).
 """
 
 from ml_collections import ConfigDict
