@@ -171,7 +171,7 @@ def _on_one_device(h, table, targets, weights, seen, how, grads):
         left_out = jnp.maximum(jnp.sum(counts) - how.budget, 0)
         places = jnp.nonzero(counts, size=how.budget, fill_value=positions)[0]
         h, targets, weights = (
-            a.at[places].get(mode="fill", fill_value=0) for a in (h, targets, weights)
+            jnp.asarray(a).at[places].get(mode="fill", fill_value=0) for a in (h, targets, weights)
         )
         if seen is not None:
             seen = seen[0].at[places].get(mode="fill", fill_value=0), seen[1]
