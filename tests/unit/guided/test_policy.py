@@ -37,9 +37,9 @@ def policy(tmp_path_factory, sample_store, own, own_file, scorer_folder):
                 "options": {"users": 120, "mean_length": 10.0, "max_length": 30},
             },
             "users": {"history": 5, "targets": 2, "told": "profile", "instructions": False},
-            "reward": {"task": "next", "samples": 4},
+            "reward": {"task": "next", "samples": 8},
             "lora": {"rank": 2, "targets": ("all-linear",)},
-            "optim": {"learning_rate": 3e-2},
+            "optim": {"learning_rate": 1e-2},
             "train": {"batch_size": 8, "epochs": 1.0, "metric": "validation/full/mrr"},
         }
         return {
@@ -73,8 +73,9 @@ def test_the_reward_rises_and_adapters_alone_are_trained(plain):
     assert all("lora" in path for path in run.trained) and set(state.params) == run.trained
     assert any((np.asarray(state.params[p]) != a).any() for p, a in start.items())
     assert 0 < losses[-1] <= 1
-    # Items chosen often are what follows: a user's score of that aspect rises.
-    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.01, losses
+    # Items chosen often are what follows: a user's score of that aspect rises. Of four seeds the
+    # mean reward rose by 0.034 to 0.101.
+    assert np.mean(losses[-8:]) < np.mean(losses[:8]) - 0.015, losses
 
 
 @pytest.mark.parametrize("name", ["credit", "kl", "scale"])

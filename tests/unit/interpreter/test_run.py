@@ -294,6 +294,7 @@ def test_paths_are_kept_absolute_and_may_move(make, run, finished, tmp_path, mon
 # What does not fit is told before anything is written.
 
 
+@pytest.mark.devices
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -312,6 +313,7 @@ def test_settings_that_do_not_fit(make, tmp_path, changes, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.devices
 def test_parts_rules_and_types_of_training(make, tmp_path):
     """`train.accumulate`, `train.rules` (of both models) and `train.dtype` hold here, too."""
 
