@@ -4,10 +4,10 @@
 
 BSARec's encoder with causal filters, full cross-entropy, a learned number for items of the history
 (`repeats`) and averaged parameters; `:ml100k` and `:steam` are the same recipe, not tuned.
-Test NDCG@10, one seed, 9 minutes on one core: `full_with_seen` 0.0564
-(`beauty_sasrec.py:ce` 0.0415), `full` 0.0568 (`beauty_sasrec.py:ce` 0.0569). Two lengths of
-training were compared, nothing else was tuned; `scripts/study_recipes.py` searches settings on a
-GPU. On ML-100K 30 epochs are too few steps. configs/RESULTS.md has the rest.
+Test NDCG@10, two seeds, 9 minutes each on one core: `full_with_seen` 0.0564 and 0.0571
+(`beauty_sasrec.py:ce` 0.0415), `full` 0.0568 and 0.0579 (`beauty_sasrec.py:ce` 0.0569). Two
+lengths of training were compared, nothing else was tuned; `scripts/study_recipes.py` searches
+settings on a GPU. On ML-100K 30 epochs are too few steps. configs/RESULTS.md has the rest.
 """
 
 from ml_collections import ConfigDict
