@@ -152,7 +152,7 @@ def make_model(name: str, args: argparse.Namespace, titles: list[str], folder: P
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """The measures of one task."""
+    """The models and data of one task's measurement."""
 
     bridge: Any  # adapter, language model and questions
     examples: Any  # `States`

@@ -21,7 +21,7 @@ DATA = {
         "store": "prepared/beauty",
         "options": {"items": "items.jsonl"},
     },
-    "ml100k": {"source": "movielens", "path": "ml-100k", "store": "prepared/ml100k"},
+    "ml100k": {"source": "movielens", "path": "ml-100k", "store": "prepared/ml-100k"},
     "steam": {
         "source": "steam",
         "path": "steam-reviews",

@@ -6,21 +6,16 @@ Without an argument the item numbers are random and tell nothing. `:leak` has P5
 the order in which items first appear, the test among them; `:order` has that order of the training
 part alone. The sequential family alone is trained: these data have no ratings and no reviews.
 A published T5 takes the place of `config.model` with `:t5 --config.llm=FOLDER`.
-configs/RESULTS.md has what was measured.
+Nothing is measured yet; configs/RESULTS.md has the commands.
 """
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
-
-IDS = {None: "random", "leak": "p5_order", "order": "train_order", "t5": "random"}
+from recjax.recsysllm.recipes import p5
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    if arg not in IDS:
-        raise InputError(f"p5_beauty.py: no argument '{arg}'; expected none, leak, order or t5")
     config = ConfigDict()
-    config.system = "p5"
     config.data = {
         "source": "sequences_txt",
         "path": "amazon-2014-beauty/Beauty.txt",
@@ -28,25 +23,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "options": {"items": "items.jsonl"},
     }
     config.text = {
-        "ids": IDS[arg],
         "behaviour": {"domain": "product"},
         "tasks": {"sequential": 1.0, "only": ("2-1", "2-2", "2-3")},
-        "answers": {"max_examples": 100_000, "batch_size": 64},
     }
-    if arg == "t5":
-        config.llm = "MODEL"
-    else:
-        config.model = {
-            "name": "t5", "dim": 256, "mlp_dim": 1024, "layers": 3, "encoder_layers": 3, "heads": 4,
-            "kv_heads": 4, "head_dim": 64, "max_length": 256,
-        }  # fmt: skip
+    p5(config, arg, "p5_beauty.py", dim=256, layers=3, max_length=256)
     config.whole_words = 64
-    config.tokenizer = {"vocab_size": 500}
-    config.answer = 8
-    config.optim = {
-        "learning_rate": 1e-3, "warmup_steps": 500, "clip_norm": 1.0, "weight_decay": 0.01,
-        "decay_epochs": 10.0,
-    }  # fmt: skip
-    config.train = {"batch_size": 256, "epochs": 10.0, "patience": 3}
-    config.evaluation = {"max_examples": 2000}
     return config

@@ -95,7 +95,7 @@ class Scored(abc.ABC, Generic[M]):
     @property
     @abc.abstractmethod
     def examples(self) -> Sequence[M]:
-        """The names of the measures."""
+        """The examples that are measured."""
 
     @abc.abstractmethod
     def encoded(self, examples: Sequence[M]) -> Encoded:
@@ -279,11 +279,11 @@ def measures(loss: np.ndarray, right: np.ndarray, tokens: np.ndarray) -> dict[st
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PairEvaluator(Scored[Row]):
-    """How well a language model answers prompts, as `NAME/answers/loss`; see `LikelihoodEvaluator`.
+class Pairs:
+    """Pairs of prompt and answer that are measured, as `NAME/answers/loss` and its kin.
 
     Attributes:
-        config, length, predict, sharding: see `Scored`.
+        config: how many pairs, and how.
         name: prefix of the metric names ("validation", "test").
         rows: the pairs of one part.
     """
@@ -291,9 +291,6 @@ class PairEvaluator(Scored[Row]):
     config: LikelihoodConfig
     name: str
     rows: Sequence[Row]
-    length: int
-    predict: PredictFn
-    sharding: NamedSharding | None = None
 
     @functools.cached_property
     def examples(self) -> Sequence[Row]:
@@ -305,10 +302,6 @@ class PairEvaluator(Scored[Row]):
         chosen = np.sort(rng.choice(len(self.rows), most, replace=False))
         return [self.rows[k] for k in chosen]
 
-    def encoded(self, examples: Sequence[Row]) -> Encoded:
-        """The examples as tokens."""
-        return joined(examples)
-
     @property
     def metric_names(self) -> list[str]:
         """The names that `run` gives."""
@@ -317,6 +310,28 @@ class PairEvaluator(Scored[Row]):
     def check(self) -> None:
         """Nothing is left to find out: every pair has an answer, and fits."""
 
+    def named(self, *scores: np.ndarray) -> dict[str, float]:
+        """Metrics by name; the arguments of `measures`."""
+        return {f"{self.name}/answers/{key}": value for key, value in measures(*scores).items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PairEvaluator(Pairs, Scored[Row]):
+    """How well a language model answers prompts; see `LikelihoodEvaluator`.
+
+    Attributes:
+        config, name, rows: see `Pairs`.
+        length, predict, sharding: see `Scored`.
+    """
+
+    length: int
+    predict: PredictFn
+    sharding: NamedSharding | None = None
+
+    def encoded(self, examples: Sequence[Row]) -> Encoded:
+        """The examples as tokens."""
+        return joined(examples)
+
     def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
         """Metrics by name.
 
@@ -324,5 +339,4 @@ class PairEvaluator(Scored[Row]):
             params: of the model.
             progress: called with the number of pairs done.
         """
-        measured = measures(*self.scores(params, progress))
-        return {f"{self.name}/answers/{key}": value for key, value in measured.items()}
+        return self.named(*self.scores(params, progress))

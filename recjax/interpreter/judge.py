@@ -78,7 +78,7 @@ class Share(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """The verdicts.
+    """The choices of a judge over all ballots.
 
     Attributes:
         sources: their names.

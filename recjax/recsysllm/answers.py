@@ -194,24 +194,41 @@ def option_scores(
     return np.split(scores, np.cumsum([len(those) for those in options])[:-1])
 
 
-def recommended(
-    run: Any,
-    lists: "TitleLists",
-    asked: Iterable[Any] | None,
-    k: int,
-    *,
-    filter_seen: bool,
-    among: Iterable[Any] | None,
-    step: int | None,
-    params: Any,
-) -> Recommendations:
-    """The k best items by beams, of a run; arguments as of `RecommenderRun.recommend`."""
-    request = read_request(run.store, asked, among)
-    if params is None:
-        params = run.restore(run.best_step() if step is None else step)
-    parts = list(lists.stream(params, request, k, filter_seen=filter_seen))
-    ids, scores = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return Recommendations(ids, scores, run.store.catalog, request.users)
+class ByBeams:
+    """Recommendations of a run that writes items; stands before the run's other bases."""
+
+    @property
+    def lists(self) -> "TitleLists | None":
+        """The maker of recommendations, where there is a prompt for it."""
+        raise NotImplementedError
+
+    def recommend(
+        self,
+        asked: Iterable[Any] | None = None,
+        k: int = 10,
+        *,
+        filter_seen: bool = True,
+        among: Iterable[Any] | None = None,
+        step: int | None = None,
+        params: Any = None,
+    ) -> Recommendations:
+        """The k best items by beams; arguments as of `RecommenderRun.recommend`.
+
+        Scores are log-probabilities of titles or numbers. Items of one title have one score, and a
+        list may be shorter than k where the beams found items that are left out.
+
+        Raises:
+            InputError: as there; a run that learns no sequential task.
+        """
+        run: Any = self
+        if self.lists is None:
+            return super().recommend()  # type: ignore[misc]  # raises
+        request = read_request(run.store, asked, among)
+        if params is None:
+            params = run.restore(run.best_step() if step is None else step)
+        parts = list(self.lists.stream(params, request, k, filter_seen=filter_seen))
+        ids, scores = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return Recommendations(ids, scores, run.store.catalog, request.users)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

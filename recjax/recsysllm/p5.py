@@ -18,7 +18,7 @@ The best checkpoint ends as WORKDIR/hf, which `recjax.load_llm(WORKDIR)` reads.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,12 +39,11 @@ from recjax.data.prepare import DataConfig, read_options
 from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig
-from recjax.evaluation.lists import Recommendations
 from recjax.llm import LanguageModel
 from recjax.models.language import Family, LanguageConfig, family_for
 from recjax.ranges import Checked, Count, Epochs, FieldError, Range, Seed, Size
 from recjax.recsysllm.answering import recommending
-from recjax.recsysllm.answers import TitleLists, recommended
+from recjax.recsysllm.answers import ByBeams, TitleLists
 from recjax.recsysllm.p5_answers import AnswerLoss, P5Answerer, P5Evaluator
 from recjax.recsysllm.p5_data import P5Options, P5Source, PromptBatches, Prompts
 from recjax.replace import signed
@@ -133,7 +132,7 @@ def _settled(config: P5Config, store: Any) -> P5Config:
     return dataclasses.replace(own_settled(config, store), text=text, llm=llm)
 
 
-class P5Run(Run):
+class P5Run(ByBeams, Run):
     """Everything that a run of P5 consists of, built from its config.
 
     Args:
@@ -300,31 +299,6 @@ class P5Run(Run):
         return TitleLists(
             self.source, lambda params: self.answerer(parallel.on_one(params, self.mesh)), id
         )
-
-    def recommend(
-        self,
-        asked: Iterable[Any] | None = None,
-        k: int = 10,
-        *,
-        filter_seen: bool = True,
-        among: Iterable[Any] | None = None,
-        step: int | None = None,
-        params: Params | None = None,
-    ) -> Recommendations:
-        """The k best items by beams; arguments as of `RecommenderRun.recommend`.
-
-        Scores are log-probabilities of numbers. A list may be shorter than k where the beams found
-        items that are left out.
-
-        Raises:
-            InputError: as there; a run without the sequential family.
-        """
-        if self.lists is None:
-            return super().recommend()  # raises
-        return recommended(
-            self, self.lists, asked, k, filter_seen=filter_seen, among=among, step=step,
-            params=params,
-        )  # fmt: skip
 
     def describe(self) -> str:
         """One line: model, parameters, data."""

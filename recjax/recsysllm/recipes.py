@@ -1,4 +1,4 @@
-"""The common part of configs/recsysllm: a new small GLM, and the paper's settings."""
+"""The common part of configs/recsysllm: a new small GLM, the paper's settings, and P5."""
 
 from typing import Any
 
@@ -60,6 +60,49 @@ def paper(config: ConfigDict) -> ConfigDict:
     }  # fmt: skip
     config.train = {"batch_size": 128, "epochs": 8.0, "mesh": (1, -1, 1)}
     config.evaluation = {"max_examples": 500}
+    return config
+
+
+_P5_IDS = {None: "random", "leak": "p5_order", "order": "train_order", "t5": "random"}
+
+
+def p5(
+    config: ConfigDict, arg: str | None, file: str, *, dim: int, layers: int, max_length: int
+) -> ConfigDict:
+    """Makes a config train P5: a new small T5, or a published one with the argument `t5`.
+
+    The arguments `leak` and `order` choose the items' numbers: P5's own, or their order in the
+    training part; otherwise numbers are random.
+
+    Args:
+        config: with data, and `text` without `ids` and `answers`.
+        arg: of the config.
+        file: its name, for errors.
+        dim: E.
+        layers: of the encoder, and of the decoder.
+        max_length: T.
+    """
+    if arg not in _P5_IDS:
+        raise InputError(f"{file}: no argument '{arg}'; expected none, leak, order or t5")
+    config.system = "p5"
+    config.text.ids = _P5_IDS[arg]
+    config.text.answers = {"max_examples": 100_000, "batch_size": 64}
+    if arg == "t5":
+        config.llm = "MODEL"
+    else:
+        config.model = {
+            "name": "t5", "dim": dim, "mlp_dim": 4 * dim, "layers": layers,
+            "encoder_layers": layers, "heads": dim // _HEAD, "kv_heads": dim // _HEAD,
+            "head_dim": _HEAD, "max_length": max_length,
+        }  # fmt: skip
+    config.whole_words, config.answer = 128, 8
+    config.tokenizer = {"vocab_size": 500}
+    config.optim = {
+        "learning_rate": 1e-3, "warmup_steps": 500, "clip_norm": 1.0, "weight_decay": 0.01,
+        "decay_epochs": 10.0,
+    }  # fmt: skip
+    config.train = {"batch_size": 256, "epochs": 10.0, "patience": 3}
+    config.evaluation = {"max_examples": 2000}
     return config
 
 

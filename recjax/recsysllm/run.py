@@ -19,7 +19,7 @@ Letters: T row length in tokens, R packed rows, V vocabulary.
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,12 +29,11 @@ import jax.numpy as jnp
 from recjax.config import to_plain
 from recjax.convert.language_model import Loaded, language_model, write_of_all
 from recjax.errors import InputError
-from recjax.evaluation.lists import Recommendations
 from recjax.models.definition import define
 from recjax.models.language import family_for
 from recjax.nn.masks import make_mask
 from recjax.recsysllm.answering import Answers
-from recjax.recsysllm.answers import TitleLists, recommended
+from recjax.recsysllm.answers import ByBeams, TitleLists
 from recjax.recsysllm.blanks import BlankBatches, sentence_ends
 from recjax.recsysllm.item_tokens import embeddings
 from recjax.recsysllm.measure import BlankEvaluator
@@ -72,7 +71,7 @@ def _settled(config: BlankRunConfig, store: Any) -> BlankRunConfig:
     return dataclasses.replace(config, llm=absolute(config.llm), tokenizer=tokenizer, text=text)
 
 
-class BlankRun(AdaptingRun):
+class BlankRun(ByBeams, AdaptingRun):
     """Everything that such a run consists of, built from its config.
 
     Args:
@@ -240,31 +239,6 @@ class BlankRun(AdaptingRun):
     def lists(self) -> TitleLists | None:
         """The maker of recommendations, where there is a prompt for it; see `recommend`."""
         return None if self.answers is None else self.answers.lists
-
-    def recommend(
-        self,
-        asked: Iterable[Any] | None = None,
-        k: int = 10,
-        *,
-        filter_seen: bool = True,
-        among: Iterable[Any] | None = None,
-        step: int | None = None,
-        params: Params | None = None,
-    ) -> Recommendations:
-        """The k best items by beams over titles; arguments as of `RecommenderRun.recommend`.
-
-        Scores are log-probabilities of titles. Items of one title have one score, and a list may be
-        shorter than k where the beams found items that are left out.
-
-        Raises:
-            InputError: as there; a source without the task.
-        """
-        if self.lists is None:
-            return super().recommend()  # raises
-        return recommended(
-            self, self.lists, asked, k, filter_seen=filter_seen, among=among, step=step,
-            params=params,
-        )  # fmt: skip
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -170,7 +170,7 @@ class AdaptingRun(Run):
 
     @property
     def plan_settings(self) -> dict[str, Any]:
-        """The report of `System.plan` on the model and on its trained part."""
+        """Settings for `System.plan`: of the model and of its trained part."""
         return {
             "config": self.base.config,
             "train": self.adapting.method,

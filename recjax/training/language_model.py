@@ -166,7 +166,7 @@ def complete(section: Any) -> dict[str, Any]:
 
 
 def _model_files(folder: Path) -> Collection[str]:
-    """Whether a folder may be WORKDIR/hf; earlier versions did not sign it."""
+    """The files that WORKDIR/hf may hold; earlier versions did not sign it."""
     return signed(folder) or (
         "config.json", "generation_config.json", "model*.safetensors", "model*.index.json",
         "tokenizer*", "special_tokens_map.json", ITEM_VECTORS,

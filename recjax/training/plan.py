@@ -149,7 +149,7 @@ def recomputing(config: Any, remat: str | None) -> Any:
 
 
 def planned(run: Any, mesh: str = "1,1,1", *, remat: str | None = None) -> dict[str, Any]:
-    """The arguments of `make_plan` for a run's config that trains all of its model.
+    """The arguments of `make_plan` for a run's config.
 
     Args:
         run: a run's config; pairs are read to see how many rows a step has.

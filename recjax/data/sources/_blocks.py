@@ -61,6 +61,7 @@ def add_blocks(
     """
     if len(separator) != 1 or not separator.isascii() or separator in '"\r\n':
         return 0, 0
+    done = lines = 0
     try:
         with open_raw(path) as file:
             first = file.readline(1 << 16)
@@ -73,10 +74,11 @@ def add_blocks(
             if found is None:
                 return 0, 0
             places, header = found
-            done, lines = (len(first), 1) if header else (0, 0)
-            if not header:
-                file.seek(len(codecs.BOM_UTF8) if first.startswith(codecs.BOM_UTF8) else 0)
-                done = file.tell()
+            if header:
+                done, lines = len(first), 1
+            else:
+                done = len(codecs.BOM_UTF8) if first.startswith(codecs.BOM_UTF8) else 0
+                file.seek(done)
             rest = b""
             while block := file.read(_BLOCK):
                 lines_of, end, rest = (rest + block).rpartition(b"\n")
@@ -84,9 +86,9 @@ def add_blocks(
                 if not rows:  # not plain, or a very long line
                     break
                 done, lines = done + len(lines_of) + 1, lines + rows
-            return (done, lines) if lines else (0, 0)
     except (OSError, EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError):
-        return 0, 0
+        pass  # the reader of rows meets it behind the rows that were added, and tells of it
+    return (done, lines) if lines else (0, 0)
 
 
 def _add(block: bytes, separator: str, quoted: bool, log: LogBuilder, places: Places) -> int:
