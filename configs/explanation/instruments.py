@@ -3,8 +3,8 @@
     recjax train --config=configs/explanation/instruments.py:peter --workdir=runs/instruments_peter
 
 The argument is attn2seq, nrt, peter or peter_plus, which is told a word of the text. Texts, split
-and test reviews are those of RecSysLLM's task (configs/recsysllm); configs/RESULTS.md has the
-figures.
+and test reviews are those of RecSysLLM's task (configs/recsysllm). Nothing is measured yet on
+these data.
 """
 
 from ml_collections import ConfigDict
