@@ -5,7 +5,7 @@
 Without an argument the item numbers are random and tell nothing. `:leak` has P5's own numbers, in
 the order in which items first appear, the test among them; `:order` has that order of the training
 part alone. The sequential family alone is trained: these data have no ratings and no reviews.
-A published T5 takes the place of `config.model` with `:t5 --config.llm=FOLDER`.
+A published T5 takes the place of `config.model` with `:published --config.llm=FOLDER`.
 Nothing is measured yet; configs/RESULTS.md has the commands.
 """
 

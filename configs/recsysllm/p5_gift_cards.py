@@ -7,7 +7,7 @@ are learned. `:leak` opens both of P5's leaks: numbers in the order in which ite
 test among them, and the ratings and reviews of four fifths of all interactions. `:order` has that
 order of the training part alone. All five families are trained.
 
-A published T5 takes the place of `config.model` with `:t5 --config.llm=FOLDER`.
+A published T5 takes the place of `config.model` with `:published --config.llm=FOLDER`.
 Nothing is measured yet; configs/RESULTS.md has the commands.
 """
 

@@ -6,7 +6,7 @@ Without an argument the item numbers are random and tell nothing. `:leak` has P5
 the order in which items first appear, the test among them; `:order` has that order of the training
 part alone. Trained are the sequential and the direct family, and ratings; `:leak` also has the
 ratings of four fifths of all interactions, those of test items among them.
-A published T5 takes the place of `config.model` with `:t5 --config.llm=FOLDER`.
+A published T5 takes the place of `config.model` with `:published --config.llm=FOLDER`.
 Nothing is measured yet; configs/RESULTS.md has the commands.
 """
 

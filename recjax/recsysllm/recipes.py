@@ -63,13 +63,13 @@ def paper(config: ConfigDict) -> ConfigDict:
     return config
 
 
-_P5_IDS = {None: "random", "leak": "p5_order", "order": "train_order", "t5": "random"}
+_P5_IDS = {None: "random", "leak": "p5_order", "order": "train_order", "published": "random"}
 
 
 def p5(
     config: ConfigDict, arg: str | None, file: str, *, dim: int, layers: int, max_length: int
 ) -> ConfigDict:
-    """Makes a config train P5: a new small T5, or a published one with the argument `t5`.
+    """Makes a config train P5: a new small T5, or a published one with the argument `published`.
 
     The arguments `leak` and `order` choose the items' numbers: P5's own, or their order in the
     training part; otherwise numbers are random.
@@ -83,11 +83,11 @@ def p5(
         max_length: T.
     """
     if arg not in _P5_IDS:
-        raise InputError(f"{file}: no argument '{arg}'; expected none, leak, order or t5")
+        raise InputError(f"{file}: no argument '{arg}'; expected none, leak, order or published")
     config.system = "p5"
     config.text.ids = _P5_IDS[arg]
     config.text.answers = {"max_examples": 100_000, "batch_size": 64}
-    if arg == "t5":
+    if arg == "published":
         config.llm = "MODEL"
     else:
         config.model = {
