@@ -2,10 +2,10 @@
 
     recjax train --config=configs/recommenders/beauty_modern.py:bsarec --workdir=runs/beauty_bsarec
 
-`:bsarec` and `:fmlp` are BSARec and FMLP-Rec with the settings of their authors' code: each prefix
-is a sample, full cross-entropy. `:ligr` is a Transformer with gated residuals and SwiGLU (as
-eSASRec), `:hstu` pointwise attention; both rank by cosine, with a temperature. None was tuned, or
-trained to its end, here; `beauty_best.py` has a figure (configs/RESULTS.md).
+`:bsarec`, `:fmlp` and `:wearec` are BSARec, FMLP-Rec and WEARec with the settings of their authors'
+code: each prefix is a sample, full cross-entropy. `:ligr` is a Transformer with gated residuals and
+SwiGLU (as eSASRec), `:hstu` pointwise attention; both rank by cosine, with a temperature. None was
+tuned, or trained to its end, here; `beauty_best.py` has a figure (configs/RESULTS.md).
 """
 
 from ml_collections import ConfigDict
@@ -15,6 +15,7 @@ from recjax.errors import InputError
 MODELS = {
     "bsarec": {"name": "filtered", "preset": "bsarec-beauty"},
     "fmlp": {"name": "filtered", "preset": "fmlp"},
+    "wearec": {"name": "wearec", "preset": "beauty"},
     "ligr": {"name": "ligr", "preset": "sparse", "cosine": True},
     "hstu": {"name": "hstu", "preset": "sparse", "cosine": True},
 }

@@ -15,7 +15,7 @@ norm of their position's vector. To train as the authors do, each prefix with it
 """
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -55,27 +55,51 @@ PRESETS = {
 PARAM_AXES = LAYERED_AXES
 
 
-class Layer(nnx.Module):
-    """One layer: [B L D] -> [B L D]."""
+class MixerLayer(nnx.Module):
+    """A mixer of places, then a feed-forward network, each as `norm(x + dropout(g(x)))`.
+
+    A subclass makes its own parts, calls this, and has `mixed`.
+    """
+
+    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+        init, dim = nnx.initializers.normal(config.init_std), config.dim
+        self.config = config
+        self.filter_norm = nnx.LayerNorm(dim, rngs=rngs)
+        self.up = nnx.Linear(dim, config.mlp_dim, kernel_init=init, rngs=rngs)
+        self.down = nnx.Linear(config.mlp_dim, dim, kernel_init=init, rngs=rngs)
+        self.mlp_norm = nnx.LayerNorm(dim, rngs=rngs)
+
+    def mixed(self, x: Array, rows: Rows, **mode: Any) -> Array:
+        """The mixer with its norm, [B L D]."""
+        raise NotImplementedError
+
+    def __call__(self, x: Array, rows: Rows, *, deterministic: bool, rngs=None) -> Array:
+        mode: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs}
+        mixed = self.mixed(x, rows, **mode)
+        added = self.down(jax.nn.gelu(self.up(mixed)))
+        return self.mlp_norm(mixed + dropout(added, self.config.dropout, **mode))
+
+
+class Layer(MixerLayer):
+    """One layer of FMLP-Rec or BSARec: [B L D] -> [B L D]."""
+
+    config: Config
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         init = nnx.initializers.normal(config.init_std)
-        self.config, dim = config, config.dim
+        dim = config.dim
         if config.filter == "learned":
             shape = (config.max_length // 2 + 1, dim, 2)
             self.gains = nnx.Param(init(rngs.params(), shape, jnp.float32))
         else:
             self.beta = nnx.Param(jax.random.normal(rngs.params(), (dim,)))  # as the authors' code
-        self.filter_norm = nnx.LayerNorm(dim, rngs=rngs)
         self.attends = config.filter_share < 1
         if self.attends:
             self.attention = MultiHeadAttention(
                 dim, config.heads, config.dropout, kernel_init=init, rngs=rngs
             )
             self.attention_norm = nnx.LayerNorm(dim, rngs=rngs)
-        self.up = nnx.Linear(dim, config.mlp_dim, kernel_init=init, rngs=rngs)
-        self.down = nnx.Linear(config.mlp_dim, dim, kernel_init=init, rngs=rngs)
-        self.mlp_norm = nnx.LayerNorm(dim, rngs=rngs)
+        super().__init__(config, rngs=rngs)
 
     def _filter(self, x: Array, rows: Rows) -> Array:
         config = self.config
@@ -85,16 +109,15 @@ class Layer(nnx.Module):
         low = filtered_alike(x, kernel, rows.mask, rows.positions)
         return low + self.beta[...] ** 2 * (x - low)
 
-    def __call__(self, x: Array, rows: Rows, *, deterministic: bool, rngs=None) -> Array:
+    def mixed(self, x: Array, rows: Rows, **mode: Any) -> Array:
+        """See `MixerLayer`."""
         config = self.config
-        mode = {"deterministic": deterministic, "rngs": rngs}
         mixed = self.filter_norm(x + dropout(self._filter(x, rows), config.dropout, **mode))
-        if self.attends:
-            attended = self.attention(x, x, rows.mask, **mode)
-            attended = self.attention_norm(x + dropout(attended, config.dropout, **mode))
-            mixed = config.filter_share * mixed + (1 - config.filter_share) * attended
-        added = self.down(jax.nn.gelu(self.up(mixed)))
-        return self.mlp_norm(mixed + dropout(added, config.dropout, **mode))
+        if not self.attends:
+            return mixed
+        attended = self.attention(x, x, rows.mask, **mode)
+        attended = self.attention_norm(x + dropout(attended, config.dropout, **mode))
+        return config.filter_share * mixed + (1 - config.filter_share) * attended
 
 
 class Recommender(LayeredRecommender):

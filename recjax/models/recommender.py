@@ -41,6 +41,7 @@ NAMES = (
     "simplex",
     "ligr",
     "filtered",
+    "wearec",
     "hstu",
 )
 

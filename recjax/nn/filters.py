@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from recjax.nn.masks import shift
 from recjax.typing import Array
 
 
@@ -67,3 +68,56 @@ def filtered(x: Array, kernel: Array, segments: Array) -> Array:
 
     lags = min(length, len(kernel))
     return jax.lax.scan(add, jnp.zeros_like(x), (jnp.arange(lags), kernel[:lags]))[0]
+
+
+def waves(length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The waves of a window: (cosines [W M], sines [W M], weights [M]), M = W // 2 + 1.
+
+    The inverse transform of real gains g [M] is, at lag j, `sum_m weights_m g_m cosines_jm`.
+
+    Args:
+        length: W.
+    """
+    number = np.arange(length // 2 + 1)
+    angles = 2 * np.pi * (np.outer(np.arange(length), number) % length) / length
+    twice = (number > 0) & (2 * number != length)  # these stand for their mirror, too
+    weights = np.where(twice, 2.0, 1.0) / length
+    cosines, sines = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    return cosines, sines, weights.astype(np.float32)
+
+
+def filtered_each(x: Array, gains: Array, length: int, mask: Array, positions: Array) -> Array:
+    """A filter for each place and group of channels: [B L N H] -> [B L N H].
+
+    Attention without a softmax: a real gain's kernel is a sum of cosines of the distance, and the
+    cosine of a difference is an inner product.
+
+    Args:
+        x: [B L N H], N groups of H channels.
+        gains: [B L N M] real, of the frequencies of a window; M = W // 2 + 1.
+        length: W.
+        mask: [B L L] bool, of `recjax.nn.masks.make_mask`; causal.
+        positions: [B L], in the window, 0 to W - 1.
+    """
+    cosines, sines, weights = (jnp.asarray(a) for a in waves(length))
+    there = jnp.concatenate([cosines, sines], axis=-1)[positions]  # [B L 2 M]
+    asked = jnp.tile(gains * weights, 2) * there[:, :, None]
+    kernels = jnp.einsum("BLNF,BMF->BNLM", asked, there)
+    kernels = jnp.where(mask[:, None], kernels, 0.0)
+    return jnp.einsum("BNLM,BMNH->BLNH", kernels, x)
+
+
+def detail_scaled(x: Array, scale: Array, segments: Array) -> Array:
+    """Haar's wavelet of each vector and the one before, its detail scaled: [B L D] -> [B L D].
+
+    The pair's mean and half its difference (the detail) make the newer vector again: `mean - scale
+    * detail`. With scale 1 that is x, with 0 the mean.
+
+    Args:
+        x: [B L D].
+        scale: [B L D] or of a shape that fits it.
+        segments: [B L], 0 = padding; before a sequence's first vector comes 0.
+    """
+    alike = (shift(segments, 1) == segments) & (segments > 0)
+    before = jnp.where(alike[..., None], shift(x, 1), 0.0)
+    return 0.5 * (before + x) - scale * 0.5 * (before - x)

@@ -69,6 +69,7 @@ CASES = [
         "filter": "learned",
         "filter_share": 1.0,
     },
+    {"name": "wearec", "max_length": 9, "dim": 8, "mlp_dim": 12, "layers": 1, "heads": 2},
     {"name": "hstu", "max_length": 9, "dim": 8, "layers": 1, "positions": "none"},
 ]
 ids = [f"{k}-{c['name']}" for k, c in enumerate(CASES)]
