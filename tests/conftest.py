@@ -1,5 +1,6 @@
 """Shared fixtures. Eight CPU devices, so that meshes are tested everywhere; most tests see one."""
 
+import gc
 import importlib.util
 import json
 import os
@@ -19,6 +20,7 @@ if importlib.util.find_spec("torch") is None:
     if sys.version_info < (3, 12):  # jax 0.10; later ones do not know the flag
         _FLAGS += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", _FLAGS)
+gc.set_threshold(100_000, 50, 100)  # tracing makes many objects: 5 % of the time at the default
 ROOT = Path(__file__).resolve().parent.parent
 # Compiled programs are kept between runs, and shared with the other worker and the processes that
 # tests start; not the smallest, which compile as fast as they are read.
