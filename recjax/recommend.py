@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from recjax.data.requests import Request, read_request
+from recjax.data.requests import Request
 from recjax.data.sources._lines import text_lines
 from recjax.errors import InputError, printable, shorten
 from recjax.evaluation.lists import Recommendations
@@ -78,8 +78,7 @@ def recommend(
         asked = read_keys(users)
     elif histories:
         asked = [split_keys(text) for text in histories]
-    request = read_request(
-        run.store,
+    request = run.request(
         asked,
         None if among is None else read_keys(among),
         named={"users": str(users), "histories": "--history", "among": str(among)},

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from recjax.data.sequences import Packing, deal, one_per_row, pack, window_tokens
+from recjax.data.sequences import Packing, Tokens, deal, one_per_row, pack, window_tokens
 from recjax.data.splits import Spans
 from recjax.errors import InputError
 
@@ -38,7 +38,7 @@ class TrainBatches:
     short and no sequence is dropped; where all are fewer than a batch, a step takes each once. A
     batch holds, all [R L] int32: `ids` (inputs), `targets` (the next item, 0 where there is none),
     `positions`, `segments` (0 = padding) and `sequences` (index of the training sequence, for its
-    positives).
+    positives). Where `spans` have times, `times` are the seconds since the window's first item.
 
     With `shifted` False the inputs are the whole run and each item is its own target, for models
     that learn at masked items.
@@ -172,6 +172,7 @@ class TrainBatches:
         rows = grow_rows(self._usual_rows, needed, self.row_multiple)
         names = ["ids", "targets", "positions", "segments", "sequences"]
         names += ["users"] if self.users else []
+        names += ["times"] if self.spans.times is not None else []
         batch = {name: np.zeros(count * rows * self.length, np.int32) for name in names}
         # All steps are laid out at once, one below the other.
         member = np.concatenate(members)
@@ -188,6 +189,9 @@ class TrainBatches:
         if self.users:
             who = self.spans.users[spans[member]] + 1
             batch["users"][tokens.slot] = who[tokens.sequence]
+        if self.spans.times is not None:
+            first = (stops - lengths)[member]
+            batch["times"][tokens.slot] = _since(self.spans.times, first, tokens)
         return {k: v.reshape(count, rows, self.length) for k, v in batch.items()}
 
 
@@ -198,7 +202,7 @@ class EvalBatches:
     A batch holds `ids`, `positions`, `segments` [R L], `last` [B] (index into the flattened rows
     of each example's newest item; [S b] for S > 1 shards), `targets` [B] (where there are any),
     `weights` [B] (0 for the rows that fill up the batch) and `examples` [B] (index of the example;
-    0 for filling).
+    0 for filling); `times` [R L] as in training where `spans` have times.
 
     Attributes:
         items: the store's flat item ids.
@@ -282,6 +286,10 @@ class EvalBatches:
         if self.users:
             flat["users"] = np.zeros(rows * length, np.int32)
             flat["users"][tokens.slot] = (self.spans.users[examples] + 1)[tokens.sequence]
+        if self.spans.times is not None:
+            flat["times"] = np.zeros(rows * length, np.int32)
+            first = self.spans.stops[examples] + closed - lengths
+            flat["times"][tokens.slot] = _since(self.spans.times, first, tokens)
         last = packing.row * length + packing.column + lengths - 1
         if closed:
             flat["ids"][last] = self.closing
@@ -294,6 +302,18 @@ class EvalBatches:
             batch[name][: len(examples)] = values
         batch["weights"] = (np.arange(size) < len(examples)).astype(np.float32)
         return batch
+
+
+def _since(times: np.ndarray, first: np.ndarray, tokens: Tokens) -> np.ndarray:
+    """Seconds from the first item of each token's window to its own: [tokens], 68 years at most.
+
+    Args:
+        times: [N].
+        first: [n] place of each window's first item.
+        tokens: of the windows; what stands behind the last item has its time.
+    """
+    places = np.minimum(tokens.source, len(times) - 1)
+    return np.clip(times[places] - times[first][tokens.sequence], 0, np.iinfo(np.int32).max)
 
 
 def in_order(batch: Batch) -> np.ndarray:

@@ -22,17 +22,21 @@ class Spans:
         users: [n] int32, whose run it is (0-based).
         starts: [n] int64.
         stops: [n] int64.
+        times: [N] int64 seconds of the flat `items`, for a model that reads them; None = it does
+            not, or nobody knows them.
     """
 
     users: np.ndarray
     starts: np.ndarray
     stops: np.ndarray
+    times: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.users)
 
     def __getitem__(self, chosen: np.ndarray | slice) -> "Spans":
-        return Spans(self.users[chosen], self.starts[chosen], self.stops[chosen])
+        users, starts, stops = self.users[chosen], self.starts[chosen], self.stops[chosen]
+        return dataclasses.replace(self, users=users, starts=starts, stops=stops)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +46,11 @@ class Split:
     train: Spans
     validation: Spans
     test: Spans
+
+    def timed(self, times: np.ndarray) -> "Split":
+        """The same runs with the times [N] of the flat items."""
+        parts = (self.train, self.validation, self.test)
+        return Split(*(dataclasses.replace(part, times=times) for part in parts))
 
 
 def _all_users(offsets: np.ndarray) -> Spans:

@@ -19,7 +19,7 @@ import numpy as np
 
 from recjax.config import nearest
 from recjax.data.pipeline import EvalBatches, in_order
-from recjax.data.requests import Request, read_request
+from recjax.data.requests import Request
 from recjax.errors import InputError
 from recjax.evaluation.lists import TopLists
 from recjax.guided.aspects import Aspect
@@ -138,7 +138,7 @@ def explain(
     check_refined(run)
     if k < 1:
         raise InputError(f"k: expected a whole number from 1, got {k!r}")
-    request = read_request(run.store, [asked])
+    request = run.request([asked])
     chosen = [run.store.item_ids.get(str(key), 0) for key in items]
     if 0 in chosen:
         raise InputError(f"items: '{items[chosen.index(0)]}' is not in the data")

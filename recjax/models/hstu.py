@@ -4,8 +4,13 @@ One linear map with SiLU makes gates, values, queries and keys (equation 1); att
 `silu(q k^T + bias)` divided by the window's length, without a softmax (2); the normed result times
 the gates goes through a linear map to the residual (3). There is no feed-forward network.
 
-Deviations: the bias is of distances alone. The paper's other half is of times, which batches do
-not carry. Positions have vectors of their own, too, as in the authors' code for public data sets.
+The bias is a learned number for the distance of two items and, with `times`, one for the time
+between them (`recjax.nn.relative`). Where times are not known (a history that is given as items
+alone, a frozen encoder's), the second is left out.
+
+Deviations: the time is that between the two items; the authors' code puts the next item's time in
+the place of the newer one's, which says when the target is met. Each head has numbers of its own.
+Positions have vectors of their own, too, as in the authors' code for public data sets.
 """
 
 import dataclasses
@@ -16,7 +21,7 @@ from flax import nnx
 
 from recjax.models.layered import LAYERED_AXES, LayeredConfig, LayeredRecommender, Rows
 from recjax.nn.dropout import dropout
-from recjax.nn.relative import RelativeBias
+from recjax.nn.relative import RelativeBias, TimeBias
 from recjax.ranges import Dropout
 from recjax.typing import Array
 
@@ -26,12 +31,13 @@ class Config(LayeredConfig):
     """Sizes and settings of HSTU."""
 
     dropout: Dropout = 0.2  # as the authors' code for public data sets
+    times: bool = False  # a bias for the time between items; the data need timestamps
 
 
 PRESETS = {
     # The authors' configs for MovieLens-1M: D 50, two layers, one head; HSTU-large has 8 and 2.
-    "movielens": Config(dim=50, heads=1, max_length=200, cosine=True),
-    "movielens-large": Config(dim=50, heads=2, layers=8, max_length=200, cosine=True),
+    "movielens": Config(dim=50, heads=1, max_length=200, cosine=True, times=True),
+    "movielens-large": Config(dim=50, heads=2, layers=8, max_length=200, cosine=True, times=True),
     "sparse": Config(dropout=0.5),
 }
 
@@ -51,6 +57,8 @@ class Layer(nnx.Module):
         self.norm = nnx.LayerNorm(config.dim, rngs=rngs)
         self.gate, self.value, self.query, self.key = (linear() for _ in range(4))
         self.bias = RelativeBias(config.max_length, config.heads)
+        if config.times:
+            self.time_bias = TimeBias(config.heads)
         self.mixed_norm = nnx.LayerNorm(config.dim, rngs=rngs)
         self.out = linear(bias=True)
 
@@ -63,6 +71,8 @@ class Layer(nnx.Module):
             jax.nn.silu(part(normed)).reshape(split) for part in (self.query, self.key, self.value)
         )
         logits = jnp.einsum("BLNH,BMNH->BNLM", q, k) + self.bias(rows.positions)
+        if config.times and rows.times is not None:
+            logits += self.time_bias(rows.times)
         weights = jnp.where(rows.mask[:, None], jax.nn.silu(logits) / config.max_length, 0.0)
         mixed = jnp.einsum("BNLM,BMNH->BLNH", weights, v).reshape(x.shape)
         mixed = dropout(
@@ -75,6 +85,11 @@ class Recommender(LayeredRecommender):
     """HSTU under the recommender contract."""
 
     config: Config
+
+    @property
+    def timed(self) -> bool:
+        """See `SequentialRecommender`."""
+        return self.config.times
 
     def layer(self, rngs: nnx.Rngs) -> Layer:
         """See `LayeredRecommender`."""

@@ -73,11 +73,13 @@ class Rows:
         mask: [B L L] bool, who may read whom; causal.
         positions: [B L], in the window.
         segments: [B L], 0 = padding.
+        times: [B L] seconds, or None where they are not known.
     """
 
     mask: Array
     positions: Array
     segments: Array
+    times: Array | None = None
 
 
 def unit(x: Array) -> Array:
@@ -128,6 +130,7 @@ class LayeredRecommender(SequentialRecommender):
         *,
         positions: Array | None = None,
         segments: Array | None = None,
+        times: Array | None = None,
         deterministic: bool = True,
         rngs: nnx.Rngs | None = None,
     ) -> Array:
@@ -135,7 +138,7 @@ class LayeredRecommender(SequentialRecommender):
         config = self.config
         mode: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs}
         positions, segments = self.layout(ids, positions, segments)
-        rows = Rows(make_mask(segments > 0, 1, segments), positions, segments)
+        rows = Rows(make_mask(segments > 0, 1, segments), positions, segments, times)
         x = self.input_vectors(ids)
         x *= dropout(jnp.ones((*ids.shape, 1), x.dtype), config.item_dropout, **mode)
         if config.positions == "window":
@@ -172,11 +175,12 @@ class LayeredRecommender(SequentialRecommender):
         segments: Array | None = None,
         last: Array | None = None,
         users: Array | None = None,
+        times: Array | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Array:
         """See `SequentialRecommender`; with `repeats`, histories count, too."""
         layout: dict[str, Any] = {"positions": positions, "segments": segments, "last": last}
-        scores = super().scores(ids, users=users, rngs=rngs, **layout)
+        scores = super().scores(ids, users=users, times=times, rngs=rngs, **layout)
         if not self.config.repeats:
             return scores
         seen = histories(ids, self.layout(ids, positions, segments)[1])

@@ -85,6 +85,12 @@ class SequentialRecommender(nnx.Module):
     one_target: ClassVar[bool] = True  # `learn` has one target for each place at most
     one_state: ClassVar[bool] = False  # the newest state is all that stands for a history
 
+    @property
+    def timed(self) -> bool:
+        """Whether it reads when the items were met: `encode` and `predict` take `times` [B L], the
+        seconds since any common start; None = nobody knows."""
+        return False
+
     def encode(
         self,
         ids: Array,
@@ -132,6 +138,7 @@ class SequentialRecommender(nnx.Module):
         segments: Array | None = None,
         last: Array | None = None,
         users: Array | None = None,
+        times: Array | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Array:
         """Vectors [B D] to score the next item with.
@@ -142,10 +149,12 @@ class SequentialRecommender(nnx.Module):
             last: where rows are packed, places of the newest items in the flattened ids: [B], or
                 [S b] of S equal parts of the rows (see `recjax.nn.places`).
             users: [B L], of a `personal` model.
+            times: [B L], of a `timed` model.
             rngs: randomness of a generative model.
         """
         del rngs
         own: dict[str, Any] = {"users": users} if self.personal else {}
+        own |= {"times": times} if self.timed else {}
         h = self.encode(ids, positions=positions, segments=segments, **own)
         return h[:, -1] if last is None else at_places(lambda at, flat: flat[at], last, h)
 
@@ -162,10 +171,12 @@ class SequentialRecommender(nnx.Module):
         segments: Array | None = None,
         last: Array | None = None,
         users: Array | None = None,
+        times: Array | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Array:
         """Scores [B I] of all items for the item after each history: see `predict`."""
         layout: dict[str, Any] = {"positions": positions, "segments": segments, "last": last}
+        layout |= {"times": times} if self.timed else {}
         return self.score(self.predict(ids, users=users, rngs=rngs, **layout))
 
     def oracle(self, ids: Array, key: Array) -> Array:
@@ -203,10 +214,12 @@ class SequentialRecommender(nnx.Module):
 
         Args:
             batch: `ids`, `targets`, `positions`, `segments`, `sequences`, all [B L], of
-                `recjax.data.pipeline.TrainBatches`; `users` for a `personal` model.
+                `recjax.data.pipeline.TrainBatches`; `users` for a `personal` model, `times` for a
+                `timed` one.
             rngs: its `dropout` stream, and `noise` for models that draw more.
         """
         own: dict[str, Any] = {"users": batch["users"]} if self.personal else {}
+        own |= {"times": batch.get("times")} if self.timed else {}
         h = self.encode(
             batch["ids"],
             positions=batch["positions"],

@@ -1,4 +1,4 @@
-"""Terms of attention's logits for the distance of two items."""
+"""Terms of attention's logits for the distance of two items, in places and in time."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -24,3 +24,27 @@ class RelativeBias(nnx.Module):
         table = self.table[...]
         distance = positions[:, :, None] - positions[:, None, :]
         return jnp.einsum("BLMN->BNLM", table[jnp.clip(distance, 0, len(table) - 1)])
+
+
+BUCKETS = 72  # the last one begins after 60 years
+
+
+class TimeBias(nnx.Module):
+    """A learned number for each bucket of times between two items, and head (HSTU's public code).
+
+    Buckets grow by the factor e^0.301 = 1.35: of seconds s it is `floor(log(max(1, s)) / 0.301)`.
+    All begin at 0.
+
+    Args:
+        heads: N.
+    """
+
+    def __init__(self, heads: int):
+        self.table = nnx.Param(jnp.zeros((BUCKETS, heads)))
+
+    def __call__(self, times: Array) -> Array:
+        """[B N L L], query by key, of times [B L] in seconds."""
+        seconds = jnp.abs(times[:, :, None] - times[:, None, :])
+        bucket = jnp.log(jnp.maximum(seconds, 1).astype(jnp.float32)) / 0.301
+        bucket = jnp.minimum(bucket.astype(jnp.int32), BUCKETS - 1)
+        return jnp.einsum("BLMN->BNLM", self.table[...][bucket])

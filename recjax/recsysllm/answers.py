@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from recjax.data.requests import Request, read_request
+from recjax.data.requests import Request
 from recjax.errors import InputError
 from recjax.evaluation.likelihood import PredictFn, Scored
 from recjax.evaluation.lists import Recommendations
@@ -223,7 +223,7 @@ class ByBeams:
         run: Any = self
         if self.lists is None:
             return super().recommend()  # type: ignore[misc]  # raises
-        request = read_request(run.store, asked, among)
+        request = run.request(asked, among)
         if params is None:
             params = run.restore(run.best_step() if step is None else step)
         parts = list(self.lists.stream(params, request, k, filter_seen=filter_seen))

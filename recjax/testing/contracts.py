@@ -191,10 +191,11 @@ def assert_every_parameter_is_used(section: dict) -> None:
     ids = _ids(section, [section["max_length"]] * 3)[0]
     places = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
     batch = {"ids": ids, "positions": places, "segments": np.ones_like(ids)}
+    timed = {"times": places**2} if case.model.timed else {}
 
     def total(params, ids, batch):
         module = case.definition.merge(params)
-        scores = (module.scores(ids) ** 2).sum()
+        scores = (module.scores(ids, **timed) ** 2).sum()
         own = module.loss(batch, nnx.Rngs(dropout=1, noise=2))
         return scores if own is None else scores + own[0]
 
@@ -264,6 +265,33 @@ def assert_users_have_their_own_states(section: dict) -> None:
     )
     assert np.abs(one - other).max() > 1e-3 and np.abs(one - nobody).max() > 1e-3
     np.testing.assert_allclose(nobody, encode(ids)[:, -1], atol=1e-5)
+
+
+def assert_times_between_items_count(section: dict) -> None:
+    """A `timed` model reads the times between items up to each, and no others."""
+    model, case, length = build(section), _Case.of(section), section["max_length"]
+    if not model.timed:
+        return
+    lengths = np.array([length, 3, length - 3])
+    ends = np.cumsum(lengths)
+    items = np.random.default_rng(0).integers(1, N_ITEMS, ends[-1]).astype(np.int32)
+    times = np.cumsum(np.random.default_rng(1).integers(1, 10**6, len(items)))
+    spans = Spans(np.arange(3, dtype=np.int32), ends - lengths, ends, times)
+    batch = EvalBatches(items, spans, length, 3, targeted=False)(0)
+    assert batch["segments"].max() > 1, "nothing was packed: the test would show nothing"
+    names = ("positions", "segments", "times")
+    packed = np.asarray(case.encode(batch["ids"], **{name: batch[name] for name in names}))
+    rows = pad_left(items, spans.starts, spans.stops, length)
+    clock = pad_left(times.astype(np.int32), spans.starts, spans.stops, length)
+    plain = np.asarray(case.encode(rows, times=clock))
+    newest = packed.reshape(-1, packed.shape[-1])[batch["last"]]
+    np.testing.assert_allclose(newest[:3], plain[:, -1], atol=2e-5)
+    later = clock.copy()
+    later[0, 4:] += 10**7
+    after = np.asarray(case.encode(rows, times=later))
+    np.testing.assert_array_equal(after[0, :4], plain[0, :4])
+    assert np.abs(after[0, 4:] - plain[0, 4:]).max(axis=-1).min() > 1e-4
+    assert np.abs(np.asarray(case.encode(rows)) - plain).max() > 1e-4, "unknown times are others"
 
 
 def assert_learns_targets_of_its_own_sequence(section: dict) -> None:

@@ -2,10 +2,11 @@
 
 import abc
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from recjax.data.requests import Request, read_request
 from recjax.errors import InputError
 from recjax.training import parallel
 from recjax.training.checkpoint import Checkpoints
@@ -79,6 +80,15 @@ class Kept(abc.ABC):
     @abc.abstractmethod
     def describe(self) -> str:
         """One line: model, parameters, data, devices."""
+
+    def request(
+        self,
+        asked: Iterable[Any] | None = None,
+        among: Iterable[Any] | None = None,
+        named: Mapping[str, str] | None = None,
+    ) -> Request:
+        """Whom to recommend to, of the run's data: see `read_request`."""
+        return read_request(self.store, asked, among, named=named)
 
     def recommend(self, *asked: Any, **options: Any) -> Any:
         """Lists of items, of a recommender's run (`RecommenderRun.recommend`).

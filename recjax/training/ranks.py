@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from recjax.data import splits
-from recjax.data.requests import read_request
+from recjax.data.requests import Request
 from recjax.data.store import Store
 from recjax.evaluation.lists import Recommendations, TopLists
 from recjax.evaluation.protocols import Evaluator
@@ -60,6 +60,7 @@ class Ranks(Kept):
         closing: id of a mask that follows every history; 0 = none.
         vectors: `encode` gives vectors and a table, not scores.
         personal: `encode` reads whose histories they are.
+        timed: it reads when the items were met, where that is known.
     """
 
     store: Store
@@ -68,6 +69,7 @@ class Ranks(Kept):
     closing: int = 0
     vectors: bool = True
     personal: bool = False
+    timed: bool = False
     _kept: tuple[int, Params] | None = None  # a checkpoint that was recommended with
 
     def encode(self, params: Params, batch: dict[str, Array]) -> tuple[Array, Array | None]:
@@ -83,7 +85,8 @@ class Ranks(Kept):
     @functools.cached_property
     def split(self) -> splits.Split:
         """Training runs, validation and test examples."""
-        return make_split(self.store, self.config.split)
+        split, times = make_split(self.store, self.config.split), self.store.timestamps
+        return split.timed(times) if self.timed and times is not None else split
 
     def evaluator(self, name: Literal["validation", "test"]) -> Evaluator:
         """Evaluates on one part of the split."""
@@ -121,6 +124,20 @@ class Ranks(Kept):
             personal=self.personal,
         )
 
+    def request(
+        self,
+        asked: Iterable[Any] | None = None,
+        among: Iterable[Any] | None = None,
+        named: Mapping[str, str] | None = None,
+    ) -> Request:
+        """See `Kept.request`; users' items have their times for a `timed` model, and histories
+        that are given have none."""
+        request = super().request(asked, among, named)
+        if request.users is None:
+            return request
+        spans = dataclasses.replace(request.spans, times=self.split.train.times)
+        return dataclasses.replace(request, spans=spans)
+
     def recommend(
         self,
         asked: Iterable[Any] | None = None,
@@ -157,7 +174,7 @@ class Ranks(Kept):
             InputError: users or items that the data do not have (all of them in one error), an
                 empty history, k below 1, no checkpoint, scores that are no numbers.
         """
-        request = read_request(self.store, asked, among)
+        request = self.request(asked, among)
         if params is None:
             params = self._restored(self.best_step() if step is None else step)
         parts = list(self.lists.stream(params, request, k, filter_seen=filter_seen))

@@ -145,6 +145,9 @@ class RecommenderRun(Ranks, Run):
             self.rules = ((ATTRIBUTES, "frozen"), *rules)
         self._check_arrays()
         self.vectors = not getattr(model_config, "repeats", False)
+        self.timed = getattr(model_config, "times", False)
+        if self.timed and store.timestamps is None:
+            raise InputError("config.model.times: expected False, these data have no timestamps")
         self.window, self.packed = model_config.max_length, config.train.packed
         self.closing = store.n_items if self.masked else 0
 
@@ -278,7 +281,7 @@ class RecommenderRun(Ranks, Run):
             "segments": batch["segments"],
             "last": batch["last"],
             "rngs": nnx.Rngs(noise=self.config.seed),  # of a generative model
-            **({"users": batch["users"]} if "users" in batch else {}),
+            **{name: batch[name] for name in ("users", "times") if name in batch},
         }
         with self.placing():
             if not self.vectors:
@@ -304,15 +307,14 @@ class RecommenderRun(Ranks, Run):
         """See `Run.needed_bytes`; of a call's batches, and of what a step makes of one, too."""
         train, objective = self.config.train, self.config.objective
         model = read_config(self.config.model)[1]
-        # Two calls' batches of five int32 arrays, or six: one is trained on while the next one is
-        # made.
+        # Two calls' batches of five int32 arrays or more: one is trained on while the next is made.
         rows = self.batches.rows / parallel.data_size(self.mesh)
         places = rows * self.window
         out = super().needed_bytes()
         parts = [
             (
                 "config.train.steps_per_call",
-                2 * (5 + self.personal) * 4 * places * train.steps_per_call,
+                2 * (5 + self.personal + self.timed) * 4 * places * train.steps_per_call,
             )
         ]
         if objective.name in ("bce", "gbce"):  # vectors of each place's own

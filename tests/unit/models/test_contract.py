@@ -71,6 +71,7 @@ CASES = [
     },
     {"name": "wearec", "max_length": 9, "dim": 8, "mlp_dim": 12, "layers": 1, "heads": 2},
     {"name": "hstu", "max_length": 9, "dim": 8, "layers": 1, "positions": "none"},
+    {"name": "hstu", "max_length": 9, "dim": 8, "layers": 1, "times": True},
 ]
 ids = [f"{k}-{c['name']}" for k, c in enumerate(CASES)]
 

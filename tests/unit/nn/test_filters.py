@@ -13,7 +13,7 @@ from recjax.nn.filters import (
     low_pass,
 )
 from recjax.nn.masks import make_mask
-from recjax.nn.relative import RelativeBias
+from recjax.nn.relative import BUCKETS, RelativeBias, TimeBias
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 10, 3)).astype(np.float32)
@@ -69,3 +69,14 @@ def test_distances_bias_by_head():
     found = np.asarray(bias(jnp.array([[3, 5, 9]])))
     assert found.shape == (1, 2, 3, 3)
     np.testing.assert_array_equal(found[0, 1], [[1, 1, 1], [5, 1, 1], [7, 7, 1]])
+
+
+def test_times_bias_by_bucket():
+    bias = TimeBias(1)
+    bias.table[...] = jnp.arange(float(BUCKETS))[:, None]
+    times = jnp.array([[0, 1, 61, 86_461, 2**31 - 1]])
+    found = np.asarray(bias(times))[0, 0]
+    seconds = np.array([0, 1, 61, 86_461, 2**31 - 1])
+    np.testing.assert_array_equal(found[:, 0], np.log(np.maximum(seconds, 1)) // 0.301)
+    assert found[4, 0] == BUCKETS - 1 and found[1, 0] == found[0, 0] == 0
+    np.testing.assert_array_equal(found, found.T)
