@@ -158,8 +158,6 @@ def make_run(
     name, colon, argument = config.partition(":")
     path = f"{ROOT}/configs/recommenders/beauty_{name}.py{colon}{argument}"
     ours = [("data.store", str(store))]
-    if data is None:
-        ours.append(("data.options.items", ""))  # titles train nothing
 
     def filled(section: Any) -> Any:
         given = {key: section[key] for key in section}
@@ -180,7 +178,7 @@ def train_figures(run: Any, seconds: float = 12.0) -> dict[str, float]:
     import jax
 
     steps, count = run.make_steps(), run.config.train.steps_per_call
-    state, times, host, weights = run.init_state(), [], [], []
+    state, times, host, weights, items = run.init_state(), [], [], [], []
     begun = now()
     for call in range(11):
         start = now()
@@ -192,11 +190,14 @@ def train_figures(run: Any, seconds: float = 12.0) -> dict[str, float]:
             times.append((now() - start) / count)
             host.append((ready - start) / count)
             weights.append(float(metrics["weight"].mean()))
+            items.append(float((batch["ids"] > 0).sum()) / count)
         else:
             begun = now()
         if len(times) >= 3 and now() - begun > seconds:
             break
     step, positions = statistics.median(times), statistics.mean(weights)
+    if run.config.model.get("stage") == "pretrain":  # its losses are of whole rows
+        positions = statistics.mean(items)
     return {
         "step_seconds": step,
         "samples_per_second": run.config.train.batch_size / step,
@@ -213,7 +214,11 @@ def profile(run: Any) -> dict[str, float]:
 
     from recjax.training import cross_entropy
 
-    loss = run.loss_fn
+    frozen = run.frozen
+
+    def loss(params, *inputs):
+        return run.loss_fn({**frozen, **params}, *inputs)
+
     batch = {k: v[0] for k, v in run.place(0, 1).items()}
     params, key = run.init_state().params, jax.random.key(0)
     data = jax.tree.map(jax.numpy.asarray, run.objective.data)
@@ -239,7 +244,7 @@ def profile(run: Any) -> dict[str, float]:
         return jax.lax.scan(one, params, jax.random.split(key, repeats))[0]
 
     encode = jax.jit(
-        lambda params, batch: run.model.merge(params).encode(
+        lambda params, batch: run.model.merge({**frozen, **params}).encode(
             batch["ids"], positions=batch["positions"], segments=batch["segments"]
         )
     )

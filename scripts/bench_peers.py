@@ -4,6 +4,7 @@ Runs in an environment that has RecTools or RecBole (and not recjax); `bench_rec
 it, so that all figures of a comparison come from one run on one machine.
 
     PEER_PYTHON scripts/bench_peers.py --peer rectools --model sasrec --what bce --data Beauty.txt
+    PEER_PYTHON scripts/bench_peers.py --peer recbole --model hgn --what bpr --data Beauty.txt
 
 Training is each library's own loop over its own data loader: a step lasts from the end of one to
 the end of the next, so it has its batch in it (`compute_seconds` has not). The first two steps are
@@ -11,8 +12,10 @@ left out. Defaults of the libraries stand but for the sizes, the loss, the batch
 masks (as recjax's config does: defaults mask fewer items a sample, which costs more a position);
 RecBole's feed-forward layers are made as wide as the others'.
 
-RecBole's Caser has one window, the length of its histories, and a filter of every height up to it:
-give it `--length 5` to compare it with a window of 5.
+RecBole's Caser and HGN have one window, the length of their histories (Caser with a filter of every
+height up to it): give them `--length 5` to compare them with a window of 5. FDSA and S3-Rec read
+the categories of `items.jsonl` beside the data. A sample of S3-Rec's pre-training counts as many
+positions as it has items.
 """
 
 import argparse
@@ -35,6 +38,11 @@ WHAT = {  # what can be measured of (peer, model)
     ("recbole", "gru4rec"): ("softmax", "rank"),
     ("recbole", "caser"): ("softmax", "rank"),
     ("recbole", "bert4rec"): ("softmax", "rank"),
+    ("recbole", "hgn"): ("softmax", "bpr"),
+    ("recbole", "fdsa"): ("softmax",),
+    ("recbole", "s3rec"): ("softmax", "pretrain"),
+    ("recbole", "bpr"): ("bpr",),
+    ("recbole", "simplex"): ("ccl",),
 }
 now = time.perf_counter
 
@@ -42,10 +50,10 @@ now = time.perf_counter
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peer", choices=("rectools", "recbole"), required=True)
-    parser.add_argument(
-        "--model", choices=("sasrec", "gru4rec", "caser", "bert4rec"), default="sasrec"
-    )
-    parser.add_argument("--what", choices=("bce", "softmax", "rank"), required=True)
+    models = sorted({model for _, model in WHAT})
+    parser.add_argument("--model", choices=models, default="sasrec")
+    tasks = sorted({what for known in WHAT.values() for what in known})
+    parser.add_argument("--what", choices=tasks, required=True)
     parser.add_argument(
         "--data", type=Path, required=True, help="sequence text: user item item ..."
     )
@@ -59,6 +67,9 @@ def parse() -> argparse.Namespace:
         type=float,
         default=0.1,
         help="RecBole's BERT4Rec: batches in which the newest items alone are masked",
+    )
+    parser.add_argument(
+        "--negatives", type=int, default=1, help="of a pair, drawn by RecBole (bpr, ccl)"
     )
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=10, help="training steps to time")
@@ -78,8 +89,8 @@ def parse() -> argparse.Namespace:
         )
     if args.clock == "cpu" and args.threads != 1:
         parser.error("--clock cpu: needs --threads 1 (it adds up the time of all threads)")
-    if args.steps < 1:
-        parser.error("--steps: expected at least 1")
+    if args.steps < 1 or args.negatives < 1:
+        parser.error("--steps, --negatives: expected at least 1")
     return args
 
 
@@ -205,24 +216,27 @@ class Watched:
                 return
 
 
-def recbole(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    import torch
-    from recbole.config import Config
-    from recbole.data import create_dataset, data_preparation
-    from recbole.trainer import Trainer
-    from recbole.utils import get_model, init_seed
-
-    torch.set_num_threads(args.threads)
+def recbole_data(args: argparse.Namespace, folder: Path, *, attributes: bool) -> None:
+    """Writes the sequences, and the items' categories, as RecBole's atomic files."""
     (folder / "bench").mkdir()
     with (folder / "bench" / "bench.inter").open("w") as file:
         file.write("user_id:token\titem_id:token\ttimestamp:float\n")
         for user, *items in sequences(args.data):
             file.writelines(f"{user}\t{item}\t{t}\n" for t, item in enumerate(items))
-    name = {"sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser", "bert4rec": "BERT4Rec"}
-    name = name[args.model]
-    masked = args.model == "bert4rec"
+    if not attributes:
+        return
+    with (folder / "bench" / "bench.item").open("w") as file:
+        file.write("item_id:token\tclass:token_seq\n")
+        for line in args.data.with_name("items.jsonl").read_text().splitlines():
+            record = json.loads(line)
+            labels = {label.replace(" ", "_") for path in record["categories"] for label in path}
+            file.write(f"{record['item_id']}\t{' '.join(sorted(labels))}\n")
+
+
+def recbole_sizes(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of a model's sizes."""
     attention = {"n_layers": args.layers, "hidden_size": args.dim}
-    sizes = {
+    return {
         "sasrec": {**attention, "n_heads": 1, "inner_size": args.dim},
         "gru4rec": {"embedding_size": args.dim, "hidden_size": args.dim, "num_layers": 1},
         "caser": {"embedding_size": args.dim, "nh": 16, "nv": 4},
@@ -233,37 +247,76 @@ def recbole(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "mask_ratio": args.mask_share,
             "ft_ratio": args.last_share,
         },
-    }
-    config = Config(
-        model=name,
-        dataset="bench",
-        config_dict={
-            "data_path": str(folder),
-            "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
-            "MAX_ITEM_LIST_LENGTH": args.length,
-            **sizes[args.model],
-            "loss_type": "CE",
-            "train_neg_sample_args": None,
-            "train_batch_size": args.batch,
-            "eval_batch_size": args.batch,
-            "eval_args": {
-                "split": {"LS": "valid_and_test"},
-                "order": "TO",
-                "mode": "full",
-                "group_by": "user",
-            },
-            "topk": [1, 5, 10, 20],
-            "metrics": ["Hit", "NDCG", "MRR"],
-            "use_gpu": False,
-            "show_progress": False,
-            "state": "ERROR",
-            "checkpoint_dir": str(folder),
+        "hgn": {"embedding_size": args.dim},
+        "fdsa": {**attention, "n_heads": 2, "inner_size": args.dim},
+        "s3rec": {**attention, "n_heads": 2, "inner_size": 4 * args.dim, "train_stage": "pretrain"},
+        "bpr": {"embedding_size": args.dim},
+        "simplex": {"embedding_size": args.dim, "history_len": args.length},
+    }[args.model]
+
+
+def recbole(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    import torch
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+    from recbole.trainer import Trainer
+    from recbole.utils import get_model, init_seed
+
+    torch.set_num_threads(args.threads)
+    attributes = args.model in ("fdsa", "s3rec")
+    recbole_data(args, folder, attributes=attributes)
+    name = {
+        "sasrec": "SASRec",
+        "gru4rec": "GRU4Rec",
+        "caser": "Caser",
+        "bert4rec": "BERT4Rec",
+        "hgn": "HGN",
+        "fdsa": "FDSA",
+        "s3rec": "S3Rec",
+        "bpr": "BPR",
+        "simplex": "SimpleX",
+    }[args.model]
+    masked, paired = args.model == "bert4rec", args.what in ("bpr", "ccl")
+    drawn = {"distribution": "uniform", "sample_num": args.negatives, "alpha": 1.0}
+    columns = {"inter": ["user_id", "item_id", "timestamp"]}
+    columns |= {"item": ["item_id", "class"]} if attributes else {}
+    options = {
+        "data_path": str(folder),
+        "load_col": columns,
+        "MAX_ITEM_LIST_LENGTH": args.length,
+        **recbole_sizes(args),
+        "train_neg_sample_args": {**drawn, "dynamic": False, "candidate_num": 0}
+        if paired
+        else None,
+        # A batch has a pair for each of its negatives.
+        "train_batch_size": args.batch * (args.negatives if paired else 1),
+        "eval_batch_size": args.batch,
+        "eval_args": {
+            "split": {"LS": "valid_and_test"},
+            "order": "TO",
+            "mode": "full",
+            "group_by": "user",
         },
-    )
+        "topk": [1, 5, 10, 20],
+        "metrics": ["Hit", "NDCG", "MRR"],
+        "use_gpu": False,
+        "show_progress": False,
+        "state": "ERROR",
+        "checkpoint_dir": str(folder),
+    }
+    if args.what != "ccl":
+        options["loss_type"] = "BPR" if args.what == "bpr" else "CE"
+    config = Config(model=name, dataset="bench", config_dict=options)
     init_seed(config["seed"], True)
     dataset = create_dataset(config)
     train, _, test = data_preparation(config, dataset)
     model = get_model(name)(config, train.dataset)
+    if args.model == "s3rec" and args.what == "softmax":  # fine-tuning starts from a file
+        start = folder / "pretrained.pth"
+        torch.save({"state_dict": model.state_dict()}, start)
+        changed = {**options, "train_stage": "finetune", "pre_model_path": str(start)}
+        config = Config(model=name, dataset="bench", config_dict=changed)
+        model = get_model(name)(config, train.dataset)
     trainer = Trainer(config, model)
     if args.what == "rank":
         start = now()
@@ -275,8 +328,12 @@ def recbole(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "sample": "a user's HR, NDCG and MRR over the catalogue, history included",
         }
     positions, sample = 1.0, "one position: a prefix of a sequence and its next item"
-    if args.model == "caser":
+    if args.model in ("caser", "hgn"):
         sample = f"one position: the newest {args.length} items of a prefix and the next item"
+    if args.model in ("bpr", "simplex"):
+        sample = "one pair of a user and an item"
+    if paired:
+        sample += f", {args.negatives} negatives"
     if masked:
         # Some batches have the newest items masked alone, and the loss leaves out masks in place
         # 0: counted over more batches than are timed.
@@ -284,6 +341,11 @@ def recbole(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         counts = [(batch[config["MASK_INDEX"]] > 0).sum().item() for batch in batches]
         positions = statistics.mean(counts) / args.batch
         sample = f"a prefix of a sequence, {args.mask_share:.0%} of its items masked"
+    if args.what == "pretrain":
+        batches = list(itertools.islice(train, 16))
+        counts = [(batch["item_id_list"] > 0).sum().item() for batch in batches]
+        positions = statistics.mean(counts) / args.batch
+        sample = "a prefix of a sequence, counted in its items"
     clock = Clock()
     trainer._train_epoch(Watched(train, WARM_UP + args.steps, clock), 0)
     return clock.figures(args.batch, positions, sample)

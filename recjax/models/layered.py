@@ -149,6 +149,22 @@ class LayeredRecommender(SequentialRecommender):
         x = self.norm(x) if self.normed == "last" else x
         return unit(x) if config.cosine else x
 
+    def predict(
+        self,
+        ids: Array,
+        *,
+        positions: Array | None = None,
+        segments: Array | None = None,
+        last: Array | None = None,
+        users: Array | None = None,
+        times: Array | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> Array:
+        """See `SequentialRecommender`; `times` [B L] of a `timed` model."""
+        del users, rngs
+        h = self.encode(ids, positions=positions, segments=segments, times=times)
+        return h[:, -1] if last is None else at_places(lambda at, flat: flat[at], last, h)
+
     def item_table(self) -> Array:
         """Item vectors [I D]."""
         table = self.items.embedding[...]
@@ -180,7 +196,7 @@ class LayeredRecommender(SequentialRecommender):
     ) -> Array:
         """See `SequentialRecommender`; with `repeats`, histories count, too."""
         layout: dict[str, Any] = {"positions": positions, "segments": segments, "last": last}
-        scores = super().scores(ids, users=users, times=times, rngs=rngs, **layout)
+        scores = self.score(self.predict(ids, users=users, times=times, rngs=rngs, **layout))
         if not self.config.repeats:
             return scores
         seen = histories(ids, self.layout(ids, positions, segments)[1])

@@ -87,8 +87,8 @@ class SequentialRecommender(nnx.Module):
 
     @property
     def timed(self) -> bool:
-        """Whether it reads when the items were met: `encode` and `predict` take `times` [B L], the
-        seconds since any common start; None = nobody knows."""
+        """Whether it reads when the items were met: `encode`, `predict` and `scores` take `times`
+        [B L], the seconds since any start that a row's items share; None = nobody knows."""
         return False
 
     def encode(
@@ -138,7 +138,6 @@ class SequentialRecommender(nnx.Module):
         segments: Array | None = None,
         last: Array | None = None,
         users: Array | None = None,
-        times: Array | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Array:
         """Vectors [B D] to score the next item with.
@@ -149,12 +148,10 @@ class SequentialRecommender(nnx.Module):
             last: where rows are packed, places of the newest items in the flattened ids: [B], or
                 [S b] of S equal parts of the rows (see `recjax.nn.places`).
             users: [B L], of a `personal` model.
-            times: [B L], of a `timed` model.
             rngs: randomness of a generative model.
         """
         del rngs
         own: dict[str, Any] = {"users": users} if self.personal else {}
-        own |= {"times": times} if self.timed else {}
         h = self.encode(ids, positions=positions, segments=segments, **own)
         return h[:, -1] if last is None else at_places(lambda at, flat: flat[at], last, h)
 
@@ -171,12 +168,10 @@ class SequentialRecommender(nnx.Module):
         segments: Array | None = None,
         last: Array | None = None,
         users: Array | None = None,
-        times: Array | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Array:
         """Scores [B I] of all items for the item after each history: see `predict`."""
         layout: dict[str, Any] = {"positions": positions, "segments": segments, "last": last}
-        layout |= {"times": times} if self.timed else {}
         return self.score(self.predict(ids, users=users, rngs=rngs, **layout))
 
     def oracle(self, ids: Array, key: Array) -> Array:
