@@ -1,9 +1,12 @@
 """Memory: how much there is for what a config asks, and what becomes of what a process frees."""
 
 import ctypes
+import mmap
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from recjax.errors import InputError
 
@@ -39,6 +42,16 @@ def check_memory(needed: Mapping[str, int], available: int | None) -> None:
         f"{key}: takes {needed[key] / 1e9:,.1f} GB at the least, of {total / 1e9:,.1f} GB in all; "
         f"expected less, there are {available / 1e9:,.1f} GB"
     )
+
+
+def forget(array: np.ndarray) -> None:
+    """Has the system drop what was read of an array in a mapped file; all of it stays readable.
+
+    Else each page counts as this process's memory until the system needs it for another.
+    """
+    mapped = getattr(array, "_mmap", None)  # of np.memmap; none of other arrays
+    if mapped is not None and hasattr(mapped, "madvise"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def keep_freed() -> bool:

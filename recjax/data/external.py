@@ -6,6 +6,7 @@ left; then the arrays of the store are written one bucket after the other.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from recjax.data.interactions import (
     out_of_order,
     time_order,
 )
+from recjax.data.keys import Keys
 from recjax.data.spill import Buckets, Rows, grouped
 from recjax.data.store import Store, finish, open_store, store_files
 from recjax.data.verify import ARRAYS
@@ -52,7 +54,7 @@ def write_store_from_disk(
     item_ranks, item_keys = _ranked(log.item_keys)
     if config.min_rating is not None and log.ratings is None:
         raise InputError("config.data.min_rating is set, but the source has no ratings")
-    titled = np.array([bool(catalog.get(key, {}).get("title")) for key in item_keys])
+    titled = np.fromiter((bool(catalog.get(key, {}).get("title")) for key in item_keys), bool)
     buckets = grouped(log, ranks, spill)
     late = duplicates = 0
     for number in range(buckets.count):
@@ -82,34 +84,42 @@ def write_store_from_disk(
         manifest = {**manifest, "warnings": [note, *manifest["warnings"]]}
     manifest = {**manifest, "duplicates": {"found": duplicates, "kept": config.deduplicate}}
     with new_folder(path, overwrite=overwrite, known=store_files, sign=False) as folder:
-        offsets = np.concatenate([[0], np.cumsum(users[users > 0])])
-        np.save(folder / "offsets.npy", offsets.astype(ARRAYS["offsets"]))
-        new_ids = np.cumsum(items > 0, dtype=np.int64)  # from 1
-        _write(folder, "items", total, (new_ids[r.items] for r in _alive(buckets, users, items)))
-        if log.timestamps is not None:
-            times = (r.timestamps for r in _alive(buckets, users, items))
-            _write(folder, "timestamps", total, times)
-        if log.ratings is not None:
-            _write(folder, "ratings", total, (r.ratings for r in _alive(buckets, users, items)))
+        offsets = np.zeros(np.count_nonzero(users) + 1, ARRAYS["offsets"])
+        np.cumsum(users[users > 0], out=offsets[1:])
+        np.save(folder / "offsets.npy", offsets)
+        del offsets
+        new_ids = np.cumsum(items > 0, dtype=np.int32)  # from 1
+        for name in ("items", "timestamps", "ratings"):
+            if getattr(log, name) is not None:
+                left = (getattr(r, name) for r in _alive(buckets, users, items, (name,)))
+                if name == "items":
+                    left = (new_ids[ids] for ids in left)
+                _write(folder, name, total, left)
         finish(
             folder,
-            [key for key, count in zip(user_keys, users, strict=True) if count],
-            [key for key, count in zip(item_keys, items, strict=True) if count],
+            _taken(user_keys, np.flatnonzero(users)),
+            _taken(item_keys, np.flatnonzero(items)),
             catalog,
             manifest,
         )
     return open_store(path)
 
 
-def _ranked(keys: list[str]) -> tuple[np.ndarray, list[str]]:
+def _ranked(keys: Sequence[str]) -> tuple[np.ndarray, Sequence[str]]:
     """[n] int32 places of keys in their order, and the keys in it."""
     order = np.asarray(key_order(keys), np.int64)
     ranks = np.empty(len(keys), np.int32)
     ranks[order] = np.arange(len(keys), dtype=np.int32)
-    return ranks, [keys[i] for i in order]
+    return ranks, _taken(keys, order)
 
 
-def _as_log(rows: Rows, user_keys: list, item_keys: list, item_ranks: np.ndarray) -> InteractionLog:
+def _taken(keys: Sequence[str], which: np.ndarray) -> Sequence[str]:
+    return keys.take(which) if isinstance(keys, Keys) else [keys[i] for i in which]
+
+
+def _as_log(
+    rows: Rows, user_keys: Sequence[str], item_keys: Sequence[str], item_ranks: np.ndarray
+) -> InteractionLog:
     return InteractionLog(
         rows.users, item_ranks[rows.items], rows.timestamps, rows.ratings, user_keys, item_keys,
         rows.nanoseconds,
@@ -124,12 +134,12 @@ def _chosen(log: InteractionLog, rows: np.ndarray) -> InteractionLog:
 
 def _k_core(buckets: Buckets, users: int, items: int, config: Any) -> tuple[np.ndarray, np.ndarray]:
     """Interactions of each user [U] and item [I] that are left; 0 = it is dropped."""
-    of_user, of_item = np.ones(users, np.int64), np.ones(items, np.int64)
+    of_user, of_item = np.ones(users, np.int32), np.ones(items, np.int32)
     while True:
-        counts = np.zeros(users, np.int64), np.zeros(items, np.int64)
-        for rows in _alive(buckets, of_user, of_item):
-            counts[0][:] += np.bincount(rows.users, minlength=users)
-            counts[1][:] += np.bincount(rows.items, minlength=items)
+        counts = np.zeros(users, np.int32), np.zeros(items, np.int32)
+        for rows in _alive(buckets, of_user, of_item, ("users", "items")):
+            for count, ids in zip(counts, (rows.users, rows.items), strict=True):
+                np.add.at(count, ids, np.int32(1))
         of_user, of_item = counts
         few = (of_user < config.k_core_users) & (of_user > 0)
         rare = (of_item < config.k_core_items) & (of_item > 0)
@@ -138,9 +148,10 @@ def _k_core(buckets: Buckets, users: int, items: int, config: Any) -> tuple[np.n
         of_user[few], of_item[rare] = 0, 0
 
 
-def _alive(buckets: Buckets, users: np.ndarray, items: np.ndarray) -> Any:
-    """Rows of users and items that are left, bucket by bucket."""
-    for rows in buckets:
+def _alive(buckets: Buckets, users: np.ndarray, items: np.ndarray, columns: Any) -> Any:
+    """Columns of rows whose users and items are left, bucket by bucket."""
+    for number in range(buckets.count):
+        rows = buckets.read(number, {"users", "items", *columns})
         yield rows.take((users[rows.users] > 0) & (items[rows.items] > 0))
 
 

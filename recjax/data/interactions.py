@@ -5,12 +5,15 @@ first appearance; the padding-based ids (0 pads, items from 1) are made by `recj
 """
 
 import dataclasses
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from recjax.data.spill import Column
+from recjax.data.keys import Found, Keys, KeyTable, Texts
+from recjax.data.spill import Column, parts, spills
 from recjax.errors import InputError
 
 # Raw item key -> what is known of the item. `title` (str or None) is always there; readers add
@@ -30,7 +33,8 @@ class InteractionLog:
         ratings: [N] float32, or None.
         nanoseconds: [N] int32, the times' parts below a second, or None where all are 0. They
             order the rows and are not stored.
-        user_keys: [U] raw user ids.
+        user_keys: [U] raw user ids; while `recjax.data.spill.spilling`, `Keys` where the reader
+            uses `LogBuilder`.
         item_keys: raw item ids of the log (items nobody touched are not in the log).
     """
 
@@ -38,15 +42,15 @@ class InteractionLog:
     items: np.ndarray
     timestamps: np.ndarray | None
     ratings: np.ndarray | None
-    user_keys: list[str]
-    item_keys: list[str]
+    user_keys: Sequence[str]
+    item_keys: Sequence[str]
     nanoseconds: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.users)
 
 
-_SPILL_ROWS = 1 << 20  # rows in memory, where logs are put on the disk
+_ROWS = 1 << 18  # whose keys are texts until they are coded together
 
 
 class BadRows:
@@ -71,14 +75,6 @@ class BadRows:
             self.examples.append(message)
 
 
-class _Codes(dict[str, int]):
-    """Codes of keys, in the order in which they are asked for."""
-
-    def __missing__(self, key: str) -> int:
-        code = self[key] = len(self)
-        return code
-
-
 class LogBuilder:
     """Grows an `InteractionLog` by rows with compact columns."""
 
@@ -88,8 +84,9 @@ class LogBuilder:
         self._nanoseconds = Column("i", np.int32)
         self._ratings = Column("f", np.float32) if ratings else None
         self._all = (self._users, self._items, self._timestamps, self._nanoseconds, self._ratings)
-        self._unspilled = 0
-        self._user_codes, self._item_codes = _Codes(), _Codes()
+        self._user_table, self._item_table = KeyTable(), KeyTable()
+        self._new_users: list[str] = []  # of rows whose other columns are there already
+        self._new_items: list[str] = []
 
     def add(
         self,
@@ -100,8 +97,8 @@ class LogBuilder:
         nanoseconds: int = 0,
     ) -> None:
         """Adds one interaction; columns the log does not have are ignored."""
-        self._users.append(self._user_codes[user])
-        self._items.append(self._item_codes[item])
+        self._new_users.append(user)
+        self._new_items.append(item)
         if self._timestamps is not None:
             if nanoseconds:  # few files have any
                 self._fill_nanoseconds()
@@ -109,21 +106,30 @@ class LogBuilder:
             self._timestamps.append(timestamp)
         if self._ratings is not None:
             self._ratings.append(rating)
-        self._added(1)
+        if len(self._new_users) >= _ROWS:
+            self._code()
 
     def extend(
         self,
-        users: list[str],
-        items: list[str],
+        users: Texts,
+        items: Texts,
         timestamps: np.ndarray | None = None,
         ratings: np.ndarray | None = None,
         nanoseconds: np.ndarray | None = None,
+        check: Callable[[Found], None] | None = None,
     ) -> None:
-        """Adds many interactions [n]; the columns that the log has."""
-        coded = map(self._user_codes.__getitem__, users)
-        self._users.extend(np.fromiter(coded, np.int32, len(users)))
-        coded = map(self._item_codes.__getitem__, items)
-        self._items.extend(np.fromiter(coded, np.int32, len(items)))
+        """Adds many interactions [n]; the columns that the log has.
+
+        `check` sees the users that were looked up, and the items; where it raises an error, nothing
+        is added.
+        """
+        self._code()
+        found = self._user_table.find(users), self._item_table.find(items)
+        if check is not None:
+            for some in found:
+                check(some)
+        self._users.extend(self._user_table.add(found[0]))
+        self._items.extend(self._item_table.add(found[1]))
         if self._timestamps is not None and timestamps is not None:
             if nanoseconds is not None and nanoseconds.any():
                 self._fill_nanoseconds()
@@ -131,19 +137,22 @@ class LogBuilder:
             self._timestamps.extend(timestamps)
         if self._ratings is not None and ratings is not None:
             self._ratings.extend(ratings)
-        self._added(len(users))
+        self._spill()
 
-    def new_keys(self, users: list[str], items: list[str]) -> set[str]:
-        """Keys that no row has had yet."""
-        return set(users) - self._user_codes.keys() | set(items) - self._item_codes.keys()
+    def _code(self) -> None:
+        """Codes of the keys that are texts still."""
+        for table, column, new in (
+            (self._user_table, self._users, self._new_users),
+            (self._item_table, self._items, self._new_items),
+        ):
+            column.extend(table.add(table.find(Texts.of(new))))
+            new.clear()
+        self._spill()
 
-    def _added(self, count: int) -> None:
-        self._unspilled += count
-        if self._unspilled >= _SPILL_ROWS:
-            self._unspilled = 0
-            for column in self._all:
-                if column is not None:
-                    column.spill()
+    def _spill(self) -> None:
+        for column in self._all:
+            if column is not None:
+                column.spill()
 
     def _fill_nanoseconds(self) -> None:
         """Zeros for the rows so far that have none."""
@@ -152,6 +161,7 @@ class LogBuilder:
 
     def build(self) -> InteractionLog:
         """The log of all rows so far."""
+        self._code()
         if len(self._nanoseconds):
             self._fill_nanoseconds()
         nanoseconds = self._nanoseconds.array()
@@ -160,10 +170,15 @@ class LogBuilder:
             items=self._items.array(),
             timestamps=None if self._timestamps is None else self._timestamps.array(),
             ratings=None if self._ratings is None else self._ratings.array(),
-            user_keys=list(self._user_codes),
-            item_keys=list(self._item_codes),
+            user_keys=_kept(self._user_table.keys()),
+            item_keys=_kept(self._item_table.keys()),
             nanoseconds=nanoseconds if len(nanoseconds) else None,
         )
+
+
+def _kept(keys: Keys) -> Sequence[str]:
+    """Keys as texts, where the log is to be in memory."""
+    return keys if spills() else list(keys)
 
 
 def select(log: InteractionLog, rows: np.ndarray) -> InteractionLog:
@@ -255,13 +270,13 @@ def compact(log: InteractionLog) -> InteractionLog:
     Order of keys, not of appearance, so that an id says nothing about time.
     """
 
-    def renumber(codes: np.ndarray, keys: list[str]) -> tuple[np.ndarray, list[str]]:
+    def renumber(codes: np.ndarray, keys: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         used = np.flatnonzero(np.bincount(codes, minlength=len(keys)))
-        chosen = [keys[i] for i in used]
+        chosen = [keys[i] for i in used.tolist()]
         order = np.array(key_order(chosen), np.int64)
         new = np.zeros(len(keys), np.int32)
         new[used[order]] = np.arange(len(order), dtype=np.int32)
-        return new[codes], [chosen[i] for i in order]
+        return new[codes], [chosen[i] for i in order.tolist()]
 
     users, user_keys = renumber(log.users, log.user_keys)
     items, item_keys = renumber(log.items, log.item_keys)
@@ -270,8 +285,10 @@ def compact(log: InteractionLog) -> InteractionLog:
     )
 
 
-def key_order(keys: list[str]) -> list[int] | np.ndarray:
+def key_order(keys: Sequence[str]) -> list[int] | np.ndarray:
     """Places of keys in their order: of numbers by value, else of text."""
+    if isinstance(keys, Keys):
+        return keys.order()
     if all(key.isascii() and key.isdigit() and len(key) < 19 for key in keys):
         return np.argsort(np.array(keys, np.int64), kind="stable")
     return sorted(range(len(keys)), key=keys.__getitem__)
@@ -305,7 +322,9 @@ def statistics(
         },
     }
     if timestamps is not None:
-        out["time"] = {"first": int(timestamps.min()), "last": int(timestamps.max())}
+        ends = [(part.min(), part.max()) for part in parts(timestamps)]
+        out["time"] = {"first": int(min(ends)[0]), "last": int(max(last for _, last in ends))}
     if ratings is not None:
-        out["rating"] = {"mean": float(np.mean(ratings, dtype=np.float64))}
+        total = math.fsum(np.sum(part, dtype=np.float64) for part in parts(ratings))
+        out["rating"] = {"mean": total / len(ratings)}
     return out

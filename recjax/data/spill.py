@@ -1,20 +1,22 @@
-"""Logs larger than memory: rows on the disk, keys in memory.
+"""Logs larger than memory: rows on the disk, keys packed in memory.
 
 While `spilling` is active, `LogBuilder` puts the columns of the rows that it is given into files,
 and gives them back as memory maps. `grouped` deals the rows to buckets of neighbouring users, each
 of which fits into memory: there they are sorted, filtered and counted. What stays in memory is a
-key of each user and item, and a few numbers of each.
+key of each user and item (`recjax.data.keys`), and a few numbers of each.
 """
 
 import contextlib
 import contextvars
 import dataclasses
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from recjax.memory import forget
 
 BUCKET_ROWS = 1 << 20  # rows of a bucket, where no user has more
 _CHUNK = 1 << 20  # rows that are read at a time
@@ -34,6 +36,18 @@ def spilling(beside: Path) -> Iterator[Path]:
             yield Path(name)
         finally:
             _folder.reset(token)
+
+
+def spills() -> bool:
+    """Whether rows go to the disk."""
+    return _folder.get() is not None
+
+
+def parts(array: np.ndarray) -> Iterator[np.ndarray]:
+    """An array, a million rows after another; what was read of a mapped file leaves the memory."""
+    for start in range(0, len(array), _CHUNK):
+        yield array[start : start + _CHUNK]
+        forget(array)
 
 
 class Column:
@@ -109,23 +123,19 @@ def grouped(log: Any, ranks: np.ndarray, folder: Path) -> "Buckets":
         ranks: [U] places of the users in the order of their keys.
         folder: for the buckets.
     """
-    counts = np.zeros(len(ranks), np.int64)
-    for start in range(0, len(log), _CHUNK):
-        part = ranks[log.users[start : start + _CHUNK]]
-        counts += np.bincount(part, minlength=len(ranks))
+    counts = np.zeros(len(ranks), np.int32)
+    for part in parts(log.users):
+        np.add.at(counts, ranks[part], np.int32(1))  # of another type it takes ten times as long
     # [U]: neighbours share a bucket; one user may have more rows than a bucket.
-    bucket = np.unique((np.cumsum(counts) - counts) // BUCKET_ROWS, return_inverse=True)[1]
+    bucket = (np.cumsum(counts, dtype=np.int64) - counts) // BUCKET_ROWS
+    bucket = np.cumsum(np.diff(bucket, prepend=0) > 0, dtype=np.int32)
     buckets = Buckets(folder, int(bucket[-1]) + 1)
-    for start in range(0, len(log), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        rows = Rows(
-            ranks[log.users[part]],
-            np.asarray(log.items[part]),
-            *(
-                None if column is None else np.asarray(column[part])
-                for column in (log.timestamps, log.ratings, log.nanoseconds)
-            ),
-        )
+    columns = log.users, log.items, log.timestamps, log.ratings, log.nanoseconds
+    there = [column for column in columns if column is not None]
+    for some in zip(*map(parts, there), strict=True):
+        given = iter(some)
+        taken: Any = [None if column is None else next(given) for column in columns]
+        rows = dataclasses.replace(Rows(*taken), users=ranks[taken[0]])
         which = bucket[rows.users]
         order = np.argsort(which, kind="stable")
         ends = np.searchsorted(which[order], np.arange(buckets.count + 1))
@@ -164,13 +174,12 @@ class Buckets:
             file.unlink(missing_ok=True)
         self.append(number, rows)
 
-    def read(self, number: int) -> Rows:
-        """A bucket's rows."""
-        columns: Any = (
-            np.fromfile(file, self._there[name]) if name in self._there else None
+    def read(self, number: int, columns: Collection[str] | None = None) -> Rows:
+        """A bucket's rows; of columns that are not named (None: all are) nothing."""
+        out: Any = (
+            np.fromfile(file, self._there[name])
+            if name in self._there and (columns is None or name in columns)
+            else None
             for name, file in self._files(number)
         )
-        return Rows(*columns)
-
-    def __iter__(self) -> Iterator[Rows]:
-        return map(self.read, range(self.count))
+        return Rows(*out)

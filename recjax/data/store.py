@@ -17,7 +17,7 @@ import datetime
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -217,13 +217,13 @@ def write_store(
 
 def finish(
     folder: Path,
-    user_keys: list[str],
-    item_keys: list[str],
+    user_keys: Sequence[str],
+    item_keys: Sequence[str],
     catalog: Catalog,
     manifest: dict[str, Any],
 ) -> None:
     """Writes what a store has beside its arrays, which are in the folder already."""
-    _write_lines(folder / "users.jsonl", map(json.dumps, user_keys))
+    _write_lines(folder / "users.jsonl", map(json.JSONEncoder().encode, user_keys))
     _write_lines(folder / "catalog.jsonl", _records(item_keys, catalog))
     n_items = len(item_keys) + 1
     warnings = list(manifest.get("warnings", []))
@@ -258,13 +258,14 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
         file.writelines(line + "\n" for line in lines)
 
 
-def _records(keys: list[str], catalog: Catalog) -> Iterator[str]:
+def _records(keys: Iterable[str], catalog: Catalog) -> Iterator[str]:
+    encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str).encode  # dates
     for index, key in enumerate(keys, start=1):
         known = catalog.get(key, {})
         ours = {"id": index, "key": key, "title": known.get("title") or None}
         record = ours | known | ours  # first in order, and a source's own "id" does not win
         try:
-            yield json.dumps(record, ensure_ascii=False, allow_nan=False, default=str)  # dates
+            yield encode(record)
         except ValueError as error:
             raise InputError(f"item {key!r}: its record has no JSON form ({error})") from None
 

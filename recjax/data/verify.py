@@ -18,6 +18,7 @@ import numpy as np
 
 from recjax.errors import InputError
 from recjax.json_files import read_object
+from recjax.memory import forget
 
 FORMAT_VERSION = 1
 ARRAYS = {"offsets": np.int64, "items": np.int32, "timestamps": np.int64, "ratings": np.float32}
@@ -182,6 +183,8 @@ def _check_arrays(folder: Path, manifest: dict[str, Any]) -> None:
                 )
         if "ratings" in arrays and not np.isfinite(arrays["ratings"][part]).all():
             raise InputError(f"{folder}/ratings.npy: not finite; expected numbers; {AGAIN}")
+        for array in arrays.values():
+            forget(array)
     for name, count in (("users", users), ("catalog", items)):
         file = folder / f"{name}.jsonl"
         with file.open("rb") as lines:

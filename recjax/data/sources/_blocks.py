@@ -15,10 +15,12 @@ from typing import NamedTuple
 import numpy as np
 
 from recjax.data.interactions import LogBuilder
+from recjax.data.keys import Found, Texts, are_plain, as_numbers, as_texts, distinct
 from recjax.data.sources._lines import open_raw
 from recjax.data.sources._values import key, moment_of, number
 
 _BLOCK = 1 << 22  # bytes
+_LONGEST = 4096  # bytes of a field that counts
 
 
 class Places(NamedTuple):
@@ -94,43 +96,74 @@ def add_blocks(
 def _add(block: bytes, separator: str, quoted: bool, log: LogBuilder, places: Places) -> int:
     """Adds a block's rows and says how many they are; 0 where it is not plain."""
     block = block.replace(b"\r\n", b"\n")
-    if not block or b"\r" in block or (quoted and b'"' in block):
+    if not block or b"\r" in block or b"\0" in block or (quoted and b'"' in block):
         return 0
     mark, raw = ord(separator), np.frombuffer(block, np.uint8)
-    ends = raw[(raw == mark) | (raw == 10)]
-    if len(ends) % places.fields:
+    marks = np.flatnonzero((raw == mark) | (raw == 10))
+    if len(marks) % places.fields:
         return 0
-    ends = ends.reshape(-1, places.fields)
-    if (ends[:, :-1] != mark).any() or (ends[:, -1] != 10).any():
+    starts = np.append(0, marks[:-1] + 1).reshape(-1, places.fields)
+    ends = marks.reshape(-1, places.fields)
+    if (raw[ends[:, :-1]] != mark).any() or (raw[ends[:, -1]] != 10).any():
         return 0
+    padded = block + bytes(8)
+
+    def column(place: int) -> Texts:
+        lengths = ends[:, place] - starts[:, place]
+        if lengths.max() > _LONGEST:
+            raise ValueError("expected shorter fields")
+        return Texts(padded, starts[:, place], lengths)
+
     try:
-        fields = block[:-1].decode().replace("\n", separator).split(separator)
-        users, items = fields[places.user :: places.fields], fields[places.item :: places.fields]
-        if any(key(new) != new for new in log.new_keys(users, items)):
-            return 0
+        if not block.isascii():
+            block.decode()
         seconds = below = ratings = None
         if places.timestamp >= 0:
-            seconds, below = _times(fields[places.timestamp :: places.fields], places)
+            seconds, below = _times(column(places.timestamp), places)
         if places.rating >= 0:
-            given = fields[places.rating :: places.fields]
-            values = {one: number(one) for one in set(given)}
-            ratings = np.fromiter(map(values.__getitem__, given), np.float32, len(given))
+            ratings = _ratings(column(places.rating))
+        log.extend(
+            column(places.user), column(places.item), seconds, ratings, below, check=_check_keys
+        )
     except ValueError:  # UnicodeDecodeError is one
         return 0
-    log.extend(users, items, seconds, ratings, below)
-    return len(users)
+    return len(ends)
 
 
-def _times(given: list[str], places: Places) -> tuple[np.ndarray, np.ndarray | None]:
+def _check_keys(found: Found) -> None:
+    """A `ValueError` where a new key is not its text as it stands."""
+    for new in found.new:
+        # Longer than the words for what is missing, shorter than ids may be.
+        long = new.words[:, 0] & 0xFFFFFF != 0 if new.words.shape[1] < 125 else False
+        for one in as_texts(new.words[~(are_plain(new.words) & long)]):
+            if key(one) != one:
+                raise ValueError(one)
+
+
+def _ratings(given: Texts) -> np.ndarray:
+    """[n] float32 numbers; a `ValueError` of a text that is none, or very long."""
+    width = int(given.widths.max())
+    if width > 8:
+        raise ValueError("expected a number")
+    words = given.words(slice(None), width)
+    first, which = distinct(words)
+    return np.array([number(one) for one in as_texts(words[first])], np.float32)[which]
+
+
+def _times(given: Texts, places: Places) -> tuple[np.ndarray, np.ndarray | None]:
     """Seconds, and nanoseconds where there may be any.
 
     Raises:
-        ValueError: of a value that is no time.
+        ValueError: of a value that is no time, or a very long text.
     """
-    shortest, longest = min(map(len, given)), max(map(len, given))
-    joined = "".join(given)
-    plain = shortest > 0 and longest < 12 and joined.isascii() and joined.isdigit()
-    if places.unit == "s" and plain:
-        return np.array(given, dtype=f"S{longest}").astype(np.int64), None
-    times = np.array([moment_of(places.time, one, places.unit) for one in given], np.int64)
-    return times[:, 0], times[:, 1]
+    width = int(given.widths.max())
+    if width > 16:
+        raise ValueError("expected a time")
+    words = given.words(slice(None), width)
+    if places.unit == "s" and given.lengths.max() < 12:
+        seconds = as_numbers(words)
+        if seconds is not None:
+            return seconds, None
+    times = [moment_of(places.time, one, places.unit) for one in as_texts(words)]
+    found = np.array(times, np.int64)
+    return found[:, 0], found[:, 1]

@@ -47,7 +47,7 @@ def prepared(log, store, **changes):
 def test_the_store_is_the_same(log, tmp_path, monkeypatch, changes):
     monkeypatch.setattr(spill, "BUCKET_ROWS", 200)
     monkeypatch.setattr(spill, "_CHUNK", 128)
-    monkeypatch.setattr("recjax.data.interactions._SPILL_ROWS", 100)
+    monkeypatch.setattr("recjax.data.interactions._ROWS", 100)
     expected = prepared(log, tmp_path / "memory", **dict(changes))
     found = prepared(log, tmp_path / "disk", out_of_core=True, **dict(changes))
     assert found.fingerprint == expected.fingerprint
