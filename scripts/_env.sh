@@ -28,6 +28,18 @@ _find_python() { # sets _python
     return 1
 }
 
+_locked() { # the packages of some sections of a file of constraints, each once
+    awk -v wanted=",$2," '
+        /^# section / { here = index(wanted, "," $3 ",") }
+        /^[a-z0-9]/ { split($1, name, "=="); keep = here && !seen[name[1]]++ }
+        /^#/ { keep = 0 }
+        keep' "$1"
+}
+
+_pip_install() {
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile "$@"
+}
+
 _make_env() {
     local extras=$1 constraints stamp wanted
     if [ ! -x .venv/bin/python ]; then
@@ -44,9 +56,12 @@ _make_env() {
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         echo "installing recjax (a few minutes the first time)" >&2
         .venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip >&2
+        # Each package is one of scripts/lock.py's, by its hash; recjax itself has none.
         # Python compiles each module when it is first imported; pip would compile all of them.
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 \
-            --no-compile --constraint "$constraints" --editable ".${extras:+[$extras]}"
+        _pip_install --require-hashes -r <(_locked "$constraints" build)
+        _pip_install --require-hashes --no-build-isolation \
+            -r <(_locked "$constraints" "recjax${extras:+,$extras}")
+        _pip_install --no-deps --no-build-isolation --editable .
         echo "$wanted" > "$stamp"
     fi
 }

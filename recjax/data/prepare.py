@@ -45,7 +45,7 @@ class DataConfig(Checked):
     k_core_items: Count = 0  # least interactions an item
     skip_bad_rows: Count = 0  # malformed rows tolerated (and counted) before it is an error
     # Rows are kept on the disk beside the store, for logs larger than memory; keys of users and
-    # items stay in memory. The store is the same.
+    # items stay in memory, packed. The store is the same.
     out_of_core: bool = False
 
 
