@@ -119,6 +119,7 @@ def parse():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=8000)
     parser.add_argument("--start-epochs", type=float, default=20.0, help="of the start, at most")
+    parser.add_argument("--start-batch", type=int, default=128, help="pairs a step of the start")
     parser.add_argument("--dim", type=int, default=96, help="of the language model")
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--tasks", nargs="*", default=["liked", "next"])
@@ -166,7 +167,9 @@ def make_start(args, run, folder, start):
             "system": "finetune", "llm": str(folder), "method": "full",
             "data": {"path": str(pairs)},
             "optim": {"learning_rate": 2e-3, "warmup_steps": 50, "clip_norm": 1.0},
-            "train": {"batch_size": 128, "epochs": args.start_epochs, "patience": 2},
+            "train": {
+                "batch_size": args.start_batch, "epochs": args.start_epochs, "patience": 2,
+            },
         },
         start,
     )  # fmt: skip
