@@ -136,21 +136,13 @@ def run_step(run: Any) -> Step:
         raise InputError(f"config.system: '{run.config.system}' makes its batches on the devices")
     mesh = run.mesh
     frozen = {p: a for p, a in run.model.shapes.items() if run.roles[p] == "frozen"}
-
-    def placed(*args: Any) -> Any:
-        with run.placing():
-            return with_frozen(run.loss_fn)(*args)
-
-    steps = make_steps(
-        placed, run.optimizer, run.trained, parts=run.parts_of_batch, dtype=run.dtype
-    )
     batch = {
         name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=batch_sharding(mesh, 1))
         for name, a in run.batches(0, 1).items()
     }
     data = jax.tree.map(lambda a: _placed(a, replicated(mesh)), run.data)
     given = (_abstract(frozen, run.placed_axes, mesh), data)
-    lowered = steps.lower(run.abstract_state(), batch, given, jax.random.key(0))
+    lowered = run.jitted_steps().lower(run.abstract_state(), batch, given, jax.random.key(0))
     return step_of(lowered.compile(), batch, mesh)
 
 

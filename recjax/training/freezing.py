@@ -18,11 +18,10 @@ Only trained parameters cost a gradient and optimiser state.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from recjax.errors import InputError
-from recjax.training.step import LossFn
 from recjax.typing import Array, Params
 
 Role = Literal["trained", "kept", "frozen"]
@@ -32,6 +31,7 @@ FULL: Rules = ((r".*", "trained"),)
 LORA: Rules = ((r".*/lora/[ab]", "trained"), (r".*", "frozen"))
 
 T = TypeVar("T")
+Out = TypeVar("Out")
 
 
 def roles_of(paths: Iterable[str], rules: Rules) -> dict[str, Role]:
@@ -74,11 +74,11 @@ def _patterns(rules: Rules) -> str:
     return ", ".join(f"'{pattern}'" for pattern, role in rules if role == "trained") or "any rule"
 
 
-def with_frozen(loss_fn: LossFn) -> LossFn:
-    """A loss of the state's parameters alone: its `data` is `(frozen, the loss's own data)`."""
+def with_frozen(function: Callable[..., Out]) -> Callable[..., Out]:
+    """A loss, or a step's draws, of the state's parameters alone: `data` is `(frozen, own data)`."""
 
-    def loss(params: Params, batch: Any, data: tuple[Params, Any], key: Array):
+    def called(params: Params, batch: Any, data: tuple[Params, Any], key: Array) -> Out:
         frozen, rest = data
-        return loss_fn({**frozen, **params}, batch, rest, key)
+        return function({**frozen, **params}, batch, rest, key)
 
-    return loss
+    return called

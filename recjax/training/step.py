@@ -13,6 +13,8 @@ from recjax.typing import Array, Params
 
 # (params, batch, data, key) -> (sum, weight) of the loss.
 LossFn = Callable[[Params, Any, Any, Array], tuple[Array, Array]]
+# (params, batch, data, key) -> the batch that all updates of a step learn from.
+DrawFn = Callable[[Params, Any, Any, Array], Any]
 
 
 def make_steps(
@@ -22,6 +24,8 @@ def make_steps(
     *,
     parts: int = 1,
     dtype: str = "float32",
+    drawn: DrawFn | None = None,
+    updates: int = 1,
 ):
     """Many training steps in one call.
 
@@ -37,44 +41,64 @@ def make_steps(
             They divide the rows, and each has every `parts`-th row.
         dtype: that the loss is computed in: of the float32 parameters it gets copies of that type.
             Gradients, updates and the state stay as they are.
+        drawn: what a step draws from its first parameters, without a gradient. None: the batch.
+        updates: of the parameters in a step, one after the other, of the same draws.
 
     Returns:
         `steps(state, batches, data, key) -> (state, metrics)`, jitted: `batches` has a leading
         axis K, `data` is what every step reads (positives, ...), metrics are [K]: `loss`
-        (weighted mean), `weight` and `grad_norm`.
+        (weighted mean), `weight` and `grad_norm`, each the mean over a step's updates.
     """
 
     def one(state: TrainState, batch: Any, data: Any, key: Array):
-        key = jax.random.fold_in(key, state.step)
+        key, rest = jax.random.fold_in(key, state.step), _as(data, dtype)
+        numbers = jnp.arange(parts)
+        if parts > 1:
+            batch = jax.tree.map(lambda a: _dealt(a, parts), batch)
+        if drawn is not None:
+            given = _as(state.params, dtype)
+            if parts == 1:
+                batch = drawn(given, batch, rest, key)
+            else:
+                batch = jax.lax.map(
+                    lambda at: drawn(given, at[0], rest, jax.random.fold_in(key, at[1])),
+                    (batch, numbers),
+                )
 
         def summed(learning, batch, key):
-            given = {**state.params, **learning}
-            given, rest = _as(given, dtype), _as(data, dtype)
-            return loss_fn(given, batch, rest, key)
+            return loss_fn(_as({**state.params, **learning}, dtype), batch, rest, key)
 
         def mean_loss(learning):
             total, weight = summed(learning, batch, key)
             return total / jnp.maximum(weight, 1e-9), weight
 
-        learning = trained_of(state.params, trained)
-        if parts == 1:
-            (loss, weight), grads = jax.value_and_grad(mean_loss, has_aux=True)(learning)
+        def update(carry, _):
+            learning, opt_state = carry
+            if parts == 1:
+                (loss, weight), grads = jax.value_and_grad(mean_loss, has_aux=True)(learning)
+            else:
+                gradient = jax.value_and_grad(summed, has_aux=True)
+
+                def add(carry, at):
+                    part, number = at
+                    found = gradient(learning, part, jax.random.fold_in(key, number))
+                    return jax.tree.map(jnp.add, carry, found), None
+
+                zero = jnp.zeros(())
+                start = ((zero, zero), jax.tree.map(jnp.zeros_like, learning))
+                ((total, weight), grads), _ = jax.lax.scan(add, start, (batch, numbers))
+                loss, grads = jax.tree.map(lambda a: a / jnp.maximum(weight, 1e-9), (total, grads))
+            changes, opt_state = optimizer.update(grads, opt_state, learning)
+            metrics = {"loss": loss, "weight": weight, "grad_norm": optax.tree.norm(grads)}
+            return (optax.apply_updates(learning, changes), opt_state), metrics
+
+        carry = (trained_of(state.params, trained), state.opt_state)
+        if updates == 1:
+            (learning, opt_state), metrics = update(carry, None)
         else:
-            gradient = jax.value_and_grad(summed, has_aux=True)
-
-            def add(carry, at):
-                part, number = at
-                found = gradient(learning, part, jax.random.fold_in(key, number))
-                return jax.tree.map(jnp.add, carry, found), None
-
-            zero = jnp.zeros(())
-            start = ((zero, zero), jax.tree.map(jnp.zeros_like, learning))
-            each = jax.tree.map(lambda a: _dealt(a, parts), batch)
-            ((total, weight), grads), _ = jax.lax.scan(add, start, (each, jnp.arange(parts)))
-            loss, grads = jax.tree.map(lambda a: a / jnp.maximum(weight, 1e-9), (total, grads))
-        updates, opt_state = optimizer.update(grads, state.opt_state, learning)
-        params = {**state.params, **optax.apply_updates(learning, updates)}
-        metrics = {"loss": loss, "weight": weight, "grad_norm": optax.tree.norm(grads)}
+            (learning, opt_state), metrics = jax.lax.scan(update, carry, length=updates)
+            metrics = {name: values.mean() for name, values in metrics.items()}
+        params = {**state.params, **learning}
         return TrainState(state.step + 1, params, opt_state), metrics
 
     @functools.partial(jax.jit, donate_argnums=0)

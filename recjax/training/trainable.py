@@ -76,6 +76,16 @@ class Trainable(abc.ABC):
         """
 
     @property
+    def updates_of_batch(self) -> int:
+        """How often a step updates the parameters: where more than once, by what `draw` gives."""
+        return 1
+
+    def draw(self, params: Params, batch: Any, data: Any, key: Array) -> Any:
+        """The batch of the loss where a step has several updates; see `loss_fn`."""
+        del params, data, key
+        return batch
+
+    @property
     @abc.abstractmethod
     def batches(self) -> Any:
         """The training batches: `RunBatches`; for `place` as it is here, also callable."""
@@ -148,7 +158,7 @@ class Trainable(abc.ABC):
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
         """The optimiser of `config.optim`."""
-        return make_optimizer(self.optim, self.batches.steps_per_epoch)
+        return make_optimizer(self.optim, self.batches.steps_per_epoch * self.updates_of_batch)
 
     def init_state(self) -> TrainState:
         """A fresh state, born sharded (a training step donates it)."""
@@ -179,17 +189,25 @@ class Trainable(abc.ABC):
         """`(arrays, data)` of a placed batch: arrays have a leading axis of steps."""
         return batch, self.data
 
+    def jitted_steps(self) -> Any:
+        """`steps(state, arrays, (frozen, data), key)`: see `recjax.training.step`."""
+
+        def placed(function: Callable[..., Any]) -> Callable[..., Any]:
+            def called(*args: Any) -> Any:
+                with self.placing():
+                    return with_frozen(function)(*args)
+
+            return called
+
+        updates = self.updates_of_batch
+        return make_steps(
+            placed(self.loss_fn), self.optimizer, self.trained, parts=self.parts_of_batch,
+            dtype=self.dtype, drawn=placed(self.draw) if updates > 1 else None, updates=updates,
+        )  # fmt: skip
+
     def make_steps(self) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
         """`(state, batch of place) -> (state, metrics)`: see `recjax.training.step`."""
-        key, frozen = jax.random.key(self.seed), self.frozen
-
-        def placed(*args: Any) -> tuple[Array, Array]:
-            with self.placing():
-                return with_frozen(self.loss_fn)(*args)
-
-        steps = make_steps(
-            placed, self.optimizer, self.trained, parts=self.parts_of_batch, dtype=self.dtype
-        )
+        key, frozen, steps = jax.random.key(self.seed), self.frozen, self.jitted_steps()
 
         def taken(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
             arrays, data = self.inputs(batch)

@@ -1,0 +1,169 @@
+"""The states of a form: whether tokens that a model writes freely keep to it, token by token.
+
+    states = form_states(form, ends)
+    walked = states.walk(tokens)                         # [N T], inside a jitted function
+    walked.chosen, walked.whole                          # the options, and which answers are whole
+
+An answer leaves the form at its first token that the form does not have there; nothing after that
+is read. So is the answer's reading the strictest one, and every token's part in it is known: a
+model that keeps to it writes what `Form.text` says.
+
+Letters: N rows, T tokens, S states, K edges of a state, A places, R options, W tokens of a text.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recjax.scoring.forms import FormTokens
+from recjax.typing import Array
+
+
+class Walked(NamedTuple):
+    """What a form makes of N rows of tokens.
+
+    Attributes:
+        at: [N T] the state before each token.
+        real: [N T] bool, tokens up to the answer's end, or to the one that leaves the form.
+        kept: [N T] bool, real tokens that the form has there.
+        choice: [N T] bool, real tokens of which an option is made; the others belong to the words.
+        chosen: [N A] the options, -1 where none is read.
+        whole: [N] bool, answers that are read to their end.
+    """
+
+    at: Array
+    real: Array
+    kept: Array
+    choice: Array
+    chosen: Array
+    whole: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FormStates:
+    """A form as an automaton; state 0 begins, state S is its end, S + 1 is off the form.
+
+    Attributes:
+        tokens: [S+2 K] that a state allows, -1 fills up.
+        targets: [S+2 K] the states that they lead to.
+        options: [S+2 K] the option that is complete with the token, or -1.
+        place: [S+2] the place whose option a state belongs to, or -1.
+        table: [A R W] the words before each place and an option, as tokens.
+        used: [A R W] bool, the tokens of `table` there are.
+        end: a token that ends an answer.
+    """
+
+    tokens: Array
+    targets: Array
+    options: Array
+    place: Array
+    table: Array
+    used: Array
+    end: int = dataclasses.field(metadata={"static": True})
+
+    @property
+    def count(self) -> int:
+        """S."""
+        return len(self.place) - 2
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest answer, its end among them."""
+        return int(np.asarray(self.used).sum(-1).max(-1).sum()) + 1
+
+    def walk(self, tokens: Array) -> Walked:
+        """Reads answers [N T]; what stands behind an answer's end is not looked at."""
+        places = jnp.arange(self.table.shape[0])
+
+        def step(carry: tuple[Array, Array], token: Array) -> tuple[tuple[Array, Array], tuple]:
+            at, chosen = carry
+            allowed = jnp.asarray(self.tokens)[at] == token[:, None]
+            inside, edge = at < self.count, allowed.argmax(-1)
+            kept = allowed.any(-1) & inside
+            to = jnp.where(kept, jnp.asarray(self.targets)[at, edge], self.count + 1)
+            option = jnp.where(kept, jnp.asarray(self.options)[at, edge], -1)
+            here = (jnp.asarray(self.place)[at][:, None] == places) & (option >= 0)[:, None]
+            chosen = jnp.where(here, option[:, None], chosen)
+            return (jnp.where(inside, to, at), chosen), (at, kept)
+
+        rows = len(tokens)
+        start = (jnp.zeros(rows, jnp.int32), jnp.full((rows, len(places)), -1, jnp.int32))
+        (last, chosen), (at, kept) = jax.lax.scan(step, start, tokens.T)
+        at, kept = at.T, kept.T
+        real = at < self.count
+        choice = real & (jnp.asarray(self.place)[at] >= 0)
+        return Walked(at, real, kept, choice, chosen, last == self.count)
+
+    def write(self, chosen: Array) -> tuple[Array, Array]:
+        """The tokens [N T] of whole answers with these options [N A], and which are real."""
+        rows, places = jnp.arange(self.table.shape[0]), len(chosen)
+        tokens = jnp.asarray(self.table)[rows, chosen].reshape(places, -1)
+        real = jnp.asarray(self.used)[rows, chosen].reshape(places, -1)
+        order = jnp.argsort(~real, axis=1, stable=True)[:, : self.longest - 1]
+        tokens, real = (jnp.take_along_axis(a, order, axis=1) for a in (tokens, real))
+        count = real.sum(1, keepdims=True)
+        tokens, real = (jnp.pad(a, ((0, 0), (0, 1))) for a in (tokens, real))
+        at_end = jnp.arange(tokens.shape[1]) == count
+        return jnp.where(at_end, self.end, jnp.where(real, tokens, 0)), real | at_end
+
+
+def form_states(form: FormTokens, ends: list[int]) -> FormStates:
+    """The states of a form.
+
+    Args:
+        form: as tokens.
+        ends: tokens of which one ends an answer; the first is the one that `write` takes.
+    """
+    words, options = form.words, form.options
+    whole = {tuple(option): r for r, option in enumerate(options)}
+    inner = sorted({tuple(o[:n]) for o in options for n in range(len(o))}, key=lambda t: (len(t), t))
+    names: list[tuple] = []
+    for a, word in enumerate(words):
+        names += [(a, i) for i in range(len(word))] + [(a, node) for node in inner]
+    names.append((len(words), 0))
+    number = {name: n for n, name in enumerate(names)}
+    last = len(names)  # S, the end
+
+    def after(a: int) -> list[tuple[int, int]]:
+        """The tokens that may follow the option at place a, and where they lead."""
+        if a + 1 == len(words):
+            return [(token, last) for token in ends]
+        return [(words[a + 1][0], number[a + 1, 1 if len(words[a + 1]) > 1 else ()])]
+
+    edges: list[list[tuple[int, int, int]]] = []
+    for a, name in names:
+        if a == len(words):
+            edges.append([(token, last, -1) for token in ends])
+        elif isinstance(name, int):
+            to = number[a, name + 1 if name + 1 < len(words[a]) else ()]
+            edges.append([(words[a][name], to, -1)])
+        else:
+            own = []
+            for token in sorted({o[len(name)] for o in options if tuple(o[: len(name)]) == name
+                                 and len(o) > len(name)}):  # fmt: skip
+                below = (*name, token)
+                if below in inner:
+                    own.append((token, number[a, below], -1))
+                else:
+                    own.append((token, number[(a + 1, 0)], whole[below]))
+            if name in whole:  # "1", of which "10" is the other
+                own += [(token, to, whole[name]) for token, to in after(a)]
+            edges.append(own)
+    width = max(map(len, edges))
+    arrays = np.full((3, last + 2, width), -1, np.int32)
+    for state, own in enumerate(edges):
+        for k, edge in enumerate(own):
+            arrays[:, state, k] = edge
+    place = [a if isinstance(name, tuple) else -1 for a, name in names] + [-1, -1]
+    room = max(map(len, words)) + max(map(len, options))
+    table = np.zeros((len(words), len(options), room), np.int32)
+    used = np.zeros(table.shape, bool)
+    for a, word in enumerate(words):
+        for r, option in enumerate(options):
+            both = [*word, *option]
+            table[a, r, : len(both)], used[a, r, : len(both)] = both, True
+    return FormStates(*arrays, np.array(place, np.int32), table, used, ends[0])  # type: ignore[arg-type]
