@@ -47,7 +47,8 @@ def main() -> None:
     import recjax
     from recjax.config import build, load_config
     from recjax.convert.language_model import language_model, write_language_model
-    from recjax.guided.policy import PolicyConfig, PolicyRun
+    from recjax.guided.policy import PolicyRun
+    from recjax.guided.policy_config import PolicyConfig
 
     with tempfile.TemporaryDirectory() as folder:
         lm, llm = random_model(args.preset, args.dtype), Path(folder) / "llm"

@@ -28,7 +28,8 @@ import recjax
 from recjax.config import build, load_config
 from recjax.convert.language_model import language_model, write_language_model
 from recjax.guided.aspects import USER
-from recjax.guided.policy import PolicyConfig, PolicyRun
+from recjax.guided.policy import PolicyRun
+from recjax.guided.policy_config import PolicyConfig
 from recjax.guided.prompts import answer_form
 from recjax.guided.rewards import auc, match, reciprocal_rank
 from recjax.guided.score_files import write_scores
@@ -154,14 +155,15 @@ def make_start(args, run, folder, start):
     )
     pairs = args.out / "pairs.jsonl"
     texts = write_pairs(examples, run.aspects, pairs, args.pairs)
-    tokenizer = train_bpe(texts[:500], 400)
-    sizes = Config(
-        vocab_size=tokenizer.size, max_length=512, dim=args.dim, mlp_dim=8 * args.dim // 3,
-        layers=args.layers, heads=4, kv_heads=4, head_dim=args.dim // 4,
-    )  # fmt: skip
-    model = language_model(sizes, params_of(Llama(sizes, rngs=nnx.Rngs(0))))
-    write_language_model(folder, model, overwrite=True)
-    tokenizer.save(folder)
+    if not (folder / "tokenizer.json").exists():  # an interrupted start goes on
+        tokenizer = train_bpe(texts[:500], 400)
+        sizes = Config(
+            vocab_size=tokenizer.size, max_length=512, dim=args.dim, mlp_dim=8 * args.dim // 3,
+            layers=args.layers, heads=4, kv_heads=4, head_dim=args.dim // 4,
+        )  # fmt: skip
+        model = language_model(sizes, params_of(Llama(sizes, rngs=nnx.Rngs(0))))
+        write_language_model(folder, model, overwrite=True)
+        tokenizer.save(folder)
     recjax.train(
         {
             "system": "finetune", "llm": str(folder), "method": "full",

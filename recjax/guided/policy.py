@@ -2,18 +2,29 @@
 
     recjax train --config=configs/guided/ml100k_policy.py --config.llm=FOLDER --workdir=runs/policy
 
-A step asks the model about B users and draws G answers for each, with the form's words given and
-the ratings drawn. An answer's reward tells how well its scores, times the items' frozen ones, rank
-what the user did next: items liked before others (AUC), or the next items among all (mean
-reciprocal rank). The advantage of an answer is its reward less the mean of the user's other
-answers. Drawing, rewards and the gradient are one jitted program; a resumed run draws what the
-uninterrupted one would have.
+A step asks the model about B users and draws G answers for each. An answer's reward tells how well
+its scores, times the items' frozen ones, rank what the user did next: items liked before others
+(AUC), or the next items among all (mean reciprocal rank). The advantage of an answer is its reward
+less the mean of the user's other answers. Two kinds of draws (`recjax.guided.answers`):
 
-The reported loss is 1 - the mean reward; its gradient is that of the policy.
+- `reward.draws="forced"`: the form's words are given and the ratings drawn, so that no answer fails
+  to be read.
+- `"free"`: the model writes, as in the paper. Tokens of the words are rewarded by their format and
+  those of ratings by the task. The format loss, with the scores masked, has a weight by how far an
+  answer is read (section `format`); where nothing is, a teacher's scores are learned instead.
 
-Deviations from the paper: the answer's words are given, so no token is rewarded for its format,
-and no answer fails to be read; every draw is used for one step, so that there is nothing to clip;
-the paper's critic-free gradient is made relative to a group.
+With `reward.updates` above 1 a step learns several times from its draws, with the change of their
+probabilities clipped (PPO's loss, GRPO's advantages). Drawing, rewards and all updates are one
+jitted program; a resumed run draws what the uninterrupted one would have.
+
+The reported loss is 1 - the mean reward, and what options add; its gradient is that of the policy.
+
+Deviations from the paper: ratings are drawn behind given words by default; the critic-free gradient
+is made relative to a group; a freely written answer is read up to its first token that leaves the
+form, in the tokens that the tokenizer gives the form, which is stricter than reading by rule; the
+format loss is that of the form's words behind ratings drawn at random (a teacher's, where the user
+has them), once a user; the paper's text does not have its three weights, so that `format` has
+defaults of our own.
 
 Letters: B users, G answers of each, A aspects, R ratings, I items and padding, C targets.
 """
@@ -22,16 +33,17 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from recjax.config import build, to_plain
-from recjax.data.prepare import DataConfig, read_options
+from recjax.data.prepare import read_options
 from recjax.data.store import Store
 from recjax.errors import InputError
+from recjax.guided.answers import Answered, Asked, ForcedAnswers, FreeAnswers
 from recjax.guided.aspects import (
     AspectSet,
     Scores,
@@ -39,75 +51,20 @@ from recjax.guided.aspects import (
     read_item_scores,
     read_user_scores,
 )
+from recjax.guided.policy_config import PolicyConfig
+from recjax.guided.policy_loss import divergence, policy_loss
 from recjax.guided.prompts import answer_form
 from recjax.guided.rewards import TASKS
-from recjax.guided.user_examples import UserConfig, UserExamples
-from recjax.guided.user_ranking import PolicyEvaluationConfig, PolicyEvaluator
+from recjax.guided.user_examples import UserExamples
+from recjax.guided.user_ranking import PolicyEvaluator
 from recjax.llm_folders import stop_ids
 from recjax.models.definition import fingerprint
-from recjax.ranges import Amount, Checked, FieldError, Positive, Range, Seed
-from recjax.scoring._form_programs import fill, slots
-from recjax.scoring.form_likelihood import choice_log_probs
+from recjax.scoring.form_states import form_states
 from recjax.scoring.forms import FormTokens, form_tokens, tree_for
 from recjax.text.tokenizers import Tokenizer, load_tokenizer
-from recjax.training.adapting import AdaptingConfig, AdaptingRun
-from recjax.training.finetune import FinetuneTrainConfig
-from recjax.training.optim import OptimConfig
+from recjax.training.adapting import AdaptingRun
 from recjax.training.system import System, own_store
 from recjax.typing import Array, Params
-
-
-@dataclasses.dataclass(frozen=True)
-class RewardConfig(Checked):
-    """Section `reward`."""
-
-    # "liked": AUC of the next items, liked or not; "next": their mean reciprocal rank.
-    task: Literal["liked", "next"] = "liked"
-    samples: Annotated[int, Range(2, 1024)] = 8  # G
-    temperature: Positive = 1.0  # of the draws
-    # Of a rating's advantage: the answer's, or the answer's reward less that with this aspect left
-    # at the mean (less noise; what later ratings of the answer make of it is left out).
-    credit: Literal["answer", "aspect"] = "answer"
-    scale: bool = False  # divide advantages by their deviation in the group, as GRPO does
-    kl: Amount = 0.0  # weight of the divergence from the start; of adapters alone
-    teacher: str = ""  # a file of users' scores; its answers' likelihood is learned, too
-    teacher_weight: Amount = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class PolicyTrainConfig(FinetuneTrainConfig):
-    """Section `train`."""
-
-    metric: str = "validation/users/auc"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PolicyConfig(AdaptingConfig):
-    """The config of a policy's fine-tuning."""
-
-    data: DataConfig
-    items: str  # a file of the items' scores
-    aspects: str = ""  # their set; "" = as the file says
-    users: UserConfig = dataclasses.field(default_factory=UserConfig)
-    reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
-    seed: Seed = 0
-    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
-    train: PolicyTrainConfig = dataclasses.field(default_factory=PolicyTrainConfig)
-    evaluation: PolicyEvaluationConfig = dataclasses.field(default_factory=PolicyEvaluationConfig)
-
-    system = "policy"  # its name in `recjax.systems.SYSTEMS`; no field
-
-    def __post_init__(self):
-        super().__post_init__()
-        read_options(self.data)
-        if not self.llm:
-            raise FieldError("llm", "is empty; expected the folder of a language model")
-        if not self.items:
-            raise FieldError("items", "is empty; expected a file of the items' scores")
-        if self.reward.kl and self.method != "lora":
-            raise FieldError("reward.kl", "needs the start's weights: expected method 'lora'")
-        if bool(self.reward.teacher) != bool(self.reward.teacher_weight):
-            raise FieldError("reward.teacher_weight", "goes with reward.teacher: set both or none")
 
 
 def complete(section: Any) -> dict[str, Any]:
@@ -127,38 +84,6 @@ def _settled(config: PolicyConfig, store: Store) -> PolicyConfig:
     return dataclasses.replace(
         config, llm=absolute(config.llm), items=absolute(config.items), data=data, reward=reward
     )
-
-
-def advantages(rewards: Array, *, scale: bool = False) -> Array:
-    """Rewards [B G ...] less the mean of the group's others; zero on average.
-
-    Args:
-        rewards: of G answers to one question, independent draws.
-        scale: divide by the group's deviation. The gradient's direction is then no longer that of
-            the mean reward: groups that differ little weigh as much as others.
-    """
-    size = rewards.shape[1]
-    others = (rewards.sum(1, keepdims=True) - rewards) / (size - 1)
-    out = rewards - others
-    if scale:
-        out = out / (jnp.std(rewards, axis=1, keepdims=True) + 1e-6)
-    return jax.lax.stop_gradient(out)
-
-
-def policy_loss(log_probs: Array, rewards: Array, *, scale: bool = False) -> Array:
-    """The sum over B of 1 - the mean reward; its gradient is the policy gradient.
-
-    Args:
-        log_probs: [B G A] of the drawn ratings, each given those before it.
-        rewards: [B G] of answers, or [B G A] of ratings, in [0, 1].
-        scale: see `advantages`.
-    """
-    gain = advantages(rewards, scale=scale)
-    gain = gain if gain.ndim == log_probs.ndim else gain[..., None]
-    surrogate = -(gain * log_probs).sum(-1).mean(1).sum()
-    answer = rewards if rewards.ndim == 2 else rewards.mean(-1)
-    value = (1.0 - answer.mean(1)).sum()
-    return surrogate + jax.lax.stop_gradient(value - surrogate)
 
 
 class PolicyRun(AdaptingRun):
@@ -209,17 +134,45 @@ class PolicyRun(AdaptingRun):
         )
 
     @functools.cached_property
-    def _tree(self) -> tuple[Any, list[list[int]]]:
+    def forced(self) -> ForcedAnswers:
+        """Answers whose ratings are drawn; users' scores are measured with them, too."""
+        tree, inner = tree_for(self.form, self._stop, self.tokenizer)
+        return ForcedAnswers(self.form, tree, inner, self.config.reward.temperature)
+
+    @functools.cached_property
+    def free(self) -> FreeAnswers | None:
+        """Answers whose tokens are drawn, where the run asks for them."""
+        asked = self.config.reward
+        if asked.draws != "free":
+            return None
+        if not self.form.exact:
+            raise InputError(
+                f"config.reward.draws: 'free' needs a tokenizer that reads '{self.aspects.names[0]}"
+                ": 7' as the words and then the rating; expected 'forced' for this one"
+            )
+        ends = [int(t) for t in np.asarray(self.forced.tree.after)[-1] if t >= 0]
+        pad_id = self.tokenizer.pad_id
+        return FreeAnswers(form_states(self.form, ends), self._stop, pad_id, asked.temperature)
+
+    @property
+    def answers(self) -> ForcedAnswers | FreeAnswers:
+        """What is drawn."""
+        return self.free or self.forced
+
+    @functools.cached_property
+    def _stop(self) -> tuple[int, ...]:
         eos = self.tokenizer.eos_id
-        stop = stop_ids(self.folder) or (() if eos is None else (eos,))
-        return tree_for(self.form, stop, self.tokenizer)
+        return tuple(stop_ids(self.folder)) or (() if eos is None else (eos,))
 
     @property
     def _slots(self) -> int:
         """Cached tokens of an answer."""
-        inner = self._tree[1]
-        longest = max(map(len, self.form.options))
-        return slots(self.form.words, self.form.options, inner) + longest
+        return max(answers.slots for answers in (self.forced, self.answers))
+
+    @property
+    def updates_of_batch(self) -> int:
+        """See `Trainable`."""
+        return self.config.reward.updates
 
     @functools.cached_property
     def data(self) -> dict[str, Array]:
@@ -247,12 +200,16 @@ class PolicyRun(AdaptingRun):
         """[B G] of standardised scores [B G A]."""
         return TASKS[self.config.reward.task].reward(users, batch, data["items"])
 
-    def _credited(self, ratings: Array, batch: Any, data: Any) -> Array:
-        """Rewards [B G] of answers' ratings [B G A], or [B G A] of each rating."""
-        users = self.vectors(ratings, data)
-        whole = self.rewards(users, batch, data)
+    def _credited(self, answers: Answered, batch: Any, data: Any, rows: int) -> tuple[Array, Array]:
+        """Rewards [B G] of answers, and what a rating's advantage is made of: the same, or
+        [B G A]."""
+        chosen = answers.chosen.reshape(rows, -1, answers.chosen.shape[-1])
+        whole = answers.whole.reshape(rows, -1)
+        users = self.vectors(chosen.astype(jnp.float32) + self.aspects.least, data)
+        users = jnp.where(whole[..., None], users, 0.0)
+        rewards = jnp.where(whole, self.rewards(users, batch, data), 0.0)
         if self.config.reward.credit == "answer":
-            return whole
+            return rewards, rewards
         size = users.shape[1]
         others = (users.sum(1, keepdims=True) - users) / (size - 1)
 
@@ -260,78 +217,111 @@ class PolicyRun(AdaptingRun):
             kept = jnp.arange(users.shape[-1]) != place
             return self.rewards(jnp.where(kept, users, others), batch, data)
 
-        left = jax.lax.map(without, jnp.arange(users.shape[-1]))
-        return whole[..., None] - jnp.moveaxis(left, 0, -1)
+        left = jnp.moveaxis(jax.lax.map(without, jnp.arange(users.shape[-1])), 0, -1)
+        return rewards, jnp.where(whole[..., None], rewards[..., None] - left, 0.0)
 
-    def _read(self, module: Any, batch: Mapping[str, Array], copies: int) -> Any:
-        """A cache of the prompts, `copies` rows of each, with room for an answer."""
+    def _read(self, module: Any, batch: Mapping[str, Array]) -> Asked:
         rows, length = batch["tokens"].shape
         cache = module.empty_cache(rows, length + self._slots)
-        _, cache = module.hidden(
-            batch["tokens"], mask=batch["real"], cache=cache, places=jnp.zeros((rows, 1), jnp.int32)
-        )
-        return cache.take(jnp.repeat(jnp.arange(rows), copies))
+        newest = jnp.full((rows, 1), length - 1, jnp.int32)
+        h, cache = module.hidden(batch["tokens"], mask=batch["real"], cache=cache, places=newest)
+        return Asked(h[:, 0], cache)
 
-    def _drawn(self, module: Any, cache: Any, keys: Array, temperature: Array) -> Any:
-        words, (tree, inner) = self.form.words, self._tree
-        first = jnp.broadcast_to(jnp.array(words[0], jnp.int32), (len(keys), len(words[0])))
-        return fill(
-            module, words, self.form.options, inner, tree, cache, first,
-            jnp.ones_like(first, bool), keys, temperature,
-        )  # fmt: skip
+    def _copies(self, asked: Asked) -> Asked:
+        """Each of B prompts G times."""
+        return asked.take(jnp.repeat(jnp.arange(len(asked.state)), self.config.reward.samples))
+
+    def _drawn(self, params: Params, asked: Asked, batch: Any, data: Any, key: Array) -> Any:
+        """Answers of the prompts [N] as they are read, their rewards and gains."""
+        rows = len(batch["tokens"])
+        module = self.model.merge(jax.lax.stop_gradient(params)).for_decoding()
+        asked = jax.lax.stop_gradient(asked)
+        keys = jax.random.split(key, rows * self.config.reward.samples)
+        answers = jax.lax.stop_gradient(self.answers.draw(module, asked, keys))
+        rewards, credited = self._credited(answers, batch, data, rows)
+        gain = self.answers.gains(answers, credited, scale=self.config.reward.scale)
+        return {"answers": answers, "rewards": rewards, "gain": gain}
+
+    def draw(self, params: Params, batch: Any, data: Any, key: Array) -> Any:
+        """The batch with draws that several updates learn from; see `Trainable`."""
+        module = self.model.merge(params)
+        asked = self._copies(self._read(module, batch))
+        drawn = self._drawn(params, asked, batch, data, key)
+        before = self.answers.log_probs(module, asked, drawn["answers"])
+        return {**batch, "drawn": {**drawn, "before": before}}
 
     def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
         """(sum, weight) over users: see `policy_loss`."""
-        asked = self.config.reward
-        rows = len(batch["tokens"])
+        asked, rows = self.config.reward, len(batch["tokens"])
         module = self.model.merge(params)
-        cache = self._read(module, batch, asked.samples)
-        still = self.model.merge(jax.lax.stop_gradient(params)).for_decoding()
-        keys = jax.random.split(key, rows * asked.samples)
-        chosen, _ = self._drawn(
-            still, jax.lax.stop_gradient(cache), keys, jnp.float32(asked.temperature)
-        )
-        chosen = jax.lax.stop_gradient(chosen).reshape(rows, asked.samples, -1)
-        shape = chosen.shape
-        log_probs = self._taught(module, cache, chosen.reshape(-1, shape[-1])).reshape(shape)
-        ratings = chosen.astype(jnp.float32) + self.aspects.least
-        loss = policy_loss(log_probs, self._credited(ratings, batch, data), scale=asked.scale)
+        prompts = self._read(module, batch)
+        copies = self._copies(prompts)
+        drawn = batch.get("drawn") or self._drawn(params, copies, batch, data, key)
+        answers, before = drawn["answers"], drawn.get("before")
+
+        def grouped(flat: Array) -> Array:
+            return flat.reshape(rows, asked.samples, -1)
+
+        log_probs = grouped(self.answers.log_probs(module, copies, answers))
+        real = grouped(answers.real)
+        loss = policy_loss(
+            log_probs, drawn["gain"], drawn["rewards"], real=real, clip=asked.clip,
+            before=None if before is None else grouped(before),
+        )  # fmt: skip
         if asked.kl:
-            start = {p: jnp.zeros_like(a) if p in self.trained else a for p, a in params.items()}
-            frozen = self.model.merge(start)
-            first = self._read(frozen, batch, asked.samples)
-            gap = self._taught(frozen, first, chosen.reshape(-1, shape[-1])).reshape(shape)
-            gap = jax.lax.stop_gradient(gap) - log_probs
-            # Schulman's estimate of the divergence: never negative, and of little variance.
-            loss += asked.kl * (jnp.exp(gap) - gap - 1).sum(-1).mean(1).sum()
+            first = {p: jnp.zeros_like(a) if p in self.trained else a for p, a in params.items()}
+            frozen = self.model.merge(first)
+            start = self.answers.log_probs(frozen, self._copies(self._read(frozen, batch)), answers)
+            loss += asked.kl * divergence(log_probs, grouped(start), real)
+        return loss + self._taught(module, prompts, answers, batch, data, key), jnp.float32(rows)
+
+    def _taught(
+        self, module: Any, prompts: Asked, answers: Answered, batch: Any, data: Any, key: Array
+    ) -> Array:
+        """The losses of answers that are given: the teacher's, and the form's."""
+        asked, weight = self.config.reward, self.config.format
+        rows, places = len(batch["tokens"]), len(self.aspects)
+        given = jnp.full((rows, places), -1)
         if asked.teacher:
             given = data["teacher"][batch["users"]]
-            known = (given >= 0).all(-1)
-            first = self._read(module, batch, 1)
-            taught = self._taught(module, first, jnp.maximum(given, 0))
-            loss -= asked.teacher_weight * jnp.where(known, taught.sum(-1), 0.0).sum()
-        return loss, jnp.float32(rows)
+        known = (given >= 0).all(-1)
+        if self.free is None:
+            if not asked.teacher:
+                return jnp.float32(0.0)
+            ratings = self.forced.taught(module, prompts, jnp.maximum(given, 0)).sum(-1)
+            return -asked.teacher_weight * jnp.where(known, ratings, 0.0).sum()
+        some = jax.random.randint(key, given.shape, 0, len(self.form.options))
+        words, ratings = self.free.taught(module, prompts, jnp.where(known[:, None], given, some))
+        whole, found = answers.whole, (answers.chosen >= 0).any(-1)
+        of_answer = jnp.where(whole, weight.whole, jnp.where(found, weight.partly, weight.unread))
+        unread = (~found).reshape(rows, -1).mean(1)
+        form = (of_answer.reshape(rows, -1).mean(1) * words).sum()
+        fallback = jnp.where(known, unread * (words + ratings), 0.0).sum()
+        return -form - asked.teacher_weight * fallback
 
-    def _taught(self, module: Any, cache: Any, chosen: Array) -> Array:
-        return choice_log_probs(
-            module, self.form.words, self.form.options, self._tree[0], cache, chosen
-        )
-
-    def ranked(self, params: Params, batch: Any, data: Any) -> tuple[Array, Array]:
-        """Of users [B]: expected ratings [B A], and the reward of each of `TASKS` [B n]."""
+    def ranked(self, params: Params, batch: Any, data: Any) -> tuple[Array, Array, Array]:
+        """Of users [B]: expected ratings [B A], the reward of each of `TASKS` [B n], and whether a
+        drawn answer is read [B]."""
         module = self.model.merge(params).for_decoding()
-        keys = jax.random.split(jax.random.key(0), len(batch["tokens"]))
-        _, log_probs = self._drawn(module, self._read(module, batch, 1), keys, jnp.float32(0.0))
+        rows = len(batch["tokens"])
+        keys = jax.random.split(jax.random.key(0), rows)
+        asked = self._read(module, batch)
+        _, log_probs = self.forced.filled(module, asked, keys, 0.0)
         ratings = jnp.exp(log_probs) @ jnp.array(self.aspects.ratings, jnp.float32)
         users = self.vectors(ratings, data)[:, None]
         rewards = [task.reward(users, batch, data["items"])[:, 0] for task in TASKS.values()]
-        return ratings, jnp.stack(rewards, 1)
+        whole = jnp.ones(rows, bool)
+        if self.free is not None:
+            whole = self.free.draw(module, asked, keys).whole
+        return ratings, jnp.stack(rewards, 1), whole
 
     def evaluator(self, name: Literal["validation", "test"]) -> PolicyEvaluator:
         """Measures the users' scores on what they did next."""
         evaluation, task = self.config.evaluation, self.config.reward.task
         examples = self.batches.at("test" if name == "test" else "validation")
-        return PolicyEvaluator(evaluation, name, task, examples, self.data, self.ranked)
+        return PolicyEvaluator(
+            evaluation, name, task, examples, self.data, self.ranked, self.free is not None
+        )
 
     def describe(self) -> str:
         """One line: model, parameters, data, devices."""

@@ -16,8 +16,9 @@ from recjax.guided.rewards import TASKS
 from recjax.ranges import Checked, Count, Size
 from recjax.typing import Array
 
-# `(params, batch, data) -> (expected ratings [B A], the reward of each of `TASKS` [B n])`.
-RankedFn = Callable[[Any, Mapping[str, Any], Any], tuple[Array, Array]]
+# `(params, batch, data) -> (expected ratings [B A], the reward of each of `TASKS` [B n], whether an
+# answer is read [B])`.
+RankedFn = Callable[[Any, Mapping[str, Any], Any], tuple[Array, Array, Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,8 @@ class PolicyEvaluator:
     """The users' expected ratings, and how they rank the items that follow.
 
     Metrics: `NAME/users/auc` over users with liked and other items, `NAME/full/mrr` of the next
-    items among all but the history, `NAME/users/loss` = 1 - the task's.
+    items among all but the history, `NAME/users/loss` = 1 - the task's; where answers are written
+    freely `NAME/users/read`, the share of drawn ones that are read to their end.
 
     Attributes:
         config: how many users, and how many at a time.
@@ -42,6 +44,7 @@ class PolicyEvaluator:
         users: `UserExamples.at` of the part.
         data: what `ranked` reads.
         ranked: the model.
+        free: whether answers are written freely.
     """
 
     config: PolicyEvaluationConfig
@@ -50,6 +53,7 @@ class PolicyEvaluator:
     users: Mapping[str, np.ndarray]
     data: Any
     ranked: RankedFn
+    free: bool = False
 
     @functools.cached_property
     def examples(self) -> np.ndarray:
@@ -59,7 +63,8 @@ class PolicyEvaluator:
     @property
     def metric_names(self) -> list[str]:
         """The names that `run` gives."""
-        return [*(f"{self.name}/{t.metric}" for t in TASKS.values()), f"{self.name}/users/loss"]
+        names = [*(t.metric for t in TASKS.values()), "users/loss"]
+        return [f"{self.name}/{name}" for name in names + ["users/read"] * self.free]
 
     def check(self) -> None:
         """Whether the data have what the task needs.
@@ -99,14 +104,15 @@ class PolicyEvaluator:
 
     def ratings(self, params: Any) -> np.ndarray:
         """Expected ratings [U A]."""
-        return np.concatenate([ratings for ratings, _ in self._rated(params)])
+        return np.concatenate([ratings for ratings, *_ in self._rated(params)])
 
     def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
         """Metrics by name; `progress` gets the number of users done."""
-        rewards = np.concatenate([rewards for _, rewards in self._rated(params, progress)])
+        _, rewards, read = map(np.concatenate, zip(*self._rated(params, progress), strict=True))
         means = []
         for task, values in zip(TASKS.values(), rewards.T, strict=True):
             values = values[self._mixed] if task.rated else values
             means.append(float(values.mean()) if len(values) else 0.5)
         loss = 1.0 - means[list(TASKS).index(self.task)]
-        return dict(zip(self.metric_names, (*means, loss), strict=True))
+        values = [*means, loss] + [float(read.mean())] * self.free
+        return dict(zip(self.metric_names, values, strict=True))

@@ -23,16 +23,18 @@ def choice_log_probs(
     tree: Tree,
     cache: KVCache,
     chosen: Array,
+    temperature: float = 1.0,
 ) -> Array:
     """Log-probabilities [B A] of choices, each given those before it, among the form's options.
 
-    Those of `_form_programs.fill` at temperature 1, which chooses place by place.
+    Those of `_form_programs.fill`, which chooses place by place, at the same temperature.
 
     Args:
         model: the module.
         words, options, tree: of the form.
         cache: of the prompts, with room for `_form_programs.slots` and the longest option.
         chosen: [B A] the options' numbers.
+        temperature: above 0; logits are divided by it.
     """
     rows, places = chosen.shape
     table, used = next_words(words, options)
@@ -74,7 +76,7 @@ def choice_log_probs(
         cache=cache,
         places=wanted.reshape(rows, -1),
     )
-    h = h.reshape(*wanted.shape, -1).astype(jnp.float32)
+    h = h.reshape(*wanted.shape, -1).astype(jnp.float32) / temperature
     head = model.head_table()
     node = jnp.asarray(nodes)[chosen]  # [B A D]
     ends = jnp.asarray(tree.after)  # [A C]

@@ -120,7 +120,9 @@ def form_states(form: FormTokens, ends: list[int]) -> FormStates:
     """
     words, options = form.words, form.options
     whole = {tuple(option): r for r, option in enumerate(options)}
-    inner = sorted({tuple(o[:n]) for o in options for n in range(len(o))}, key=lambda t: (len(t), t))
+    inner = sorted(
+        {tuple(o[:n]) for o in options for n in range(len(o))}, key=lambda t: (len(t), t)
+    )
     names: list[tuple] = []
     for a, word in enumerate(words):
         names += [(a, i) for i in range(len(word))] + [(a, node) for node in inner]

@@ -20,7 +20,6 @@ import optax
 
 from recjax.errors import InputError
 from recjax.training.devices import Device
-from recjax.training.freezing import with_frozen
 from recjax.training.hlo import Program
 from recjax.training.parallel import AxisRules, batch_sharding, param_shardings, replicated
 from recjax.training.state import abstract_state_of

@@ -75,7 +75,7 @@ def _patterns(rules: Rules) -> str:
 
 
 def with_frozen(function: Callable[..., Out]) -> Callable[..., Out]:
-    """A loss, or a step's draws, of the state's parameters alone: `data` is `(frozen, own data)`."""
+    """A loss, or a step's draws, of the state's parameters: `data` is `(frozen, own data)`."""
 
     def called(params: Params, batch: Any, data: tuple[Params, Any], key: Array) -> Out:
         frozen, rest = data

@@ -1,12 +1,17 @@
 """Policy gradient over a tiny language model, from files to adapters."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import recjax
 from recjax.config import build
 from recjax.errors import InputError
-from recjax.guided.policy import PolicyConfig, PolicyRun
+from recjax.guided.answers import Answered
+from recjax.guided.policy import PolicyRun
+from recjax.guided.policy_config import PolicyConfig
+from recjax.guided.score_files import write_scores
 from recjax.training.state import trained_of
 
 
@@ -83,10 +88,82 @@ def test_options_change_the_gradient_not_the_first_loss(policy, plain, name):
     run = policy(reward={name: {"credit": "aspect", "kl": 0.1, "scale": True}[name]})
     _, metrics = run.make_steps()(run.init_state(), run.place(0, 1))
     first = plain[-1][0]
-    if name != "credit":  # its value counts parts of the reward
-        assert first["loss"] == pytest.approx(float(metrics["loss"][0]), abs=1e-5)
+    assert first["loss"] == pytest.approx(float(metrics["loss"][0]), abs=1e-5)
     same = first["grad_norm"] == pytest.approx(float(metrics["grad_norm"][0]), rel=1e-4)
     assert same == (name == "kl")  # at the start nothing has diverged
+
+
+def test_several_updates_of_one_set_of_draws(policy, plain):
+    """The first one is that of the draws as they are, and the loss's value stays."""
+    first = plain[-1][0]
+    _, metrics = (run := policy(reward={"updates": 2})).make_steps()(
+        run.init_state(), run.place(0, 1)
+    )
+    assert float(metrics["loss"][0]) == pytest.approx(first["loss"], abs=1e-5)
+    # Means over the updates; the second one's gradient is that of changed parameters.
+    second = 2 * float(metrics["grad_norm"][0]) - first["grad_norm"]
+    assert second > 0 and second != pytest.approx(first["grad_norm"], rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def written(policy, own, sample_store, tmp_path_factory):
+    """A run whose answers are written freely: metrics of the start, and of 40 steps later."""
+    teacher = tmp_path_factory.mktemp("teacher") / "users.tsv"
+    keys = sample_store.user_keys[::2]
+    write_scores(teacher, keys, np.full((len(keys), 3), 7), own, "user_id")
+    run = policy(
+        method="full",
+        reward={"draws": "free", "teacher": str(teacher), "teacher_weight": 0.5},
+        optim={"learning_rate": 1e-2},
+    )
+    state, steps, batch = run.init_state(), run.make_steps(), run.place(0, 1)
+    evaluator = run.evaluator("test")
+    before, losses = evaluator.run(run.whole(state.params)), []
+    for _ in range(40):
+        state, found = steps(state, batch)
+        losses.append(float(found["loss"][0]))
+    return run, state, before, evaluator.run(run.whole(state.params)), losses
+
+
+def test_a_model_that_writes_freely_learns_the_form(written):
+    _, _, before, after, losses = written
+    assert losses[-1] < 0.1 * losses[0]
+    # Of drawn answers about users that no step has asked of; 0.82 when the bound was set.
+    assert before["test/users/read"] == 0.0 and after["test/users/read"] > 0.6
+
+
+def test_the_format_has_a_weight_by_how_far_an_answer_is_read(written, policy):
+    """One answer is read in part and two not at all; every second user has a teacher."""
+    run, state, *_ = written
+    batch = jax.tree.map(lambda a: a[0], run.place(0, 1))
+    teacher = np.asarray(run.data["teacher"])[np.asarray(batch["users"])]
+    known = (teacher >= 0).all(-1)
+    assert 0 < known.sum() < len(known)
+    own = policy(
+        method="full",
+        reward={"draws": "free", "teacher": run.config.reward.teacher, "teacher_weight": 0.5},
+        format={"whole": 0.25, "partly": 2.0, "unread": 3.0},
+    )
+    rows, size, key = len(known), own.config.reward.samples, jax.random.key(1)
+    chosen = np.full((rows, size, 3), 4, np.int32)
+    chosen[:, 1, 2] = -1  # partly
+    chosen[:, 2:4] = -1  # unread
+    whole = (chosen >= 0).all(-1)
+
+    @jax.jit
+    def both(params):
+        module = own.model.merge(params)
+        prompts = own._read(module, batch)
+        answers = Answered(0, 0, jnp.asarray(chosen.reshape(-1, 3)), jnp.asarray(whole.reshape(-1)))
+        some = jax.random.randint(key, (rows, 3), 0, 10)
+        given = jnp.where(known[:, None], teacher, some)
+        parts = own.free.taught(module, prompts, given)
+        return own._taught(module, prompts, answers, batch, own.data, key), parts
+
+    found, (words, ratings) = both(run.whole(state.params))
+    weight = ((size - 3) * 0.25 + 2.0 + 2 * 3.0) / size
+    fallback = 0.5 * 2 / size * ((words + ratings) * known).sum()
+    assert float(found) == pytest.approx(float(-weight * words.sum() - fallback), rel=1e-5)
 
 
 def test_batches_follow_from_seed_and_step_and_leave_the_ends_out(policy, sample_store):
@@ -125,5 +202,11 @@ def test_errors_name_the_key(policy):
         policy(users={"targets": 10}).batches  # noqa: B018
     with pytest.raises(InputError, match=r"config\.reward\.teacher_weight"):
         policy(reward={"teacher_weight": 0.5})
+    with pytest.raises(InputError, match=r"config\.format: is of answers that are written"):
+        policy(format={"whole": 0.5})
+    with pytest.raises(InputError, match=r"config\.reward\.clip"):
+        policy(reward={"clip": 1.0})
+    with pytest.raises(InputError, match=r"config\.lora\.dropout"):
+        policy(lora={"dropout": 0.1})
     with pytest.raises(InputError, match=r"config\.reward\.kl: needs"):
         policy(method="full", reward={"kl": 0.5})

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from recjax.guided.policy import advantages, policy_loss
+from recjax.guided.policy_loss import advantages, divergence, format_advantages, policy_loss
 from recjax.guided.rewards import auc, match, reciprocal_rank
 
 PLACES, RATINGS = 2, 3
@@ -49,7 +49,7 @@ def test_the_gradients_mean_is_the_exact_one():
     rewards = REWARDS[np.asarray(chosen[..., 0]), np.asarray(chosen[..., 1])]
 
     def drawn(params):
-        return policy_loss(log_probs_of(params, chosen), rewards) / len(chosen)
+        return policy_loss(log_probs_of(params, chosen), advantages(rewards), rewards) / len(chosen)
 
     value, found = jax.jit(jax.value_and_grad(drawn))(params)
     assert value == pytest.approx(float(1 + exact(params)), abs=5e-3)
@@ -66,9 +66,8 @@ def test_a_bandits_best_answer_is_found(scale):
     def step(params, state, key):
         chosen = draw(params, key, (16, 8))
         rewards = jnp.asarray(REWARDS)[chosen[..., 0], chosen[..., 1]]
-        grads = jax.grad(lambda p: policy_loss(log_probs_of(p, chosen), rewards, scale=scale) / 16)(
-            params
-        )
+        gain = advantages(rewards, scale=scale)
+        grads = jax.grad(lambda p: policy_loss(log_probs_of(p, chosen), gain, rewards) / 16)(params)
         updates, state = optimizer.update(grads, state)
         return optax.apply_updates(params, updates), state
 
@@ -114,3 +113,64 @@ def test_the_rank_is_among_all_items_but_the_history():
             own = float(scores[row, target])
             out.append(1 / (1 + sum(float(scores[row, i]) >= own for i in rest)))
         assert float(found[row]) == pytest.approx(np.mean(out) if out else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "gain", "slope"),
+    [
+        (0.0, 1.0, -1.0), (0.0, -1.0, 1.0),
+        (0.1, 1.0, -1.1), (0.1, -1.0, 1.1),  # inside: the gradient of ratio times gain
+        (0.3, 1.0, 0.0), (-0.3, -1.0, 0.0),  # it has changed enough in the gain's direction
+        (0.3, -1.0, 1.3), (-0.3, 1.0, -0.7),  # and against it: the way back is open
+    ],
+)  # fmt: skip
+def test_a_clipped_decision_has_no_gradient(change, gain, slope):
+    before = jnp.full((1, 2, 2), -1.0)
+    now = before.at[0, 0, 0].add(float(np.log1p(change)))
+    gains = jnp.zeros((1, 2, 2)).at[0, 0, 0].set(gain).at[0, 1, 1].set(5.0)
+    real = jnp.ones((1, 2, 2), bool).at[0, 1, 1].set(False)
+    rewards = jnp.array([[0.25, 0.5]])
+    value, found = jax.value_and_grad(policy_loss)(
+        now, gains, rewards, before=before, real=real, clip=0.2
+    )
+    assert value == pytest.approx(0.625)
+    expected = np.zeros((1, 2, 2))
+    expected[0, 0, 0] = slope / 2  # of two answers
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_the_divergence_is_the_exact_one_and_so_is_its_gradient():
+    params = parameters()
+    start = jax.tree.map(lambda a: a + 0.5 * jnp.sin(7 * a), params)
+    every = np.array(list(itertools.product(range(RATINGS), repeat=PLACES)))
+    of_start = log_probs_of(start, every)
+    mass = jnp.exp(log_probs_of(params, every).sum(-1))
+
+    def estimated(params):  # the mean over all answers, as the policy draws them
+        log_probs = log_probs_of(params, every)[:, None, None]
+        each = jax.vmap(divergence)(log_probs, of_start[:, None, None])
+        return (jax.lax.stop_gradient(mass) * each).sum()
+
+    def backward(params):  # of the start from the policy, at each place; prefixes are the policy's
+        first = jax.nn.softmax(start["first"]) @ -jax.nn.log_softmax(params["first"])
+        prefixes = jax.lax.stop_gradient(jax.nn.softmax(params["first"]))
+        own = jax.nn.log_softmax(params["second"], axis=-1)
+        second = (jax.nn.softmax(start["second"], axis=-1) * -own).sum(-1)
+        return first + prefixes @ second
+
+    value, found = jax.value_and_grad(estimated)(params)
+    exact = (mass * (log_probs_of(params, every) - of_start).sum(-1)).sum()
+    assert value == pytest.approx(float(exact), abs=1e-5) and exact > 0.01
+    for name, expected in jax.grad(backward)(params).items():
+        np.testing.assert_allclose(found[name], expected, atol=1e-5)
+        assert np.abs(expected).max() > 0.01
+    same = divergence(of_start[:, None], of_start[:, None])
+    assert same == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_group_says_how_usual_it_is_to_keep_to_the_form():
+    at = jnp.array([[[0, 1, 2], [0, 1, 3], [0, 3, 3]]])
+    kept = jnp.array([[[True, True, True], [True, False, False], [False, False, False]]])
+    words = jnp.array([[[True, True, True], [True, True, False], [True, False, False]]])
+    found = format_advantages(at, kept, words, 3)
+    np.testing.assert_allclose(found, [[[0.5, 1, 1], [0.5, -1, 0], [-1, 0, 0]]], atol=1e-6)

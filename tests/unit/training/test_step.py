@@ -1,4 +1,4 @@
-"""A batch in parts, and a loss in another type."""
+"""A batch in parts, a loss in another type, and several updates of what a step draws."""
 
 import jax
 import jax.numpy as jnp
@@ -55,3 +55,45 @@ def test_a_step_in_bfloat16_has_float32_masters():
     np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=2e-2)
     assert (np.asarray(metrics["loss"]) != np.asarray(expected["loss"])).any()
     np.testing.assert_allclose(found.params["w"], whole.params["w"], atol=2e-2)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_several_updates_learn_from_one_set_of_draws(parts):
+    optimizer, count = optax.adam(0.1), []
+
+    def drawn(params, batch, data, key):
+        count.append(1)
+        noise = jax.random.normal(key, (len(batch["x"]), 3))
+        return {**batch, "wanted": batch["x"] @ params["w"] + noise}
+
+    def loss(params, batch, data, key):
+        losses = (((batch["x"] @ params["w"] - batch["wanted"]) * data) ** 2).sum(-1)
+        return (losses * batch["weight"]).sum(), batch["weight"].sum()
+
+    def start():
+        params = jax.tree.map(jnp.asarray, PARAMS)
+        return TrainState(jnp.int32(0), params, optimizer.init({"w": params["w"]}))
+
+    key, one = jax.random.key(3), {name: a[:1] for name, a in BATCH.items()}
+    several = make_steps(loss, optimizer, {"w"}, parts=parts, drawn=drawn, updates=3)
+    found, metrics = several(start(), one, jnp.float32(1.5), key)
+    assert int(found.step) == 1 and len(count) == 1
+
+    state, own = start(), jax.random.fold_in(key, 0)
+    whole = {name: a[0] for name, a in BATCH.items()}
+    if parts == 1:
+        batch = drawn(state.params, whole, None, own)
+    else:  # every part's draws have a key of their own
+        batch = {name: np.zeros((12, *a.shape[1:]), np.float32) for name, a in whole.items()}
+        batch["wanted"] = np.zeros((12, 3), np.float32)
+        for part in range(parts):
+            rows = {name: a[part::parts] for name, a in whole.items()}
+            for name, a in drawn(state.params, rows, None, jax.random.fold_in(own, part)).items():
+                batch[name][part::parts] = a
+    batch = {name: a[None] for name, a in batch.items()}
+    losses, steps = [], make_steps(loss, optimizer, {"w"})
+    for _ in range(3):
+        state, each = steps(state, batch, jnp.float32(1.5), key)
+        losses.append(float(each["loss"][0]))
+    np.testing.assert_allclose(found.params["w"], state.params["w"], rtol=1e-4, atol=1e-5)
+    assert float(metrics["loss"][0]) == pytest.approx(np.mean(losses), rel=1e-4)

@@ -1,0 +1,197 @@
+"""Answers of a policy, and how likely they are: of a form's ratings, or of all tokens.
+
+- "forced": the words are given; a decision is a rating. No answer has another form.
+- "free": the model writes, as in the paper; a decision is a token. Tokens of the words are rewarded
+  by whether they keep to the form, those of the ratings by the task. An answer that leaves the form
+  ends there, and its reward of the task is 0.
+
+Letters: B users, G answers of each, N = B G, D decisions, A aspects, T tokens, E numbers of a
+state, V tokens of the vocabulary.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from recjax.generate.loop import decode
+from recjax.generate.sampling import Sampler, log_prob
+from recjax.guided.policy_loss import advantages, format_advantages
+from recjax.nn.cache import KVCache
+from recjax.scoring._form_programs import Tree, fill, slots
+from recjax.scoring.form_likelihood import choice_log_probs
+from recjax.scoring.form_states import FormStates
+from recjax.scoring.forms import FormTokens
+from recjax.typing import Array
+
+
+class Asked(NamedTuple):
+    """Prompts that a model has read.
+
+    Attributes:
+        state: [N E], the last hidden state of each.
+        cache: of them, with room for an answer.
+    """
+
+    state: Array
+    cache: KVCache
+
+    def take(self, rows: Array) -> "Asked":
+        """Those of some rows."""
+        return Asked(self.state[rows], self.cache.take(rows))
+
+
+class Answered(NamedTuple):
+    """N answers.
+
+    Attributes:
+        decided: [N D] int32, the decisions: ratings, or tokens.
+        real: [N D] bool, decisions there are.
+        chosen: [N A] int32, the ratings; -1 where none is read.
+        whole: [N] bool, answers that are read to their end.
+        at, kept, choice: [N D] of free answers, see `form_states.Walked`; else empty.
+    """
+
+    decided: Array
+    real: Array
+    chosen: Array
+    whole: Array
+    at: Any = ()
+    kept: Any = ()
+    choice: Any = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ForcedAnswers:
+    """Answers whose words are given.
+
+    Attributes:
+        form: as tokens.
+        tree, inner: of `recjax.scoring.forms.tree_for`.
+        temperature: of the draws.
+    """
+
+    form: FormTokens
+    tree: Tree
+    inner: list[list[int]]
+    temperature: float
+
+    @property
+    def slots(self) -> int:
+        """Cached tokens of an answer."""
+        longest = max(map(len, self.form.options))
+        return slots(self.form.words, self.form.options, self.inner) + longest
+
+    def filled(
+        self, module: Any, asked: Asked, keys: Array, temperature: float
+    ) -> tuple[Array, Array]:
+        """Ratings [N A], and the log-probabilities [N A R] of all: see `fill`."""
+        words = jnp.array(self.form.words[0], jnp.int32)
+        first = jnp.broadcast_to(words, (len(keys), len(words)))
+        return fill(
+            module, self.form.words, self.form.options, self.inner, self.tree, asked.cache, first,
+            jnp.ones_like(first, bool), keys, jnp.float32(temperature),
+        )  # fmt: skip
+
+    def draw(self, module: Any, asked: Asked, keys: Array) -> Answered:
+        """An answer for each key [N]; the module is one for decoding."""
+        chosen, _ = self.filled(module, asked, keys, self.temperature)
+        return Answered(chosen, jnp.ones_like(chosen, bool), chosen, jnp.ones(len(chosen), bool))
+
+    def log_probs(self, module: Any, asked: Asked, answers: Answered) -> Array:
+        """[N D] of the decisions, at the draws' temperature."""
+        return self.taught(module, asked, answers.decided, self.temperature)
+
+    def taught(self, module: Any, asked: Asked, chosen: Array, temperature: float = 1.0) -> Array:
+        """[N A] of ratings."""
+        return choice_log_probs(
+            module, self.form.words, self.form.options, self.tree, asked.cache, chosen, temperature
+        )
+
+    def gains(self, answers: Answered, rewards: Array, *, scale: bool) -> Array:
+        """[B G D] or [B G] of the task's rewards [B G A] or [B G]."""
+        del answers
+        return advantages(rewards, scale=scale)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FreeAnswers:
+    """Answers that the model writes.
+
+    Attributes:
+        states: of the form.
+        stop: tokens that end what a model writes.
+        pad_id: behind that.
+        temperature: of the draws.
+    """
+
+    states: FormStates
+    stop: tuple[int, ...]
+    pad_id: int
+    temperature: float
+
+    @property
+    def slots(self) -> int:
+        """Cached tokens of an answer."""
+        return self.states.longest
+
+    def draw(self, module: Any, asked: Asked, keys: Array) -> Answered:
+        """See `ForcedAnswers.draw`."""
+
+        def step(tokens: Array, cache: KVCache) -> tuple[Array, KVCache]:
+            h, cache = module.hidden(tokens[:, None], cache=cache)
+            return module.logits(h[:, 0]), cache
+
+        made = decode(
+            step, module.logits(asked.state), asked.cache, max_new_tokens=self.states.longest,
+            stop=jnp.array(self.stop, jnp.int32), pad_id=self.pad_id,
+            sampler=Sampler(self.temperature), keys=keys,
+        )  # fmt: skip
+        walked = self.states.walk(made.tokens)
+        return Answered(
+            made.tokens, walked.real, walked.chosen, walked.whole, walked.at, walked.kept,
+            walked.choice,
+        )  # fmt: skip
+
+    def log_probs(self, module: Any, asked: Asked, answers: Answered) -> Array:
+        """See `ForcedAnswers.log_probs`."""
+        return self._tokens(module, asked, answers.decided, answers.real, self.temperature)
+
+    def taught(self, module: Any, asked: Asked, chosen: Array) -> tuple[Array, Array]:
+        """Sums [N] of the log-probabilities of whole answers with these ratings [N A]: of the
+        words' tokens (the ratings are masked), and of the ratings' tokens."""
+        tokens, real = self.states.write(chosen)
+        choice = self.states.walk(tokens).choice
+        found = self._tokens(module, asked, tokens, real, 1.0)
+        words = jnp.where(real & ~choice, found, 0.0).sum(-1)
+        return words, jnp.where(choice, found, 0.0).sum(-1)
+
+    def _tokens(
+        self, module: Any, asked: Asked, tokens: Array, real: Array, temperature: float
+    ) -> Array:
+        """[N T] of tokens, each given those before it; of real ones."""
+        h, _ = module.hidden(tokens[:, :-1], mask=real[:, :-1], cache=asked.cache)
+        h = jnp.concatenate([asked.state[:, None], h], axis=1)
+
+        @jax.checkpoint
+        def at(place: tuple[Array, Array]) -> Array:  # [N V] logits of one place at a time
+            logits = module.logits(place[0]).astype(jnp.float32)
+            return log_prob(logits / temperature, place[1])
+
+        return jax.lax.map(at, (h.swapaxes(0, 1), tokens.T)).T
+
+    def gains(self, answers: Answered, rewards: Array, *, scale: bool) -> Array:
+        """See `ForcedAnswers.gains`; of the words' tokens, whether they keep to the form."""
+        shape = (*rewards.shape[:2], -1)
+        at, kept, choice, real = (
+            a.reshape(shape) for a in (answers.at, answers.kept, answers.choice, answers.real)
+        )
+        words = format_advantages(at, kept, real & ~choice, self.states.count)
+        task = advantages(rewards, scale=scale)
+        if task.ndim == 3:
+            place = jnp.maximum(jnp.asarray(self.states.place)[at], 0)
+            task = jnp.take_along_axis(task, place, axis=-1)
+        else:
+            task = task[..., None]
+        return jnp.where(choice, task, words)

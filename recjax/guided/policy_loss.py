@@ -1,0 +1,108 @@
+"""The losses of a policy: any sampler's decisions, any rewards.
+
+    gain = advantages(rewards)                           # [B G]
+    loss = policy_loss(log_probs, gain, rewards)         # its gradient is the policy's
+
+Nothing here knows of aspects or forms: a decision may be a rating, a token, or a token of an item's
+id that constrained beams found, with `real` where answers differ in length.
+
+Letters: B questions, G answers of each, D decisions of an answer, S states of a form.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from recjax.typing import Array
+
+
+def advantages(rewards: Array, *, scale: bool = False) -> Array:
+    """Rewards [B G ...] less the mean of the group's others; zero on average.
+
+    Args:
+        rewards: of G answers to one question, independent draws.
+        scale: divide by the group's deviation. The gradient's direction is then no longer that of
+            the mean reward: groups that differ little weigh as much as others.
+    """
+    size = rewards.shape[1]
+    others = (rewards.sum(1, keepdims=True) - rewards) / (size - 1)
+    out = rewards - others
+    if scale:
+        out = out / (jnp.std(rewards, axis=1, keepdims=True) + 1e-6)
+    return jax.lax.stop_gradient(out)
+
+
+def format_advantages(at: Array, kept: Array, words: Array, states: int) -> Array:
+    """Whether tokens keep to the form, less the share of the group's others that do at that place.
+
+    Args:
+        at: [B G D] the state of the form before each token; an answer is in each once at most.
+        kept: [B G D] bool, tokens that the form has there.
+        words: [B G D] bool, tokens that count; the others get 0.
+        states: S.
+
+    Returns:
+        [B G D]: 1 or 0 less a number that knows nothing of the answer itself; 0 where no other
+        answer came to the place.
+    """
+    at = jnp.where(words, at, states)
+
+    def placed(some: Array) -> Array:
+        zero = jnp.zeros((states + 1,))
+        return jax.vmap(jax.vmap(lambda a, s: zero.at[a].add(s)))(at, some.astype(jnp.float32))
+
+    came, right = placed(words), placed(words & kept)
+    others, others_right = (a.sum(1, keepdims=True) - a for a in (came, right))
+    usual = others_right / jnp.maximum(others, 1)
+    gain = kept - jnp.take_along_axis(usual, at, axis=-1)
+    return jax.lax.stop_gradient(jnp.where(words, gain, 0.0))
+
+
+def policy_loss(
+    log_probs: Array,
+    gain: Array,
+    rewards: Array,
+    *,
+    before: Array | None = None,
+    real: Array | None = None,
+    clip: float = 0.2,
+) -> Array:
+    """The sum over B of 1 - the mean reward; its gradient is the policy gradient.
+
+    Args:
+        log_probs: [B G D] of the decisions, each given those before it.
+        gain: [B G] of answers, or [B G D] of decisions: see `advantages`.
+        rewards: [B G] in [0, 1], the loss's value.
+        before: [B G D], the log-probabilities when the decisions were drawn; None: now.
+        real: [B G D] bool, decisions there are; None: all.
+        clip: a decision whose probability has changed by more than this share in its gain's
+            direction has no gradient (Schulman et al. 2017, PPO). Without `before` nothing has.
+    """
+    gain = gain if gain.ndim == log_probs.ndim else gain[..., None]
+    before = jax.lax.stop_gradient(log_probs if before is None else before)
+    change = log_probs - before
+    if real is not None:
+        change = jnp.where(real, change, 0.0)
+        gain = jnp.where(real, gain, 0.0)
+    ratio = jnp.exp(change)
+    kept = jnp.minimum(ratio * gain, jnp.clip(ratio, 1 - clip, 1 + clip) * gain)
+    surrogate = -kept.sum(-1).mean(1).sum()
+    value = (1.0 - rewards.mean(1)).sum()
+    return surrogate + jax.lax.stop_gradient(value - surrogate)
+
+
+def divergence(log_probs: Array, start: Array, real: Array | None = None) -> Array:
+    """The sum over B of the mean answer's divergence from the start.
+
+    Schulman's estimate, never negative and of little variance, as in GRPO: its mean is the
+    divergence of the policy from the start, and its gradient's mean that of the start from the
+    policy, decision by decision; both are least where the two are equal.
+
+    Args:
+        log_probs: [B G D] of decisions that the policy drew.
+        start: [B G D], the same of the start.
+        real: see `policy_loss`.
+    """
+    gap = jax.lax.stop_gradient(start) - log_probs
+    if real is not None:
+        gap = jnp.where(real, gap, 0.0)
+    return (jnp.exp(gap) - gap - 1).sum(-1).mean(1).sum()
