@@ -168,4 +168,6 @@ def form_states(form: FormTokens, ends: list[int]) -> FormStates:
         for r, option in enumerate(options):
             both = [*word, *option]
             table[a, r, : len(both)], used[a, r, : len(both)] = both, True
-    return FormStates(*arrays, np.array(place, np.int32), table, used, ends[0])  # type: ignore[arg-type]
+    tokens, targets, made = arrays
+    places = np.array(place, np.int32)
+    return FormStates(tokens, targets, made, places, table, used, ends[0])  # type: ignore[arg-type]
