@@ -139,6 +139,7 @@ def measured(
 ) -> None:
     """The metrics of some prompts of the test, a line each; of rankings the ranks, too."""
     options = run.source.options
+    most = most or 1 << 20  # all users
     answers = dataclasses.replace(options.answers, max_examples=most)
     run.source.options = dataclasses.replace(options, answers=answers)
     params, evaluator = run.restore(run.best_step()), run.evaluator("test")
