@@ -32,7 +32,8 @@ from flax import nnx
 
 from recjax.config import nearest
 from recjax.convert import flax_files, llama_meta, orbax_files, rank_files, tensors
-from recjax.convert.mapping import Rule, cast, load, spans_processes, to_tensors
+from recjax.convert.fetch import spans_processes
+from recjax.convert.mapping import Rule, cast, load, to_tensors
 from recjax.convert.tensors import Tensor
 from recjax.errors import InputError
 from recjax.json_files import read_object

@@ -16,17 +16,16 @@ array of the device that is to hold it, and `to_tensors` hands out one tensor at
 """
 
 import dataclasses
-import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from recjax.config import nearest
+from recjax.convert.fetch import on_host
 from recjax.convert.tensors import FLOATS, Index, Tensor, chunks, tensor_of
 from recjax.errors import InputError
 from recjax.typing import Params
@@ -357,52 +356,3 @@ def to_theirs(rules: Sequence[Rule], params: Mapping[str, Any]) -> dict[str, np.
     """Their state dict, in PyTorch's order, from our parameters."""
     state = to_tensors(rules, params)
     return {key: np.ascontiguousarray(tensor.read()) for key, tensor in state.items()}
-
-
-@jax.jit
-def _copied(array: jax.Array) -> jax.Array:
-    return jnp.copy(array)
-
-
-@jax.jit
-def _traced_row(array: jax.Array, row: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_index_in_dim(array, row, keepdims=False)
-
-
-@functools.lru_cache(maxsize=8)
-def _gathered(row: bool, mesh: jax.sharding.Mesh) -> Callable[..., jax.Array]:
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    return jax.jit(_traced_row if row else _copied, out_shardings=everywhere)
-
-
-def spans_processes(arrays: Iterable[Any]) -> bool:
-    """Whether some array lies on devices of several processes, and on none of them whole."""
-    return any(
-        isinstance(a, jax.Array) and not (a.is_fully_addressable or a.is_fully_replicated)
-        for a in arrays
-    )
-
-
-def on_host(array: Any, row: int | None = None) -> np.ndarray:
-    """An array, or one row of it, in the host's memory; the array keeps no copy of it there.
-
-    Where it is split over the devices of several processes, all of them ask for it at the same
-    time, and every device holds it for a moment.
-
-    Args:
-        array: of numpy or JAX.
-        row: along the first axis; None = all.
-    """
-    if isinstance(array, np.ndarray):
-        return array if row is None else array[row]
-    if array.is_fully_replicated:
-        array = array.addressable_data(0)
-    number = () if row is None else (jnp.int32(row),)  # one program a shape, not one a row
-    if not array.is_fully_addressable:
-        made = _gathered(row is not None, array.sharding.mesh)(array, *number)
-        return np.asarray(made.addressable_data(0))
-    if row is not None:
-        return np.asarray(_traced_row(array, *number))
-    # Of one CPU device it is the buffer itself; else JAX would keep what it fetched.
-    only = len(array.devices()) == 1 and next(iter(array.devices())).platform == "cpu"
-    return np.asarray(array if only else _copied(array))

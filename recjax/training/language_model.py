@@ -25,8 +25,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from recjax.config import build, nearest, to_plain
+from recjax.convert.fetch import on_host
 from recjax.convert.language_model import language_model, write_of_all
-from recjax.convert.mapping import on_host
 from recjax.data import splits
 from recjax.data.prepare import DataConfig, read_options
 from recjax.data.splits import Spans

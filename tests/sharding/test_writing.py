@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from recjax.convert import mapping, tensors
+from recjax.convert import fetch, mapping, tensors
 from recjax.convert.language_model import language_model, write_language_model
 from recjax.models.definition import params_of
 from recjax.models.llama import PARAM_AXES, Config, Llama
@@ -29,12 +29,12 @@ def test_tensor_by_tensor(whole, mesh, tmp_path, monkeypatch):
     placed = jax.device_put(whole, param_shardings(whole, PARAM_AXES, devices))
     mine = {id(a) for a in (*whole.values(), *placed.values())}
     most = 0
-    fetch = mapping.on_host
+    fetched = mapping.on_host
 
     def watched(array, row=None):
         """What stands beside the parameters, on all devices, after each fetch."""
         nonlocal most
-        out = fetch(array, row)
+        out = fetched(array, row)
         others = [a for a in jax.live_arrays() if id(a) not in mine and a.size > 1]
         most = max(most, sum(s.data.nbytes for a in others for s in a.addressable_shards))
         return out
@@ -59,9 +59,9 @@ def test_rows_and_wholes(whole):
     devices = make_mesh((1, 8, 1))
     placed = jax.device_put(whole, param_shardings(whole, PARAM_AXES, devices))
     for path, array in placed.items():
-        np.testing.assert_array_equal(mapping.on_host(array), whole[path])
-        np.testing.assert_array_equal(mapping.on_host(array, 1), whole[path][1])
-    assert not mapping.spans_processes(placed.values())
+        np.testing.assert_array_equal(fetch.on_host(array), whole[path])
+        np.testing.assert_array_equal(fetch.on_host(array, 1), whole[path][1])
+    assert not fetch.spans_processes(placed.values())
 
 
 def test_the_order_of_reading_is_that_of_writing(tmp_path):

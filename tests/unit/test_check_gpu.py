@@ -18,7 +18,9 @@ def check():
     spec = importlib.util.spec_from_file_location("check_gpu", SCRIPTS / "check_gpu.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules["check_gpu"] = module  # dataclasses look there
+    sys.path.insert(0, str(SCRIPTS))
     spec.loader.exec_module(module)
+    sys.path.remove(str(SCRIPTS))
     yield module
     del sys.modules["check_gpu"]
 
