@@ -1,12 +1,14 @@
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from recjax.data.simulate import SimulateConfig, simulate
 from recjax.data.sources.simulated import Options
 from recjax.errors import InputError
-from recjax.memory import check_memory, host_bytes
+from recjax.memory import check_memory, forget, host_bytes
 
 CODE = """
 import resource, sys
@@ -61,3 +63,23 @@ def test_impossible_simulations():
             simulate(SimulateConfig(**values))
     with pytest.raises(InputError, match="config.data.options.users: takes"):
         simulate(Options(users=2 * 10**9))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's count of pages is Linux's")
+def test_what_was_read_of_a_mapped_file_leaves_the_memory(tmp_path):
+    def mapped():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssFile")) * 1024
+
+    expected = np.arange(1 << 22)  # 32 MB
+    np.save(tmp_path / "a.npy", expected)
+    array = np.load(tmp_path / "a.npy", mmap_mode="r")
+    before = mapped()
+    total = int(array.sum())
+    read = mapped()
+    forget(array)
+    after = mapped()
+    assert read - before > 30e6 and after - before < 2e6
+    assert int(array.sum()) == total == expected.sum()
+    forget(expected)  # of no file: nothing to do
+    assert expected[-1] == len(expected) - 1
