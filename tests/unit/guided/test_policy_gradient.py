@@ -58,21 +58,27 @@ def test_the_gradients_mean_is_the_exact_one():
         assert np.abs(expected).max() > 0.02
 
 
-@pytest.mark.parametrize("scale", [False, True])
-def test_a_bandits_best_answer_is_found(scale):
+@pytest.mark.parametrize(("scale", "updates"), [(False, 1), (True, 1), (False, 3)])
+def test_a_bandits_best_answer_is_found(scale, updates):
     params, optimizer = parameters(), optax.adam(0.05)
 
     @jax.jit
     def step(params, state, key):
         chosen = draw(params, key, (16, 8))
         rewards = jnp.asarray(REWARDS)[chosen[..., 0], chosen[..., 1]]
-        gain = advantages(rewards, scale=scale)
-        grads = jax.grad(lambda p: policy_loss(log_probs_of(p, chosen), gain, rewards) / 16)(params)
-        updates, state = optimizer.update(grads, state)
-        return optax.apply_updates(params, updates), state
+        gain, before = advantages(rewards, scale=scale), log_probs_of(params, chosen)
+
+        def loss(params):
+            own = log_probs_of(params, chosen)
+            return policy_loss(own, gain, rewards, before=before, clip=0.2) / 16
+
+        for _ in range(updates):
+            changes, state = optimizer.update(jax.grad(loss)(params), state)
+            params = optax.apply_updates(params, changes)
+        return params, state
 
     state = optimizer.init(params)
-    for number in range(300):
+    for number in range(300 // updates):
         params, state = step(params, state, jax.random.key(number))
     best = np.array(np.unravel_index(REWARDS.argmax(), REWARDS.shape))
     assert float(jnp.exp(log_probs_of(params, best).sum())) > 0.9
