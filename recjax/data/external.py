@@ -17,12 +17,13 @@ from recjax.data.interactions import (
     InteractionLog,
     count_duplicates,
     deduplicate,
+    key_numbers,
     key_order,
     out_of_order,
     time_order,
 )
 from recjax.data.keys import Keys
-from recjax.data.spill import Buckets, Rows, grouped
+from recjax.data.spill import Buckets, Column, Rows, grouped
 from recjax.data.store import Store, finish, open_store, store_files
 from recjax.data.verify import ARRAYS
 from recjax.errors import InputError
@@ -79,6 +80,8 @@ def write_store_from_disk(
             f"{path}: no interaction is left to write; check the filters "
             "(min_rating, k_core_users, k_core_items) and the source"
         )
+    buckets, users, user_keys = _in_order(buckets, users, items, user_keys, spill)
+    new_ids, item_keys = _renumbered(items, item_keys)
     if late:
         note = f"{late} rows were out of time order and have been sorted"
         manifest = {**manifest, "warnings": [note, *manifest["warnings"]]}
@@ -88,20 +91,13 @@ def write_store_from_disk(
         np.cumsum(users[users > 0], out=offsets[1:])
         np.save(folder / "offsets.npy", offsets)
         del offsets
-        new_ids = np.cumsum(items > 0, dtype=np.int32)  # from 1
         for name in ("items", "timestamps", "ratings"):
             if getattr(log, name) is not None:
                 left = (getattr(r, name) for r in _alive(buckets, users, items, (name,)))
                 if name == "items":
                     left = (new_ids[ids] for ids in left)
                 _write(folder, name, total, left)
-        finish(
-            folder,
-            _taken(user_keys, np.flatnonzero(users)),
-            _taken(item_keys, np.flatnonzero(items)),
-            catalog,
-            manifest,
-        )
+        finish(folder, _taken(user_keys, np.flatnonzero(users)), item_keys, catalog, manifest)
     return open_store(path)
 
 
@@ -111,6 +107,55 @@ def _ranked(keys: Sequence[str]) -> tuple[np.ndarray, Sequence[str]]:
     ranks = np.empty(len(keys), np.int32)
     ranks[order] = np.arange(len(keys), dtype=np.int32)
     return ranks, _taken(keys, order)
+
+
+def _left(counts: np.ndarray, keys: Sequence[str]) -> tuple[np.ndarray, Sequence[str]]:
+    """[k] places of the keys that are left, in their order, and these keys.
+
+    The places rise, unless all that is left are numbers and something else was among the keys.
+    """
+    left = np.flatnonzero(counts)
+    kept = _taken(keys, left)
+    if len(left) == len(counts) or key_numbers(kept) is None or key_numbers(keys) is not None:
+        return left, kept
+    order = np.asarray(key_order(kept), np.int64)
+    return left[order], _taken(kept, order)
+
+
+def _renumbered(items: np.ndarray, keys: Sequence[str]) -> tuple[np.ndarray, Sequence[str]]:
+    """[I] int32 ids from 1 of the items that are left, and their keys by id."""
+    left, kept = _left(items, keys)
+    ids = np.zeros(len(items), np.int32)
+    ids[left] = np.arange(1, len(left) + 1, dtype=np.int32)
+    return ids, kept
+
+
+def _in_order(
+    buckets: Buckets, users: np.ndarray, items: np.ndarray, keys: Sequence[str], spill: Path
+) -> tuple[Buckets, np.ndarray, Sequence[str]]:
+    """Buckets, interactions of each user and keys, whose users are in the order of those left."""
+    left, kept = _left(users, keys)
+    if (np.diff(left) > 0).all():
+        return buckets, users, keys
+    names = {"users": "i", "items": "i", "timestamps": "q", "ratings": "f"}
+    columns: dict[str, Column] = {}
+    for rows in _alive(buckets, users, items, names):
+        for name, kind in names.items():
+            values = getattr(rows, name)
+            if values is not None:
+                columns.setdefault(name, Column(kind, values.dtype)).extend(values)
+                columns[name].spill()
+    arrays: dict[str, Any] = {k: columns[k].array() if k in columns else None for k in names}
+    ranks = np.zeros(len(users), np.int32)
+    ranks[left] = np.arange(len(left), dtype=np.int32)
+    folder = spill / "in-order"
+    folder.mkdir()
+    log = InteractionLog(**arrays, user_keys=kept, item_keys=())
+    again = grouped(log, ranks, folder)
+    for number in range(again.count):
+        rows = again.read(number)
+        again.replace(number, rows.take(np.argsort(rows.users, kind="stable")))
+    return again, users[left], kept
 
 
 def _taken(keys: Sequence[str], which: np.ndarray) -> Sequence[str]:

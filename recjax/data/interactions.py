@@ -285,12 +285,22 @@ def compact(log: InteractionLog) -> InteractionLog:
     )
 
 
+def key_numbers(keys: Sequence[str]) -> np.ndarray | None:
+    """[n] int64 where all keys are numbers of digits, at most 18; else None."""
+    if isinstance(keys, Keys):
+        return keys.numbers()
+    if all(key.isascii() and key.isdigit() and len(key) < 19 for key in keys):
+        return np.array(keys, np.int64)
+    return None
+
+
 def key_order(keys: Sequence[str]) -> list[int] | np.ndarray:
     """Places of keys in their order: of numbers by value, else of text."""
+    numbers = key_numbers(keys)
+    if numbers is not None:
+        return np.argsort(numbers, kind="stable")
     if isinstance(keys, Keys):
         return keys.order()
-    if all(key.isascii() and key.isdigit() and len(key) < 19 for key in keys):
-        return np.argsort(np.array(keys, np.int64), kind="stable")
     return sorted(range(len(keys)), key=keys.__getitem__)
 
 

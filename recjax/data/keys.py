@@ -2,8 +2,8 @@
 
 A key's UTF-8 bytes stand in 64-bit words, the first byte highest, padded with zeros: such words
 are ordered as the texts are. A key of 9 to 16 bytes takes 16 bytes, and about 11 for its code and
-its place in a hash table; as a text of Python's in a dictionary it would take about 170. All work
-is done for many keys at a time. Keys hold no zero bytes.
+its place in a hash table; as a text in a dictionary it would take 127 (measured). All work is done
+for many keys at a time. Keys hold no zero bytes.
 """
 
 import dataclasses
@@ -321,10 +321,7 @@ class Keys(Sequence[str]):
         return out
 
     def order(self) -> np.ndarray:
-        """[n] int64 places of the keys in their order: of numbers by value, else of text."""
-        numbers = self.numbers()
-        if numbers is not None:
-            return np.argsort(numbers, kind="stable")
+        """[n] int64 places of the keys in the order of their text."""
         # By the first word; those that share it by the second one; and so on.
         out = np.arange(len(self))
         tied, group, depth = np.arange(len(self)), np.zeros(len(self), np.int64), 0

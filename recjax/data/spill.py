@@ -120,10 +120,10 @@ def grouped(log: Any, ranks: np.ndarray, folder: Path) -> "Buckets":
 
     Args:
         log: an `InteractionLog`; its columns may be memory maps.
-        ranks: [U] places of the users in the order of their keys.
+        ranks: [U] places from 0 of the log's users; each place has a row.
         folder: for the buckets.
     """
-    counts = np.zeros(len(ranks), np.int32)
+    counts = np.zeros(ranks.max() + 1, np.int32)
     for part in parts(log.users):
         np.add.at(counts, ranks[part], np.int32(1))  # of another type it takes ten times as long
     # [U]: neighbours share a bucket; one user may have more rows than a bucket.

@@ -61,6 +61,22 @@ def test_the_store_is_the_same(log, tmp_path, monkeypatch, changes):
     assert prepared(log, tmp_path / "disk", **dict(changes)).fingerprint == expected.fingerprint
 
 
+@pytest.mark.parametrize("filters", [{"k_core_users": 3}, {"min_rating": 2.0}])
+def test_numbers_are_in_order_where_a_text_among_them_is_dropped(tmp_path, monkeypatch, filters):
+    """Keys are ordered as numbers if all that are left are numbers."""
+    monkeypatch.setattr(spill, "BUCKET_ROWS", 20)
+    rng, log = np.random.default_rng(3), tmp_path / "log.csv"
+    lines = [f"{u},{i},{t},{4}" for u, i, t in rng.integers(1, 30, (400, 3))]
+    log.write_text("\n".join(["user,item,timestamp,rating", "x,no,5,1", *lines]) + "\n")
+    stores = [
+        prepare(DataConfig("table", str(tmp_path / name), str(log), {"rating": "rating"},
+                           out_of_core=name == "disk", **filters))
+        for name in ("memory", "disk")
+    ]  # fmt: skip
+    assert stores[0].fingerprint == stores[1].fingerprint
+    assert stores[1].user_keys == sorted(stores[1].user_keys, key=int)
+
+
 def test_nothing_is_left(log, tmp_path):
     with pytest.raises(InputError, match="no interaction is left to write; check the filters"):
         prepared(log, tmp_path / "s", out_of_core=True, k_core_users=10_000)

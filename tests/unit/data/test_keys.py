@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from recjax.data import keys
+from recjax.data.interactions import key_order
 from recjax.data.keys import Keys, KeyTable, Texts
 
 
@@ -52,8 +53,8 @@ def test_codes_order_and_texts_are_those_of_a_dictionary(name, monkeypatch):
     numbers = all(text.isascii() and text.isdigit() and len(text) < 19 for text in expected)
     order = sorted(range(len(expected)), key=[*map(int, expected)].__getitem__ if numbers else
                    list(expected).__getitem__)  # fmt: skip
-    assert found.order().tolist() == order
-    assert list(found.take(found.order())) == [list(expected)[n] for n in order]
+    assert np.array(key_order(found)).tolist() == order
+    assert list(found.take(key_order(found))) == [list(expected)[n] for n in order]
     assert list(found[1:3]) == list(expected)[1:3]
 
 
