@@ -28,6 +28,8 @@ from flax import nnx
 
 from recjax.config import load_config
 from recjax.models.definition import params_of
+from recjax.models.layered import LayeredConfig
+from recjax.models.recommender import read_config
 from recjax.training.cross_entropy import softmax_cross_entropy
 from recjax.training.system import load_system
 from recjax.training.workdir import build_config, complete
@@ -191,7 +193,7 @@ def main(argv: list[str] | None = None) -> None:
     config = build_config(section)
     if config.system != "recommender" or config.objective.name != "softmax":
         sys.exit("study_recipes.py: expected a recommender's config, of objective 'softmax'")
-    if config.model["name"] not in ("ligr", "filtered", "hstu"):
+    if not isinstance(read_config(config.model)[1], LayeredConfig):
         sys.exit(f"study_recipes.py: expected a modern encoder, not '{config.model['name']}'")
     system = load_system(config.system)
     study = SideBySide(system.run(config, system.store(config, True)))

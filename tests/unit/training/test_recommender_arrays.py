@@ -22,6 +22,7 @@ SMALL = {
     "dreamrec": {"steps": 20, "schedule": "cosine", "sampler_steps": 5},
     "fdsa": {"attributes": "genres"}, "s3rec": {"attributes": "genres"},
     "ligr": {"layers": 1}, "filtered": {"layers": 1}, "hstu": {"layers": 1},
+    "wearec": {"layers": 1},
 }  # fmt: skip
 
 
