@@ -124,7 +124,7 @@ def start(config: Path, workdir: Path, processes: int) -> list[subprocess.Popen]
 
 def end(processes: list[subprocess.Popen], workdir: Path) -> None:
     """Until all have left; an error where one fails."""
-    codes = [process.wait(timeout=900) for process in processes]
+    codes = [process.wait(timeout=3600) for process in processes]
     if any(codes):
         logs = [workdir.parent / f"{workdir.name}-{k}.log" for k in range(len(codes))]
         last = [log.read_text().strip().splitlines()[-1:] for log in logs]
