@@ -5,10 +5,12 @@ import mmap
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from recjax.errors import InputError
+
+if TYPE_CHECKING:  # every command imports this module, also those that need no arrays
+    import numpy as np
 
 # Of mallopt(3) in glibc: one heap, that grows for large blocks too and shrinks beyond 2 GiB only.
 _ARENA_MAX, _MMAP_MAX, _TRIM_THRESHOLD = -8, -4, -1
@@ -44,7 +46,7 @@ def check_memory(needed: Mapping[str, int], available: int | None) -> None:
     )
 
 
-def forget(array: np.ndarray) -> None:
+def forget(array: "np.ndarray") -> None:
     """Has the system drop what was read of an array in a mapped file; all of it stays readable.
 
     Else each page counts as this process's memory until the system needs it for another.
