@@ -9,16 +9,9 @@ set -- # _env.sh takes extras
 . scripts/_env.sh
 
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}" RECJAX_PROGRESS=1
-configs=configs/interpreter log=$runs/sasrec.log
-mkdir -p "$runs"
-recjax prepare --config=configs/llm/catalogue.py
-# Two small models train faster side by side: one compiles or writes while the other computes.
-echo "SASRec trains beside the language model; $log has its progress" >&2
-recjax train --config=$configs/recommender.py:sample-sasrec --workdir="$runs/sasrec" >"$log" 2>&1 &
-sasrec=$!
-trap 'kill "$sasrec" 2>/dev/null || true' EXIT # where the language model fails or is stopped
+configs=configs/interpreter
+recjax train --config=$configs/recommender.py:sample-sasrec --workdir="$runs/sasrec"
 recjax train --config=configs/llm/catalogue.py --workdir="$runs/llm"
-wait "$sasrec" || { tail -n 3 "$log" >&2; exit 1; }
 recjax train --config=$configs/adapter.py:sample-sasrec --workdir="$runs/interpreter" \
     --config.recommender="$runs/sasrec" --config.llm="$runs/llm/hf"
 recjax interpret --workdir="$runs/interpreter"
