@@ -5,10 +5,10 @@
 BSARec's encoder with causal filters, each prefix of a history as a sample (as its authors train
 it), full cross-entropy, a learned number for items of the history (`repeats`) and averaged
 parameters; `:ml100k` and `:steam` are the same recipe, not tuned.
-Test NDCG@10 (seed 0 alone, 26 minutes on one core): 0.0594 in `full` (`beauty_sasrec.py:ce` 0.0569) and
-in `full_with_seen` (0.0415). Without prefixes, at all positions of a history at once, two seeds had
-0.0568 and 0.0579. `scripts/study_recipes.py` searches settings on a GPU. configs/RESULTS.md has the
-rest.
+Test NDCG@10 (seed 0 alone, 26 minutes on one core): 0.0594 in `full` (`beauty_sasrec.py:ce` 0.0569)
+and in `full_with_seen` (0.0415). Without prefixes, at all positions of a history at once, two seeds
+had 0.0568 and 0.0579. `scripts/study_recipes.py` searches settings on a GPU. configs/RESULTS.md has
+the rest.
 """
 
 from ml_collections import ConfigDict
