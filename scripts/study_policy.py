@@ -3,8 +3,8 @@
     python scripts/study_policy.py --data=FOLDER_OF_DATA --out=runs/policy --seeds=3
 
 1. A small LLaMA is trained on answers of a teacher that tells what a user has seen: the mean scores
-   of a part of the user's films, liked or not (of a part, so that its answers differ). Training
-   ends where the likelihood of held-out answers no longer rises.
+   of a part of the films of which the prompt tells, liked or not (of a part, so that its answers
+   differ). Training ends where the likelihood of held-out answers no longer rises.
 2. `configs/guided/ml100k_policy.py` fine-tunes it by policy gradient, for each seed and task.
 
 It prints the AUC and MRR of the start and of each run, beside those of another user's scores and of
@@ -53,10 +53,20 @@ def taught(examples, aspects, rng, user, cut):
 
 
 def write_pairs(examples, aspects, path, count):
-    """`count` prompts of training cuts with the teacher's answers."""
+    """`count` prompts of training cuts with the teacher's answers.
+
+    Prompts tell of 1 to `history` films, as many of one size as of twice that size. Means of many
+    films are nearly alike for all users, and a model that never saw others would not read them.
+    """
     rng = np.random.default_rng(0)
     form, lines = answer_form(aspects), []
+    most = examples.config.history
+    told = [
+        dataclasses.replace(examples, config=dataclasses.replace(examples.config, history=films))
+        for films in range(1, most + 1)
+    ]
     for place in range(count):
+        examples = told[int(np.exp(rng.uniform(0, np.log(most + 1)))) - 1]
         user = int(examples.users[place % len(examples.users)])
         low, high = int(store_start(examples, user)) + 5, int(examples.store.offsets[user + 1]) - 30
         cut = int(rng.integers(min(low, high), high + 1))
