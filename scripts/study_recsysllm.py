@@ -10,8 +10,8 @@
 | `vectors` | Beauty, a token a title from SASRec's vectors (`--recommender`, or trained) | GLM |
 | `causal` | the same | LLaMA |
 | `titles` | Beauty by titles alone | GLM |
-| `ablation` | ML-100K: plain GLM, and each switch more; `--seeds` | GLM |
-| `tasks` | gift cards and musical instruments: ratings, explanations, reviews, items | GLM |
+| `ablation` | ML-100K (`--data=steam`): plain GLM, and each switch more; `--seeds` | GLM |
+| `tasks` | gift cards and musical instruments (`--data`: one): ratings, texts, items | GLM |
 
 A run of `vectors`, `causal`, `titles` and `tasks` trains for `--seconds`, then cools down, and is
 measured; those of `ablation` have `--epochs`, equal for all variants. Each result is appended to
@@ -57,6 +57,7 @@ VARIANTS = {
 DYNAMIC = "+ dynamic positions"  # the model of the last variant, which writes otherwise
 NEXT = ("2-1", "2-2", "2-3", "2-4", "2-5", "2-6")  # prompts that ask for the next item
 METRICS = ("hr@5", "ndcg@5", "hr@10", "ndcg@10")
+TASKS = ("gift_cards", "musical_instruments")
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -67,6 +68,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=200.0, help="of training, without setup")
     parser.add_argument("--epochs", type=float, default=0.4, help="of `ablation`")
     parser.add_argument("--seeds", type=int, default=3, help="of `ablation`")
+    parser.add_argument("--data", help="of `ablation` and `tasks`; default: the study's")
     parser.add_argument("--dim", type=int, help="E; default: the study's")
     parser.add_argument("--layers", type=int, help="default: the study's")
     parser.add_argument("--users", type=int, default=0, help="measured; 0 = all")
@@ -74,6 +76,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--recommender", type=Path, help="workdir; default: trained first")
     args = parser.parse_args(argv)
+    sets = {"ablation": ("ml100k", "steam"), "tasks": TASKS}.get(args.study, ())
+    if args.data and args.data not in sets:
+        parser.error(f"--data: {args.data}; expected {' or '.join(sets) or 'none'}")
     args.runs = args.runs or args.out.parent / "runs"
     return args
 
@@ -203,7 +208,9 @@ def taken(place: Path) -> bool:
 def variant_section(args: argparse.Namespace, variant: str, seed: int) -> Any:
     """The section of a variant of the ablation."""
     whole, positions, shuffle = VARIANTS[variant]
-    section = section_of(args, "ml100k.py", 256, 4, vocab=4000, epochs=args.epochs)
+    section = section_of(
+        args, f"{args.data or 'ml100k'}.py", 256, 4, vocab=4000, epochs=args.epochs
+    )
     section.seed, section.optim.warmup_steps = seed, 50
     section.blanks.shuffle = shuffle
     section.text.entities = {"whole": whole, "positions": positions}
@@ -216,7 +223,7 @@ def variant_section(args: argparse.Namespace, variant: str, seed: int) -> Any:
 
 
 def ablation(args: argparse.Namespace) -> None:
-    """ML-100K, the next item and one of 20 candidates."""
+    """The next item and one of 20 candidates."""
     for seed in range(args.seeds):
         for number, variant in enumerate(VARIANTS):
             workdir = args.runs / f"ablation-{seed}-{number}"
@@ -266,7 +273,7 @@ def effects(args: argparse.Namespace) -> None:
 
 def tasks(args: argparse.Namespace) -> None:
     """Ratings, explanations, reviews, items."""
-    for name in ("gift_cards", "musical_instruments"):
+    for name in [args.data] if args.data else TASKS:
         section = section_of(args, f"{name}.py", 256, 4, vocab=4000, epochs=20.0)
         section.optim.weight_decay = 0.05
         section.train.steps_per_call = 2
