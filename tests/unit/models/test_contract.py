@@ -9,19 +9,40 @@ from recjax.testing import contracts
 CASES = [
     {"name": "sasrec", "max_length": 9, "dim": 8, "mlp_dim": 12, "heads": 2, "dropout": 0.3},
     {"name": "sasrec", "max_length": 9, "dim": 8, "layers": 1, "scale_embedding": True},
-    {"name": "sasrec", "max_length": 9, "dim": 8, "block": "query", "norm_eps": 1e-8},
-    {"name": "sasrec", "max_length": 9, "dim": 8, "block": "query", "padding": "zero"},
+    {"name": "sasrec", "max_length": 9, "dim": 8, "block": "query", "layers": 1, "norm_eps": 1e-8},
+    {"name": "sasrec", "max_length": 9, "dim": 8, "block": "query", "layers": 1, "padding": "zero"},
     {"name": "sasrec", "max_length": 9, "dim": 8, "block": "pre", "padding": "carried"},
-    {"name": "sasrec", "max_length": 9, "dim": 8, "block": "post", "padding": "carried"},
-    {"name": "sasrec", "max_length": 9, "dim": 8, "heads": 2, "padding": "zero"},
-    {"name": "sasrec", "max_length": 9, "dim": 8, "activation": "none", "padding": "carried"},
+    {
+        "name": "sasrec",
+        "max_length": 9,
+        "dim": 8,
+        "block": "post",
+        "layers": 1,
+        "padding": "carried",
+    },
+    {"name": "sasrec", "max_length": 9, "dim": 8, "heads": 2, "layers": 1, "padding": "zero"},
+    {
+        "name": "sasrec",
+        "max_length": 9,
+        "dim": 8,
+        "layers": 1,
+        "activation": "none",
+        "padding": "carried",
+    },
     {"name": "gru4rec", "max_length": 9, "dim": 8, "layers": 2},
     {"name": "gru4rec", "max_length": 9, "dim": 8, "tied": False},
     {"name": "caser", "max_length": 9, "dim": 8, "window": 4, "horizontal": 3, "vertical": 2},
     {"name": "caser", "max_length": 9, "dim": 8, "window": 9, "projection": False, "targets": 1},
     {"name": "caser", "max_length": 9, "dim": 8, "window": 3, "tied": True},
     {"name": "bert4rec", "max_length": 9, "dim": 8, "mlp_dim": 12, "dropout": 0.3},
-    {"name": "bert4rec", "max_length": 9, "dim": 8, "mask_share": 0.3, "last_share": 0.0},
+    {
+        "name": "bert4rec",
+        "max_length": 9,
+        "dim": 8,
+        "layers": 1,
+        "mask_share": 0.3,
+        "last_share": 0.0,
+    },
     {"name": "dreamrec", "max_length": 9, "dim": 8, "steps": 5, "schedule": "sqrt", "dropout": 0.3},
     {
         "name": "dreamrec",
@@ -32,12 +53,13 @@ CASES = [
         "dropout": 0.3,
         "sampler": "ddim",
         "sampler_steps": 4,
+        "layers": 1,
         "schedule": "cosine",
     },
     {"name": "hgn", "max_length": 9, "dim": 8, "window": 9, "dropout": 0.3},
     {"name": "fdsa", "max_length": 9, "dim": 8, "mlp_dim": 12, "layers": 1, "dropout": 0.3},
     {"name": "s3rec", "max_length": 9, "dim": 8, "mlp_dim": 12, "dropout": 0.3},
-    {"name": "s3rec", "max_length": 9, "dim": 8, "stage": "pretrain", "dropout": 0.3},
+    {"name": "s3rec", "max_length": 9, "dim": 8, "layers": 1, "stage": "pretrain", "dropout": 0.3},
     {"name": "bpr", "max_length": 9, "dim": 8, "dropout": 0.3},
     {"name": "bpr", "max_length": 9, "dim": 8, "hidden": (12,), "dropout": 0.3},
     {"name": "simplex", "max_length": 9, "dim": 8, "dropout": 0.3},
@@ -80,12 +102,13 @@ def test_all_models_are_here():
     assert {case["name"] for case in CASES} == set(NAMES)
 
 
-@pytest.mark.parametrize("section", CASES, ids=ids)
 @pytest.mark.parametrize(
     "assertion",
     [getattr(contracts, name) for name in dir(contracts) if name.startswith("assert_")],
     ids=lambda f: f.__name__.removeprefix("assert_"),
 )
+# Below the other: all assertions of a model stand side by side, in one worker.
+@pytest.mark.parametrize("section", CASES, ids=ids)
 def test_contract(assertion, section):
     assertion(section)
 

@@ -68,7 +68,6 @@ def second_family(monkeypatch):
     monkeypatch.setitem(language.FAMILIES, "two_way", two_way.FAMILY)
 
 
-@pytest.mark.parametrize("config", CASES.values(), ids=CASES)
 @pytest.mark.parametrize(
     "assertion",
     [
@@ -78,6 +77,8 @@ def second_family(monkeypatch):
     ],
     ids=lambda f: f.__name__.removeprefix("assert_"),
 )
+# Below the other: all assertions of a config stand side by side, in one worker.
+@pytest.mark.parametrize("config", CASES.values(), ids=CASES)
 def test_contract(assertion, config):
     assertion(config)
 
