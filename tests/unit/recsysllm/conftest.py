@@ -61,9 +61,12 @@ def runs():
     return items, np.array([0, 7, 14, 21])
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def nothing_is_cached():
-    """XLA (jax 0.10.2) once aborted where it wrote the program of a constrained fill as bytes."""
+    """XLA (jax 0.10.2) once aborted where it wrote the program of a constrained fill as bytes.
+
+    Not of a package's scope: this folder is none, so it would hold for the rest of the session.
+    """
     name = "jax_persistent_cache_min_compile_time_secs"
     before = getattr(jax.config, name)
     jax.config.update(name, 1e9)
