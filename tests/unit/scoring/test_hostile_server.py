@@ -1,5 +1,6 @@
 """An endpoint whose server writes its own bytes: it drips, cuts, floods, sends the key back."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -28,7 +29,12 @@ class Server:
         self.script, self.connections, self.ended = script, 0, threading.Event()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/v1"
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.threads, self.open = [], []
+        self._begin(self._accept)
+
+    def _begin(self, target, *args):
+        self.threads.append(threading.Thread(target=target, args=args, daemon=True))
+        self.threads[-1].start()
 
     def _accept(self):
         while True:
@@ -37,16 +43,18 @@ class Server:
             except OSError:
                 return
             self.connections += 1
-            threading.Thread(
-                target=self._serve, args=(connection, self.connections), daemon=True
-            ).start()
+            self.open.append(connection)
+            self._begin(self._serve, connection, self.connections)
 
     def _serve(self, connection, number):
         with connection:
             try:
                 data = b""
                 while b"\r\n\r\n" not in data:
-                    data += connection.recv(65536)
+                    part = connection.recv(65536)
+                    if not part:
+                        return  # the client has gone, without a request or in the midst of TLS
+                    data += part
                 for part in self.script(number):
                     if self.ended.is_set():
                         return
@@ -55,8 +63,16 @@ class Server:
                 pass  # a client that did not wait
 
     def close(self):
+        """All threads end: one that went on reading would take half of all later tests' time."""
         self.ended.set()
+        self.listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         self.listener.close()
+        for connection in self.open:
+            with contextlib.suppress(OSError):  # closed
+                connection.shutdown(socket.SHUT_RDWR)
+        for thread in self.threads:
+            thread.join(5)
+        assert not any(thread.is_alive() for thread in self.threads)
 
 
 @pytest.fixture
@@ -99,7 +115,7 @@ DRIPS = {
     "silence": lambda number: iter(lambda: time.sleep(0.05) or b"", None),
     "status line": lambda number: slowly(b"HTTP/1.1 200 OK" + b" " * 500),
     "header": lambda number: slowly(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 500),
-    "headers": lambda number: (b"HTTP/1.1 200 OK\r\n", *slowly(b"X: y\r\n" * 90)),
+    "headers": lambda number: itertools.chain([b"HTTP/1.1 200 OK\r\n"], slowly(b"X: y\r\n" * 90)),
     "body": lambda number: itertools.chain(
         [b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"], slowly(ANSWER + b" " * 900)
     ),
