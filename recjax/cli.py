@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import sys
 import traceback
@@ -74,7 +75,7 @@ def _prepare(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict
 
 
 def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
-    with stopping() as stop:
+    with stopping():
         if not args.distributed:
             named = ("coordinator", "processes", "process")
             for name in (n for n in named if getattr(args, n) is not None):
@@ -84,7 +85,6 @@ def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[s
         from recjax.training.parallel import start_distributed
 
         group = start_distributed(args.coordinator, args.processes, args.process)
-        stop.install()  # JAX has taken SIGTERM
         with belonging(group):
             return _trained(args, overrides)
 
@@ -242,6 +242,7 @@ def _plan(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[st
     from recjax.training.devices import find_device
     from recjax.training.plan import find_config, make_plan, mesh_sizes, planned
     from recjax.training.run_plan import plan_run
+    from recjax.training.system import load_system
 
     if sum(given is not None for given in (args.config, args.preset, args.source)) != 1:
         raise InputError("plan needs one of --preset NAME, --from FOLDER and --config FILE")
@@ -250,20 +251,26 @@ def _plan(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[st
     if overrides and run is None:
         raise InputError("--config.KEY=VALUE needs --config FILE")
     sizes = mesh_sizes(args.mesh)
-    if args.compiled or (run is not None and run.system == "recommender"):
+    own = run is not None and load_system(run.system).plan is None  # its own step is compiled
+    if args.compiled or own:
         use_devices(math.prod(sizes))
-    if run is not None and run.system == "recommender":
+    names = ("batch", "length", "train", "dtype", "rank", "quant")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if own:
+        for name in (n for n in (*given, "remat") if getattr(args, n) is not None):
+            raise InputError(f"--{name}: of language models; expected --config.KEY=VALUE")
         return _fitting(plan_run(run, sizes), device)
     if run is None:
         told = {"config": find_config(args.preset, args.source, remat=args.remat)}
     else:
         told = planned(run, args.mesh, remat=args.remat)
-    names = ("batch", "length", "train", "dtype", "rank", "quant")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if "lora" in told and "rank" in given:
         raise InputError("--rank: expected --config.lora.rank=N")
     usual = {"batch": 8, "length": 512, "train": "lora", "dtype": "bfloat16"}
-    plan = make_plan(mesh=args.mesh, compiled=args.compiled, **{**usual, **told, **given})
+    told = {**usual, **told, **given}
+    plan = make_plan(mesh=args.mesh, compiled=args.compiled, **told)
+    if told["length"] > told["config"].max_length:
+        _say(f"rows of {told['length']:,}; the model was trained on {told['config'].max_length:,}")
     return _fitting(plan, device)
 
 
@@ -350,6 +357,9 @@ def _status(arguments: list[str], debug: bool, own: bool) -> tuple[int, bool]:
     try:
         if any("\0" in argument for argument in arguments):
             raise InputError("an argument contains a NUL character; paths cannot")
+        for argument in arguments:
+            if re.match(r"(--[^=]+=)?(gs|s3)://", argument):
+                raise InputError(f"{argument}: expected a path; mount the bucket")
         args, unknown = make_parser(runs()).parse_known_args(arguments)
         result = args.run(args, read_overrides(unknown))
         if args.json:

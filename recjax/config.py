@@ -126,6 +126,11 @@ def _parent(config: ConfigDict, key: str) -> ConfigDict:
         if not isinstance(node, ConfigDict):
             raise InputError(f"unknown config key '{key}': {here} is a value, not a section")
         if part not in node:
+            if depth and not node:
+                raise InputError(
+                    f"unknown config key '{key}': {here} is empty; expected --{here}={{'name': "
+                    "value}"
+                )
             raise InputError(
                 f"unknown config key '{key}': {here} has no '{part}'; {nearest(part, node.keys())}"
             )
@@ -140,6 +145,14 @@ def get_key(config: ConfigDict, key: str) -> Any:
 
 
 def _parse(text: str, old: Any, key: str) -> Any:
+    if isinstance(old, ConfigDict) and not old:  # its keys are free
+        try:
+            given = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            given = None
+        if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
+            raise InputError(f"config.{key}: expected {{'name': value}}, got {short(text)}")
+        return ConfigDict(given)
     if isinstance(old, ConfigDict):
         raise InputError(
             f"config key '{key}' is a section; set one of its keys: {', '.join(sorted(old.keys()))}"

@@ -176,7 +176,7 @@ class AdaptingRun(Run):
             "train": self.adapting.method,
             "dtype": str(next(iter(self.base.params.values())).dtype),
             "lora": None if self.adapting.method == "full" else self.lora,
-            "quant": self.adapting.quant,
+            "quant": self.adapting.quant or None,
         }
 
     @functools.cached_property

@@ -132,7 +132,10 @@ def run_step(run: Any) -> Step:
         InputError: a system whose batches are made on the devices.
     """
     if not callable(run.batches) or not run.threaded:
-        raise InputError(f"config.system: '{run.config.system}' makes its batches on the devices")
+        raise InputError(
+            f"config.system: '{run.config.system}' makes its batches on the devices; expected "
+            "--from FOLDER, of its language model"
+        )
     mesh = run.mesh
     frozen = {p: a for p, a in run.model.shapes.items() if run.roles[p] == "frozen"}
     batch = {

@@ -136,7 +136,7 @@ def find_config(
         config: Any = known[preset]
     else:
         config = read_config(Path(folder or "."))[1]
-    return recomputing(config, remat or "none")
+    return recomputing(config, "none" if remat is None else remat)
 
 
 def recomputing(config: Any, remat: str | None) -> Any:
@@ -180,7 +180,7 @@ def make_plan(
     rank: int = 8,
     lora: LoRAConfig | None = None,
     compiled: bool = False,
-    quant: Any = "",
+    quant: str | None = None,
 ) -> Plan:
     """Plans the training of a language model with Adam; allocates nothing.
 
@@ -206,7 +206,9 @@ def make_plan(
     data, fsdp, tensor = mesh_sizes(mesh)
     rows = data * fsdp
     if not 1 <= batch <= MOST * rows or batch % rows:
-        raise InputError(f"batch {batch}: expected a multiple of data x fsdp, {rows}")
+        raise InputError(
+            f"batch {batch}: expected a multiple of data x fsdp, {rows}, up to {MOST * rows:,}"
+        )
     told: dict[str, Any] = {
         "batch": batch, "length": length, "train": train, "dtype": dtype, "rank": rank,
         "lora": lora, "quant": quant,
@@ -286,6 +288,7 @@ def _reading(step: PlannedStep, places: Any) -> Plan:
         cache_bytes=math.ceil(
             sum(map(array_bytes, jax.tree.leaves(cache))) / (data * fsdp * tensor)
         ),
+        placing=placed(step.params, step.axes, places),
     )
 
 

@@ -7,7 +7,7 @@ steps.lower(*arguments).compile()
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,8 @@ from recjax.convert.language_model import DTYPES
 from recjax.errors import InputError
 from recjax.models.definition import ModelDef, define
 from recjax.models.language import family_for
-from recjax.nn.lora import LoRAConfig, add_lora
+from recjax.nn.lora import MOST_RANK, LoRAConfig, add_lora
+from recjax.nn.narrow import Form
 from recjax.nn.quant import quantize
 from recjax.nn.soft import place_soft
 from recjax.sharded import placing
@@ -118,7 +119,7 @@ def planned_step(
     dtype: str = "float32",
     rank: int = 8,
     lora: LoRAConfig | None = None,
-    quant: Any = "",
+    quant: str | None = None,
 ) -> PlannedStep:
     """The step that `make_plan` counts; allocates nothing.
 
@@ -130,15 +131,16 @@ def planned_step(
     """
     if train not in (*_RULES, READ):
         raise InputError(f"train '{train}': expected one of {', '.join((*_RULES, READ))}")
-    if quant not in ("", "int8", "nf4") or (quant and train == "full"):
-        raise InputError(f"quant {quant}: expected int8 or nf4, of a frozen model")
+    if quant not in (None, "int8", "nf4"):
+        raise InputError(f"quant '{quant}': expected int8 or nf4")
+    if quant and train == "full":
+        raise InputError(f"quant {quant}: expected nothing where all parameters are trained")
     if dtype not in DTYPES:
-        raise InputError(f"dtype {dtype}: expected one of {', '.join(DTYPES)}")
-    if rank < 1 or not 2 <= length <= MOST:
-        raise InputError(
-            f"rank {rank}, length {length}: expected at least 1 and 2, and a length of at most "
-            f"{MOST:,}"
-        )
+        raise InputError(f"dtype '{dtype}': expected one of {', '.join(DTYPES)}")
+    if not 1 <= rank <= MOST_RANK:
+        raise InputError(f"rank {rank}: expected 1 to {MOST_RANK:,}")
+    if not 2 <= length <= MOST:
+        raise InputError(f"length {length}: expected 2 to {MOST:,}")
     family = family_for(config)
     adapters = lora or LoRAConfig(rank, targets=family.lora_targets)
 
@@ -147,7 +149,7 @@ def planned_step(
         return add_lora(model, adapters, rngs) if train == "lora" else model
 
     def stored(rngs: nnx.Rngs) -> Any:
-        return quantize(module(rngs), quant) if quant else module(rngs)
+        return quantize(module(rngs), cast(Form, quant)) if quant else module(rngs)
 
     definition = define(stored)
     whole, params = definition.shapes, dict(definition.shapes)

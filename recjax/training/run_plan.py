@@ -1,4 +1,4 @@
-"""The cost of training a recommender, by its config and data, before anything is allocated."""
+"""The cost of a run's training, by its config and data, before anything is allocated."""
 
 import dataclasses
 import math
@@ -7,6 +7,7 @@ from typing import Any
 from recjax.errors import InputError
 from recjax.training.compiled import Step, run_step
 from recjax.training.devices import Device
+from recjax.training.loop import TrainConfig
 from recjax.training.parallel import undivided
 from recjax.training.system import load_system
 
@@ -42,14 +43,16 @@ class RunPlan:
 
 
 def plan_run(config: Any, mesh: tuple[int, int, int]) -> RunPlan:
-    """Plans a recommender's run, whose data are prepared; allocates no parameter.
+    """Plans a run, whose data are prepared; allocates no parameter.
 
     Raises:
         InputError: no such data; a batch or parameters that the mesh does not divide.
     """
+    system = load_system(config.system)
+    if not isinstance(getattr(config, "train", None), TrainConfig):
+        raise InputError(f"config.system: '{config.system}'; expected one that trains in steps")
     train = dataclasses.replace(config.train, mesh=mesh)
     config = dataclasses.replace(config, train=train)
-    system = load_system(config.system)
     run = system.run(config, system.store(config, False))
     if wrong := undivided(run.model.shapes, run.placed_axes, run.mesh):
         raise InputError(f"mesh {mesh}: {wrong[0]}; expected sizes that divide what they split")

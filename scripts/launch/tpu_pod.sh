@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # A training run on a TPU pod slice of Google Cloud: the same command on every host.
 #
-#   scripts/launch/tpu_pod.sh NAME ZONE --config=configs/recommenders/beauty_sasrec.py --workdir=gs://...
+#   scripts/launch/tpu_pod.sh NAME ZONE --config=/shared/config.py --workdir=/shared/runs/beauty
 #
-# NAME is the slice's. The hosts have recjax installed with the extra `tpu` and read the same
-# prepared data; WORKDIR lies where all hosts write (a mounted bucket or a file store). TPU pods
-# tell JAX which process is which. SIGTERM of a preemption lets the run save and exit; start this
-# script again to resume. PYTHON names the hosts' interpreter.
+# NAME is the slice's. The hosts have recjax installed with the extra `tpu`. The paths are theirs:
+# config, prepared data and workdir lie on a disk that all of them share (a file store, or a mounted
+# bucket). TPU pods tell JAX which process is which. SIGTERM of a preemption lets the run save and
+# exit; start this script again to resume. PYTHON names the hosts' interpreter.
 set -euo pipefail
 [ $# -ge 3 ] || { echo "usage: $0 NAME ZONE --config=FILE --workdir=DIR [...]" >&2; exit 2; }
 name=$1 zone=$2

@@ -93,6 +93,8 @@ def test_evaluate_without_json_prints_nothing_on_stdout(recjax, config, tmp_path
             ["train", "--config=CONFIG", "--workdir=W", "--config.train.mesh=(3,1,1)"],
             "config.train.mesh (3, 1, 1) does not fit 1 devices",
         ),
+        (["train", "--config=CONFIG", "--workdir=gs://a/b"], "--workdir=gs://a/b: expected a path"),
+        (["train", "--workdir", "s3://a/b"], "s3://a/b: expected a path; mount the bucket"),
         (["evaluate", "--workdir=W"], "W/config.json: missing; expected a workdir of `recjax tra"),
         (
             ["simulate", "--workdir=W", "--config.users=0"],

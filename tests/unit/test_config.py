@@ -27,7 +27,7 @@ class Outer:
 FILE = """
 from ml_collections import ConfigDict
 def get_config(arg=None):
-    return ConfigDict({"size": 3, "sizes": (1, 2), "on": False, "limit": None,
+    return ConfigDict({"size": 3, "sizes": (1, 2), "on": False, "limit": None, "free": {},
                        "inner": {"rate": 0.5, "kind": arg or "a"}})
 """
 
@@ -42,7 +42,7 @@ def file(tmp_path):
 def test_overrides_and_their_diff(file):
     overrides = [("inner.rate", "2"), ("sizes", "(3,)"), ("on", "true"), ("limit", "1.5")]
     config, changes = load_config(f"{file}:b", [*overrides, ("size", "3")])
-    outer = build(Outer, config, "config")
+    outer = build(Outer, {k: config[k] for k in config if k != "free"}, "config")
     assert outer == Outer(3, (3,), Inner(2.0, "b"), 1.5, True)
     assert changes[0] == ("inner.rate", 0.5, 2.0)
     assert [key for key, *_ in changes] == ["inner.rate", "sizes", "on", "limit"]
@@ -57,11 +57,18 @@ def test_overrides_and_their_diff(file):
         ("inner.zzz", "1", "config.inner has no 'zzz'; known: kind, rate"),
         ("size.x", "1", "config.size is a value, not a section"),
         ("inner", "1", "config key 'inner' is a section; set one of its keys: kind, rate"),
+        ("free", "1", r"config.free: expected \{'name': value\}, got '1'"),
+        ("free", "{1: 2}", r"config.free: expected \{'name': value\}, got '\{1: 2\}'"),
+        (
+            "free.x",
+            "1",
+            r"'free.x': config.free is empty; expected --config.free=\{'name': value\}",
+        ),
         ("size", "two", r"config.size: expected int \(now 3\), got 'two'"),
         ("size", "2.5", r"config.size: expected int \(now 3\), got '2.5'"),
         ("on", "1", r"config.on: expected bool \(now False\), got '1'"),
         ("inner.rate", "x", r"config.inner.rate: expected float \(now 0.5\), got 'x'"),
-        ("zzzz", "1", "config has no 'zzzz'; known: inner, limit, on, size, sizes"),
+        ("zzzz", "1", "config has no 'zzzz'; known: free, inner, limit, on, size, "),
     ],
 )
 def test_bad_overrides(file, key, value, message):
@@ -84,6 +91,11 @@ def test_bad_overrides(file, key, value, message):
 def test_how_overrides_are_read(file, key, text, value):
     found = get_key(load_config(str(file), [(key, text)])[0], key)
     assert found == value and type(found) is type(value)
+
+
+def test_a_section_of_free_keys_is_set_as_a_whole(file):
+    found = load_config(str(file), [("free", "{'a': ('b', 'c'), 'd': 2}")])[0].free
+    assert found.to_dict() == {"a": ("b", "c"), "d": 2}
 
 
 def test_defaults_that_the_file_leaves_out_can_be_overridden(file):

@@ -52,6 +52,7 @@ def test_reading_without_training():
     """LLaMA-3.2-1B's shape as a scorer: its cache to the byte, and 2 N FLOPs a token."""
     config = PRESETS["llama-3.2-1b"]
     plan = make_plan(config, batch=64, length=256, train="none", dtype="bfloat16")
+    assert sum(one.device_bytes for one in plan.placing) == plan.frozen_bytes
     trained = (plan.trained, plan.gradient_bytes, plan.optimizer_bytes, plan.trained_bytes)
     assert trained == (0, 0, 0, 0) and plan.frozen_bytes == 2 * plan.parameters
     keys = 2 * 16 * (64 * 256 * 8 * 64 * 2)
@@ -204,12 +205,15 @@ def test_of_a_folder_and_of_a_run(recjax, tmp_path):
         ),
         (
             ["--preset=llama-7b", "--length=1000000000"],
-            "length 1000000000: expected at least 1 and",
+            "length 1000000000: expected 2 to 1,048,576",
         ),
         (["--preset=llama-7b", "--train=some"], "train 'some': expected one of adapter, lora, fu"),
         (["--preset=llama-7b", "--remat=some"], "plan.remat: expected one of 'none', 'dots', '"),
-        (["--preset=llama-7b", "--rank=0"], "rank 0, length 512: expected at least 1 and 2"),
-        (["--preset=llama-7b", "--dtype=int8"], "dtype int8: expected one of float32, bfloat16"),
+        (["--preset=llama-7b", "--rank=0"], "rank 0: expected 1 to 65,536"),
+        (["--preset=llama-7b", "--dtype=int8"], "dtype 'int8': expected one of float32, bfloat1"),
+        (["--preset=llama-7b", "--remat="], "plan.remat: expected one of 'none', 'dots', 'full'"),
+        (["--preset=llama-7b", "--quant="], "quant '': expected int8 or nf4"),
+        (["--preset=llama-7b", "--quant=int8", "--train=full"], "quant int8: expected nothing wh"),
         (["--preset=llama-7b", "--config.seed=1"], "--config.KEY=VALUE needs --config FILE"),
         (["--from=nowhere"], "nowhere/config.json: no such file"),
     ],
@@ -252,8 +256,15 @@ def test_of_a_recommender(recjax, tmp_path, sample_store):
     status, _, err = recjax("plan", config, "--mesh=1,1,8", "--config.model.dim=12")
     assert status == 2
     assert "mesh (1, 1, 8): tensor = 8 does not divide the 12 of 'blocks/0/" in err
-    status, _, err = recjax("plan", config, "--mesh=1,8,1", "--device=h10")
-    assert status == 2 and "did you mean 'h100'" in err
+    for wrong, message in (
+        ("--device=h10", "did you mean 'h100'"),
+        ("--batch=3", "--batch: of language models; expected --config.KEY=VALUE"),
+        ("--remat=full", "--remat: of language models"),
+        ("--config.train.rules={'items': ('tensr',)}", "no mesh axis 'tensr'; did you mean"),
+        ("--config.train.rules={'item': ('tensor',)}", "no logical axis 'item'; did you mean 'ite"),
+    ):
+        status, _, err = recjax("plan", config, "--mesh=1,8,1", wrong)
+        assert status == 2 and message in err, wrong
 
 
 @pytest.mark.devices

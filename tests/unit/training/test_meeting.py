@@ -1,0 +1,74 @@
+"""Processes that do not meet: one line, at once or after a stated time."""
+
+import os
+import signal
+import socket
+import threading
+
+import jax
+import pytest
+
+from recjax.errors import InputError
+from recjax.signals import Stopped
+from recjax.training import parallel
+from recjax.training.parallel import start_distributed
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("localhost:80", 0, 0), "0 processes: expected 1 to 1,048,576"),
+        (("localhost:80", 2**40, 0), "1099511627776 processes: expected 1 to 1,048,576"),
+        (("localhost:80", 2, 2), "process 2: expected a number from 0 to 1"),
+        (("localhost:80", 2, -1), "process -1: expected a number from 0 to 1"),
+        (("localhost", 2, 1), "coordinator localhost: expected HOST:PORT"),
+        (("localhost:0", 2, 1), "coordinator localhost:0: expected HOST:PORT, a port of 1 to 6"),
+        (("localhost:65536", 2, 1), "coordinator localhost:65536: expected HOST:PORT"),
+    ],
+)
+def test_bad_numbers(given, message):
+    with pytest.raises(InputError, match=message):
+        start_distributed(*given)
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """JAX's part never ends: the others do not come."""
+    there = threading.Event()
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: there.wait())
+    yield
+    there.set()
+
+
+def test_a_port_that_another_program_has(alone):
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(InputError, match=f"coordinator: port {port} of process 0 is not free"):
+            start_distributed(f"localhost:{port}", 2, 0)
+
+
+def test_the_others_do_not_come(alone, monkeypatch):
+    monkeypatch.setattr(parallel, "MEETING", 0.2)
+    with socket.create_server(("localhost", 0)) as server:
+        address = f"localhost:{server.getsockname()[1]}"
+        message = f"process 0 answers at {address}, but not all processes have come after 0 s"
+        with pytest.raises(InputError, match=message):
+            start_distributed(address, 2, 1)
+    with pytest.raises(InputError, match=f"process 0 does not answer at {address} .* after 0 s"):
+        start_distributed(address, 2, 1)
+
+
+def test_a_signal_ends_the_waiting(alone):
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    with pytest.raises(Stopped, match="SIGTERM"):
+        start_distributed("localhost:1", 2, 1)
+
+
+def test_an_error_of_jax_is_one_line(monkeypatch):
+    def fails(*_, **__):
+        raise ValueError("No cluster\nis here.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fails)
+    with pytest.raises(InputError, match="--distributed: No cluster is here; expected a cluster"):
+        start_distributed()
