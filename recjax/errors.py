@@ -1,5 +1,7 @@
-"""The one exception that means "the input is wrong", as opposed to "recjax is wrong"; and text that
-a terminal shows as text, for messages repeat what files and servers hold."""
+"""Exceptions: "the input is wrong", as opposed to "recjax is wrong", and "a signal stopped this".
+
+And text that a terminal shows as text, for messages repeat what files and servers hold.
+"""
 
 import re
 
@@ -52,3 +54,18 @@ class InputError(ValueError):
 
     def __init__(self, message: str = ""):
         super().__init__(one_line(message))
+
+
+class Stopped(SystemExit):
+    """SIGINT or SIGTERM stopped a training early; what it had is saved.
+
+    Uncaught, it ends the program with its one line and status 1: nothing after the training takes
+    half of it for the whole.
+
+    Attributes:
+        step: of the last checkpoint.
+    """
+
+    def __init__(self, message: str, step: int):
+        super().__init__(one_line(message))
+        self.step = step

@@ -127,8 +127,11 @@ def trained(section: Any, workdir: Path, seconds: float, cooldown: float) -> tup
     section.train.epochs, section.optim.cooldown_epochs = 1000.0, cooldown
     section.train.evaluate_every = min(0.5, 2 * cooldown)
     with stopped_after(seconds):
-        out = recjax.train(section, workdir)
-    epochs = out["step"] / open_run(workdir).batches.steps_per_epoch + cooldown
+        try:
+            step = recjax.train(section, workdir)["step"]
+        except recjax.Stopped as stopped:
+            step = stopped.step
+    epochs = step / open_run(workdir).batches.steps_per_epoch + cooldown
     out = recjax.train(None, workdir, changes={"train.epochs": epochs})
     run = open_run(workdir)
     said = {
@@ -227,9 +230,14 @@ def ablation(args: argparse.Namespace) -> None:
     for seed in range(args.seeds):
         for number, variant in enumerate(VARIANTS):
             workdir = args.runs / f"ablation-{seed}-{number}"
-            if not taken(args.runs / f"taken-{seed}-{number}"):
+            place = args.runs / f"taken-{seed}-{number}"
+            if not taken(place):
                 continue
-            out = recjax.train(variant_section(args, variant, seed), workdir)
+            try:
+                out = recjax.train(variant_section(args, variant, seed), workdir)
+            except recjax.Stopped:
+                place.unlink()  # the next process resumes it
+                raise
             said = {"study": "ablation", "seed": seed, "steps": out["step"]}
             run = open_run(workdir)
             measured(args, run, ["2-3", "2-7"], args.users, variant=variant, **said)

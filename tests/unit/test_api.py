@@ -3,6 +3,7 @@
 import contextlib
 import doctest
 import importlib
+import signal
 import subprocess
 import sys
 
@@ -17,9 +18,10 @@ from recjax.models.llama import Config, Llama
 from recjax.text.prompts import WORDS, question
 from recjax.text.tasks import TASKS
 from recjax.text.tokenizers import train_bpe
+from recjax.training.run import Run
 
-PUBLIC = {"InputError", "Interpreter", "data", "evaluate", "load_llm", "models", "open_run",
-          "prepare", "train"}  # fmt: skip
+PUBLIC = {"InputError", "Interpreter", "Stopped", "data", "evaluate", "load_llm", "models",
+          "open_run", "prepare", "train"}  # fmt: skip
 
 
 def test_the_names_are_listed_and_there():
@@ -129,3 +131,23 @@ def test_configs_are_files_or_dicts(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="split: expected 'validation' or 'test', got 'tset'"):
         recjax.evaluate("nowhere", split="tset")
     assert not (tmp_path / "run").exists() and not (tmp_path / "nowhere").exists()
+
+
+def test_a_training_that_a_signal_stops_ends_the_program(tmp_path, monkeypatch):
+    """Otherwise a script takes half of a training for the whole."""
+    config = {
+        "data": {"source": "simulated", "store": f"{tmp_path}/store", "options": {"users": 60}},
+        "model": {"name": "gru4rec", "dim": 8, "max_length": 12},
+    }
+
+    def interrupted(run, stop, claim):
+        signal.raise_signal(signal.SIGINT)
+        return {"step": 3, "finished": False}
+
+    monkeypatch.setattr(Run, "_trained", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        recjax.train(config, tmp_path / "run")
+    assert (
+        str(stopped.value) == f"{tmp_path}/run: stopped by SIGINT at step 3; train again to resume"
+    )
+    assert isinstance(stopped.value, recjax.Stopped) and stopped.value.step == 3
