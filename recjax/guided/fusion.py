@@ -52,7 +52,10 @@ class FusedRunConfig(Checked):
 
     base: str  # workdir of the trained recommender
     guided: GuidedConfig = dataclasses.field(default_factory=GuidedConfig)
-    weights: tuple[Amount, ...] = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    # Small ones for a base whose scores are small, as after few steps of a pairwise loss.
+    weights: tuple[Amount, ...] = (
+        0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0
+    )  # fmt: skip
     seed: Seed = 0  # of the controls
     train: RecommenderTrainConfig = dataclasses.field(default_factory=RecommenderTrainConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
