@@ -60,6 +60,11 @@ def placing(mesh: Mesh | None, rules: Mapping[str, Axes] = RULES) -> Iterator[No
         _current.reset(token)
 
 
+def is_placed() -> bool:
+    """Whether what is traced runs on several devices, by a `placing`."""
+    return _current.get() is not None
+
+
 def mesh_axes(name: str | None, rules: Mapping[str, Axes] = RULES) -> tuple[str, ...]:
     """The mesh axes of a logical axis."""
     wanted = rules.get(name, ()) if name else ()

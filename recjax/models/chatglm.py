@@ -75,9 +75,8 @@ class Layers(glm.Layers):
 
     def project(self, x: Array, angles: Any, key: Array | None) -> tuple[Array, Array, Array]:
         """Rotated queries and keys, and values [B N T H]; they lie side by side in each head."""
-        fused = self.query_key_value(x, key)
-        parts = fused.reshape(*x.shape[:2], self.heads, 3, -1)
-        q, k, v = jnp.einsum("BTNPH->PBNTH", parts)
+        fused = self.query_key_value(x, key).reshape(*x.shape[:2], self.heads, -1)
+        q, k, v = (jnp.einsum("BTNH->BNTH", a) for a in jnp.split(fused, 3, axis=-1))
         return _turned(q, angles), _turned(k, angles), v
 
     def add(self, before: Array, normed: Array, new: Array) -> Array:

@@ -30,6 +30,7 @@ from recjax.nn.attention import attend
 from recjax.nn.cache import KVCache, empty_cache, written
 from recjax.nn.lora import Linear, lora_axes
 from recjax.nn.masks import make_mask
+from recjax.nn.mlp import gelu
 from recjax.nn.norms import LayerNorm
 from recjax.ranges import FieldError, Range, Share
 from recjax.sharded import constrain
@@ -163,9 +164,10 @@ class Layers(StackedLayers):
     def project(self, x: Array, angles: Any, key: Array | None) -> tuple[Array, Array, Array]:
         """Queries, keys and values [B N T H] of normed states [B T E]."""
         del angles
-        fused = self.query_key_value(x, key)
-        parts = fused.reshape(*x.shape[:2], 3, self.heads, -1)
-        q, k, v = jnp.einsum("BTPNH->PBNTH", parts)
+        q, k, v = (
+            jnp.einsum("BTNH->BNTH", third.reshape(*x.shape[:2], self.heads, -1))
+            for third in jnp.split(self.query_key_value(x, key), 3, axis=-1)
+        )
         return q, k, v
 
     def add(self, before: Array, normed: Array, new: Array) -> Array:
@@ -181,7 +183,7 @@ class Layers(StackedLayers):
     def mlp(self, x: Array, keys: list) -> Array:
         """x [B T E] after the feed-forward network."""
         normed = self.mlp_norm(x)
-        wide = jax.nn.gelu(self.dense_h_to_4h(normed, keys[2]), approximate=self.gelu == "tanh")
+        wide = gelu(self.dense_h_to_4h(normed, keys[2]), self.gelu == "tanh")
         return self.add(x, normed, self.dense_4h_to_h(wide, keys[3]))
 
 

@@ -11,13 +11,13 @@ import dataclasses
 import math
 from typing import Annotated, Any, Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from recjax.models import llama, llama_layers
 from recjax.models.language import LanguageConfig
 from recjax.nn.lora import Linear, lora_axes
+from recjax.nn.mlp import gelu
 from recjax.nn.norms import LayerNorm
 from recjax.nn.places import rows_at
 from recjax.ranges import FieldError, Range, Share
@@ -112,7 +112,7 @@ class Layers(llama_layers.Layers):
 
     def gated(self, normed: Array, keys: list) -> Array:
         """[B T E] -> [B T F], before the map `down`."""
-        return jax.nn.gelu(self.up(normed, keys[5]), approximate=self.gelu == "tanh")
+        return gelu(self.up(normed, keys[5]), self.gelu == "tanh")
 
 
 class GPT2(llama.Llama):

@@ -13,6 +13,7 @@ from flax import nnx
 from recjax.models.stacked import Pair, StackedLayers
 from recjax.nn.cache import behind, written
 from recjax.nn.lora import Linear
+from recjax.nn.mlp import gelu
 from recjax.nn.norms import RMSNorm
 from recjax.typing import Array
 
@@ -144,7 +145,7 @@ class Layers(StackedLayers):
         """x [B T E] after the feed-forward network."""
         normed = self.mlp_norm(x)
         if self.gated:
-            inner = jax.nn.gelu(self.gate(normed, keys[8])) * self.up(normed, keys[9])
+            inner = gelu(self.gate(normed, keys[8])) * self.up(normed, keys[9])
         else:
             inner = jax.nn.relu(self.wide(normed, keys[8]))
         return x + self.down(inner, keys[10])

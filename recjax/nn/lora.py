@@ -22,9 +22,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from recjax.errors import InputError
+from recjax.nn import product_cpu
+from recjax.nn.backend import platform
 from recjax.nn.dropout import dropout
 from recjax.nn.narrow import widened
 from recjax.ranges import Checked, Dropout, FieldError, Positive, Range
+from recjax.sharded import is_placed
 from recjax.typing import Array, Params
 
 MOST_RANK = 1 << 16
@@ -82,7 +85,8 @@ class LoRA(nnx.Module):
     def __call__(self, x: Array, key: Array | None) -> Array:
         rngs = None if key is None else nnx.Rngs(dropout=key)
         x = dropout(x, self.rate, deterministic=key is None, rngs=rngs)
-        return (x @ self.a[...].astype(x.dtype)) @ self.b[...].astype(x.dtype) * self.scale
+        low = _product(x, self.a[...].astype(x.dtype))
+        return _product(low, self.b[...].astype(x.dtype)) * self.scale
 
 
 class Linear(nnx.Module):
@@ -121,7 +125,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Array, key: Array | None = None) -> Array:
         """Maps x [... in]; with a `key`, an adapter's dropout is on."""
-        y = x @ self.weight(x.dtype)
+        y = _product(x, self.weight(x.dtype))
         y = y if self.bias is None else y + self.bias[...].astype(x.dtype)
         return y if self.lora is None else y + self.lora(x, key)
 
@@ -129,6 +133,13 @@ class Linear(nnx.Module):
         """The kernel [*stack in out] with its adapter in it (without dropout)."""
         kernel = self.kernel[...]
         return kernel if self.lora is None else _shifted(kernel, *self.lora.factors())
+
+
+def _product(x: Array, weight: Array) -> Array:
+    """`x @ weight`, [... in] and [in out] -> [... out]."""
+    if platform(x) == "cpu" and not is_placed():
+        return product_cpu.product(x, weight)
+    return x @ weight
 
 
 def add_lora(model: Any, config: LoRAConfig, rngs: nnx.Rngs) -> Any:

@@ -1,4 +1,6 @@
-"""The gate of a feed-forward network."""
+"""Activations of a feed-forward network, whose backward passes keep their inputs alone."""
+
+import functools
 
 import jax
 
@@ -32,3 +34,27 @@ def _bwd(residuals, d_out):
 
 
 gated_silu.defvjp(_fwd, _bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gelu(x: Array, approximate: bool = True) -> Array:
+    """GELU (Hendrycks and Gimpel 2016), [... F] -> [... F].
+
+    The backward pass computes it again from x. Autodiff would keep three more arrays of its size.
+
+    Args:
+        x: [... F].
+        approximate: by tanh; else by erf.
+    """
+    return jax.nn.gelu(x, approximate=approximate)
+
+
+def _gelu_fwd(x, approximate):
+    return gelu(x, approximate), x
+
+
+def _gelu_bwd(approximate, x, d_out):
+    return jax.vjp(lambda x: jax.nn.gelu(x, approximate=approximate), x)[1](d_out)
+
+
+gelu.defvjp(_gelu_fwd, _gelu_bwd)

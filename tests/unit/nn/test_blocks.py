@@ -7,7 +7,7 @@ from flax import nnx
 from recjax.nn.attention import MultiHeadAttention
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import make_mask
-from recjax.nn.mlp import gated_silu
+from recjax.nn.mlp import gated_silu, gelu
 from recjax.nn.recurrent import GRU
 
 
@@ -18,6 +18,17 @@ def test_the_derivative_of_a_gate():
     np.testing.assert_array_equal(out, expected)
     for one, other in zip(by_hand(d_out), plain(d_out), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("approximate", [True, False])
+def test_the_derivative_of_gelu(approximate):
+    x, d_out = np.random.default_rng(0).standard_normal((2, 4, 9)).astype(np.float32) * 3
+    expected, plain = jax.vjp(lambda x: jax.nn.gelu(x, approximate=approximate), x)
+    out, own = jax.vjp(lambda x: gelu(x, approximate), x)
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_allclose(own(d_out)[0], plain(d_out)[0], atol=1e-6)
+    kept = jax.eval_shape(lambda x: jax.vjp(lambda x: gelu(x, approximate), x)[1], x)
+    assert [leaf.shape for leaf in jax.tree.leaves(kept)] == [x.shape]  # nothing but x
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])

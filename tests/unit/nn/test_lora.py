@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AbstractMesh
 
 from recjax.errors import InputError
 from recjax.models.definition import define, params_of
 from recjax.models.llama import PARAM_AXES, Config, Llama
 from recjax.nn.lora import (
+    Linear,
     LoRAConfig,
     LoRAParam,
     add_lora,
@@ -18,6 +20,8 @@ from recjax.nn.lora import (
     merge_lora,
     unmerge_lora,
 )
+from recjax.nn.product_cpu import product
+from recjax.sharded import placing
 from recjax.training.parallel import make_mesh, param_shardings
 
 CONFIG = Config(vocab_size=19, dim=8, mlp_dim=12, layers=2, heads=4, kv_heads=2, head_dim=6)
@@ -46,6 +50,35 @@ def test_starts_as_the_identity():
     before = plain(nnx.Rngs(0))(TOKENS)[0]
     after = adapted(nnx.Rngs(0))(TOKENS)[0]
     np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_a_gradient_is_a_product_of_matrices_on_one_cpu(split):
+    """Rows that are split over devices keep their axes. Either way the numbers are those of @."""
+    built = define(lambda rngs: Linear(3, 4, init=nnx.initializers.normal(1.0), rngs=rngs))
+    x, kernel = jax.random.normal(jax.random.key(1), (2, 5, 3)), jnp.ones((3, 4))
+
+    def loss(kernel, x):
+        linear = built.merge({"kernel": kernel})
+        with placing(AbstractMesh((2,), ("data",)) if split else None):
+            return (linear(x) ** 2).sum()
+
+    gradient = jax.grad(loss, argnums=(0, 1))
+    assert ("(([0, 1], [0, 1])" in str(jax.make_jaxpr(gradient)(kernel, x))) == split
+    plain = jax.grad(lambda kernel, x: ((x @ kernel) ** 2).sum(), argnums=(0, 1))
+    for own, expected in zip(gradient(kernel, x), plain(kernel, x), strict=True):
+        np.testing.assert_allclose(own, expected, rtol=1e-5)
+
+
+def test_what_the_backward_pass_keeps_of_a_map():
+    x, kernel = jnp.ones((2, 5, 3)), jnp.ones((3, 4))
+
+    def kept(function, given):
+        pullback = jax.eval_shape(lambda a: jax.vjp(function, a)[1], given)
+        return [leaf.shape for leaf in jax.tree.leaves(pullback)]
+
+    assert kept(lambda a: product(a, kernel), x) == [kernel.shape]
+    assert kept(lambda a: product(x, a), kernel) == [x.shape]
 
 
 def test_targets_and_types():
