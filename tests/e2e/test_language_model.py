@@ -43,13 +43,15 @@ def config(tmp_path_factory):
 
 def start(config, workdir):
     command = [sys.executable, "-m", "recjax.cli", "train", f"--config={config}"]
-    # One device: the tests' eight would only cost time here.
+    # One device: the tests' eight would only cost time here. Compiled in a hurry, as in the tests.
+    flags = os.environ["XLA_FLAGS"].split()
+    flags = [flag for flag in flags if "device_count" not in flag]
     return subprocess.Popen(
         [*command, f"--workdir={workdir}", "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "XLA_FLAGS": ""},
+        env={**os.environ, "XLA_FLAGS": " ".join(flags)},
     )
 
 

@@ -16,6 +16,7 @@ from recjax.models import glm
 from recjax.nn.masks import make_mask
 from recjax.recsysllm.infill import infill
 from recjax.recsysllm.spans import Marks
+from recjax.testing.compiled import Compiled
 
 DATA = Path(__file__).parent.parent / "data" / "glm"
 TOLERANCE = 2e-4
@@ -31,13 +32,13 @@ def io():
 def case(request):
     """`(model as read, its jitted forward, the suffix of its arrays)`."""
     loaded = read_language_model(DATA / "glm_hf", gelu=request.param)
-    return loaded, loaded.definition.merge(loaded.params), GELUS[request.param]
+    return loaded, Compiled(loaded.definition.merge(loaded.params)), GELUS[request.param]
 
 
 @pytest.fixture(scope="module")
 def erf():
     loaded = read_language_model(DATA / "glm_hf", gelu="erf")
-    return loaded.definition.merge(loaded.params)
+    return Compiled(loaded.definition.merge(loaded.params))
 
 
 def difference(ours, theirs, where=None):
@@ -111,7 +112,7 @@ def test_training(case, io):
         logits, _ = model(tokens, positions=positions, mask=mask)
         return loss(logits, io["train_labels_hf"]), logits
 
-    got, logits = training(loaded.params)
+    got, logits = jax.jit(training)(loaded.params)
     assert difference(logits, io[f"train_logits{end}"]) < TOLERANCE
     assert abs(got - io[f"train_loss{end}"]) < TOLERANCE
     if end:  # those of the original code
@@ -241,6 +242,6 @@ def test_mutations_are_seen(monkeypatch, erf, io, mutation):
     elif mutation == "rows swapped":
         positions = positions[:, ::-1]
     mask = prefix_mask(ends, tokens.shape[1])
-    logits, _ = erf(tokens, positions=positions, mask=mask)
+    logits, _ = Compiled(erf.module)(tokens, positions=positions, mask=mask)
     end = "_tanh" if mutation == "other gelu" else ""
     assert difference(logits, io[f"prefix_logits{end}"]) > 5 * TOLERANCE

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def imported(folder, weights, variant, **changes):
 def scores(config, params, ids):
     definition = define(lambda rngs: Recommender(config, len(params["items/embedding"]), rngs=rngs))
     model = definition.merge({key: jnp.array(value) for key, value in params.items()})
-    return model.score(model.encode(jnp.array(ids))[:, -1])
+    return jax.jit(lambda ids: model.score(model.encode(ids)[:, -1]))(ids)
 
 
 def difference(folder, weights, variant, **changes):
@@ -119,16 +120,14 @@ def test_a_hidden_state_of_every_position(tmp_path, weights):
         segments[0] = np.repeat(np.arange(1, 5), [5, 3, 2, 1])
         wide = dataclasses.replace(config, max_length=max(length, 11))
         model.config = wide  # the row is longer than the window, which each history still has
-        h = model.encode(jnp.array(row), positions=jnp.array(positions), segments=segments)
-        got = model.score(h[0, np.array([4, 7, 9, 10])])
+        h = jax.jit(model.encode)(row, positions=positions, segments=segments)
+        got = jax.jit(model.score)(np.asarray(h)[0, np.array([4, 7, 9, 10])])
         expected = GOLDEN[f"{weights}/{variant}/scores"][2:]
         np.testing.assert_allclose(got, expected, atol=TOLERANCE)
 
 
 def test_gradients_leave_the_padding_rows_alone(tmp_path):
     """`padding_idx=0` upstream: what padding holds is not trained, all else is."""
-    import jax
-
     config, params = imported(tmp_path, "sharp", "2024")
     definition = define(lambda rngs: Recommender(config, 21, rngs=rngs))
     ids = jnp.array(GOLDEN["sharp/2024/ids"])
@@ -137,7 +136,7 @@ def test_gradients_leave_the_padding_rows_alone(tmp_path):
         h = definition.merge(params).encode(ids)[:, -1]
         return (h**3).sum()
 
-    gradient = jax.grad(total)({key: jnp.array(value) for key, value in params.items()})
+    gradient = jax.jit(jax.grad(total))({key: jnp.array(value) for key, value in params.items()})
     assert not gradient["positions/embedding"][0].any()
     assert not gradient["items/embedding"][0].any()
     assert gradient["positions/embedding"][1:].any(axis=1).all()

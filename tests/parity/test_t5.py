@@ -19,6 +19,7 @@ from recjax.convert.language_model import read_language_model
 from recjax.convert.peft import adapted, read_adapter, write_adapter
 from recjax.errors import InputError
 from recjax.models import t5
+from recjax.testing.compiled import Compiled
 
 DATA = Path(__file__).parent.parent / "data" / "t5"
 TOLERANCE = 1e-4
@@ -99,6 +100,7 @@ def test_twenty_steps_of_lora(tmp_path):
     definition, labels = adapted(base, lora, start).definition, jnp.asarray(io["labels"])
     read = {"encoder": io["encoder"], "encoder_mask": io["encoder_mask"]}
 
+    @jax.jit
     def logits_of(own):
         return definition.merge({**base.params, **own})(io["tokens"], **read)[0]
 
@@ -143,7 +145,7 @@ def test_a_wrong_model_is_seen(mutation):
             params[name] = params[name][:8]
     config = dataclasses.replace(loaded.config, **MUTATIONS[mutation])
     wrong = dataclasses.replace(loaded, config=config).definition.merge(params)
-    logits, _ = wrong(io["long"][:, :100], encoder=io["long"])
+    logits, _ = Compiled(wrong)(io["long"][:, :100], encoder=io["long"])
     assert difference(logits, io["long_logits"]) > 10 * TOLERANCE
 
 
@@ -153,11 +155,12 @@ def test_whole_words():
         vocab_size=32, dim=12, mlp_dim=20, layers=1, encoder_layers=1, heads=2, kv_heads=2,
         head_dim=6, buckets=8, max_distance=16, whole_words=5,
     )  # fmt: skip
-    model = t5.T5(config, rngs=nnx.Rngs(0))
+    model = Compiled(t5.T5(config, rngs=nnx.Rngs(0)))
     tokens, words = np.array([[3, 4, 5, 6]]), np.array([[1, 1, 2, 0]])
     start = np.zeros((1, 1), np.int32)
     got, _ = model(start, encoder=tokens, words=words)
-    model.whole_word[...] = model.whole_word[...].at[0].set(0)
+    model.module.whole_word[...] = model.whole_word[...].at[0].set(0)
+    model = Compiled(model.module)
     nothing = np.zeros((1, 4), int)
     added = jnp.concatenate([model.whole_word[...][words[:, :3]], jnp.zeros((1, 1, 12))], axis=1)
     expected, _ = model(start, encoder=model.embed(tokens) + added, words=nothing)

@@ -15,7 +15,7 @@ class HashModel:
     def __init__(self, vocab: int = 7, scale: float = 3.0, room: int = 16):
         self.vocab, self.scale, self.room = vocab, scale, room
         self.traces = 0
-        self._logits = jax.jit(self.logits)
+        self._logits, self.start = jax.jit(self.logits), jax.jit(self._begin)
 
     def logits(self, tokens, length):
         """[B V] after the first `length` of tokens [B room]."""
@@ -25,7 +25,7 @@ class HashModel:
         mixed = (used[:, None] * 31 + jnp.arange(self.vocab) * 977) % 10007
         return self.scale * jnp.sin(mixed.astype(jnp.float32))
 
-    def start(self, prompts):
+    def _begin(self, prompts):
         """`(logits, cache)` after prompts [B T]."""
         tokens = jnp.zeros((prompts.shape[0], self.room), jnp.int32)
         tokens = tokens.at[:, : prompts.shape[1]].set(prompts)
@@ -53,6 +53,6 @@ def model():
     return HashModel()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def hash_model():
     return HashModel

@@ -1,5 +1,6 @@
 """Beam search against every sequence there is, and its rules by hand."""
 
+import functools
 import itertools
 
 import jax
@@ -11,15 +12,46 @@ from recjax.generate.beam import beam_search
 from recjax.generate.loop import decode
 from recjax.generate.processors import ForbiddenTokens, MinNewTokens, RepetitionPenalty
 
-PROMPTS = jnp.array([[1, 2], [3, 0], [2, 2]])
+PROMPTS = np.array([[1, 2], [3, 0], [2, 2]], np.int32)
+
+
+def log_softmax(x):
+    return x - x.max() - np.log(np.exp(x - x.max()).sum())
 
 
 def run(model, beams, prompts=PROMPTS, n=4, reorder=None, **options):
+    """The result, in numpy."""
     logits, cache = model.start(prompts)
     options |= {"max_new_tokens": n, "beams": beams}
-    return jax.jit(
-        lambda: beam_search(model.step, logits, cache, reorder or model.reorder, **options)
-    )()
+    return jax.device_get(
+        jax.jit(
+            lambda: beam_search(model.step, logits, cache, reorder or model.reorder, **options)
+        )()
+    )
+
+
+@pytest.fixture(scope="module")
+def shared(hash_model):
+    """`shared(vocab, beams, n, early, penalty, stop)`: one program for all penalties and stops."""
+
+    @functools.cache
+    def program(vocab, beams, n, early):
+        model = hash_model(vocab=vocab)
+
+        @jax.jit
+        def search(penalty, stop):
+            return beam_search(
+                model.step, *model.start(PROMPTS), model.reorder, beams=beams, max_new_tokens=n,
+                early_stopping=early, length_penalty=penalty, stop=stop, pad_id=9,
+            )  # fmt: skip
+
+        return model, search
+
+    def run(vocab, beams, n, early, penalty, stop):
+        model, search = program(vocab, beams, n, early)
+        return model, jax.device_get(search(np.float32(penalty), np.array(stop, np.int32)))
+
+    return run
 
 
 def all_sequences(model, prompt, limit, stop, penalty):
@@ -28,7 +60,7 @@ def all_sequences(model, prompt, limit, stop, penalty):
 
     def of(tokens):
         if tokens not in log_probs:
-            log_probs[tokens] = np.asarray(jax.nn.log_softmax(model.after([*prompt, *tokens])))
+            log_probs[tokens] = log_softmax(model.after([*prompt, *tokens]))
         return log_probs[tokens]
 
     out = []
@@ -43,10 +75,8 @@ def all_sequences(model, prompt, limit, stop, penalty):
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0, -0.5])
 @pytest.mark.parametrize("stop", [(), (1,), (0, 3, -1)], ids=str)
-def test_wide_enough_it_is_exhaustive(hash_model, penalty, stop):
-    model = hash_model(vocab=4)
-    options = {"length_penalty": jnp.float32(penalty), "early_stopping": "never"}
-    out = run(model, 200, n=4, stop=jnp.array(stop, jnp.int32), pad_id=9, **options)
+def test_wide_enough_it_is_exhaustive(shared, penalty, stop):
+    model, out = shared(4, 200, 4, "never", penalty, stop)
     for row, prompt in enumerate(PROMPTS.tolist()):
         expected = all_sequences(model, prompt, 4, stop, penalty)
         n = min(200, len(expected))
@@ -65,7 +95,7 @@ def narrow(model, prompt, beams, limit, stop, penalty, early):
     for n in range(1, limit + 1):
         ranked = []
         for total, tokens in alive:
-            log_probs = np.asarray(jax.nn.log_softmax(model.after([*prompt, *tokens])))
+            log_probs = log_softmax(model.after([*prompt, *tokens]))
             ranked += [(total + log_probs[t], (*tokens, t)) for t in range(model.vocab)]
         ranked = sorted(ranked, reverse=True)[: beams * max(2, 1 + len(stop))]
         ended = [one[1][-1] in stop or n == limit for one in ranked]
@@ -87,10 +117,9 @@ def narrow(model, prompt, beams, limit, stop, penalty, early):
 @pytest.mark.parametrize("early", [False, True, "never"])
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 3.0, -1.0])
 @pytest.mark.parametrize("beams", [1, 2, 3])
-def test_narrow_it_follows_the_rules(model, beams, penalty, early):
+def test_narrow_it_follows_the_rules(shared, beams, penalty, early):
     stop = (1, 4)
-    options = {"length_penalty": penalty, "early_stopping": early, "stop": jnp.array(stop)}
-    out = run(model, beams, n=8, **options)
+    model, out = shared(7, beams, 8, early, penalty, stop)
     for row, prompt in enumerate(PROMPTS.tolist()):
         expected = narrow(model, prompt, beams, 8, stop, penalty, early)
         found = [
@@ -103,7 +132,7 @@ def test_narrow_it_follows_the_rules(model, beams, penalty, early):
 
 def test_the_three_rules_differ(model):
     """Else the test above could pass with one rule for all."""
-    prompts = jnp.stack([jnp.arange(24) % 7, jnp.arange(24) // 7], axis=1)
+    prompts = np.stack([np.arange(24) % 7, np.arange(24) // 7], axis=1).astype(np.int32)
     options = {"stop": jnp.array([1, 4]), "n": 8, "length_penalty": 1.0}
     scores = [
         np.asarray(run(model, 2, prompts, early_stopping=early, **options).scores)
@@ -128,7 +157,7 @@ def test_one_beam_is_greedy(model):
     stop = jnp.array([2, 5])
     out = run(model, 1, n=8, stop=stop, length_penalty=0.0)
     logits, cache = model.start(PROMPTS)
-    greedy = decode(model.step, logits, cache, max_new_tokens=8, stop=stop)
+    greedy = jax.jit(lambda: decode(model.step, logits, cache, max_new_tokens=8, stop=stop))()
     np.testing.assert_array_equal(out.tokens[:, 0], greedy.tokens)
     np.testing.assert_array_equal(out.lengths[:, 0], greedy.lengths)
     np.testing.assert_allclose(out.scores[:, 0], greedy.log_probs.sum(-1), rtol=1e-5)
@@ -156,7 +185,7 @@ def test_processors_follow_the_beams(hash_model):
         for tokens in itertools.product(range(4), repeat=3):
             total = 0.0
             for k, token in enumerate(tokens):
-                step = jax.nn.log_softmax(model.after([*prompt, *tokens[:k]]))[token]
+                step = log_softmax(model.after([*prompt, *tokens[:k]]))[token]
                 total += step * (2.5 if token in tokens[:k] else 1.0)
             expected.append(total)
         expected = np.sort(expected)[::-1]
@@ -170,7 +199,7 @@ def test_nothing_left_to_say(hash_model):
     processors = (ForbiddenTokens(jnp.array([1, 2])), MinNewTokens(1, stop))
     options = {"stop": stop, "processors": processors, "early_stopping": "never"}
     out = run(model, 4, n=2, pad_id=2, **options)
-    assert (out.lengths == jnp.array([2, 2, 0, 0])).all()
+    assert (out.lengths == [2, 2, 0, 0]).all()
     assert (out.tokens[:, 2:] == 2).all() and (out.scores[:, 2:] == -np.inf).all()
     assert {tuple(t) for t in np.asarray(out.tokens[:, :2]).reshape(-1, 2)} == {(3, 0), (3, 3)}
 

@@ -11,7 +11,7 @@ from recjax.generate.loop import decode
 from recjax.generate.processors import ForbiddenTokens, Stateless
 from recjax.generate.sampling import Sampler, row_keys
 
-PROMPTS = jnp.array([[1, 2], [3, 4], [5, 6], [0, 3]])
+PROMPTS = np.array([[1, 2], [3, 4], [5, 6], [0, 3]], np.int32)
 
 
 def by_hand(model, prompt, limit, stop=()):
@@ -41,7 +41,9 @@ class Quiet(Stateless):
 
 def run(model, prompts=PROMPTS, n=8, **options):
     logits, cache = model.start(prompts)
-    return jax.jit(lambda: decode(model.step, logits, cache, max_new_tokens=n, **options))()
+    return jax.device_get(
+        jax.jit(lambda: decode(model.step, logits, cache, max_new_tokens=n, **options))()
+    )
 
 
 @pytest.mark.parametrize("stop", [(), (2,), (2, 5, -1)], ids=str)
@@ -99,7 +101,7 @@ def test_sampling_by_row_and_position(model):
 def test_stages_write_the_same_with_less_room_and_fewer_rows(hash_model, drawn):
     """Room for half the tokens, then for all; the last rows go on alone, three times."""
     model, rng = hash_model(room=10), np.random.default_rng(0)
-    prompts = jnp.array(rng.integers(0, 7, (256, 2)))
+    prompts = rng.integers(0, 7, (256, 2), dtype=np.int32)
     options = {"stop": jnp.array([2, 5]), "pad_id": 6, "limit": jnp.array(rng.integers(0, 9, 256))}
     options |= {"processors": (Quiet(),)}
     if drawn:
@@ -171,7 +173,7 @@ def test_buckets_compile_once_each(hash_model):
     for length in range(1, 12):
         width = bucket(length, sizes)
         assert width >= length and not any(length <= size < width for size in sizes)
-        generate(jnp.pad(jnp.ones((2, length), jnp.int32), ((0, 0), (width - length, 0))))
+        generate(np.pad(np.ones((2, length), np.int32), ((0, 0), (width - length, 0))))
     assert programs == [(2, 4), (2, 8), (2, 16)]
     with pytest.raises(InputError, match="length 17: expected at most 16"):
         bucket(17, sizes)

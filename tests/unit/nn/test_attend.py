@@ -1,5 +1,7 @@
 """`attend` against the plain formula: values, gradients, masks, grouped heads, prefix, types."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,7 @@ def arrays(kv_heads):
     return [jnp.array(3 * rng.standard_normal(s), jnp.float32) for s in shapes]
 
 
+@functools.partial(jax.jit, static_argnames="width")
 def plain(q, k, v, mask, width=H):
     k, v = (jnp.repeat(x, q.shape[1] // x.shape[1], axis=1) for x in (k, v))
     logits = jnp.einsum("BNTH,BNMH->BNTM", q, k) / np.sqrt(width)
@@ -42,7 +45,7 @@ def test_value_and_gradients(kv_heads, mask):
             out = function(q, k, v, mask)
             return (out * weights).sum(), out
 
-        (_, out), grads = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(*arrays_)
+        (_, out), grads = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(*arrays_)
         return out, *grads
 
     arrays_ = arrays(kv_heads)
