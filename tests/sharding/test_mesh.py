@@ -13,11 +13,13 @@ from recjax.training import parallel
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.recommender import RecommenderRun, RunConfig
 
+SHALLOW = {"bert4rec": {"layers": 1}}  # depth is SASRec's to show
+
 
 def make_run(store, mesh, model="sasrec", objective="softmax"):
     section = {
         "data": {"source": "simulated", "store": str(store.path)},
-        "model": {"name": model, "max_length": 20, "dim": 16},
+        "model": {"name": model, "max_length": 20, "dim": 16, **SHALLOW.get(model, {})},
         "objective": {"name": objective, "negatives": 8},
         "train": {"batch_size": 32, "steps_per_call": 2, "mesh": mesh, "packed": False},
     }
