@@ -1,16 +1,20 @@
 """How much memory a step's activations take, counted on traced functions."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import jaxpr_as_fun
 
-from recjax.training.flops import inner
+from recjax.training.flops import inner, product_flops
 from recjax.training.planned_step import PlannedStep
 from recjax.training.token_loss import token_loss
+
+_STACKED = re.compile("(layers|encoder)/")  # paths of parameters with a leading layer axis
 
 
 def activation_bytes(
@@ -19,8 +23,10 @@ def activation_bytes(
     """Bytes of a device's activations in training, at their largest: an estimate.
 
     The residuals, and what the backward pass works on at a time. That is a chunk of the loss's
-    logits, or a layer: all that it would keep without recomputation (XLA copies a layer's part out
-    of the residuals of all layers), and the result of its widest operation.
+    logits, or a layer: all that it would keep without recomputation and its parameters (XLA copies
+    a layer's part of both out of those of all layers), and the result of its widest operation. A
+    layer that is recomputed shares the terms of its activation with the derivative, so that they
+    are written out: all that autodiff would keep of it.
 
     Args:
         step: of the model as it is.
@@ -32,16 +38,37 @@ def activation_bytes(
     kept = _residual_bytes(step, config.dim, rows, tensor)
     layers = config.layers + getattr(config, "encoder_layers", 0)
     whole = kept if kept_all is step else _residual_bytes(kept_all, config.dim, rows, tensor)
-    of_layer = math.ceil(whole / layers)
+    stacked = sum(array_bytes(a) for path, a in step.params.items() if _STACKED.match(path))
+    of_layer = math.ceil((whole + stacked / tensor) / layers)
     known = {(leaf.shape, leaf.dtype) for leaf in step.params.values()}
 
     def summed(*args: Any) -> Any:
         return step.hidden(*args).astype(jnp.float32).sum()
 
     inputs = (step.trained, step.frozen, *step.inputs)
-    layer = widest_bytes(jax.make_jaxpr(jax.grad(summed))(*inputs), known)
+    at_work = widest_bytes(jax.make_jaxpr(jax.grad(summed))(*inputs), known) / 2
+    if kept_all is not step:
+        at_work = max(at_work, _terms_bytes(jax.make_jaxpr(summed)(*inputs)))
     loss = _loss_bytes(step, rows, tensor, known)
-    return kept + max(loss, of_layer + math.ceil(layer / (2 * rows * tensor)))
+    return kept + max(loss, of_layer + math.ceil(at_work / (rows * tensor)))
+
+
+def _terms_bytes(jaxpr: Any) -> int:
+    """Bytes that autodiff would keep of an activation whose derivative is by hand, at the most: of
+    functions without products, whose inputs and result have one shape."""
+    most = 0
+    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        shapes = {v.aval.shape for v in (*eqn.invars, *eqn.outvars)}
+        called = eqn.params.get("call_jaxpr")
+        by_hand = eqn.primitive.name.startswith("custom_vjp_call")
+        if by_hand and len(shapes) == 1 and not product_flops(called):
+            plain = jaxpr_as_fun(called)
+            given = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
+            kept = jax.eval_shape(lambda *a, plain=plain: jax.vjp(plain, *a)[1], *given)
+            most = max(most, sum(map(array_bytes, jax.tree.leaves(kept))))
+        else:
+            most = max([most, *(_terms_bytes(one) for one in inner(eqn))])
+    return most
 
 
 def _loss_bytes(step: PlannedStep, rows: int, tensor: int, known: Collection[Any]) -> int:
