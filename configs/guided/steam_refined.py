@@ -14,8 +14,9 @@ ce or bprmax); and a row:
 - shuffled, random: controls of `added`; genres: genres in place of aspects
 `fused` alone adds aspects to a trained base (`fused-shuffled` is its control).
 
-Leave-one-out. `config.guided.items`
-names the score file. Not measured yet.
+Leave-one-out. `config.guided.items` names the score file. Five seeds: with BCE the aspects add 2.4
+to 3.3 % to NDCG@10, fused late 0.9 to 2.9 % to each model, in training with CE nothing
+(configs/RESULTS.md).
 """
 
 from ml_collections import ConfigDict
