@@ -101,8 +101,8 @@ def prepare_runs(
     folder.mkdir(parents=True)
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_FLAGS"] = _flags(DEVICES)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")  # a start costs little
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # a start costs little
     from recjax.config import build
     from recjax.data.prepare import DataConfig, prepare
 

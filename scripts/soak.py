@@ -83,8 +83,8 @@ def moment(life: Life, last: int, rng: random.Random) -> str:
             time.sleep(0.002)
         return False
 
+    until(lambda: "workdir: " in told(life.workdir, 0))  # the processes have met
     if kind == "compile":  # or it restores, or makes its first steps
-        until(lambda: "workdir: " in told(life.workdir, 0))
         time.sleep(wait * 3)
     elif kind == "end":
         until(lambda: newest(life.workdir) >= last)

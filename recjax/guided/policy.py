@@ -62,6 +62,7 @@ from recjax.models.definition import fingerprint
 from recjax.scoring.form_states import form_states
 from recjax.scoring.forms import FormTokens, form_tokens, tree_for
 from recjax.text.tokenizers import Tokenizer, load_tokenizer
+from recjax.training import parallel
 from recjax.training.adapting import AdaptingRun
 from recjax.training.system import System, own_store
 from recjax.typing import Array, Params
@@ -122,6 +123,7 @@ class PolicyRun(AdaptingRun):
     @functools.cached_property
     def batches(self) -> UserExamples:
         """The training batches, and the examples of the other parts."""
+        size = self.config.train.batch_size
         return UserExamples(
             self.config.users,
             self.store,
@@ -129,8 +131,9 @@ class PolicyRun(AdaptingRun):
             self.items,
             self.tokenizer,
             seed=self.config.seed,
-            batch_size=self.config.train.batch_size,
+            batch_size=size,
             context=self.base.config.max_length - self._slots,
+            multiple=parallel.row_multiple(size, self.mesh, self.parts_of_batch),
         )
 
     @functools.cached_property

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
+from recjax.data.pipeline import step_size
 from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.guided.aspects import AspectSet, Scores
@@ -73,6 +74,7 @@ class UserExamples:
         seed: of the training's order and cuts.
         batch_size: B.
         context: most tokens of a prompt.
+        multiple: of a step's users.
     """
 
     config: UserConfig
@@ -83,6 +85,7 @@ class UserExamples:
     seed: int = 0
     batch_size: int = 16
     context: int = 4096
+    multiple: int = 1
 
     def __post_init__(self):
         if not len(self.users):
@@ -110,8 +113,8 @@ class UserExamples:
 
     @property
     def per_step(self) -> int:
-        """B, all users where they are fewer."""
-        return min(self.batch_size, len(self.users))
+        """B, or all users where they are fewer."""
+        return step_size(self.batch_size, len(self.users), self.multiple)
 
     def asked(self, user: int, cut: int) -> Question:
         """The question about a user before the flat place `cut`."""

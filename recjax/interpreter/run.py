@@ -237,14 +237,8 @@ class InterpreterRun(Run):
                 f"{self.config.recommender}: no training sequence has two items: nothing to "
                 "train on"
             )
-        train, shards = self.config.train, parallel.data_size(self.mesh)
-        if train.batch_size % (shards * train.accumulate):
-            said = f"the {shards} parts that config.train.mesh splits a batch into"
-            if train.accumulate > 1:
-                said += f", times config.train.accumulate={train.accumulate}"
-            raise InputError(
-                f"config.train.batch_size: {train.batch_size} is no multiple of {said}"
-            )
+        train = self.config.train
+        parallel.row_multiple(train.batch_size, self.mesh, train.accumulate)
         self.learner.check()
 
     def part(self, step: int) -> str:

@@ -25,7 +25,7 @@ from recjax.errors import InputError
 from recjax.nn import product_cpu
 from recjax.nn.backend import platform
 from recjax.nn.dropout import dropout
-from recjax.nn.narrow import widened
+from recjax.nn.narrow import product
 from recjax.ranges import Checked, Dropout, FieldError, Positive, Range
 from recjax.sharded import is_placed
 from recjax.typing import Array, Params
@@ -117,15 +117,12 @@ class Linear(nnx.Module):
         self.lora: LoRA | None = nnx.data(None)
         self.quant_scale: Any = nnx.data(None)  # of a narrow kernel (`recjax.nn.quant`)
 
-    def weight(self, dtype: Any) -> Array:
-        """The kernel [*stack in out] in a type; a narrow one is widened."""
-        if self.quant_scale is None:
-            return self.kernel[...].astype(dtype)
-        return widened(self.kernel[...], self.quant_scale[...], dtype)
-
     def __call__(self, x: Array, key: Array | None = None) -> Array:
         """Maps x [... in]; with a `key`, an adapter's dropout is on."""
-        y = _product(x, self.weight(x.dtype))
+        if self.quant_scale is None:
+            y = _product(x, self.kernel[...].astype(x.dtype))
+        else:
+            y = product(x, self.kernel[...], self.quant_scale[...])
         y = y if self.bias is None else y + self.bias[...].astype(x.dtype)
         return y if self.lora is None else y + self.lora(x, key)
 

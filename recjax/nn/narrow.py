@@ -7,6 +7,7 @@ output.
 
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -60,3 +61,24 @@ def widened(kernel: Array, scale: Array, dtype: Any) -> Array:
     codes = jnp.stack([kernel & 15, kernel >> 4], axis=-2).reshape(*stack, -1, BLOCK, out)
     values = jnp.asarray(NF4)[codes.astype(jnp.int32)] * scale[..., None, :]
     return values.reshape(*stack, 2 * half, out).astype(dtype)
+
+
+@jax.custom_vjp
+def product(x: Array, kernel: Array, scale: Array) -> Array:
+    """x [... in] times what `narrow` gives, [... out].
+
+    The kernel is frozen: x alone has a gradient. The backward pass makes the kernel wide again;
+    otherwise JAX would keep those of all layers from the forward pass.
+    """
+    return x @ widened(kernel, scale, x.dtype)
+
+
+def _forward(x: Array, kernel: Array, scale: Array) -> tuple[Array, tuple[Array, Array]]:
+    return product(x, kernel, scale), (kernel, scale)
+
+
+def _backward(kept: tuple[Array, Array], dy: Array) -> tuple[Array, None, None]:
+    return dy @ widened(*kept, dy.dtype).T, None, None
+
+
+product.defvjp(_forward, _backward)

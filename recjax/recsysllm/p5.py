@@ -227,7 +227,8 @@ class P5Run(ByBeams, Run):
     def batches(self) -> PromptBatches:
         """The training batches."""
         stream, wanted = self.source.stream, self.config.train.batch_size
-        size = step_size(wanted, len(stream), parallel.data_size(self.mesh))
+        multiple = parallel.row_multiple(wanted, self.mesh, self.parts_of_batch)
+        size = step_size(wanted, len(stream), multiple)
         process = parallel.rows_of_process(self.mesh)["process"]
         return PromptBatches(stream, self.prompts, size, process, parallel.most_of_all)
 

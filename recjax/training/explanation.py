@@ -277,11 +277,12 @@ class ExplanationRun(Run):
     @functools.cached_property
     def batches(self) -> ExplainedBatches:
         """The training reviews."""
+        size = self.config.train.batch_size
         return ExplainedBatches(
             self._arrays(self.parts_of_data["train"]),
-            self.config.train.batch_size,
+            size,
             self.config.seed,
-            parallel.data_size(self.mesh),
+            parallel.row_multiple(size, self.mesh, self.parts_of_batch),
             parallel.rows_of_process(self.mesh)["process"],
         )
 

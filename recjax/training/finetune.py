@@ -153,7 +153,8 @@ class FinetuneRun(AdaptingRun):
         if self.sided:
             parts = parallel.rows_of_process(self.mesh, self.parts_of_batch)
             own, wanted = self.rows["train"], self.config.train.batch_size
-            size = step_size(wanted, len(own), parallel.data_size(self.mesh))
+            multiple = parallel.row_multiple(wanted, self.mesh, self.parts_of_batch)
+            size = step_size(wanted, len(own), multiple)
             return SidedBatches(
                 Shuffled(own, self.config.seed), self.tokenizer.end, size,
                 process=parts["process"], agree=parallel.most_of_all,

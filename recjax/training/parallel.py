@@ -241,6 +241,26 @@ def data_size(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
+def row_multiple(batch_size: int, mesh: Mesh, parts: int = 1) -> int:
+    """A step's rows are a multiple of this.
+
+    Args:
+        batch_size: `config.train.batch_size`.
+        mesh: the devices.
+        parts: `config.train.accumulate`.
+
+    Raises:
+        InputError: the batch is no multiple.
+    """
+    shards = data_size(mesh)
+    if batch_size % (shards * parts):
+        said = f"the {shards} parts that config.train.mesh splits a batch into"
+        if parts > 1:
+            said += f", times config.train.accumulate={parts}"
+        raise InputError(f"config.train.batch_size: {batch_size} is no multiple of {said}")
+    return shards * parts
+
+
 def rows_of_process(mesh: Mesh, parts: int = 1) -> dict[str, Any]:
     """Which rows of a batch this process makes: `row_multiple` and `process` of `TokenBatches`.
 

@@ -187,16 +187,16 @@ class RatingRun(Run):
     @functools.cached_property
     def batches(self) -> Ratings:
         """The training ratings."""
-        train = self.split.train
+        train, size = self.split.train, self.config.train.batch_size
         lengths = train.stops - train.starts
         inside = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         places = np.repeat(train.starts, lengths) + inside
         found = self._at(
             places,
             np.repeat(train.users, lengths),
-            batch_size=self.config.train.batch_size,
+            batch_size=size,
             seed=self.config.seed,
-            multiple=parallel.data_size(self.mesh),
+            multiple=parallel.row_multiple(size, self.mesh, self.parts_of_batch),
             process=parallel.rows_of_process(self.mesh)["process"],
         )
         if not len(found):

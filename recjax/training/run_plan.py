@@ -57,7 +57,6 @@ def plan_run(config: Any, mesh: tuple[int, int, int]) -> RunPlan:
     if wrong := undivided(run.model.shapes, run.placed_axes, run.mesh):
         raise InputError(f"mesh {mesh}: {wrong[0]}; expected sizes that divide what they split")
     sizes = {path: math.prod(a.shape) for path, a in run.model.shapes.items()}
-    return RunPlan(
-        sum(sizes.values()), sum(sizes[path] for path in run.trained), run.batches.rows,
-        run_step(run),
-    )  # fmt: skip
+    step = run_step(run)
+    rows = next(iter(run.batches(0, 1).values())).shape[1]
+    return RunPlan(sum(sizes.values()), sum(sizes[path] for path in run.trained), rows, step)

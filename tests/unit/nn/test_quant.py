@@ -10,7 +10,7 @@ from recjax.errors import InputError
 from recjax.models.definition import define, params_of
 from recjax.models.llama import PARAM_AXES, Config, Llama
 from recjax.nn.lora import LoRAConfig, add_lora
-from recjax.nn.narrow import NF4, narrow, widened
+from recjax.nn.narrow import NF4, narrow, product, widened
 from recjax.nn.quant import quantize, quantized
 from recjax.training import parallel
 
@@ -35,6 +35,26 @@ def test_nf4_takes_the_nearest_of_its_values():
     np.testing.assert_allclose(found, nearest.reshape(KERNEL.shape), atol=1e-6)
     with pytest.raises(InputError, match="nf4: a map of 100 inputs; expected a multiple of 64"):
         narrow(jnp.ones((100, 4)), "nf4")
+
+
+@pytest.mark.parametrize("form", ["int8", "nf4"])
+def test_the_backward_pass_keeps_no_wide_kernel(form):
+    """Of eight layers: the gradient is that of wide kernels, in less memory than those take."""
+    rng = np.random.default_rng(0)
+    wide = jnp.asarray(rng.normal(size=(8, 128, 128)).astype(np.float32) / 12)
+    narrowed = narrow(wide, form)
+    x = jnp.asarray(rng.normal(size=(2, 3, 128)).astype(np.float32))
+
+    def loss(x, kernels, by):
+        return (jax.lax.scan(lambda h, k: (jnp.tanh(by(h, *k)), None), x, kernels)[0] ** 2).sum()
+
+    found = jax.jit(jax.grad(lambda x, k: loss(x, k, product))).lower(x, narrowed).compile()
+    plain = jax.grad(lambda x, k: loss(x, k, lambda h, w: h @ w))
+    expected = plain(x, (widened(*narrowed, jnp.float32),))
+    np.testing.assert_allclose(found(x, narrowed), expected, rtol=1e-4, atol=1e-6)
+    assert found.memory_analysis().temp_size_in_bytes < wide.nbytes / 2
+    out = product(x.astype(jnp.bfloat16), *(a[0] for a in narrowed))
+    assert out.dtype == jnp.bfloat16 and out.shape == x.shape
 
 
 CONFIG = Config(

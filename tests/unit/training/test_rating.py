@@ -11,6 +11,7 @@ from recjax.data.interactions import LogBuilder
 from recjax.data.store import write_store
 from recjax.errors import InputError
 from recjax.training.rating import RatingConfig, RatingEvaluator, RatingRun, Ratings
+from recjax.training.run_plan import plan_run
 from recjax.training.workdir import build_config, start_run
 
 
@@ -63,6 +64,17 @@ def test_batches_are_whole_epochs_by_step(store):
     for name in epochs:  # of two processes each makes a half
         both = np.concatenate([half[name] for half in halves], axis=1)
         np.testing.assert_array_equal(both, epochs[name][7:9])
+
+
+def test_parts_divide_a_batch(store, tmp_path, monkeypatch):
+    """Those that do not are told before anything is written; others can be planned."""
+    monkeypatch.setattr("recjax.training.system.prepare", lambda data: store)
+    message = "config.train.batch_size: 80 is no multiple of .* times config.train.accumulate=3"
+    with pytest.raises(InputError, match=message):
+        start_run(config(store, train={"batch_size": 80, "accumulate": 3}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    plan = plan_run(config(store, train={"batch_size": 80, "accumulate": 2}), (1, 1, 1))
+    assert plan.rows == 80 and plan.trained == plan.parameters and plan.compiled.peak_bytes > 0
 
 
 @pytest.mark.parametrize("name", ["mf", "mlp"])
