@@ -4,9 +4,9 @@ int8: a scale for each output of a map, the largest weight is 127. nf4: the 16 v
 (Dettmers et al. 2023, QLoRA, appendix E), two to a byte, and a scale for each 64 inputs of an
 output.
 
-Deviations: own arrays, where qwix has `quantize` and `dequantize`. Its nf4 values are of type uint4,
-which Orbax cannot store, its products are slower, and it has no backward pass such as `product`'s
-(configs/RESULTS.md, "Pods").
+Deviations: own arrays, where qwix has `quantize` and `dequantize`. Its nf4 values are of type
+uint4, which Orbax cannot store, its products are slower, and it has no backward pass such as
+`product`'s (configs/RESULTS.md, "Pods").
 """
 
 from typing import Any, Literal

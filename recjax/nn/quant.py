@@ -1,7 +1,7 @@
 """Frozen layers of few bits: weights alone; products are those of the activations' type.
 
-`recjax.nn.narrow` has the forms. A kernel is made wide again where it is used, forward and backward:
-of scanned layers, one layer at a time.
+`recjax.nn.narrow` has the forms. A kernel is made wide again where it is used, forward and
+backward: of scanned layers, one layer at a time.
 
     model = quantize(model, "nf4")                 # a module, abstract ones too
     params = quantized(params, "nf4", shapes)      # arrays of the plain model -> those of that one
