@@ -12,7 +12,7 @@ def get_config(arg=None):
     config = ConfigDict()
     config.data = {"source": "simulated", "store": STORE,
                    "options": {"users": 60, "mean_length": 10.0, "max_length": 30}}
-    config.model = {"name": arg or "sasrec", "dim": 8, "max_length": 12}
+    config.model = {"name": arg or "sasrec", "dim": 8, "max_length": 12, "layers": 1}
     config.objective = {"name": "softmax"}
     config.train = {"batch_size": 16, "epochs": 4.0, "steps_per_call": 4}
     return config

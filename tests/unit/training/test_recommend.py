@@ -11,8 +11,9 @@ from recjax.training.workdir import build_config
 
 OWN = {
     "dreamrec": {"steps": 20, "schedule": "cosine", "sampler_steps": 5},
-    "fdsa": {"attributes": "genres"},
-    "s3rec": {"attributes": "genres"},
+    "fdsa": {"attributes": "genres", "layers": 1},
+    "s3rec": {"attributes": "genres", "layers": 1},
+    **{name: {"layers": 1} for name in ("bert4rec", "filtered", "hstu", "ligr", "wearec")},
 }
 # A model that knows users takes a history's for that of a stranger (test_personal.py).
 OF_HISTORIES = [name for name in NAMES if not model_module(name).Recommender.personal]

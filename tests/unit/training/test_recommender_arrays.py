@@ -20,7 +20,7 @@ FROZEN = ((r"items/features", "frozen"), (r".*", "trained"))
 SMALL = {
     "sasrec": {"layers": 1}, "bert4rec": {"layers": 1},
     "dreamrec": {"steps": 20, "schedule": "cosine", "sampler_steps": 5},
-    "fdsa": {"attributes": "genres"}, "s3rec": {"attributes": "genres"},
+    "fdsa": {"attributes": "genres", "layers": 1}, "s3rec": {"attributes": "genres", "layers": 1},
     "ligr": {"layers": 1}, "filtered": {"layers": 1}, "hstu": {"layers": 1},
     "wearec": {"layers": 1},
 }  # fmt: skip
