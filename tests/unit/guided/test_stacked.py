@@ -79,11 +79,15 @@ def test_a_variant_is_the_run_of_its_config(study, configured, tastes, name):
             mine[f"{part}/bias"][width:] = np.arange(study._width - width) / 10
             params[f"{side}/map/bias"] = jnp.arange(study._width - width) / 10
     batch = study.test._batch(0)
-    for a, b in zip(run.encode(params, batch), study.run.encode(mine, batch), strict=True):
+    encoded = [jax.jit(one.encode)(p, batch) for one, p in ((run, params), (study.run, mine))]
+    for a, b in zip(*encoded, strict=True):
         np.testing.assert_allclose(a, b[:, : a.shape[1]], atol=1e-5)
     train = jax.tree.map(lambda a: jnp.asarray(a[0]), run.batches(0, 1))
     key = jax.random.key(3)
-    losses = [one.loss_fn(p, train, one.data, key) for one, p in ((run, params), (study.run, mine))]
+    losses = [
+        jax.jit(one.loss_fn)(p, train, one.data, key)
+        for one, p in ((run, params), (study.run, mine))
+    ]
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
