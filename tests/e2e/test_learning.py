@@ -25,7 +25,7 @@ def make_run(store, model, objective, rate=5e-3, **train):
         ({"name": "sasrec", "dropout": 0.0}, {"name": "softmax"}, 0.0),
         ({"name": "gru4rec", "embedding_dropout": 0.0}, {"name": "softmax"}, 0.0),
         ({"name": "caser", "dropout": 0.0}, {"name": "bce", "negatives": 3}, 0.0),
-        ({"name": "bert4rec", "dropout": 0.0}, {"name": "softmax"}, 0.0),
+        ({"name": "bert4rec", "layers": 1, "dropout": 0.0}, {"name": "softmax"}, 0.0),
         (
             {
                 "name": "dreamrec",
