@@ -40,7 +40,13 @@ from recjax.generate.prompts import (
 )
 from recjax.generate.sampling import Sampler, row_keys
 from recjax.llm_folders import find_model, stop_ids
-from recjax.llm_inputs import are_texts, encoder_inputs, encoder_texts, given_prompts
+from recjax.llm_inputs import (
+    are_texts,
+    encoder_inputs,
+    encoder_texts,
+    given_prompts,
+    reading_inputs,
+)
 from recjax.models.definition import ModelDef
 from recjax.models.language import LanguageConfig, family_for
 from recjax.nn.cache import KVCache
@@ -209,23 +215,14 @@ class LanguageModel:
             words: [B S], the number of each token's word, for a model with `whole_words`.
 
         Raises:
-            InputError: shapes that do not fit, ids outside the vocabulary, an encoder's ids for a
-                family without one.
+            InputError: shapes that do not fit, ids outside the vocabulary, positions that are no
+                integers from 0 on, a mask of other values, an encoder's ids for a family without
+                one.
         """
         if np.ndim(tokens) != 3:
             tokens = check_ids(tokens, self.config.vocab_size)
-        rows, length = tokens.shape[:2]
-        two = self.family.build.position_rows == 2
-        expected = (rows, 2, length) if two else (rows, length)
-        if positions is not None and np.shape(positions) != expected:
-            raise InputError(f"positions have shape {np.shape(positions)}, expected {expected}")
-        if mask is not None:
-            mask = np.asarray(mask).astype(bool)
-            plain, square = (rows, length), (rows, length, length)
-            if mask.shape not in (plain, square, (rows, 1, length, length)):
-                raise InputError(f"the mask has shape {mask.shape}, expected {plain} or {square}")
-            mask = mask[:, 0] if mask.ndim == 4 else mask
-        given = self._encoder(encoder, encoder_mask, words, rows)
+        positions, mask = reading_inputs(self.config, tokens.shape[:2], positions, mask)
+        given = self._encoder(encoder, encoder_mask, words, len(tokens))
         return self._forward(self.params, *self.placed(tokens, positions, mask), **given)
 
     def generate(

@@ -7,6 +7,7 @@ import numpy as np
 from recjax.errors import InputError
 from recjax.generate.prompts import (
     Prompts,
+    as_flags,
     check_ids,
     lengths,
     pad_rows,
@@ -73,6 +74,37 @@ def _to_fill(
     return [to_fill(row, start, blanks, tokenizer.end) for row in rows]
 
 
+def reading_inputs(
+    config: LanguageConfig, shape: tuple[int, int], positions: Any, mask: Any
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Checked positions, and the mask [B T] or [B T T] as bool, of a forward pass.
+
+    Args:
+        config: the model's.
+        shape: (B, T).
+        positions, mask: see `LanguageModel.__call__`.
+
+    Raises:
+        InputError: naming the argument and what was expected.
+    """
+    rows, length = shape
+    if positions is not None:
+        two = family_for(config).build.position_rows == 2
+        expected = (rows, 2, length) if two else (rows, length)
+        positions = np.asarray(positions)
+        if positions.shape != expected:
+            raise InputError(f"positions have shape {positions.shape}, expected {expected}")
+        if positions.dtype.kind not in "iu" or (positions < 0).any():
+            raise InputError("positions: expected integers from 0 on")
+    if mask is not None:
+        mask = as_flags(mask, "the mask")
+        plain, square = (rows, length), (rows, length, length)
+        if mask.shape not in (plain, square, (rows, 1, length, length)):
+            raise InputError(f"the mask has shape {mask.shape}, expected {plain} or {square}")
+        mask = mask[:, 0] if mask.ndim == 4 else mask
+    return positions, mask
+
+
 def encoder_inputs(
     config: LanguageConfig, tokens: Any, mask: Any, words: Any, rows: int
 ) -> dict[str, np.ndarray]:
@@ -101,7 +133,7 @@ def encoder_inputs(
         raise InputError(f"words: expected by models with whole_words; this one has {known}")
     out = {"encoder": ids}
     if mask is not None:
-        out["encoder_mask"] = np.asarray(mask).astype(bool)
+        out["encoder_mask"] = as_flags(mask, "encoder_mask")
     if words is not None:
         out["words"] = check_ids(words, known)
     for name, array in out.items():

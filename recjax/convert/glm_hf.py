@@ -155,6 +155,12 @@ def _read_ids(given: Any, config: Config, where: str) -> dict[str, Any]:
         }
     if not isinstance(given, dict) or any(type(one) is not int for one in given.values()):
         raise InputError(f"{where}: '{_IDS}' is {short(given)}, expected names with their ids")
+    for name, one in given.items():
+        if not 0 <= one < config.vocab_size:
+            raise InputError(
+                f"{where}: '{_IDS}' gives {name} the id {one}, expected one below 'vocab_size', "
+                f"{config.vocab_size}"
+            )
     blanks = tuple(given[name] for name in _BLANKS if name in given)
     return {"start_id": given.get("sop"), "blank_ids": blanks}
 

@@ -97,10 +97,24 @@ def _like(array: Any | None, prompts: Any, what: str, default: bool) -> list[np.
     """A flag for each id; all `default` where none are given."""
     if array is None:
         return [np.full(len(row), default) for row in prompts]
-    flags = np.asarray(array).astype(bool)
+    flags = as_flags(array, what)
     if flags.shape != prompts.shape:
         raise InputError(f"{what} of shape {flags.shape}, expected {prompts.shape}")
     return list(flags)
+
+
+def as_flags(array: Any, what: str) -> np.ndarray:
+    """A mask as bool: of bool, or of numbers 0 and 1.
+
+    Raises:
+        InputError: naming `what`: other values.
+    """
+    given = np.asarray(array)
+    if given.dtype != bool:
+        if given.dtype.kind not in "iuf" or not np.isin(given, (0, 1)).all():
+            raise InputError(f"{what}: expected True and False, or 1 and 0")
+        given = given.astype(bool)
+    return given
 
 
 def to_fill(row: Sequence[int], start: int, blanks: Sequence[int], end: Sequence[int]) -> list[int]:

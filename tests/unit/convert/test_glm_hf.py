@@ -48,6 +48,8 @@ def test_every_preset_is_written_and_read(name):
         ({"num_attention_heads": 5}, "'num_attention_heads' 5 does not divide 'hidden_size' 64"),
         ({"hidden_act": "relu"}, "'hidden_act' is 'relu'; expected one of gelu, "),
         ({"special_token_ids": [1]}, "'special_token_ids' is [1], expected names with their ids"),
+        ({"special_token_ids": {"sop": 1 << 20}}, "gives sop the id 1048576, expected one below"),
+        ({"special_token_ids": {"MASK": -1}}, "gives MASK the id -1, expected one below"),
         ({"architectures": ["GlmForCausalLM"]}, "no GLM of Du et al. 2022"),
     ],
 )

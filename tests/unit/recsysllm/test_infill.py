@@ -297,6 +297,22 @@ def test_positions_of_one_row_where_two_are_expected():
         model("glm")([[1, 2, 3]], positions=np.arange(3)[None])
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"positions": np.full((1, 2, 3), np.nan)}, "positions: expected integers from 0 on"),
+        ({"positions": np.zeros((1, 2, 3))}, "positions: expected integers from 0 on"),
+        ({"positions": np.full((1, 2, 3), -1)}, "positions: expected integers from 0 on"),
+        ({"mask": np.full((1, 3, 3), np.nan)}, "the mask: expected True and False, or 1 and 0"),
+        ({"mask": np.full((1, 3), 2)}, "the mask: expected True and False, or 1 and 0"),
+        ({"mask": [["yes", "no", "no"]]}, "the mask: expected True and False, or 1 and 0"),
+    ],
+)
+def test_places_and_masks_of_other_values(given, message):
+    with pytest.raises(InputError, match=message):
+        model("glm")([[1, 2, 3]], **given)
+
+
 def test_texts_get_what_begins_and_ends_a_text_of_the_model():
     """GLM's [CLS] and end; of ChatGLM, whose texts end in [gMASK] and <sop>, no second blank."""
     tokenizer = train_bpe(["a film"], 259)
