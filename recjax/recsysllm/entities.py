@@ -8,11 +8,22 @@ since its last start, or since `<sop>`, still begin some entity, and else starts
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from recjax.errors import InputError
 from recjax.generate.templates import Trie
+from recjax.ranges import short
+
+
+def _are_ids(entity: Any) -> bool:
+    """Whether an entity is a list or an array of integers."""
+    if isinstance(entity, np.ndarray):
+        return entity.ndim == 1 and entity.dtype.kind in "iu"
+    return isinstance(entity, list | tuple) and all(
+        isinstance(token, int | np.integer) and not isinstance(token, bool) for token in entity
+    )
 
 
 class EntityPool:
@@ -30,14 +41,20 @@ class EntityPool:
         root: [highest first token + 2] the node that a token leads to from the root, 0 = none.
 
     Raises:
-        InputError: no entity, one without tokens or longer than the context, or one that holds
-            `sop`.
+        InputError: no entity, one that is no list of integers, without tokens or longer than the
+            context, or one that holds `sop`.
     """
 
     def __init__(self, entities: Sequence[Sequence[int]], sop: int, context: int):
+        if not isinstance(entities, Sequence | np.ndarray) or isinstance(entities, str):
+            raise InputError("entity pool: expected a list of entities, each a list of token ids")
         if not len(entities):
             raise InputError("entity pool: empty; expected one entity or more")
         for number, entity in enumerate(entities):
+            if not _are_ids(entity):
+                raise InputError(
+                    f"entity pool: entity {number} is {short(entity)}; expected a list of token ids"
+                )
             if not 0 < len(entity) <= context:
                 raise InputError(
                     f"entity pool: entity {number} has {len(entity)} tokens; expected 1 to "

@@ -230,6 +230,12 @@ def test_a_large_pool():
         ([[1], [1, 2, 3, 4, 5]], "entity pool: entity 1 has 5 tokens; expected 1 to 4"),
         ([[1, SOP]], "entity pool: entity 0 has token 7"),
         ([[1, -1]], "entity pool: entity 0 has token -1"),
+        (None, "entity pool: expected a list of entities"),
+        ("Heat", "entity pool: expected a list of entities"),
+        ([[1], "Heat"], "entity pool: entity 1 is 'Heat'; expected a list of token ids"),
+        ([[1], [2.5]], "entity pool: entity 1 is "),
+        ([[float("nan")]], "entity pool: entity 0 is "),
+        (np.zeros((2, 3)), "entity pool: entity 0 is "),
     ],
 )
 def test_bad_pools(entities, words):
