@@ -50,6 +50,7 @@ from recjax.llm_inputs import (
 from recjax.models.definition import ModelDef
 from recjax.models.language import LanguageConfig, family_for
 from recjax.nn.cache import KVCache
+from recjax.nn.narrow import Form
 from recjax.sharded import BATCH, RULES, Axes
 from recjax.text._token_ends import END_PIECES
 from recjax.text.tokenizers import FILES as TOKENIZER_FILES
@@ -89,6 +90,7 @@ def load_llm(
     dtype: Any = None,
     mesh: Mesh | None = None,
     rules: Mapping[str, Axes] = RULES,
+    quant: Form | None = None,
     **fields: Any,
 ) -> "LanguageModel":
     """A language model from a folder: Hugging Face's, recjax's own, or another of its forms.
@@ -113,6 +115,7 @@ def load_llm(
         mesh: of `recjax.training.parallel.make_mesh`; each device gets its part straight from the
             files. By default all is on the first device.
         rules: mesh axes of the parameters' logical axes; see `recjax.sharded.RULES`.
+        quant: keeps the layers' kernels in few bits, "int8" or "nf4"; without an adapter.
         fields: of the model's config that no file tells: `remat`, `unroll`.
 
     Raises:
@@ -124,13 +127,15 @@ def load_llm(
     if own is not None and adapter is not None:
         raise InputError(f"{path}: a run with an adapter of its own; expected no other one")
     adapter = own or adapter
+    if adapter is not None and quant is not None:
+        raise InputError(f"quant '{quant}': an adapter is merged into wide kernels; expected none")
 
     def shardings(shapes: Any, axes: Any) -> Any:
         assert mesh is not None
         return param_shardings(shapes, ruled(axes, rules), mesh)
 
     places = None if mesh is None else shardings
-    model = read_language_model(folder, dtype=dtype, shardings=places, **fields)
+    model = read_language_model(folder, dtype=dtype, shardings=places, quant=quant, **fields)
     if adapter is not None:
         model = merged(model, *read_adapter(adapter, model, shardings=places))
     tokenizer = None
@@ -142,7 +147,7 @@ def load_llm(
         stop = (*(k for k in ends if k is not None), tokenizer.eos_id)
     return LanguageModel(
         model.definition, model.params, model.config,
-        tokenizer=tokenizer, stop=stop, mesh=mesh, folder=folder,
+        tokenizer=tokenizer, stop=stop, mesh=mesh, folder=folder, quant=quant,
     )  # fmt: skip
 
 
@@ -157,6 +162,7 @@ class LanguageModel:
         stop: ids that end a generation.
         mesh: devices that the parameters are split over.
         folder: where it was read: `save` takes the files of its tokenizer along.
+        quant: see `load_llm`.
 
     Attributes:
         config, tokenizer, params, definition: as given.
@@ -173,8 +179,9 @@ class LanguageModel:
         stop: Sequence[int] = (),
         mesh: Mesh | None = None,
         folder: Path | None = None,
+        quant: Form | None = None,
     ):
-        self.folder = folder
+        self.folder, self.quant = folder, quant
         self.definition, self.params, self.config = definition, params, config
         self.tokenizer, self.stop, self.mesh = tokenizer, tuple(stop), mesh
         self.family = family_for(config)
@@ -369,6 +376,7 @@ class LanguageModel:
             overwrite: replace a folder that recjax has written.
         """
         model = language_model(self.config, self.params, self.folder)
+        model = dataclasses.replace(model, quant=self.quant)  # such a one is refused
         return write_language_model(path, model, form=form, dtype=dtype, overwrite=overwrite)
 
     def _encoder(self, tokens: Any, mask: Any, words: Any, rows: int) -> dict[str, Array]:

@@ -86,6 +86,9 @@ def add_generate_flags(parser: argparse.ArgumentParser) -> None:
         "--special", action="store_true", help="read names of control tokens as the tokens"
     )
     parser.add_argument("--dtype", metavar="NAME", help="float32, bfloat16 or float16")
+    parser.add_argument(
+        "--quant", choices=("int8", "nf4"), help="keep the layers' kernels in 8 or 4 bits"
+    )
 
 
 def generate(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, Any]:
@@ -111,7 +114,7 @@ def generate(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, Any
     from recjax.llm import load_llm
     from recjax.training.metrics import progress_bar
 
-    lm = load_llm(args.llm, adapter=args.adapter, dtype=args.dtype)
+    lm = load_llm(args.llm, adapter=args.adapter, dtype=args.dtype, quant=args.quant)
     found = answers(lm, prompts, options)
     if args.out is None:
         out = []

@@ -37,9 +37,11 @@ from recjax.convert.mapping import Rule, cast, load, to_tensors
 from recjax.convert.tensors import Tensor
 from recjax.errors import InputError
 from recjax.json_files import read_object
-from recjax.models.definition import ModelDef, define
+from recjax.models.definition import ModelDef, Told, define, fingerprint
 from recjax.models.language import FAMILIES, Family, family_for
 from recjax.nn.lora import LoRAConfig, add_lora
+from recjax.nn.narrow import Form
+from recjax.nn.quant import check_form, narrower, quantize
 from recjax.ranges import short
 from recjax.replace import Known, check_place, new_folder, recovered, signed
 from recjax.typing import Params
@@ -70,6 +72,8 @@ class Loaded:
         params: arrays by path.
         folder: where it was read; tokenizer files are there too, if anywhere. None: it is new.
         lora: of the adapter on it, whose arrays `params` holds, too; or None.
+        quant: of its layers' kernels (`recjax.nn.quant`), or None.
+        origin: `fingerprint` of the parameters before they were narrowed; "" = they were not.
     """
 
     family: Family
@@ -77,11 +81,19 @@ class Loaded:
     params: Params
     folder: Path | None = None
     lora: LoRAConfig | None = None
+    quant: Form | None = None
+    origin: str = ""
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """The module, with parameters of its own."""
         model = self.family.build(self.config, rngs=rngs)
-        return model if self.lora is None else add_lora(model, self.lora, rngs)
+        model = model if self.lora is None else add_lora(model, self.lora, rngs)
+        return model if self.quant is None else quantize(model, self.quant)
+
+    @property
+    def fingerprint(self) -> str:
+        """The `fingerprint` of the parameters as they were read."""
+        return self.origin or fingerprint(self.params)
 
     @property
     def definition(self) -> ModelDef:
@@ -105,6 +117,7 @@ def read_language_model(
     *,
     dtype: Any = None,
     shardings: Shardings | None = None,
+    quant: Form | None = None,
     **fields: Any,
 ) -> Loaded:
     """A language model from a folder, in any of the forms above.
@@ -116,6 +129,9 @@ def read_language_model(
         dtype: of the parameters: float32, bfloat16 or float16; by default that of the files.
         shardings: of the parameters, from their shapes and logical axes; by default all are on the
             first device.
+        quant: keeps the layers' kernels in few bits, "int8" or "nf4". Each is narrowed as soon as
+            it is read, so that no device holds the wide model (but for recjax's own form, which
+            is read at once).
         fields: of the config that no file tells (`remat`, `unroll`).
 
     Raises:
@@ -124,15 +140,33 @@ def read_language_model(
             or damaged, a tensor that is missing, unknown or has another shape.
     """
     _check_dtype(dtype)
+    check_form(quant)
     folder = Path(path)
     model, rules, state = _open(folder, fields)
     family, shapes = model.family, model.definition.shapes
     place = None if shardings is None else lambda shapes: shardings(shapes, family.axes)
+    if quant is None:
+        if not rules:
+            params = orbax_files.read_params(folder, shapes, dtype=dtype, shardings=place)
+        else:
+            params = load(rules, state, shapes, str(folder), dtype=dtype, shardings=place)
+        return dataclasses.replace(model, params=params)
+    model = dataclasses.replace(model, quant=quant)
+    known, told = model.definition.shapes, {}
+    narrowed = narrower(quant, known, None if place is None else place(known))
+
+    def each(path: str, array: Any) -> Params:
+        told[path] = Told.of(array)
+        return narrowed(path, array)
+
+    params = {}
     if not rules:
-        params = orbax_files.read_params(folder, shapes, dtype=dtype, shardings=place)
+        wide = orbax_files.read_params(folder, shapes, dtype=dtype, shardings=place)
+        for path in list(wide):
+            params |= each(path, wide.pop(path))
     else:
-        params = load(rules, state, shapes, str(folder), dtype=dtype, shardings=place)
-    return dataclasses.replace(model, params=params)
+        params = load(rules, state, shapes, str(folder), dtype=dtype, shardings=place, each=each)
+    return dataclasses.replace(model, params=params, origin=fingerprint(told))
 
 
 def outline(path: str | Path, *, dtype: Any = None, **fields: Any) -> Loaded:
@@ -223,6 +257,8 @@ def write_language_model(
             be replaced or cannot be written; numbers beyond float16's range.
     """
     path, family = Path(path), model.family
+    if model.quant is not None:
+        raise InputError(f"{path}: a model in {model.quant} is not written; read it without quant")
     check_target(path, form=form, dtype=dtype, overwrite=overwrite, known=known)
     _check_form(form, family, path)
     name = str(jnp.dtype(dtype or next(iter(model.params.values())).dtype))

@@ -196,6 +196,7 @@ def load(
     *,
     dtype: Any = None,
     shardings: Callable[[Mapping[str, Any]], Mapping[str, jax.sharding.Sharding]] | None = None,
+    each: Callable[[str, jax.Array], Params] = lambda path, array: {path: array},
 ) -> Params:
     """Our parameters on their devices, from tensors that are read as they are needed.
 
@@ -209,6 +210,7 @@ def load(
         source: the folder's name, for errors.
         dtype: of the parameters; by default each keeps the type that it has in the file.
         shardings: of the parameters, from their shapes; by default all are on the first device.
+        each: `(path, array) -> arrays by path`, what is kept of an array; nothing else of it stays.
 
     Raises:
         InputError: naming the file, the key and what was expected: a key that is unknown or
@@ -242,7 +244,10 @@ def load(
 
         return jax.make_array_from_callback(leaf.shape, placed[path], part)
 
-    return {path: array(path, leaf) for path, leaf in out.items()}
+    kept: Params = {}
+    for path, leaf in out.items():
+        kept |= each(path, array(path, leaf))
+    return kept
 
 
 class _Fill:

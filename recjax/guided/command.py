@@ -16,7 +16,7 @@ from recjax.systems import Command
 # flag -> default; what is not given is None, so that a flag that nothing would read is seen.
 _OF_A_MODEL = {
     "how": "forced", "value": "likeliest", "calibrate": False, "adapter": None, "dtype": None,
-    "batch_size": 32,
+    "quant": None, "batch_size": 32,
 }  # fmt: skip
 _OF_AN_ENDPOINT = {
     "llm_model": None, "llm_key": "", "concurrency": 4, "retries": 3, "timeout": 60.0,
@@ -63,6 +63,9 @@ def add_score_flags(parser: argparse.ArgumentParser) -> None:
     llm.add_argument("--llm", metavar="DIR_OR_URL", help="its folder, or an endpoint's URL")
     llm.add_argument("--adapter", metavar="DIR", help="merge this LoRA adapter of peft")
     llm.add_argument("--dtype", metavar="NAME", help="float32, bfloat16 or float16")
+    llm.add_argument(
+        "--quant", choices=("int8", "nf4"), help="keep the layers' kernels in 8 or 4 bits"
+    )
     llm.add_argument(
         "--how", choices=("forced", "apart", "free"), help="how answers are written (forced)"
     )
@@ -185,7 +188,8 @@ def _rater(args: argparse.Namespace, aspects: Any) -> Any:
     from recjax.llm import load_llm
 
     own = _given(args, _OF_A_MODEL)
-    lm = load_llm(args.llm, adapter=own.pop("adapter"), dtype=own.pop("dtype"))
+    read = {name: own.pop(name) for name in ("adapter", "dtype", "quant")}
+    lm = load_llm(args.llm, **read)
     return Rater(lm, aspects, kind, form=args.form, brief=bool(args.brief), **own)
 
 

@@ -72,6 +72,7 @@ class InterpreterRunConfig(Checked):
     recommender: str  # workdir of a trained recommender
     llm: str  # folder of a language model with its tokenizer
     dtype: str = ""  # of the language model; "" = as it is stored
+    quant: Literal["", "int8", "nf4"] = ""  # of its layers' kernels (`recjax.nn.quant`)
     seed: Seed = 0
     ask: AskConfig = dataclasses.field(default_factory=AskConfig)
     adapter: adapters.Config = dataclasses.field(default_factory=adapters.Config)
@@ -124,7 +125,10 @@ class InterpreterRun(Run):
         split = to_plain(self.recommender.config.split)
         check_origin(Path(self.config.llm), self.store.fingerprint, split)
         dtype = self.config.dtype or None
-        return load_llm(self.config.llm, dtype=dtype, mesh=mesh, rules=self.logical_rules)
+        return load_llm(
+            self.config.llm, dtype=dtype, mesh=mesh, rules=self.logical_rules,
+            quant=self.config.quant or None,
+        )  # fmt: skip
 
     @functools.cached_property
     def recommender_params(self) -> Params:

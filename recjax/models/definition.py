@@ -6,8 +6,8 @@ tenth (ecosystem measurements), and checkpoints, shardings and conversions want 
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -52,17 +52,36 @@ def params_of(model: nnx.Module) -> Params:
     return {"/".join(map(str, path)): leaf[...] for path, leaf in state}
 
 
-def fingerprint(params: Params, dtype: Any = None) -> str:
+class Told(NamedTuple):
+    """What `fingerprint` reads of an array.
+
+    Attributes:
+        shape, dtype: its own.
+        values: its first ones, 64 at most.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Any
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, array: Any) -> "Told":
+        """Of an array that will not be there any more."""
+        return cls(array.shape, array.dtype, np.asarray(array.reshape(-1)[:64]))
+
+
+def fingerprint(params: Mapping[str, Any], dtype: Any = None) -> str:
     """A digest of a model's parameters: shapes and some values of every array.
 
     Args:
-        params: by path.
+        params: by path, arrays or what was `Told` of them.
         dtype: that they had when they were told; by default their own.
     """
     digest = hashlib.sha256()
     for path in sorted(params):
         array = params[path]
-        kind = array.dtype if dtype is None else np.dtype(dtype)
-        some = np.asarray(array.reshape(-1)[:64]).astype(kind).tobytes()
-        digest.update(f"{path} {array.shape} {kind}".encode() + some)
+        told = array if isinstance(array, Told) else Told.of(array)
+        kind = told.dtype if dtype is None else np.dtype(dtype)
+        some = told.values.astype(kind).tobytes()
+        digest.update(f"{path} {told.shape} {kind}".encode() + some)
     return digest.hexdigest()[:16]

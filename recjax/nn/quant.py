@@ -4,21 +4,29 @@
 backward: of scanned layers, one layer at a time.
 
     model = quantize(model, "nf4")                 # a module, abstract ones too
-    params = quantized(params, "nf4", shapes)      # arrays of the plain model -> those of that one
+    narrowed = narrower("nf4", shapes)             # arrays of the plain model -> those of that one
+    params = narrowed("layers/gate/kernel", array)
 """
 
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
 
 import jax
 from flax import nnx
 
+from recjax.errors import InputError
 from recjax.nn.lora import Linear
 from recjax.nn.narrow import Form, narrow
-from recjax.typing import Params
+from recjax.typing import Array, Params
 
 SCALE = "quant_scale"
+
+
+def check_form(form: Any) -> None:
+    """Raises `InputError` for what is neither a form nor None."""
+    if form is not None and form not in get_args(Form):
+        raise InputError(f"quant '{form}': expected {' or '.join(get_args(Form))}")
 
 
 def quantize(model: Any, form: Form) -> Any:
@@ -33,20 +41,30 @@ def quantize(model: Any, form: Form) -> Any:
     return model
 
 
-def quantized(params: Mapping[str, Any], form: Form, shapes: Mapping[str, Any]) -> Params:
-    """Arrays of a model as those of `quantize`d one; each is narrowed by itself, where it lies.
+def narrower(
+    form: Form, shapes: Mapping[str, Any], placed: Mapping[str, Any] | None = None
+) -> Callable[[str, Any], Params]:
+    """`(path, array) -> arrays by path`: what a `quantize`d model has in an array's place.
+
+    Of layers that are stacked one at a time is wide in float32, so that a model is narrowed in
+    little more memory than it takes.
 
     Args:
-        params: by path.
         form: of the kernels.
         shapes: of the quantized model, by path.
+        placed: its shardings; by default arrays stay where they are.
     """
-    out: Params = {}
-    make = jax.jit(functools.partial(narrow, form=form))
-    for path, array in params.items():
+
+    def one(kernel: Array) -> tuple[Array, Array]:
+        make = functools.partial(narrow, form=form)
+        return jax.lax.map(make, kernel) if kernel.ndim > 2 else make(kernel)
+
+    def arrays(path: str, array: Any) -> Params:
         scale = f"{path.removesuffix('kernel')}{SCALE}"
-        if path.endswith("/kernel") and scale in shapes:
-            out[path], out[scale] = make(array)
-        else:
-            out[path] = array
-    return out
+        if not path.endswith("/kernel") or scale not in shapes:
+            return {path: array}
+        places = None if placed is None else (placed[path], placed[scale])
+        kernel, scales = jax.jit(one, out_shardings=places)(array)
+        return {path: kernel, scale: scales}
+
+    return arrays

@@ -25,9 +25,10 @@ from recjax.convert.language_model import (
 )
 from recjax.convert.peft import adapted, merged, write_adapter
 from recjax.convert.peft_config import targets_of
-from recjax.models.definition import ModelDef, define, fingerprint
+from recjax.models.definition import ModelDef, define
 from recjax.nn.lora import MOST_RANK, LoRAConfig
-from recjax.nn.quant import quantize, quantized
+from recjax.nn.narrow import Form
+from recjax.nn.quant import quantize
 from recjax.ranges import Checked, Dropout, FieldError, Positive, Range
 from recjax.training import parallel
 from recjax.training.freezing import FULL, LORA
@@ -110,9 +111,12 @@ class AdaptingRun(Run):
 
     @functools.cached_property
     def loaded(self) -> Loaded:
-        """The language model with its parameters, on the devices."""
+        """The language model with its parameters, on the devices; in few bits if wanted."""
+        return self._read_base(self.adapting.quant or None)
+
+    def _read_base(self, quant: Form | None) -> Loaded:
         return read_language_model(
-            self.folder, dtype=self._dtype, remat=self.adapting.remat,
+            self.folder, dtype=self._dtype, remat=self.adapting.remat, quant=quant,
             shardings=lambda shapes, axes: parallel.param_shardings(
                 shapes, parallel.ruled(axes, self.logical_rules), self.mesh
             ),
@@ -150,18 +154,7 @@ class AdaptingRun(Run):
     @property
     def frozen(self) -> Params:
         """The model's own parameters, where adapters are trained."""
-        if self.adapting.method == "full":
-            return {}
-        return self._narrow if self.adapting.quant else self.loaded.params
-
-    @functools.cached_property
-    def _narrow(self) -> Params:
-        """The frozen parameters in few bits; those that were read are let go."""
-        assert self.adapting.quant
-        out = quantized(self.loaded.params, self.adapting.quant, self.model.shapes)
-        _ = self.model_identity  # of what was read
-        del self.loaded
-        return out
+        return {} if self.adapting.method == "full" else self.loaded.params
 
     @property
     def drops(self) -> bool:
@@ -185,7 +178,7 @@ class AdaptingRun(Run):
         return {
             "lora": {"method": self.adapting.method, **to_plain(self.adapting.lora)}
             | ({"quant": self.adapting.quant} if self.adapting.quant else {}),
-            "llm": fingerprint(self.loaded.params),
+            "llm": self.loaded.fingerprint,
         }
 
     def finish(self, params: Params) -> dict[str, Any]:
@@ -205,7 +198,8 @@ class AdaptingRun(Run):
             out["folder"] = str(self.workdir / "hf")
             whole = {path: params[path] for path in self.trained}
             if self.adapting.method == "lora":
-                whole = merged(self.loaded, self.lora, params).params
+                base = self._read_base(None) if self.adapting.quant else self.loaded
+                whole = merged(base, self.lora, params).params
             model = language_model(self.base.config, whole, self.base.folder)
             write_of_all(Path(out["folder"]), model, overwrite=True)
         return out

@@ -19,6 +19,7 @@ from recjax.llm_inputs import given_prompts
 from recjax.models.definition import define, params_of
 from recjax.models.llama import Config, Llama
 from recjax.text.tokenizers import train_bpe
+from recjax.training.parallel import make_mesh
 
 CONFIG = Config(
     vocab_size=320, dim=16, mlp_dim=24, layers=2, heads=4, kv_heads=2, head_dim=8, init_std=0.3
@@ -269,3 +270,26 @@ def test_the_package_itself_is_light():
     assert "load_llm" in recjax.__all__
     with pytest.raises(AttributeError, match="no attribute 'load_lm'"):
         recjax.load_lm  # noqa: B018
+
+
+@pytest.mark.devices
+def test_a_model_in_few_bits(tmp_path, lm):
+    """Each kernel is narrowed as it is read, on each device its part; nothing writes such a one."""
+    folder = lm.save(tmp_path / "hf")
+    whole = lm([PROMPTS[0]])
+    found = []
+    for mesh in (None, make_mesh((2, 2, 2))):
+        few = recjax.load_llm(folder, quant="int8", mesh=mesh)
+        assert few.params["layers/gate/kernel"].dtype == np.int8
+        found.append(np.asarray(few([PROMPTS[0]] * 4)[:1]))
+        assert 0 < np.sqrt(((found[-1] - whole) ** 2).mean() / (whole**2).mean()) < 0.05
+    assert tuple(few.params["layers/gate/kernel"].sharding.spec) == (None, "fsdp", "tensor")
+    np.testing.assert_allclose(*found, atol=1e-4)
+    with pytest.raises(InputError, match="a model in int8 is not written; read it without quant"):
+        few.save(tmp_path / "few")
+    with pytest.raises(InputError, match="quant 'int4': expected int8 or nf4"):
+        recjax.load_llm(folder, quant="int4")
+    with pytest.raises(InputError, match="quant 'nf4': an adapter is merged into wide kernels"):
+        recjax.load_llm(folder, quant="nf4", adapter=tmp_path)
+    with pytest.raises(InputError, match="nf4: a map of 16 inputs; expected a multiple of 64"):
+        recjax.load_llm(folder, quant="nf4")

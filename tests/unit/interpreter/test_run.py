@@ -331,6 +331,17 @@ def test_parts_rules_and_types_of_training(make, tmp_path):
     assert low != loss and low == pytest.approx(loss, rel=0.03)
 
 
+def test_a_language_model_in_8_bits(make, tmp_path):
+    """The adapter is trained before narrow kernels nearly as before wide ones."""
+    losses = []
+    for quant in ("", "int8"):
+        run = make(quant=quant, workdir=tmp_path / f"run{quant}")
+        _, metrics = run.make_steps()(run.init_state(), run.place(0, 1))
+        losses.append(float(metrics["loss"][0]))
+    assert run.llm.params["layers/gate/kernel"].dtype == np.int8
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
 def test_a_split_without_a_test(make):
     run = make()
     nothing = dataclasses.replace(run.recommender.split.test, **{

@@ -11,7 +11,7 @@ from recjax.models.definition import define, params_of
 from recjax.models.llama import PARAM_AXES, Config, Llama
 from recjax.nn.lora import LoRAConfig, add_lora
 from recjax.nn.narrow import NF4, narrow, product, widened
-from recjax.nn.quant import quantize, quantized
+from recjax.nn.quant import narrower, quantize
 from recjax.training import parallel
 
 KERNEL = np.random.default_rng(0).normal(size=(3, 128, 24)).astype(np.float32)
@@ -73,7 +73,9 @@ def test_a_model_of_narrow_kernels_under_lora(form, off):
 
     params = params_of(plain(nnx.Rngs(0)))
     definition = define(lambda rngs: quantize(plain(rngs), form))
-    found = quantized(params, form, definition.shapes)
+    narrowed, found = narrower(form, definition.shapes), {}
+    for path, array in params.items():
+        found |= narrowed(path, array)
     assert {p: (a.shape, a.dtype) for p, a in found.items()} == {
         p: (a.shape, a.dtype) for p, a in definition.shapes.items()
     }

@@ -258,7 +258,8 @@ def test_a_base_in_8_bits(folder, pairs, tmp_path):
     assert 0 < abs(loss - expected) < 0.02 * expected
     assert state.params.keys() == plain.params.keys()
     kernel = run.frozen["layers/gate/kernel"]
-    assert kernel.dtype == np.int8 and "loaded" not in vars(run)
+    assert kernel.dtype == np.int8
+    assert run.model_identity["llm"] == make(folder, pairs).model_identity["llm"]
     plan = make_plan(**planned(config))
     assert plan.frozen_bytes == sum(a.nbytes for a in run.frozen.values())
     assert run.identity["lora"]["quant"] == "int8"
