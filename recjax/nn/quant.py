@@ -64,7 +64,8 @@ def narrower(
         if not path.endswith("/kernel") or scale not in shapes:
             return {path: array}
         places = None if placed is None else (placed[path], placed[scale])
-        kernel, scales = jax.jit(one, out_shardings=places)(array)
+        # Waits, or the next wide kernels would come before this one has gone.
+        kernel, scales = jax.block_until_ready(jax.jit(one, out_shardings=places)(array))
         return {path: kernel, scale: scales}
 
     return arrays
