@@ -27,7 +27,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "InputError": "recjax.errors",
     "Interpreter": "recjax.interpreter.api",
-    "Stopped": "recjax.errors",
+    "TrainingStopped": "recjax.errors",
     "data": "",
     "evaluate": "recjax.api",
     "load_llm": "recjax.llm",

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from recjax.config import load_config
 from recjax.data.prepare import prepare as prepare_data
 from recjax.data.store import Store
-from recjax.errors import InputError, Stopped
+from recjax.errors import InputError, TrainingStopped
 from recjax.training.metrics import progress_bar
 from recjax.training.workdir import (
     build_config,
@@ -95,8 +95,8 @@ def train(
     Raises:
         InputError: one line that names the key or file and what was expected; the workdir belongs
             to a run with another config.
-        Stopped: SIGINT or SIGTERM stopped the training early. All is saved; called again, it goes
-            on. Uncaught, it ends the program.
+        TrainingStopped: SIGINT or SIGTERM stopped the training early. All is saved; called again,
+            it goes on. Uncaught, it ends the program.
     """
     workdir = Path(workdir)
     if config is None:
@@ -104,7 +104,9 @@ def train(
     result = start_run(_read(config, changes), workdir, overwrite=overwrite).train()
     if not result["finished"]:
         by, step = result["stopped_by"], result["step"]
-        raise Stopped(f"{workdir}: stopped by {by} at step {step}; train again to resume", step)
+        raise TrainingStopped(
+            f"{workdir}: stopped by {by} at step {step}; train again to resume", step
+        )
     return result
 
 

@@ -56,7 +56,7 @@ class InputError(ValueError):
         super().__init__(one_line(message))
 
 
-class Stopped(SystemExit):
+class TrainingStopped(SystemExit):
     """SIGINT or SIGTERM stopped a training early; what it had is saved.
 
     Uncaught, it ends the program with its one line and status 1: nothing after the training takes

@@ -129,7 +129,7 @@ def trained(section: Any, workdir: Path, seconds: float, cooldown: float) -> tup
     with stopped_after(seconds):
         try:
             step = recjax.train(section, workdir)["step"]
-        except recjax.Stopped as stopped:
+        except recjax.TrainingStopped as stopped:
             step = stopped.step
     epochs = step / open_run(workdir).batches.steps_per_epoch + cooldown
     out = recjax.train(None, workdir, changes={"train.epochs": epochs})
@@ -235,7 +235,7 @@ def ablation(args: argparse.Namespace) -> None:
                 continue
             try:
                 out = recjax.train(variant_section(args, variant, seed), workdir)
-            except recjax.Stopped:
+            except recjax.TrainingStopped:
                 place.unlink()  # the next process resumes it
                 raise
             said = {"study": "ablation", "seed": seed, "steps": out["step"]}

@@ -20,7 +20,7 @@ from recjax.text.tasks import TASKS
 from recjax.text.tokenizers import train_bpe
 from recjax.training.run import Run
 
-PUBLIC = {"InputError", "Interpreter", "Stopped", "data", "evaluate", "load_llm", "models",
+PUBLIC = {"InputError", "Interpreter", "TrainingStopped", "data", "evaluate", "load_llm", "models",
           "open_run", "prepare", "train"}  # fmt: skip
 
 
@@ -150,4 +150,4 @@ def test_a_training_that_a_signal_stops_ends_the_program(tmp_path, monkeypatch):
     assert (
         str(stopped.value) == f"{tmp_path}/run: stopped by SIGINT at step 3; train again to resume"
     )
-    assert isinstance(stopped.value, recjax.Stopped) and stopped.value.step == 3
+    assert isinstance(stopped.value, recjax.TrainingStopped) and stopped.value.step == 3
