@@ -33,17 +33,17 @@ from flax import nnx
 from recjax.config import nearest
 from recjax.convert import flax_files, llama_meta, orbax_files, rank_files, tensors
 from recjax.convert.fetch import spans_processes
+from recjax.convert.forms import FORMS, form_of, read_config
 from recjax.convert.mapping import Rule, cast, load, to_tensors
 from recjax.convert.tensors import Tensor
 from recjax.errors import InputError
 from recjax.json_files import read_object
 from recjax.models.definition import ModelDef, Told, define, fingerprint
-from recjax.models.language import FAMILIES, Family, family_for
+from recjax.models.language import Family, family_for
 from recjax.nn.lora import LoRAConfig, add_lora
 from recjax.nn.narrow import Form
 from recjax.nn.quant import check_form, narrower, quantize
-from recjax.ranges import short
-from recjax.replace import Known, check_place, new_folder, recovered, signed
+from recjax.replace import Known, check_place, new_folder, signed
 from recjax.typing import Params
 
 # A model's logical axes (`PARAM_AXES`).
@@ -51,15 +51,6 @@ Axes = tuple[tuple[str, tuple[str | None, ...]], ...]
 # `(shapes by path, axes) -> sharding by path`: on a mesh,
 # `lambda shapes, axes: recjax.training.parallel.param_shardings(shapes, axes, mesh)`.
 Shardings = Callable[[Mapping[str, Any], Axes], Mapping[str, jax.sharding.Sharding]]
-
-
-# Form -> the files that tell it.
-FORMS: dict[str, tuple[str, ...]] = {
-    "recjax": (orbax_files.FOLDER,),
-    "hf": (tensors.SINGLE, tensors.INDEX),
-    "meta": (llama_meta.PARAMS,),
-    "flax": (flax_files.SINGLE, flax_files.INDEX),
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -339,41 +330,6 @@ def _copy_companions(source: Path | None, folder: Path) -> None:
             shutil.copyfile(source / name, folder / name)
 
 
-def form_of(folder: Path) -> str:
-    """Which form a folder's files have, by its table.
-
-    Raises:
-        InputError: no such folder, or none of a language model.
-    """
-    recovered(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected that of a language model")
-    for form, patterns in FORMS.items():
-        if any(next(folder.glob(pattern), None) for pattern in patterns):
-            return form
-    if (folder / "adapter_config.json").exists():
-        raise InputError(
-            f"{folder}: an adapter of peft; expected the folder of its base model, and the adapter "
-            "beside it (--adapter)"
-        )
-    if (folder / "config.json").exists():
-        return "hf"  # whose reader says what is missing
-    files = ", ".join(patterns[0] for patterns in FORMS.values())
-    raise InputError(f"{folder}: no language model; expected config.json and one of {files}")
-
-
-def read_config(folder: Path) -> tuple[Family, Any]:
-    """The family and the config that a folder's `config.json` names.
-
-    Raises:
-        InputError: naming the file and the attribute.
-    """
-    file = folder / "config.json"
-    attributes = read_object(file)
-    family = family_of(attributes, str(file))
-    return family, family.hf.read_config(attributes, str(file))
-
-
 _Read = tuple[Family, Any, tuple[Rule, ...], dict[str, Tensor]]
 
 
@@ -415,24 +371,3 @@ def _check_dtype(dtype: Any) -> None:
         known = False
     if not known:
         raise InputError(f"dtype {dtype}: expected one of {', '.join(DTYPES)}")
-
-
-def family_of(attributes: Mapping[str, Any], where: str) -> Family:
-    """The family that a `config.json` names itself.
-
-    Raises:
-        InputError: none that is implemented.
-    """
-    name = attributes.get("model_type")
-    known: dict[str, list[Family]] = {}
-    for family in FAMILIES.values():
-        for kind in family.model_types:
-            known.setdefault(kind, []).append(family)
-    if not isinstance(name, str) or name not in known:
-        kinds = short(attributes.get("architectures"))
-        raise InputError(
-            f"{where}: model_type {short(name)}, architectures {kinds}: not implemented; expected "
-            f"one of {', '.join(known)}"
-        )
-    marked = [family for family in known[name] if family.mark in attributes]
-    return (marked or known[name])[0]

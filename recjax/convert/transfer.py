@@ -7,9 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from recjax.convert.check import check_logits
+from recjax.convert.forms import form_of
 from recjax.convert.language_model import (
     check_target,
-    form_of,
     read_language_model,
     write_language_model,
 )

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from recjax.convert.forms import FORMS
 from recjax.convert.language_model import (
-    FORMS,
     language_model,
     read_language_model,
     write_language_model,

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
 from recjax.config import build, nearest, to_plain
-from recjax.convert.language_model import read_config
+from recjax.convert.forms import read_config
 from recjax.errors import InputError
 from recjax.models.language import presets
 from recjax.nn.lora import LoRAConfig

@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from recjax.convert import glm4_hf, gpt2_hf, qwen3_hf
+from recjax.convert.forms import read_config
 from recjax.convert.language_model import (
-    read_config,
     read_language_model,
     write_language_model,
 )

@@ -18,9 +18,8 @@ from flax import nnx
 
 from recjax import replace
 from recjax.convert import language_model
+from recjax.convert.forms import FORMS, family_of
 from recjax.convert.language_model import (
-    FORMS,
-    family_of,
     read_language_model,
     write_language_model,
 )

@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recjax.convert.language_model import FORMS, read_language_model
+from recjax.convert.forms import FORMS
+from recjax.convert.language_model import (
+    read_language_model,
+)
 from recjax.convert.peft import merged, read_adapter
 
 DATA = Path(__file__).parents[2] / "data" / "llama"
