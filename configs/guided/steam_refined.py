@@ -15,7 +15,7 @@ ce or bprmax); and a row:
 `fused` alone adds aspects to a trained base (`fused-shuffled` is its control).
 
 Leave-one-out. `config.guided.items` names the score file. Five seeds: with BCE the aspects add 2.4
-to 3.3 % to NDCG@10, fused late 0.9 to 2.9 % to each model, in training with CE nothing
+to 3.3 % to NDCG@10, fused late 0.4 to 2.9 % to each model, in training with CE nothing
 (configs/RESULTS.md).
 """
 

@@ -12,8 +12,9 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
@@ -29,6 +30,7 @@ from recjax.interpreter.starting import StartConfig
 from recjax.json_files import read_object
 from recjax.llm import LanguageModel, load_llm
 from recjax.models.definition import fingerprint
+from recjax.nn.quant import SCALE
 from recjax.ranges import Checked, Size
 from recjax.replace import new_folder, recovered
 from recjax.text.tasks import RECOVERY, RESIDUAL
@@ -203,6 +205,8 @@ class Interpreter:
             "dim": bridge.dim,
             "llm": str(bridge.llm.folder.absolute()),
             "llm_fingerprint": fingerprint(bridge.llm.params),
+            "llm_dtype": _dtype_of(bridge.llm),
+            "llm_quant": bridge.llm.quant or "",
             "titles": self.titles,
         }
         with new_folder(Path(path), overwrite=overwrite) as folder:
@@ -229,7 +233,11 @@ class Interpreter:
         recovered(path)
         record = _read(path / _FILES[0], _record)
         params = _read(path / _FILES[1], load_file)
-        model = llm if isinstance(llm, LanguageModel) else load_llm(llm or record.llm)
+        if isinstance(llm, LanguageModel):
+            model = llm
+        else:
+            dtype, quant = record.llm_dtype or None, record.llm_quant or None
+            model = load_llm(llm or record.llm, dtype=dtype, quant=quant)
         if fingerprint(model.params) != record.llm_fingerprint:
             raise InputError(f"{path}: was trained with another language model than {model.folder}")
         bridge = Bridge(model, record.ask, record.adapter, record.length, record.dim)
@@ -253,6 +261,15 @@ class _Record(Checked):
     llm: str
     llm_fingerprint: str
     titles: tuple[str, ...]
+    llm_dtype: str = ""  # that it was read in; "" = as it is stored
+    llm_quant: Literal["", "int8", "nf4"] = ""
+
+
+def _dtype_of(llm: LanguageModel) -> str:
+    """The type of all its wide parameters; "" where they differ."""
+    wide = (a for path, a in llm.params.items() if not path.endswith(SCALE))
+    kinds = {str(a.dtype) for a in wide if jnp.issubdtype(a.dtype, jnp.floating)}
+    return kinds.pop() if len(kinds) == 1 else ""
 
 
 def _record(file: Path) -> _Record:

@@ -25,10 +25,9 @@ from recjax.convert.language_model import (
 )
 from recjax.convert.peft import adapted, merged, write_adapter
 from recjax.convert.peft_config import targets_of
-from recjax.models.definition import ModelDef, define
+from recjax.models.definition import ModelDef
 from recjax.nn.lora import MOST_RANK, LoRAConfig
 from recjax.nn.narrow import Form
-from recjax.nn.quant import quantize
 from recjax.ranges import Checked, Dropout, FieldError, Positive, Range
 from recjax.training import parallel
 from recjax.training.freezing import FULL, LORA
@@ -129,17 +128,19 @@ class AdaptingRun(Run):
 
     @functools.cached_property
     def _adapted(self) -> Loaded:
-        return self.base if self.adapting.method == "full" else adapted(self.base, self.lora, {})
+        if self.adapting.method == "full":
+            return self.base
+        out = adapted(self.base, self.lora, {})
+        return dataclasses.replace(out, quant=self.adapting.quant or None)
 
     @functools.cached_property
     def model(self) -> ModelDef:
         """The definition of the model with its adapters."""
-        return define(self.build) if self.adapting.quant else self._adapted.definition
+        return self._adapted.definition
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """See `Trainable`."""
-        model = self._adapted.build(rngs)
-        return quantize(model, self.adapting.quant) if self.adapting.quant else model
+        return self._adapted.build(rngs)
 
     @property
     def axes(self) -> parallel.AxisRules:

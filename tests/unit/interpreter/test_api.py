@@ -9,6 +9,7 @@ import pytest
 import recjax
 from recjax.errors import InputError
 from recjax.interpreter.adapters import Config
+from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.questions import AskConfig
 from recjax.interpreter.starting import StartConfig
 from recjax.text.tasks import RECOVERY, RESIDUAL
@@ -128,6 +129,18 @@ def test_what_was_saved_answers_alike(interpreter, saved, copy, llm):
             np.testing.assert_array_equal(again.params[path], value)
     names = {file.name for file in saved.iterdir()}
     assert names == {"interpreter.json", "adapter.safetensors", ".recjax"}
+
+
+@pytest.mark.parametrize("read", [{"quant": "int8"}, {"dtype": "bfloat16"}], ids=str)
+def test_the_language_model_is_read_again_as_it_was(interpreter, llm_folder, tmp_path, read):
+    before = interpreter.bridge
+    bridge = Bridge(
+        recjax.load_llm(llm_folder, **read), before.questions.config, before.config,
+        before.length, before.dim,
+    )  # fmt: skip
+    folder = recjax.Interpreter(bridge, interpreter.params, interpreter.titles).save(tmp_path / "x")
+    again, path = recjax.Interpreter.load(folder).bridge.llm, "layers/gate/kernel"
+    assert again.params[path].dtype == bridge.llm.params[path].dtype != np.float32
 
 
 def test_a_file_of_prompts_is_found_from_anywhere(llm, tmp_path, monkeypatch):
