@@ -30,7 +30,7 @@ _PUBLIC = {
     "TrainingStopped": "recjax.errors",
     "data": "",
     "evaluate": "recjax.api",
-    "load_llm": "recjax.llm",
+    "load_llm": "recjax.llm_folders",
     "models": "",
     "open_run": "recjax.training.workdir",
     "prepare": "recjax.api",

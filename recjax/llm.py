@@ -13,7 +13,7 @@ on the left to a few lengths, so that few programs are compiled (`Prompts.length
 import dataclasses
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,12 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from recjax.convert.language_model import (
-    language_model,
-    read_language_model,
-    write_language_model,
-)
-from recjax.convert.peft import merged, read_adapter
+from recjax.convert.language_model import language_model, write_language_model
 from recjax.decoding import read_prefix, write_tokens
 from recjax.errors import InputError
 from recjax.generate.buckets import bucket
@@ -39,7 +34,6 @@ from recjax.generate.prompts import (
     pad_rows,
 )
 from recjax.generate.sampling import Sampler, row_keys
-from recjax.llm_folders import find_model, stop_ids
 from recjax.llm_inputs import (
     are_texts,
     encoder_inputs,
@@ -51,11 +45,9 @@ from recjax.models.definition import ModelDef
 from recjax.models.language import LanguageConfig, family_for
 from recjax.nn.cache import KVCache
 from recjax.nn.narrow import Form
-from recjax.sharded import BATCH, RULES, Axes
-from recjax.text._token_ends import END_PIECES
-from recjax.text.tokenizers import FILES as TOKENIZER_FILES
-from recjax.text.tokenizers import Tokenizer, load_tokenizer
-from recjax.training.parallel import data_size, param_shardings, replicated, ruled
+from recjax.sharded import BATCH
+from recjax.text.tokenizers import Tokenizer
+from recjax.training.parallel import data_size, replicated
 from recjax.typing import Array, Params
 
 _KEPT = 4  # shared beginnings whose caches are kept
@@ -81,74 +73,6 @@ class Generation:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Where an array is asked for, the tokens."""
         return np.array(self.tokens, dtype, copy=copy)
-
-
-def load_llm(
-    path: str | Path,
-    *,
-    adapter: str | Path | None = None,
-    dtype: Any = None,
-    mesh: Mesh | None = None,
-    rules: Mapping[str, Axes] = RULES,
-    quant: Form | None = None,
-    **fields: Any,
-) -> "LanguageModel":
-    """A language model from a folder: Hugging Face's, recjax's own, or another of its forms.
-
-    The tokenizer is that of the folder, if it has one. A generation ends at the tokens that
-    `generation_config.json`, else `config.json`, names as `eos_token_id`; else at the tokenizer's
-    token for it.
-
-    >>> import recjax
-    >>> lm = recjax.load_llm("runs/llm/hf")
-    >>> tokens = lm.tokenizer.encode("A film")
-    >>> lm([tokens]).shape == (1, len(tokens), lm.config.vocab_size)  # logits [B T V]
-    True
-    >>> len(lm.generate(["A film", "Another film"], max_new_tokens=2).texts)
-    2
-
-    Args:
-        path: the folder; the forms are those of `recjax.convert.language_model`. Or the workdir of
-            a run that trained a language model or fine-tuned one: the model that it ended with.
-        adapter: folder of a LoRA adapter of peft for this model; it is merged into the weights.
-        dtype: of the parameters: "float32", "bfloat16" or "float16"; by default that of the files.
-        mesh: of `recjax.training.parallel.make_mesh`; each device gets its part straight from the
-            files. By default all is on the first device.
-        rules: mesh axes of the parameters' logical axes; see `recjax.sharded.RULES`.
-        quant: keeps the layers' kernels in few bits, "int8" or "nf4"; without an adapter.
-        fields: of the model's config that no file tells: `remat`, `unroll`.
-
-    Raises:
-        InputError: one line naming the file, the key and what was expected: no model there, an
-            architecture that is not implemented, a damaged or missing file, a tokenizer of another
-            model.
-    """
-    folder, own = find_model(Path(path).expanduser())
-    if own is not None and adapter is not None:
-        raise InputError(f"{path}: a run with an adapter of its own; expected no other one")
-    adapter = own or adapter
-    if adapter is not None and quant is not None:
-        raise InputError(f"quant '{quant}': an adapter is merged into wide kernels; expected none")
-
-    def shardings(shapes: Any, axes: Any) -> Any:
-        assert mesh is not None
-        return param_shardings(shapes, ruled(axes, rules), mesh)
-
-    places = None if mesh is None else shardings
-    model = read_language_model(folder, dtype=dtype, shardings=places, quant=quant, **fields)
-    if adapter is not None:
-        model = merged(model, *read_adapter(adapter, model, shardings=places))
-    tokenizer = None
-    if any((folder / name).is_file() for name in TOKENIZER_FILES):
-        tokenizer = load_tokenizer(folder, size=model.config.vocab_size)
-    stop = stop_ids(folder)
-    if not stop and tokenizer is not None and tokenizer.eos_id is not None:
-        ends = map(tokenizer.id_of, END_PIECES)
-        stop = (*(k for k in ends if k is not None), tokenizer.eos_id)
-    return LanguageModel(
-        model.definition, model.params, model.config,
-        tokenizer=tokenizer, stop=stop, mesh=mesh, folder=folder, quant=quant,
-    )  # fmt: skip
 
 
 class LanguageModel:
@@ -351,6 +275,10 @@ class LanguageModel:
         while len(self._prefixes) > _KEPT:
             del self._prefixes[next(iter(self._prefixes))]
         return cache
+
+    def outline_prefix(self, length: int) -> KVCache:
+        """The shapes of a `prefix_cache` of so many tokens."""
+        return jax.eval_shape(self._read, self.params, np.zeros((1, length), np.int32))
 
     def check_causal(self, user: str) -> None:
         """Refuses a model that reads prompts both ways, in the name of what needs a causal one.

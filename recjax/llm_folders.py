@@ -1,12 +1,136 @@
-"""Folders of language models: which one a path means, and which tokens end a text there."""
+"""Language models out of folders: which one a path means, its weights, tokenizer and end tokens."""
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import jax
+from jax.sharding import Mesh
+
+from recjax.convert.language_model import Loaded, outline, read_language_model
+from recjax.convert.peft import merged, read_adapter
 from recjax.errors import InputError
 from recjax.json_files import read_object
+from recjax.llm import LanguageModel
+from recjax.nn.narrow import Form
+from recjax.sharded import RULES, Axes
+from recjax.text._token_ends import END_PIECES
+from recjax.text.tokenizers import FILES as TOKENIZER_FILES
+from recjax.text.tokenizers import load_tokenizer
+from recjax.training.parallel import param_shardings, ruled
 
 _ADAPTING = ("finetune", "recsysllm")  # systems whose runs may end as an adapter on `config.llm`
 _ENDS = 1000  # ids that end a text, at most
+
+
+def load_llm(
+    path: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    dtype: Any = None,
+    mesh: Mesh | None = None,
+    rules: Mapping[str, Axes] = RULES,
+    quant: Form | None = None,
+    **fields: Any,
+) -> LanguageModel:
+    """A language model from a folder: Hugging Face's, recjax's own, or another of its forms.
+
+    The tokenizer is that of the folder, if it has one. A generation ends at the tokens that
+    `generation_config.json`, else `config.json`, names as `eos_token_id`; else at the tokenizer's
+    token for it.
+
+    >>> import recjax
+    >>> lm = recjax.load_llm("runs/llm/hf")
+    >>> tokens = lm.tokenizer.encode("A film")
+    >>> lm([tokens]).shape == (1, len(tokens), lm.config.vocab_size)  # logits [B T V]
+    True
+    >>> len(lm.generate(["A film", "Another film"], max_new_tokens=2).texts)
+    2
+
+    Args:
+        path: the folder; the forms are those of `recjax.convert.language_model`. Or the workdir of
+            a run that trained a language model or fine-tuned one: the model that it ended with.
+        adapter: folder of a LoRA adapter of peft for this model; it is merged into the weights.
+        dtype: of the parameters: "float32", "bfloat16" or "float16"; by default that of the files.
+        mesh: of `recjax.training.parallel.make_mesh`; each device gets its part straight from the
+            files. By default all is on the first device.
+        rules: mesh axes of the parameters' logical axes; see `recjax.sharded.RULES`.
+        quant: keeps the layers' kernels in few bits, "int8" or "nf4"; without an adapter.
+        fields: of the model's config that no file tells: `remat`, `unroll`.
+
+    Raises:
+        InputError: one line naming the file, the key and what was expected: no model there, an
+            architecture that is not implemented, a damaged or missing file, a tokenizer of another
+            model.
+    """
+    folder, adapter = _folders(path, adapter, quant)
+
+    def shardings(shapes: Any, axes: Any) -> Any:
+        assert mesh is not None
+        return param_shardings(shapes, ruled(axes, rules), mesh)
+
+    places = None if mesh is None else shardings
+    model = read_language_model(folder, dtype=dtype, shardings=places, quant=quant, **fields)
+    if adapter is not None:
+        model = merged(model, *read_adapter(adapter, model, shardings=places))
+    return _completed(model, folder, mesh)
+
+
+def outline_llm(
+    path: str | Path,
+    *,
+    dtype: Any = None,
+    mesh: Mesh | None = None,
+    rules: Mapping[str, Axes] = RULES,
+    quant: Form | None = None,
+) -> LanguageModel:
+    """`load_llm` without the weights: `params` are abstract arrays, of which plans are made.
+
+    Args:
+        path, dtype, mesh, rules, quant: see `load_llm`.
+
+    Raises:
+        InputError: as there, but for what is wrong with numbers.
+    """
+    folder, _ = _folders(path, None, quant)
+    model = outline(folder, dtype=dtype, quant=quant)
+    if mesh is not None:
+        places = param_shardings(model.params, ruled(model.family.axes, rules), mesh)
+        params: Any = {
+            path: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=places[path])
+            for path, a in model.params.items()
+        }
+        model = dataclasses.replace(model, params=params)
+    return _completed(model, folder, mesh)
+
+
+def _folders(
+    path: str | Path, adapter: str | Path | None, quant: Form | None
+) -> tuple[Path, str | Path | None]:
+    """The folders of a model and of its adapter."""
+    folder, own = find_model(Path(path).expanduser())
+    if own is not None and adapter is not None:
+        raise InputError(f"{path}: a run with an adapter of its own; expected no other one")
+    adapter = own or adapter
+    if adapter is not None and quant is not None:
+        raise InputError(f"quant '{quant}': an adapter is merged into wide kernels; expected none")
+    return folder, adapter
+
+
+def _completed(model: Loaded, folder: Path, mesh: Mesh | None) -> LanguageModel:
+    """A model with the tokenizer and the end tokens of its folder."""
+    tokenizer = None
+    if any((folder / name).is_file() for name in TOKENIZER_FILES):
+        tokenizer = load_tokenizer(folder, size=model.config.vocab_size)
+    stop = stop_ids(folder)
+    if not stop and tokenizer is not None and tokenizer.eos_id is not None:
+        ends = map(tokenizer.id_of, END_PIECES)
+        stop = (*(k for k in ends if k is not None), tokenizer.eos_id)
+    return LanguageModel(
+        model.definition, model.params, model.config,
+        tokenizer=tokenizer, stop=stop, mesh=mesh, folder=folder, quant=model.quant,
+    )  # fmt: skip
 
 
 def find_model(folder: Path) -> tuple[Path, Path | None]:

@@ -111,7 +111,7 @@ def generate(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, Any
     if args.prompt == "":
         raise InputError("--prompt: is empty")
     _check_out(args)
-    from recjax.llm import load_llm
+    from recjax.llm_folders import load_llm
     from recjax.training.metrics import progress_bar
 
     lm = load_llm(args.llm, adapter=args.adapter, dtype=args.dtype, quant=args.quant)

@@ -130,7 +130,7 @@ def main() -> None:
     from recjax.guided.aspects import aspect_set
     from recjax.guided.prompts import answer_form
     from recjax.guided.scoring import Rater
-    from recjax.llm import load_llm
+    from recjax.llm_folders import load_llm
 
     texts, rows = items(args.items), []
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ import json
 
 from recjax.errors import InputError
 from recjax.evaluation.text import number_errors, text_metrics
-from recjax.llm import load_llm
+from recjax.llm_folders import load_llm
 from recjax.text.pairs import read_pairs
 
 

@@ -160,22 +160,29 @@ def read_language_model(
     return dataclasses.replace(model, params=params, origin=fingerprint(told))
 
 
-def outline(path: str | Path, *, dtype: Any = None, **fields: Any) -> Loaded:
+def outline(
+    path: str | Path, *, dtype: Any = None, quant: Form | None = None, **fields: Any
+) -> Loaded:
     """A language model without its weights: `params` are shapes and types.
 
     Args:
-        path, dtype, fields: see `read_language_model`; of recjax's own form the type is float32
-            where no other is given.
+        path, dtype, quant, fields: see `read_language_model`; of recjax's own form the type is
+            float32 where no other is given.
 
     Raises:
         InputError: see there, but for what is wrong with numbers.
     """
     _check_dtype(dtype)
+    check_form(quant)
     model, _, state = _open(Path(path), fields)
-    kind = dtype or (next(iter(state.values())).dtype if state else jnp.float32)
+    kind = jnp.dtype(dtype or (next(iter(state.values())).dtype if state else jnp.float32))
+    wide = model.definition.shapes
+    model = dataclasses.replace(model, quant=quant)
+    stored = model.definition.shapes  # of narrow kernels also scales
+    kept = {path for path, leaf in stored.items() if path in wide and leaf == wide[path]}
     shapes: dict[str, Any] = {
-        path: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(kind))
-        for path, leaf in model.definition.shapes.items()
+        path: jax.ShapeDtypeStruct(leaf.shape, kind) if path in kept else leaf
+        for path, leaf in stored.items()
     }
     return dataclasses.replace(model, params=shapes)
 

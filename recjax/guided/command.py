@@ -185,7 +185,7 @@ def _rater(args: argparse.Namespace, aspects: Any) -> Any:
             retries=own["retries"], concurrency=own["concurrency"],
         )  # fmt: skip
         return EndpointRater(endpoint, aspects, kind, budget=own["budget"])
-    from recjax.llm import load_llm
+    from recjax.llm_folders import load_llm
 
     own = _given(args, _OF_A_MODEL)
     read = {name: own.pop(name) for name in ("adapter", "dtype", "quant")}

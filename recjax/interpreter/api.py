@@ -28,7 +28,8 @@ from recjax.interpreter.questions import AskConfig
 from recjax.interpreter.reader import Answer, Decoding, Reader
 from recjax.interpreter.starting import StartConfig
 from recjax.json_files import read_object
-from recjax.llm import LanguageModel, load_llm
+from recjax.llm import LanguageModel
+from recjax.llm_folders import load_llm
 from recjax.models.definition import fingerprint
 from recjax.nn.quant import SCALE
 from recjax.ranges import Checked, Size

@@ -121,6 +121,6 @@ def _judge(args: argparse.Namespace) -> Any:
         key = args.judge_key or ""
         return EndpointJudge(Endpoint(args.judge, args.judge_model, api_key_env=key))
     from recjax.interpreter.judge import LikelihoodJudge
-    from recjax.llm import load_llm
+    from recjax.llm_folders import load_llm
 
     return LikelihoodJudge(load_llm(args.judge))

@@ -169,20 +169,27 @@ class Learner(Trainable):
         task = tasks[int(rng.choice(len(tasks), p=shares / shares.sum()))]
         return task, int(rng.integers(questions.forms(task)))
 
-    def place(self, step: int, count: int = 1) -> Batch:
-        """A step's batch, on the devices: steps differ in what they ask."""
-        assert count == 1
-        task, form = self.asked(step)
+    def _laid_out(
+        self, step: int, task: Task, form: int
+    ) -> tuple[list[int], np.ndarray, dict[str, np.ndarray]]:
+        """See `Questions.lay_out`; [R n] which examples are in each row."""
         rows = self.rows(step)
         titles = self.examples.titles(rows, lists=task.lists)
         pairs = len(rows) % (2 * self._multiple) == 0
         before, order, arrays = self.bridge.questions.lay_out(task, form, titles, pairs=pairs)
+        return before, rows[order], arrays
+
+    def place(self, step: int, count: int = 1) -> Batch:
+        """A step's batch, on the devices: steps differ in what they ask."""
+        assert count == 1
+        task, form = self.asked(step)
+        before, chosen, arrays = self._laid_out(step, task, form)
         # Laid out for all, so that the shapes agree; then this process's part.
         index, processes = jax.process_index(), jax.process_count()
-        share = len(order) // processes
+        share = len(chosen) // processes
         mine = slice(index * share, (index + 1) * share)
         arrays = {key: values[mine] for key, values in arrays.items()}
-        states = np.asarray(self.examples.states(rows[order[mine]].reshape(-1), task.backs))
+        states = np.asarray(self.examples.states(chosen[mine].reshape(-1), task.backs))
         arrays["states"] = states.reshape(share, -1, *states.shape[2:])
         prefix = self.bridge.llm.prefix_cache(before) if before else None
         return Batch(prefix, parallel.shard_batch(arrays, self.bridge.mesh))
@@ -197,6 +204,22 @@ class Learner(Trainable):
         make of every token (`map_tokens`), and the beginning of all rows."""
         arrays = jax.tree.map(lambda a: a[None], batch.arrays)
         return arrays, (self.bridge.llm.params, self._mapped, batch.prefix)
+
+    def abstract_inputs(self) -> tuple[Any, Any]:
+        """See `Trainable`: of the first step, with the task and the prompt of most tokens.
+
+        A large model's: what a CPU keeps of a small one's first layer (`map_tokens`) is left out.
+        """
+        questions, llm = self.bridge.questions, self.bridge.llm
+        asked = [(task, k) for task in questions.config.tasks for k in range(questions.forms(task))]
+        laid = [(task, *self._laid_out(0, task, form)) for task, form in asked]
+        task, before, chosen, arrays = max(laid, key=lambda found: found[3]["tokens"].size)
+        shown = chosen.shape[1] * len(task.backs)
+        shape = (len(chosen), shown, self.bridge.length, self.bridge.dim)
+        batch: dict[str, Any] = {**arrays, "states": jax.ShapeDtypeStruct(shape, np.float32)}
+        stacked = {k: jax.ShapeDtypeStruct((1, *a.shape), a.dtype) for k, a in batch.items()}
+        prefix = llm.outline_prefix(len(before)) if before else None
+        return parallel.abstract_batch(stacked, self.mesh, axis=1), (llm.params, None, prefix)
 
     def loss_fn(
         self, params: Params, batch: dict[str, Array], data: Any, key: Array

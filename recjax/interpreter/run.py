@@ -7,12 +7,13 @@ only the adapter is trained and saved. Data, split and catalogue are the recomme
 learns from windows of the training sequences alone.
 """
 
+import copy
 import dataclasses
 import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from flax import nnx
@@ -29,7 +30,8 @@ from recjax.interpreter.measure import figures, measure
 from recjax.interpreter.questions import AskConfig
 from recjax.interpreter.reader import Answer, Decoding, Reader
 from recjax.interpreter.starting import StartConfig
-from recjax.llm import LanguageModel, load_llm
+from recjax.llm import LanguageModel
+from recjax.llm_folders import load_llm, outline_llm
 from recjax.models.definition import ModelDef, define, fingerprint
 from recjax.ranges import Checked, Count, Epochs, Range, Seed, Share, Size
 from recjax.text.tasks import RESIDUAL, Task
@@ -130,6 +132,32 @@ class InterpreterRun(Run):
             quant=self.config.quant or None,
         )  # fmt: skip
 
+    def outline(self) -> Self:
+        """See `Trainable`: both frozen models without their weights."""
+        run, config = copy.copy(self), self.config
+        run.llm = outline_llm(
+            config.llm, dtype=config.dtype or None, mesh=self.mesh if self.mesh.size > 1 else None,
+            rules=self.logical_rules, quant=config.quant or None,
+        )  # fmt: skip
+        shapes: Any = self.recommender.model.shapes
+        run.recommender_params = dict(shapes)
+        return run
+
+    def undivided(self) -> list[str]:
+        """See `Trainable`; of the language model, too."""
+        axes = parallel.ruled(self.llm.family.axes, self.logical_rules)
+        return [*super().undivided(), *parallel.undivided(self.llm.params, axes, self.mesh)]
+
+    @property
+    def held_bytes(self) -> int:
+        """See `Trainable`: the recommender, which encodes the histories of each step."""
+        other = self.recommender
+        places = parallel.param_shardings(other.model.shapes, other.placed_axes, other.mesh)
+        return sum(
+            math.prod(places[path].shard_shape(a.shape)) * a.dtype.itemsize
+            for path, a in other.model.shapes.items()
+        )
+
     @functools.cached_property
     def recommender_params(self) -> Params:
         """The recommender's parameters: of its best checkpoint."""
@@ -220,6 +248,10 @@ class InterpreterRun(Run):
     def given(self) -> Params:
         """See `Learner.given`."""
         return self.learner.given
+
+    def abstract_inputs(self) -> tuple[Any, Any]:
+        """See `Learner.abstract_inputs`."""
+        return self.learner.abstract_inputs()
 
     def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
         """See `Learner.loss_fn`."""

@@ -21,7 +21,7 @@ import optax
 from recjax.errors import InputError
 from recjax.training.devices import Device
 from recjax.training.hlo import Program
-from recjax.training.parallel import AxisRules, batch_sharding, param_shardings, replicated
+from recjax.training.parallel import AxisRules, batch_sharding, param_shardings
 from recjax.training.state import abstract_state_of
 from recjax.training.step import make_steps
 
@@ -40,6 +40,7 @@ class Step:
         working_bytes: gradients, activations and buffers, at their largest.
         peak_bytes: all together.
         input_bytes: of the batch, on all devices.
+        rows: of the batch, on all devices.
     """
 
     devices: int
@@ -49,6 +50,7 @@ class Step:
     working_bytes: int
     peak_bytes: int
     input_bytes: int
+    rows: int
 
     @property
     def sent_bytes(self) -> int:
@@ -126,23 +128,10 @@ def stacked_step(
 
 
 def run_step(run: Any) -> Step:
-    """A step of a run, of its own batches; its parameters are not made.
-
-    Raises:
-        InputError: a system whose batches are made on the devices.
-    """
-    if not callable(run.batches) or not run.threaded:
-        raise InputError(
-            f"config.system: '{run.config.system}' makes its batches on the devices; expected "
-            "--from FOLDER, of its language model"
-        )
+    """A step of a run, of its own batches; its parameters are not made."""
     mesh = run.mesh
     frozen = {p: a for p, a in run.model.shapes.items() if run.roles[p] == "frozen"}
-    batch = {
-        name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=batch_sharding(mesh, 1))
-        for name, a in run.batches(0, 1).items()
-    }
-    data = jax.tree.map(lambda a: _placed(a, replicated(mesh)), run.data)
+    batch, data = run.abstract_inputs()
     given = (_abstract(frozen, run.placed_axes, mesh), data)
     lowered = run.jitted_steps().lower(run.abstract_state(), batch, given, jax.random.key(0))
     return step_of(lowered.compile(), batch, mesh)
@@ -153,14 +142,15 @@ def step_of(compiled: Any, batch: Any, mesh: Any) -> Step:
 
     Args:
         compiled: of `jitted.lower(...).compile()`.
-        batch: that it takes, abstract.
+        batch: that it takes, abstract: a leading axis of steps, then rows.
         mesh: the devices.
     """
-    program = Program(compiled)
+    program, arrays = Program(compiled), jax.tree.leaves(batch)
     return Step(
         mesh.size, program.flops, program.collectives, program.argument_bytes,
         program.working_bytes, program.peak_bytes,
-        sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(batch)),
+        input_bytes=sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays),
+        rows=arrays[0].shape[1],
     )  # fmt: skip
 
 

@@ -293,6 +293,12 @@ def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh, axis: int = 0) -> dict
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
+def abstract_batch(batch: Any, mesh: Mesh, axis: int = 0) -> Any:
+    """The shapes of what `shard_batch` gives."""
+    split = batch_sharding(mesh, axis)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=split), batch)
+
+
 def on_one(params: Mapping[str, Array], mesh: Mesh) -> dict[str, Array]:
     """Parameters on one device of each process, for what is too small to be split.
 

@@ -8,7 +8,6 @@ from recjax.errors import InputError
 from recjax.training.compiled import Step, run_step
 from recjax.training.devices import Device
 from recjax.training.loop import TrainConfig
-from recjax.training.parallel import undivided
 from recjax.training.system import load_system
 
 
@@ -17,20 +16,27 @@ class RunPlan:
     """The cost of a run's training step; bytes are those of one device.
 
     Attributes:
-        parameters: of the model.
+        parameters: of the model; frozen models beside it are not counted.
         trained: how many of them are trained.
         rows: of a step, on all devices.
         compiled: the step.
+        held_bytes: of what is on a device beside the step: the recommender of an interpreter.
     """
 
     parameters: int
     trained: int
     rows: int
     compiled: Step
+    held_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Of the step, and what is held beside it."""
+        return self.compiled.peak_bytes + self.held_bytes
 
     def as_dict(self) -> dict[str, Any]:
         """The numbers by name."""
-        return {**dataclasses.asdict(self), "total_bytes": self.compiled.peak_bytes}
+        return {**dataclasses.asdict(self), "total_bytes": self.total_bytes}
 
     def table(self, device: Device | None = None) -> str:
         """The numbers as text, beside the rates of a device."""
@@ -39,7 +45,10 @@ class RunPlan:
             f"{self.parameters:,} parameters, {self.trained:,} trained; {self.rows:,} rows a step "
             f"on {step.devices} device(s), {step.input_bytes / 1e6:.3f} MB of input"
         )
-        return "\n".join([said, *step.lines(device)])
+        held = []
+        if self.held_bytes:
+            held = [f"beside the step, GB: {self.held_bytes / 1e9:.3f} of frozen models"]
+        return "\n".join([said, *step.lines(device), *held])
 
 
 def plan_run(config: Any, mesh: tuple[int, int, int]) -> RunPlan:
@@ -53,10 +62,10 @@ def plan_run(config: Any, mesh: tuple[int, int, int]) -> RunPlan:
         raise InputError(f"config.system: '{config.system}'; expected one that trains in steps")
     train = dataclasses.replace(config.train, mesh=mesh)
     config = dataclasses.replace(config, train=train)
-    run = system.run(config, system.store(config, False))
-    if wrong := undivided(run.model.shapes, run.placed_axes, run.mesh):
+    run = system.run(config, system.store(config, False)).outline()
+    if wrong := run.undivided():
         raise InputError(f"mesh {mesh}: {wrong[0]}; expected sizes that divide what they split")
     sizes = {path: math.prod(a.shape) for path, a in run.model.shapes.items()}
     step = run_step(run)
-    rows = next(iter(run.batches(0, 1).values())).shape[1]
-    return RunPlan(sum(sizes.values()), sum(sizes[path] for path in run.trained), rows, step)
+    trained = sum(sizes[path] for path in run.trained)
+    return RunPlan(sum(sizes.values()), trained, step.rows, step, run.held_bytes)

@@ -46,8 +46,8 @@ class System:
         settled: the config with the paths of what it reads made absolute.
         may_change: keys of its configs that may change when a run is resumed, beside `MAY_CHANGE`.
         plan: what `training.plan.make_plan` is to be told of a config, for rows of a multiple of
-            data x fsdp devices: the model's "config", and what else the run knows. None: nothing
-            that can be planned is trained.
+            data x fsdp devices: the model's "config", and what else the run knows. None: a plan
+            compiles the run's own step (`training.run_plan`).
         learns: the section of its configs that says what is trained. Its `name` heads the report;
             where memory is short, the error names its largest size.
     """

@@ -4,7 +4,7 @@ import abc
 import contextlib
 import functools
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import jax
 import optax
@@ -188,6 +188,28 @@ class Trainable(abc.ABC):
     def inputs(self, batch: Any) -> tuple[Any, Any]:
         """`(arrays, data)` of a placed batch: arrays have a leading axis of steps."""
         return batch, self.data
+
+    def outline(self) -> Self:
+        """This run with abstract arrays in place of what it reads from files, for plans."""
+        return self
+
+    def abstract_inputs(self) -> tuple[Any, Any]:
+        """`inputs` of one step, as abstract arrays."""
+        batch = parallel.abstract_batch(self.batches(0, 1), self.mesh, axis=1)
+        whole = parallel.replicated(self.mesh)
+        data = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), self.data
+        )
+        return batch, data
+
+    def undivided(self) -> list[str]:
+        """A line for each kind of parameter that the mesh should split and cannot."""
+        return parallel.undivided(self.model.shapes, self.placed_axes, self.mesh)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes on each device, in training, of what no step reads."""
+        return 0
 
     def jitted_steps(self) -> Any:
         """`steps(state, arrays, (frozen, data), key)`: see `recjax.training.step`."""

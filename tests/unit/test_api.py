@@ -54,7 +54,7 @@ EXAMPLES = [
     "recjax", "recjax.data", "recjax.models", "recjax.api.prepare", "recjax.api.train",
     "recjax.api.evaluate", "recjax.training.workdir.open_run",
     "recjax.training.recommender.RecommenderRun.recommend", "recjax.recommend.split_keys",
-    "recjax.errors.printable", "recjax.llm.load_llm", "recjax.interpreter.api.Interpreter",
+    "recjax.errors.printable", "recjax.llm_folders.load_llm", "recjax.interpreter.api.Interpreter",
 ]  # fmt: skip
 
 

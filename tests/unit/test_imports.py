@@ -23,9 +23,10 @@ LAYERS = (
     ("generate", "convert"),
     ("evaluation", "testing"),
     ("training",),
-    ("decoding", "llm_folders", "llm_inputs"),
+    ("decoding", "llm_inputs"),
     ("frozen",),
     ("llm", "compare"),
+    ("llm_folders",),
     ("prompting", "text_vectors"),
     ("scoring",),
     ("list_files",),
@@ -203,7 +204,7 @@ def test_the_rule_sees_violations(where, source, found):
         ("guided/x.py", "from recjax.report.sections import Table"),
         ("report/x.py", "from recjax.training import workdir"),
         ("report/sections.py", "import json\nfrom recjax.errors import InputError"),
-        ("__init__.py", "def f():\n    from recjax.llm import load_llm"),
+        ("__init__.py", "def f():\n    from recjax.llm_folders import load_llm"),
     ],
 )
 def test_the_rule_allows(where, source):

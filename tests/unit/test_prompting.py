@@ -8,7 +8,7 @@ from flax import nnx
 
 from recjax.convert.language_model import language_model, read_language_model, write_language_model
 from recjax.convert.peft import adapted, write_adapter
-from recjax.llm import load_llm
+from recjax.llm_folders import load_llm
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama
 from recjax.nn.lora import LoRAConfig, is_lora

@@ -13,7 +13,7 @@ from recjax.data.prepare import DataConfig, prepare
 from recjax.guided.aspects import Aspect, AspectSet, aspect_set
 from recjax.guided.prompts import answer_form, question
 from recjax.guided.score_files import write_scores
-from recjax.llm import load_llm
+from recjax.llm_folders import load_llm
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama
 from recjax.text.tokenizers import train_bpe

@@ -8,7 +8,8 @@ import pytest
 from recjax.errors import InputError
 from recjax.guided.prompts import answer_form
 from recjax.guided.scoring import EndpointRater, Rater
-from recjax.llm import LanguageModel, load_llm
+from recjax.llm import LanguageModel
+from recjax.llm_folders import load_llm
 from recjax.scoring.endpoint import Endpoint
 from recjax.scoring.forms import FormFiller
 

@@ -12,7 +12,7 @@ from recjax.convert.language_model import language_model, write_language_model
 from recjax.interpreter.adapters import Config as AdapterConfig
 from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.questions import AskConfig
-from recjax.llm import load_llm
+from recjax.llm_folders import load_llm
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama
 from recjax.text.prompts import WORDS, question

@@ -10,7 +10,7 @@ import pytest
 from recjax.api import train
 from recjax.config import build
 from recjax.errors import InputError
-from recjax.llm import load_llm
+from recjax.llm_folders import load_llm
 from recjax.recsysllm.catalogue import Names
 from recjax.recsysllm.item_tokens import embeddings, known_tokens, token_names
 from recjax.recsysllm.passages import Piece, PieceEncoder

@@ -21,7 +21,7 @@ from recjax.convert.language_model import (
 from recjax.convert.peft import adapted, merged, read_adapter
 from recjax.convert.peft_config import linear_maps
 from recjax.errors import InputError
-from recjax.llm import load_llm
+from recjax.llm_folders import load_llm
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama
 from recjax.nn.lora import is_lora

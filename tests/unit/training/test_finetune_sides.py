@@ -12,7 +12,7 @@ from recjax.config import build
 from recjax.convert.language_model import language_model, write_language_model
 from recjax.data.interactions import LogBuilder
 from recjax.data.store import write_store
-from recjax.llm import load_llm
+from recjax.llm_folders import load_llm
 from recjax.models.definition import params_of
 from recjax.models.t5 import T5, Config
 from recjax.recsysllm.p5_data import P5Options, P5Source
