@@ -15,6 +15,7 @@ from recjax.config import load_config
 from recjax.data.prepare import prepare as prepare_data
 from recjax.data.store import Store
 from recjax.errors import InputError, TrainingStopped
+from recjax.paths import home
 from recjax.training.metrics import progress_bar
 from recjax.training.workdir import (
     build_config,
@@ -98,7 +99,7 @@ def train(
         TrainingStopped: SIGINT or SIGTERM stopped the training early. All is saved; called again,
             it goes on. Uncaught, it ends the program.
     """
-    workdir = Path(workdir)
+    workdir = home(workdir)
     if config is None:
         config = plain_config(read_run_config(workdir))
     result = start_run(_read(config, changes), workdir, overwrite=overwrite).train()

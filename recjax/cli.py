@@ -24,6 +24,7 @@ from recjax.errors import InputError, one_line, printable, shorten
 from recjax.flags import Run, make_parser, read_overrides
 from recjax.lazy import resolve
 from recjax.memory import keep_freed
+from recjax.paths import names
 from recjax.prompting import generate
 from recjax.signals import INTERRUPTED, Stopped, stopping
 from recjax.systems import COMMANDS
@@ -127,7 +128,7 @@ def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dic
 
     if overrides:
         raise InputError("evaluate takes the run's own config; --protocols changes the protocols")
-    protocols = tuple(args.protocols.split(",")) if args.protocols else None
+    protocols = names(args.protocols) or None
     if args.against:
         if args.per_user:
             raise InputError("--per-user writes one run's values: leave out --against")

@@ -1,12 +1,13 @@
 """Flags of the `recjax` command."""
 
 import argparse
+import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from recjax.errors import InputError
 from recjax.lazy import resolve
+from recjax.paths import flag_path, flag_text
 from recjax.prompting import add_generate_flags
 from recjax.systems import COMMANDS
 
@@ -34,7 +35,7 @@ def make_parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
         sub.set_defaults(run=runs[name])
         if config != "none":
             sub.add_argument(
-                "--config", required=config == "required", metavar="FILE[:ARG]",
+                "--config", required=config == "required", type=flag_text, metavar="FILE[:ARG]",
                 help="a Python file with get_config(arg); --config.KEY=VALUE sets a key",
             )  # fmt: skip
         sub.add_argument(
@@ -52,7 +53,7 @@ def make_parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
 
     sub = command("train", "train a model, or resume its training", config="optional")
     sub.add_argument(
-        "--workdir", required=True, type=Path, metavar="DIR",
+        "--workdir", required=True, type=flag_path, metavar="DIR",
         help="folder of the run; an existing run needs no --config",
     )  # fmt: skip
     sub.add_argument("--overwrite", **overwrite)
@@ -68,7 +69,9 @@ def make_parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     )
 
     sub = command("evaluate", "measure a trained model", config="none")
-    sub.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="folder of the run")
+    sub.add_argument(
+        "--workdir", required=True, type=flag_path, metavar="DIR", help="folder of the run"
+    )
     sub.add_argument(
         "--split",
         choices=("validation", "test"),
@@ -80,21 +83,21 @@ def make_parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     )
     sub.add_argument("--step", type=int, metavar="N", help="checkpoint; default: the best one")
     sub.add_argument(
-        "--against", type=Path, metavar="DIR",
+        "--against", type=flag_path, metavar="DIR",
         help="compare with another run of the same data, with intervals by a paired bootstrap",
     )  # fmt: skip
     sub.add_argument(
-        "--per-user", type=Path, metavar="FILE",
+        "--per-user", type=flag_path, metavar="FILE",
         help="also write each user's rank and metrics to .csv, .jsonl or .parquet",
     )  # fmt: skip
 
     sub = command("recommend", "list the best items for users or histories", config="none")
     sub.add_argument(
-        "--workdir", required=True, type=Path, metavar="DIR", help="a recommender's run"
+        "--workdir", required=True, type=flag_path, metavar="DIR", help="a recommender's run"
     )
     sub.add_argument(
         "--users",
-        type=Path,
+        type=flag_path,
         metavar="FILE",
         help="a file with one user per line; default: all users",
     )
@@ -104,12 +107,12 @@ def make_parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     )  # fmt: skip
     sub.add_argument("--k", type=int, default=10, metavar="N", help="items per list (10)")
     sub.add_argument(
-        "--out", type=Path, metavar="FILE",
+        "--out", type=flag_path, metavar="FILE",
         help="a .csv, .jsonl or .parquet file; default: print a few lists",
     )  # fmt: skip
     sub.add_argument(
         "--among",
-        type=Path,
+        type=flag_path,
         metavar="FILE",
         help="a file with one item per line: recommend only these",
     )
@@ -130,12 +133,12 @@ def make_parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
         config="optional",
     )  # fmt: skip
     sub.add_argument(
-        "--from", dest="source", metavar="PATH",
+        "--from", dest="source", type=flag_text, metavar="PATH",
         help="folder of a language model; with --workdir, a state dict that starts the run: "
         ".safetensors, .npz, or .pt where torch is installed",
     )  # fmt: skip
     sub.add_argument(
-        "--to", dest="target", type=Path, metavar="PATH",
+        "--to", dest="target", type=flag_path, metavar="PATH",
         help="a new folder for the language model; with --workdir, a file for the run's weights",
     )  # fmt: skip
     sub.add_argument("--overwrite", **overwrite)
@@ -148,7 +151,7 @@ def make_parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--adapter",
-        type=Path,
+        type=flag_path,
         metavar="DIR",
         help="merge this LoRA adapter of peft into the weights",
     )
@@ -156,7 +159,7 @@ def make_parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
         "--check", action="store_true", help="compare logits with transformers; needs torch"
     )
     group = sub.add_argument_group("recommenders")
-    group.add_argument("--workdir", type=Path, metavar="DIR", help="folder of the run")
+    group.add_argument("--workdir", type=flag_path, metavar="DIR", help="folder of the run")
     group.add_argument(
         "--variant",
         metavar="NAME",
@@ -172,7 +175,9 @@ def make_parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
         config="optional",
     )  # fmt: skip
     sub.add_argument("--preset", metavar="NAME", help="a published model's sizes, by its name")
-    sub.add_argument("--from", dest="source", metavar="DIR", help="a folder with config.json")
+    sub.add_argument(
+        "--from", dest="source", type=flag_text, metavar="DIR", help="a folder with config.json"
+    )
     sub.add_argument(
         "--mesh", default="1,1,1", metavar="D,F,T", help="devices on the axes data, fsdp and tensor"
     )
@@ -197,12 +202,14 @@ def make_parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     )
 
     sub = command("report", "make one HTML page of a run", config="none")
-    sub.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="folder of the run")
-    sub.add_argument("--out", type=Path, metavar="FILE", help="default: WORKDIR/report.html")
+    sub.add_argument(
+        "--workdir", required=True, type=flag_path, metavar="DIR", help="folder of the run"
+    )
+    sub.add_argument("--out", type=flag_path, metavar="FILE", help="default: WORKDIR/report.html")
 
     sub = command("simulate", "write a simulated raw log", config="none")
     sub.add_argument(
-        "--workdir", required=True, type=Path, metavar="DIR", help="new folder for the log"
+        "--workdir", required=True, type=flag_path, metavar="DIR", help="new folder for the log"
     )
     sub.add_argument("--overwrite", **overwrite)
     return parser
@@ -220,5 +227,7 @@ def read_overrides(unknown: Sequence[str]) -> list[tuple[str, str]]:
             if not rest:
                 raise InputError(f"argument '{word}' has no value")
             value = rest.pop(0)
+        if value.startswith("~/"):  # no shell replaces it behind "="
+            value = os.path.expanduser(value)
         out.append((key, value))
     return out

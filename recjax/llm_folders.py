@@ -14,6 +14,7 @@ from recjax.errors import InputError
 from recjax.json_files import read_object
 from recjax.llm import LanguageModel
 from recjax.nn.narrow import Form
+from recjax.paths import home
 from recjax.sharded import RULES, Axes
 from recjax.text._token_ends import END_PIECES
 from recjax.text.tokenizers import FILES as TOKENIZER_FILES
@@ -109,7 +110,7 @@ def _folders(
     path: str | Path, adapter: str | Path | None, quant: Form | None
 ) -> tuple[Path, str | Path | None]:
     """The folders of a model and of its adapter."""
-    folder, own = find_model(Path(path).expanduser())
+    folder, own = find_model(home(path))
     if own is not None and adapter is not None:
         raise InputError(f"{path}: a run with an adapter of its own; expected no other one")
     adapter = own or adapter

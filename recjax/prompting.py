@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from recjax.errors import InputError, printable
+from recjax.paths import flag_path, flag_text
 from recjax.ranges import Checked, FieldError, Range, Seed, Size
 
 
@@ -51,18 +52,28 @@ def _flag(name: str) -> str:
 def add_generate_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own flags."""
     parser.add_argument(
-        "--llm", required=True, metavar="DIR", help="a language model's folder, or the workdir "
-        "of a run that trained or fine-tuned one",
-    )  # fmt: skip
-    parser.add_argument("--adapter", metavar="DIR", help="merge this LoRA adapter of peft")
+        "--llm",
+        required=True,
+        type=flag_text,
+        metavar="DIR",
+        help="a language model's folder, or the workdir of a run that trained or fine-tuned one",
+    )
+    parser.add_argument(
+        "--adapter", type=flag_text, metavar="DIR", help="merge this LoRA adapter of peft"
+    )
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--prompt", metavar="TEXT", help="one prompt; print the answer")
     group.add_argument(
-        "--prompts", type=Path, metavar="FILE", help=".txt: one prompt per line; .jsonl: the key "
-        "`prompt` in each line",
-    )  # fmt: skip
+        "--prompts",
+        type=flag_path,
+        metavar="FILE",
+        help=".txt: one prompt per line; .jsonl: the key `prompt` in each line",
+    )
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="write prompts and answers to this .jsonl file"
+        "--out",
+        type=flag_path,
+        metavar="FILE",
+        help="write prompts and answers to this .jsonl file",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an earlier file of answers"

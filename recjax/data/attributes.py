@@ -11,16 +11,16 @@ import csv
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recjax.config import nearest
-from recjax.data.sources._lines import csv_reader, text_lines
+from recjax.data.sources._lines import csv_reader, other_separator, text_lines
 from recjax.data.sources._parquet import parquet_rows
-from recjax.data.sources._values import field, is_missing, number, text
+from recjax.data.sources._values import field, is_missing, number, shown, text
 from recjax.data.sources._values import key as item_key
 from recjax.errors import InputError
 
@@ -127,6 +127,7 @@ def read_numbers(
     *,
     within: tuple[float, float] = (-math.inf, math.inf),
     gaps: bool = False,
+    check: Callable[[tuple[str, ...]], Any] | None = None,
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """A table of numbers by raw id.
 
@@ -137,30 +138,31 @@ def read_numbers(
         key: name of the column of ids.
         within: the least and the most that a number may be.
         gaps: whether a number may be missing (see `recjax.data.sources._values.MISSING`).
+        check: gets the names of the other columns before the rows are read.
 
     Returns:
         Names of the A other columns, and [rows A] float32 with NaN where there is no number.
 
     Raises:
         InputError: naming the file and line (the row of a parquet file): no such column, one that
-            stands twice, a row of another width, a value that is no number or not within the
-            range, an id a second time.
+            stands twice or has no name, a row of another width, a value that is no number or not
+            within the range, an id a second time.
     """
     path = Path(path)
     table = _parquet_cells(path) if path.suffix == ".parquet" else _text_cells(path)
     _, header = next(table)
-    if key not in header:
-        raise InputError(f"{path}:1: no column '{key}'; {nearest(key, header)}")
-    for name, count in Counter(header).items():
-        if count > 1:
-            raise InputError(f"{path}:1: {count} columns '{name}'")
+    _check_header(path, header, key)
     at = header.index(key)
     names = tuple(name for name in header if name != key)
+    if check is not None:
+        check(names)
     low, high = within
     values = np.full((rows, len(names)), np.nan, np.float32)
     seen: set[str] = set()
     for line, cells in table:
         if len(cells) != len(header):
+            if not cells:
+                raise InputError(f"{path}:{line}: a blank line; expected {len(header)} columns")
             raise InputError(f"{path}:{line}: {len(cells)} columns, expected {len(header)}")
         try:
             raw = field(key, item_key, cells.pop(at))
@@ -173,12 +175,34 @@ def read_numbers(
             ]
             for name, value in zip(names, found, strict=True):
                 if value < low or value > high:
-                    raise ValueError(f"'{name}' is {value:g}; expected {low:g} to {high:g}")
+                    raise ValueError(f"'{name}' is {value:.9g}; expected {low:g} to {high:g}")
         except ValueError as error:
             raise InputError(f"{path}:{line}: {error}") from None
         if raw in ids:
             values[ids[raw]] = found
     return names, values
+
+
+def _check_header(path: Path, header: list[str], key: str) -> None:
+    if key not in header:
+        first = header[0] if header else ""
+        if first.lstrip().startswith(("{", "[")):
+            raise InputError(f"{path}:1: JSON; expected a csv, tsv or parquet file with a header")
+        other = other_separator(first, ",") if len(header) == 1 else ""
+        if other.strip():
+            raise InputError(
+                f"{path}:1: {shown(first)} has no comma and no tab; expected columns that one of "
+                f"these separates, '{key}' among them"
+            )
+        raise InputError(f"{path}:1: no column '{key}'; {nearest(key, header)}")
+    for name, count in Counter(header).items():
+        if not name.strip():
+            place = header.index(name) + 1
+            raise InputError(
+                f"{path}:1: column {place} has no name; expected one for each column, and no index"
+            )
+        if count > 1:
+            raise InputError(f"{path}:1: {count} columns '{name}'")
 
 
 def _text_cells(path: Path) -> Iterator[tuple[int, list[Any]]]:
@@ -195,12 +219,15 @@ def _text_cells(path: Path) -> Iterator[tuple[int, list[Any]]]:
 def _parquet_cells(path: Path) -> Iterator[tuple[int, list[Any]]]:
     """`(row number, cells)` of parquet, the names of its columns first."""
     header: list[str] = []
+    row = 0
     for row, cells in parquet_rows(path, None, "", header.extend):
         if row == 1:
             yield 0, header
         yield row, list(cells.values())
     if not header:
         raise InputError(f"{path}: the file is empty")
+    if not row:
+        yield 0, header
 
 
 def _column(catalog: Catalog, key: str) -> list[Any]:

@@ -57,11 +57,15 @@ class BadRows:
     """Counts malformed rows and stops at the first one over the limit.
 
     Args:
-        limit: how many bad rows are tolerated (`--skip-bad-rows N`). 0 stops at the first.
+        limit: how many bad rows are tolerated (`config.data.skip_bad_rows`). 0 stops at the first;
+            None does, too, where no key says how many.
     """
 
-    def __init__(self, limit: int = 0):
-        self.limit = limit
+    def __init__(self, limit: int | None = None):
+        self.limit = limit or 0
+        self._hint = (
+            "" if limit is None else (f" ({limit} bad rows tolerated: --config.data.skip_bad_rows)")
+        )
         self.count = 0
         self.examples: list[str] = []  # the first few, for the manifest
 
@@ -70,7 +74,7 @@ class BadRows:
         self.count += 1
         message = f"{path}:{line}: {reason}"
         if self.count > self.limit:
-            raise InputError(f"{message} ({self.limit} bad rows tolerated: --skip-bad-rows)")
+            raise InputError(f"{message}{self._hint}")
         if len(self.examples) < 10:
             self.examples.append(message)
 

@@ -15,6 +15,7 @@ from recjax.data.interactions import BadRows, Catalog, InteractionLog
 from recjax.data.spill import spilling
 from recjax.data.store import Store, hash_file, open_store, store_files, write_store
 from recjax.errors import InputError
+from recjax.paths import home
 from recjax.ranges import Checked, Count, Range
 from recjax.replace import check_place, locked
 
@@ -51,7 +52,7 @@ class DataConfig(Checked):
 
 def resolve(path: str, key: str = "config.data.path") -> Path:
     """The path of raw data, which a config's key names: as given, else under `RECJAX_DATA`."""
-    given = Path(path).expanduser()
+    given = home(path)
     if given.is_absolute() or given.exists():
         if not given.exists():
             raise InputError(f"{key}: no file or folder {given}")
@@ -102,6 +103,8 @@ def prepare(config: DataConfig, *, overwrite: bool = False) -> Store:
             is preparing.
     """
     module, options = read_options(config)
+    if not config.store:
+        raise InputError("config.data.store: is empty; expected a folder for the prepared data")
     if not config.path and config.source != "simulated":
         raise InputError(f"config.data.path: the '{config.source}' reader needs a file or folder")
     path = resolve(config.path) if config.path else Path()
@@ -111,7 +114,7 @@ def prepare(config: DataConfig, *, overwrite: bool = False) -> Store:
     }
     for name in ("store", "path", "out_of_core"):  # no properties of the data
         made_from["options"].pop(name)
-    if (Path(config.store) / "manifest.json").exists() and not overwrite:
+    if (home(config.store) / "manifest.json").exists() and not overwrite:
         store = open_store(config.store)
         if not _differences(store, made_from, options):
             return store
@@ -120,7 +123,7 @@ def prepare(config: DataConfig, *, overwrite: bool = False) -> Store:
             f"{', '.join(_differences(store, made_from, options))}); "
             "--overwrite prepares it again, --config.data.store=DIR keeps both"
         )
-    place = Path(config.store)
+    place = home(config.store)
     check_place(place, overwrite=overwrite, known=store_files)  # not after the log is read
     with locked(place):
         if config.out_of_core:
@@ -166,7 +169,7 @@ def _from_disk(
     config: DataConfig, module: Any, path: Path, options: Any, made_from: dict, overwrite: bool
 ) -> Store:
     """As `_read` and `write_store` do, with the rows on the disk."""
-    place, bad = Path(config.store), BadRows(config.skip_bad_rows)
+    place, bad = home(config.store), BadRows(config.skip_bad_rows)
     beside = place.absolute().parent
     beside.mkdir(parents=True, exist_ok=True)
     with spilling(beside) as folder:

@@ -18,6 +18,7 @@ from recjax.data.sources._lines import records
 from recjax.data.sources._values import field, key, moment, unescaped
 from recjax.data.store import Store, hash_file
 from recjax.errors import InputError
+from recjax.paths import home
 
 _USER = ("reviewerID", "user_id", "username", "user")
 _ITEM = ("parent_asin", "asin", "item_id", "product_id", "item")
@@ -54,7 +55,7 @@ def read_reviews(path: str | Path, store: Store) -> Reviews:
         InputError: no such file, a line that is no object, a file with no review of this data set
             or none with text.
     """
-    path = Path(path).expanduser()
+    path = home(path)
     owner = np.repeat(np.arange(store.n_users), np.diff(store.offsets))
     where: dict[tuple[int, int], list[int]] = {}
     for place, pair in enumerate(zip(owner.tolist(), store.items.tolist(), strict=True)):

@@ -27,6 +27,7 @@ from recjax.data.interactions import Catalog, InteractionLog, compact, statistic
 from recjax.data.verify import AGAIN, ALWAYS, ARRAYS, FORMAT_VERSION, check_files, read_manifest
 from recjax.errors import InputError, printable
 from recjax.json_files import read_object
+from recjax.paths import home
 from recjax.replace import new_folder, recovered
 
 
@@ -141,8 +142,12 @@ def open_store(path: str | Path) -> Store:
         InputError: no store there, one of another format version, or one with a missing, truncated
             or changed file (`recjax.data.verify`); says to prepare it again.
     """
-    path = Path(path)
+    path = home(path)
     recovered(path, store_files)
+    if (path / "config.json").is_file() and not (path / "items.npy").exists():
+        raise InputError(
+            f"{path}: the workdir of a run; expected the folder of a prepared data set"
+        )
     manifest = read_manifest(path)
     check_files(path, manifest)
     return Store(path, manifest)

@@ -21,6 +21,7 @@ Letters: I items and padding, U users, A aspects.
 import dataclasses
 import re
 import tomllib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from recjax.config import nearest
 from recjax.data.attributes import Attributes, Catalog, read_numbers
 from recjax.errors import InputError
 from recjax.json_files import read_object
+from recjax.paths import home
 
 PUBLISHED = ("movies", "clothing", "games")
 ITEM, USER = "item_id", "user_id"
@@ -110,7 +112,12 @@ class AspectSet:
 
 def plain(name: str) -> str:
     """A name as names are compared: lower case, single blanks, no last part in brackets."""
-    return " ".join((_TAIL.sub("", name) or name).casefold().split())
+    return bare(name).casefold()
+
+
+def bare(name: str) -> str:
+    """A name with single blanks, composed letters and no last part in brackets."""
+    return unicodedata.normalize("NFC", " ".join((_TAIL.sub("", name) or name).split()))
 
 
 def aspect_set(source: str | Path) -> AspectSet:
@@ -126,13 +133,14 @@ def aspect_set(source: str | Path) -> AspectSet:
         InputError: naming the file and key: no such file or set, a key that is missing, unknown or
             of another kind, two aspects of one name, a scale of fewer than two steps.
     """
-    path = Path(source)
+    path = home(source)
     if str(source) in PUBLISHED:
         path = _SETS / f"{source}.toml"
-    elif path.suffix not in (".toml", ".json"):
+    elif path.suffix.lower() not in (".toml", ".json"):
         known = ", ".join(map(repr, PUBLISHED))
         raise InputError(f"aspects '{source}': expected {known}, or a .toml or .json file")
-    return _built(_read_toml(path) if path.suffix == ".toml" else read_object(path), str(path))
+    as_toml = path.suffix.lower() == ".toml"
+    return _built(_read_toml(path) if as_toml else read_object(path), str(path))
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -143,7 +151,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
             data = file.read(_LARGEST + 1)
         if len(data) > _LARGEST:
             raise InputError(f"{path}: more than {_LARGEST:,} bytes; expected fewer")
-        return tomllib.loads(data.decode())
+        return tomllib.loads(data.decode("utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
@@ -292,29 +300,22 @@ def read_scores(
     Raises:
         InputError: see `read_item_scores`.
     """
-    path = Path(path)
+    path = home(path)
     own = _set_beside(path)
     if own is not None and aspects is not None:
         check_same(own, aspects, f"{path}{BESIDE}", f"'{aspects.name}'")
     scale = own or aspects
     ends = (scale.least, scale.most) if scale else (1, 10)
-    names, values = read_numbers(path, ids, rows, key, within=ends, gaps=True)
-    if not names:
-        raise InputError(f"{path}:1: no column beside '{key}'; expected one for each aspect")
-    chosen = aspects or own or _set_of(names, path.stem)
-    wanted, found = set(map(plain, chosen.names)), list(map(plain, names))
-    for name in chosen.names:
-        if plain(name) not in found:
-            raise InputError(
-                f"{path}:1: no column for the aspect '{name}' of '{chosen.name}'; "
-                f"{nearest(name, names)}"
-            )
-    for name in names:
-        if plain(name) not in wanted:
-            raise InputError(
-                f"{path}:1: the column '{name}' is no aspect of '{chosen.name}'; "
-                f"{nearest(name, chosen.names)}"
-            )
+    sets: list[AspectSet] = []
+
+    def check(names: tuple[str, ...]) -> None:
+        if not names:
+            raise InputError(f"{path}:1: no column beside '{key}'; expected one for each aspect")
+        sets.append(aspects or own or _set_of(names, path))
+        _check_columns(names, sets[0], path)
+
+    names, values = read_numbers(path, ids, rows, key, within=ends, gaps=True, check=check)
+    chosen, found = sets[0], list(map(plain, names))
     values = values[:, [found.index(plain(name)) for name in chosen.names]]
     known = ~np.isnan(values)
     if not known.any():
@@ -360,11 +361,34 @@ def _set_beside(path: Path) -> AspectSet | None:
     return aspect_set(beside) if beside.exists() else None
 
 
-def _set_of(names: Sequence[str], name: str) -> AspectSet:
+def _check_columns(names: Sequence[str], aspects: AspectSet, path: Path) -> None:
+    """Whether the columns are the aspects of a set, one for each."""
+    wanted, found = set(map(plain, aspects.names)), list(map(plain, names))
+    for name in aspects.names:
+        if plain(name) not in found:
+            raise InputError(
+                f"{path}:1: no column for the aspect '{name}' of '{aspects.name}'; "
+                f"{nearest(name, names)}"
+            )
+    for place, name in enumerate(names):
+        if plain(name) not in wanted:
+            raise InputError(
+                f"{path}:1: the column '{name}' is no aspect of '{aspects.name}'; "
+                f"{nearest(name, aspects.names)}"
+            )
+        if plain(name) in found[:place]:
+            first = names[found.index(plain(name))]
+            raise InputError(f"{path}:1: the columns '{first}' and '{name}' are one aspect")
+
+
+def _set_of(names: Sequence[str], path: Path) -> AspectSet:
     """The published set whose aspects all are columns, else one of the columns alone."""
     found = set(map(plain, names))
     for published in PUBLISHED:
         known = aspect_set(published)
         if set(map(plain, known.names)) == found:
             return known
-    return AspectSet(name, tuple(Aspect(own) for own in names))
+    if len(names) > _MOST:
+        raise InputError(f"{path}:1: {len(names)} columns of aspects; expected 1 to {_MOST}")
+    stem = " ".join(_CONTROL.sub(" ", path.stem).split())[:_LONGEST]
+    return _built({"name": stem or "scores", "aspects": list(names)}, f"{path}:1")

@@ -7,10 +7,10 @@ Functions import JAX themselves: every command's parser reads the flags.
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from recjax.errors import InputError
+from recjax.paths import flag_path, flag_text, names
 from recjax.systems import Command
 
 # flag -> default; what is not given is None, so that a flag that nothing would read is seen.
@@ -30,23 +30,28 @@ def add_score_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own flags."""
     add = parser.add_argument
     add("kind", choices=("items", "users"), help="who is scored")
-    add("--data", required=True, type=Path, metavar="DIR", help="a prepared store")
+    add("--data", required=True, type=flag_path, metavar="DIR", help="a prepared store")
     add(
-        "--aspects", required=True, metavar="NAME",
+        "--aspects", required=True, type=flag_text, metavar="NAME",
         help="movies, clothing, games, or a .toml or .json file of your own",
     )  # fmt: skip
     add(
-        "--out", required=True, type=Path, metavar="FILE",
+        "--out", required=True, type=flag_path, metavar="FILE",
         help="a .tsv, .csv or .parquet file; with --teacher a .jsonl file",
     )  # fmt: skip
     add("--overwrite", action="store_true", help="replace an earlier file, and its parts")
-    add("--among", type=Path, metavar="FILE", help="score only these, one per line")
+    add("--among", type=flag_path, metavar="FILE", help="score only these, one per line")
     add("--fields", metavar="A,B", help="fields of items that are told; default: the usual ones")
     add("--longest", type=int, metavar="N", help="characters of a field (1000; for users 200)")
-    add("--known", type=Path, metavar="FILE", help="take over scores of this file; score others")
+    add(
+        "--known",
+        type=flag_path,
+        metavar="FILE",
+        help="take over scores of this file; score others",
+    )
     add("--shard", type=int, metavar="N", help="rows of a part (10000)")
     add(
-        "--teacher", type=Path, metavar="FILE",
+        "--teacher", type=flag_path, metavar="FILE",
         help="write prompts and the answers that this score file gives, to fine-tune a model on",
     )  # fmt: skip
     add("--form", choices=("text", "chat"), help="of prompts; default: as the model has it")
@@ -60,8 +65,12 @@ def add_score_flags(parser: argparse.ArgumentParser) -> None:
         "--leave-out", type=int, metavar="N", help="newest items that are kept for a test (0)"
     )
     llm = parser.add_argument_group("a language model")
-    llm.add_argument("--llm", metavar="DIR_OR_URL", help="its folder, or an endpoint's URL")
-    llm.add_argument("--adapter", metavar="DIR", help="merge this LoRA adapter of peft")
+    llm.add_argument(
+        "--llm", type=flag_text, metavar="DIR_OR_URL", help="its folder, or an endpoint's URL"
+    )
+    llm.add_argument(
+        "--adapter", type=flag_text, metavar="DIR", help="merge this LoRA adapter of peft"
+    )
     llm.add_argument("--dtype", metavar="NAME", help="float32, bfloat16 or float16")
     llm.add_argument(
         "--quant", choices=("int8", "nf4"), help="keep the layers' kernels in 8 or 4 bits"
@@ -106,7 +115,7 @@ def score(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, Any]:
     teaching = args.teacher is not None
     tables.check_file(args.out, overwrite=args.overwrite, endings=(".jsonl",) if teaching else ())
     aspects, store = aspect_set(args.aspects), open_store(args.data)
-    fields = tuple(filter(None, (args.fields or "").split(",")))
+    fields = names(args.fields)
     own = {} if args.longest is None else {"longest": args.longest}
     if args.kind == "items":
         subjects = tables.item_subjects(store, fields, **own)

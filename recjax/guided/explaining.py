@@ -5,17 +5,17 @@ Functions import JAX themselves: every command's parser reads the flags.
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from recjax.errors import InputError, printable
+from recjax.paths import flag_path
 from recjax.systems import Command
 
 
 def add_explain_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own flags."""
     add = parser.add_argument
-    add("--workdir", required=True, type=Path, metavar="DIR", help="a guided or fused run")
+    add("--workdir", required=True, type=flag_path, metavar="DIR", help="a guided or fused run")
     add("--user", metavar="KEY", help="a user of the data")
     add("--history", metavar="A,B", help="items, newest last, in place of a user")
     add("--item", action="append", default=[], metavar="KEY", help="explain this item; repeatable")

@@ -30,6 +30,7 @@ from recjax.frozen import open_recommender, recommender_store
 from recjax.guided.sources import Guided, GuidedConfig, read_guided
 from recjax.guided.vectors import rows_of, users_at
 from recjax.nn.places import at_places
+from recjax.paths import home
 from recjax.ranges import Amount, Checked, FieldError, Seed
 from recjax.replace import write_text
 from recjax.signals import stopping
@@ -269,7 +270,7 @@ def _store(config: FusedRunConfig, may_prepare: bool) -> Store:
 
 def _settled(config: FusedRunConfig, store: Store) -> FusedRunConfig:
     del store
-    base = str(Path(config.base).absolute())
+    base = str(home(config.base).absolute())
     return dataclasses.replace(config, base=base, guided=config.guided.settled())
 
 

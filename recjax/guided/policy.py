@@ -32,7 +32,6 @@ Letters: B users, G answers of each, A aspects, R ratings, I items and padding, 
 import dataclasses
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -59,6 +58,7 @@ from recjax.guided.user_examples import UserExamples
 from recjax.guided.user_ranking import PolicyEvaluator
 from recjax.llm_folders import stop_ids
 from recjax.models.definition import fingerprint
+from recjax.paths import home
 from recjax.scoring.form_states import form_states
 from recjax.scoring.forms import FormTokens, form_tokens, tree_for
 from recjax.text.tokenizers import Tokenizer, load_tokenizer
@@ -78,7 +78,7 @@ def complete(section: Any) -> dict[str, Any]:
 
 def _settled(config: PolicyConfig, store: Store) -> PolicyConfig:
     def absolute(path: str) -> str:
-        return str(Path(path).expanduser().absolute()) if path else ""
+        return str(home(path).absolute()) if path else ""
 
     data = dataclasses.replace(config.data, store=str(store.path.absolute()))
     reward = dataclasses.replace(config.reward, teacher=absolute(config.reward.teacher))

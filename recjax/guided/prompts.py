@@ -12,12 +12,13 @@ import collections
 import dataclasses
 import functools
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from recjax.config import nearest
 from recjax.errors import InputError
-from recjax.guided.aspects import Aspect, AspectSet, plain
+from recjax.guided.aspects import Aspect, AspectSet, bare, plain
 from recjax.scoring.forms import Form
 
 # What a record may tell, in this order.
@@ -203,7 +204,8 @@ _OTHER = re.compile(
 @functools.lru_cache(maxsize=8)
 def _pattern(aspects: AspectSet) -> tuple[re.Pattern, dict[str, int]]:
     places = {plain(name): k for k, name in enumerate(aspects.names)}
-    names = sorted(places, key=lambda name: -len(name))
+    # As they are written, too: "Straße" is "strasse" in comparison.
+    names = sorted({*places, *map(bare, aspects.names)}, key=lambda name: (-len(name), name))
     joined = "|".join(r"\s{1,9}".join(map(re.escape, name.split())) for name in names)
     tail = r"(?:\s*\([^()\n]{0,100}\))?"
     return re.compile(rf"(?<!\w)(?P<name>{joined})(?!\w){tail}{_BETWEEN}{_NUMBER}", re.I), places
@@ -218,7 +220,7 @@ def parse(answer: str, aspects: AspectSet) -> Parsed:
     ("5-7") or a word is no score.
     """
     pattern, places = _pattern(aspects)
-    answer = answer[:_LONGEST]
+    answer = unicodedata.normalize("NFC", answer[:_LONGEST])
     found: dict[int, float] = {}
     extra = 0
     rest = []

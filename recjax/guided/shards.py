@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
@@ -79,8 +78,11 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self.close()
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is not None and not self.done:  # nothing that is worth to go on with
+            self.remove()
+        else:
+            self.close()
 
     def close(self) -> None:
         """Lets the folder go."""
@@ -125,10 +127,15 @@ class Progress:
                 yield found.get(place)
 
     def remove(self) -> None:
-        """Removes the folder, whose rows stand elsewhere now."""
+        """Removes the folder, whose rows stand elsewhere now; not what others put into it."""
         self.close()
         with contextlib.suppress(OSError):
-            shutil.rmtree(self._folder)
+            for path in [*self._shards(), self._folder / _SETTINGS]:
+                path.unlink(missing_ok=True)
+            self._folder.rmdir()
+
+    def _shards(self) -> list[Path]:
+        return sorted(self._folder.glob("[0-9][0-9][0-9][0-9][0-9]*.jsonl"))
 
     def _path(self, shard: int) -> Path:
         return self._folder / f"{shard:05d}.jsonl"
@@ -137,7 +144,7 @@ class Progress:
         """Takes over what is there."""
         shards = range(-(-len(self._keys) // self._shard))
         known = self._folder / _SETTINGS
-        parts = sorted(self._folder.glob("*.jsonl"))
+        parts = self._shards()
         if not known.exists() and parts:
             raise InputError(f"{self._folder}: no {_SETTINGS}; expected a folder of scores")
         if overwrite:

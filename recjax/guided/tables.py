@@ -33,7 +33,7 @@ from recjax.guided.prompts import (
     question,
     user_text,
 )
-from recjax.guided.score_files import check_ending, write_scores
+from recjax.guided.score_files import ENDINGS, check_ending, write_scores
 from recjax.guided.scoring import EndpointRater, Rated, Rater
 from recjax.guided.shards import Progress
 from recjax.replace import new_file
@@ -143,8 +143,9 @@ def check_file(out: Path, *, overwrite: bool = False, endings: Sequence[str] = (
     Raises:
         InputError: another ending, a folder, no folder to write into, or a file that is there.
     """
-    if endings and out.suffix not in endings:
-        raise InputError(f"--out {out}: expected a name that ends in {', '.join(endings)}")
+    if out.suffix not in (endings or ENDINGS):
+        wanted = ", ".join(endings or ENDINGS)
+        raise InputError(f"--out {out}: expected a name that ends in {wanted}")
     if not endings:
         check_ending(out)
     if out.is_dir():
@@ -239,6 +240,8 @@ def _score_open(
             try:
                 answered = rate([texts[place] for place in order], done, names)
             except InputError as error:
+                if not progress.done:
+                    raise
                 raise InputError(
                     f"{error}; {progress.done:,} of {total:,} are kept in {parts}, and the same "
                     "command goes on"

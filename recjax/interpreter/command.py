@@ -5,10 +5,10 @@ Functions import JAX themselves: every command's parser reads the flags.
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from recjax.errors import InputError, printable
+from recjax.paths import flag_path, flag_text, names
 from recjax.systems import Command
 
 # Flags that --hidden does not read.
@@ -20,10 +20,15 @@ _OF_A_STUDY = (
 def add_interpret_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own flags."""
     parser.add_argument(
-        "--workdir", required=True, type=Path, metavar="DIR", help="folder of an interpreter's run"
+        "--workdir",
+        required=True,
+        type=flag_path,
+        metavar="DIR",
+        help="folder of an interpreter's run",
     )
     parser.add_argument(
         "--hidden",
+        type=flag_text,
         metavar="FILE",
         help="answer for states in this .npz: before and after, or hidden",
     )
@@ -38,9 +43,12 @@ def add_interpret_flags(parser: argparse.ArgumentParser) -> None:
         help="also name the oracle items of a generative recommender (DreamRec)",
     )
     parser.add_argument(
-        "--judge", metavar="MODEL", help="ask this language model (a folder or an endpoint's URL) "
-        "which of three recommendations a user prefers",
-    )  # fmt: skip
+        "--judge",
+        type=flag_text,
+        metavar="MODEL",
+        help="ask this language model (a folder or an endpoint's URL) which of three "
+        "recommendations a user prefers",
+    )
     parser.add_argument("--judge-model", metavar="NAME", help="with a URL: the name of the model")
     parser.add_argument(
         "--judge-key",
@@ -48,7 +56,10 @@ def add_interpret_flags(parser: argparse.ArgumentParser) -> None:
         help="with a URL: the environment variable that holds the key",
     )
     parser.add_argument(
-        "--versus", metavar="DIR", help="with --judge: another recommender's workdir"
+        "--versus",
+        type=flag_text,
+        metavar="DIR",
+        help="with --judge: another recommender's workdir",
     )
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint; default: the best one")
 
@@ -72,11 +83,12 @@ def interpret(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, An
         answers = read_hidden(args.workdir, args.hidden, args.step)
         say(*(printable(next(iter(answer.values()))) for answer in answers))
         return {"answers": answers}
+    decodings: Any = ("greedy",) if args.decoding is None else names(args.decoding) or ("",)
     metrics = examine(
         args.workdir,
         StudyConfig(
             split=args.split or "test",
-            decodings=("greedy",) if args.decoding is None else tuple(args.decoding.split(",")),
+            decodings=decodings,
             controls=args.controls,
             oracle=args.oracle or args.judge is not None,
             judge=_judge(args),

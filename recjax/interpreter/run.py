@@ -33,6 +33,7 @@ from recjax.interpreter.starting import StartConfig
 from recjax.llm import LanguageModel
 from recjax.llm_folders import load_llm, outline_llm
 from recjax.models.definition import ModelDef, define, fingerprint
+from recjax.paths import home
 from recjax.ranges import Checked, Count, Epochs, Range, Seed, Share, Size
 from recjax.text.tasks import RESIDUAL, Task
 from recjax.text.textualize import item_titles
@@ -97,7 +98,7 @@ def _store(config: InterpreterRunConfig, may_prepare: bool) -> Store:
 
 def _settled(config: InterpreterRunConfig, store: Store) -> InterpreterRunConfig:
     del store
-    recommender, llm = (str(Path(path).absolute()) for path in (config.recommender, config.llm))
+    recommender, llm = (str(home(path).absolute()) for path in (config.recommender, config.llm))
     return dataclasses.replace(config, recommender=recommender, llm=llm, ask=config.ask.settled())
 
 

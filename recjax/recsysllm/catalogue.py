@@ -28,7 +28,7 @@ def labels(value: Any) -> tuple[str, ...]:
         return ()
     if isinstance(value, list | tuple):
         return tuple(dict.fromkeys(name for part in value for name in labels(part)))
-    text = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    text = "" if value is None else f"{value:.12g}" if isinstance(value, float) else str(value)
     text = " ".join(text.split())
     return (text,) if text else ()
 

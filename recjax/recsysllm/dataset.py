@@ -64,7 +64,7 @@ class Dataset:
             config.users_key,
             config.users_names,
             config.users_separator,
-            _SECTION,
+            f"{_SECTION}.users_",
         )
         numbers = self.store.user_numbers
         out: dict[int, Mapping[str, Any]] = {

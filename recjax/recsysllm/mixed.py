@@ -13,13 +13,13 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recjax.data.prepare import resolve
 from recjax.errors import InputError
+from recjax.paths import home
 from recjax.ranges import Checked
 from recjax.recsysllm.answers import AnswersConfig
 from recjax.recsysllm.blanks import sentence_ends
@@ -62,7 +62,7 @@ class Mixed(Source[Passage]):
         out = {key: section[key] for key in section}
         run = (out.get("naming") or {}).get("run")
         if run:
-            out["naming"] = {**out["naming"], "run": str(Path(run).expanduser().absolute())}
+            out["naming"] = {**out["naming"], "run": str(home(run).absolute())}
         for part, key in (("behaviour", "users"), ("behaviour", "sentences"), ("tasks", "reviews")):
             path = (out.get(part) or {}).get(key)
             if path:

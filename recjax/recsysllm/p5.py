@@ -41,6 +41,7 @@ from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig
 from recjax.llm import LanguageModel
 from recjax.models.language import Family, LanguageConfig, family_for
+from recjax.paths import home
 from recjax.ranges import Checked, Count, Epochs, FieldError, Range, Seed, Size
 from recjax.recsysllm.answering import recommending
 from recjax.recsysllm.answers import ByBeams, TitleLists
@@ -128,7 +129,7 @@ def complete(section: Any) -> dict[str, Any]:
 
 def _settled(config: P5Config, store: Any) -> P5Config:
     text = build(P5Options, P5Source.settled(to_plain(config.text)), "config.text")
-    llm = str(Path(config.llm).expanduser().absolute()) if config.llm else ""
+    llm = str(home(config.llm).absolute()) if config.llm else ""
     return dataclasses.replace(own_settled(config, store), text=text, llm=llm)
 
 

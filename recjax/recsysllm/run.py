@@ -20,7 +20,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -32,6 +31,7 @@ from recjax.errors import InputError
 from recjax.models.definition import define
 from recjax.models.language import family_for
 from recjax.nn.masks import make_mask
+from recjax.paths import home
 from recjax.recsysllm.answering import Answers
 from recjax.recsysllm.answers import ByBeams, TitleLists
 from recjax.recsysllm.blanks import BlankBatches, sentence_ends
@@ -64,7 +64,7 @@ def _settled(config: BlankRunConfig, store: Any) -> BlankRunConfig:
         config = own_settled(config, store)
 
     def absolute(path: str) -> str:
-        return str(Path(path).expanduser().absolute()) if path else ""
+        return str(home(path).absolute()) if path else ""
 
     tokenizer = dataclasses.replace(config.tokenizer, path=absolute(config.tokenizer.path))
     text = source_of(config.text)[0].settled(config.text)

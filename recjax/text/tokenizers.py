@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from recjax.errors import InputError
+from recjax.paths import home
 from recjax.text import _chatglm_engine
 from recjax.text._chatglm_engine import ChatGLMEngine
 from recjax.text._glm_engines import CHINESE, WORDS, GLMChineseEngine, word_pieces
@@ -274,7 +275,7 @@ def load_tokenizer(path: str | Path, *, size: int | None = None) -> Tokenizer:
     Raises:
         InputError: no tokenizer there, a damaged file, or one that does not fit `size`.
     """
-    path = Path(path).expanduser()
+    path = home(path)
     folder = path if path.is_dir() else path.parent
     if path.is_file() and path.name != "vocab.json":
         main = path

@@ -28,6 +28,7 @@ from recjax.convert.peft_config import targets_of
 from recjax.models.definition import ModelDef
 from recjax.nn.lora import MOST_RANK, LoRAConfig
 from recjax.nn.narrow import Form
+from recjax.paths import home
 from recjax.ranges import Checked, Dropout, FieldError, Positive, Range
 from recjax.training import parallel
 from recjax.training.freezing import FULL, LORA
@@ -93,7 +94,7 @@ class AdaptingRun(Run):
     @property
     def folder(self) -> Path:
         """Of the model that training starts from."""
-        return Path(self.adapting.llm).expanduser()
+        return home(self.adapting.llm)
 
     @property
     def _dtype(self) -> str | None:

@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
@@ -25,6 +24,7 @@ from recjax.data.pipeline import step_size
 from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig, PairEvaluator
 from recjax.evaluation.sides import SidedEvaluator
+from recjax.paths import home
 from recjax.ranges import (
     Count,
     Epochs,
@@ -99,9 +99,9 @@ def _pairs(config: FinetuneConfig, may_prepare: bool) -> Pairs:
 def _settled(config: FinetuneConfig, pairs: Pairs) -> FinetuneConfig:
     del pairs
     paths = {name: getattr(config.data, name) for name in ("path", "validation_path", "test_path")}
-    paths = {name: str(Path(path).absolute()) if path else "" for name, path in paths.items()}
+    paths = {name: str(home(path).absolute()) if path else "" for name, path in paths.items()}
     data = dataclasses.replace(config.data, **paths)
-    return dataclasses.replace(config, llm=str(Path(config.llm).absolute()), data=data)
+    return dataclasses.replace(config, llm=str(home(config.llm).absolute()), data=data)
 
 
 class FinetuneRun(AdaptingRun):

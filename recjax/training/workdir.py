@@ -11,6 +11,7 @@ import jax
 
 from recjax.config import build, to_plain
 from recjax.errors import InputError
+from recjax.paths import home
 from recjax.replace import recovered, write_text
 from recjax.signals import stopping
 from recjax.training.checkpoint import empty_trash, read_json
@@ -130,7 +131,7 @@ def open_run(workdir: str | Path, **evaluation: Any) -> Any:
     Raises:
         InputError: no run there, or its data set is gone or was replaced by another one.
     """
-    workdir = Path(workdir)
+    workdir = home(workdir)
     plain = plain_config(read_run_config(workdir))
     plain["evaluation"] |= evaluation
     # The mesh was the training machine's; any will do for evaluation.

@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).resolve().parents[2] / "recjax"
 # no jax.
 LAYERS = (
     ("lazy", "systems"),
-    ("array_files", "errors", "typing", "ranges", "config", "json_files", "memory", "locks"),
+    ("errors", "typing", "ranges", "config", "paths"),
+    ("array_files", "json_files", "memory", "locks"),
     ("signals", "sharded"),
     ("replace",),
     ("data",),

@@ -54,14 +54,16 @@ class _Form:
         names: of all columns where the file has no header; "" = it has one.
         option: that `names` come from.
         time: the column of times, in a file of interactions.
-        section: of the config, that has the options.
+        prefix: of the config's keys that are the options.
+        whole: all columns count, not those of `columns` alone.
     """
 
     columns: dict[str, str]
     names: str
     option: str
     time: str = ""
-    section: str = "config.data.options"
+    prefix: str = "config.data.options."
+    whole: bool = False
 
 
 Row = dict[str, Any]
@@ -141,7 +143,7 @@ def _items(path: Path, options: Options, bad: BadRows) -> Catalog:
         rows: Iterator[tuple[int, Row]] = records(path, bad)
     else:
         columns = {"items_key": options.items_key, "items_title": options.items_title}
-        form = _Form(columns, options.items_columns, "items_columns")
+        form = _Form(columns, options.items_columns, "items_columns", whole=True)
         rows = _rows(path, options, form, bad)
     for line, row in rows:
         try:
@@ -152,9 +154,7 @@ def _items(path: Path, options: Options, bad: BadRows) -> Catalog:
     return catalog
 
 
-def read_records(
-    path: Path, key_column: str, columns: str, separator: str, section: str
-) -> Catalog:
+def read_records(path: Path, key_column: str, columns: str, separator: str, prefix: str) -> Catalog:
     """Records by raw key, of a table of users or items with any columns.
 
     Args:
@@ -162,7 +162,7 @@ def read_records(
         key_column: the column of keys.
         columns: names for a file without a header; "" = it has one.
         separator: one character; "" = tab for .tsv, else comma.
-        section: of the config with `key`, `names` and `separator`, for errors.
+        prefix: of the config's keys with `key`, `names` and `separator`, for errors.
 
     Raises:
         InputError: naming the line or the column.
@@ -172,7 +172,7 @@ def read_records(
     if path.name.removesuffix(".gz").endswith((".jsonl", ".json")):
         rows: Iterator[tuple[int, Row]] = records(path, bad)
     else:
-        form = _Form({"key": key_column}, columns, "names", section=section)
+        form = _Form({"key": key_column}, columns, "names", prefix=prefix, whole=True)
         rows = _rows(path, options, form, bad)
     for line, row in rows:
         try:
@@ -186,7 +186,7 @@ def _separator(path: Path, options: Options, form: _Form) -> str:
     name = path.name.removesuffix(".gz")
     found = options.separator or ("\t" if name.endswith((".tsv", ".inter", ".item")) else ",")
     if len(found) != 1:
-        raise InputError(f"{form.section}.separator: expected one character, {found!r}")
+        raise InputError(f"{form.prefix}separator: expected one character, {found!r}")
     return found
 
 
@@ -203,8 +203,8 @@ def _rows(
     """
     if path.suffix == ".parquet":
         if form.names:
-            raise InputError(f"{form.section}.{form.option}: parquet names its own columns")
-        wanted = sorted(set(form.columns.values())) if form.option == "columns" else None
+            raise InputError(f"{form.prefix}{form.option}: parquet names its own columns")
+        wanted = None if form.whole else sorted(set(form.columns.values()))
         yield from parquet_rows(path, wanted, form.time, lambda found: _check(path, form, found))
         return
     separator = _separator(path, options, form)
@@ -238,16 +238,19 @@ def _rows(
             if not form.names:
                 continue
         if len(fields) != len(header):
-            bad.report(path, number, f"{len(fields)} fields; expected {len(header)}")
+            found = f"{len(fields)} fields" if fields else "a blank line"
+            bad.report(path, number, f"{found}; expected {len(header)}")
             continue
-        yield number, dict(zip(header, fields, strict=True))
+        row = dict(zip(header, fields, strict=True))
+        row.pop("", None)  # the index that pandas writes
+        yield number, row
 
 
 def _check_first(
     path: Path, form: _Form, header: list[str], fields: list[str], separator: str
 ) -> None:
     """Whether the first line is what the options say: a header, or one of data."""
-    own = f"{form.section}.{form.option}"
+    own = f"{form.prefix}{form.option}"
     if form.names and fields == header:
         raise InputError(f"{path}:1: is a header; leave {own} empty")
     if set(form.columns.values()) <= set(header):
@@ -257,7 +260,7 @@ def _check_first(
     if len(fields) == 1 and (other := other_separator(line, separator)):
         raise InputError(
             f"{path}:1: no {separator!r} between the fields of {shown(line)}; "
-            f"{form.section}.separator={other!r} splits them"
+            f"{form.prefix}separator={other!r} splits them"
         )
     if form.names:
         _check(path, form, header)
@@ -274,8 +277,9 @@ def _check(path: Path, form: _Form, found: list[str], more: str = "") -> None:
     for option, column in form.columns.items():
         if column not in found:
             raise InputError(
-                f"{path}: no column '{column}' ({form.section}.{option}); "
+                f"{path}: no column '{column}' ({form.prefix}{option}); "
                 f"{nearest(column, found)}{more}"
             )
-        if found.count(column) > 1:
+    for column in found if form.whole else form.columns.values():
+        if column and found.count(column) > 1:
             raise InputError(f"{path}: {found.count(column)} columns are named '{column}'")

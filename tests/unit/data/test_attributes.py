@@ -55,12 +55,15 @@ def test_scores_by_raw_id(tmp_path):
     [
         ("id,pace\na,1\n", "scores.csv:1: no column 'item_id'; "),
         ('item_id,pace\n"a,1\nb,2"\n', "scores.csv:2: 1 columns, expected 2"),
-        ("item_id,pace\n\na,1\n", "scores.csv:2: 0 columns, expected 2"),
+        ("item_id,pace\n\na,1\n", "scores.csv:2: a blank line; expected 2 columns"),
         ("item_id,pace\na,1,2\n", "scores.csv:2: 3 columns, expected 2"),
         ("item_id,pace\na,1\na,2\n", "scores.csv:3: item a a second time"),
         ("item_id,pace\na,nan\n", "scores.csv:2: 'pace' is 'nan'; expected a number"),
         ("item_id,pace\nz,1\n", "scores.csv: no row of an item of the catalogue"),
         ("", "scores.csv: the file is empty"),
+        (",item_id,pace\n0,a,1\n", "scores.csv:1: column 1 has no name"),
+        ("item_id;pace\na;1\n", "'item_id;pace' has no comma and no tab"),
+        ('{"item_id": "a", "pace": 1}\n', "scores.csv:1: JSON; expected a csv, tsv or parquet"),
     ],
 )
 def test_bad_tables_are_refused(tmp_path, text, message):
@@ -112,3 +115,12 @@ def test_scores_with_long_fields_and_blank_lines_at_the_end(tmp_path):
     path = tmp_path / "s.csv"
     path.write_text(f'item_id,"{"x" * 140_000}"\r\na,2\r\n\r\n')
     assert read_scores(path, CATALOG).values[1].tolist() == [2]
+
+
+def test_a_parquet_file_without_rows(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table({"item_id": pyarrow.array([], pyarrow.string()), "fun": []})
+    parquet.write_table(table, tmp_path / "s.parquet")
+    with pytest.raises(InputError, match="s.parquet: no row of an item of the catalogue"):
+        read_scores(tmp_path / "s.parquet", CATALOG)

@@ -270,7 +270,7 @@ def test_csv_with_other_names_and_dates(tmp_path):
         (",i,5", "log.csv:3: 'user' is ''; expected an id"),
         ("u,i,soon", "log.csv:3: 'timestamp' is 'soon'; expected seconds or an ISO date"),
         ("u,i,inf", "log.csv:3: 'timestamp' is 'inf'; expected seconds"),
-        ("", "log.csv:3: 0 fields; expected 3"),
+        ("", "log.csv:3: a blank line; expected 3"),
     ],
 )
 def test_bad_rows_of_a_table(tmp_path, row, message):

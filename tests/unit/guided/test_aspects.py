@@ -1,6 +1,7 @@
 """Sets of aspects, and files of scores on them."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from recjax.guided.aspects import (
     read_item_scores,
     read_user_scores,
 )
+from recjax.guided.prompts import parse
 from recjax.guided.score_files import write_scores
 
 GIVEN = Path(__file__).parents[2] / "data" / "guided"
@@ -132,6 +134,9 @@ def test_files_that_are_no_sets(tmp_path):
         ("user_id\ttempo\tmood\na\t5\t5\n", "s.tsv:1: no column 'item_id'"),
         ("item_id\ttempo\tmood\na\t5\n", "s.tsv:2: 2 columns, expected 3"),
         ("item_id\ttempo\tmood\nz\t5\t5\n", "s.tsv: no score of a known item"),
+        ("item_id\ttempo\tmood\na\t5\t10.0000001\n", "'mood' is 10.0000001; expected 1 to 10"),
+        ("item_id\ttempo\tmood\ttitle\na\t5\t5\tTea\n", "s.tsv:1: the column 'title' is no"),
+        ("item_id\ttempo\tmood\tMood\na\t5\t5\t5\n", "'mood' and 'Mood' are one aspect"),
     ],
 )
 def test_bad_score_files_are_refused(tmp_path, text, message):
@@ -156,6 +161,31 @@ def test_items_and_users_on_different_aspects(tmp_path):
     own.write_text(json.dumps(OWN | {"most": 5}))
     with pytest.raises(InputError, match="a scale from 1 to 5; y has one from 1 to 10"):
         check_same(aspect_set(own), songs, "here", "y")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["fun", "Fun"], "s.csv:1: aspect 'Fun': 'fun' is taken already"),
+        (["fun", "a\x1b[31m"], "s.csv:1: aspect 2: name: expected 1 to 100 plain characters"),
+        ([f"a{k}" for k in range(101)], "s.csv:1: 101 columns of aspects; expected 1 to 100"),
+    ],
+)
+def test_columns_that_are_no_set(tmp_path, names, message):
+    path = tmp_path / "s.csv"
+    path.write_text(f"item_id,{','.join(names)}\na{',x' * len(names)}\n")
+    with pytest.raises(InputError, match=re.escape(message)):  # before the rows are read
+        read_item_scores(path, CATALOG)
+
+
+def test_a_byte_order_mark_and_names_in_other_letters(tmp_path):
+    """A set as editors save it; a letter with its accent in two ways; upper case ß."""
+    path = tmp_path / "own.TOML"
+    path.write_bytes("\ufeffname = 'x'\naspects = ['Straße', 'E\u0301clat']\n".encode())
+    found = aspect_set(path)
+    assert found.place("STRASSE") == 0 and found.place("\xc9clat") == 1
+    for answer in ("Straße: 3\n\xc9clat: 4", "strasse: 3\ne\u0301clat: 4"):
+        assert parse(answer, found).scores == (3.0, 4.0)
 
 
 def test_columns_that_no_set_has_are_a_set(tmp_path):

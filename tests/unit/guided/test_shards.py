@@ -75,9 +75,29 @@ def test_other_settings_do_not_go_on(tmp_path):
         assert again.done == 1
 
 
+def test_what_others_put_there_stays(tmp_path):
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "notes.jsonl").write_text("{}")
+    with progress(tmp_path / "p") as one:
+        for place in range(len(KEYS)):
+            one.add(place, {})
+        one.remove()
+    assert [path.name for path in (tmp_path / "p").iterdir()] == ["notes.jsonl"]
+
+
+def test_parts_without_a_row_do_not_outlive_an_error(tmp_path):
+    with pytest.raises(KeyError), progress(tmp_path / "p"):
+        raise KeyError
+    assert not (tmp_path / "p").exists()
+    with pytest.raises(KeyError), progress(tmp_path / "p") as one:
+        one.add(0, {})
+        raise KeyError
+    assert (tmp_path / "p" / "settings.json").exists()
+
+
 def test_one_process_at_a_time_and_no_other_folder(tmp_path, monkeypatch):
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "x.jsonl").write_text("{}")
+    (tmp_path / "other" / "00000.jsonl").write_text("{}")
     with pytest.raises(InputError, match=r"other: no settings.json; expected a folder of scores"):
         progress(tmp_path / "other")
     (tmp_path / "file").write_text("")

@@ -48,11 +48,22 @@ def test_tables_of_users_have_any_columns(make, tmp_path):
     assert make(**options, users_facts=("job",)).behaviour.profile(1)[-2].text == "technician"
     with pytest.raises(InputError, match="config.text.behaviour.users_facts: no column 'jub'.*job"):
         _ = make(**options, users_facts=("jub",)).profiles
-    with pytest.raises(InputError, match=r"u.user.*no column 'name' \(config.text.behaviour.key\)"):
+    with pytest.raises(InputError, match=r"no column 'name' \(config.text.behaviour.users_key\)"):
         _ = make(**{**options, "users_key": "name"}).profiles
     table.write_text("zoe|3|F|none\n")
     with pytest.raises(InputError, match="column 'id' has no user of"):
         _ = make(**options).profiles
+    table.write_text("id|24|M\n")  # nothing tolerates bad rows here
+    with pytest.raises(InputError, match=r"u.user:1: 3 fields; expected 4$"):
+        _ = make(**options).profiles
+    with pytest.raises(InputError, match="leave config.text.behaviour.users_names empty"):
+        _ = make(users=str(table), users_key="id", users_separator="|", users_names="id,24,M").names
+    table.write_text("|id|age|x\n0|bob|12345678|y\n1|cy|2.5|z\n")  # with the index of pandas
+    found = make(users=str(table), users_separator="|", users_key="id")
+    assert found.profiles[1] == {"title": None, "age": "12345678", "x": "y"}
+    table.write_text("id|age|age\nbob|1|2\n")
+    with pytest.raises(InputError, match="u.user: 2 columns are named 'age'"):
+        _ = make(users=str(table), users_separator="|", users_key="id").profiles
     with pytest.raises(InputError, match="users_facts: names columns, but .*users no"):
         _ = make(users_facts=("job",)).profiles
     with pytest.raises(InputError, match="config.text.behaviour.facts: no item has 'year'"):

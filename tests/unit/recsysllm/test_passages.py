@@ -80,5 +80,6 @@ def test_titles_without_tokens_are_an_error(encoder, marks, glm_tokenizer):
 
 
 def test_labels_of_any_column():
+    assert labels([20190101.0, 12345.67]) == ("20190101", "12345.67")
     assert labels(["a", ["b ", "a"], None, 3, 2.5, {"x": 1}]) == ("a", "b", "3", "2.5")
     assert attributes([None, {"g": ["x", "y"], "b": "z"}, {"g": "x"}], ["g"]) == ["x", "y"]

@@ -1,0 +1,31 @@
+"""Paths and lists as users write them: "~" at the beginning is the home folder, none is empty."""
+
+import argparse
+import os
+from pathlib import Path
+
+
+def home(path: str | Path) -> Path:
+    """A path, "~" at its beginning replaced as in a shell."""
+    return Path(os.path.expanduser(path))
+
+
+def flag_path(text: str) -> Path:
+    """The path that a flag gives: `type=` of argparse.
+
+    A shell replaces "~" in `--out ~/a.csv` and leaves `--out=~/a.csv` as it is; a variable that is
+    not set leaves `--out=`, which would be the current folder.
+    """
+    return Path(flag_text(text))
+
+
+def flag_text(text: str) -> str:
+    """The same as text, for flags that may also be a URL or a name."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a path; it is empty")
+    return os.path.expanduser(text)
+
+
+def names(text: str | None) -> tuple[str, ...]:
+    """The names of a list with commas, blanks around them left out."""
+    return tuple(name for part in (text or "").split(",") if (name := part.strip()))
