@@ -101,6 +101,11 @@ class Scored(abc.ABC, Generic[M]):
     def encoded(self, examples: Sequence[M]) -> Encoded:
         """Examples as tokens."""
 
+    def parts(self, example: M) -> int:
+        """How many parts of an example are scored apart, of the numbers in `options` from 1 on."""
+        del example
+        return 1
+
     @functools.cached_property
     def _batches(self) -> list[dict[str, np.ndarray]]:
         """Packed rows with `places` of the labels, [M] or [S m], the same in all; 0 fills up."""
@@ -126,16 +131,25 @@ class Scored(abc.ABC, Generic[M]):
     def scores(
         self, params: Any, progress: Callable[[int], Any]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of each example, its learned tokens' loss, how many were the likeliest, how many."""
+        """Of each example, its learned tokens' loss, how many were the likeliest, how many.
+
+        Of each part, where an example has several.
+        """
         size, done = self.config.batch_size, 0
-        loss, right, tokens = (np.zeros(len(self.examples)) for _ in range(3))
+        parts = np.array([self.parts(example) for example in self.examples])
+        firsts = np.cumsum(parts) - parts
+        loss, right, tokens = (np.zeros(parts.sum()) for _ in range(3))
         for batch in self._batches:
             places = np.atleast_2d(batch["places"])
             documents = batch["documents"].reshape(len(places), -1)
             real = (places > 0).reshape(-1)
             inputs = {k: batch[k] for k in batch if k != "documents"}
             results = self._predict(params, split_batch(inputs, self.sharding))
-            owner = done + np.take_along_axis(documents, places, axis=1).reshape(-1)[real]
+            owner = np.take_along_axis(documents, places, axis=1).reshape(-1)[real]
+            owner = firsts[done + owner]
+            if "options" in batch:
+                options = batch["options"].reshape(len(places), -1)
+                owner += np.take_along_axis(options, places, axis=1).reshape(-1)[real] - 1
             for total, values in zip((loss, right), fetch(results), strict=True):
                 total += np.bincount(owner, values[real], minlength=len(total))
             tokens += np.bincount(owner, minlength=len(tokens))

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 from recjax.typing import Array
 
 
-def make_mask(real: Array, ar: Array | int = 1, segments: Array | None = None) -> Array:
+def make_mask(
+    real: Array, ar: Array | int = 1, segments: Array | None = None, options: Array | None = None
+) -> Array:
     """The one mask of self-attention: who may attend to whom.
 
     The query at place t may attend to the key at place s where `cumsum(ar)[s] <= cumsum(ar)[t]`,
@@ -17,6 +19,7 @@ def make_mask(real: Array, ar: Array | int = 1, segments: Array | None = None) -
         make_mask(segments > 0, 1, segments)          sequences packed into rows, causal
         make_mask(real, 1, segments)                  options 1, 2, ... side by side behind one
                                                       prompt, of segment 0
+        make_mask(segments > 0, 1, segments, options)       several such prompts in a row
 
     Args:
         real: [B T] bool, False = padding. Padding attends to itself alone, so that its softmax is
@@ -25,6 +28,8 @@ def make_mask(real: Array, ar: Array | int = 1, segments: Array | None = None) -
             the one before see the same and each other. By default causal.
         segments: [B T] int, the number of the sequence in its row; 0 is seen from all of them.
             By default a row is one sequence.
+        options: [B T] int, the same once more inside each sequence: parts that do not see each
+            other, behind a beginning of number 0 that all of them see.
 
     Returns:
         [B T T] bool, query by key.
@@ -33,9 +38,10 @@ def make_mask(real: Array, ar: Array | int = 1, segments: Array | None = None) -
     order = jnp.cumsum(jnp.broadcast_to(ar, (*jnp.shape(ar)[:-1], length)), axis=-1)
     mask = order[..., None, :] <= order[..., :, None]
     mask = mask & real[:, None, :] & real[:, :, None]
-    if segments is not None:
-        keys, queries = segments[:, None, :], segments[:, :, None]
-        mask &= (keys == queries) | (keys == 0)
+    for numbers in (segments, options):
+        if numbers is not None:
+            keys, queries = numbers[:, None, :], numbers[:, :, None]
+            mask &= (keys == queries) | (keys == 0)
     return mask | jnp.eye(length, dtype=bool)
 
 

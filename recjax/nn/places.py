@@ -1,11 +1,28 @@
-"""Reading rows at places of their own, and packed rows at flat places."""
+"""Places in packed rows: positions of texts, rows read at places of their own or at flat ones."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from recjax.typing import Array
+
+
+def text_positions(segments: Array, options: Array | None = None) -> Array:
+    """[R T] each token's place in its text; arguments as of `nn.masks.make_mask`.
+
+    Each option goes on where the beginning ends that all of its text's options have.
+    """
+    place = jnp.arange(segments.shape[1])
+    changes = jnp.diff(segments, axis=1, prepend=-1) != 0
+    first = jax.lax.cummax(jnp.where(changes, place, 0), axis=1)
+    if options is None:
+        return place - first
+    asked = jax.lax.cummax(jnp.where(options == 0, place + 1, 0), axis=1)
+    changes |= jnp.diff(options, axis=1, prepend=-1) != 0
+    begins = jax.lax.cummax(jnp.where(changes, place, 0), axis=1)
+    return jnp.where(options == 0, place, asked + place - begins) - first
 
 
 def rows_at(x: Array, places: Array | None) -> Array:

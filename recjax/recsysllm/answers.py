@@ -14,16 +14,14 @@ import numpy as np
 
 from recjax.data.requests import Request
 from recjax.errors import InputError
-from recjax.evaluation.likelihood import PredictFn, Scored
 from recjax.evaluation.lists import Recommendations
 from recjax.generate.templates import Template, Trie
 from recjax.llm import LanguageModel
 from recjax.ranges import Checked, Few, Size
 from recjax.recsysllm.catalogue import Names
 from recjax.recsysllm.infill import Infiller
-from recjax.recsysllm.passages import Passage, Pieces
+from recjax.recsysllm.passages import Passage
 from recjax.recsysllm.pretrain import Blanking
-from recjax.text.token_batches import Encoded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,64 +132,6 @@ class Answerer:
                 tokens = found.tokens[row, 0, 0, : found.lengths[row, 0, 0]].tolist()
                 out.append(" ".join(self.blanking.encoder.text(tokens).split()))
         return out
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Candidates(Scored[Passage]):
-    """Passages whose answers are scored."""
-
-    blanking: Blanking
-    config: Any
-    passages: Sequence[Passage]
-    predict: PredictFn
-    sharding: Any = None
-    learned = "targets"
-
-    @property
-    def length(self) -> int:  # type: ignore[override]
-        """T."""
-        return self.blanking.length
-
-    @property
-    def examples(self) -> Sequence[Passage]:
-        """The passages."""
-        return self.passages
-
-    def encoded(self, examples: Sequence[Passage]) -> Encoded:
-        """As rows."""
-        return self.blanking(examples, np.zeros(len(examples), np.int64))
-
-
-def option_scores(
-    blanking: Blanking,
-    config: Any,
-    predict: PredictFn,
-    params: Any,
-    passages: Sequence[Passage],
-    options: Sequence[Sequence[Pieces]],
-    *,
-    mean: bool = True,
-) -> list[np.ndarray]:
-    """How likely each option is as the answer to its question: log-probability, with the end.
-
-    Args:
-        blanking: makes rows.
-        config: a `LikelihoodConfig`, with the batch's size.
-        predict: the model.
-        params: its parameters.
-        passages: the questions.
-        options: of each question.
-        mean: nats a token; else of the whole answer.
-    """
-    asked = [
-        dataclasses.replace(passage, answer=option)
-        for passage, those in zip(passages, options, strict=True)
-        for option in those
-    ]
-    scorer = _Candidates(blanking, config, asked, predict)
-    loss, _, tokens = scorer.scores(params, lambda n: None)
-    scores = -loss / np.maximum(tokens, 1) if mean else -loss
-    return np.split(scores, np.cumsum([len(those) for those in options])[:-1])
 
 
 class ByBeams:

@@ -23,7 +23,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 
 from recjax.config import to_plain
 from recjax.convert.language_model import Loaded, language_model, write_of_all
@@ -32,6 +31,7 @@ from recjax.models.definition import define
 from recjax.models.language import family_for
 from recjax.nn.masks import make_mask
 from recjax.paths import home
+from recjax.nn.places import text_positions
 from recjax.recsysllm.answering import Answers
 from recjax.recsysllm.answers import ByBeams, TitleLists
 from recjax.recsysllm.blanks import BlankBatches, sentence_ends
@@ -192,10 +192,9 @@ class BlankRun(ByBeams, AdaptingRun):
         if self.two:
             positions = batch["positions"]
         else:
-            place = jnp.arange(segments.shape[1])
-            begins = jnp.diff(segments, axis=1, prepend=-1) != 0
-            positions = place - jax.lax.cummax(jnp.where(begins, place, 0), axis=1)
-        mask = make_mask(real, batch["ar"] if self.two or self.config.prefix else 1, segments)
+            positions = text_positions(segments, batch.get("options"))
+        ar = batch["ar"] if self.two or self.config.prefix else 1
+        mask = make_mask(real, ar, segments, batch.get("options"))
         return module.hidden(batch["tokens"], positions=positions, mask=mask, key=key)[0]
 
     def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:

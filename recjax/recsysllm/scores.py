@@ -26,7 +26,8 @@ import numpy as np
 
 from recjax.evaluation.ranking import rank_values
 from recjax.evaluation.text import list_rank, number_errors, text_metrics
-from recjax.recsysllm.answers import Answerer, AnswersConfig, option_scores
+from recjax.recsysllm.answers import Answerer, AnswersConfig
+from recjax.recsysllm.candidates import option_scores
 from recjax.recsysllm.passages import Passage, Piece, named, plain
 from recjax.recsysllm.prompts import HELD_OUT, PROMPTS, Family
 

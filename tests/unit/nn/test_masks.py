@@ -41,6 +41,19 @@ def test_against_masks_written_out(case):
     assert ["".join(map(str, row)) for row in mask[0].astype(int).tolist()] == expected
 
 
+def test_options_of_packed_texts():
+    """Both ways in what is asked; each option sees that and itself."""
+    mask = make_mask(
+        jnp.array([[1, 1, 1, 1, 1, 1, 0]]),
+        jnp.array([[0, 0, 1, 1, 0, 1, 1]]),
+        jnp.array([[1, 1, 1, 1, 2, 2, 0]]),
+        jnp.array([[0, 0, 1, 2, 0, 1, 0]]),
+    )
+    assert ["".join(map(str, row)) for row in mask[0].astype(int).tolist()] == [
+        "1100000", "1100000", "1110000", "1101000", "0000100", "0000110", "0000001",
+    ]  # fmt: skip
+
+
 def test_rows_may_differ():
     """[B T] in `ar`, `real` and `segments`: each row as if it were alone."""
     rng = np.random.default_rng(0)

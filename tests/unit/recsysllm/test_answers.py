@@ -1,5 +1,6 @@
 """A small run of all families: its metrics, titles by beams, recommendations, switches."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from recjax.config import build
 from recjax.data.prepare import DataConfig, prepare
 from recjax.data.simulate import SimulateConfig, simulate, write_raw
 from recjax.errors import InputError
+from recjax.recsysllm.candidates import beside, option_scores
 from recjax.recsysllm.passages import named
 from recjax.recsysllm.prompts import PROMPTS
 from recjax.recsysllm.run import BlankRun
@@ -154,8 +156,6 @@ def test_recommend_works_as_for_every_recommender(trained, recjax, tmp_path):
 
 def test_options_are_ranked_by_likelihood(trained):
     """The scores of a batch are those of each option alone."""
-    from recjax.recsysllm.answers import option_scores
-
     run, _ = trained
     params = run.restore(run.best_step())
     blanks = run.evaluator("test").blanks
@@ -166,8 +166,27 @@ def test_options_are_ranked_by_likelihood(trained):
     whole = option_scores(*args, passages, options, mean=False)
     assert all((w <= s).all() for w, s in zip(whole, both, strict=True))
     assert [len(scores) for scores in both] == [5, 5] and all(p.options for p in passages)
-    alone = option_scores(*args, passages[1:], options[1:])
-    np.testing.assert_allclose(both[1], alone[0], rtol=1e-4)
+    alone = [option_scores(*args, passages[1:], [[option]])[0][0] for option in options[1]]
+    np.testing.assert_allclose(both[1], alone, rtol=1e-4)
+
+
+def test_answers_stand_behind_one_question(trained):
+    """As many as a row has room for; another question begins another row."""
+    run, _ = trained
+    _, passages = run.source.questions("test", "5-5", 2, 0)
+    asked = [dataclasses.replace(p, answer=named([name])) for p in passages for name in p.options]
+    blanked = run.batches.blanking(asked, np.zeros(len(asked), np.int64))
+    owners, lengths = np.repeat([0, 1], 5), blanked.lengths
+    wide, narrow = (beside(blanked, owners, size) for size in (1000, lengths.max() + 6))
+    assert [row.options[-1] for row in wide] == [5, 5]
+    assert 2 < len(narrow) <= 10 and sum(row.options[-1] for row in narrow) == 10
+    assert max(row.lengths[0] for row in narrow) <= lengths.max() + 6
+    for rows in (wide, narrow):
+        found = [t for row in rows for t in row.targets[row.options > 0]]
+        first = np.cumsum(lengths) - lengths
+        stops, starts = first + lengths, first + blanked.sources
+        spans = [blanked.targets[a:b] for a, b in zip(starts, stops, strict=True)]
+        np.testing.assert_array_equal(found, np.concatenate(spans))
 
 
 @pytest.mark.parametrize("dynamic", [True, False])
@@ -214,3 +233,8 @@ def test_a_causal_family_learns_the_same_blanks_and_answers_with_titles(section,
     _, passages = run.source.questions("test", "2-3", 2, 0)
     lines = run.answers.answerer(params).titles(passages, beams=4)
     assert all(len(found) == 4 and all(items for items, _ in found) for found in lines)
+    args = (run.batches.blanking, run.config.evaluation, run.predict, params)
+    options = [[named([name]) for name in run.source.dataset.names.distinct[:4]]]
+    together = option_scores(*args, passages[:1], options)[0]
+    alone = [option_scores(*args, passages[:1], [[option]])[0][0] for option in options[0]]
+    np.testing.assert_allclose(together, alone, rtol=1e-4)

@@ -1,0 +1,149 @@
+"""Given answers to a question, ranked by the likelihood of each.
+
+The answers of a question stand behind it side by side in one row and do not see each other
+(`options` of `nn.masks.make_mask`), so that the question is read once.
+
+Letters: n tokens of all rows, one row after the other.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from recjax.evaluation.likelihood import PredictFn, Scored
+from recjax.recsysllm.blanks import Blanked
+from recjax.recsysllm.passages import Passage, Pieces
+from recjax.recsysllm.pretrain import Blanking
+
+_ENCODED = 4096  # answers at a time
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Beside(Blanked):
+    """Questions, each with its answers behind it.
+
+    Attributes:
+        options: [n] int32, which of its question's answers a token belongs to, from 1 on; 0 in the
+            question.
+    """
+
+    options: np.ndarray
+
+    def fields(self) -> Mapping[str, tuple[np.ndarray, int]]:
+        """Those of `Blanked`, and `options` [R T]."""
+        return {**super().fields(), "options": (self.options, 0)}
+
+
+def beside(blanked: Blanked, owners: np.ndarray, length: int) -> list[Beside]:
+    """Texts with one blank each, joined to rows where their questions are the same.
+
+    Args:
+        blanked: questions with an answer each.
+        owners: [B] the question of each, in order. One that was cut otherwise because its answer
+            is longer begins a row of its own.
+        length: T, at most in a row.
+    """
+    stops = np.cumsum(blanked.lengths)
+    starts = stops - blanked.lengths
+    middles = starts + blanked.sources
+    groups: list[list[int]] = []
+    room = 0
+    for k, (start, middle, stop) in enumerate(zip(starts, middles, stops, strict=True)):
+        first = groups[-1][0] if groups else k
+        asked, before = slice(start, middle), slice(starts[first], middles[first])
+        joined = (
+            first < k
+            and owners[first] == owners[k]
+            and stop - middle <= room
+            and np.array_equal(blanked.tokens[asked], blanked.tokens[before])
+            and np.array_equal(blanked.positions[asked], blanked.positions[before])
+        )
+        if joined:
+            groups[-1].append(k)
+            room -= stop - middle
+        else:
+            groups.append([k])
+            room = length - (stop - start)
+    out = []
+    for members in groups:
+        first = members[0]
+        spans = [np.arange(starts[first], middles[first])]
+        spans += [np.arange(middles[k], stops[k]) for k in members]
+        at, sizes = np.concatenate(spans), [len(span) for span in spans]
+        out.append(
+            Beside(
+                blanked.tokens[at], blanked.labels[at], blanked.soft[at], np.array([len(at)]), [],
+                blanked.positions[at], blanked.targets[at], np.array(sizes[:1]),
+                np.repeat(np.arange(len(sizes), dtype=np.int32), sizes),
+            )
+        )  # fmt: skip
+    return out
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Candidates(Scored[Beside]):
+    """Questions whose answers are scored."""
+
+    config: Any
+    length: int
+    rows: Sequence[Beside]
+    predict: PredictFn
+    sharding: Any = None
+    learned = "targets"
+
+    @property
+    def examples(self) -> Sequence[Beside]:
+        """The questions with their answers."""
+        return self.rows
+
+    def parts(self, example: Beside) -> int:
+        """Its answers."""
+        return int(example.options[-1])
+
+    def encoded(self, examples: Sequence[Beside]) -> Beside:
+        """As rows."""
+        names = [field.name for field in dataclasses.fields(Beside) if field.name != "blends"]
+        joined: dict[str, Any] = {
+            name: np.concatenate([getattr(example, name) for example in examples]) for name in names
+        }
+        return Beside(**joined, blends=[])
+
+
+def option_scores(
+    blanking: Blanking,
+    config: Any,
+    predict: PredictFn,
+    params: Any,
+    passages: Sequence[Passage],
+    options: Sequence[Sequence[Pieces]],
+    *,
+    mean: bool = True,
+) -> list[np.ndarray]:
+    """How likely each option is as the answer to its question: log-probability, with the end.
+
+    Args:
+        blanking: makes rows.
+        config: a `LikelihoodConfig`, with the batch's size.
+        predict: the model.
+        params: its parameters.
+        passages: the questions.
+        options: of each question.
+        mean: nats a token; else of the whole answer.
+    """
+    counts = np.array([len(those) for those in options])
+    asked = [
+        dataclasses.replace(passage, answer=option)
+        for passage, those in zip(passages, options, strict=True)
+        for option in those
+    ]
+    owners, rows = np.repeat(np.arange(len(counts)), counts), []
+    for start in range(0, len(asked), _ENCODED):
+        some = asked[start : start + _ENCODED]
+        blanked = blanking(some, np.zeros(len(some), np.int64))
+        rows += beside(blanked, owners[start : start + _ENCODED], blanking.length)
+    scorer = _Candidates(config, blanking.length, rows, predict)
+    loss, _, tokens = scorer.scores(params, lambda n: None)
+    scores = -loss / np.maximum(tokens, 1) if mean else -loss
+    return np.split(scores, np.cumsum(counts)[:-1])
