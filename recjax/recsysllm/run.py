@@ -30,8 +30,8 @@ from recjax.errors import InputError
 from recjax.models.definition import define
 from recjax.models.language import family_for
 from recjax.nn.masks import make_mask
-from recjax.paths import home
 from recjax.nn.places import text_positions
+from recjax.paths import home
 from recjax.recsysllm.answering import Answers
 from recjax.recsysllm.answers import ByBeams, TitleLists
 from recjax.recsysllm.blanks import BlankBatches, sentence_ends
