@@ -96,6 +96,12 @@ def load_config(
     return config, apply_overrides(config, overrides)
 
 
+def wrong_argument(file: str, arg: str | None, expected: str) -> InputError:
+    """The error of a config file whose argument is unknown, or missing where one is needed."""
+    said = "an argument is missing" if arg is None else f"no argument '{arg}'"
+    return InputError(f"{Path(file).name}: {said}; expected {expected}")
+
+
 def _section_of(spec: str) -> ConfigDict:
     path, arg = _split(spec)
     module = _load_file(Path(path))

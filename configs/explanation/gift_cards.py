@@ -9,7 +9,7 @@ figures.
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 # Narrower than the papers' models: there are 1,186 reviews to train on.
 MODELS = {
@@ -22,9 +22,7 @@ MODELS = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in MODELS:
-        raise InputError(
-            f"gift_cards.py: no argument '{arg}'; expected attn2seq, nrt, peter or peter_plus"
-        )
+        raise wrong_argument(__file__, arg, "attn2seq, nrt, peter or peter_plus")
     config = ConfigDict()
     config.system = "explanation"
     config.data = {

@@ -9,7 +9,7 @@ these data.
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 MODELS = {
     "attn2seq": {"name": "attn2seq"},
@@ -21,9 +21,7 @@ MODELS = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in MODELS:
-        raise InputError(
-            f"instruments.py: no argument '{arg}'; expected attn2seq, nrt, peter or peter_plus"
-        )
+        raise wrong_argument(__file__, arg, "attn2seq, nrt, peter or peter_plus")
     config = ConfigDict()
     config.system = "explanation"
     config.data = {

@@ -19,7 +19,7 @@ names the labels. Not measured yet.
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 SCORES = "labels:categories"  # labels of 100 items or more
 FORM = {"form": "linear", "dim": 12}
@@ -58,11 +58,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     model, objective, row = [*parts, "", ""][:3]
     known = (*ROWS, "base", "wide")
     if len(parts) != 3 or model not in MODELS or objective not in OBJECTIVES or row not in known:
-        raise InputError(
-            f"beauty_refined.py: no argument '{arg}'; expected MODEL-OBJECTIVE-ROW of "
-            f"{', '.join(MODELS)}; {', '.join(OBJECTIVES)}; {', '.join(known)}; or one of "
-            f"{', '.join(FUSED)}"
-        )
+        names = "; ".join(", ".join(some) for some in (MODELS, OBJECTIVES, known))
+        fused = ", ".join(FUSED)
+        raise wrong_argument(__file__, arg, f"MODEL-OBJECTIVE-ROW of {names}; or one of {fused}")
     config.data = {
         "source": "sequences_txt",
         "path": "amazon-2014-beauty/Beauty.txt",

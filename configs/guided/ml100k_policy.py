@@ -13,12 +13,12 @@ the reciprocal rank of the next items among all instead. RESULTS.md has a small 
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in (None, "next"):
-        raise InputError(f"ml100k_policy.py: no argument '{arg}'; expected none, or 'next'")
+        raise wrong_argument(__file__, arg, "none, or 'next'")
     config = ConfigDict()
     config.system = "policy"
     config.llm = "MODEL"

@@ -21,7 +21,7 @@ names the score file. configs/RESULTS.md has figures.
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 SCORES = "scores:ml-100k-aspect-scores/item_scores.tsv"
 USERS = "scores:ml-100k-aspect-scores/user_scores.tsv"
@@ -63,11 +63,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     model, objective, row = [*parts, "", ""][:3]
     known = (*ROWS, "base", "wide")
     if len(parts) != 3 or model not in MODELS or objective not in OBJECTIVES or row not in known:
-        raise InputError(
-            f"ml100k_refined.py: no argument '{arg}'; expected MODEL-OBJECTIVE-ROW of "
-            f"{', '.join(MODELS)}; {', '.join(OBJECTIVES)}; {', '.join(known)}; or one of "
-            f"{', '.join(FUSED)}"
-        )
+        names = "; ".join(", ".join(some) for some in (MODELS, OBJECTIVES, known))
+        fused = ", ".join(FUSED)
+        raise wrong_argument(__file__, arg, f"MODEL-OBJECTIVE-ROW of {names}; or one of {fused}")
     config.data = {"source": "movielens", "path": "ml-100k", "store": "prepared/ml-100k"}
     config.split = {"name": "rolling", "last": 10, "held": 3}
     config.model = {**MODELS[model], "dim": 240 if row == "wide" else 60}

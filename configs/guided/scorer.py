@@ -19,12 +19,12 @@ which measures what such a model knows of items that it has not seen.
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in (None, "small"):
-        raise InputError(f"scorer.py: no argument '{arg}'; expected none or 'small'")
+        raise wrong_argument(__file__, arg, "none or 'small'")
     config = ConfigDict()
     config.system = "finetune"
     config.llm = "MODEL"

@@ -21,7 +21,7 @@ to 3.3 % to NDCG@10, fused late 0.4 to 2.9 % to each model, in training with CE 
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 SCORES = "scores:steam-aspect-scores/item_scores.tsv"
 MODELS = {
@@ -61,11 +61,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     model, objective, row = [*parts, "", ""][:3]
     known = (*ROWS, "base", "wide")
     if len(parts) != 3 or model not in MODELS or objective not in OBJECTIVES or row not in known:
-        raise InputError(
-            f"steam_refined.py: no argument '{arg}'; expected MODEL-OBJECTIVE-ROW of "
-            f"{', '.join(MODELS)}; {', '.join(OBJECTIVES)}; {', '.join(known)}; or one of "
-            f"{', '.join(FUSED)}"
-        )
+        names = "; ".join(", ".join(some) for some in (MODELS, OBJECTIVES, known))
+        fused = ", ".join(FUSED)
+        raise wrong_argument(__file__, arg, f"MODEL-OBJECTIVE-ROW of {names}; or one of {fused}")
     config.data = {
         "source": "steam",
         "path": "steam-reviews",

@@ -34,7 +34,7 @@ paper's one (`recommender.py`).
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 _WORDS = {"sample": "book", "ml100k": "movie", "steam": "game", "table": "product"}
 _CAPS = {  # epochs
@@ -51,9 +51,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     name = (arg or "").removesuffix("-recovery")
     if name not in _ARGUMENTS:
         known = ", ".join(_ARGUMENTS)
-        raise InputError(
-            f"adapter.py: no argument '{arg}'; expected {known}; or -recovery after it"
-        )
+        raise wrong_argument(__file__, arg, f"{known}; or -recovery after it")
     data, task = name.partition("-")[0], "residual" if name == arg else "recovery"
     config = ConfigDict()
     config.system = "interpreter"

@@ -23,7 +23,7 @@ On ML-100K, one core: SASRec 6 minutes, Caser 8, GRU4Rec 11, DreamRec 35; on Ste
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 _DATA = {
     "sample": {"source": "simulated", "store": "prepared/sample"},
@@ -57,7 +57,7 @@ _ARGUMENTS = [f"{data}-{model}" for data in _DATA for model in _MODELS]
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in _ARGUMENTS:
-        raise InputError(f"recommender.py: no argument '{arg}'; expected {', '.join(_ARGUMENTS)}")
+        raise wrong_argument(__file__, arg, f"{', '.join(_ARGUMENTS)}")
     data, _, name = arg.partition("-")
     config = ConfigDict()
     config.data = _DATA[data]

@@ -33,7 +33,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 _LLAMA: dict[str, Any] = {"name": "llama", "layers": 2, "head_dim": 64, "tied": True}
 _STEAM = {"drop_untitled": True, "k_core_users": 3, "k_core_items": 3}
@@ -42,7 +42,7 @@ _STEAM = {"drop_untitled": True, "k_core_users": 3, "k_core_items": 3}
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in (None, "ml100k", "steam", "table"):
         expected = "none, 'ml100k', 'steam' or 'table'"
-        raise InputError(f"catalogue.py: no argument '{arg}'; expected {expected}")
+        raise wrong_argument(__file__, arg, expected)
     config = ConfigDict()
     config.system = "language_model"
     config.data = {"source": "simulated", "store": "prepared/sample"}

@@ -17,12 +17,12 @@ WORKDIR/adapter is peft's form, `--config.merge=True` writes WORKDIR/hf beside i
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg is not None:
-        raise InputError(f"finetune.py: no argument '{arg}'; expected none")
+        raise wrong_argument(__file__, arg, "none")
     config = ConfigDict()
     config.system = "finetune"
     config.llm = "MODEL"

@@ -12,12 +12,12 @@ configs/RESULTS.md has the commands.
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in ("gpt2", "t0", "new"):
-        raise InputError(f"review.py: no argument '{arg}'; expected gpt2, t0 or new")
+        raise wrong_argument(__file__, arg, "gpt2, t0 or new")
     config = ConfigDict()
     config.system = "finetune"
     config.llm = "MODEL"

@@ -8,12 +8,12 @@ the one before it the validation; configs/RESULTS.md has the figures.
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in ("mf", "mlp"):
-        raise InputError(f"instruments.py: no argument '{arg}'; expected mf or mlp")
+        raise wrong_argument(__file__, arg, "mf or mlp")
     config = ConfigDict()
     config.system = "rating"
     config.data = {

@@ -13,7 +13,7 @@ the rest.
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 DATA = {
     None: {
@@ -36,7 +36,7 @@ DATA = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in DATA:
-        raise InputError(f"beauty_best.py: no argument '{arg}'; expected none, 'ml100k' or 'steam'")
+        raise wrong_argument(__file__, arg, "none, 'ml100k' or 'steam'")
     config = ConfigDict()
     config.data = DATA[arg]
     config.model = {"name": "filtered", "preset": "bsarec-beauty", "repeats": True}

@@ -9,12 +9,12 @@ configs/RESULTS.md has the figures.
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in (None, "mlp"):
-        raise InputError(f"beauty_bpr.py: no argument '{arg}'; expected none, or 'mlp'")
+        raise wrong_argument(__file__, arg, "none, or 'mlp'")
     config = ConfigDict()
     config.data = {
         "source": "sequences_txt",

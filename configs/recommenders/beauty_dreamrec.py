@@ -13,12 +13,12 @@ configs/RESULTS.md has the rest.
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in (None, "guided"):
-        raise InputError(f"beauty_dreamrec.py: no argument '{arg}'; expected none, or 'guided'")
+        raise wrong_argument(__file__, arg, "none, or 'guided'")
     config = ConfigDict()
     config.data = {
         "source": "sequences_txt",

@@ -9,12 +9,12 @@ configs/RESULTS.md has the figures.
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in (None, "ce"):
-        raise InputError(f"beauty_fdsa.py: no argument '{arg}'; expected none, or 'ce'")
+        raise wrong_argument(__file__, arg, "none, or 'ce'")
     config = ConfigDict()
     config.data = {
         "source": "sequences_txt",

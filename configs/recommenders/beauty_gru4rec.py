@@ -11,12 +11,12 @@ configs/RESULTS.md has the rest.
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in (None, "plus", "ce"):
-        raise InputError(f"beauty_gru4rec.py: no argument '{arg}'; expected none, 'plus' or 'ce'")
+        raise wrong_argument(__file__, arg, "none, 'plus' or 'ce'")
     config = ConfigDict()
     config.data = {
         "source": "sequences_txt",

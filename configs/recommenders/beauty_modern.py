@@ -10,7 +10,7 @@ tuned, or trained to its end, here; `beauty_best.py` has a figure (configs/RESUL
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 MODELS = {
     "bsarec": {"name": "filtered", "preset": "bsarec-beauty"},
@@ -23,7 +23,7 @@ MODELS = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in MODELS:
-        raise InputError(f"beauty_modern.py: no argument '{arg}'; expected one of {list(MODELS)}")
+        raise wrong_argument(__file__, arg, f"one of {', '.join(MODELS)}")
     config = ConfigDict()
     config.data = {
         "source": "sequences_txt",

@@ -11,12 +11,12 @@ configs/RESULTS.md has the figures.
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in (None, "pretrain", "ce"):
-        raise InputError(f"beauty_s3rec.py: no argument '{arg}'; expected none, 'pretrain' or 'ce'")
+        raise wrong_argument(__file__, arg, "none, 'pretrain' or 'ce'")
     config = ConfigDict()
     config.data = {
         "source": "sequences_txt",

@@ -8,12 +8,12 @@ trained to its end here.
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in (None, "places"):
-        raise InputError(f"ml100k_hstu.py: no argument '{arg}'; expected none, or 'places'")
+        raise wrong_argument(__file__, arg, "none, or 'places'")
     config = ConfigDict()
     config.data = {"source": "movielens", "path": "ml-100k", "store": "prepared/ml-100k"}
     config.model = {"name": "hstu", "preset": "movielens", "times": arg is None}

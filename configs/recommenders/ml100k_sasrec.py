@@ -10,12 +10,12 @@ configs/RESULTS.md has the rest.
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in (None, "ce"):
-        raise InputError(f"ml100k_sasrec.py: no argument '{arg}'; expected none, or 'ce'")
+        raise wrong_argument(__file__, arg, "none, or 'ce'")
     config = ConfigDict()
     config.data = {"source": "movielens", "path": "ml-100k", "store": "prepared/ml-100k"}
     config.model = {"name": "sasrec", "max_length": 200, "dropout": 0.2}

@@ -9,12 +9,12 @@ configs/RESULTS.md has the rest.
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in (None, "ce"):
-        raise InputError(f"sample_gru4rec.py: no argument '{arg}'; expected none, or 'ce'")
+        raise wrong_argument(__file__, arg, "none, or 'ce'")
     config = ConfigDict()
     config.data = {"source": "simulated", "store": "prepared/sample"}
     config.model = {"name": "gru4rec", "max_length": 50, "embedding_dropout": 0.2}

@@ -13,12 +13,12 @@ nearly every data set.
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in (None, "ce"):
-        raise InputError(f"table_sasrec.py: no argument '{arg}'; expected none, or 'ce'")
+        raise wrong_argument(__file__, arg, "none, or 'ce'")
     config = ConfigDict()
     config.data = {"source": "table", "path": "", "store": "prepared/table"}
     config.model = {"name": "sasrec", "max_length": 50, "dropout": 0.2}

@@ -8,13 +8,13 @@ of 100; configs/RESULTS.md has the figures.
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 from recjax.models.references import NAMES
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in NAMES:
-        raise InputError(f"ml100k.py: no argument '{arg}'; expected one of {', '.join(NAMES)}")
+        raise wrong_argument(__file__, arg, f"one of {', '.join(NAMES)}")
     config = ConfigDict()
     config.system = "reference"
     config.data = {"source": "movielens", "path": "ml-100k", "store": "prepared/ml-100k"}

@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from recjax.errors import InputError
+from recjax.config import wrong_argument
 
 _HEAD = 64  # width of a head
 
@@ -83,7 +83,7 @@ def p5(
         max_length: T.
     """
     if arg not in _P5_IDS:
-        raise InputError(f"{file}: no argument '{arg}'; expected none, leak, order or published")
+        raise wrong_argument(file, arg, "none, leak, order or published")
     config.system = "p5"
     config.text.ids = _P5_IDS[arg]
     config.text.answers = {"max_examples": 100_000, "batch_size": 64}
@@ -111,4 +111,4 @@ def check_argument(arg: str | None, file: str, *known: str) -> None:
     if arg is not None and arg not in known:
         names = ", ".join(f"'{name}'" for name in known) or "none"
         expected = names if not known else f"none or one of {names}"
-        raise InputError(f"{file}: no argument '{arg}'; expected {expected}")
+        raise wrong_argument(file, arg, expected)

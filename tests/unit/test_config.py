@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -112,6 +113,17 @@ def test_configs_are_locked(file):
     config, _ = load_config(str(file))
     with pytest.raises(AttributeError):
         config.inner.new = 1
+
+
+def test_arguments_of_the_config_files():
+    """An unknown one, and none where one is needed, is one error that names the file."""
+    for file in sorted((Path(__file__).parents[2] / "configs").rglob("*.py")):
+        with pytest.raises(InputError, match=f"^{file.name}: no argument 'zzz'; expected "):
+            load_config(f"{file}:zzz")
+        try:
+            load_config(str(file))
+        except InputError as error:
+            assert str(error).startswith(f"{file.name}: an argument is missing; expected ")
 
 
 def test_nearest():
