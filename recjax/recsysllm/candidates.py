@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jax.sharding import NamedSharding
 
 from recjax.evaluation.likelihood import PredictFn, Scored
 from recjax.recsysllm.blanks import Blanked
@@ -90,7 +91,7 @@ class _Candidates(Scored[Beside]):
     length: int
     rows: Sequence[Beside]
     predict: PredictFn
-    sharding: Any = None
+    sharding: NamedSharding | None
     learned = "targets"
 
     @property
@@ -120,6 +121,7 @@ def option_scores(
     options: Sequence[Sequence[Pieces]],
     *,
     mean: bool = True,
+    sharding: NamedSharding | None = None,
 ) -> list[np.ndarray]:
     """How likely each option is as the answer to its question: log-probability, with the end.
 
@@ -131,6 +133,7 @@ def option_scores(
         passages: the questions.
         options: of each question.
         mean: nats a token; else of the whole answer.
+        sharding: how a batch's rows are split over devices (`recjax.evaluation.shards`).
     """
     counts = np.array([len(those) for those in options])
     asked = [
@@ -143,7 +146,7 @@ def option_scores(
         some = asked[start : start + _ENCODED]
         blanked = blanking(some, np.zeros(len(some), np.int64))
         rows += beside(blanked, owners[start : start + _ENCODED], blanking.length)
-    scorer = _Candidates(config, blanking.length, rows, predict)
+    scorer = _Candidates(config, blanking.length, rows, predict, sharding)
     loss, _, tokens = scorer.scores(params, lambda n: None)
     scores = -loss / np.maximum(tokens, 1) if mean else -loss
     return np.split(scores, np.cumsum(counts)[:-1])

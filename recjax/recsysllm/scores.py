@@ -204,7 +204,7 @@ class TaskEvaluator:
         blanks = self.blanks
         args = (answerer.blanking, blanks.config, blanks.predict, params, passages, options)
         out = []
-        for scores in option_scores(*args, mean=False):
+        for scores in option_scores(*args, mean=False, sharding=blanks.sharding):
             weights = np.exp(scores - scores.max())
             out.append(float(np.sum(weights * numbers) / np.sum(weights)))
         return out
@@ -246,8 +246,9 @@ class TaskEvaluator:
         options = [[named([name]) for name in passage.options] for passage in passages]
         blanks = self.blanks
         scores = option_scores(
-            answerer.blanking, blanks.config, blanks.predict, params, passages, options
-        )
+            answerer.blanking, blanks.config, blanks.predict, params, passages, options,
+            sharding=blanks.sharding,
+        )  # fmt: skip
         ranks = []
         for passage, values in zip(passages, scores, strict=True):
             right = passage.options.index((passage.answer or ())[0].text)
