@@ -16,6 +16,7 @@ import re
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,16 @@ def _fail(error: Exception, message: str, debug: bool) -> None:
     if debug:
         _say("".join(traceback.format_exception(error)).rstrip())
     _say(f"recjax: {one_line(message)}")
+
+
+def _warning(message: Any, kind: type[Warning], *place: Any, **more: Any) -> str:
+    """A warning of ours as one line; others with the place in the code that they name."""
+    if kind is UserWarning:
+        return f"recjax: {one_line(str(message))}\n"
+    return _usual_warning(message, kind, *place, **more)
+
+
+_usual_warning = warnings.formatwarning
 
 
 def _load(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> Any:
@@ -350,6 +361,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     if argv is None:  # the process is ours
         keep_freed()
+        warnings.formatwarning = _warning  # type: ignore[assignment]
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every save

@@ -20,6 +20,7 @@ from recjax.data.prepare import prepare
 from recjax.data.splits import Spans
 from recjax.data.store import Store, open_store
 from recjax.errors import InputError
+from recjax.paths import home
 from recjax.training.ranks import Ranks
 from recjax.training.recommender import RecommenderRun, RunConfig
 from recjax.training.workdir import open_run, read_run_config
@@ -42,19 +43,23 @@ def open_ranks(workdir: str | Path, **evaluation: Any) -> Ranks:
     return run
 
 
-def recommender_store(workdir: str | Path, may_prepare: bool) -> Store:
+def recommender_store(workdir: str | Path, may_prepare: bool, key: str) -> Store:
     """The data of a recommender's run that a config names.
 
     Args:
         workdir: of the run.
         may_prepare: prepare it where it is missing.
+        key: of the config, for errors.
 
     Raises:
-        InputError: another system's run, or what `prepare` and `open_store` refuse.
+        InputError: no run there or another system's, or what `prepare` and `open_store` refuse.
     """
-    config = read_run_config(Path(workdir))
+    try:
+        config = read_run_config(home(workdir))
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from None
     if not isinstance(config, RunConfig):
-        raise InputError(f"{workdir}: a run of another kind; expected a recommender's")
+        raise InputError(f"{key}: {workdir}: a run of another kind; expected a recommender's")
     return prepare(config.data) if may_prepare else open_store(config.data.store)
 
 

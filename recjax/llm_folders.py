@@ -115,7 +115,7 @@ def _folders(
         raise InputError(f"{path}: a run with an adapter of its own; expected no other one")
     adapter = own or adapter
     if adapter is not None and quant is not None:
-        raise InputError(f"quant '{quant}': an adapter is merged into wide kernels; expected none")
+        raise InputError(f"quant '{quant}': not with an adapter, which is merged into wide kernels")
     return folder, adapter
 
 

@@ -66,6 +66,11 @@ def family_of(attributes: Mapping[str, Any], where: str) -> Family:
     for family in FAMILIES.values():
         for kind in family.model_types:
             known.setdefault(kind, []).append(family)
+    if name is None and isinstance(attributes.get("config"), dict):
+        raise InputError(
+            f"{where}: of a run's workdir; expected that of a language model, which a run that "
+            "trained one has in WORKDIR/hf"
+        )
     if not isinstance(name, str) or name not in known:
         kinds = short(attributes.get("architectures"))
         raise InputError(

@@ -58,6 +58,8 @@ def read_adapter(
     """
     folder = Path(folder)
     file = folder / CONFIG
+    if not file.exists() and (folder / "adapter" / CONFIG).is_file():
+        raise InputError(f"{folder}: a run's workdir; expected its adapter, {folder / 'adapter'}")
     values = read_object(file)
     lora, own = read_config(values, str(file), base)
     if not (folder / WEIGHTS).exists() and (folder / "adapter_model.bin").exists():

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from recjax.config import nearest
-from recjax.data.sources._lines import csv_reader, other_separator, text_lines
+from recjax.data.sources._lines import check_no_json, csv_reader, other_separator, text_lines
 from recjax.data.sources._parquet import parquet_rows
 from recjax.data.sources._values import field, is_missing, number, shown, text
 from recjax.data.sources._values import key as item_key
@@ -150,7 +150,7 @@ def read_numbers(
     """
     path = Path(path)
     table = _parquet_cells(path) if path.suffix == ".parquet" else _text_cells(path)
-    _, header = next(table)
+    header = [name.strip() for name in next(table)[1]]
     _check_header(path, header, key)
     at = header.index(key)
     names = tuple(name for name in header if name != key)
@@ -186,8 +186,7 @@ def read_numbers(
 def _check_header(path: Path, header: list[str], key: str) -> None:
     if key not in header:
         first = header[0] if header else ""
-        if first.lstrip().startswith(("{", "[")):
-            raise InputError(f"{path}:1: JSON; expected a csv, tsv or parquet file with a header")
+        check_no_json(path, first)
         other = other_separator(first, ",") if len(header) == 1 else ""
         if other.strip():
             raise InputError(

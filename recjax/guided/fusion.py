@@ -265,7 +265,7 @@ class FusedRun(RecommenderRun):
 
 
 def _store(config: FusedRunConfig, may_prepare: bool) -> Store:
-    return recommender_store(config.base, may_prepare)
+    return recommender_store(config.base, may_prepare, "config.base")
 
 
 def _settled(config: FusedRunConfig, store: Store) -> FusedRunConfig:

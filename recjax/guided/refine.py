@@ -15,8 +15,9 @@ learned linear map of its own for items and for users (equation 8).
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -119,6 +120,10 @@ class GuidedRun(RecommenderRun):
     def axes(self) -> parallel.AxisRules:
         """See `Trainable`."""
         return (*_AXES, *super().axes)
+
+    identity_words: ClassVar[Mapping[str, str]] = {
+        "guided": "guided part: config.guided, or a file that it names, was changed"
+    }
 
     @property
     def identity(self) -> dict[str, Any]:

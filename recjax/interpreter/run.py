@@ -93,7 +93,7 @@ def complete(section: Any) -> dict[str, Any]:
 
 
 def _store(config: InterpreterRunConfig, may_prepare: bool) -> Store:
-    return recommender_store(config.recommender, may_prepare)
+    return recommender_store(config.recommender, may_prepare, "config.recommender")
 
 
 def _settled(config: InterpreterRunConfig, store: Store) -> InterpreterRunConfig:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from recjax.errors import InputError
 from recjax.json_files import read_object
+from recjax.ranges import short
 from recjax.text._token_settings import LARGEST, check_ids, strips
 
 # A character that no model has a piece with: what follows it is cut into pieces as if it went on.
@@ -312,3 +313,12 @@ def is_tiktoken(path: Path) -> bool:
         return rank.strip().isdigit() and bool(base64.b64decode(token, validate=True))
     except ValueError:
         return False
+
+
+def check_texts(texts: Sequence[Any]) -> None:
+    """Whether all are texts that UTF-8 can write; `InputError` naming the first that is not."""
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"text {number} is {short(text)}; expected text")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise InputError(f"text {number}: half of a surrogate pair (\\ud800 to \\udfff)")

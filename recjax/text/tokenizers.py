@@ -24,7 +24,7 @@ from recjax.text import _chatglm_engine
 from recjax.text._chatglm_engine import ChatGLMEngine
 from recjax.text._glm_engines import CHINESE, WORDS, GLMChineseEngine, word_pieces
 from recjax.text._token_ends import Engine, add_ends, folder_ends, gpt2_added, is_glm
-from recjax.text._token_engines import FastEngine, SentencePieceEngine, is_tiktoken
+from recjax.text._token_engines import FastEngine, SentencePieceEngine, check_texts, is_tiktoken
 from recjax.text._token_settings import (
     BOS,
     CONFIG,
@@ -113,7 +113,12 @@ class Tokenizer:
     ) -> list[list[int]]:
         """The ids of each text; as `encode`, and much faster than text by text."""
         before, after = self._ends(bos, eos)
-        return [[*before, *ids, *after] for ids in self._engine.encode(texts, start, special)]
+        try:
+            found = self._engine.encode(texts, start, special)
+        except (TypeError, UnicodeEncodeError):
+            check_texts(texts)
+            raise
+        return [[*before, *ids, *after] for ids in found]
 
     def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of whole texts, with `begin` and `end`: what the model's own tokenizer gives."""

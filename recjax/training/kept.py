@@ -4,7 +4,7 @@ import abc
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from recjax.data.requests import Request, read_request
 from recjax.errors import InputError
@@ -49,6 +49,8 @@ class Kept(abc.ABC):
 
     config: Any
     store: Any
+    # Key of `identity` -> what errors say of it, where the key does not say it all.
+    identity_words: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, config: Any, store: Any, workdir: Path | None, mesh: tuple[int, int, int]):
         self.config, self.store, self.workdir = config, store, workdir
@@ -136,8 +138,9 @@ class Kept(abc.ABC):
         meta = checkpoints.meta(step)
         for key, expected in self.identity.items():
             if meta.get(key) != expected:
+                said = self.identity_words.get(key, key)
                 raise InputError(
-                    f"{checkpoints.folder / str(step)}: a checkpoint of another {key} "
+                    f"{checkpoints.folder / str(step)}: a checkpoint of another {said} "
                     f"({_contrast(meta.get(key), expected)})"
                 )
         return meta

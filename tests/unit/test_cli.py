@@ -333,3 +333,10 @@ def test_what_a_config_file_raises_names_the_file(recjax, tmp_path, text, said):
     (tmp_path / "broken.py").write_text(text)
     status, _, err = recjax("prepare", f"--config={tmp_path}/broken.py")
     assert status == 2 and re.search(f"--config: .*broken.py: .*{said}", one_line(err))
+
+
+def test_warnings_of_ours_are_one_line():
+    from recjax.cli import _warning
+
+    assert _warning("a prompt\nis long", UserWarning, "f.py", 3) == "recjax: a prompt\\nis long\n"
+    assert "f.py:3: DeprecationWarning" in _warning("old", DeprecationWarning, "f.py", 3)

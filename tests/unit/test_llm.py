@@ -289,7 +289,9 @@ def test_a_model_in_few_bits(tmp_path, lm):
         few.save(tmp_path / "few")
     with pytest.raises(InputError, match="quant 'int4': expected int8 or nf4"):
         recjax.load_llm(folder, quant="int4")
-    with pytest.raises(InputError, match="quant 'nf4': an adapter is merged into wide kernels"):
+    with pytest.raises(
+        InputError, match="quant 'nf4': not with an adapter, which is merged into wide"
+    ):
         recjax.load_llm(folder, quant="nf4", adapter=tmp_path)
     with pytest.raises(InputError, match="nf4: a map of 16 inputs; expected a multiple of 64"):
         recjax.load_llm(folder, quant="nf4")

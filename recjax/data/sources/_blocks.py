@@ -16,7 +16,7 @@ import numpy as np
 
 from recjax.data.interactions import LogBuilder
 from recjax.data.keys import Found, Texts, are_plain, as_numbers, as_texts, distinct
-from recjax.data.sources._lines import open_raw
+from recjax.data.sources._lines import ZIP, open_raw
 from recjax.data.sources._values import key, moment_of, number
 
 _BLOCK = 1 << 22  # bytes
@@ -67,6 +67,8 @@ def add_blocks(
     try:
         with open_raw(path) as file:
             first = file.readline(1 << 16)
+            if first.startswith(ZIP):
+                return 0, 0
             text = first.decode().removeprefix("\ufeff").rstrip("\r\n")
             if not first.endswith(b"\n") or not text.strip() or "\r" in text:
                 return 0, 0

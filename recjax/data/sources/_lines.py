@@ -14,12 +14,13 @@ from typing import Any, BinaryIO, cast
 from recjax.data.interactions import BadRows
 from recjax.errors import InputError
 
+ZIP = b"PK\x03\x04"
 # What files of other kinds begin with.
 _KINDS = (
     (b"\x1f\x8b", "; a gzip file, whose name should end in .gz"),
     (b"\xff\xfe", "; UTF-16, as some programs export it"),
     (b"\xfe\xff", "; UTF-16, as some programs export it"),
-    (b"PK\x03\x04", "; a zip archive or a spreadsheet: unpack it, or export it as csv"),
+    (ZIP, "; a zip archive or a spreadsheet: unpack it, or export it as csv"),
 )
 
 
@@ -56,6 +57,8 @@ def text_lines(
             for number, raw in enumerate(file, start=done[1] + 1):
                 text = raw.decode(encoding).rstrip("\r\n")
                 if number == 1:
+                    if raw.startswith(ZIP):  # its first line may be text
+                        raise InputError(f"{path}:1: not {encoding} text{dict(_KINDS)[ZIP]}")
                     text = text.removeprefix("\ufeff")
                     _check_line_ends(path, text)
                 if not text or text.isspace():
@@ -93,6 +96,26 @@ def csv_reader(lines: Iterable[str], separator: str = ",", **form: Any) -> Any:
     """`csv.reader`, for fields of any length: its own limit is 131,072 characters."""
     csv.field_size_limit(1 << 27)
     return csv.reader(lines, delimiter=separator, **form)
+
+
+def check_no_json(path: Path, first: str) -> None:
+    """`InputError` for a first line of JSON, where a table is expected."""
+    if first.lstrip().startswith(("{", "[")):
+        raise InputError(f"{path}:1: JSON; expected a csv, tsv or parquet file with a header")
+
+
+def separator_of(given: str, usual: str, key: str) -> str:
+    """The separator that an option gives: one character.
+
+    Args:
+        given: "" = the usual one; "tab", and "\\t" as a shell passes it, are the tab.
+        usual: see above.
+        key: of the config, for errors.
+    """
+    found = "\t" if given in ("tab", "\\t") else given or usual
+    if len(found) != 1:
+        raise InputError(f"{key}: expected one character, {found!r}")
+    return found
 
 
 def other_separator(line: str, separator: str) -> str:

@@ -293,6 +293,7 @@ def _of_text(value: str, unit: int) -> Time:
         raise ValueError
     if _NUMBER.fullmatch(value):
         return _of_number(Fraction(value), unit)
+    value = value.removesuffix(" UTC")  # as times without a zone are
     fraction = _FRACTION.search(value)
     if not fraction:
         return _of_date(datetime.datetime.fromisoformat(value))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from recjax.config import nearest
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
 from recjax.data.sources._blocks import Places, add_blocks
-from recjax.data.sources._lines import looks_like_data, other_separator, text_lines
+from recjax.data.sources._lines import looks_like_data, other_separator, separator_of, text_lines
 from recjax.data.sources._values import (
     add_item,
     field,
@@ -91,7 +91,7 @@ def _plain_beginning(
         found = Places(len(names), user, item, time, rating, options.timestamp, options.time_unit)
         return found, True
 
-    separator = options.separator or "\t"
+    separator = separator_of(options.separator, "\t", "config.data.options.separator")
     return add_blocks(path, separator, False, log, places_of) if path.is_file() else (0, 0)
 
 
@@ -122,7 +122,7 @@ def _rows(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """`(line number, row)`; values of `_seq` fields but the `texts` are lists. `done` bytes and
     lines were read otherwise, the header among them."""
-    separator = options.separator or "\t"
+    separator = separator_of(options.separator, "\t", "config.data.options.separator")
     names: list[str] = []
     sequences: set[str] = set()
     lines = text_lines(path)

@@ -14,10 +14,12 @@ from recjax.config import nearest
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
 from recjax.data.sources._blocks import Places, add_blocks
 from recjax.data.sources._lines import (
+    check_no_json,
     csv_reader,
     looks_like_data,
     other_separator,
     records,
+    separator_of,
     text_lines,
 )
 from recjax.data.sources._parquet import parquet_rows
@@ -184,14 +186,12 @@ def read_records(path: Path, key_column: str, columns: str, separator: str, pref
 
 def _separator(path: Path, options: Options, form: _Form) -> str:
     name = path.name.removesuffix(".gz")
-    found = options.separator or ("\t" if name.endswith((".tsv", ".inter", ".item")) else ",")
-    if len(found) != 1:
-        raise InputError(f"{form.prefix}separator: expected one character, {found!r}")
-    return found
+    usual = "\t" if name.endswith((".tsv", ".inter", ".item")) else ","
+    return separator_of(options.separator, usual, f"{form.prefix}separator")
 
 
 def _header(form: _Form, first: list[str]) -> list[str]:
-    return [name.strip() for name in form.names.split(",")] if form.names else first
+    return [name.strip() for name in (form.names.split(",") if form.names else first)]
 
 
 def _rows(
@@ -227,6 +227,7 @@ def _rows(
             return
         except csv.Error as error:
             if not header and not form.names:
+                check_no_json(path, next(text_lines(path))[1])
                 raise InputError(f"{path}:1: not a header of csv ({error})") from None
             last = done[1] + reader.line_num
             until = f"; read to line {last}" if last > number else ""
@@ -257,6 +258,7 @@ def _check_first(
         _check(path, form, header)
         return
     line = separator.join(fields)
+    check_no_json(path, line)
     if len(fields) == 1 and (other := other_separator(line, separator)):
         raise InputError(
             f"{path}:1: no {separator!r} between the fields of {shown(line)}; "

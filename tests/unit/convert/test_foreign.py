@@ -102,6 +102,12 @@ def test_a_value_of_config_json(tmp_path, key, value, expected):
     assert refused(lambda: find_config(folder=str(tmp_path))) == message
 
 
+def test_the_workdir_of_a_run_is_no_model(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"config": {"llm": "x"}, "versions": {}}))
+    with pytest.raises(InputError, match="config.json: of a run's workdir; .* in WORKDIR/hf"):
+        read_language_model(tmp_path)
+
+
 @pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff{}", b'{"a": 1, "a": 2}', b"", b"[]"])
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json", "params.json"])
 def test_a_file_that_is_no_object(tmp_path, name, content):

@@ -294,3 +294,9 @@ def test_adapters_of_glm(name, prefix, tmp_path):
     assert again.rank == 3 and params.keys() == own.keys()
     for path, array in own.items():
         np.testing.assert_array_equal(params[path], array)
+
+
+def test_a_run_in_place_of_its_adapter(tmp_path, base):
+    write_adapter(tmp_path / "adapter", base, *read_adapter(GOLDEN, base))
+    with pytest.raises(InputError, match="a run's workdir; expected its adapter, .*/adapter"):
+        read_adapter(tmp_path, base)

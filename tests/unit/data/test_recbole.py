@@ -71,6 +71,8 @@ def test_other_separators(tmp_path, separator):
     with pytest.raises(InputError, match=message):
         read(folder)
     assert read(folder, separator=separator)[2] == [("u", "i")]
+    with pytest.raises(InputError, match="options.separator: expected one character, ';;'"):
+        read(folder, separator=";;")
 
 
 def test_no_header(tmp_path):

@@ -158,6 +158,10 @@ def test_parquet_without_pyarrow(tmp_path, monkeypatch):
             "no column 'item' .config.data.options.item.",
         ),
         ("user,item,timestamp", {"columns": "user,item,timestamp"}, "l.csv:1: is a header; leave"),
+        ('{"user": "a", "item": "b"}', {}, "l.csv:1: JSON; expected a csv, tsv or parquet file"),
+        ("[]", {}, "l.csv:1: JSON; expected"),
+        ("PK\x03\x04", {}, "l.csv:1: not utf-8 text; a zip archive or a spreadsheet"),
+        ("user;item", {"separator": ";;"}, "options.separator: expected one character, ';;'"),
     ],
 )
 def test_a_first_line_that_is_no_header(tmp_path, line, options, message):
@@ -224,3 +228,17 @@ def test_columns_of_items_in_parquet_are_what_json_holds(tmp_path):
     write_parquet(tmp_path / "i.parquet", item=["a", "b"], title=["x", "y"], raw=[b"x", b"\xff"])
     with pytest.raises(InputError, match=r"i.parquet:2: 'raw' is b'\\xff'; expected UTF-8 text"):
         read(log, items="i.parquet")
+
+
+@pytest.mark.parametrize("separator", ["\t", "\\t", "tab"])
+def test_a_tab_as_errors_and_shells_write_it(tmp_path, separator):
+    path = write(tmp_path / "l.csv", "user\titem\ttimestamp", "a\tx\t1")
+    with pytest.raises(InputError, match=r"options.separator='\\t' splits them"):
+        read(path)
+    assert read(path, separator=separator)[2] == [("a", "x")]
+
+
+@pytest.mark.parametrize("quote", ["", '"'])  # read in blocks, and by rows
+def test_blanks_around_names_of_columns_are_no_part_of_them(tmp_path, quote):
+    path = write(tmp_path / "l.csv", f" user , item,{quote}timestamp{quote}", "a, x ,1")
+    assert read(path)[2] == [("a", "x")]

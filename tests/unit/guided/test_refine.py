@@ -152,7 +152,7 @@ def test_a_changed_score_file_is_another_run(configured, tastes, tmp_path):
     first = lines[1].split("\t")
     lines[1] = "\t".join([first[0], str(11 - int(first[1])), *first[2:]])
     (tmp_path / "items.tsv").write_text("\n".join(lines) + "\n")
-    with pytest.raises(InputError, match="a checkpoint of another guided"):
+    with pytest.raises(InputError, match="a checkpoint of another guided part: config.guided"):
         recjax.evaluate(tmp_path / "run")
 
 

@@ -240,3 +240,12 @@ def test_what_a_tokenizer_has_not(gpt2, small, folders):
         bare.encode("x", bos=True)
     with pytest.raises(InputError, match="a vocabulary of 258 tokens: expected at least 259"):
         train_bpe(["x"], 258)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "small"])
+def test_what_is_no_text(name, request):
+    tokenizer = request.getfixturevalue(name)
+    with pytest.raises(InputError, match=r"text 1: half of a surrogate pair"):
+        tokenizer.encode_batch(["x", "\udc80x"])
+    with pytest.raises(InputError, match="text 0 is 3; expected text"):
+        tokenizer.encode_prompts([3])
