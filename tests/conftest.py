@@ -1,5 +1,6 @@
 """Shared fixtures. Eight CPU devices, so that meshes are tested everywhere; most tests see one."""
 
+import collections
 import gc
 import importlib.util
 import json
@@ -22,11 +23,37 @@ if importlib.util.find_spec("torch") is None:
 os.environ.setdefault("XLA_FLAGS", _FLAGS)
 gc.set_threshold(100_000, 50, 100)  # tracing makes many objects: 5 % of the time at the default
 ROOT = Path(__file__).resolve().parent.parent
-# Compiled programs are kept between runs, and shared with the other worker and the processes that
-# tests start; not the smallest, which compile as fast as they are read.
+# The processes that tests start keep compiled programs here, for each other; this process has
+# those of `_remember_programs`.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 _COUNT = None
+
+
+def _remember_programs():
+    """A program that another test has compiled is taken as it is: runs of one config share it.
+
+    JAX's own cache of programs keeps bytes in files, which takes a third of their compilation
+    again. Its functions are private: where a newer JAX lacks them, tests take longer.
+    """
+    import jax
+    from jax._src import compilation_cache
+
+    programs, most = collections.OrderedDict(), 400
+
+    def get(key, *_):
+        if key in programs:
+            programs.move_to_end(key)
+        return programs.get(key, (None, None))
+
+    def put(key, name, executable, backend, seconds):
+        programs[key] = executable, seconds
+        if len(programs) > most:
+            programs.popitem(last=False)
+
+    compilation_cache.get_executable_and_time = get
+    compilation_cache.put_executable_and_time = put
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -36,7 +63,9 @@ def pytest_runtest_setup(item):
     import jax
 
     global _COUNT
-    _COUNT = _COUNT or jax.device_count
+    if _COUNT is None:
+        _COUNT = jax.device_count
+        _remember_programs()
     few = any(item.path.is_relative_to(ROOT / "tests" / name) for name in ("unit", "e2e"))
     alone = few and not item.get_closest_marker("devices")
     jax.device_count = (lambda *_: 1) if alone else _COUNT

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from recjax.models.definition import params_of
+from recjax.models.definition import initial_keys, params_of
 from recjax.training.parallel import AxisRules, param_shardings, replicated
 from recjax.typing import Array, Params
 
@@ -105,7 +105,7 @@ def init_params(
     """
 
     def make() -> Params:
-        params = params_of(build(nnx.Rngs(params=jax.random.key(seed))))
+        params = params_of(build(initial_keys(seed)))
         return {path: value for path, value in params.items() if path not in but}
 
     return jax.jit(make, out_shardings=param_shardings(jax.eval_shape(make), axes, mesh))()

@@ -1,6 +1,5 @@
 """A small catalogue with a tokenizer that knows GLM's command tokens."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -59,16 +58,3 @@ def runs():
     rng = np.random.default_rng(0)
     items = np.concatenate([1 + rng.permutation(7) for _ in range(3)]).astype(np.int32)
     return items, np.array([0, 7, 14, 21])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_is_cached():
-    """XLA (jax 0.10.2) once aborted where it wrote the program of a constrained fill as bytes.
-
-    Not of a package's scope: this folder is none, so it would hold for the rest of the session.
-    """
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = getattr(jax.config, name)
-    jax.config.update(name, 1e9)
-    yield
-    jax.config.update(name, before)
