@@ -5,10 +5,12 @@ returns: a `ConfigDict`, or a plain dict of the same sections. Every key that it
 default, and an unknown one is an error that names the nearest.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from recjax.config import load_config
@@ -16,6 +18,7 @@ from recjax.data.prepare import prepare as prepare_data
 from recjax.data.store import Store
 from recjax.errors import InputError, TrainingStopped
 from recjax.paths import home
+from recjax.ranges import short
 from recjax.training.metrics import progress_bar
 from recjax.training.workdir import (
     build_config,
@@ -140,6 +143,10 @@ def evaluate(
     """
     if split not in ("validation", "test"):
         raise InputError(f"split: expected 'validation' or 'test', got {split!r}")
+    if isinstance(protocols, str):
+        raise InputError(f"protocols: expected a list of names, got {protocols!r}")
+    if step is not None and not isinstance(step, int | np.integer):
+        raise InputError(f"step: expected a whole number, got {step!r}")
     changes = {} if protocols is None else {"protocols": tuple(protocols)}
     run = open_run(workdir, **changes)
     params = run.restore(run.best_step() if step is None else step)
@@ -150,6 +157,18 @@ def evaluate(
 
 def _read(config: Config, changes: Mapping[str, Any] | None) -> Any:
     """The config's dataclass."""
-    texts = [(k, v if isinstance(v, str) else repr(v)) for k, v in (changes or {}).items()]
-    spec = str(config) if isinstance(config, Path) else config
+    if not isinstance(config, str | Path | Mapping | ConfigDict):
+        raise InputError(f"config: expected a file or a dict of sections, got {short(config)}")
+    changes = {} if changes is None else changes
+    if not isinstance(changes, Mapping) or not all(isinstance(key, str) for key in changes):
+        raise InputError(f"changes: expected a dict of dotted keys, got {short(changes)}")
+    texts = [(key, _as_text(value)) for key, value in changes.items()]
+    spec = str(home(config)) if isinstance(config, str | Path) else config
     return build_config(load_config(spec, texts, complete)[0])
+
+
+def _as_text(value: Any) -> str:
+    """A value as on the command line."""
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value)
+    return repr(value.tolist() if hasattr(value, "tolist") else value)

@@ -285,6 +285,8 @@ def _plan(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[st
         told = planned(run, args.mesh, remat=args.remat)
     if "lora" in told and "rank" in given:
         raise InputError("--rank: expected --config.lora.rank=N")
+    if "rank" in given and given.get("train", told.get("train", "lora")) != "lora":
+        raise InputError("--rank: of adapters; expected --train=lora")
     usual = {"batch": 8, "length": 512, "train": "lora", "dtype": "bfloat16"}
     told = {**usual, **told, **given}
     plan = make_plan(mesh=args.mesh, compiled=args.compiled, **told)

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import difflib
 import importlib.util
+import os
 import sys
 import types
 import typing
@@ -226,9 +227,13 @@ def _describe(hint: Any) -> str:
 
 
 def _tuples(value: Any) -> Any:
-    """Lists (what JSON makes of tuples) back to tuples, at every depth."""
+    """Lists (what JSON makes of tuples) back to tuples, at every depth; NumPy's numbers and arrays
+    and paths as what a file has in their place."""
     if isinstance(value, (Mapping, ConfigDict)):
         return {key: _tuples(value[key]) for key in value}
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    value = value.tolist() if hasattr(value, "tolist") else value
     return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 

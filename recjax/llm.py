@@ -36,6 +36,7 @@ from recjax.generate.prompts import (
 from recjax.generate.sampling import Sampler, row_keys
 from recjax.llm_inputs import (
     are_texts,
+    check_drawing,
     encoder_inputs,
     encoder_texts,
     given_prompts,
@@ -211,10 +212,7 @@ class LanguageModel:
             InputError: texts for a model without a tokenizer, an empty prompt, ids outside the
                 vocabulary, padding that is not on the left, a chat without a template.
         """
-        if max_new_tokens < 1:
-            raise InputError(f"max_new_tokens {max_new_tokens}: expected at least 1")
-        if beams > 1 and temperature:
-            raise InputError("beam search draws nothing: temperature must be 0")
+        check_drawing(max_new_tokens, temperature, top_k, top_p, beams)
         if encoder is None and self.family.build.reads_encoder and are_texts(prompts):
             prompts, encoder, encoder_mask = encoder_texts(
                 self.config, self.tokenizer, prompts, special=special, chat=chat

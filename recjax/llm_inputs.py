@@ -1,5 +1,6 @@
 """The inputs of a language model, checked: texts, ids, soft vectors, an encoder's ids."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,24 @@ from recjax.generate.prompts import (
     to_fill,
 )
 from recjax.models.language import LanguageConfig, family_for
+from recjax.ranges import short
 from recjax.text.chat import Form, prompt_ids
 from recjax.text.tokenizers import Tokenizer
+
+
+def check_drawing(
+    max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None, beams: int
+) -> None:
+    """Checks options of `LanguageModel.generate`; `InputError` names the one that cannot be."""
+    for name, value in (("max_new_tokens", max_new_tokens), ("top_k", top_k), ("beams", beams)):
+        if value is not None and (not isinstance(value, int | np.integer) or value < 1):
+            raise InputError(f"{name} {short(value)}: expected at least 1")
+    if not 0 <= temperature < math.inf:
+        raise InputError(f"temperature {temperature}: expected a number from 0")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise InputError(f"top_p {top_p}: expected more than 0 and at most 1")
+    if beams > 1 and temperature:
+        raise InputError("beam search draws nothing: temperature must be 0")
 
 
 def given_prompts(
@@ -36,6 +53,8 @@ def given_prompts(
     """
     if isinstance(prompts, str):
         raise InputError("prompts: expected a list of texts or of ids, got one text")
+    if not hasattr(prompts, "__len__"):
+        raise InputError(f"prompts: expected a list of texts or of ids, got {short(prompts)}")
     if special and chat:
         raise InputError("special excludes chat: the chat template writes the control tokens")
     if len(prompts) and isinstance(prompts[0], str):

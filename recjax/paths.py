@@ -4,9 +4,13 @@ import argparse
 import os
 from pathlib import Path
 
+from recjax.errors import InputError
+
 
 def home(path: str | Path) -> Path:
-    """A path, "~" at its beginning replaced as in a shell."""
+    """A path, "~" at its beginning replaced as in a shell; `InputError` for what is no path."""
+    if not isinstance(path, str | Path):
+        raise InputError(f"expected a path, got {path!r}")
     return Path(os.path.expanduser(path))
 
 

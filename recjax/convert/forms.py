@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from recjax.config import build, to_plain
 from recjax.convert import flax_files, llama_meta, orbax_files, tensors
 from recjax.errors import InputError
 from recjax.json_files import read_object
@@ -79,3 +80,8 @@ def family_of(attributes: Mapping[str, Any], where: str) -> Family:
         )
     marked = [family for family in known[name] if family.mark in attributes]
     return (marked or known[name])[0]
+
+
+def with_fields(config: Any, fields: Mapping[str, Any]) -> Any:
+    """A model's config with other values of some fields; `InputError` naming a wrong one."""
+    return build(type(config), to_plain(config) | {**fields}, "model") if fields else config

@@ -33,7 +33,7 @@ from flax import nnx
 from recjax.config import nearest
 from recjax.convert import flax_files, llama_meta, orbax_files, rank_files, tensors
 from recjax.convert.fetch import spans_processes
-from recjax.convert.forms import FORMS, form_of, read_config
+from recjax.convert.forms import FORMS, form_of, read_config, with_fields
 from recjax.convert.mapping import Rule, cast, load, to_tensors
 from recjax.convert.tensors import Tensor
 from recjax.errors import InputError
@@ -198,7 +198,7 @@ def _open(
         family, config = read_config(folder)
     else:
         family, config, rules, state = _READERS[form](folder)
-    return Loaded(family, dataclasses.replace(config, **fields), {}, folder), rules, state
+    return Loaded(family, with_fields(config, fields), {}, folder), rules, state
 
 
 DTYPES = ("float32", "bfloat16", "float16")

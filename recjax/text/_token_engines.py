@@ -320,5 +320,9 @@ def check_texts(texts: Sequence[Any]) -> None:
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"text {number} is {short(text)}; expected text")
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise InputError(f"text {number}: half of a surrogate pair (\\ud800 to \\udfff)")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"text {number}: half of a surrogate pair (\\ud800 to \\udfff)"
+            ) from None

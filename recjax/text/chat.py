@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from recjax.errors import InputError
 from recjax.json_files import read_object
+from recjax.text._token_engines import check_texts
 from recjax.text.tokenizers import Tokenizer
 
 Form = Literal["text", "special", "chat"]
@@ -45,6 +46,7 @@ def prompt_ids(
     Raises:
         InputError: as "chat": the model has no template, or it fails.
     """
+    check_texts(prompts)
     if form == "text":
         _warn(tokenizer, prompts)
         return tokenizer.encode_prompts(prompts)

@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
-from recjax.config import build, nearest, to_plain
-from recjax.convert.forms import read_config
+from recjax.config import nearest
+from recjax.convert.forms import read_config, with_fields
 from recjax.errors import InputError
 from recjax.models.language import presets
 from recjax.nn.lora import LoRAConfig
@@ -141,11 +141,7 @@ def find_config(
 
 def recomputing(config: Any, remat: str | None) -> Any:
     """A model's config with another `remat`; None leaves it."""
-    return (
-        config
-        if remat is None
-        else build(type(config), to_plain(config) | {"remat": remat}, "plan")
-    )
+    return config if remat is None else with_fields(config, {"remat": remat})
 
 
 def planned(run: Any, mesh: str = "1,1,1", *, remat: str | None = None) -> dict[str, Any]:

@@ -58,7 +58,8 @@ def plan_run(config: Any, mesh: tuple[int, int, int]) -> RunPlan:
         InputError: no such data; a batch or parameters that the mesh does not divide.
     """
     system = load_system(config.system)
-    if not isinstance(getattr(config, "train", None), TrainConfig):
+    steps = isinstance(getattr(config, "train", None), TrainConfig)
+    if not steps or not hasattr(config, "optim"):
         raise InputError(f"config.system: '{config.system}'; expected one that trains in steps")
     train = dataclasses.replace(config.train, mesh=mesh)
     config = dataclasses.replace(config, train=train)

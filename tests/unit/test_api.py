@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -120,6 +121,28 @@ def test_configs_are_files_or_dicts(tmp_path, monkeypatch):
     }
     assert paths == {f"store{n}" for n in range(4)}
     assert "store" not in [p.name for p in tmp_path.iterdir()]
+    # Paths and NumPy's numbers are what a file has in their place.
+    mine = {**section, "model": {"name": "sasrec", "dim": np.int64(8)}, "seed": np.int64(1)}
+    mine["data"] = {**section["data"], "store": tmp_path / "paths"}
+    changes = {"data.options.users": np.int64(20), "evaluation.cutoffs": np.array([1, 2])}
+    found = recjax.prepare(mine, changes={**changes, "data.store": tmp_path / "paths"})
+    assert found.path == tmp_path / "paths" and found.n_users == 20
+    for config, changes, message in (
+        ([1], None, r"config: expected a file or a dict of sections, got \[1\]"),
+        (None, None, "config: expected a file or a dict of sections, got None"),
+        (section, [("seed", 1)], "changes: expected a dict of dotted keys"),
+        (section, {3: 1}, "changes: expected a dict of dotted keys"),
+    ):
+        with pytest.raises(InputError, match=message):
+            recjax.prepare(config, changes=changes)
+    with pytest.raises(InputError, match="expected a path, got None"):
+        recjax.open_run(None)
+    for wrong, message in (
+        ({"protocols": "full"}, "protocols: expected a list of names, got 'full'"),
+        ({"step": "4"}, "step: expected a whole number, got '4'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            recjax.evaluate("nowhere", **wrong)
     with pytest.raises(InputError, match=r"config.data has no 'stroe'; did you mean 'store'\?"):
         recjax.prepare(section, changes={"data.stroe": "x"})
     with pytest.raises(InputError, match="'config.data.sorce'; did you mean 'source'?"):

@@ -216,6 +216,12 @@ def test_one_program_serves_a_bucket(tokenizer, monkeypatch):
         (lambda lm: lm.generate(np.ones((1, 3), int), mask=[[1, 1]]), "mask of shape"),
         (lambda lm: lm.generate([[1]], max_new_tokens=0), "max_new_tokens 0"),
         (lambda lm: lm.generate([[1]], beams=2, temperature=1.0), "temperature must be 0"),
+        (lambda lm: lm.generate(None), "prompts: expected a list of texts or of ids, got None"),
+        (lambda lm: lm.generate([[1]], max_new_tokens=2.5), "max_new_tokens 2.5: expected at"),
+        (lambda lm: lm.generate([[1]], temperature=-1), "temperature -1: expected a number from 0"),
+        (lambda lm: lm.generate([[1]], temperature=1.0, top_k=0), "top_k 0: expected at least 1"),
+        (lambda lm: lm.generate([[1]], temperature=1.0, top_p=2), "top_p 2: expected more than 0"),
+        (lambda lm: lm.generate([[1]], beams=0), "beams 0: expected at least 1"),
         (
             lambda lm: lm.generate(np.ones((1, 3), int), soft=([[0, 1, 1]], np.ones((1, 1, 16)))),
             "2 places in a row, but 1 vectors",
@@ -289,6 +295,12 @@ def test_a_model_in_few_bits(tmp_path, lm):
         few.save(tmp_path / "few")
     with pytest.raises(InputError, match="quant 'int4': expected int8 or nf4"):
         recjax.load_llm(folder, quant="int4")
+    for fields, message in (
+        ({"foo": 1}, "unknown config key 'model.foo'"),
+        ({"remat": "some"}, "model.remat: expected one of 'none', 'dots', 'full'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            recjax.load_llm(folder, **fields)
     with pytest.raises(
         InputError, match="quant 'nf4': not with an adapter, which is merged into wide"
     ):

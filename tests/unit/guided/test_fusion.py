@@ -9,7 +9,8 @@ import recjax
 from recjax.compare import compare
 from recjax.errors import InputError
 from recjax.guided.fusion import WEIGHT, last_means
-from recjax.training.workdir import open_run
+from recjax.training.run_plan import plan_run
+from recjax.training.workdir import build_config, open_run
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,8 @@ def test_what_cannot_be_is_said(fused, configured, tmp_path):
             recjax.train({**config, **changes}, tmp_path / "run")
         assert message in str(error.value)
         assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match="'fused'; expected one that trains in steps"):
+        plan_run(build_config(config), (1, 1, 1))
     (fused[0] / "fusion.json").rename(fused[0] / "gone.json")
     with pytest.raises(InputError, match="no weight was chosen yet"):
         recjax.evaluate(fused[0])

@@ -208,14 +208,15 @@ def test_of_a_folder_and_of_a_run(recjax, tmp_path):
             "length 1000000000: expected 2 to 1,048,576",
         ),
         (["--preset=llama-7b", "--train=some"], "train 'some': expected one of adapter, lora, fu"),
-        (["--preset=llama-7b", "--remat=some"], "plan.remat: expected one of 'none', 'dots', '"),
+        (["--preset=llama-7b", "--remat=some"], "model.remat: expected one of 'none', 'dots', '"),
         (["--preset=llama-7b", "--rank=0"], "rank 0: expected 1 to 65,536"),
         (["--preset=llama-7b", "--dtype=int8"], "dtype 'int8': expected one of float32, bfloat1"),
-        (["--preset=llama-7b", "--remat="], "plan.remat: expected one of 'none', 'dots', 'full'"),
+        (["--preset=llama-7b", "--remat="], "model.remat: expected one of 'none', 'dots', 'full'"),
         (["--preset=llama-7b", "--quant="], "quant '': expected int8 or nf4"),
         (["--preset=llama-7b", "--quant=int8", "--train=full"], "quant int8: expected nothing wh"),
         (["--preset=llama-7b", "--config.seed=1"], "--config.KEY=VALUE needs --config FILE"),
         (["--from=nowhere"], "nowhere/config.json: no such file"),
+        (["--preset=llama-7b", "--train=full", "--rank=4"], "--rank: of adapters; expected --trai"),
     ],
 )
 def test_bad_usage(recjax, arguments, message):
