@@ -7,7 +7,7 @@
 A small GLM learns histories, next items and ratings of simulated readers from text alone, once as
 RecSysLLM blanks and counts and once as plain GLM does. The report (FOLDER/recsysllm/report.html)
 has both in bars, sequences as numbers and as text, and cases: what a reader read, what came next,
-and what the model says. It takes twelve minutes of one core's time.
+and what the model says. It takes ten minutes of one core's time.
 """
 
 import argparse
