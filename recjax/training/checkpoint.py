@@ -9,6 +9,7 @@ a step that still counts). A save that fails for want of room is told, and the n
 import contextlib
 import errno
 import json
+import logging
 import os
 import shutil
 import sys
@@ -52,17 +53,18 @@ class Checkpoints:
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
-        return ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                # Retiring is ours: Orbax also retires steps after a save that failed.
-                preservation_policy=preservation_policy.PreserveAll(),
-                cleanup_tmp_directories=not self._read_only,
-                create=False,
-                read_only=self._read_only,
-            ),
-            item_names=("state", "meta"),
-        )
+        with _quiet() if self._read_only else contextlib.nullcontext():
+            return ocp.CheckpointManager(
+                self.folder,
+                options=ocp.CheckpointManagerOptions(
+                    # Retiring is ours: Orbax also retires steps after a save that failed.
+                    preservation_policy=preservation_policy.PreserveAll(),
+                    cleanup_tmp_directories=not self._read_only,
+                    create=False,
+                    read_only=self._read_only,
+                ),
+                item_names=("state", "meta"),
+            )
 
     def save(self, step: int, state: Any, meta: dict[str, Any], best: int | None) -> bool:
         """Starts saving a step in the background, when the save before it has ended.
@@ -303,3 +305,15 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"{path}: missing; expected {what}")
     return read_object(path)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Orbax's warnings, which it gives of every folder that is only read."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,6 +1,7 @@
 """Checkpoints that were damaged, that found no room, and the room that old ones take."""
 
 import errno
+import logging
 import shutil
 
 import jax
@@ -41,6 +42,14 @@ def flipped(file):
 
 def truncated(file):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def test_reading_is_quiet(three, caplog):
+    """Orbax warns of every folder that is only read."""
+    with caplog.at_level("WARNING", logger="absl"):
+        Checkpoints(three, read_only=True).close()
+        assert not caplog.records
+        assert logging.getLogger("absl").level == logging.WARNING
 
 
 @pytest.mark.parametrize("harm", [flipped, truncated, lambda file: file.unlink()])
