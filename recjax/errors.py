@@ -4,6 +4,8 @@ And text that a terminal shows as text, for messages repeat what files and serve
 """
 
 import re
+import sys
+from collections.abc import Callable
 
 # Control characters, marks that reverse the direction of what follows, further line breaks, and
 # halves of surrogate pairs. Marks that scripts and emoji need (joiners, variation selectors) stay.
@@ -54,6 +56,15 @@ class InputError(ValueError):
 
     def __init__(self, message: str = ""):
         super().__init__(one_line(message))
+
+
+def run_script(main: Callable[[], object]) -> None:
+    """Calls a script's `main`; bad input ends it as the command: with one line and status 2."""
+    try:
+        main()
+    except InputError as error:
+        print(f"recjax: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 class TrainingStopped(SystemExit):

@@ -1,10 +1,13 @@
 """Paths and lists as users write them: "~" at the beginning is the home folder, none is empty."""
 
 import argparse
+import contextlib
 import os
 from pathlib import Path
 
 from recjax.errors import InputError
+
+_POINTER = b"version https://git-lfs"
 
 
 def home(path: str | Path) -> Path:
@@ -33,3 +36,12 @@ def flag_text(text: str) -> str:
 def names(text: str | None) -> tuple[str, ...]:
     """The names of a list with commas, blanks around them left out."""
     return tuple(name for part in (text or "").split(",") if (name := part.strip()))
+
+
+def check_no_pointer(path: Path) -> None:
+    """`InputError` for a file that only says where Git LFS has the real one."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise InputError(
+                f"{path}: a pointer of Git LFS; `git lfs pull` fetches the file itself"
+            )

@@ -318,4 +318,6 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    from recjax.errors import run_script
+
+    run_script(main)

@@ -249,4 +249,6 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    from recjax.errors import run_script
+
+    run_script(main)

@@ -218,4 +218,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from recjax.errors import run_script
+
+    run_script(main)

@@ -306,4 +306,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from recjax.errors import run_script
+
+    run_script(main)

@@ -174,4 +174,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from recjax.errors import run_script
+
+    run_script(main)

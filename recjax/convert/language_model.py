@@ -43,6 +43,7 @@ from recjax.models.language import Family, family_for
 from recjax.nn.lora import LoRAConfig, add_lora
 from recjax.nn.narrow import Form
 from recjax.nn.quant import check_form, narrower, quantize
+from recjax.paths import check_no_pointer
 from recjax.replace import Known, check_place, new_folder, signed
 from recjax.typing import Params
 
@@ -334,6 +335,12 @@ def _config_file(model: Loaded, dtype: str) -> bytes:
 def _copy_companions(source: Path | None, folder: Path) -> None:
     for name in _COMPANIONS:
         if source is not None and (source / name).is_file():
+            check_no_pointer(source / name)
+            if name.endswith(".json"):  # half a file would be told where it is used
+                try:
+                    json.loads((source / name).read_bytes())
+                except (ValueError, RecursionError) as error:
+                    raise InputError(f"{source / name}: not readable as JSON ({error})") from None
             shutil.copyfile(source / name, folder / name)
 
 

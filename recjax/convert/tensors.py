@@ -18,6 +18,7 @@ import safetensors
 
 from recjax.errors import InputError
 from recjax.json_files import read_object
+from recjax.paths import check_no_pointer
 from recjax.ranges import short
 
 Index = tuple[slice, ...]
@@ -182,6 +183,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
         except FileNotFoundError:
             raise InputError(f"{path}: no such file") from None
         except (OSError, safetensors.SafetensorError) as error:
+            check_no_pointer(path)
             reason = " ".join(str(error).split())
             raise InputError(
                 f"{path}: not a complete safetensors file, truncated or damaged ({reason})"

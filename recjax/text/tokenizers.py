@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from recjax.errors import InputError
-from recjax.paths import home
+from recjax.paths import check_no_pointer, home
 from recjax.text import _chatglm_engine
 from recjax.text._chatglm_engine import ChatGLMEngine
 from recjax.text._glm_engines import CHINESE, WORDS, GLMChineseEngine, word_pieces
@@ -269,9 +269,8 @@ def load_tokenizer(path: str | Path, *, size: int | None = None) -> Tokenizer:
     A folder is read from tokenizer.model (SentencePiece) where it has one, else from
     tokenizer.json, else from vocab.json and merges.txt, else from ChatGLM's ice_text.model, the
     cog-pretrain.model of Chinese GLMs, or BERT's vocab.txt. A vocabulary of GPT-2, RoBERTa or BERT
-    in a folder of GLM gets GLM's command tokens by their ids. Which tokens
-    begin, end and pad a text say tokenizer_config.json, special_tokens_map.json, the model's
-    config.json, else their names.
+    in a folder of GLM gets GLM's command tokens by their ids. Which tokens begin, end and pad a
+    text say tokenizer_config.json, special_tokens_map.json, config.json, else their names.
 
     Args:
         path: a folder, or a `.model` or `.json` file in it.
@@ -296,6 +295,7 @@ def load_tokenizer(path: str | Path, *, size: int | None = None) -> Tokenizer:
         main = found[0]
     else:
         raise InputError(f"{path}: no such file or folder; expected a tokenizer")
+    check_no_pointer(main)
     settings = read_settings(folder)
     engine: Engine
     others: tuple[str, ...] = CONFIGS

@@ -47,6 +47,8 @@ def import_weights(
         InputError: weights and store differ in their number of items; what `seqrec_torch.load` and
             `start_run` refuse.
     """
+    if not isinstance(config, RunConfig):
+        raise InputError(f"config.system: '{config.system}'; expected a recommender's")
     name = config.model.get("name")
     if name != seqrec_torch.MODEL:
         expected = f"expected '{seqrec_torch.MODEL}', the model of {source}"
@@ -109,6 +111,10 @@ def export_weights(
             code computes.
     """
     run = open_run(workdir)
+    if not isinstance(run.config, RunConfig):
+        raise InputError(
+            f"{workdir}: a run of another kind; expected one of '{seqrec_torch.MODEL}'"
+        )
     config = read_config(run.config.model)[1]
     if not isinstance(config, sasrec.Config):
         name = run.config.model["name"]

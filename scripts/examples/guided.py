@@ -20,6 +20,7 @@ import recjax
 from recjax.cli import main as command
 from recjax.data.attributes import multi_hot
 from recjax.data.simulate import SimulateConfig, simulate, write_raw
+from recjax.errors import run_script
 from recjax.guided.aspects import Aspect, AspectSet
 from recjax.guided.score_files import write_scores
 
@@ -86,4 +87,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

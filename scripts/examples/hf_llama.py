@@ -17,6 +17,7 @@ from flax import nnx
 
 import recjax
 from recjax.convert.language_model import language_model, write_language_model
+from recjax.errors import run_script
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama
 from recjax.nn.lora import LoRAConfig, add_lora, merge_lora
@@ -72,4 +73,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

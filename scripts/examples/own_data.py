@@ -15,6 +15,7 @@ from pathlib import Path
 
 import recjax
 from recjax.data.simulate import SimulateConfig, simulate, write_raw
+from recjax.errors import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -67,4 +68,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

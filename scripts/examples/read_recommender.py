@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import recjax
+from recjax.errors import run_script
 from recjax.interpreter.adapters import Config as AdapterConfig
 from recjax.interpreter.starting import StartConfig
 
@@ -106,4 +107,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

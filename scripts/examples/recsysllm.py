@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import recjax
+from recjax.errors import run_script
 from recjax.report.page import write_report
 from recjax.report.sections import Bars, Case, Cases, Item, Table, write_results
 
@@ -108,4 +109,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from recjax.errors import InputError, one_line, printable, shorten
+from recjax.errors import InputError, one_line, printable, run_script, shorten
 
 HOSTILE = {
     "\x1b[2J\x1b]0;title\x07": r"\x1b[2J\x1b]0;title\x07",
@@ -55,3 +55,14 @@ def test_an_error_keeps_both_ends_whatever_it_repeats():
     assert len(text) <= 1000 and "\x1b" not in text
     assert text.startswith("log.csv:7: item '") and text.endswith("one of the catalogue")
     assert one_line(text) == text == str(pickle.loads(pickle.dumps(error)))
+
+
+def test_a_script_ends_with_one_line(capsys):
+    run_script(lambda: 3)
+
+    def fails():
+        raise InputError("log.csv: no such file")
+
+    with pytest.raises(SystemExit) as end:
+        run_script(fails)
+    assert end.value.code == 2 and capsys.readouterr().err == "recjax: log.csv: no such file\n"

@@ -1,5 +1,6 @@
 """`recjax convert` of language models."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,8 +12,11 @@ from recjax.convert.language_model import (
     read_language_model,
 )
 from recjax.convert.peft import merged, read_adapter
+from recjax.errors import InputError
+from recjax.text.tokenizers import load_tokenizer
 
 DATA = Path(__file__).parents[2] / "data" / "llama"
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 MODEL, ADAPTER = DATA / "llama_gqa", DATA / "peft_gqa"
 
 
@@ -112,3 +116,21 @@ def test_a_check_needs_a_form_that_transformers_reads(recjax, tmp_path):
     assert recjax("convert", f"--from={MODEL}", f"--to={target}", "--form=flax")[0] == 0
     status, _, err = recjax("convert", f"--from={target}", "--check")
     assert status == 2 and "transformers reads the form hf alone, and neither the source" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", '{"model": ', "tokenizer.json: not readable as JSON"),
+        ("tokenizer.json", POINTER, "tokenizer.json: a pointer of Git LFS; `git lfs pull` fetches"),
+        ("model.safetensors", POINTER, "model.safetensors: a pointer of Git LFS"),
+    ],
+)
+def test_folders_that_are_half_there(recjax, tmp_path, name, content, message):
+    shutil.copytree(MODEL, tmp_path / "half")
+    (tmp_path / "half" / name).write_text(content)
+    status, _, err = recjax("convert", f"--from={tmp_path / 'half'}", f"--to={tmp_path / 'out'}")
+    assert status == 2 and message in err and [p.name for p in tmp_path.iterdir()] == ["half"]
+    if content == POINTER and name == "tokenizer.json":
+        with pytest.raises(InputError, match="a pointer of Git LFS"):
+            load_tokenizer(tmp_path / "half")

@@ -308,3 +308,8 @@ def test_the_usual_targets_are_those_of_the_family(name, targets):
     assert LowRankConfig().on(base).targets == (targets,)
     given = LowRankConfig(targets=("all-linear",)).on(base)
     assert len(given.targets) == sum("{layer}" in name for name in linear_maps(base))
+
+
+def test_no_state_dict_of_sasrec_is_made_of_it(trained, tmp_path, capsys):
+    assert main(["convert", f"--workdir={trained}", f"--to={tmp_path / 'x.npz'}"]) == 2
+    assert "a run of another kind; expected one of 'sasrec'" in capsys.readouterr().err
