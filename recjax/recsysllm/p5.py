@@ -269,8 +269,8 @@ class P5Run(ByBeams, Run):
         return jax.jit(read)
 
     def answerer(self, params: Params) -> P5Answerer:
-        """A writer of answers with these parameters, of one device."""
-        stop = (int(self.tokenizer.eos_id or 0),)
+        """A writer of answers with these parameters, on one device."""
+        params, stop = parallel.on_one(params, self.mesh), (int(self.tokenizer.eos_id or 0),)
         lm = LanguageModel(
             self.model, params, self.model_config, tokenizer=self.tokenizer, stop=stop
         )
@@ -285,22 +285,19 @@ class P5Run(ByBeams, Run):
             self.source.held_out(name, config.max_examples, config.seed),
             self.prompts,
             self._read,
+            parallel.batch_sharding(self.mesh),
         )
         if name == "validation":
             return loss
-        alone = functools.partial(parallel.on_one, mesh=self.mesh)
         answerer: Any = self.answerer  # what `TaskEvaluator` asks of an `Answerer`
-        return P5Evaluator(loss, self.source, answerer, name, config.seed, alone)
+        return P5Evaluator(loss, self.source, answerer, name, config.seed)
 
     @property
     def lists(self) -> TitleLists | None:
         """The maker of recommendations, where there is a prompt for it; see `recommend`."""
         id = recommending(self.config.text.tasks)
-        if id is None:
-            return None
-        return TitleLists(
-            self.source, lambda params: self.answerer(parallel.on_one(params, self.mesh)), id
-        )
+        answerer: Any = self.answerer
+        return None if id is None else TitleLists(self.source, answerer, id)
 
     def describe(self) -> str:
         """One line: model, parameters, data."""

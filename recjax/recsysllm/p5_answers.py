@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jax.sharding import NamedSharding
 
 from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig
+from recjax.evaluation.shards import fetch, shards_of, split_batch
 from recjax.generate.constrained import constrain
 from recjax.generate.templates import Trie
 from recjax.llm import LanguageModel
@@ -120,6 +122,7 @@ class AnswerLoss:
         examples: the questions with their answers.
         prompts: makes rows of them.
         read: `(params, batch) -> (loss [B], tokens [B])` of the answers.
+        sharding: how a batch's rows are split over devices (`recjax.evaluation.shards`).
     """
 
     config: LikelihoodConfig
@@ -127,6 +130,7 @@ class AnswerLoss:
     examples: Sequence[Passage]
     prompts: Prompts
     read: Callable[..., tuple[Array, Array]]
+    sharding: NamedSharding | None = None
 
     @property
     def metric_names(self) -> list[str]:
@@ -146,12 +150,14 @@ class AnswerLoss:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The loss of each answer in nats, and its tokens: [n] each."""
         size, arrays = self.config.batch_size, self.prompts(passages)
+        shards = shards_of(self.sharding)
         found: list[tuple[np.ndarray, np.ndarray]] = []
         for start in range(0, len(passages), size):
             batch = {k: a[start : start + size] for k, a in arrays.items()}
             rows = len(batch["labels"])
-            loss, tokens = self.read(params, _filled(batch, size))
-            found.append((np.asarray(loss)[:rows], np.asarray(tokens)[:rows]))
+            whole = _filled(batch, -(-size // shards) * shards)
+            loss, tokens = fetch(self.read(params, split_batch(whole, self.sharding)))
+            found.append((loss[:rows], tokens[:rows]))
             progress(rows)
         losses, counts = zip(*found, strict=True)
         return np.concatenate(losses), np.concatenate(counts)
@@ -166,12 +172,6 @@ class AnswerLoss:
 @dataclasses.dataclass(frozen=True, eq=False)
 class P5Evaluator(TaskEvaluator):
     """As `TaskEvaluator`; candidates rank as the beams find them, which is P5's way."""
-
-    alone: Callable[[Params], Params] = dict
-
-    def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
-        """Metrics by name."""
-        return super().run(self.alone(params), progress)
 
     def expected(
         self,

@@ -18,7 +18,7 @@ import collections
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,13 +32,16 @@ from recjax.data.prepare import DataConfig, read_options, resolve
 from recjax.data.reviews import Reviews, read_reviews
 from recjax.data.splits import Split
 from recjax.data.store import Store
-from recjax.evaluation.text import text_metrics
 from recjax.generate.loop import decode
 from recjax.models.explainers import Asked, Sizes, read_explainer
-from recjax.ranges import Amount, Checked, Count, Range, Seed, Size
+from recjax.ranges import Amount, Checked, Range, Seed
 from recjax.text.explained import Explained, ExplainedBatches, as_arrays, explained
 from recjax.text.tokenizers import Tokenizer, load_tokenizer, train_bpe
 from recjax.training import parallel
+from recjax.training.explanation_evaluator import (
+    ExplanationEvaluationConfig,
+    ExplanationEvaluator,
+)
 from recjax.training.language_model import TokenizerConfig, keep_tokenizer
 from recjax.training.loop import TrainConfig
 from recjax.training.optim import OptimConfig
@@ -48,7 +51,6 @@ from recjax.training.system import System, own_settled
 from recjax.training.token_loss import label_loss
 from recjax.typing import Array, Params
 
-_TEXTS = ("bleu2", "bleu4", "rouge1", "rouge2", "rougeL")
 _STRIDE = 8  # T is a multiple
 
 
@@ -73,16 +75,6 @@ class ExplanationTrainConfig(TrainConfig):
     """Section `train` of explanations."""
 
     metric: str = "validation/explanation/loss"
-
-
-@dataclasses.dataclass(frozen=True)
-class ExplanationEvaluationConfig(Checked):
-    """Section `evaluation` of explanations."""
-
-    batch_size: Size = 256  # reviews at a time
-    max_examples: Count = 1000  # of each part, at most; 0 = all. RecSysLLM's number and draw
-    seed: Seed = 0  # of the draw
-    write_in_validation: bool = False  # texts are written at each validation, too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,86 +119,6 @@ def _settled(config: ExplanationConfig, store: Any) -> ExplanationConfig:
     path = resolve(config.text.reviews, "config.text.reviews")
     text = dataclasses.replace(config.text, reviews=str(path.absolute()))
     return dataclasses.replace(own_settled(config, store), text=text)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ExplanationEvaluator:
-    """Loss, ratings and texts of one part of the split.
-
-    Attributes:
-        config: how many reviews, and how.
-        name: of the part.
-        examples: its reviews.
-        arrays: of `as_arrays`.
-        alone: `params -> params` on one device, where a part of at most some thousand reviews is
-            measured; of several processes each measures all of it.
-        read: `(params, batch) -> (loss summed, tokens, ratings [B] or None)`.
-        write: `(params, batch) -> texts`, or None where none are written.
-        limits: the lowest and highest rating of training; predictions stay between them.
-        rates: whether ratings are predicted.
-        common: the most frequent training text.
-    """
-
-    config: ExplanationEvaluationConfig
-    name: str
-    examples: Explained
-    arrays: Mapping[str, np.ndarray]
-    alone: Callable[[Params], Params]
-    read: Callable[..., tuple[Array, Array, Array | None]]
-    write: Callable[..., list[str]] | None
-    limits: tuple[float, float]
-    rates: bool
-    common: str
-
-    @property
-    def metric_names(self) -> list[str]:
-        """The names that `run` gives."""
-        out = ["explanation/loss", *(["rating/rmse", "rating/mae"] if self.rates else [])]
-        if self.write is not None:
-            out += [f"explanation/{name}" for name in (*_TEXTS, "unique")]
-            out += [f"explanation/baseline/{name}" for name in _TEXTS]
-        return [f"{self.name}/{name}" for name in out]
-
-    def check(self) -> None:
-        """Raises `InputError` where nothing can be measured; `explained` has found out."""
-
-    def _batches(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """How many rows count, and the batch; the last one is filled up with its first row."""
-        size = self.config.batch_size
-        for start in range(0, len(self.examples), size):
-            batch = {name: array[start : start + size] for name, array in self.arrays.items()}
-            rows = len(batch["users"])
-            fill = {name: np.repeat(a[:1], size - rows, axis=0) for name, a in batch.items()}
-            batch = {name: np.concatenate([a, fill[name]]) for name, a in batch.items()}
-            batch["labels"][rows:] = -1
-            yield rows, batch
-
-    def run(self, params: Params, progress: Callable[[int], Any] = lambda n: None) -> dict:
-        """Metrics by name."""
-        params = self.alone(params)
-        losses, tokens = 0.0, 0.0
-        ratings: list[np.ndarray] = []
-        texts: list[str] = []
-        for rows, batch in self._batches():
-            loss, count, rating = self.read(params, batch)
-            losses, tokens = losses + float(loss), tokens + float(count)
-            if rating is not None:
-                ratings.append(np.asarray(rating, np.float64)[:rows])
-            if self.write is not None:
-                texts += self.write(params, batch)[:rows]
-            progress(rows)
-        out = {"explanation/loss": losses / tokens}
-        if ratings:
-            off = np.clip(np.concatenate(ratings), *self.limits) - self.examples.ratings
-            out["rating/rmse"] = math.sqrt(np.mean(off**2))
-            out["rating/mae"] = float(np.mean(np.abs(off)))
-        if texts:
-            wanted = list(self.examples.texts)
-            out |= {f"explanation/{k}": v for k, v in text_metrics(texts, wanted).items()}
-            out["explanation/unique"] = len(set(texts)) / len(texts)
-            trivial = text_metrics([self.common] * len(wanted), wanted)
-            out |= {f"explanation/baseline/{k}": v for k, v in trivial.items()}
-        return {f"{self.name}/{key}": value for key, value in out.items()}
 
 
 def _asked(batch: Mapping[str, Array]) -> Asked:
@@ -328,7 +240,8 @@ class ExplanationRun(Run):
         def read(params: Params, batch: Mapping[str, Array]) -> tuple[Array, Array, Array | None]:
             module = self.model.merge(params)
             said = module.learn(_asked(batch), batch["tokens"])
-            loss, weight = label_loss(said.states, module.head[...], batch["labels"])
+            labels = batch["labels"]
+            loss, weight = label_loss(said.states, module.head[...], labels, mesh=self.mesh)
             return loss, weight, said.rating
 
         return jax.jit(read)
@@ -351,11 +264,19 @@ class ExplanationRun(Run):
 
         return jax.jit(write)
 
-    def write(self, params: Params, batch: Mapping[str, np.ndarray]) -> list[str]:
-        """The likeliest text of each row of a batch of `as_arrays`, token by token."""
-        tokens, lengths = (np.asarray(a) for a in self._written(params, batch))
-        texts = [self.tokenizer.decode(row[:n]) for row, n in zip(tokens, lengths, strict=True)]
-        return [" ".join(text.split()) for text in texts]
+    def writer(self, params: Params) -> Callable[[Mapping[str, np.ndarray]], list[str]]:
+        """`batch -> texts`: of each row of `as_arrays` the likeliest, token by token.
+
+        It writes on one device; of several processes each writes all texts.
+        """
+        params = parallel.on_one(params, self.mesh)
+
+        def write(batch: Mapping[str, np.ndarray]) -> list[str]:
+            tokens, lengths = (np.asarray(a) for a in self._written(params, batch))
+            texts = [self.tokenizer.decode(row[:n]) for row, n in zip(tokens, lengths, strict=True)]
+            return [" ".join(text.split()) for text in texts]
+
+        return write
 
     def evaluator(self, name: Any) -> ExplanationEvaluator:
         """Measures one part of the split."""
@@ -367,9 +288,9 @@ class ExplanationRun(Run):
             name,
             rows,
             self._arrays(rows),
-            functools.partial(parallel.on_one, mesh=self.mesh),
+            parallel.batch_sharding(self.mesh),
             self._read,
-            self.write if writes else None,
+            self.writer if writes else None,
             (float(train.ratings.min()), float(train.ratings.max())),
             self._module.Model.rates,
             collections.Counter(train.texts).most_common(1)[0][0],
