@@ -121,7 +121,7 @@ def prepare(config: DataConfig, *, overwrite: bool = False) -> Store:
         raise InputError(
             f"{config.store}: made from other data or options (differs in "
             f"{', '.join(_differences(store, made_from, options))}); "
-            "--overwrite prepares it again, --config.data.store=DIR keeps both"
+            "`recjax prepare --overwrite` prepares it again, --config.data.store=DIR keeps both"
         )
     place = home(config.store)
     check_place(place, overwrite=overwrite, known=store_files)  # not after the log is read

@@ -132,7 +132,9 @@ class Evaluator:
 
     def __post_init__(self):
         if not len(self.examples):
-            raise InputError(f"the {self.name} split has no example (users with too few items?)")
+            raise InputError(
+                f"config.split leaves no example for {self.name}; expected users with more items"
+            )
 
     @property
     def metric_names(self) -> list[str]:

@@ -152,6 +152,11 @@ class Tasks:
                 raise InputError(
                     f"config.text.tasks.only: no prompt of {family}, whose share is above 0"
                 )
+        if not len(places) and not held_out:
+            raise InputError(
+                f"config.text.tasks.{family}: config.split leaves no interaction to ask about; "
+                "expected users with longer histories"
+            )
         found = [id for id in ids if self.able(PROMPTS[id], places).any()]
         if not found and not held_out:
             needs = {_NEEDS[f] for id in ids for f in PROMPTS[id].fields if f in _NEEDS}
@@ -215,15 +220,18 @@ class Tasks:
     def _history(self, start: int, place: int) -> np.ndarray:
         return np.arange(max(start, place - self.config.history), place)
 
-    def unmet(self, start: int, stop: int, count: int, rng: np.random.Generator) -> list[int]:
-        """Different items outside of `items[start:stop]`, all alike likely."""
+    def unmet(
+        self, start: int, stop: int, count: int, rng: np.random.Generator, where: str
+    ) -> list[int]:
+        """Different items outside of `items[start:stop]`, all alike likely.
+
+        Raises:
+            InputError: beginning with `where`: there are not so many.
+        """
         known = len(self.behaviour.names.titles) - 1
         met = set(self.behaviour.items[start:stop].tolist())
         if known - len(met) < count:
-            raise InputError(
-                f"config.text.tasks.candidates: {count + 1}; "
-                f"a user has met {len(met)} of {known} items"
-            )
+            raise InputError(f"{where}; a user has met {len(met)} of {known} items")
         out: list[int] = []
         while len(out) < count:
             for item in (1 + rng.integers(0, known, 2 * count)).tolist():
@@ -237,7 +245,9 @@ class Tasks:
     ) -> tuple[list[int], int]:
         """C items in random order, and which of them is right."""
         target = int(self.behaviour.items[place])
-        others = self.unmet(start, max(stop, place + 1), self.config.candidates - 1, rng)
+        count = self.config.candidates
+        where = f"config.text.tasks.candidates: {count}"
+        others = self.unmet(start, max(stop, place + 1), count - 1, rng, where)
         right = int(rng.integers(len(others) + 1))
         return [*others[:right], target, *others[right:]], right
 
@@ -268,7 +278,8 @@ class Tasks:
             values["asked_rating"] = f"{rating:g}" if right else str(rng.choice(wrong))
         if fields & {"asked_title", "asked_id"}:
             met = max(stop, place + 1)
-            asked = item if right else self.unmet(start, met, 1, rng)[0]
+            where = f"config.text.tasks: prompt {prompt.id} asks about an item that is unmet"
+            asked = item if right else self.unmet(start, met, 1, rng, where)[0]
             values["asked_title"] = (titles[asked],)
             values["asked_id"] = f"item_{item_number[asked]}"
         if "history" in fields:

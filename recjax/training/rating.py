@@ -132,7 +132,9 @@ class RatingEvaluator:
     def check(self) -> None:
         """Raises `InputError` where there is nothing to measure."""
         if not len(self.examples):
-            raise InputError(f"the {self.name} split has no rating (users with too few items?)")
+            raise InputError(
+                f"config.split leaves no rating for {self.name}; expected users with more items"
+            )
 
     def run(self, params: Params, progress: Callable[[int], Any] = lambda n: None) -> dict:
         """Metrics by name."""

@@ -139,7 +139,7 @@ def test_what_cannot_be_evaluated():
         make(protocols=("ful",))
     with pytest.raises(InputError, match="cutoffs: expected "):
         make(cutoffs=(0,))
-    with pytest.raises(InputError, match="the test split has no example"):
+    with pytest.raises(InputError, match="config.split leaves no example for test"):
         Evaluator(
             EvaluationConfig(), "test", ITEMS, OFFSETS,
             leave_one_out(np.array([0, 2])).test, N_ITEMS, 8, encode,

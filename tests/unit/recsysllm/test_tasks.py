@@ -8,7 +8,7 @@ import pytest
 from recjax.data.splits import leave_one_out
 from recjax.errors import InputError
 from recjax.recsysllm.catalogue import Names
-from recjax.recsysllm.mixture import Mixture, mixture
+from recjax.recsysllm.mixture import FamilySamples, Mixture, mixture
 from recjax.recsysllm.passages import plain
 from recjax.recsysllm.prompts import FAMILIES, HELD_OUT, PROMPTS
 from recjax.recsysllm.tasks import Tasks, TasksConfig, Written
@@ -184,3 +184,19 @@ def test_explanations_come_from_training_words():
     assert found[6] is None  # its words stand in no training review
     assert sentences("One. Two!  Three") == ["One.", "Two!", "Three"]
     assert Mixture({"a": [1]}, {"a": 1.0}).names == ["a"]
+
+
+def test_too_few_interactions_or_items_are_told_as_that(make):
+    tasks, split = make(sequential=1.0, rating=1.0)
+    short = dataclasses.replace(split.train, stops=split.train.starts)
+    for family in ("rating", "sequential"):
+        with pytest.raises(InputError, match=f"tasks.{family}: config.split leaves no interaction"):
+            _ = FamilySamples(tasks, family, short)._able
+    tasks, split = make(sequential=1.0, only=("2-11",))
+    ones = np.ones_like(tasks.behaviour.items)
+    few = dataclasses.replace(
+        tasks.behaviour, items=ones, names=Names(["", "Tea"]), catalog=[None, {"title": "Tea"}]
+    )
+    tasks = dataclasses.replace(tasks, behaviour=few)
+    with pytest.raises(InputError, match=r"prompt 2-11 asks about an item .* met 1 of 1 items"):
+        [mixture(tasks, split.train)(k) for k in range(20)]

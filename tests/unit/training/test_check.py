@@ -49,8 +49,14 @@ CHRONOLOGICAL = {"name": "chronological_sequences"}
         ),
         ({"train": {"metric": "test/full/ndcg@10"}}, "no metric 'test/full/ndcg@10' among"),
         # The last of the training is where the test's examples were looked for.
-        ({"split": CHRONOLOGICAL | {"ratios": (8, 2, 0)}}, "the test split has no example"),
-        ({"split": CHRONOLOGICAL | {"ratios": (8, 0, 2)}}, "the validation split has no example"),
+        (
+            {"split": CHRONOLOGICAL | {"ratios": (8, 2, 0)}},
+            "config.split leaves no example for test",
+        ),
+        (
+            {"split": CHRONOLOGICAL | {"ratios": (8, 0, 2)}},
+            "leaves no example for validation",
+        ),
         (
             {"objective": {"name": "softmax", "states_weight": 0.5}},
             "config.objective.states_weight: only a generative model .* expected 0 for sasrec",
