@@ -1,0 +1,60 @@
+"""The command `recjax plan`: a language model's step by counting, another run's by compiling."""
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import Any
+
+from recjax.errors import InputError
+from recjax.training.compiled import use_devices
+from recjax.training.devices import Device, find_device
+from recjax.training.plan import find_config, make_plan, mesh_sizes, planned
+from recjax.training.run_plan import plan_run
+from recjax.training.system import load_system
+
+
+def plan(args: argparse.Namespace, run: Any, say: Callable[..., None]) -> dict[str, Any]:
+    """Runs the command.
+
+    Args:
+        args: its flags.
+        run: a run's config; None for a preset or a folder.
+        say: prints lines.
+    """
+    device = None if args.device is None else find_device(args.device)
+    sizes = mesh_sizes(args.mesh)
+    own = run is not None and load_system(run.system).plan is None  # its own step is compiled
+    if args.compiled or own:
+        use_devices(math.prod(sizes))
+    names = ("batch", "length", "train", "dtype", "rank", "quant")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if own:
+        for name in (n for n in (*given, "remat") if getattr(args, n) is not None):
+            raise InputError(f"--{name}: of language models; expected --config.KEY=VALUE")
+        return _fitting(plan_run(run, sizes), device, say)
+    if run is None:
+        told = {"config": find_config(args.preset, args.source, remat=args.remat)}
+    else:
+        told = planned(run, args.mesh, remat=args.remat)
+    if "lora" in told and "rank" in given:
+        raise InputError("--rank: expected --config.lora.rank=N")
+    if "rank" in given and given.get("train", told.get("train", "lora")) != "lora":
+        raise InputError("--rank: of adapters; expected --train=lora")
+    usual = {"batch": 8, "length": 512, "train": "lora", "dtype": "bfloat16"}
+    told = {**usual, **told, **given}
+    counted = make_plan(mesh=args.mesh, compiled=args.compiled, **told)
+    if told["length"] > told["config"].max_length:
+        say(f"rows of {told['length']:,}; the model was trained on {told['config'].max_length:,}")
+    return _fitting(counted, device, say)
+
+
+def _fitting(plan: Any, device: Device | None, say: Callable[..., None]) -> dict[str, Any]:
+    """Says what a plan takes, and whether a device has it."""
+    result = plan.as_dict()
+    say(plan.table(device))
+    if device is not None:
+        needed, there = result["total_bytes"] / 1e9, device.memory / 1e9
+        result["fits"] = needed <= there
+        said = "fits" if result["fits"] else "does NOT fit"
+        say(f"{said} {device.name}: {needed:.1f} GB of {there:.1f} GB on each device")
+    return result
