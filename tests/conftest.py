@@ -13,8 +13,8 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _FLAGS = "--xla_force_host_platform_device_count=8"
 # Most of the tests' time is XLA's, on programs that run once or twice: compiled in a hurry, they
-# take half of it. Most commands that tests/e2e and tests/sharding start compile as users' do; so
-# does everything where torch is, since the tests against it look at the last digits.
+# take half of it. Most commands that tests/e2e starts compile as users' do; so does everything
+# where torch is, since the tests against it look at the last digits.
 if importlib.util.find_spec("torch") is None:
     # One part a program: a small one gains nothing by threads, and loses a fifth of the time.
     _FLAGS += " --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"

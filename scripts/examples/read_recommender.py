@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 import recjax
@@ -61,8 +61,9 @@ def states(run, histories: list[np.ndarray]) -> np.ndarray:
     ids = np.zeros((len(histories), LENGTH), np.int32)
     for row, history in zip(ids, histories, strict=True):
         row[LENGTH - len(history) :] = history
-    model = run.model.merge(run.restore(run.best_step()))
-    return np.asarray(jnp.where((ids != 0)[..., None], model.encode(jnp.asarray(ids)), 0))
+    encode = jax.jit(lambda params, ids: run.model.merge(params).encode(ids))
+    found = np.asarray(encode(run.restore(run.best_step()), ids))
+    return np.where((ids != 0)[..., None], found, 0)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,5 +1,8 @@
 """The whole thing learns: one batch by heart, the sample better than popularity."""
 
+import functools
+
+import jax
 import numpy as np
 import pytest
 
@@ -17,6 +20,23 @@ def make_run(store, model, objective, rate=5e-3, **train):
         "train": {"batch_size": 32, "steps_per_call": 50, **train},
     }
     return RecommenderRun(build(RunConfig, section, "config"), store)
+
+
+@pytest.fixture
+def make_steps(monkeypatch):
+    """`make_steps(run)`: its steps, optimised somewhat.
+
+    Other tests' programs run once or twice and are compiled in a hurry (tests/conftest.py); these
+    run for hundreds of steps. Users' full optimisation takes longer than it saves here.
+    """
+    options = {"xla_backend_optimization_level": 1}
+
+    def make(run):
+        with monkeypatch.context() as patch:
+            patch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=options))
+            return run.make_steps()
+
+    return make
 
 
 @pytest.mark.parametrize(
@@ -41,10 +61,10 @@ def make_run(store, model, objective, rate=5e-3, **train):
         ({"name": "gru4rec", "embedding_dropout": 0.0}, {"name": "top1_max", "negatives": 64}, 0.5),
     ],
 )
-def test_overfits_one_batch(sample_store, model, objective, least):
+def test_overfits_one_batch(sample_store, make_steps, model, objective, least):
     run = make_run(sample_store, model, objective)
     one = {k: np.repeat(v, 50, axis=0) for k, v in run.batches(0).items()}
-    steps, state, losses = run.make_steps(), run.init_state(), []
+    steps, state, losses = make_steps(run), run.init_state(), []
     for _ in range(8):
         state, metrics = steps(state, one)
         losses.append(float(metrics["loss"][-1]))
@@ -80,14 +100,14 @@ def popularity_hits(store, k=10):
     ],
     ids=["gru4rec", "caser", "bert4rec", "dreamrec"],
 )
-def test_a_trained_model_beats_popularity(tmp_path, model, objective):
+def test_a_trained_model_beats_popularity(tmp_path, make_steps, model, objective):
     from recjax.data.prepare import DataConfig, prepare
 
     options = {"users": 1000, "max_length": 60}
     store = prepare(DataConfig("simulated", str(tmp_path / "s"), options=options))
     slow = model["name"] == "bert4rec"  # few targets a step, and no high rate with post-norm
     run = make_run(store, model, objective, **({"rate": 2e-3, "batch_size": 64} if slow else {}))
-    steps, state = run.make_steps(), run.init_state()
+    steps, state = make_steps(run), run.init_state()
     for call in range(18 if slow else 8):
         state, _ = steps(state, run.place(call * 50, 50))
     hits = run.evaluator("test").run(state.params)["test/full/hr@10"]

@@ -13,13 +13,15 @@ from recjax.training import parallel
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.recommender import RecommenderRun, RunConfig
 
-SHALLOW = {"bert4rec": {"layers": 1}}  # depth is SASRec's to show
+# Depth is to be shown by SASRec with softmax.
+SHALLOW = {"bert4rec": {"layers": 1}, "dreamrec": {"layers": 1, "steps": 50, "schedule": "cosine"}}
 
 
 def make_run(store, mesh, model="sasrec", objective="softmax"):
+    small = SHALLOW.get(model, {}) if objective != "bpr_max" else {"layers": 1}
     section = {
         "data": {"source": "simulated", "store": str(store.path)},
-        "model": {"name": model, "max_length": 20, "dim": 16, **SHALLOW.get(model, {})},
+        "model": {"name": model, "max_length": 20, "dim": 16, **small},
         "objective": {"name": objective, "negatives": 8},
         "train": {"batch_size": 32, "steps_per_call": 2, "mesh": mesh, "packed": False},
     }

@@ -16,7 +16,8 @@ def get_config(arg=None):
     config = ConfigDict()
     config.data = {"source": "simulated", "store": STORE,
                    "options": {"users": 120, "mean_length": 10.0, "max_length": 30}}
-    config.model = {"name": "sasrec", "dim": 16, "max_length": 20, "dropout": 0.0}
+    config.model = {"name": "sasrec", "dim": 16, "layers": 1, "max_length": 20,
+                    "dropout": 0.0}
     config.objective = {"name": "softmax"}
     config.train = {"batch_size": 16, "epochs": 6.0, "steps_per_call": 4, "mesh": (2, 2, 1)}
     return config

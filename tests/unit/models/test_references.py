@@ -1,8 +1,9 @@
 """Cheap references against sums written out."""
 
 import dataclasses
+import functools
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 
@@ -25,7 +26,12 @@ def fitted(sequences, section, ids):
     arrays = module.fit(config, sequences)
     key, size = module.needed(config, sequences)
     assert key.startswith("config.model.") and size > 0
-    return np.asarray(module.score(config, arrays, jnp.array(ids)))
+    return np.asarray(scores(module, config)(arrays, np.array(ids)))
+
+
+def scores(module, config):
+    """`(arrays, ids) -> scores`, compiled."""
+    return jax.jit(functools.partial(module.score, config))
 
 
 def dense(pairs):
@@ -65,8 +71,9 @@ def test_nearest_items_and_votes():
     pairs = np.array([1, 1, 1, 3]), np.array([2, 3, 4, 1]), np.array([0.5, 2.0, 0.5, 1.0])
     arrays = counts.nearest_items(*pairs, 5, 2)
     assert arrays["neighbours"].tolist() == [[0, 0], [3, 2], [0, 0], [1, 0], [0, 0]]
-    given = {name: jnp.array(value) for name, value in arrays.items()}
-    scores = np.asarray(counts.votes(given, jnp.array([[0, 3, 1], [0, 0, 4]]), 0.5))
+    given = {name: np.array(value) for name, value in arrays.items()}
+    votes = jax.jit(counts.votes, static_argnums=2)
+    scores = np.asarray(votes(given, np.array([[0, 3, 1], [0, 0, 4]]), 0.5))
     np.testing.assert_allclose(scores[0, 1:], [0.5, 0.5, 2.0, 0.0])
     np.testing.assert_allclose(scores[1, 1:], 0)
 
@@ -121,8 +128,8 @@ def test_padding_changes_nothing(sequences, name):
     module, config = read_reference({"name": name})
     assert dataclasses.fields(config)
     arrays = module.fit(config, sequences)
-    short = module.score(config, arrays, jnp.array([[3, 1]]))
-    long = module.score(config, arrays, jnp.array([[0, 0, 0, 3, 1]]))
+    score = scores(module, config)
+    short, long = (np.asarray(score(arrays, np.array([row]))) for row in ([3, 1], [0, 0, 0, 3, 1]))
     np.testing.assert_allclose(short[:, 1:], long[:, 1:], rtol=1e-6)
     assert np.isfinite(short).all()
 

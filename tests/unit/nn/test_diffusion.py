@@ -1,5 +1,6 @@
 """The sampler against distributions whose perfect denoiser is known."""
 
+import functools
 import typing
 
 import jax
@@ -9,6 +10,8 @@ import pytest
 
 from recjax.nn import diffusion
 
+# Hundreds of steps over thousands of rows: optimised, unlike the other tests' programs.
+compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 2})
 SCHEDULES = typing.get_args(diffusion.ScheduleName)
 
 
@@ -90,7 +93,7 @@ def test_samples_of_a_gaussian(name, eta, steps):
     rows = 20_000 if name == "sqrt" else 8_000  # it comes nearest to the bounds below
     noise = jax.random.normal(jax.random.key(0), (rows, 3))
     denoise = _gaussian(alphas_bar, mean, deviation)
-    draw = jax.jit(
+    draw = compiled(
         lambda: diffusion.sample(denoise, noise, jax.random.key(1), alphas_bar, steps, eta)
     )
     x = np.asarray(draw())
@@ -112,7 +115,12 @@ def test_samples_of_two_points_and_guidance_between_them():
 
     noise = jax.random.normal(jax.random.key(2), (20_000, 1))
     for eta, steps in ((1.0, 400), (0.0, 100)):
-        x = np.asarray(diffusion.sample(denoise, noise, jax.random.key(3), alphas_bar, steps, eta))
+        draw = compiled(
+            functools.partial(
+                diffusion.sample, denoise, noise, jax.random.key(3), alphas_bar, steps, eta
+            )
+        )
+        x = np.asarray(draw())
         assert (np.abs(np.abs(x) - 1) < 0.05).mean() > 0.98
         assert abs((x > 0).mean() - 0.75) < 0.02
 
