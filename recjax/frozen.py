@@ -54,6 +54,8 @@ def recommender_store(workdir: str | Path, may_prepare: bool, key: str) -> Store
     Raises:
         InputError: no run there or another system's, or what `prepare` and `open_store` refuse.
     """
+    if not str(workdir):
+        raise InputError(f"{key}: is empty; expected the workdir of a recommender's run")
     try:
         config = read_run_config(home(workdir))
     except InputError as error:

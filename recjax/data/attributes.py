@@ -68,6 +68,8 @@ def multi_hot(catalog: Catalog, key: str, at_least: int = 1) -> Attributes:
     """
     try:
         labels = [frozenset(_labels(value)) for value in _column(catalog, key)]
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"'{key}' of an item of the catalogue: {error}") from None
     counts = Counter(label for some in labels for label in some)

@@ -87,7 +87,9 @@ def read_reviews(path: str | Path, store: Store) -> Reviews:
     if not matched:
         raise InputError(f"{path}: no review of a user and an item of {store.path}")
     if not any(bodies):
-        raise InputError(f"{path}: its {matched:,} reviews have no text; expected one of {_BODY}")
+        raise InputError(
+            f"{path}: its {matched:,} reviews have no text; expected one of {', '.join(_BODY)}"
+        )
     return Reviews(bodies, headlines, names, hash_file(path)["sha256"])
 
 

@@ -93,6 +93,8 @@ def complete(section: Any) -> dict[str, Any]:
 
 
 def _store(config: InterpreterRunConfig, may_prepare: bool) -> Store:
+    if not config.llm:
+        raise InputError("config.llm: is empty; expected the folder of a language model")
     return recommender_store(config.recommender, may_prepare, "config.recommender")
 
 

@@ -161,9 +161,9 @@ class Tasks:
         if not found and not held_out:
             needs = {_NEEDS[f] for id in ids for f in PROMPTS[id].fields if f in _NEEDS}
             lacking = sorted(n for n in needs if not self._has(n, places).any())
-            where = (
-                "; config.text.tasks.reviews names a file of them" if self.written is None else ""
-            )
+            where = "; config.text.tasks.reviews names a file of them"
+            if self.written is not None:
+                where = " (by the rule of recjax.text.reasons)" if "explanations" in lacking else ""
             raise InputError(
                 f"config.text.tasks.{family}: the data have no {' and no '.join(lacking)}"
                 f"{where if lacking != ['ratings'] else ''}"

@@ -22,7 +22,7 @@ def test_labels_become_columns():
     assert genres.known.tolist() == [False, True, True, False]
     assert multi_hot(CATALOG, "genres", at_least=2).names == ("Drama",)
     assert multi_hot(CATALOG, "brand").values[:, 0].tolist() == [0, 1, 0, 0]
-    with pytest.raises(InputError, match="no item of the catalogue has 'genre'; did you mean"):
+    with pytest.raises(InputError, match="^no item of the catalogue has 'genre'; did you mean"):
         multi_hot(CATALOG, "genre")
 
 

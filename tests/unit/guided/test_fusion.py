@@ -68,6 +68,7 @@ def test_what_cannot_be_is_said(fused, configured, tmp_path):
     _, config, _ = fused
     for changes, message in (
         ({"base": str(tmp_path)}, f"config.base: {tmp_path}/config.json: missing"),
+        ({"base": ""}, "config.base: is empty; expected the workdir of a recommender's run"),
         ({"weights": (-1.0,)}, "config.weights: expected each at least 0"),
         ({"guided": {**config["guided"], "vector": "recent:99"}}, "but the base reads 8 items"),
         ({"train": {"metric": "validation/full/nothing@1"}}, "config.train.metric: no metric"),

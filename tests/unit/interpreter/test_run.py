@@ -74,6 +74,9 @@ def test_a_section_without_a_recommender():
 def test_a_recommender_that_is_none(make, finished, sample_store, tmp_path):
     with pytest.raises(InputError, match="nowhere/config.json: missing"):
         make(recommender=str(tmp_path / "nowhere"))
+    for key in ("recommender", "llm"):
+        with pytest.raises(InputError, match=f"config.{key}: is empty; expected"):
+            make(**{key: ""})
     texts = tmp_path / "texts"
     start_run(build_config({
         "system": "language_model",

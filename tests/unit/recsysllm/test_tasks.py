@@ -192,6 +192,11 @@ def test_too_few_interactions_or_items_are_told_as_that(make):
     for family in ("rating", "sequential"):
         with pytest.raises(InputError, match=f"tasks.{family}: config.split leaves no interaction"):
             _ = FamilySamples(tasks, family, short)._able
+    dull = dataclasses.replace(tasks.written, reasons=[None] * len(tasks.written.reasons))
+    with pytest.raises(InputError, match=r"no explanations \(by the rule of recjax.text.reasons"):
+        _ = FamilySamples(
+            dataclasses.replace(tasks, written=dull), "explanation", split.train
+        )._able
     tasks, split = make(sequential=1.0, only=("2-11",))
     ones = np.ones_like(tasks.behaviour.items)
     few = dataclasses.replace(
