@@ -56,6 +56,12 @@ def _remember_programs():
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+def pytest_collection_finish(session):
+    """What was imported stays: the collector need not walk through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     """A run's mesh has all devices, and over eight it takes half as long again: in unit/ and e2e/

@@ -51,8 +51,8 @@ def on_host(array: Any, row: int | None = None) -> np.ndarray:
     if not array.is_fully_addressable:
         made = _gathered(row is not None, array.sharding.mesh)(array, *number)
         return np.asarray(made.addressable_data(0))
-    if row is not None:
-        return np.asarray(_traced_row(array, *number))
-    # Of one CPU device it is the buffer itself; else JAX would keep what it fetched.
-    only = len(array.devices()) == 1 and next(iter(array.devices())).platform == "cpu"
-    return np.asarray(array if only else _copied(array))
+    if len(array.devices()) == 1 and next(iter(array.devices())).platform == "cpu":
+        whole = np.asarray(array)  # the buffer itself
+        return whole if row is None else whole[row]
+    # JAX would keep what it fetched of the array itself.
+    return np.asarray(_copied(array) if row is None else _traced_row(array, *number))

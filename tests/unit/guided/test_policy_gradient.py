@@ -1,5 +1,6 @@
 """The policy's gradient is the exact one on average, and finds a known optimum."""
 
+import functools
 import itertools
 
 import jax
@@ -23,6 +24,7 @@ def log_probs_of(params, chosen):
     return jnp.stack([first[a], second[a, b]], axis=-1)
 
 
+@jax.jit
 def parameters():
     keys = jax.random.split(jax.random.key(1))
     return {
@@ -45,15 +47,16 @@ def test_the_gradients_mean_is_the_exact_one():
     def exact(params):
         return -(jnp.exp(log_probs_of(params, every).sum(-1)) * REWARDS[tuple(every.T)]).sum()
 
-    chosen = jax.jit(lambda p: draw(p, jax.random.key(2), (40_000, 4)))(params)
-    rewards = REWARDS[np.asarray(chosen[..., 0]), np.asarray(chosen[..., 1])]
+    chosen = np.asarray(jax.jit(lambda p: draw(p, jax.random.key(2), (40_000, 4)))(params))
+    rewards = REWARDS[chosen[..., 0], chosen[..., 1]]
 
     def drawn(params):
         return policy_loss(log_probs_of(params, chosen), advantages(rewards), rewards) / len(chosen)
 
     value, found = jax.jit(jax.value_and_grad(drawn))(params)
-    assert value == pytest.approx(float(1 + exact(params)), abs=5e-3)
-    for name, expected in jax.jit(jax.grad(exact))(params).items():
+    wanted, slopes = jax.jit(jax.value_and_grad(exact))(params)
+    assert value == pytest.approx(float(1 + wanted), abs=5e-3)
+    for name, expected in slopes.items():
         np.testing.assert_allclose(found[name], expected, atol=4e-3)
         assert np.abs(expected).max() > 0.02
 
@@ -85,17 +88,17 @@ def test_a_bandits_best_answer_is_found(scale, updates):
 
 
 def test_advantages_know_nothing_of_their_own_answer():
-    rewards = jnp.array([[0.1, 0.5, 0.9]])
-    changed = advantages(rewards.at[0, 0].set(1.0)) - advantages(rewards)
-    np.testing.assert_allclose(changed[0], [0.9, -0.45, -0.45], atol=1e-6)
-    np.testing.assert_allclose(advantages(rewards).sum(), 0, atol=1e-6)
+    rewards = np.array([[0.1, 0.5, 0.9], [1.0, 0.5, 0.9]], np.float32)
+    one, other = np.asarray(jax.jit(advantages)(rewards))
+    np.testing.assert_allclose(other - one, [0.9, -0.45, -0.45], atol=1e-6)
+    np.testing.assert_allclose(one.sum(), 0, atol=1e-6)
 
 
 def test_auc_is_the_share_of_pairs_in_order():
     rng = np.random.default_rng(3)
     scores = rng.integers(0, 5, (50, 7)).astype(np.float32)
     liked, known = rng.random((50, 7)) < 0.4, rng.random((50, 7)) < 0.8
-    found, some = auc(scores, liked, known)
+    found, some = map(np.asarray, jax.jit(auc)(scores, liked, known))
     for row in range(50):
         good, bad = (scores[row][known[row] & (liked[row] == side)] for side in (True, False))
         pairs = [(g > b) + 0.5 * (g == b) for g in good for b in bad]
@@ -110,8 +113,8 @@ def test_the_rank_is_among_all_items_but_the_history():
     targets = np.stack([rng.choice(np.arange(1, 30), 4, replace=False) for _ in range(20)])
     history = np.stack([rng.choice(np.arange(0, 30), 6, replace=False) for _ in range(20)])
     known = rng.random((20, 4)) < 0.8
-    scores = match(users, items)
-    found = reciprocal_rank(scores, targets, known, history)
+    scores = np.asarray(jax.jit(match)(users, items))
+    found = np.asarray(jax.jit(reciprocal_rank)(scores, targets, known, history))
     for row in range(20):
         out = []
         for target in targets[row][known[row]]:
@@ -119,6 +122,9 @@ def test_the_rank_is_among_all_items_but_the_history():
             own = float(scores[row, target])
             out.append(1 / (1 + sum(float(scores[row, i]) >= own for i in rest)))
         assert float(found[row]) == pytest.approx(np.mean(out) if out else 0.0)
+
+
+clipped = jax.jit(jax.value_and_grad(functools.partial(policy_loss, clip=0.2)))
 
 
 @pytest.mark.parametrize(
@@ -131,14 +137,12 @@ def test_the_rank_is_among_all_items_but_the_history():
     ],
 )  # fmt: skip
 def test_a_clipped_decision_has_no_gradient(change, gain, slope):
-    before = jnp.full((1, 2, 2), -1.0)
-    now = before.at[0, 0, 0].add(float(np.log1p(change)))
-    gains = jnp.zeros((1, 2, 2)).at[0, 0, 0].set(gain).at[0, 1, 1].set(5.0)
-    real = jnp.ones((1, 2, 2), bool).at[0, 1, 1].set(False)
-    rewards = jnp.array([[0.25, 0.5]])
-    value, found = jax.value_and_grad(policy_loss)(
-        now, gains, rewards, before=before, real=real, clip=0.2
-    )
+    before = np.full((1, 2, 2), -1.0, np.float32)
+    now, gains, real = before.copy(), np.zeros_like(before), np.ones(before.shape, bool)
+    now[0, 0, 0] += np.log1p(change)
+    gains[0, 0, 0], gains[0, 1, 1], real[0, 1, 1] = gain, 5.0, False
+    rewards = np.array([[0.25, 0.5]], np.float32)
+    value, found = clipped(now, gains, rewards, before=before, real=real)
     assert value == pytest.approx(0.625)
     expected = np.zeros((1, 2, 2))
     expected[0, 0, 0] = slope / 2  # of two answers
@@ -147,15 +151,16 @@ def test_a_clipped_decision_has_no_gradient(change, gain, slope):
 
 def test_the_divergence_is_the_exact_one_and_so_is_its_gradient():
     params = parameters()
-    start = jax.tree.map(lambda a: a + 0.5 * jnp.sin(7 * a), params)
+    start = {name: a + 0.5 * np.sin(7 * a) for name, a in jax.device_get(params).items()}
     every = np.array(list(itertools.product(range(RATINGS), repeat=PLACES)))
-    of_start = log_probs_of(start, every)
-    mass = jnp.exp(log_probs_of(params, every).sum(-1))
+    of = jax.jit(log_probs_of)
+    of_start, own = np.asarray(of(start, every)), np.asarray(of(params, every))
+    mass = np.exp(own.sum(-1))
 
     def estimated(params):  # the mean over all answers, as the policy draws them
         log_probs = log_probs_of(params, every)[:, None, None]
         each = jax.vmap(divergence)(log_probs, of_start[:, None, None])
-        return (jax.lax.stop_gradient(mass) * each).sum()
+        return (mass * each).sum()
 
     def backward(params):  # of the start from the policy, at each place; prefixes are the policy's
         first = jax.nn.softmax(start["first"]) @ -jax.nn.log_softmax(params["first"])
@@ -164,19 +169,19 @@ def test_the_divergence_is_the_exact_one_and_so_is_its_gradient():
         second = (jax.nn.softmax(start["second"], axis=-1) * -own).sum(-1)
         return first + prefixes @ second
 
-    value, found = jax.value_and_grad(estimated)(params)
-    exact = (mass * (log_probs_of(params, every) - of_start).sum(-1)).sum()
+    value, found = jax.jit(jax.value_and_grad(estimated))(params)
+    exact = (mass * (own - of_start).sum(-1)).sum()
     assert value == pytest.approx(float(exact), abs=1e-5) and exact > 0.01
-    for name, expected in jax.grad(backward)(params).items():
+    for name, expected in jax.jit(jax.grad(backward))(params).items():
         np.testing.assert_allclose(found[name], expected, atol=1e-5)
         assert np.abs(expected).max() > 0.01
-    same = divergence(of_start[:, None], of_start[:, None])
+    same = jax.jit(divergence)(of_start[:, None], of_start[:, None])
     assert same == pytest.approx(0.0, abs=1e-6)
 
 
 def test_a_group_says_how_usual_it_is_to_keep_to_the_form():
-    at = jnp.array([[[0, 1, 2], [0, 1, 3], [0, 3, 3]]])
-    kept = jnp.array([[[True, True, True], [True, False, False], [False, False, False]]])
-    words = jnp.array([[[True, True, True], [True, True, False], [True, False, False]]])
-    found = format_advantages(at, kept, words, 3)
+    at = np.array([[[0, 1, 2], [0, 1, 3], [0, 3, 3]]])
+    kept = np.array([[[True, True, True], [True, False, False], [False, False, False]]])
+    words = np.array([[[True, True, True], [True, True, False], [True, False, False]]])
+    found = jax.jit(format_advantages, static_argnums=3)(at, kept, words, 3)
     np.testing.assert_allclose(found, [[[0.5, 1, 1], [0.5, -1, 0], [-1, 0, 0]]], atol=1e-6)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,30 +13,47 @@ from recjax.nn.mlp import gated_silu, gelu
 from recjax.nn.recurrent import GRU
 
 
+def slopes(function, d_out, *given):
+    """`(value, derivatives with respect to what is given)`, compiled."""
+
+    @jax.jit
+    def program(d_out, *given):
+        out, back = jax.vjp(function, *given)
+        return out, back(d_out)
+
+    return program(d_out, *given)
+
+
 def test_the_derivative_of_a_gate():
     gate, up, d_out = np.random.default_rng(0).standard_normal((3, 4, 9)).astype(np.float32) * 3
-    expected, plain = jax.vjp(lambda a, b: jax.nn.silu(a) * b, gate, up)
-    out, by_hand = jax.vjp(gated_silu, gate, up)
+    expected, plain = slopes(lambda a, b: jax.nn.silu(a) * b, d_out, gate, up)
+    out, by_hand = slopes(gated_silu, d_out, gate, up)
     np.testing.assert_array_equal(out, expected)
-    for one, other in zip(by_hand(d_out), plain(d_out), strict=True):
+    for one, other in zip(by_hand, plain, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 @pytest.mark.parametrize("approximate", [True, False])
 def test_the_derivative_of_gelu(approximate):
     x, d_out = np.random.default_rng(0).standard_normal((2, 4, 9)).astype(np.float32) * 3
-    expected, plain = jax.vjp(lambda x: jax.nn.gelu(x, approximate=approximate), x)
-    out, own = jax.vjp(lambda x: gelu(x, approximate), x)
+    expected, plain = slopes(lambda x: jax.nn.gelu(x, approximate=approximate), d_out, x)
+    out, own = slopes(lambda x: gelu(x, approximate), d_out, x)
     np.testing.assert_array_equal(out, expected)
-    np.testing.assert_allclose(own(d_out)[0], plain(d_out)[0], atol=1e-6)
+    np.testing.assert_allclose(own[0], plain[0], atol=1e-6)
     kept = jax.eval_shape(lambda x: jax.vjp(lambda x: gelu(x, approximate), x)[1], x)
     assert [leaf.shape for leaf in jax.tree.leaves(kept)] == [x.shape]  # nothing but x
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_dropout_keeps_the_expectation(rate):
-    x = jnp.ones((400, 400))
-    out = dropout(x, rate, deterministic=False, rngs=nnx.Rngs(dropout=jax.random.key(0)))
+    x = np.ones((400, 400), np.float32)
+
+    @jax.jit
+    def dropped(x):
+        rngs = nnx.Rngs(dropout=jax.random.key(0))
+        return dropout(x, rate, deterministic=False, rngs=rngs)
+
+    out = np.asarray(dropped(x))
     assert float((out == 0).mean()) == pytest.approx(rate, abs=0.01)
     assert float(out.mean()) == pytest.approx(1.0, abs=0.03)
     kept = np.unique(out[out > 0])
@@ -56,7 +75,8 @@ def test_attention_against_numpy():
     )
     x = rng.standard_normal((1, 4, 6)).astype(np.float32)
     mask = np.tril(np.ones((1, 4, 4), bool))
-    out = attention(jnp.array(x), jnp.array(x), jnp.array(mask), deterministic=True)
+    call = jax.jit(lambda x, mask: attention(x, x, mask, deterministic=True))
+    out = np.asarray(call(x, mask))
 
     def linear(layer):
         return x[0] @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...])
@@ -73,10 +93,11 @@ def test_attention_against_numpy():
 
 def test_gru_restarts_with_every_segment():
     gru = GRU(5, 4, kernel_init=nnx.initializers.normal(0.5), rngs=nnx.Rngs(0))
-    x = jax.random.normal(jax.random.key(0), (1, 6, 5))
-    both = gru(x, jnp.array([[0, 1, 1, 2, 2, 2]]))
-    first = gru(x[:, 1:3], jnp.ones((1, 2), jnp.int32))
-    second = gru(x[:, 3:], jnp.ones((1, 3), jnp.int32))
+    x = np.random.default_rng(0).standard_normal((1, 6, 5)).astype(np.float32)
+    call = jax.jit(lambda *given: gru(*given))
+    both = np.asarray(call(x, np.array([[0, 1, 1, 2, 2, 2]])))
+    first = call(x[:, 1:3], np.ones((1, 2), np.int32))
+    second = call(x[:, 3:], np.ones((1, 3), np.int32))
     np.testing.assert_allclose(both[:, 1:3], first, atol=1e-6)
     np.testing.assert_allclose(both[:, 3:], second, atol=1e-6)
 
@@ -85,12 +106,12 @@ def test_a_repeated_vector_is_that_many_rows_of_memory():
     attention = MultiHeadAttention(
         6, 2, 0.0, kernel_init=nnx.initializers.normal(0.5), rngs=nnx.Rngs(0)
     )
-    x, vector = jax.random.normal(jax.random.key(0), (2, 4, 6)), jnp.arange(6.0)
-    mask = make_mask(jnp.ones((2, 4), bool))
-    count = jnp.array([[3, 3, 3, 3], [0, 0, 1, 2]])
-    out = attention(x, x, mask, repeated=(vector, count), deterministic=True)
-    memory = jnp.concatenate([x, jnp.broadcast_to(vector, (2, 3, 6))], axis=1)
-    mask = jnp.concatenate([mask, count[..., None] > jnp.arange(3)], axis=-1)
-    expected = attention(x, memory, mask, deterministic=True)
-    np.testing.assert_allclose(out, expected, atol=1e-5)
-    assert np.abs(out[0] - attention(x, x, mask[..., :4], deterministic=True)[0]).max() > 0.1
+    call = jax.jit(functools.partial(attention, deterministic=True))
+    x = np.random.default_rng(0).standard_normal((2, 4, 6)).astype(np.float32)
+    vector, count = np.arange(6, dtype=np.float32), np.array([[3, 3, 3, 3], [0, 0, 1, 2]])
+    mask = np.asarray(jax.jit(make_mask)(np.ones((2, 4), bool)))
+    out = np.asarray(call(x, x, mask, repeated=(vector, count)))
+    memory = np.concatenate([x, np.broadcast_to(vector, (2, 3, 6))], axis=1)
+    mask = np.concatenate([mask, count[..., None] > np.arange(3)], axis=-1)
+    np.testing.assert_allclose(out, call(x, memory, mask), atol=1e-5)
+    assert np.abs(out[0] - np.asarray(call(x, x, mask[..., :4]))[0]).max() > 0.1

@@ -1,5 +1,6 @@
 """Objectives against plain numpy, position by position."""
 
+import functools
 import typing
 
 import jax
@@ -22,6 +23,11 @@ WEIGHTS = (RNG.random(T) < 0.7).astype(np.float32)
 SHARED = np.array([3, 3, int(TARGETS[0]), 9])
 
 
+def called(function, *arrays, **static):
+    """`function(*arrays, **static)`, compiled."""
+    return jax.jit(functools.partial(function, **static))(*arrays)
+
+
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
@@ -42,7 +48,10 @@ def test_bce_and_gbce():
             p = sigmoid(H[t] @ TABLE[TARGETS[t]])
             q = sigmoid(TABLE[negatives[t]] @ H[t])
             losses.append(-np.log(p**beta) - np.log(1 - q).sum())
-        check(objectives.binary_cross_entropy(H, TABLE, TARGETS, WEIGHTS, negatives, beta), losses)
+        found = called(
+            objectives.binary_cross_entropy, H, TABLE, TARGETS, WEIGHTS, negatives, beta=beta
+        )
+        check(found, losses)
 
 
 def test_gbce_beta():
@@ -57,7 +66,7 @@ def test_softmax(chunk):
     logits = H @ TABLE.T
     logits[:, 0] = -np.inf
     losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(T), TARGETS]
-    check(softmax_cross_entropy(H, TABLE, TARGETS, WEIGHTS, chunk), losses)
+    check(called(softmax_cross_entropy, H, TABLE, TARGETS, WEIGHTS, chunk=chunk), losses)
 
 
 @pytest.mark.parametrize(("chunk", "shape"), [(10, (2, 6, D)), (4, (3, 4, D)), (64, (1, T, D))])
@@ -102,8 +111,8 @@ def test_softmax_without_padding_takes_row_0_for_a_candidate():
 @pytest.mark.parametrize("argnums", [0, 1])
 def test_softmax_makes_only_the_gradient_that_is_asked_for(argnums):
     """Three matrix products for both gradients, two for one; and it is the same one."""
-    h, table = jnp.ones((64, 32)), jnp.ones((128, 32))
-    targets, weights = jnp.ones(64, int), jnp.ones(64)
+    h, table = np.ones((64, 32), np.float32), np.ones((128, 32), np.float32)
+    targets, weights = np.ones(64, int), np.ones(64, np.float32)
 
     def loss(h, table):
         return softmax_cross_entropy(h, table, targets, weights)[0]
@@ -113,7 +122,7 @@ def test_softmax_makes_only_the_gradient_that_is_asked_for(argnums):
         return cost["flops"] / (2 * h.size * len(table))
 
     assert 2 < products(argnums) < 2.5 < 3 < products((0, 1)) < 3.5
-    one, both = jax.grad(loss, argnums)(h, table), jax.grad(loss, (0, 1))(h, table)
+    one, both = (jax.jit(jax.grad(loss, wrt))(h, table) for wrt in (argnums, (0, 1)))
     np.testing.assert_array_equal(one, both[argnums])
 
 
@@ -122,7 +131,7 @@ def test_softmax_in_half_precision_sums_in_float32():
         def loss(h, table):
             return softmax_cross_entropy(h, table, TARGETS, WEIGHTS, chunk)[0]
 
-        return jax.grad(loss, (0, 1))(jnp.array(H, dtype), jnp.array(TABLE, dtype))
+        return jax.jit(jax.grad(loss, (0, 1)))(H.astype(dtype), TABLE.astype(dtype))
 
     for found, expected in zip(
         gradients(jnp.bfloat16, 1), gradients(jnp.float32, None), strict=True
@@ -132,7 +141,7 @@ def test_softmax_in_half_precision_sums_in_float32():
 
 
 def test_softmax_survives_huge_scores():
-    loss, _ = softmax_cross_entropy(1e4 * jnp.array(H), TABLE, TARGETS, WEIGHTS)
+    loss, _ = called(softmax_cross_entropy, 1e4 * H, TABLE, TARGETS, WEIGHTS)
     assert np.isfinite(loss)
 
 
@@ -145,7 +154,7 @@ def test_sampled_softmax_ignores_the_target_among_the_negatives():
             H[t] @ TABLE[n] - q for n, q in zip(SHARED, log_q, strict=True) if n != TARGETS[t]
         ]
         losses.append(np.log(np.exp([positive, *others]).sum()) - positive)
-    check(objectives.sampled_softmax(H, TABLE, TARGETS, WEIGHTS, SHARED, log_q), losses)
+    check(called(objectives.sampled_softmax, H, TABLE, TARGETS, WEIGHTS, SHARED, log_q), losses)
 
 
 def test_bpr_and_top1_are_means_over_the_other_items():
@@ -154,20 +163,21 @@ def test_bpr_and_top1_are_means_over_the_other_items():
         (objectives.top1, lambda p, r: sigmoid(r - p) + sigmoid(r**2)),
     ):
         check(
-            function(H, TABLE, TARGETS, WEIGHTS, SHARED),
+            called(function, H, TABLE, TARGETS, WEIGHTS, SHARED),
             max_losses(lambda p, r, s, formula=formula: formula(p, r).mean()),
         )
 
 
 def test_negatives_that_are_all_the_target():
     only = np.full(2, TARGETS[0])
-    loss, weight = objectives.bpr(H[:1], TABLE, TARGETS[:1], np.ones(1, np.float32), only)
+    given = H[:1], TABLE, TARGETS[:1], np.ones(1, np.float32), only
+    loss, weight = called(objectives.bpr, *given)
     assert loss == 0 and weight == 1
 
 
 def test_squared_error():
     losses = [((H[t] - TABLE[TARGETS[t]]) ** 2).mean() for t in range(T)]
-    check(objectives.squared_error(H, TABLE, TARGETS, WEIGHTS), losses)
+    check(called(objectives.squared_error, H, TABLE, TARGETS, WEIGHTS), losses)
 
 
 def max_losses(loss):
@@ -184,12 +194,12 @@ def test_bpr_max():
     losses = max_losses(
         lambda p, r, s: -np.log((s * sigmoid(p - r)).sum()) + 0.7 * (s * r**2).sum()
     )
-    check(objectives.bpr_max(H, TABLE, TARGETS, WEIGHTS, SHARED, 0.7), losses)
+    check(called(objectives.bpr_max, H, TABLE, TARGETS, WEIGHTS, SHARED, 0.7), losses)
 
 
 def test_top1_max():
     losses = max_losses(lambda p, r, s: (s * (sigmoid(r - p) + sigmoid(r**2))).sum())
-    check(objectives.top1_max(H, TABLE, TARGETS, WEIGHTS, SHARED), losses)
+    check(called(objectives.top1_max, H, TABLE, TARGETS, WEIGHTS, SHARED), losses)
 
 
 @pytest.mark.parametrize("budget", [None, T])
@@ -210,9 +220,11 @@ def test_seen_items_have_a_bias_and_it_has_a_gradient(budget):
             )[0]
         )
 
-    at = jnp.array(H), jnp.array(TABLE), jnp.array(-1.5)
-    np.testing.assert_allclose(ours(*at), plain(*at), rtol=1e-5)
-    found, expected = jax.grad(ours, (0, 1, 2))(*at), jax.grad(plain, (0, 1, 2))(*at)
+    at = H, TABLE, np.float32(-1.5)
+    (value, found), (wanted, expected) = (
+        jax.jit(jax.value_and_grad(f, (0, 1, 2)))(*at) for f in (ours, plain)
+    )
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
@@ -224,7 +236,10 @@ def test_a_softmax_of_a_temperature_with_smoothed_targets():
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     losses = -0.8 * log_p[np.arange(T), TARGETS - 1] - 0.2 * log_p.mean(-1)
     targets = np.where(WEIGHTS > 0, TARGETS, 0)
-    check(objective(H, TABLE, targets, None, objective.data, None), losses)
+    found = called(
+        lambda h, data: objective(h, TABLE, targets, None, data, None), H, objective.data
+    )
+    check(found, losses)
     with pytest.raises(InputError, match=r"temperature: 'bce' has none; expected 1.0, or 'soft"):
         ObjectiveConfig("bce", temperature=0.5)
 
@@ -289,10 +304,10 @@ def test_states_of_a_generative_model_add_their_cross_entropy():
     objective = Objective(ObjectiveConfig("mse", states_weight=0.5), ITEMS, SPANS, I)
     h, states = H[:4], H[4:8]
     key = jax.random.key(0)
-    total, weight = objective(h, TABLE, NEXT, OWNER, objective.data, key, states)
+    total, weight = called(objective.__call__, h, TABLE, NEXT, OWNER, objective.data, key, states)
     real = (np.asarray(NEXT) > 0).astype(np.float32)
-    error, _ = objectives.squared_error(h, TABLE, NEXT, real)
-    guided, _ = softmax_cross_entropy(states, TABLE, NEXT, real)
+    error, _ = called(objectives.squared_error, h, TABLE, NEXT, real)
+    guided, _ = called(softmax_cross_entropy, states, TABLE, NEXT, real)
     assert float(total) == pytest.approx(float(error + 0.5 * guided), rel=1e-5) and weight == 3
     with pytest.raises(InputError, match="only a generative model has such states"):
         objective(h, TABLE, NEXT, OWNER, objective.data, key)
@@ -313,7 +328,8 @@ def test_settings_that_cannot_work():
 def test_cosine_contrastive_is_simplex_loss():
     h, table = np.array([[1.0, 0.0], [0.6, 0.8]]), np.array([[0, 0], [1.0, 0], [0, 1], [0.8, 0.6]])
     targets, weights, negatives = np.array([1, 3]), np.ones(2), np.array([2, 3])
-    total, weight = objectives.cosine_contrastive(h, table, targets, weights, negatives, 0.5, 10.0)
+    given = h, table, targets, weights, negatives
+    total, weight = called(objectives.cosine_contrastive, *given, 0.5, 10.0)
     # Row 0: r+ = 1, negatives 0 and 0.8; row 1: r+ = 0.96, its own target does not count.
     expected = (0 + 10 * (0 + 0.3) / 2) + (1 - 0.96 + 10 * (0.8 - 0.5))
     np.testing.assert_allclose(total, expected, rtol=1e-6)
