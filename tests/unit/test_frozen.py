@@ -135,15 +135,18 @@ def test_where_targets_are_held_out_only_they_are_the_newest(untrained):
 def test_a_run_that_a_config_names(untrained, tmp_path):
     run = untrained("sasrec")
     write_records(run, tmp_path)
-    assert recommender_store(tmp_path, False).fingerprint == run.store.fingerprint
+    assert (
+        recommender_store(tmp_path, False, "config.recommender").fingerprint
+        == run.store.fingerprint
+    )
     assert open_recommender(tmp_path).config.model == run.config.model
     with pytest.raises(InputError, match="nowhere"):
-        recommender_store(tmp_path / "nowhere", False)
+        recommender_store(tmp_path / "nowhere", False, "config.recommender")
     text = (tmp_path / "config.json").read_text()
     other = text.replace('"system": "recommender"', '"system": "language_model"')
     (tmp_path / "config.json").write_text(other)
     with pytest.raises(InputError, match="config"):
-        recommender_store(tmp_path, False)
+        recommender_store(tmp_path, False, "config.recommender")
 
 
 # A recommender's states.
