@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
+import recjax
 from recjax.errors import InputError
 from recjax.lazy import resolve
 from recjax.paths import flag_path, flag_text
@@ -27,6 +28,7 @@ def make_parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
         runs: functions of all commands, by name.
     """
     parser = _Parser(prog="recjax", description="LLMs in sequential recommendation")
+    parser.add_argument("--version", action="version", version=f"recjax {recjax.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, help: str, *, config: str) -> argparse.ArgumentParser:

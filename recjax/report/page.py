@@ -71,6 +71,10 @@ def make_page(workdir: Path) -> str:
     if not any((workdir / name).exists() for name in _FILES):
         raise InputError(f"{workdir}: no run; expected one of {', '.join(_FILES)} in it")
     record = _read(workdir / "config.json", "the run's config")
+    if "config" not in record and {"model_type", "architectures"} & record.keys():
+        raise InputError(
+            f"{workdir}: the folder of a language model; expected the workdir of a run"
+        )
     manifest = _read(workdir / "manifest.json", "the data's manifest")
     lines = read_metrics(workdir / "metrics.jsonl")
     results: tuple[Section, ...] = ()

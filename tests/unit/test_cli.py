@@ -335,6 +335,13 @@ def test_what_a_config_file_raises_names_the_file(recjax, tmp_path, text, said):
     assert status == 2 and re.search(f"--config: .*broken.py: .*{said}", one_line(err))
 
 
+def test_the_version(capsys):
+    from recjax import __version__
+    from recjax.cli import main
+
+    assert main(["--version"]) == 0 and capsys.readouterr().out == f"recjax {__version__}\n"
+
+
 def test_warnings_of_ours_are_one_line():
     from recjax.cli import _warning
 

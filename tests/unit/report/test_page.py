@@ -316,6 +316,10 @@ def test_a_damaged_file_is_named(workdir, name, text, message):
 
 
 def test_no_run(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(InputError, match="the folder of a language model; expected the workdir"):
+        write_report(tmp_path / "model")
     with pytest.raises(InputError, match="no run; expected one of config.json, metrics.jsonl"):
         make_page(tmp_path)
 
