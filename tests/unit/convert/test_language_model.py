@@ -129,7 +129,7 @@ def test_tokenizers_go_with_the_model(tmp_path):
     source = tmp_path / "source"
     shutil.copytree(DATA / "llama_gqa", source)
     for name in ("tokenizer.model", "tokenizer_config.json", "generation_config.json", "notes.txt"):
-        (source / name).write_text(name)
+        (source / name).write_text("{}" if name.endswith(".json") else name)
     for form in FORMS:
         write_language_model(tmp_path / form, read_language_model(source), form=form)
         assert (tmp_path / form / "tokenizer.model").read_text() == "tokenizer.model"
