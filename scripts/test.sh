@@ -3,8 +3,10 @@
 # (without it the tests that need it are skipped, and say so).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/_chromium.sh & # beside the other packages
+chromium=$!
 . scripts/_env.sh test,dev,docs
-. scripts/_chromium.sh
+wait "$chromium"
 
 ruff check .
 ruff format --check .
