@@ -39,10 +39,10 @@ class ModelDef(Generic[M]):
 
 
 class _Stream(nnx.RngStream):
-    """Keys of `nnx.RngStream`, counted in Python.
+    """Keys of `nnx.RngStream`, made while a program is traced, not by the program.
 
-    Where a model is traced, NNX adds to a traced counter, and each addition formats an error that
-    nobody reads: half the time that a definition takes.
+    There NNX adds to a traced counter, and each addition formats an error that nobody reads: half
+    the time that a definition takes. And every key is a loop of its own to be compiled.
     """
 
     def __init__(self, key: Any, *, tag: str):
@@ -50,7 +50,8 @@ class _Stream(nnx.RngStream):
         self.drawn = 0
 
     def __call__(self) -> jax.Array:
-        key = jax.random.fold_in(self.key[...], self.drawn)
+        with jax.ensure_compile_time_eval():
+            key = jax.random.fold_in(self.key[...], self.drawn)
         self.drawn += 1
         return key
 
@@ -58,7 +59,9 @@ class _Stream(nnx.RngStream):
 def initial_keys(seed: int) -> nnx.Rngs:
     """The keys of `nnx.Rngs(params=seed)`, for building a model."""
     rngs = nnx.Rngs()
-    setattr(rngs, "params", _Stream(jax.random.key(seed), tag="params"))  # noqa: B010
+    with jax.ensure_compile_time_eval():
+        key = jax.random.key(seed)
+    setattr(rngs, "params", _Stream(key, tag="params"))  # noqa: B010
     return rngs
 
 
