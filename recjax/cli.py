@@ -365,6 +365,3 @@ def _status(arguments: list[str], debug: bool, own: bool) -> tuple[int, bool]:
         _fail(error, f"{type(error).__name__}: {' '.join(str(error).split())}", debug)
         return 1, False
 
-
-if __name__ == "__main__":
-    sys.exit(main())

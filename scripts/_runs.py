@@ -142,7 +142,7 @@ def start(config: Path, workdir: Path, processes: int) -> list[subprocess.Popen]
     }
     out = []
     for index in range(processes):
-        command = [sys.executable, "-m", "recjax.cli", "train", f"--config={config}"]
+        command = [sys.executable, "-m", "recjax", "train", f"--config={config}"]
         command += [f"--workdir={workdir}", "--json"]
         if processes > 1:
             command += ["--distributed", f"--coordinator=localhost:{port}"]

@@ -54,7 +54,7 @@ def train(args: argparse.Namespace, point: list[tuple[str, str]], rest: list[str
     """Trains one point of the grid, or reads it where it is done."""
     name = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in point)
     workdir = args.workdir / name
-    command = [sys.executable, "-m", "recjax.cli", "train", f"--config={args.config}"]
+    command = [sys.executable, "-m", "recjax", "train", f"--config={args.config}"]
     command += [f"--workdir={workdir}", "--json", *rest]
     command += [f"--config.{key}={value}" for key, value in point]
     print(f"--- {name}", file=sys.stderr, flush=True)

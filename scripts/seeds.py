@@ -117,7 +117,7 @@ def train(workdir: Path, stage: Stage, stages: list[Stage], chosen: dict[str, in
         for name, some in names.items()
     }
     folder = folders[stage.name]
-    command = [sys.executable, "-m", "recjax.cli", "train", f"--config={stage.config}"]
+    command = [sys.executable, "-m", "recjax", "train", f"--config={stage.config}"]
     command += [f"--workdir={folder}", f"--config.seed={chosen[stage.name]}", "--json"]
     command += [f"--config.{key}={value.format(**folders)}" for key, value in stage.keys.items()]
     result = folder.with_name(f"{folder.name}.json")

@@ -11,7 +11,7 @@ set -euo pipefail
 [ $# -ge 3 ] || { echo "usage: $0 NAME ZONE --config=FILE --workdir=DIR [...]" >&2; exit 2; }
 name=$1 zone=$2
 shift 2
-command="${PYTHON:-python3} -m recjax.cli train --distributed"
+command="${PYTHON:-python3} -m recjax train --distributed"
 for word in "$@"; do
     command+=" $(printf '%q' "$word")"
 done

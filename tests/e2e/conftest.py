@@ -36,7 +36,7 @@ def run_script(script, monkeypatch, capsys):
         commands, real = [], subprocess.run
 
         def here(command, **options):
-            if command[:3] != [sys.executable, "-m", "recjax.cli"]:  # git, of a run's records
+            if command[:3] != [sys.executable, "-m", "recjax"]:  # git, of a run's records
                 return real(command, **options)
             commands.append(command[3:])
             out = io.StringIO()

@@ -42,7 +42,7 @@ def config(tmp_path_factory):
 
 
 def start(config, workdir):
-    command = [sys.executable, "-m", "recjax.cli", "train", f"--config={config}"]
+    command = [sys.executable, "-m", "recjax", "train", f"--config={config}"]
     # One device: the tests' eight would only cost time here. Compiled in a hurry, as in the tests.
     flags = os.environ["XLA_FLAGS"].split()
     flags = [flag for flag in flags if "device_count" not in flag]

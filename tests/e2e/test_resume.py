@@ -48,7 +48,7 @@ def whole(config, tmp_path_factory):
 
 
 def start(config, model, workdir):
-    command = [sys.executable, "-m", "recjax.cli", "train", f"--config={config}:{model}"]
+    command = [sys.executable, "-m", "recjax", "train", f"--config={config}:{model}"]
     # One device: the tests' eight would only cost time here. Compiled with less optimisation than
     # users' runs, which takes half as long.
     flags = os.environ["XLA_FLAGS"].replace("optimization_level=0", "optimization_level=1").split()

@@ -33,7 +33,7 @@ def free_port():
 def start(config, workdir, devices, extra=(), environment=()):
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
-        [sys.executable, "-m", "recjax.cli", "train"]
+        [sys.executable, "-m", "recjax", "train"]
         + [f"--config={config}", f"--workdir={workdir}", "--json", *extra],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -266,7 +266,7 @@ def test_simulate_writes_what_the_table_reader_reads(recjax, tmp_path):
 
 def test_module_and_script_are_the_same_command():
     done = subprocess.run(
-        [sys.executable, "-m", "recjax.cli", "evaluate", "--workdir=/nowhere"],
+        [sys.executable, "-m", "recjax", "evaluate", "--workdir=/nowhere"],
         capture_output=True,
         text=True,
     )

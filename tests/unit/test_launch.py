@@ -115,7 +115,7 @@ def test_tpu_hosts_get_the_arguments_as_they_were(commands):
         ["bash", "-c", f'python3() {{ printf "%s\\n" "$@"; }}; {command}'],
         capture_output=True, text=True, check=True, timeout=20,
     ).stdout.splitlines()  # fmt: skip
-    assert told[:4] == ["-m", "recjax.cli", "train", "--distributed"]
+    assert told[:4] == ["-m", "recjax", "train", "--distributed"]
     assert told[4:] == script[3:]
     short = subprocess.run(["bash", *script[:2]], capture_output=True, text=True, timeout=20)
     assert short.returncode == 2 and short.stderr.startswith("usage:")
