@@ -364,4 +364,3 @@ def _status(arguments: list[str], debug: bool, own: bool) -> tuple[int, bool]:
             return 2, False
         _fail(error, f"{type(error).__name__}: {' '.join(str(error).split())}", debug)
         return 1, False
-

@@ -35,6 +35,7 @@ LAYERS = (
     ("interpreter", "guided", "recsysllm", "report"),
     ("flags",),
     ("cli",),
+    ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 SYSTEMS = {"interpreter", "guided", "recsysllm"}
