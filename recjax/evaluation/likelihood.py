@@ -108,7 +108,7 @@ class Scored(abc.ABC, Generic[M]):
 
     @functools.cached_property
     def _batches(self) -> list[dict[str, np.ndarray]]:
-        """Packed rows with `places` of the labels, [M] or [S m], the same in all; 0 fills up."""
+        """Packed rows with `places` of the labels, [M] or [S m], the same in all; -1 fills up."""
         shards = shards_of(self.sharding)
         batches = fixed_batches(
             self.examples, self.encoded, self.length, self.config.batch_size, shards
@@ -120,7 +120,9 @@ class Scored(abc.ABC, Generic[M]):
         most = -(-max(len(place) for parts in places for place in parts) // _CHUNK) * _CHUNK
         out = []
         for batch, parts in zip(batches, places, strict=True):
-            filled = np.stack([np.pad(p, (0, most - len(p))).astype(np.int32) for p in parts])
+            filled = np.full((shards, most), -1, np.int32)
+            for row, part in zip(filled, parts, strict=True):
+                row[: len(part)] = part
             out.append({**batch, "places": filled if shards > 1 else filled[0]})
         return out
 
@@ -142,7 +144,7 @@ class Scored(abc.ABC, Generic[M]):
         for batch in self._batches:
             places = np.atleast_2d(batch["places"])
             documents = batch["documents"].reshape(len(places), -1)
-            real = (places > 0).reshape(-1)
+            real = (places >= 0).reshape(-1)
             inputs = {k: batch[k] for k in batch if k != "documents"}
             results = self._predict(params, split_batch(inputs, self.sharding))
             owner = np.take_along_axis(documents, places, axis=1).reshape(-1)[real]

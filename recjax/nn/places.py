@@ -20,6 +20,7 @@ def text_positions(segments: Array, options: Array | None = None) -> Array:
     if options is None:
         return place - first
     asked = jax.lax.cummax(jnp.where(options == 0, place + 1, 0), axis=1)
+    asked = jnp.maximum(asked, first)  # a text may begin with its options
     changes |= jnp.diff(options, axis=1, prepend=-1) != 0
     begins = jax.lax.cummax(jnp.where(changes, place, 0), axis=1)
     return jnp.where(options == 0, place, asked + place - begins) - first

@@ -1,7 +1,6 @@
 """Given answers to a question, ranked by the likelihood of each.
 
-The answers of a question stand behind it side by side in one row and do not see each other
-(`options` of `nn.masks.make_mask`), so that the question is read once.
+The answers of a question stand behind it side by side in one row (`recjax.scoring.options`).
 
 Letters: n tokens of all rows, one row after the other.
 """
@@ -13,10 +12,11 @@ from typing import Any
 import numpy as np
 from jax.sharding import NamedSharding
 
-from recjax.evaluation.likelihood import PredictFn, Scored
+from recjax.evaluation.likelihood import LikelihoodConfig, PredictFn
 from recjax.recsysllm.blanks import Blanked
 from recjax.recsysllm.passages import Passage, Pieces
 from recjax.recsysllm.pretrain import Blanking
+from recjax.scoring.options import OptionRows
 
 _ENCODED = 4096  # answers at a time
 
@@ -83,38 +83,9 @@ def beside(blanked: Blanked, owners: np.ndarray, length: int) -> list[Beside]:
     return out
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Candidates(Scored[Beside]):
-    """Questions whose answers are scored."""
-
-    config: Any
-    length: int
-    rows: Sequence[Beside]
-    predict: PredictFn
-    sharding: NamedSharding | None
-    learned = "targets"
-
-    @property
-    def examples(self) -> Sequence[Beside]:
-        """The questions with their answers."""
-        return self.rows
-
-    def parts(self, example: Beside) -> int:
-        """Its answers."""
-        return int(example.options[-1])
-
-    def encoded(self, examples: Sequence[Beside]) -> Beside:
-        """As rows."""
-        names = [field.name for field in dataclasses.fields(Beside) if field.name != "blends"]
-        joined: dict[str, Any] = {
-            name: np.concatenate([getattr(example, name) for example in examples]) for name in names
-        }
-        return Beside(**joined, blends=[])
-
-
 def option_scores(
     blanking: Blanking,
-    config: Any,
+    config: LikelihoodConfig,
     predict: PredictFn,
     params: Any,
     passages: Sequence[Passage],
@@ -127,7 +98,7 @@ def option_scores(
 
     Args:
         blanking: makes rows.
-        config: a `LikelihoodConfig`, with the batch's size.
+        config: with the batch's size.
         predict: the model.
         params: its parameters.
         passages: the questions.
@@ -146,7 +117,5 @@ def option_scores(
         some = asked[start : start + _ENCODED]
         blanked = blanking(some, np.zeros(len(some), np.int64))
         rows += beside(blanked, owners[start : start + _ENCODED], blanking.length)
-    scorer = _Candidates(config, blanking.length, rows, predict, sharding)
-    loss, _, tokens = scorer.scores(params, lambda n: None)
-    scores = -loss / np.maximum(tokens, 1) if mean else -loss
-    return np.split(scores, np.cumsum(counts)[:-1])
+    scorer = OptionRows(config, blanking.length, rows, predict, sharding)
+    return np.split(scorer.log_probs(params, mean=mean), np.cumsum(counts)[:-1])

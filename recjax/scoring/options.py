@@ -3,38 +3,111 @@
 scores = OptionScorer(lm)(["Which film is older?"], [["Alien", "Heat"]])       # nats a token
 named_option("I would say Alien.", ["Alien", "Heat"])                          # 0
 
-Letters: R rows, T tokens, M places.
+The options of a prompt share one row (`OptionRows`): they stand behind it side by side and do not
+see each other (`options` of `nn.masks.make_mask`), so that the prompt is read once.
+
+Letters: n tokens of all rows, one row after the other; R rows, T tokens.
 """
 
+import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from recjax.errors import InputError
-from recjax.evaluation.likelihood import likelihood
+from recjax.evaluation.likelihood import LikelihoodConfig, PredictFn, Scored
 from recjax.generate.buckets import bucket
 from recjax.generate.prompts import lengths
 from recjax.llm import LanguageModel
 from recjax.models.definition import ModelDef
 from recjax.nn.masks import make_mask
+from recjax.nn.places import text_positions
 from recjax.text.titles import normalise
+from recjax.text.token_batches import NO_LABEL, Encoded
+from recjax.training.parallel import batch_sharding
+from recjax.training.token_loss import label_likelihood
 from recjax.typing import Array, Params
 
-_PLACES = 512  # `likelihood` takes a multiple of so many
-_PADDING = -1
+Row = TypeVar("Row", bound=Encoded)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OptionRows(Scored[Row]):
+    """Prompts whose options are scored apart.
+
+    Attributes:
+        config: with the number of prompts in a batch.
+        length: T.
+        rows: of each prompt, its tokens and those of its options behind it. Their `fields` have
+            `targets`, the token that each place predicts, and `options`, which of the prompt's
+            options a token belongs to, from 1 on; 0 in the prompt.
+        predict: the model, of `targets`.
+        sharding: how a batch's rows are split over devices (`recjax.evaluation.shards`).
+    """
+
+    config: LikelihoodConfig
+    length: int
+    rows: Sequence[Row]
+    predict: PredictFn
+    sharding: NamedSharding | None
+    learned: ClassVar[str] = "targets"
+
+    @property
+    def examples(self) -> Sequence[Row]:
+        """The prompts with their options."""
+        return self.rows
+
+    def parts(self, example: Row) -> int:
+        """How many options it has."""
+        return int(example.fields()["options"][0][-1])
+
+    def encoded(self, examples: Sequence[Row]) -> Row:
+        """Several rows as one."""
+        names = [field.name for field in dataclasses.fields(examples[0]) if field.name != "blends"]
+        joined: dict[str, Any] = {
+            name: np.concatenate([getattr(example, name) for example in examples]) for name in names
+        }
+        return type(examples[0])(**joined, blends=[])
+
+    def log_probs(self, params: Any, *, mean: bool = True) -> np.ndarray:
+        """Of each option, one prompt's after the other's.
+
+        Args:
+            params: of the model.
+            mean: nats a token, so that long texts do not lose by their length; else of the whole.
+        """
+        loss, _, tokens = self.scores(params, lambda n: None)
+        return -loss / np.maximum(tokens, 1) if mean else -loss
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Prompted(Encoded):
+    """Prompts, each with its options behind it. An option begins with the prompt's last token,
+    which predicts its first: so each place predicts one token.
+
+    Attributes:
+        options: [n] int32, see `OptionRows`.
+    """
+
+    options: np.ndarray
+
+    def fields(self) -> Mapping[str, tuple[np.ndarray, int]]:
+        """For `lay_out`: `tokens`, `targets` and `options` [R T]."""
+        return {
+            "tokens": (self.tokens, 0),
+            "targets": (self.labels, NO_LABEL),
+            "options": (self.options, 0),
+        }
 
 
 class OptionScorer:
     """How likely a language model holds each of several answers to a prompt.
 
     An option's score is the mean log-probability of the tokens of its text, after the prompt and a
-    blank: the mean, so that long texts do not lose by their length. The options of a prompt share
-    one row and do not see each other, so the prompt is read once. Rows are padded to a few lengths,
-    with one compiled program for each.
+    blank. Rows are padded to a few lengths, with one compiled program for each.
 
     Args:
         lm: with a tokenizer.
@@ -50,7 +123,7 @@ class OptionScorer:
             raise InputError("options are scored by a language model with a tokenizer; it has none")
         lm.check_causal("a scorer of options")
         self._lm, self._tokenizer, self._tokens = lm, lm.tokenizer, tokens
-        self._score = jax.jit(functools.partial(_score, lm.definition))
+        self._predict = functools.partial(_predict, lm.definition)
 
     def __call__(
         self,
@@ -66,8 +139,24 @@ class OptionScorer:
             names: of the prompts, for errors; by default "prompt 0", "prompt 1", ...
 
         Raises:
-            InputError: a prompt with an option is longer than what the model was trained on.
+            InputError: an empty prompt, or one that with an option is longer than what the model
+                was trained on.
         """
+        out = [np.zeros(0)] * len(prompts)
+        for members, scorer in self._by_length(prompts, options, names):
+            counts = [scorer.parts(row) for row in scorer.rows]
+            found = np.split(scorer.log_probs(self._lm.params), np.cumsum(counts)[:-1])
+            for index, scores in zip(members, found, strict=True):
+                out[index] = scores
+        return out
+
+    def _by_length(
+        self,
+        prompts: Sequence[str],
+        options: Sequence[Sequence[str]],
+        names: Sequence[str] = (),
+    ) -> list[tuple[list[int], OptionRows[_Prompted]]]:
+        """For each length of rows, the prompts' numbers and what scores their options."""
         if not prompts:
             return []
         names = names or [f"prompt {number}" for number in range(len(prompts))]
@@ -76,99 +165,52 @@ class OptionScorer:
         by_size: dict[int, list[int]] = {}
         for index, row in enumerate(rows):
             by_size.setdefault(bucket(len(row.tokens), sizes), []).append(index)
-        out = [np.zeros(0)] * len(rows)
+        sharding = None if self._lm.mesh is None else batch_sharding(self._lm.mesh)
+        out = []
         for size, members in by_size.items():
-            # Batches of equal numbers of rows and places: one program.
+            # Batches of about equal numbers of rows: one program.
             batches = -(-len(members) * size // max(self._tokens, size))
-            count = -(-len(members) // batches)
-            parts = [members[start : start + count] for start in range(0, len(members), count)]
-            most = max(sum(len(rows[index].places) for index in part) for part in parts)
-            places = -(-most // _PLACES) * _PLACES
-            for part in parts:
-                scored = self._batch([rows[index] for index in part], (count, size), places)
-                for index, scores in zip(part, scored, strict=True):
-                    out[index] = scores
+            config = LikelihoodConfig(batch_size=-(-len(members) // batches))
+            own = [rows[index] for index in members]
+            out.append((members, OptionRows(config, size, own, self._predict, sharding)))
         return out
 
-    def _row(self, prompt_text: str, options: Sequence[str], name: str) -> "_Row":
+    def _row(self, prompt_text: str, options: Sequence[str], name: str) -> _Prompted:
         encode = self._tokenizer.encode_batch
         prompt = [*self._tokenizer.begin, *encode([prompt_text])[0]]
         answers = encode([f" {option}" for option in options], start=False)
+        if not prompt:
+            raise InputError(f"{name}: no tokens; expected a prompt with text")
         longest, known = len(prompt) + max(map(len, answers)), self._lm.config.max_length
         if longest > known:
             raise InputError(
                 f"{name}: {longest} tokens with the answer; the model was trained on {known}; "
                 "expected a shorter prompt"
             )
-        counts = [len(prompt), *map(len, answers)]
-        within = np.concatenate([np.arange(count) for count in counts])
-        segments = np.repeat(np.arange(len(counts)), counts)
-        places = np.arange(len(prompt), len(within))
-        before = np.where(within[places] == 0, len(prompt) - 1, places - 1)
-        return _Row(
-            tokens=np.concatenate([prompt, *answers]),
-            positions=np.where(segments == 0, within, len(prompt) + within),
-            segments=segments,
-            places=places,
-            before=before,
+        *asked, last = prompt
+        tokens = [asked, *([last, *answer[:-1]] for answer in answers)]
+        sizes = list(map(len, tokens))
+        row = np.concatenate(tokens).astype(np.int32)
+        return _Prompted(
+            tokens=row,
+            labels=np.concatenate([[NO_LABEL] * len(asked), *answers]).astype(np.int32),
+            soft=np.zeros_like(row),
+            lengths=np.array([len(row)]),
+            blends=[],
+            options=np.repeat(np.arange(len(sizes), dtype=np.int32), sizes),
         )
 
-    def _batch(
-        self, rows: Sequence["_Row"], shape: tuple[int, int], places: int
-    ) -> list[np.ndarray]:
-        """Scores of rows, padded to [R T] with room for so many places."""
-        tokens, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-        segments = np.full(shape, _PADDING, np.int32)
-        targets, before = np.zeros(places, np.int32), np.zeros(places, np.int32)
-        stop, spans = 0, []
-        for number, row in enumerate(rows):
-            used = slice(len(row.tokens))
-            tokens[number, used], positions[number, used] = row.tokens, row.positions
-            segments[number, used] = row.segments
-            start, stop = stop, stop + len(row.places)
-            targets[start:stop] = row.tokens[row.places]
-            before[start:stop] = number * shape[1] + row.before
-            spans.append(slice(start, stop))
-        scored = self._score(self._lm.params, tokens, positions, segments, before, targets)
-        scores = -np.asarray(scored, np.float64)
-        out = []
-        for row, span in zip(rows, spans, strict=True):
-            option = row.segments[row.places] - 1
-            out.append(np.bincount(option, scores[span]) / np.bincount(option))
-        return out
 
-
-class _Row(NamedTuple):
-    """A prompt (segment 0) and after it each option (segments 1, 2, ...), T tokens together.
-
-    Attributes:
-        tokens, segments: [T].
-        positions: [T]; each option goes on from the prompt.
-        places: of the options' tokens.
-        before: of what predicts each of them: the token before it, or the prompt's last.
-    """
-
-    tokens: np.ndarray
-    positions: np.ndarray
-    segments: np.ndarray
-    places: np.ndarray
-    before: np.ndarray
-
-
-def _score(
-    definition: ModelDef,
-    params: Params,
-    tokens: Array,
-    positions: Array,
-    segments: Array,
-    before: Array,
-    targets: Array,
-) -> Array:
-    """Negative log-likelihood [M] of targets [M] at flat places `before` [M] of rows [R T]."""
+def _predict(
+    definition: ModelDef, params: Params, batch: Mapping[str, Array]
+) -> tuple[Array, Array]:
+    """See `recjax.evaluation.likelihood.PredictFn`; of `targets`."""
     model = definition.merge(params)
-    mask = make_mask(jnp.ones(tokens.shape, bool), 1, segments)
-    h, _ = model.hidden(tokens, positions=positions, mask=mask)
-    return likelihood(h.reshape(-1, h.shape[-1])[before], targets, model.logits)[0]
+    segments, options = batch["segments"], batch["options"]
+    mask = make_mask(segments > 0, 1, segments, options)
+    positions = text_positions(segments, options)
+    h, _ = model.hidden(batch["tokens"], positions=positions, mask=mask)
+    return label_likelihood(h, batch, model.logits)
 
 
 def named_option(text: str, options: Sequence[str]) -> int | None:

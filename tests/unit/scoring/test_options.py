@@ -1,7 +1,5 @@
 """Given answers to a prompt: a language model's likelihood of each, which of them a text names."""
 
-import collections
-
 import jax
 import numpy as np
 import pytest
@@ -121,28 +119,33 @@ def test_an_answer_goes_on_after_its_prompt(data_root):
     row = OptionScorer(lm)._row(prompt, OPTIONS, "")
     for number, option in enumerate(OPTIONS, start=1):
         whole = lm.tokenizer.encode(f"{prompt} {option}", bos=True)
-        assert row.tokens[(row.segments == 0) | (row.segments == number)].tolist() == whole
+        begun = (row.options == 0) | (row.options == number)
+        assert row.tokens[begun].tolist() == whole[:-1]
+        labels = row.labels[begun]
+        assert labels[labels >= 0].tolist() == whole[np.sum(labels < 0) + 1 :]
 
 
 def test_one_program_a_length_and_batches_within_the_bound():
     lm = language_model()
     scorer = OptionScorer(lm, tokens=400)
     asked = questions(40)
-    shapes, inner = collections.Counter(), scorer._score
+    traced, inner = [], scorer._predict
 
-    def counted(params, tokens, *rest):
-        shapes[tokens.shape] += 1
-        return inner(params, tokens, *rest)
+    def counted(params, batch):
+        traced.append(batch["tokens"].shape)
+        return inner(params, batch)
 
-    scorer._score = counted
-    scorer(*asked)
-    assert inner._cache_size() == len(shapes) == len({length for _, length in shapes}) > 1
+    scorer._predict = counted
+    shapes = [b["tokens"].shape for _, part in scorer._by_length(*asked) for b in part._batches]
     assert all(rows * length <= 400 or rows == 1 for rows, length in shapes)
-    assert sum(rows * n for (rows, _), n in shapes.items()) < 1.5 * len(asked[0])
-    assert max(shapes.values()) > 1
+    assert sum(rows for rows, _ in shapes) < 1.5 * len(asked[0])
+    assert len(shapes) > len({*shapes}) == len({length for _, length in shapes}) > 1
+    scorer(*asked)
+    scorer(*asked)
+    assert sorted(traced) == sorted({*shapes})
 
 
-def test_what_a_language_model_needs():
+def test_what_a_language_model_needs(monkeypatch):
     lm = language_model(max_length=64)
     asked, options = ["Which?", "word " * 100], [("Alien", "Brazil")] * 2
     with pytest.raises(InputError, match=r"prompt 1: \d+ tokens .* trained on 64; .* shorter"):
@@ -150,6 +153,9 @@ def test_what_a_language_model_needs():
     with pytest.raises(InputError, match=r"ballot 5: \d+ tokens"):
         OptionScorer(lm)(asked, options, ["ballot 2", "ballot 5"])
     assert OptionScorer(lm)([], []) == []
+    monkeypatch.setattr(lm.tokenizer, "begin", ())
+    with pytest.raises(InputError, match="prompt 0: no tokens; expected a prompt with text"):
+        OptionScorer(lm)([""], options[:1])
     lm.tokenizer = None
     with pytest.raises(InputError, match="with a tokenizer"):
         OptionScorer(lm)
