@@ -244,12 +244,13 @@ def marginal_relevance(
     """Maximal marginal relevance of lists (Carbonell and Goldstein, SIGIR 1998).
 
     The mean over the first k items i of `balance cos(h, e_i) - (1 - balance) max_j<i cos(e_i, e_j)`
-    (the first item has no redundancy). Higher is more relevant and less redundant.
+    (the first item has no redundancy). Higher is more relevant and less redundant. A list of fewer
+    items has the mean over those.
 
     Args:
         h: [B D].
         table: [I D].
-        top: [B k].
+        top: [B k] item ids, 0 = none, behind all others.
         cutoffs: lengths of the lists.
         balance: lambda.
 
@@ -262,8 +263,10 @@ def marginal_relevance(
     places = jnp.arange(alike.shape[-1])
     earlier = places < places[:, None]
     redundancy = jnp.where(earlier, alike, -jnp.inf).max(-1).at[:, 0].set(0.0)
-    gain = balance * relevance - (1 - balance) * redundancy
-    return jnp.stack([gain[:, :k].mean(-1) for k in cutoffs], axis=-1)
+    gain = jnp.where(top > 0, balance * relevance - (1 - balance) * redundancy, 0.0)
+    shown = [jnp.maximum((top[:, :k] > 0).sum(-1), 1) for k in cutoffs]
+    means = [gain[:, :k].sum(-1) / n for k, n in zip(cutoffs, shown, strict=True)]
+    return jnp.stack(means, axis=-1)
 
 
 def _unit(x: Array) -> Array:

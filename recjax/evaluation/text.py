@@ -4,12 +4,17 @@ BLEU is sacrebleu's: of a whole corpus, one reference a text, tokens of mteval-v
 penalty, and a count of 0 in an order smoothed to a half, a quarter, ... ("exp"). ROUGE is
 rouge-score's without stemming: the mean over texts of the F measure. Both are in percent.
 
+In scripts without blanks between words (Chinese, Japanese, Thai, ...) each character is a token, as
+in sacrebleu's "zh"; ROUGE takes letters and digits of all scripts, of which rouge-score knows a to
+z and 0 to 9 alone.
+
 A number is the first one that stands in a text (`parse_number`).
 """
 
 import collections
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,15 +31,20 @@ _SPLITS = (
 )
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:[.,]\d+)?|\.\d+)")
 _NOT_A_WORD = re.compile(r"[^a-z0-9]+")
+# Characters that are tokens: Thai to Lao, Burmese, Khmer; all of China's and Japan's.
+_ALONE = re.compile(
+    "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff\ufe10-\ufe1f"
+    "\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff])"
+)
 
 
 def bleu_tokens(text: str) -> list[str]:
-    """The tokens of mteval-v13a."""
+    """The tokens of mteval-v13a; single characters in scripts without blanks."""
     text = text.replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
     if "&" in text:
         for entity, character in _ENTITIES:
             text = text.replace(entity, character)
-    text = f" {text} "
+    text = " " + _ALONE.sub(r" \1 ", text) + " "
     for pattern, into in _SPLITS:
         text = pattern.sub(into, text)
     return text.split()
@@ -87,7 +97,12 @@ def bleu(texts: Sequence[str], references: Sequence[str], order: int = 4) -> flo
 
 
 def _words(text: str) -> list[str]:
-    return [word for word in _NOT_A_WORD.split(text.lower()) if word]
+    text = text.lower()
+    if text.isascii():
+        return [word for word in _NOT_A_WORD.split(text) if word]
+    text = _ALONE.sub(r" \1 ", text)
+    kept = (c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in text)
+    return "".join(kept).split()
 
 
 def _f_measure(hits: int, written: int, wanted: int) -> float:
@@ -141,8 +156,8 @@ def number_errors(
     targets: Sequence[float],
     *,
     fallback: float,
-    least: float = 1.0,
-    most: float = 5.0,
+    least: float,
+    most: float,
 ) -> dict[str, float]:
     """`rmse` and `mae` of the numbers in texts, and `parsed`, the share that has one.
 

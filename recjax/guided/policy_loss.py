@@ -24,6 +24,9 @@ def advantages(rewards: Array, *, scale: bool = False) -> Array:
             the mean reward: groups that differ little weigh as much as others.
     """
     size = rewards.shape[1]
+    # Less the first one: a group of equal rewards is all 0, without the rounding of its mean, which
+    # a deviation of 0 would make large.
+    rewards = rewards - rewards[:, :1]
     others = (rewards.sum(1, keepdims=True) - rewards) / (size - 1)
     out = rewards - others
     if scale:

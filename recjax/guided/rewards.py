@@ -43,7 +43,7 @@ def reciprocal_rank(scores: Array, targets: Array, known: Array, left_out: Array
         scores: [... I]; item 0 is the padding.
         targets: [... C] items.
         known: [... C] bool, targets there are.
-        left_out: [... H] items that are not ranked (the history); 0 fills up.
+        left_out: [... H] items that are not ranked (the history), each once; 0 fills up.
     """
     own = jnp.take_along_axis(scores, targets, axis=-1)
     above = (scores[..., None, 1:] >= own[..., :, None]).sum(-1)

@@ -165,6 +165,10 @@ class UserExamples:
         told = cuts[:, None] - 1 - np.arange(self._longest)
         inside = told >= self.store.offsets[users][:, None]
         history = np.where(inside, self.store.items[np.maximum(told, 0)], 0)
+        for row in history:  # an item that was met again is left out of a ranking once
+            again = np.ones(len(row), bool)
+            again[np.unique(row, return_index=True)[1]] = False
+            row[again] = 0
         return {
             "tokens": tokens,
             "real": real,
@@ -183,7 +187,8 @@ class UserExamples:
 
         Returns:
             `tokens` [U T] padded on the left, `real` [U T], `targets` [U C], `liked` [U C],
-            `history` [U H'] all items before the cut, newest first, 0 fills up, `users` [U].
+            `history` [U H'] all items before the cut, newest first, 0 fills up and stands where an
+            item was met before, `users` [U].
         """
         return self.at_cuts(self.cuts(part))
 

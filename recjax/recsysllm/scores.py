@@ -11,6 +11,8 @@
 | `test/rating/expected/rmse`, `mae` | numbers' mean, by the likelihood of each as the answer |
 | `test/explanation/bleu4`, `rouge1`, ... | texts |
 
+Numbers are clipped to the lowest and the highest rating of training.
+
 `test/PROMPT/...` are those of a further prompt, by its id; the ids of the zero-shot prompts are in
 `recjax.recsysllm.prompts.HELD_OUT`. `.../baseline/...` is the trivial answer: the mean training
 rating, or the most frequent training text.
@@ -180,11 +182,12 @@ class TaskEvaluator:
             known = self._training(id, float)
             mean = float(np.mean(known))
             targets = [float(a) for a in answers]
-            scores = number_errors(written, targets, fallback=mean)
+            how = {"fallback": mean, "least": min(known), "most": max(known)}
+            scores = number_errors(written, targets, **how)
             expected = self.expected(answerer, params, passages, sorted(set(known)))
-            errors = number_errors([f"{e}" for e in expected], targets, fallback=mean)
+            errors = number_errors([f"{e}" for e in expected], targets, **how)
             scores |= {f"expected/{m}": errors[m] for m in _EXPECTED}
-            trivial = number_errors([f"{mean}"] * len(targets), targets, fallback=mean)
+            trivial = number_errors([f"{mean}"] * len(targets), targets, **how)
         else:
             scores = text_metrics(written, answers)
             common = collections.Counter(self._training(id, str)).most_common(1)[0][0]

@@ -143,8 +143,14 @@ class Tasks:
             held_out: those that are never trained, in place of the others.
 
         Raises:
-            InputError: naming the family and what the data lack.
+            InputError: naming the family and what the data lack; ratings that are no 1 to 5 stars.
         """
+        if family == "rating" and self.ratings is not None and np.max(self.ratings, initial=0) > 5:
+            raise InputError(
+                f"config.text.tasks.rating: the data have ratings of up to {np.max(self.ratings):g}"
+                "; its prompts ask for 1 to 5 stars, and a 4 is liked: scale them before `recjax "
+                "prepare`"
+            )
         ids = [id for id, p in PROMPTS.items() if p.family == family and p.held_out == held_out]
         if self.config.only and not held_out:
             ids = [id for id, p in PROMPTS.items() if p.family == family and id in self.config.only]

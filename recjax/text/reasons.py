@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 _SENTENCE = re.compile(r"[^.!?]+[.!?]*")
-_WORD = re.compile(r"[a-z]{4,}")
+_WORD = re.compile(r"[^\W\d_]{4,}")  # of letters, accented ones too
 _SHORT, _LONG, _MOST = 4, 30, 0.2
 _COMMON = frozenset(
     """

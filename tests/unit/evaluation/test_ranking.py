@@ -85,3 +85,6 @@ def test_marginal_relevance_by_hand():
     np.testing.assert_allclose(values[0], [gains[0], np.mean(gains[:2]), np.mean(gains)], atol=1e-6)
     spread = marginal_relevance(jnp.array([[1.0, 0.0]]), table, jnp.array([[1, 3]]), (2,), 0.9)
     assert spread[0, 0] == pytest.approx((0.9 + 0.0) / 2)
+    table, top = table.at[0].set(9.0), jnp.array([[1, 2, 0], [0, 0, 0]])  # 0 is no item
+    short = marginal_relevance(jnp.ones((2, 1)) * jnp.array([1.0, 0.0]), table, top, (1, 3))
+    np.testing.assert_allclose(short, [[gains[0], np.mean(gains[:2])], [0, 0]], atol=1e-6)

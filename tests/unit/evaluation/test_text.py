@@ -54,10 +54,29 @@ def test_rouge_is_rouge_scores():
         assert value == pytest.approx(wanted, abs=1e-9)
 
 
+def test_scripts_without_blanks_are_compared_by_characters():
+    chinese = ["\u8fd9\u662f\u4e00\u672c\u597d\u4e66\uff0c\u4ef7\u683c25\u5143\u3002"]
+    other = [chinese[0].replace("\u597d", "\u574f")]
+    sacrebleu = pytest.importorskip("sacrebleu")
+    for texts in (chinese, other):
+        wanted = sacrebleu.BLEU(tokenize="zh").corpus_score(texts, [chinese]).score
+        assert bleu(texts, chinese) == pytest.approx(wanted, abs=1e-9)
+    assert bleu(chinese, chinese) == pytest.approx(100)
+    assert rouge(chinese, chinese) == dict.fromkeys(("rouge1", "rouge2", "rougeL"), 100.0)
+    assert rouge(other, chinese)["rouge1"] == pytest.approx(100 * 9 / 10)
+    for word in (
+        "caf\u00e9",
+        "\u0445\u043e\u0440\u043e\u0448\u043e",
+        "\u092a\u094d\u0930\u0927\u093e\u0928",
+    ):
+        assert rouge([f"a {word}\u2019s"], [f"a {word}"])["rouge1"] == pytest.approx(80)
+
+
 def test_numbers_in_texts():
     cases = {"4": 4, "4.5 stars": 4.5, "rated 3,5/5": 3.5, "-1": -1, ".5": 0.5, "none": None}
     assert {text: parse_number(text) for text in cases} == cases
-    found = number_errors(["5", "no", "9", "2"], [4.0, 3.0, 5.0, 2.0], fallback=3.5)
+    stars = {"fallback": 3.5, "least": 1.0, "most": 5.0}
+    found = number_errors(["5", "no", "9", "2"], [4.0, 3.0, 5.0, 2.0], **stars)
     assert found["mae"] == pytest.approx((1 + 0.5) / 4) and found["parsed"] == 0.75
     assert found["rmse"] == pytest.approx(math.sqrt((1 + 0.25) / 4))
 
@@ -68,7 +87,7 @@ def test_texts_and_references_are_as_many():
     with pytest.raises(InputError, match="0 texts"):
         rouge([], [])
     with pytest.raises(InputError, match="1 texts and 0 numbers"):
-        number_errors(["1"], [], fallback=3)
+        number_errors(["1"], [], fallback=3, least=1, most=5)
 
 
 def test_a_title_of_several_items_is_pessimistic():

@@ -1,5 +1,7 @@
 """Policy gradient over a tiny language model, from files to adapters."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -177,6 +179,13 @@ def test_batches_follow_from_seed_and_step_and_leave_the_ends_out(policy, sample
         assert test["targets"][row].tolist() == own[-2:].tolist()
         assert validation["targets"][row].tolist() == own[-4:-2].tolist()
         assert test["history"][row][: len(own) - 2].tolist() == own[:-2][::-1].tolist()
+    items = np.array(sample_store.items)
+    first = int(sample_store.offsets[test["users"][0]])
+    items[first : first + 3] = items[first]  # met three times
+    store = dataclasses.replace(sample_store)
+    vars(store)["items"] = items
+    history = dataclasses.replace(examples, store=store).at("test")["history"][0]
+    assert history.tolist().count(items[first]) == 1  # left out of a ranking once
     drawn = examples(0, 3 * examples.steps_per_epoch)
     users, targets = drawn["users"].reshape(-1), drawn["targets"].reshape(-1, 2)
     for user, some in zip(users, targets, strict=True):

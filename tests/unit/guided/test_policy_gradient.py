@@ -92,6 +92,9 @@ def test_advantages_know_nothing_of_their_own_answer():
     one, other = np.asarray(jax.jit(advantages)(rewards))
     np.testing.assert_allclose(other - one, [0.9, -0.45, -0.45], atol=1e-6)
     np.testing.assert_allclose(one.sum(), 0, atol=1e-6)
+    equal = np.full((2, 8), 0.9, np.float32)  # the mean of these is rounded
+    scaled = jax.jit(functools.partial(advantages, scale=True))
+    assert not np.asarray(scaled(equal)).any()
 
 
 def test_auc_is_the_share_of_pairs_in_order():

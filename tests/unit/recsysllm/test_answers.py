@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ from recjax.data.prepare import DataConfig, prepare
 from recjax.data.simulate import SimulateConfig, simulate, write_raw
 from recjax.errors import InputError
 from recjax.recsysllm.candidates import beside, option_scores
-from recjax.recsysllm.passages import named
+from recjax.recsysllm.passages import Passage, Piece, named
 from recjax.recsysllm.prompts import PROMPTS
 from recjax.recsysllm.run import BlankRun
-from recjax.recsysllm.scores import kind_of
+from recjax.recsysllm.scores import TaskEvaluator, kind_of
 from recjax.recsysllm.settings import BlankRunConfig
 from recjax.training.workdir import open_run
 
@@ -111,6 +112,28 @@ def test_every_metric_is_there_and_in_range(trained):
         "number",
         "text",
     }
+
+
+def test_numbers_stay_within_the_ratings_of_training(trained):
+    """Which may have halves, or go up to 3 alone."""
+
+    class Given(TaskEvaluator):
+        def _training(self, id, form):
+            return [0.5, 3.0]
+
+        def expected(self, answerer, params, passages, numbers):
+            return [0.0]
+
+    class Writer:
+        def texts(self, passages):
+            return ["9 stars"]
+
+    run, _ = trained
+    source = types.SimpleNamespace(options=run.source.options)
+    evaluator = Given(None, source, None, "test")
+    asked = [Passage("rating", (Piece("?"),), (Piece("3"),), prompt="1-2")]
+    values = evaluator.values(Writer(), None, "1-2", np.zeros(1, int), asked)
+    assert values["rating/mae"] == 0 and values["rating/expected/mae"] == 2.5
 
 
 def test_beams_find_titles_and_all_items_of_each(trained):

@@ -168,6 +168,13 @@ def test_a_task_without_its_fields_is_an_error(make, family, given, message):
         [mixture(tasks, split.train)(k) for k in range(50)]
 
 
+def test_ratings_that_are_no_stars_are_an_error(make):
+    tasks, split = make(rating=1.0)
+    ten = dataclasses.replace(tasks, ratings=2 * tasks.ratings)
+    with pytest.raises(InputError, match=r"tasks.rating: the data have ratings of up to 10; its"):
+        mixture(ten, split.train)(0)
+
+
 def test_tasks_config_checks():
     with pytest.raises(InputError, match="expected text or a family"):
         TasksConfig(text=0.0, sequential=0.0)
@@ -182,6 +189,10 @@ def test_explanations_come_from_training_words():
     found = explanations(bodies, trained, least=1)
     assert found[0] == ("battery", "The battery lasts long here.")
     assert found[6] is None  # its words stand in no training review
+    words = explanations(["Meine Stra\u00dfe war laut."] * 5, np.arange(5))
+    assert words[0] == ("meine", "Meine Stra\u00dfe war laut.")
+    accented = explanations(["\u00c9l \u00e9s ma\u00f1anero ya."] * 5, np.arange(5))
+    assert accented[0][0] == "ma\u00f1anero"  # whole
     assert sentences("One. Two!  Three") == ["One.", "Two!", "Three"]
     assert Mixture({"a": [1]}, {"a": 1.0}).names == ["a"]
 
