@@ -24,9 +24,9 @@ from recjax.guided.sources import read_guided
 from recjax.models.definition import params_of
 from recjax.training.criteria import Progress
 from recjax.training.freezing import with_frozen
-from recjax.training.loop import total_steps, validation_steps
 from recjax.training.state import TrainState
 from recjax.training.step import make_steps
+from recjax.training.train_config import total_steps, validation_steps
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -36,9 +36,9 @@ from recjax.ranges import Checked, Size
 from recjax.replace import new_folder, recovered
 from recjax.text.tasks import RECOVERY, RESIDUAL
 from recjax.training.item_vectors import has_item_vectors
-from recjax.training.loop import total_steps
 from recjax.training.metrics import progress_bar
 from recjax.training.optim import OptimConfig
+from recjax.training.train_config import total_steps
 from recjax.typing import Params
 
 _FILES = ("interpreter.json", "adapter.safetensors")

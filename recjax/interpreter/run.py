@@ -39,11 +39,11 @@ from recjax.text.tasks import RESIDUAL, Task
 from recjax.text.textualize import item_titles
 from recjax.training import parallel
 from recjax.training.item_vectors import check_origin
-from recjax.training.loop import TrainConfig
 from recjax.training.optim import OptimConfig
 from recjax.training.recommender import RecommenderRun
 from recjax.training.run import Run
 from recjax.training.system import System
+from recjax.training.train_config import TrainConfig
 from recjax.typing import Array, Params
 
 

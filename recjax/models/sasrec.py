@@ -120,11 +120,10 @@ class Block(nnx.Module):
             hidden = dropout(jax.nn.relu(hidden) if self.relu else hidden, self.rate, **mode)
             return dropout(self.down(hidden), self.rate, **mode)
 
+        x = constrain(x, "batch", "length", None)
         if self.form == "post":
             x = self.attention_norm(x + attend(x, x, padding))
             return self.mlp_norm(x + mlp(x))
-        x = constrain(x, "batch", "length", None)
-        x = constrain(x, "batch", "length", None)
         normed = self.attention_norm(x)
         if self.form == "query":
             x = self.mlp_norm(normed + attend(normed, x, padding))

@@ -56,12 +56,12 @@ from recjax.training.language_model import (
     plain_model,
     read_model,
 )
-from recjax.training.loop import TrainConfig
 from recjax.training.optim import OptimConfig
 from recjax.training.ranks import SplitConfig
 from recjax.training.run import Run
 from recjax.training.system import System, own_settled
 from recjax.training.token_loss import label_loss
+from recjax.training.train_config import TrainConfig
 from recjax.typing import Array, Params
 
 

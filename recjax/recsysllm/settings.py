@@ -12,9 +12,9 @@ from recjax.recsysllm.sources import source_of
 from recjax.recsysllm.spans import BlankConfig
 from recjax.training.adapting import AdaptingConfig
 from recjax.training.language_model import plain_model, read_model
-from recjax.training.loop import TrainConfig
 from recjax.training.optim import OptimConfig
 from recjax.training.ranks import SplitConfig
+from recjax.training.train_config import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,12 +43,12 @@ from recjax.training.explanation_evaluator import (
     ExplanationEvaluator,
 )
 from recjax.training.language_model import TokenizerConfig, keep_tokenizer
-from recjax.training.loop import TrainConfig
 from recjax.training.optim import OptimConfig
 from recjax.training.ranks import SplitConfig, make_split
 from recjax.training.run import Run
 from recjax.training.system import System, own_settled
 from recjax.training.token_loss import label_loss
+from recjax.training.train_config import TrainConfig
 from recjax.typing import Array, Params
 
 _STRIDE = 8  # T is a multiple

@@ -48,10 +48,10 @@ from recjax.text.token_batches import NO_LABEL
 from recjax.text.tokenizers import Tokenizer, load_tokenizer
 from recjax.training import parallel
 from recjax.training.adapting import AdaptingConfig, AdaptingRun
-from recjax.training.loop import TrainConfig
 from recjax.training.optim import OptimConfig
 from recjax.training.system import System
 from recjax.training.token_loss import label_loss, token_likelihood, token_loss
+from recjax.training.train_config import TrainConfig
 from recjax.typing import Array, Params
 
 _STRIDE = 64  # T is a multiple

@@ -45,12 +45,12 @@ from recjax.text.tokenizers import Tokenizer, load_tokenizer, train_bpe
 from recjax.training import parallel
 from recjax.training.item_vectors import FILE as ITEM_VECTORS
 from recjax.training.item_vectors import write_item_vectors
-from recjax.training.loop import TrainConfig
 from recjax.training.optim import OptimConfig
 from recjax.training.ranks import SplitConfig, make_split
 from recjax.training.run import Run
 from recjax.training.system import System
 from recjax.training.token_loss import token_likelihood, token_loss
+from recjax.training.train_config import TrainConfig
 from recjax.typing import Array, Params
 
 

@@ -28,11 +28,11 @@ from recjax.errors import InputError
 from recjax.models.rating import PARAM_AXES, Config, RatingModel
 from recjax.ranges import Checked, Seed, Size
 from recjax.training import parallel
-from recjax.training.loop import TrainConfig
 from recjax.training.optim import OptimConfig
 from recjax.training.ranks import SplitConfig, make_split
 from recjax.training.run import Run
 from recjax.training.system import System
+from recjax.training.train_config import TrainConfig
 from recjax.typing import Array, Params
 
 

@@ -32,12 +32,12 @@ from recjax.training import parallel
 from recjax.training.checkpoint import read_json
 from recjax.training.freezing import FULL, Rules, split_params
 from recjax.training.item_text import ItemsConfig, item_arrays
-from recjax.training.loop import TrainConfig
 from recjax.training.objectives import Objective, ObjectiveConfig
 from recjax.training.optim import OptimConfig
 from recjax.training.ranks import Ranks, SplitConfig
 from recjax.training.run import Run
 from recjax.training.system import System
+from recjax.training.train_config import TrainConfig
 from recjax.typing import Array, Params
 
 

@@ -30,10 +30,10 @@ from recjax.training import parallel
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.claim import Claim
 from recjax.training.criteria import Progress
-from recjax.training.loop import Devices
 from recjax.training.metrics import MetricWriter
 from recjax.training.ranks import Ranks, SplitConfig
 from recjax.training.system import System
+from recjax.training.train_config import Devices
 from recjax.typing import Array, Params
 
 

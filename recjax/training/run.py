@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +18,12 @@ from recjax.training.checkpoint import Checkpoints
 from recjax.training.claim import Claim
 from recjax.training.criteria import Progress
 from recjax.training.kept import Kept
-from recjax.training.loop import TrainConfig, fit, leave
+from recjax.training.loop import Loop, leave
 from recjax.training.metrics import MetricWriter, NoWriter
 from recjax.training.optim import OptimConfig, averaged
 from recjax.training.state import TrainState, trained_of
 from recjax.training.system import load_system
+from recjax.training.train_config import TrainConfig
 from recjax.training.trainable import Trainable
 from recjax.typing import Params
 
@@ -209,8 +209,7 @@ class Run(Kept, Trainable):
             if jax.process_index() == 0:
                 # A pending validation writes the line of its step.
                 writer = MetricWriter(self.workdir, int(state.step) - progress.pending)
-            state, progress, finished = fit(
-                state,
+            loop = Loop(
                 self.make_steps(),
                 self.place,
                 lambda state, check: validation.run(self.measured(state), check),
@@ -219,7 +218,6 @@ class Run(Kept, Trainable):
                 self._train,
                 steps_per_epoch=self.batches.steps_per_epoch,
                 per_step=self.batches.per_step,
-                progress=progress,
                 meta=self.identity,
                 unit=self.unit,
                 saved=lambda: self._take_place(claim, checkpoints),
@@ -228,6 +226,7 @@ class Run(Kept, Trainable):
                 threaded=self.threaded,
                 restore=lambda: self._newest(checkpoints),
             )
+            state, progress, finished = loop.run(state, progress)
             if not finished:
                 return {"step": int(state.step), "finished": False}
             step = int(state.step)
@@ -236,7 +235,7 @@ class Run(Kept, Trainable):
                 state = self._state(checkpoints, step)
             params = self.measured(state)
             try:
-                values = self.evaluator(self.parts[-1]).run(params, functools.partial(leave, stop))
+                values = self.evaluator(self.parts[-1]).run(params, lambda done: leave(stop))
             except Stopped:  # all is saved
                 return {"step": int(state.step), "finished": False}
             ending = {"goals_met": progress.met} if self._train.goals else {}

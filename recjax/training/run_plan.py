@@ -7,8 +7,8 @@ from typing import Any
 from recjax.errors import InputError
 from recjax.training.compiled import Step, run_step
 from recjax.training.devices import Device
-from recjax.training.loop import TrainConfig
 from recjax.training.system import load_system
+from recjax.training.train_config import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

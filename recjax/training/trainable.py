@@ -43,7 +43,7 @@ class Trainable(abc.ABC):
 
     mesh: jax.sharding.Mesh  # the devices
     rules: Rules = FULL  # which parameters are trained; see `recjax.training.freezing`
-    threaded: ClassVar[bool] = True  # `place` computes nothing on the devices: see `loop.fit`
+    threaded: ClassVar[bool] = True  # `place` computes nothing on the devices: see `Loop`
 
     @property
     @abc.abstractmethod

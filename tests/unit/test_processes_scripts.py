@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recjax.training.loop import total_steps, validation_steps
+from recjax.training.train_config import total_steps, validation_steps
 from recjax.training.workdir import build_config
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"

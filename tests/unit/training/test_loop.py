@@ -12,10 +12,11 @@ import pytest
 
 from recjax.errors import InputError
 from recjax.training.criteria import Progress, unmet
-from recjax.training.loop import TrainConfig, fit, total_steps, validation_steps
+from recjax.training.loop import Loop
 from recjax.training.metrics import format_table
 from recjax.training.optim import CooldownState, OptimConfig, make_optimizer
 from recjax.training.state import TrainState
+from recjax.training.train_config import TrainConfig, total_steps, validation_steps
 
 
 def judged(values, *, metric="m", patience=0, goals=None):
@@ -112,8 +113,7 @@ class Small:
     def __call__(self, **changes):
         """Trains, or goes on after a restart."""
         fresh = not self.kept.steps
-        state, progress, finished = fit(
-            self.start if fresh else self.kept.state,
+        loop = Loop(
             self.steps,
             lambda step, count: count,
             lambda state, check: {"v/exact": self.measured(int(state.step))},
@@ -122,11 +122,13 @@ class Small:
             dataclasses.replace(self.config, **changes),
             steps_per_epoch=8,
             per_step=1,
-            progress=Progress() if fresh else Progress(**self.kept.progress),
             meta={},
             cooldown=self.cooldown,
             part=self.part,
         )
+        progress = Progress() if fresh else Progress(**self.kept.progress)
+        state = self.start if fresh else self.kept.state
+        state, progress, finished = loop.run(state, progress)
         assert finished
         return int(state.step), progress
 
@@ -271,10 +273,11 @@ def calls_of(config, steps_per_epoch, first=0):
         return count
 
     measured = {config.metric: 0.5}
-    state, _, finished = fit(
-        State(first), steps, batches, lambda state, check: measured, log, log, config,
-        steps_per_epoch=steps_per_epoch, per_step=3, progress=Progress(), meta={},
+    loop = Loop(
+        steps, batches, lambda state, check: measured, log, log, config,
+        steps_per_epoch=steps_per_epoch, per_step=3, meta={},
     )  # fmt: skip
+    state, _, finished = loop.run(State(first), Progress())
     assert finished and state.step == sum(calls[-1])
     assert log.saved == [step for step, _ in log.lines]
     return calls, log.saved
@@ -300,10 +303,11 @@ def test_the_next_batch_is_made_beside_the_call_or_behind_it(threaded):
             begun.set()
         return step
 
-    fit(
-        State(0), steps, batches, lambda state, check: {"m": 0.5}, log, log, config,
-        steps_per_epoch=2, per_step=3, progress=Progress(), meta={}, threaded=threaded,
+    loop = Loop(
+        steps, batches, lambda state, check: {"m": 0.5}, log, log, config,
+        steps_per_epoch=2, per_step=3, meta={}, threaded=threaded,
     )  # fmt: skip
+    loop.run(State(0), Progress())
     first, *between, last = order
     assert first == ("batch", 0) and last == ("call", 1)
     assert between == sorted([("batch", 1), ("call", 0)], reverse=not threaded)

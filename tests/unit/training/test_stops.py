@@ -11,9 +11,10 @@ import pytest
 from recjax.signals import stopping
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.criteria import Progress
-from recjax.training.loop import DivergedError, TrainConfig, fit
+from recjax.training.loop import DivergedError, Loop
 from recjax.training.metrics import MetricWriter, read_metrics
 from recjax.training.state import TrainState
+from recjax.training.train_config import TrainConfig
 
 
 class Sums:
@@ -46,11 +47,11 @@ class Sums:
         state, progress = self.newest(checkpoints)
         writer = MetricWriter(self.folder, int(state.step) - progress.pending)
         try:
-            return fit(
-                state, self.steps, lambda step, count: list(range(step, step + count)), evaluate,
-                checkpoints, writer, self.config, steps_per_epoch=8, per_step=1, progress=progress,
-                meta={}, restore=lambda: self.newest(checkpoints),
-            )  # fmt: skip
+            return Loop(
+                self.steps, lambda step, count: list(range(step, step + count)), evaluate,
+                checkpoints, writer, self.config, steps_per_epoch=8, per_step=1, meta={},
+                restore=lambda: self.newest(checkpoints),
+            ).run(state, progress)  # fmt: skip
         finally:
             writer.close()
             checkpoints.close()
