@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from recjax.nn.backend import host_buffer
+
 
 @jax.jit
 def _copied(array: jax.Array) -> jax.Array:
@@ -43,16 +45,14 @@ def on_host(array: Any, row: int | None = None) -> np.ndarray:
         array: of numpy or JAX.
         row: along the first axis; None = all.
     """
-    if isinstance(array, np.ndarray):
-        return array if row is None else array[row]
-    if array.is_fully_replicated:
+    if isinstance(array, jax.Array) and array.is_fully_replicated:
         array = array.addressable_data(0)
+    whole = host_buffer(array)
+    if whole is not None:
+        return whole if row is None else whole[row]
     number = () if row is None else (jnp.int32(row),)  # one program a shape, not one a row
     if not array.is_fully_addressable:
         made = _gathered(row is not None, array.sharding.mesh)(array, *number)
         return np.asarray(made.addressable_data(0))
-    if len(array.devices()) == 1 and next(iter(array.devices())).platform == "cpu":
-        whole = np.asarray(array)  # the buffer itself
-        return whole if row is None else whole[row]
     # JAX would keep what it fetched of the array itself.
     return np.asarray(_copied(array) if row is None else _traced_row(array, *number))

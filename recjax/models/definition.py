@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from recjax.nn.backend import host_buffer
 from recjax.typing import Params
 
 M = TypeVar("M", bound=nnx.Module)
@@ -94,10 +95,8 @@ class Told(NamedTuple):
     @classmethod
     def of(cls, array: Any) -> "Told":
         """Of an array that will not be there any more."""
-        devices = array.devices() if isinstance(array, jax.Array) else ()
-        # Of one CPU device it is the buffer itself: no program for each shape.
-        near = len(devices) == 1 and next(iter(devices)).platform == "cpu"
-        given = np.asarray(array) if near else array
+        near = host_buffer(array)
+        given = array if near is None else near
         return cls(array.shape, array.dtype, np.array(given.reshape(-1)[:64]))
 
 

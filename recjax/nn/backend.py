@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from recjax.typing import Array
 
@@ -19,6 +20,20 @@ def platform(*arrays: Any) -> str:
     if device is None:
         return jax.default_backend()
     return jax.devices(device)[0].platform if isinstance(device, str) else device.platform
+
+
+def host_buffer(array: Any) -> np.ndarray | None:
+    """The memory of an array that lies in the host's already: nothing is copied or compiled.
+
+    Args:
+        array: of numpy or JAX.
+
+    Returns:
+        None of an array of JAX that lies elsewhere than on one CPU device.
+    """
+    if isinstance(array, jax.Array) and (len(array.devices()) > 1 or platform(array) != "cpu"):
+        return None
+    return np.asarray(array)
 
 
 def attention_backend(q: Array, k: Array, prefix: Any = None) -> Backend:
