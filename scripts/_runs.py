@@ -29,10 +29,10 @@ def write_models(folder: Path, store: Any) -> None:
     from recjax.models import glm, llama
     from recjax.models.definition import params_of
     from recjax.recsysllm.spans import COMMANDS, Marks
+    from recjax.text.bpe import train_bpe
     from recjax.text.prompts import WORDS, question
     from recjax.text.tasks import RECOVERY, RESIDUAL
     from recjax.text.textualize import item_titles
-    from recjax.text.tokenizers import train_bpe
 
     texts = [question(p, WORDS["book"]) for p in RESIDUAL.prompts + RECOVERY.prompts]
     texts += [f" {title}" for title in item_titles(store.catalog, WORDS["book"])]

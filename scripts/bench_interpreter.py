@@ -122,9 +122,10 @@ def make_model(name: str, args: argparse.Namespace, titles: list[str], folder: P
     from recjax.llm import LanguageModel
     from recjax.models.definition import define
     from recjax.models.llama import PRESETS, Config, Llama
+    from recjax.text.bpe import train_bpe
     from recjax.text.prompts import WORDS, answer, question
     from recjax.text.tasks import RECOVERY, RESIDUAL
-    from recjax.text.tokenizers import load_tokenizer, train_bpe
+    from recjax.text.tokenizers import load_tokenizer
 
     small = Config(
         vocab_size=3000, dim=512, mlp_dim=1024, layers=2, heads=4, kv_heads=4, head_dim=64,

@@ -80,7 +80,7 @@ def random_model(preset: str, dtype: str) -> Any:
     from recjax.llm import LanguageModel
     from recjax.models.definition import define
     from recjax.models.language import family_for, presets
-    from recjax.text.tokenizers import train_bpe
+    from recjax.text.bpe import train_bpe
 
     aspects = aspect_set("movies")
     config = presets()[preset]

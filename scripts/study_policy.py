@@ -36,7 +36,7 @@ from recjax.guided.score_files import write_scores
 from recjax.guided.user_examples import UserExamples
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama
-from recjax.text.tokenizers import train_bpe
+from recjax.text.bpe import train_bpe
 
 CONFIG = Path(__file__).parent.parent / "configs" / "guided" / "ml100k_policy.py"
 

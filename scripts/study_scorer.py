@@ -70,7 +70,7 @@ def start_model(folder: Path, pairs: Path, size: int, layers: int, vocab: int, s
     from recjax.convert.language_model import language_model, write_language_model
     from recjax.models.definition import params_of
     from recjax.models.llama import Config, Llama
-    from recjax.text.tokenizers import train_bpe
+    from recjax.text.bpe import train_bpe
 
     rows = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()]
     tokenizer = train_bpe([row["prompt"] + row["answer"] for row in rows], vocab)

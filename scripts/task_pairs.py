@@ -24,7 +24,7 @@ from recjax.models.definition import params_of
 from recjax.models.language import find_family
 from recjax.recsysllm.passages import plain
 from recjax.recsysllm.prompts import PROMPTS
-from recjax.text.tokenizers import train_bpe
+from recjax.text.bpe import train_bpe
 from recjax.training.system import load_system
 from recjax.training.workdir import build_config, complete
 

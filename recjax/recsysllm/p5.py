@@ -48,7 +48,8 @@ from recjax.recsysllm.answers import ByBeams, TitleLists
 from recjax.recsysllm.p5_answers import AnswerLoss, P5Answerer, P5Evaluator
 from recjax.recsysllm.p5_data import P5Options, P5Source, PromptBatches, Prompts
 from recjax.replace import signed
-from recjax.text.tokenizers import Tokenizer, load_tokenizer, train_bpe
+from recjax.text.bpe import train_bpe
+from recjax.text.tokenizers import Tokenizer, load_tokenizer
 from recjax.training import parallel
 from recjax.training.language_model import (
     TokenizerConfig,

@@ -43,7 +43,8 @@ from recjax.recsysllm.settings import BlankRunConfig, complete
 from recjax.recsysllm.sources import Source, source_of
 from recjax.recsysllm.spans import COMMANDS, Marks
 from recjax.replace import signed
-from recjax.text.tokenizers import Tokenizer, load_tokenizer, train_bpe
+from recjax.text.bpe import train_bpe
+from recjax.text.tokenizers import Tokenizer, load_tokenizer
 from recjax.training import parallel
 from recjax.training.adapting import AdaptingRun
 from recjax.training.kept import Evaluation

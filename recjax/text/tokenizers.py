@@ -12,9 +12,8 @@ tokenizer.json is read by the `tokenizers` library, as Transformers 4 did.
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,16 +25,12 @@ from recjax.text._glm_engines import CHINESE, WORDS, GLMChineseEngine, word_piec
 from recjax.text._token_ends import Engine, add_ends, folder_ends, gpt2_added, is_glm
 from recjax.text._token_engines import FastEngine, SentencePieceEngine, check_texts, is_tiktoken
 from recjax.text._token_settings import (
-    BOS,
     CONFIG,
     CONFIGS,
-    EOS,
-    PAD,
     added_tokens,
     read_optional,
     read_settings,
     roles,
-    strips,
 )
 
 SOFT = "{soft}"
@@ -47,7 +42,7 @@ _PADDED_TO = (8, 16, 32, 64, 128, 256)  # multiples that embeddings are rounded 
 
 
 class Tokenizer:
-    """Text to ids and back; made by `load_tokenizer` or `train_bpe`.
+    """Text to ids and back; made by `load_tokenizer` or `recjax.text.bpe.train_bpe`.
 
     Attributes:
         size: number of ids; every id is below it.
@@ -351,51 +346,3 @@ def check_size(tokenizer: Tokenizer, vocab_size: int, where: str = "the tokenize
         f"{where}: {size} ids, {reason} than the model's embedding has rows ({vocab_size}); "
         "this is the tokenizer of another model, or added tokens are missing"
     )
-
-
-def train_bpe(
-    texts: Iterable[str], vocab_size: int, *, commands: Sequence[str] = (), ends: bool = False
-) -> Tokenizer:
-    """A byte-level BPE for the texts of a catalogue: no text is unknown to it.
-
-    Ids 0, 1 and 2 are `<pad>`, `<s>` and `</s>`, then come `commands`, bytes and their joins. Each
-    digit is a token.
-
-    Args:
-        texts: to learn from.
-        vocab_size: ids; fewer where the texts do not have that many pairs that occur twice.
-        commands: control tokens of a model of blank infilling. A mask takes the blank before it
-            into itself, as in GLM.
-        ends: a whole text ends with `</s>`, too (`Tokenizer.end`).
-
-    Raises:
-        InputError: `vocab_size` below 259 and the commands.
-    """
-    import tokenizers
-
-    pre = tokenizers.pre_tokenizers
-    alphabet = sorted(pre.ByteLevel.alphabet())
-    special: list[Any] = [PAD, BOS, EOS]
-    special += [
-        tokenizers.AddedToken(name, lstrip=strips(name), normalized=False, special=True)
-        for name in commands
-    ]
-    least = len(special) + len(alphabet)
-    if vocab_size < least:
-        raise InputError(f"a vocabulary of {vocab_size} tokens: expected at least {least}")
-    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
-    bpe.pre_tokenizer = pre.Sequence(
-        [pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)]
-    )
-    bpe.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=2,
-        special_tokens=special,
-        initial_alphabet=alphabet,
-        show_progress=False,
-    )
-    bpe.train_from_iterator(texts, trainer)
-    around = ((1,), (2,) if ends else ())
-    add_ends(bpe, *around)
-    return Tokenizer(FastEngine(bpe), {"pad": 0, "bos": 1, "eos": 2}, ends=around)

@@ -35,8 +35,9 @@ from recjax.data.store import Store
 from recjax.generate.loop import decode
 from recjax.models.explainers import Asked, Sizes, read_explainer
 from recjax.ranges import Amount, Checked, Range, Seed
+from recjax.text.bpe import train_bpe
 from recjax.text.explained import Explained, ExplainedBatches, as_arrays, explained
-from recjax.text.tokenizers import Tokenizer, load_tokenizer, train_bpe
+from recjax.text.tokenizers import Tokenizer, load_tokenizer
 from recjax.training import parallel
 from recjax.training.explanation_evaluator import (
     ExplanationEvaluationConfig,

@@ -37,11 +37,12 @@ from recjax.models.language import DEFAULT, Family, LanguageConfig, find_family
 from recjax.nn.soft import place_soft
 from recjax.ranges import Checked, Epochs, Range, Seed, Size
 from recjax.replace import new_folder, signed
+from recjax.text.bpe import train_bpe
 from recjax.text.corpus import Documents, TextConfig
 from recjax.text.prompts import read_prompts
 from recjax.text.tasks import PROMPTS
 from recjax.text.token_batches import TokenBatches
-from recjax.text.tokenizers import Tokenizer, load_tokenizer, train_bpe
+from recjax.text.tokenizers import Tokenizer, load_tokenizer
 from recjax.training import parallel
 from recjax.training.item_vectors import FILE as ITEM_VECTORS
 from recjax.training.item_vectors import write_item_vectors

@@ -21,7 +21,7 @@ from recjax.errors import run_script
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama
 from recjax.nn.lora import LoRAConfig, add_lora, merge_lora
-from recjax.text.tokenizers import train_bpe
+from recjax.text.bpe import train_bpe
 
 PROMPTS = ["The Matrix is a film", "Alien is"]
 

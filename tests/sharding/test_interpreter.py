@@ -13,8 +13,8 @@ from recjax.interpreter.questions import AskConfig
 from recjax.llm import LanguageModel
 from recjax.models.definition import define, params_of
 from recjax.models.llama import PARAM_AXES, Config, Llama
+from recjax.text.bpe import train_bpe
 from recjax.text.tasks import RESIDUAL
-from recjax.text.tokenizers import train_bpe
 from recjax.training.optim import OptimConfig
 from recjax.training.parallel import data_size, make_mesh, param_shardings
 

@@ -16,9 +16,9 @@ from recjax.convert.language_model import language_model, write_language_model
 from recjax.errors import InputError
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama
+from recjax.text.bpe import train_bpe
 from recjax.text.prompts import WORDS, question
 from recjax.text.tasks import TASKS
-from recjax.text.tokenizers import train_bpe
 from recjax.training.run import Run
 
 PUBLIC = {"InputError", "Interpreter", "TrainingStopped", "data", "evaluate", "load_llm", "models",

@@ -18,7 +18,7 @@ from recjax.llm import LanguageModel
 from recjax.llm_inputs import given_prompts
 from recjax.models.definition import define, params_of
 from recjax.models.llama import Config, Llama
-from recjax.text.tokenizers import train_bpe
+from recjax.text.bpe import train_bpe
 from recjax.training.parallel import make_mesh
 
 CONFIG = Config(

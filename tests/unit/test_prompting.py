@@ -12,7 +12,7 @@ from recjax.llm_folders import load_llm
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama
 from recjax.nn.lora import LoRAConfig, is_lora
-from recjax.text.tokenizers import train_bpe
+from recjax.text.bpe import train_bpe
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from recjax.errors import InputError
 from recjax.llm import LanguageModel
 from recjax.models.definition import define, params_of
 from recjax.models.llama import Config, Llama
-from recjax.text.tokenizers import train_bpe
+from recjax.text.bpe import train_bpe
 from recjax.text_vectors import text_vectors
 
 CONFIG = Config(

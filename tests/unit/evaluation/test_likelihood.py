@@ -7,9 +7,9 @@ import pytest
 from recjax.data.splits import Spans
 from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig, LikelihoodEvaluator, likelihood
+from recjax.text.bpe import train_bpe
 from recjax.text.corpus import Documents, TextConfig
 from recjax.text.token_batches import encode
-from recjax.text.tokenizers import train_bpe
 
 TOKENIZER = train_bpe(["Film came out in"] * 3, 300)
 

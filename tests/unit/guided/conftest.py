@@ -16,7 +16,7 @@ from recjax.guided.score_files import write_scores
 from recjax.llm_folders import load_llm
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama
-from recjax.text.tokenizers import train_bpe
+from recjax.text.bpe import train_bpe
 
 OWN = {
     "name": "reading", "item": "book", "items": "books",

@@ -15,9 +15,9 @@ from recjax.interpreter.questions import AskConfig
 from recjax.llm_folders import load_llm
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama
+from recjax.text.bpe import train_bpe
 from recjax.text.prompts import WORDS, question
 from recjax.text.tasks import RECOVERY, RESIDUAL
-from recjax.text.tokenizers import train_bpe
 from recjax.training.recommender import RecommenderRun
 from recjax.training.workdir import build_config, start_run
 

@@ -12,7 +12,7 @@ from recjax.models.definition import define, params_of
 from recjax.nn.positions import RopeScaling
 from recjax.scoring.options import OptionScorer
 from recjax.testing import language_contracts, two_way
-from recjax.text.tokenizers import train_bpe
+from recjax.text.bpe import train_bpe
 from recjax.training.language_model import read_model
 from recjax.training.plan import find_config
 

@@ -21,7 +21,7 @@ def glm_tokenizer(tmp_path_factory):
     from tokenizers import AddedToken
     from tokenizers import Tokenizer as Engine
 
-    from recjax.text.tokenizers import train_bpe
+    from recjax.text.bpe import train_bpe
 
     folder = tmp_path_factory.mktemp("glm-tokenizer")
     corpus = [f"This user has watched {title}." for title in TITLES[1:]] * 3

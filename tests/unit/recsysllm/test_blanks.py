@@ -11,9 +11,9 @@ from recjax.nn.masks import make_mask
 from recjax.recsysllm.blanks import BlankBatches, construct, sentence_ends
 from recjax.recsysllm.entities import EntityPool
 from recjax.recsysllm.spans import BlankConfig, Marks, Spans, sample_spans
+from recjax.text.bpe import train_bpe
 from recjax.text.documents import Document
 from recjax.text.token_batches import NO_LABEL, lay_out
-from recjax.text.tokenizers import train_bpe
 
 MARKS = Marks(cls=300, eos=301, sop=302, eop=303, mask=304, sentence=305, document=306, block=307)
 STOP = 7  # the token that ends a sentence

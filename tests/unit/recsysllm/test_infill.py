@@ -20,7 +20,7 @@ from recjax.recsysllm.entities import EntityPool
 from recjax.recsysllm.infill import Infiller, infill, text_ids
 from recjax.recsysllm.spans import Marks, Spans
 from recjax.testing.language_contracts import build
-from recjax.text.tokenizers import train_bpe
+from recjax.text.bpe import train_bpe
 
 MARKS = Marks(cls=20, eos=21, sop=22, eop=23, mask=24, sentence=25, document=26)
 SIZES = {

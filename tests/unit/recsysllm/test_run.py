@@ -16,8 +16,8 @@ from recjax.models.definition import params_of
 from recjax.recsysllm.infill import infill
 from recjax.recsysllm.run import BlankRun
 from recjax.recsysllm.sources import Texts
+from recjax.text.bpe import train_bpe
 from recjax.text.token_batches import NO_LABEL
-from recjax.text.tokenizers import train_bpe
 from recjax.training.plan import make_plan, planned
 from recjax.training.system import load_system
 from recjax.training.workdir import build_config, complete, open_run, start_run

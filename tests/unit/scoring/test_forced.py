@@ -8,7 +8,7 @@ import pytest
 
 from recjax.errors import InputError
 from recjax.scoring.forced import titles_between
-from recjax.text.tokenizers import train_bpe
+from recjax.text.bpe import train_bpe
 
 TITLES = ["Alien", "Alien Resurrection", "Brazil", " "]
 TOKENIZER = train_bpe([*TITLES, "The film is Alien, and more."] * 5, 300)

@@ -10,7 +10,8 @@ from recjax.llm import LanguageModel
 from recjax.models.definition import define, params_of
 from recjax.models.llama import Config, Llama
 from recjax.scoring.forms import Form, FormFiller, form_tokens
-from recjax.text.tokenizers import load_tokenizer, train_bpe
+from recjax.text.bpe import train_bpe
+from recjax.text.tokenizers import load_tokenizer
 
 NAMES = ("tension", "pace of it", "length")
 WORDS = tuple(f"{'' if a == 0 else chr(10)}{name}:" for a, name in enumerate(NAMES))

@@ -10,7 +10,8 @@ from recjax.llm import LanguageModel
 from recjax.models.definition import define, params_of
 from recjax.models.llama import PARAM_AXES, Config, Llama
 from recjax.scoring.options import OptionScorer, named_option
-from recjax.text.tokenizers import load_tokenizer, train_bpe
+from recjax.text.bpe import train_bpe
+from recjax.text.tokenizers import load_tokenizer
 from recjax.training.parallel import make_mesh, param_shardings
 
 TITLES = ["Alien", "Brazil", "Cat People", "Alien Resurrection", "Twelve Monkeys", "The Omen"]

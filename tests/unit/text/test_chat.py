@@ -6,8 +6,9 @@ import warnings
 import pytest
 
 from recjax.errors import InputError
+from recjax.text.bpe import train_bpe
 from recjax.text.chat import ChatTemplate, prompt_ids
-from recjax.text.tokenizers import load_tokenizer, train_bpe
+from recjax.text.tokenizers import load_tokenizer
 
 BPE = train_bpe(["Which film? <user> Alien and </s>"] * 3, 300)
 BOS, EOS = BPE.bos_id, BPE.eos_id

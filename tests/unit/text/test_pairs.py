@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from recjax.errors import InputError
+from recjax.text.bpe import train_bpe
 from recjax.text.pairs import (
     PairBatches,
     PairsConfig,
@@ -17,7 +18,6 @@ from recjax.text.pairs import (
     split_pairs,
 )
 from recjax.text.token_batches import NO_LABEL
-from recjax.text.tokenizers import train_bpe
 
 TOKENIZER = train_bpe(["Which film is like Alien? Aliens, or Brazil."] * 3, 300)
 

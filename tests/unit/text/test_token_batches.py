@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from recjax.errors import InputError
+from recjax.text.bpe import train_bpe
 from recjax.text.documents import Blend, Document, asked, blend
 from recjax.text.prompts import WORDS, Prompt
 from recjax.text.tasks import RECOVERY, RESIDUAL
 from recjax.text.token_batches import TokenBatches, encode, fixed_batches, lay_out
-from recjax.text.tokenizers import load_tokenizer, train_bpe
+from recjax.text.tokenizers import load_tokenizer
 
 TOKENIZER = train_bpe(["a bc def"] * 9, 259)
 SOFT = (None, False)

@@ -25,8 +25,8 @@ from recjax.llm_folders import load_llm
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama
 from recjax.nn.lora import is_lora
+from recjax.text.bpe import train_bpe
 from recjax.text.pairs import split_pairs
-from recjax.text.tokenizers import train_bpe
 from recjax.training.adapting import LowRankConfig
 from recjax.training.finetune import FinetuneRun, complete
 from recjax.training.plan import make_plan, planned

@@ -16,9 +16,9 @@ from recjax.llm_folders import load_llm
 from recjax.models.definition import params_of
 from recjax.models.t5 import T5, Config
 from recjax.recsysllm.p5_data import P5Options, P5Source
+from recjax.text.bpe import train_bpe
 from recjax.text.pairs import Row
 from recjax.text.sides import sides
-from recjax.text.tokenizers import train_bpe
 from recjax.training.finetune import FinetuneConfig, planned
 from recjax.training.ranks import SplitConfig
 from recjax.training.workdir import start_run
