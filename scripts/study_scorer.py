@@ -103,8 +103,8 @@ def main() -> None:
     from recjax.cli import main as recjax
     from recjax.data.attributes import multi_hot, numbers
     from recjax.data.prepare import DataConfig, prepare
-    from recjax.guided.aspects import aspect_set, read_item_scores
-    from recjax.guided.score_files import write_scores
+    from recjax.guided.aspects import aspect_set
+    from recjax.guided.score_files import read_item_scores, write_scores
 
     aspects = aspect_set("movies")
     args.out.mkdir(parents=True, exist_ok=True)

@@ -43,17 +43,12 @@ from recjax.data.prepare import read_options
 from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.guided.answers import Answered, Asked, ForcedAnswers, FreeAnswers
-from recjax.guided.aspects import (
-    AspectSet,
-    Scores,
-    aspect_set,
-    read_item_scores,
-    read_user_scores,
-)
+from recjax.guided.aspects import AspectSet, aspect_set
 from recjax.guided.policy_config import PolicyConfig
 from recjax.guided.policy_loss import divergence, policy_loss
 from recjax.guided.prompts import answer_form
 from recjax.guided.rewards import TASKS
+from recjax.guided.score_files import Scores, read_item_scores, read_user_scores
 from recjax.guided.user_examples import UserExamples
 from recjax.guided.user_ranking import PolicyEvaluator
 from recjax.llm_folders import stop_ids

@@ -25,7 +25,8 @@ from recjax.data.attributes import Attributes, multi_hot, numbers
 from recjax.data.prepare import resolve
 from recjax.data.store import Store
 from recjax.errors import InputError
-from recjax.guided.aspects import AspectSet, read_item_scores, read_user_scores
+from recjax.guided.aspects import AspectSet
+from recjax.guided.score_files import read_item_scores, read_user_scores
 from recjax.ranges import Checked, Count, FieldError
 
 KINDS = ("scores", "labels", "number", "array")

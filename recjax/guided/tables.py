@@ -18,12 +18,7 @@ import numpy as np
 from recjax.config import nearest
 from recjax.data.store import Store
 from recjax.errors import InputError
-from recjax.guided.aspects import (
-    ITEM,
-    USER,
-    AspectSet,
-    read_scores,
-)
+from recjax.guided.aspects import ITEM, USER, AspectSet
 from recjax.guided.prompts import (
     FIELDS,
     Question,
@@ -33,7 +28,7 @@ from recjax.guided.prompts import (
     question,
     user_text,
 )
-from recjax.guided.score_files import ENDINGS, check_ending, write_scores
+from recjax.guided.score_files import ENDINGS, check_ending, read_scores, write_scores
 from recjax.guided.scoring import EndpointRater, Rated, Rater
 from recjax.guided.shards import Progress
 from recjax.replace import new_file
@@ -306,7 +301,7 @@ def write_pairs(
         `pairs` written, and the subjects `left_out`.
 
     Raises:
-        InputError: see `check_file`, `recjax.guided.aspects.read_item_scores`.
+        InputError: see `check_file`, `recjax.guided.score_files.read_item_scores`.
     """
     ids = {key: place for place, key in enumerate(subjects.keys)}
     found = read_scores(scores, ids, len(ids), subjects.column, aspects)

@@ -19,8 +19,9 @@ import numpy as np
 from recjax.data.pipeline import step_size
 from recjax.data.store import Store
 from recjax.errors import InputError
-from recjax.guided.aspects import AspectSet, Scores
+from recjax.guided.aspects import AspectSet
 from recjax.guided.prompts import Question, question, user_text
+from recjax.guided.score_files import Scores
 from recjax.guided.scoring import question_ids
 from recjax.ranges import Checked, Range
 from recjax.text.chat import Form, has_template

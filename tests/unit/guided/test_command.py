@@ -5,9 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from recjax.guided.aspects import read_item_scores, read_user_scores
 from recjax.guided.prompts import answer_form, parse
-from recjax.guided.score_files import write_scores
+from recjax.guided.score_files import read_item_scores, read_user_scores, write_scores
 from recjax.guided.scoring import Rater
 from recjax.guided.tables import item_subjects, user_subjects
 
