@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from recjax.evaluation.likelihood import Pairs
+from recjax.evaluation.pairs import Pairs
 from recjax.text.sides import sides
 
 

@@ -51,12 +51,7 @@ from recjax.replace import signed
 from recjax.text.bpe import train_bpe
 from recjax.text.tokenizers import Tokenizer, load_tokenizer
 from recjax.training import parallel
-from recjax.training.language_model import (
-    TokenizerConfig,
-    keep_tokenizer,
-    plain_model,
-    read_model,
-)
+from recjax.training.new_model import TokenizerConfig, keep_tokenizer, plain_model, read_model
 from recjax.training.optim import OptimConfig
 from recjax.training.ranks import SplitConfig
 from recjax.training.run import Run

@@ -11,7 +11,7 @@ from recjax.recsysllm.item_tokens import NamingConfig
 from recjax.recsysllm.sources import source_of
 from recjax.recsysllm.spans import BlankConfig
 from recjax.training.adapting import AdaptingConfig
-from recjax.training.language_model import plain_model, read_model
+from recjax.training.new_model import plain_model, read_model
 from recjax.training.optim import OptimConfig
 from recjax.training.ranks import SplitConfig
 from recjax.training.train_config import TrainConfig

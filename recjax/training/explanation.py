@@ -43,7 +43,7 @@ from recjax.training.explanation_evaluator import (
     ExplanationEvaluationConfig,
     ExplanationEvaluator,
 )
-from recjax.training.language_model import TokenizerConfig, keep_tokenizer
+from recjax.training.new_model import TokenizerConfig, keep_tokenizer
 from recjax.training.optim import OptimConfig
 from recjax.training.ranks import SplitConfig, make_split
 from recjax.training.run import Run

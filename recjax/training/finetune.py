@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from recjax.config import build, to_plain
 from recjax.data.pipeline import step_size
 from recjax.errors import InputError
-from recjax.evaluation.likelihood import LikelihoodConfig, PairEvaluator
+from recjax.evaluation.likelihood import LikelihoodConfig
+from recjax.evaluation.pairs import PairEvaluator
 from recjax.evaluation.sides import SidedEvaluator
 from recjax.paths import home
 from recjax.ranges import (

@@ -14,17 +14,16 @@ Letters: T row length in tokens, R packed rows, S soft tokens a row, W items a b
 
 import dataclasses
 import functools
-import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from recjax.config import build, nearest, to_plain
+from recjax.config import build, to_plain
 from recjax.convert.fetch import on_host
 from recjax.convert.language_model import language_model, write_of_all
 from recjax.data import splits
@@ -32,11 +31,12 @@ from recjax.data.prepare import DataConfig, read_options
 from recjax.data.splits import Spans
 from recjax.data.store import Store
 from recjax.errors import InputError
-from recjax.evaluation.likelihood import LikelihoodConfig, LikelihoodEvaluator
-from recjax.models.language import DEFAULT, Family, LanguageConfig, find_family
+from recjax.evaluation.documents import DocumentEvaluator
+from recjax.evaluation.likelihood import LikelihoodConfig
+from recjax.models.language import LanguageConfig
 from recjax.nn.soft import place_soft
-from recjax.ranges import Checked, Epochs, Range, Seed, Size
-from recjax.replace import new_folder, signed
+from recjax.ranges import Checked, Epochs, Seed, Size
+from recjax.replace import signed
 from recjax.text.bpe import train_bpe
 from recjax.text.corpus import Documents, TextConfig
 from recjax.text.prompts import read_prompts
@@ -46,6 +46,13 @@ from recjax.text.tokenizers import Tokenizer, load_tokenizer
 from recjax.training import parallel
 from recjax.training.item_vectors import FILE as ITEM_VECTORS
 from recjax.training.item_vectors import write_item_vectors
+from recjax.training.new_model import (
+    TokenizerConfig,
+    keep_tokenizer,
+    model_family,
+    plain_model,
+    read_model,
+)
 from recjax.training.optim import OptimConfig
 from recjax.training.ranks import SplitConfig, make_split
 from recjax.training.run import Run
@@ -53,13 +60,6 @@ from recjax.training.system import System
 from recjax.training.token_loss import token_likelihood, token_loss
 from recjax.training.train_config import TrainConfig
 from recjax.typing import Array, Params
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenizerConfig(Checked):
-    """Section `tokenizer`."""
-
-    vocab_size: Annotated[int, Range(259, 2**20)] = 2000  # ids of the BPE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,64 +91,6 @@ class LanguageRunConfig(Checked):
         read_options(self.data)
 
     system = "language_model"  # its name in `recjax.systems.SYSTEMS`; no field
-
-
-def read_model(section: Mapping[str, Any], vocab_size: int) -> LanguageConfig:
-    """The model's config from its section.
-
-    Args:
-        section: `name` of a family, `preset` (both optional), fields of the family's `Config`; its
-            `max_length` is the length of the rows that it is trained on.
-        vocab_size: V, the tokenizer's.
-    """
-    values = {key: section[key] for key in section}
-    family = _family(section)
-    values.pop("name", None)
-    if "vocab_size" in values:
-        raise InputError(
-            "config.model.vocab_size: is the tokenizer's size; set config.tokenizer.vocab_size"
-        )
-    preset = values.pop("preset", "")
-    if preset:
-        known = family.presets
-        if preset not in known:
-            hint = nearest(preset, known)
-            raise InputError(f"config.model.preset: no preset '{preset}' of {family.name}; {hint}")
-        values = to_plain(known[preset]) | values
-    return build(family.config, values | {"vocab_size": vocab_size}, "config.model")
-
-
-def _family(section: Mapping[str, Any]) -> Family:
-    return find_family(section.get("name", DEFAULT), "config.model.name")
-
-
-def plain_model(section: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
-    """The section with all defaults filled in; see `read_model`."""
-    model = to_plain(read_model(section, vocab_size))
-    del model["vocab_size"]
-    return {"name": _family(section).name, **model}
-
-
-def keep_tokenizer(workdir: Path, tokenizer: Tokenizer, stop: int | Sequence[int] | None) -> None:
-    """Writes a new model's tokenizer into WORKDIR/tokenizer, where there is none.
-
-    Args:
-        workdir: of the run.
-        tokenizer: of the model.
-        stop: ids that end what the model writes.
-    """
-    folder = workdir / "tokenizer"
-    if folder.is_dir() or jax.process_index():
-        return
-    with new_folder(folder, overwrite=False) as temporary:
-        tokenizer.save(temporary)
-        ends = {
-            "bos_token_id": tokenizer.bos_id,
-            "eos_token_id": stop if stop is None or isinstance(stop, int) else list(stop),
-            "pad_token_id": tokenizer.pad_id,
-        }
-        text = json.dumps(ends, indent=2) + "\n"
-        (temporary / "generation_config.json").write_text(text, encoding="utf-8")
 
 
 def complete(section: Any) -> dict[str, Any]:
@@ -226,7 +168,7 @@ class LanguageRun(Run):
 
     def __init__(self, config: LanguageRunConfig, store: Store, workdir: Path | None = None):
         super().__init__(config, store, workdir)
-        self._family = _family(config.model)
+        self._family = model_family(config.model)
 
     @functools.cached_property
     def split(self) -> splits.Split:
@@ -317,14 +259,14 @@ class LanguageRun(Run):
             out[key] = out.get(key, 0) + int(size)
         return out
 
-    def evaluator(self, name: Literal["validation", "test"]) -> LikelihoodEvaluator:
+    def evaluator(self, name: Literal["validation", "test"]) -> DocumentEvaluator:
         """Measures on one part of the split: histories with their targets, and all items."""
         part = getattr(self.split, name)
         try:
             documents = self.documents_of(dataclasses.replace(part, stops=part.stops + 1))
         except InputError as error:
             raise InputError(f"the {name} split: {error}") from None
-        return LikelihoodEvaluator(
+        return DocumentEvaluator(
             self.config.evaluation,
             name,
             documents,

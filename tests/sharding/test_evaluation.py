@@ -9,7 +9,8 @@ from flax import nnx
 
 from recjax.config import build
 from recjax.data.requests import read_request
-from recjax.evaluation.likelihood import LikelihoodConfig, PairEvaluator
+from recjax.evaluation.likelihood import LikelihoodConfig
+from recjax.evaluation.pairs import PairEvaluator
 from recjax.evaluation.shards import split_batch
 from recjax.models.definition import define, params_of
 from recjax.models.llama import PARAM_AXES, Config, Llama

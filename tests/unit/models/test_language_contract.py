@@ -13,7 +13,7 @@ from recjax.nn.positions import RopeScaling
 from recjax.scoring.options import OptionScorer
 from recjax.testing import language_contracts, two_way
 from recjax.text.bpe import train_bpe
-from recjax.training.language_model import read_model
+from recjax.training.new_model import read_model
 from recjax.training.plan import find_config
 
 LLAMA = llama.Config(

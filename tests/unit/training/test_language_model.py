@@ -13,13 +13,8 @@ from recjax.config import build, load_config
 from recjax.errors import InputError
 from recjax.text.token_batches import NO_LABEL, encode
 from recjax.text.tokenizers import load_tokenizer
-from recjax.training.language_model import (
-    LanguageRun,
-    LanguageRunConfig,
-    complete,
-    keep_tokenizer,
-    read_model,
-)
+from recjax.training.language_model import LanguageRun, LanguageRunConfig, complete
+from recjax.training.new_model import keep_tokenizer, read_model
 from recjax.training.state import TrainState
 from recjax.training.workdir import build_config, plain_config, read_run_config, start_run
 from recjax.training.workdir import complete as complete_any

@@ -1,0 +1,144 @@
+"""How well a language model continues documents that are held out."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import NamedSharding
+
+from recjax.errors import InputError
+from recjax.evaluation.likelihood import MEASURES, LikelihoodConfig, PredictFn, Scored, measures
+from recjax.text.corpus import KINDS, Documents
+from recjax.text.documents import Document
+from recjax.text.token_batches import NO_LABEL, Encoded, encode
+from recjax.text.tokenizers import Tokenizer
+
+# Measures that each prompt has, and which of several is the worst.
+WORST: dict[str, Callable[..., float]] = {"loss": max, "exact": min}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DocumentEvaluator(Scored[Document]):
+    """How well a language model continues documents, given what comes before (no generation).
+
+    Of each kind of document: `loss` (nats a token), `perplexity`, `accuracy` (share of tokens that
+    were the likeliest) and `exact` (share of documents whose text was the likeliest at every
+    token, which is what greedy decoding would have said). "text" is all kinds together. Histories
+    are those of the split's part with their targets, the newest window of each; documents about
+    items are those that training knows, for a catalogue has no unseen items.
+
+    A history that is asked about is asked in every prompt of the table. `loss` and `exact` are also
+    given for each prompt (`residual/prompt0/exact`), and for the worst of them
+    (`residual/worst/exact`): training can wait until every prompt is understood.
+
+    Attributes:
+        config: how many documents.
+        name: prefix of the metric names ("validation", "test").
+        documents: of the split's part: its runs with their targets.
+        tokenizer: of the model.
+        length: T.
+        predict: the model.
+        sharding: how a batch's rows are split over devices (`recjax.evaluation.shards`).
+    """
+
+    config: LikelihoodConfig
+    name: str
+    documents: Documents
+    tokenizer: Tokenizer
+    length: int
+    predict: PredictFn
+    sharding: NamedSharding | None = None
+
+    @functools.cached_property
+    def examples(self) -> list[Document]:
+        """The documents that are measured, kind by kind."""
+        rng = np.random.default_rng(self.config.seed)
+        out = []
+        for kind in KINDS:
+            members = self.documents.members(kind)
+            if not self.documents.counts[kind]:
+                continue
+            if 0 < self.config.max_examples < len(members):
+                members = np.sort(rng.choice(members, self.config.max_examples, replace=False))
+            forms = range(self.documents.forms(kind)) or [None]
+            out += [self.documents.fixed(kind, int(m), form) for form in forms for m in members]
+        return out
+
+    def encoded(self, examples: Sequence[Document]) -> Encoded:
+        """The examples as tokens."""
+        return encode(examples, self.tokenizer, self.length)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds that are measured."""
+        return tuple(dict.fromkeys(document.kind for document in self.examples))
+
+    @property
+    def metric_names(self) -> list[str]:
+        """The names that `run` gives."""
+        names = [f"{self.name}/{kind}/{m}" for kind in ("text", *self.kinds) for m in MEASURES]
+        for kind in self.kinds:
+            forms = [f"prompt{k}" for k in range(self.documents.forms(kind))]
+            for form in (*forms, "worst") if forms else ():
+                names += [f"{self.name}/{kind}/{form}/{m}" for m in WORST]
+        return names
+
+    def check(self) -> None:
+        """Finds out what `run` would: whether every kind and prompt has something to measure.
+
+        Raises:
+            InputError: all documents of a kind are cut before the text that is measured.
+        """
+        labels = [(batch["documents"], batch["labels"] != NO_LABEL) for batch in self._batches]
+        size = self.config.batch_size
+        tokens = np.concatenate(
+            [np.bincount(d[learned], minlength=size)[:size] for d, learned in labels]
+        )
+        asked = [(document.kind, document.form) for document in self.examples]
+        for kind, form in dict.fromkeys(asked):
+            mine = np.array([one == (kind, form) for one in asked])
+            if not tokens[: len(mine)][mine].any():
+                prompt = "" if form is None else f", prompt {form}"
+                raise InputError(
+                    f"config.model.max_length: {self.length} tokens leave no room for what is "
+                    f"learned in any document of kind '{kind}'{prompt}"
+                )
+
+    def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
+        """Metrics by name (`validation/naming/exact`).
+
+        Args:
+            params: the model's parameters.
+            progress: called with the number of documents done.
+
+        Raises:
+            InputError: all documents of a kind are cut before the text that is measured.
+        """
+        self.check()
+        number = {kind: k for k, kind in enumerate(self.kinds)}
+        kind_of = np.array([number[document.kind] for document in self.examples])
+        loss, right, tokens = self.scores(params, progress)
+        # A document whose text was cut off is not exact.
+        exact = (right == tokens) & (tokens > 0)
+        forms = np.array([-1 if d.form is None else d.form for d in self.examples])
+        out: dict[str, float] = {}
+        by_prompt: dict[str, float] = {}
+        for name in ("text", *self.kinds):
+            mine = np.ones(len(kind_of), bool) if name == "text" else kind_of == number[name]
+            measured = measures(loss[mine], right[mine], tokens[mine])
+            out |= {f"{self.name}/{name}/{key}": value for key, value in measured.items()}
+            if name == "text" or not self.documents.forms(name):
+                continue
+            each = [mine & (forms == form) for form in range(self.documents.forms(name))]
+            of_each = {
+                "loss": [float(loss[one].sum() / tokens[one].sum()) for one in each],
+                "exact": [float(exact[one].mean()) for one in each],
+            }
+            for form in range(len(each)):
+                for key in WORST:
+                    by_prompt[f"{self.name}/{name}/prompt{form}/{key}"] = of_each[key][form]
+            for key, worst in WORST.items():
+                by_prompt[f"{self.name}/{name}/worst/{key}"] = worst(of_each[key])
+        return out | by_prompt
