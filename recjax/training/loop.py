@@ -276,7 +276,7 @@ class Loop:
     def _cool(self, start: int | None) -> None:
         """Begins the cool-down; None takes it back."""
         self._progress.cooling = start
-        opt_state = set_cooldown(self._state.opt_state, start)
+        opt_state = set_cooldown(self._state.opt_state, start is not None)
         self._state = dataclasses.replace(self._state, opt_state=opt_state)
 
     def _go_back(self, error: DivergedError) -> None:

@@ -137,12 +137,15 @@ def schedule(config: OptimConfig, steps_per_epoch: int) -> optax.Schedule:
     return rate
 
 
-def make_optimizer(config: OptimConfig, steps_per_epoch: int) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimConfig, steps_per_epoch: int, cooldown: int = 0
+) -> optax.GradientTransformation:
     """The update rule of a config, with clipping before and the schedule after.
 
     Args:
         config: the update rule.
         steps_per_epoch: what `decay_epochs` counts in.
+        cooldown: updates of the cool-down, 0 = none; `set_cooldown` begins it.
     """
     parts = []
     if config.clip_norm:
@@ -159,8 +162,8 @@ def make_optimizer(config: OptimConfig, steps_per_epoch: int) -> optax.GradientT
             mask = functools.partial(_having, config, "rate", times)
             parts.append(optax.masked(optax.scale(times), mask))
     parts.append(optax.scale_by_learning_rate(schedule(config, steps_per_epoch)))
-    if config.cooldown_epochs:
-        parts.append(_cooldown(config.cooldown_epochs * steps_per_epoch))
+    if cooldown:
+        parts.append(_cooldown(cooldown))
     if config.average:
         parts.append(_average(config.average))
     return optax.chain(*parts)
@@ -223,7 +226,7 @@ class CooldownState(NamedTuple):
 _NEVER = np.iinfo(np.int32).max
 
 
-def _cooldown(steps: float) -> optax.GradientTransformation:
+def _cooldown(steps: int) -> optax.GradientTransformation:
     """Updates that shrink linearly to 0 over so many steps from `CooldownState.start` on."""
 
     def init(params: Any) -> CooldownState:
@@ -239,14 +242,14 @@ def _cooldown(steps: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def set_cooldown(opt_state: Any, start: int | None) -> Any:
-    """The optimiser's state with its cool-down beginning at a step; None: not yet."""
+def set_cooldown(opt_state: Any, begins: bool) -> Any:
+    """The optimiser's state with its cool-down beginning at the next update, or not yet."""
 
     def changed(node: Any) -> Any:
         if not isinstance(node, CooldownState):
             return node
-        at = np.int32(_NEVER if start is None else start)
-        return node._replace(start=jax.device_put(at, node.start.sharding))
+        start = np.int32(np.asarray(node.done) if begins else _NEVER)
+        return node._replace(start=jax.device_put(start, node.start.sharding))
 
     return jax.tree.map(changed, opt_state, is_leaf=lambda node: isinstance(node, CooldownState))
 

@@ -23,7 +23,7 @@ from recjax.training.metrics import MetricWriter, NoWriter
 from recjax.training.optim import OptimConfig, averaged
 from recjax.training.state import TrainState, trained_of
 from recjax.training.system import load_system
-from recjax.training.train_config import TrainConfig
+from recjax.training.train_config import TrainConfig, whole_calls
 from recjax.training.trainable import Trainable
 from recjax.typing import Params
 
@@ -78,6 +78,12 @@ class Run(Kept, Trainable):
     def optim(self) -> OptimConfig:
         """See `Trainable`."""
         return self.config.optim
+
+    @property
+    def cooldown(self) -> int:
+        """See `Trainable`."""
+        epochs = self.optim.cooldown_epochs
+        return whole_calls(epochs * self.batches.steps_per_epoch, self._train) if epochs else 0
 
     def check(self) -> None:
         """Finds out what training would find out only later; `start_run` calls it first.
@@ -221,7 +227,7 @@ class Run(Kept, Trainable):
                 meta=self.identity,
                 unit=self.unit,
                 saved=lambda: self._take_place(claim, checkpoints),
-                cooldown=round(self.config.optim.cooldown_epochs * self.batches.steps_per_epoch),
+                cooldown=self.cooldown,
                 part=self.part,
                 threaded=self.threaded,
                 restore=lambda: self._newest(checkpoints),

@@ -66,6 +66,12 @@ def total_steps(epochs: float, steps_per_epoch: int) -> int:
 
 
 def validation_steps(config: TrainConfig, steps_per_epoch: int) -> int:
-    """Steps between validations: whole calls, or one call that is as much shorter."""
-    wanted, count = config.evaluate_every * steps_per_epoch, config.steps_per_call
-    return round(wanted / count) * count if wanted >= count else max(1, round(wanted))
+    """Steps between validations."""
+    return whole_calls(config.evaluate_every * steps_per_epoch, config)
+
+
+def whole_calls(steps: float, config: TrainConfig) -> int:
+    """The nearest number of steps in whole calls, or one call that is as much shorter: a call of
+    another length is another program to compile."""
+    count = config.steps_per_call
+    return round(steps / count) * count if steps >= count else max(1, round(steps))

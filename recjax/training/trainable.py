@@ -155,10 +155,18 @@ class Trainable(abc.ABC):
         """Paths of the trained parameters."""
         return frozenset(path for path, role in self.roles.items() if role == "trained")
 
+    @property
+    def cooldown(self) -> int:
+        """Steps of the cool-down that ends training."""
+        return 0
+
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
         """The optimiser of `config.optim`."""
-        return make_optimizer(self.optim, self.batches.steps_per_epoch * self.updates_of_batch)
+        updates = self.updates_of_batch
+        return make_optimizer(
+            self.optim, self.batches.steps_per_epoch * updates, self.cooldown * updates
+        )
 
     def init_state(self) -> TrainState:
         """A fresh state, born sharded (a training step donates it)."""

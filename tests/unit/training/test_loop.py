@@ -14,7 +14,7 @@ from recjax.errors import InputError
 from recjax.training.criteria import Progress, unmet
 from recjax.training.loop import Loop
 from recjax.training.metrics import format_table
-from recjax.training.optim import CooldownState, OptimConfig, make_optimizer
+from recjax.training.optim import CooldownState, OptimConfig, make_optimizer, set_cooldown
 from recjax.training.state import TrainState
 from recjax.training.train_config import TrainConfig, total_steps, validation_steps
 
@@ -90,10 +90,9 @@ class Small:
         self.config = TrainConfig(
             **{"batch_size": 1, "steps_per_call": 2, "metric": "v/exact", "epochs": 3.0} | train
         )
-        self.optimizer = make_optimizer(
-            OptimConfig(learning_rate=1.0, b1=0.0, cooldown_epochs=cooldown_epochs), 8
-        )
         self.cooldown, self.measured, self.part = round(8 * cooldown_epochs), measured, part
+        optim = OptimConfig(learning_rate=1.0, b1=0.0)
+        self.optimizer = make_optimizer(optim, 8, self.cooldown)
         self.kept, self.lines = Kept(), Lines()
         params = {"w": jnp.zeros(())}
         self.start = TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
@@ -211,6 +210,17 @@ def test_a_cool_down_has_no_other_decay_beside_it():
         OptimConfig(cooldown_epochs=1.0, decay_epochs=1.0)
     state = make_optimizer(OptimConfig(), 8).init({"w": jnp.zeros(())})
     assert not any(isinstance(s, CooldownState) for s in state)
+
+
+def test_a_cool_down_counts_updates_of_which_a_step_may_have_several():
+    optimizer = make_optimizer(OptimConfig(learning_rate=1.0, b1=0.0), 8, cooldown=4)
+    params, moved = {"w": jnp.zeros(())}, []
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    for done in range(8):
+        state = set_cooldown(state, True) if done == 3 else state
+        updates, state = update({"w": jnp.ones(())}, state, params)
+        moved.append(round(-float(updates["w"]), 2))
+    assert moved == [1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
 
 
 def test_metrics_without_cutoffs_in_a_table():
