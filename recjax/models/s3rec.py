@@ -62,6 +62,18 @@ PRESETS = {"paper": Config()}
 PARAM_AXES = (*ATTRIBUTE_AXES, *sasrec.PARAM_AXES)
 
 
+def another(key: Array, ids: Array, n_items: int) -> Array:
+    """Any other item than each of `ids`, all alike likely; the same where there is one alone.
+
+    Args:
+        key: of the draws.
+        ids: [...] from 1 on.
+        n_items: I.
+    """
+    count = n_items - 1
+    return 1 + (ids - 1 + jax.random.randint(key, ids.shape, 1, max(2, count))) % count
+
+
 class Pretraining(nnx.Module):
     """The four tasks' own parameters: attributes, and a bilinear form each.
 
@@ -162,7 +174,7 @@ class Recommender(SequentialRecommender):
             losses = jax.nn.softplus(logits) - has * logits
             return (losses.mean(axis=-1) * weights).sum()
 
-        drawn = jax.random.randint(rngs.noise(), ids.shape, 1, self.n_items)
+        drawn = another(rngs.noise(), ids, self.n_items)
         mapped = task.mip(h)
         right, wrong = ((mapped * table[i]).sum(axis=-1) for i in (ids, drawn))
         losses = jax.nn.softplus(-right) + jax.nn.softplus(wrong)

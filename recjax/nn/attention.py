@@ -67,13 +67,15 @@ class MultiHeadAttention(nnx.Module):
         q = self.query(queries).reshape(split)
         k = self.key(memory).reshape(split)
         v = self.value(memory).reshape(split)
-        logits = jnp.einsum("BLNH,BMNH->BNLM", q, k) / jnp.sqrt(q.shape[-1]).astype(q.dtype)
+        # The softmax is in float32, whatever is multiplied.
+        logits = jnp.einsum("BLNH,BMNH->BNLM", q, k, preferred_element_type=jnp.float32)
+        logits /= jnp.sqrt(q.shape[-1]).astype(logits.dtype)
         if bias is not None:
             logits += bias
         if repeated is not None:
             logits = logits.at[..., -1].add(jnp.log(jnp.maximum(count, 1))[:, None])
         logits = jnp.where(mask[:, None], logits, jnp.finfo(logits.dtype).min)
-        weights = jax.nn.softmax(logits, axis=-1)
+        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
         weights = dropout(weights, self.dropout_rate, deterministic=deterministic, rngs=rngs)
         mixed = jnp.einsum("BNLM,BMNH->BLNH", weights, v)
         return self.out(mixed.reshape(batch, length, dim))

@@ -154,8 +154,9 @@ class ByBeams:
     ) -> Recommendations:
         """The k best items by beams; arguments as of `RecommenderRun.recommend`.
 
-        Scores are log-probabilities of titles or numbers. Items of one title have one score, and a
-        list may be shorter than k where the beams found items that are left out.
+        Scores are log-probabilities of titles or numbers, the mean over their tokens. Items of one
+        title have one score, and a list may be shorter than k where the beams found items that are
+        left out.
 
         Raises:
             InputError: as there; a run that learns no sequential task.

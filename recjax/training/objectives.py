@@ -72,6 +72,11 @@ class ObjectiveConfig(Checked):
         return self.name in ("sampled_softmax", "ccl", *_PAIRWISE)
 
 
+def _scores(pattern: str, h: Array, vectors: Array) -> Array:
+    """Inner products in float32, whatever is multiplied: a loss is made of their differences."""
+    return jnp.einsum(pattern, h, vectors, preferred_element_type=jnp.float32)
+
+
 def _reduce(losses: Array, weights: Array) -> SumWeight:
     return jnp.sum(losses * weights), jnp.sum(weights)
 
@@ -88,8 +93,8 @@ def binary_cross_entropy(
         negatives: [T M] ids.
         beta: power of the positive's probability.
     """
-    positive = jnp.einsum("TD,TD->T", h, rows_of(table, targets, "items"))
-    negative = jnp.einsum("TD,TMD->TM", h, rows_of(table, negatives, "items"))
+    positive = _scores("TD,TD->T", h, rows_of(table, targets, "items"))
+    negative = _scores("TD,TMD->TM", h, rows_of(table, negatives, "items"))
     loss = beta * jax.nn.softplus(-positive) + jax.nn.softplus(negative).sum(axis=-1)
     return _reduce(loss, weights)
 
@@ -108,8 +113,8 @@ def gbce_beta(n_items: int, negatives: int, calibration: float) -> float:
 
 def _shared_scores(h, table, targets, negatives):
     """Scores of the target [T] and of the shared negatives [T M], and which negatives count."""
-    positive = jnp.einsum("TD,TD->T", h, rows_of(table, targets, "items"))
-    negative = jnp.einsum("TD,MD->TM", h, rows_of(table, negatives, "items"))
+    positive = _scores("TD,TD->T", h, rows_of(table, targets, "items"))
+    negative = _scores("TD,MD->TM", h, rows_of(table, negatives, "items"))
     return positive, negative, negatives[None, :] != targets[:, None]
 
 
@@ -220,7 +225,8 @@ def squared_error(h: Array, table: Array, targets: Array, weights: Array) -> Sum
 
     Its gradient reaches the item vectors too, as in the authors' code.
     """
-    return _reduce(jnp.mean((h - rows_of(table, targets, "items")) ** 2, axis=-1), weights)
+    off = h.astype(jnp.float32) - rows_of(table, targets, "items").astype(jnp.float32)
+    return _reduce(jnp.mean(off**2, axis=-1), weights)
 
 
 class Objective:
@@ -327,7 +333,7 @@ class Objective:
             if config.smoothing:
                 # -(1 - e) log p_target - e mean_i log p_i = -log p_target + e (s_target - mean s)
                 mean = jnp.mean(table[1 : self.n_items], axis=0)
-                over = jnp.einsum("TD,TD->T", h, rows_of(table, targets, "items") - mean)
+                over = _scores("TD,TD->T", h, rows_of(table, targets, "items") - mean)
                 total += config.smoothing * jnp.sum(over * weights)
             return total, weight
         if config.name == "mse":

@@ -80,7 +80,7 @@ class OptimConfig(Checked):
     learning_rate: Positive = 1e-3  # of all parameters, with Muon too
     b1: Annotated[float, Range(0, below=1)] = 0.9  # b1, b2 and eps are Adam's
     b2: Annotated[float, Range(0, below=1)] = 0.999  # SASRec's authors use 0.98
-    eps: Amount = 1e-8
+    eps: Positive = 1e-8  # a row of a table that a step does not read has the update 0 / eps
     weight_decay: Amount = 0.0  # decoupled (AdamW), on matrices; see `rules`
     clip_norm: Amount = 0.0  # global norm of the gradient; 0 = none
     warmup_steps: Count = 0  # linear from 0

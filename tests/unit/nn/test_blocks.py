@@ -115,3 +115,25 @@ def test_a_repeated_vector_is_that_many_rows_of_memory():
     mask = np.concatenate([mask, count[..., None] > np.arange(3)], axis=-1)
     np.testing.assert_allclose(out, call(x, memory, mask), atol=1e-5)
     assert np.abs(out[0] - np.asarray(call(x, x, mask[..., :4]))[0]).max() > 0.1
+
+
+def test_a_softmax_of_half_precision_tells_large_scores_apart():
+    """64 and 64.125 are one number in bfloat16."""
+    eye = np.eye(2, dtype=np.float32)
+    kernels = iter([eye, eye, np.array([[0, 0], [64, 0]], np.float32), eye])  # query, key, value
+
+    def given(key, shape, dtype):
+        return jnp.asarray(next(kernels), jnp.bfloat16)
+
+    module = MultiHeadAttention(2, 1, 0.0, kernel_init=given, rngs=nnx.Rngs(0))
+    graph, state = nnx.split(module)
+    state = jax.tree.map(lambda a: a.astype(jnp.bfloat16), state)
+    memory = jnp.array([[[8, 0], [8, 1 / 64]]], jnp.bfloat16)
+    queries, mask = jnp.full((1, 1, 2), 8, jnp.bfloat16), np.ones((1, 1, 2), bool)
+
+    @jax.jit
+    def attended(state):
+        return nnx.merge(graph, state)(queries, memory, mask, deterministic=True)
+
+    wanted = 1 / (1 + np.exp(-0.125 / np.sqrt(2)))  # the second one's weight
+    assert float(attended(state)[0, 0, 0]) == pytest.approx(wanted, abs=2e-3)

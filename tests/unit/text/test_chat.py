@@ -66,6 +66,17 @@ def test_templates(tmp_path, file, template):
     assert ChatTemplate(tokenizer)(talk) == "<s>[system]x</s>[user]y</s>[assistant]"
 
 
+def test_a_template_has_what_transformers_gives_it(tmp_path):
+    pytest.importorskip("jinja2")
+    template = (
+        "{{ strftime_now('%d %b %Y') }}{% if tools is not none or documents is not defined %}!"
+        "{% endif %}{% generation %}{% set a = 1 %}[{{ messages[0].content }}]{% endgeneration %}"
+        "{{ a is defined }}"
+    )
+    text = ChatTemplate(folder_with(tmp_path, template))([{"role": "user", "content": "y"}])
+    assert text == "26 Jul 2024[y]False"  # whatever the day
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [

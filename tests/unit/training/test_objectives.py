@@ -175,6 +175,17 @@ def test_negatives_that_are_all_the_target():
     assert loss == 0 and weight == 1
 
 
+@pytest.mark.parametrize("name", ["binary_cross_entropy", "bpr", "top1_max"])
+def test_scores_of_half_precision_are_compared_in_float32(name):
+    h, table = (jnp.asarray(8 * a, jnp.bfloat16) for a in (H, TABLE))
+    negatives = RNG.integers(1, I, (T, M)) if name == "binary_cross_entropy" else SHARED
+    half, single = (
+        float(called(getattr(objectives, name), *pair, TARGETS, WEIGHTS, negatives)[0])
+        for pair in ((h, table), (h.astype(jnp.float32), table.astype(jnp.float32)))
+    )
+    assert half == pytest.approx(single, rel=1e-5)
+
+
 def test_squared_error():
     losses = [((H[t] - TABLE[TARGETS[t]]) ** 2).mean() for t in range(T)]
     check(called(objectives.squared_error, H, TABLE, TARGETS, WEIGHTS), losses)

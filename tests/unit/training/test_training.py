@@ -152,6 +152,8 @@ def test_clipping():
     updates, _ = optimizer.update({"w": jnp.array([30.0, 40.0])}, optimizer.init(params), params)
     # Clipped to [0.6, 0.8]; Adam's first step is then g / (|g| + eps).
     np.testing.assert_allclose(updates["w"], [-0.6 / 1.6, -0.8 / 1.8], rtol=1e-5)
+    with pytest.raises(InputError, match="eps: expected more than 0, got 0.0"):
+        OptimConfig(eps=0.0)  # a row without a gradient would be 0 / 0
 
 
 def quadratic(params, batch, data, key):
