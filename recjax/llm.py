@@ -25,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from recjax.convert.language_model import language_model, write_language_model
 from recjax.decoding import read_prefix, write_tokens
 from recjax.errors import InputError
+from recjax.evaluation.shards import fetch
 from recjax.generate.buckets import bucket
 from recjax.generate.loop import Generated
 from recjax.generate.processors import KnownTokens, Processor
@@ -48,7 +49,7 @@ from recjax.nn.cache import KVCache
 from recjax.nn.narrow import Form
 from recjax.sharded import BATCH
 from recjax.text.tokenizers import Tokenizer
-from recjax.training.parallel import data_size, replicated
+from recjax.training.parallel import batch_sharding, data_size, replicated
 from recjax.typing import Array, Params
 
 _KEPT = 4  # shared beginnings whose caches are kept
@@ -120,7 +121,7 @@ class LanguageModel:
             )[0]
         )
         self._read = jax.jit(functools.partial(read_prefix, definition))
-        static = ("max_new_tokens", "beams", "early_stopping")
+        static = ("sharding", "max_new_tokens", "beams", "early_stopping")
         self._write = jax.jit(functools.partial(write_tokens, definition), static_argnames=static)
 
     def __call__(
@@ -237,23 +238,25 @@ class LanguageModel:
         if temperature:
             top_p = None if top_p is None else jnp.float32(top_p)
             sampler = Sampler(jnp.float32(temperature), top_p, top_k)
-        inputs = self.placed(tokens, real, is_soft, None if soft is None else soft[1])
+        vectors = None if soft is None else soft[1]
+        names = ("tokens", "real", "is_soft", "vectors", "keys")
+        keys = row_keys(jax.random.key(seed), first_row + jnp.arange(len(tokens)))
+        inputs = self.placed(tokens, real, is_soft, vectors, keys)
         new = bucket(max_new_tokens, lengths(max_new_tokens))
         written = self._write(
             self.params,
             prefix,
-            *inputs,
+            {**dict(zip(names, inputs, strict=True)), "encoder": read},
+            sharding=self.rows_sharding(len(tokens)),
             limit=max_new_tokens,
             stop=np.array(stop or (-1,), np.int32),
             pad_id=pad_id,
             sampler=sampler,
-            keys=row_keys(jax.random.key(seed), first_row + jnp.arange(len(tokens))),
             processors=(*self.known, *processors),
             length_penalty=length_penalty,
             early_stopping=early_stopping,
             max_new_tokens=new,
             beams=beams,
-            encoder=read,
         )
         return self._generation(written, max_new_tokens)
 
@@ -310,8 +313,10 @@ class LanguageModel:
         return dict(zip(given, self.placed(*given.values()), strict=True))
 
     def _generation(self, written: Any, limit: int) -> Generation:
-        tokens, lengths = np.asarray(written.tokens), np.asarray(written.lengths)
-        scores = np.asarray(written.log_probs if isinstance(written, Generated) else written.scores)
+        tokens, lengths, scores = fetch(
+            (written.tokens, written.lengths,
+             written.log_probs if isinstance(written, Generated) else written.scores)
+        )  # fmt: skip
         if isinstance(written, Generated):
             scores = scores[:, :limit]
         texts = None
@@ -319,6 +324,22 @@ class LanguageModel:
             best = (tokens, lengths) if tokens.ndim == 2 else (tokens[:, 0], lengths[:, 0])
             texts = [self.tokenizer.decode(row[:n]) for row, n in zip(*best, strict=True)]
         return Generation(tokens[..., :limit], lengths, scores, texts)
+
+    def divisible(self, rows: int) -> int:
+        """The next number of rows that the devices divide."""
+        parts = 1 if self.mesh is None else data_size(self.mesh)
+        return -(-rows // parts) * parts
+
+    def rows_sharding(self, rows: int) -> NamedSharding | None:
+        """How so many rows are split where every device has all parameters and writes its own rows.
+
+        None on one device, where the rows do not divide, and where parameters are split, too.
+        """
+        mesh = self.mesh
+        if mesh is None or rows % data_size(mesh):
+            return None
+        whole = all(a.is_fully_replicated for a in jax.tree.leaves(self.params))
+        return batch_sharding(mesh) if whole else None
 
     def placed(self, *arrays: Any) -> list[Any]:
         """Arrays [B ...] on the mesh, split over rows where they divide."""

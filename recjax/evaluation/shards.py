@@ -6,7 +6,7 @@ None for one device.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -35,6 +35,14 @@ def split_batch(batch: dict[str, np.ndarray], sharding: NamedSharding | None) ->
     return {
         name: jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__)
         for name, rows in batch.items()
+    }
+
+
+def filled(batch: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+    """A batch of arrays [B ...] with its first row repeated at its end, up to so many rows."""
+    return {
+        name: np.concatenate([a, np.repeat(a[:1], rows - len(a), axis=0)])
+        for name, a in batch.items()
     }
 
 

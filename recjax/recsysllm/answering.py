@@ -4,15 +4,13 @@ import dataclasses
 import functools
 from typing import Any
 
-import jax
-
 from recjax.errors import InputError
 from recjax.llm import LanguageModel
-from recjax.nn.backend import platform
 from recjax.recsysllm.answers import Answerer, TitleLists
 from recjax.recsysllm.mixed import Mixed
 from recjax.recsysllm.prompts import PROMPTS
 from recjax.recsysllm.tasks import TasksConfig
+from recjax.training.parallel import for_writing
 from recjax.typing import Params
 
 
@@ -31,14 +29,9 @@ class Answers:
     def answerer(self, params: Params) -> Answerer:
         """A writer of answers with these parameters."""
         run = self.run
-        mesh = run.mesh if run.mesh.size > 1 else None
-        if mesh is not None and platform() == "cpu" and jax.process_count() == 1:
-            # Devices of one host share its cores, and XLA (jax 0.12) aborts where it compiles the
-            # loop that writes in stages for several of them.
-            mesh, params = None, jax.device_put(params, jax.local_devices()[0])
         lm = LanguageModel(
-            run.model, params, run.base.config, tokenizer=run.tokenizer, stop=(run.marks.eop,),
-            mesh=mesh,
+            run.model, for_writing(params, run.mesh), run.base.config, tokenizer=run.tokenizer,
+            stop=(run.marks.eop,), mesh=run.mesh if run.mesh.size > 1 else None,
         )  # fmt: skip
         blanking = run.batches.blanking
         return Answerer(self.source.options.answers, lm, blanking, self.source.dataset.names)

@@ -75,11 +75,12 @@ class Answerer:
     def _asked(
         self, passages: Sequence[Passage], infiller: Infiller, **options: Any
     ) -> Iterator[Any]:
-        """Answers of a batch after the other, padded to the same number of rows."""
+        """Answers of a batch after the other, all of one number of rows that devices divide."""
         size = self.config.batch_size
+        whole = self.lm.divisible(min(size, len(passages)))
         for first in range(0, len(passages), size):
             rows = self.blanking.questions(passages[first : first + size])
-            filled = [*rows, *rows[:1] * (size - len(rows))] if len(passages) > size else rows
+            filled = [*rows, *rows[:1] * (whole - len(rows))]
             yield len(rows), infiller([row.tolist() for row in filled], **options)
 
     def titles(

@@ -9,11 +9,14 @@ sampler.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
+from recjax.evaluation.shards import on_each
 from recjax.generate.beam import beam_search
 from recjax.generate.loop import decode
 from recjax.generate.processors import Processor
@@ -61,7 +64,6 @@ class _At(NamedTuple):
         return _At(blank, jnp.where(cut, 0, size), self.blanks), cut
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BlankEnds:
     """Turns the end of a blank into `<sop>` where another follows; a `Processor`, the last one.
@@ -143,42 +145,68 @@ class _Cache:
 def write_blanks(
     definition: ModelDef,
     params: Params,
-    tokens: Array,
-    real: Array,
-    positions: Array | None,
-    places: Array,
-    rule: InnerRule,
-    ends: BlankEnds,
+    rows: Mapping[str, Any],
     *,
-    limit: Array,
-    pad_id: int,
-    sampler: Sampler | None,
-    keys: Array,
-    processors: tuple[Processor, ...],
-    length_penalty: Array,
+    sharding: NamedSharding | None,
     early_stopping: bool | Literal["never"],
     max_new_tokens: int,
     beams: int,
+    **options: Any,
 ) -> Any:
     """Reads texts and writes their blanks; to be jitted.
 
     Args:
         definition: of the model; static.
         params: its parameters.
-        tokens: [B S] the texts, padded on the left, and `<sop>` at the end of each.
-        real: [B S] bool, no padding.
-        positions: [B 2 S], or None for a model with one row of positions.
-        places: [B K] outer positions of the blanks.
-        rule: of the inner positions of what is written.
-        ends: of the blanks.
-        limit: [B] tokens to write, all blanks together.
-        pad_id, sampler, keys, processors, length_penalty, early_stopping, max_new_tokens, beams: of
-            `decode` and `beam_search`; the last three are static.
+        rows: of each text. `tokens` [B S], padded on the left, with `<sop>` at the end; `real`
+            [B S] bool, no padding; `positions` [B 2 S], or None for a model with one row of
+            positions; `places` [B K] outer positions of the blanks; `blanks` [B] how many they are;
+            `limit` [B] tokens to write, all blanks together; `keys` [B].
+        sharding: see `recjax.decoding.write_tokens`; static.
+        early_stopping, max_new_tokens, beams: of `decode` and `beam_search`; static.
+        options: `rule` of the inner positions of what is written; `most`, `sop`, `ends` and
+            `constraint` of each blank, see `BlankEnds`; `pad_id`, `sampler`, `processors` and
+            `length_penalty`.
 
     Returns:
         `Generated` for one beam, else `Beams`; the texts of a row's blanks follow each other.
     """
+
+    def write(params: Params, options: Any, rows: Any) -> Any:
+        return _write(
+            definition, params, **rows, **options,
+            early_stopping=early_stopping, max_new_tokens=max_new_tokens, beams=beams,
+        )  # fmt: skip
+
+    return on_each(write, sharding, (params, options), rows)
+
+
+def _write(
+    definition: ModelDef,
+    params: Params,
+    *,
+    tokens: Array,
+    real: Array,
+    positions: Array | None,
+    places: Array,
+    blanks: Array,
+    limit: Array,
+    keys: Array,
+    rule: InnerRule,
+    most: Array,
+    sop: Array,
+    ends: Array,
+    constraint: Processor | None,
+    pad_id: int,
+    sampler: Sampler | None,
+    processors: tuple[Processor, ...],
+    length_penalty: Array,
+    early_stopping: bool | Literal["never"],
+    max_new_tokens: int,
+    beams: int,
+) -> Any:
     model = definition.merge(params).for_decoding()
+    blank_ends = BlankEnds(blanks, most, sop, ends, constraint)
     rows, length = tokens.shape
     written = jnp.arange(length) == length - 1
     inputs = {"mask": real}
@@ -189,14 +217,14 @@ def write_blanks(
     zeros = jnp.zeros(rows, jnp.int32)
     cache = _Cache(
         kept,
-        _At(zeros, zeros, ends.blanks),
-        rule.update(rule.init(rows), jnp.broadcast_to(ends.sop, rows)),
+        _At(zeros, zeros, blanks),
+        rule.update(rule.init(rows), jnp.broadcast_to(sop, rows)),
         places,
     )
 
     def step(tokens: Array, cache: _Cache) -> tuple[Array, _Cache]:
-        at, cut = cache.at.after(tokens, ends.sop, ends.limit)
-        read = jnp.where(cut, ends.sop, tokens)
+        at, cut = cache.at.after(tokens, sop, most)
+        read = jnp.where(cut, sop, tokens)
         inner, placed = rule.update(cache.inner, read), {}
         if positions is not None:
             outer = jnp.take_along_axis(cache.places, at.blank[:, None], axis=1, mode="clip")
@@ -207,10 +235,10 @@ def write_blanks(
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "limit": limit,
-        "stop": ends.ends,
+        "stop": ends,
         "pad_id": pad_id,
-        "processors": (*processors, ends),
-        "last": ends.last,
+        "processors": (*processors, blank_ends),
+        "last": blank_ends.last,
     }
 
     def fit(cache: _Cache, rows: Array | None, new: int) -> _Cache:

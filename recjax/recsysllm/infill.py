@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from recjax.errors import InputError
+from recjax.evaluation.shards import fetch
 from recjax.generate.buckets import bucket
 from recjax.generate.constrained import constrain
 from recjax.generate.loop import Generated
@@ -33,11 +34,11 @@ from recjax.generate.templates import Template
 from recjax.llm import LanguageModel
 from recjax.recsysllm.dynamic import CountedPositions, dynamic_positions
 from recjax.recsysllm.entities import EntityPool
-from recjax.recsysllm.filling import BlankEnds, InnerRule, write_blanks
+from recjax.recsysllm.filling import InnerRule, write_blanks
 from recjax.recsysllm.spans import Marks
 from recjax.text.tokenizers import Tokenizer
 
-_STATIC = ("definition", "max_new_tokens", "beams", "early_stopping")
+_STATIC = ("definition", "sharding", "max_new_tokens", "beams", "early_stopping")
 _write = functools.partial(jax.jit, static_argnames=_STATIC)(write_blanks)
 
 
@@ -207,24 +208,20 @@ class Infiller:
         if temperature:
             nucleus = None if top_p is None else jnp.float32(top_p)
             sampler = Sampler(jnp.float32(temperature), nucleus, top_k)
-        placed = lm.placed(*read)
-        ends = BlankEnds(
-            placed[-1],
-            jnp.int32(max_new_tokens),
-            jnp.int32(marks.sop),
-            jnp.array(self._ends, jnp.int32),
-            self._constraint,
-        )
+        keys = row_keys(jax.random.key(seed), first_row + jnp.arange(len(rows)))
+        placed = lm.placed(*read, total, keys)
         written = _write(
             lm.definition,
             lm.params,
-            *placed[:-1],
-            self._rule,
-            ends,
-            limit=total,
+            dict(zip((*read._fields, "limit", "keys"), placed, strict=True)),
+            sharding=lm.rows_sharding(len(rows)),
+            rule=self._rule,
+            most=jnp.int32(max_new_tokens),
+            sop=jnp.int32(marks.sop),
+            ends=jnp.array(self._ends, jnp.int32),
+            constraint=self._constraint,
             pad_id=0 if lm.tokenizer is None else lm.tokenizer.pad_id,
             sampler=sampler,
-            keys=row_keys(jax.random.key(seed), first_row + jnp.arange(len(rows))),
             processors=(*lm.known, *processors),
             length_penalty=length_penalty,
             early_stopping=early_stopping,
@@ -301,13 +298,14 @@ class Infiller:
 
     def _infilled(self, written: Any, blanks: np.ndarray, limit: int, penalty: float) -> Infilled:
         """The tokens of each blank, of what the loop wrote."""
-        tokens, counts = np.asarray(written.tokens), np.asarray(written.lengths)
+        written = fetch(written)
+        tokens, counts = written.tokens, written.lengths
         if isinstance(written, Generated):
-            sums = np.asarray(written.log_probs).sum(axis=1)
+            sums = written.log_probs.sum(axis=1)
             scores = (sums / np.maximum(counts, 1) ** penalty).astype(np.float32)[:, None]
             tokens, counts = tokens[:, None], counts[:, None]
         else:
-            scores = np.asarray(written.scores)
+            scores = written.scores
         beams, most = tokens.shape[1], int(blanks.max())
         out = np.full((len(blanks), beams, most, limit), -1, np.int32)
         sizes = np.zeros(out.shape[:3], np.int32)

@@ -265,11 +265,12 @@ class P5Run(ByBeams, Run):
         return jax.jit(read)
 
     def answerer(self, params: Params) -> P5Answerer:
-        """A writer of answers with these parameters, on one device."""
-        params, stop = parallel.on_one(params, self.mesh), (int(self.tokenizer.eos_id or 0),)
+        """A writer of answers with these parameters."""
         lm = LanguageModel(
-            self.model, params, self.model_config, tokenizer=self.tokenizer, stop=stop
-        )
+            self.model, parallel.for_writing(params, self.mesh), self.model_config,
+            tokenizer=self.tokenizer, stop=(int(self.tokenizer.eos_id or 0),),
+            mesh=self.mesh if self.mesh.size > 1 else None,
+        )  # fmt: skip
         return P5Answerer(self.source.answers, lm, self.prompts, self.source.dataset.names)
 
     def evaluator(self, name: Any) -> Any:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 
 from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig
-from recjax.evaluation.shards import fetch, shards_of, split_batch
+from recjax.evaluation.shards import fetch, filled, shards_of, split_batch
 from recjax.generate.constrained import constrain
 from recjax.generate.templates import Trie
 from recjax.llm import LanguageModel
@@ -21,12 +21,6 @@ from recjax.recsysllm.p5_data import Prompts
 from recjax.recsysllm.passages import Passage, Piece
 from recjax.recsysllm.scores import TaskEvaluator
 from recjax.typing import Array, Params
-
-
-def _filled(batch: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
-    """A batch with its first row repeated at its end, up to so many rows."""
-    more = rows - len(batch["encoder"])
-    return {k: np.concatenate([a, np.repeat(a[:1], more, axis=0)]) for k, a in batch.items()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,16 +44,16 @@ class P5Answerer:
         return self.prompts.encoder.learn(self.names.distinct)
 
     def _asked(self, passages: Sequence[Passage], **options: Any) -> Iterator[tuple[int, Any]]:
-        """Answers of a batch after the other, all of one size."""
+        """Answers of a batch after the other, all of one number of rows that devices divide."""
         size, read = self.config.batch_size, self.prompts.read(passages)
+        whole = self.lm.divisible(min(size, len(passages)))
+        starts = np.zeros((whole, 1), np.int32)
         for first in range(0, len(passages), size):
-            batch: dict[str, Any] = {k: a[first : first + size] for k, a in read.items()}
-            rows = len(batch["encoder"])
-            if len(passages) > size:
-                batch = _filled(batch, size)
-            starts = np.zeros((len(batch["encoder"]), 1), np.int32)
+            part = {name: a[first : first + size] for name, a in read.items()}
+            batch: dict[str, Any] = filled(part, whole)
             real = batch["encoder"] > 0
-            yield rows, self.lm.generate(starts, encoder_mask=real, **batch, **options)
+            found = self.lm.generate(starts, encoder_mask=real, **batch, **options)
+            yield len(part["encoder"]), found
 
     def titles(
         self,
@@ -155,7 +149,7 @@ class AnswerLoss:
         for start in range(0, len(passages), size):
             batch = {k: a[start : start + size] for k, a in arrays.items()}
             rows = len(batch["labels"])
-            whole = _filled(batch, -(-size // shards) * shards)
+            whole = filled(batch, -(-size // shards) * shards)
             loss, tokens = fetch(self.read(params, split_batch(whole, self.sharding)))
             found.append((loss[:rows], tokens[:rows]))
             progress(rows)

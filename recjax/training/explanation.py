@@ -32,6 +32,7 @@ from recjax.data.prepare import DataConfig, read_options, resolve
 from recjax.data.reviews import Reviews, read_reviews
 from recjax.data.splits import Split
 from recjax.data.store import Store
+from recjax.evaluation.shards import fetch, on_each, split_batch
 from recjax.generate.loop import decode
 from recjax.models.explainers import Asked, Sizes, read_explainer
 from recjax.ranges import Amount, Checked, Range, Seed
@@ -263,17 +264,18 @@ class ExplanationRun(Run):
             made = decode(step, logits, cache, max_new_tokens=length, stop=stop)
             return made.tokens, made.lengths
 
-        return jax.jit(write)
+        sharding = parallel.batch_sharding(self.mesh)
+        return jax.jit(lambda params, batch: on_each(write, sharding, (params,), batch))
 
     def writer(self, params: Params) -> Callable[[Mapping[str, np.ndarray]], list[str]]:
         """`batch -> texts`: of each row of `as_arrays` the likeliest, token by token.
 
-        It writes on one device; of several processes each writes all texts.
+        Each device writes its part of the rows, which it has to divide.
         """
-        params = parallel.on_one(params, self.mesh)
+        params, sharding = parallel.on_all(params, self.mesh), parallel.batch_sharding(self.mesh)
 
         def write(batch: Mapping[str, np.ndarray]) -> list[str]:
-            tokens, lengths = (np.asarray(a) for a in self._written(params, batch))
+            tokens, lengths = fetch(self._written(params, split_batch(batch, sharding)))
             texts = [self.tokenizer.decode(row[:n]) for row, n in zip(tokens, lengths, strict=True)]
             return [" ".join(text.split()) for text in texts]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import NamedSharding
 
-from recjax.evaluation.shards import fetch, shards_of, split_batch
+from recjax.evaluation.shards import fetch, filled, shards_of, split_batch
 from recjax.evaluation.text import text_metrics
 from recjax.ranges import Checked, Count, Seed, Size
 from recjax.text.explained import Explained
@@ -74,8 +74,7 @@ class ExplanationEvaluator:
         for start in range(0, len(self.examples), size):
             batch = {name: array[start : start + size] for name, array in self.arrays.items()}
             rows = len(batch["users"])
-            fill = {name: np.repeat(a[:1], whole - rows, axis=0) for name, a in batch.items()}
-            batch = {name: np.concatenate([a, fill[name]]) for name, a in batch.items()}
+            batch = filled(batch, whole)
             batch["labels"][rows:] = -1
             yield rows, batch
 

@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from recjax.errors import InputError
+from recjax.nn.backend import platform
 from recjax.sharded import BATCH, MESH_AXES, Axes, mesh_axes
 from recjax.signals import stopping
 from recjax.training.group import Group, current, join
@@ -299,16 +300,18 @@ def abstract_batch(batch: Any, mesh: Mesh, axis: int = 0) -> Any:
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=split), batch)
 
 
-def on_one(params: Mapping[str, Array], mesh: Mesh) -> dict[str, Array]:
-    """Parameters on one device of each process, for what is too small to be split.
+def on_all(params: Mapping[str, Any], mesh: Mesh) -> dict[str, Array]:
+    """Parameters whole on each device, which then writes texts of its own."""
+    return jax.jit(lambda p: p, out_shardings=replicated(mesh))(dict(params))
 
-    XLA (jax 0.10 and 0.12, CPU) also aborts where it compiles some loops of generation for several
-    devices.
+
+def for_writing(params: Mapping[str, Any], mesh: Mesh) -> dict[str, Array]:
+    """Parameters of a run as its language model writes with them.
+
+    They stay as they are split; but CPU devices get them whole, for XLA (jax 0.10 and 0.12) aborts
+    where it splits some loops of generation over several of them.
     """
-    if mesh.size == 1:
-        return dict(params)
-    everywhere = jax.jit(lambda p: p, out_shardings=replicated(mesh))(dict(params))
-    return {path: array.addressable_data(0) for path, array in everywhere.items()}
+    return on_all(params, mesh) if mesh.size > 1 and platform() == "cpu" else dict(params)
 
 
 def replicate(tree, mesh: Mesh):

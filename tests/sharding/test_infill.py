@@ -23,16 +23,26 @@ POOL = EntityPool([(1, 2, 3), (1, 2), (4, 5), (5, 4, 4), (2,)], MARKS.sop, 40)
 
 def test_as_on_one_device():
     definition, params = define(lambda rngs: glm.GLM(CONFIG, rngs=rngs)), params_of(build(CONFIG))
-    one, mesh = LanguageModel(definition, params, CONFIG), make_mesh((2, 2, 2))
-    shardings = param_shardings(definition.shapes, glm.PARAM_AXES, mesh)
-    placed = {path: jax.device_put(a, shardings[path]) for path, a in params.items()}
-    many = LanguageModel(definition, placed, CONFIG, mesh=mesh)
-    for constraint, options in ((None, {"temperature": 1.0}), ("pool", {"beams": 3})):
-        expected, got = (
+
+    def on(*shape):
+        mesh = make_mesh(shape)
+        shardings = param_shardings(definition.shapes, glm.PARAM_AXES, mesh)
+        placed = {path: jax.device_put(a, shardings[path]) for path, a in params.items()}
+        return LanguageModel(definition, placed, CONFIG, mesh=mesh)
+
+    one = LanguageModel(definition, params, CONFIG)
+    split, whole = on(2, 2, 2), on(8, 1, 1)  # split by XLA; each device for itself
+    assert split.rows_sharding(len(TEXTS)) is None is not whole.rows_sharding(len(TEXTS))
+    for constraint, options, models in (
+        (None, {"temperature": 1.0}, (split,)),
+        ("pool", {"beams": 3}, (split, whole)),
+    ):
+        expected, *others = (
             Infiller(lm, marks=MARKS, pool=POOL, constraint=constraint)(
                 TEXTS, max_new_tokens=4, **options
             )
-            for lm in (one, many)
+            for lm in (one, *models)
         )
-        np.testing.assert_array_equal(got.tokens, expected.tokens)
-        np.testing.assert_allclose(got.scores, expected.scores, atol=1e-4)
+        for got in others:
+            np.testing.assert_array_equal(got.tokens, expected.tokens)
+            np.testing.assert_allclose(got.scores, expected.scores, atol=1e-4)
