@@ -12,13 +12,15 @@ from recjax.config import build, nearest, to_plain
 from recjax.data import interactions
 from recjax.data.external import write_store_from_disk
 from recjax.data.interactions import BadRows, Catalog, InteractionLog
-from recjax.data.spill import spilling
+from recjax.data.sources._values import UNITS, numeric_date
+from recjax.data.spill import parts, spilling
 from recjax.data.store import Store, hash_file, open_store, store_files, write_store
 from recjax.errors import InputError
 from recjax.paths import home
 from recjax.ranges import Checked, Count, Range
 from recjax.replace import check_place, locked
 
+_DATES = (19900101, 21001231)  # numbers that may be dates
 SOURCES = (
     "amazon",
     "movielens",
@@ -140,6 +142,7 @@ def _read(
     log, catalog = module.read(path, options, bad)
     if not len(log):
         raise InputError(f"{path}: there is no interaction in it")
+    _check_times(log, options, path)
     notes = []
     late = interactions.out_of_order(log)
     if late:
@@ -165,6 +168,37 @@ def _read(
     )
 
 
+def _check_times(log: InteractionLog, options: Any, path: Path) -> None:
+    """Refuses times that all are dates of 1990 to 2100, written as numbers such as 20240301.
+
+    As seconds they would lie in two weeks of August 1970.
+    """
+    if log.timestamps is None:
+        return
+    size = UNITS.get(getattr(options, "time_unit", "s"), 1)
+    start = 0
+    for times in parts(log.timestamps):
+        if times.max() > _DATES[1] // size:
+            return
+        numbers = times * size
+        if log.nanoseconds is not None:
+            numbers = numbers + log.nanoseconds[start : start + len(times)] // (10**9 // size)
+        start += len(times)
+        if numbers.min() < _DATES[0] or numbers.max() > _DATES[1]:
+            return
+        try:
+            for number in np.unique(numbers).tolist():
+                numeric_date(number)
+        except ValueError:
+            return
+    known = hasattr(options, "time_unit")
+    told = ", or config.data.options.time_unit: date" if known else ""
+    raise InputError(
+        f"{path}: every time is a date written as a number ({number}); expected seconds since 1970 "
+        f"or ISO dates{told}"
+    )
+
+
 def _from_disk(
     config: DataConfig, module: Any, path: Path, options: Any, made_from: dict, overwrite: bool
 ) -> Store:
@@ -176,6 +210,7 @@ def _from_disk(
         log, catalog = module.read(path, options, bad)
         if not len(log):
             raise InputError(f"{path}: there is no interaction in it")
+        _check_times(log, options, path)
         told = {"bad_rows": {"count": bad.count, "examples": bad.examples}, "warnings": []}
         return write_store_from_disk(
             place, log, catalog, made_from | told, folder, config, overwrite=overwrite

@@ -17,7 +17,7 @@ import numpy as np
 from recjax.data.interactions import LogBuilder
 from recjax.data.keys import Found, Texts, are_plain, as_numbers, as_texts, distinct
 from recjax.data.sources._lines import ZIP, open_raw
-from recjax.data.sources._values import key, moment_of, number
+from recjax.data.sources._values import TimeUnit, key, moment_of, number
 
 _BLOCK = 1 << 22  # bytes
 _LONGEST = 4096  # bytes of a field that counts
@@ -38,7 +38,7 @@ class Places(NamedTuple):
     timestamp: int
     rating: int
     time: str
-    unit: str
+    unit: TimeUnit
 
 
 def add_blocks(

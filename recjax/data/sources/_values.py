@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -32,7 +32,11 @@ _DEEPEST = 50  # lists in lists
 _FLOAT32 = float(np.finfo(np.float32).max)
 YEAR_10000 = 253402300800  # in seconds
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-_UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+TimeUnit = Literal["s", "ms", "us", "ns", "date"]  # of times that are numbers; date: 20240301
+_UNIT_NAMES = {
+    "s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds",
+    "date": "a date such as 20240301",
+}  # fmt: skip
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
@@ -155,13 +159,13 @@ def number(value: Any) -> float:
     return found
 
 
-def moment(value: Any, unit: str = "s") -> Time:
+def moment(value: Any, unit: TimeUnit = "s") -> Time:
     """A time from a number, or from a date or a time (UTC unless it says otherwise), to the
     nanosecond.
 
     Args:
         value: a number or its text, an ISO date or time, one of Python's, a `Time`.
-        unit: of numbers, a key of `UNITS`.
+        unit: of numbers.
 
     Raises:
         ValueError: it is none of these, or lies before 1970 or after 9999.
@@ -179,9 +183,9 @@ def moment(value: Any, unit: str = "s") -> Time:
         elif isinstance(value, datetime.date):  # of which a datetime is one kind
             found = _of_date(value)
         elif isinstance(value, str):
-            found = _of_text(value.strip(), UNITS[unit])
+            found = _of_text(value.strip(), unit)
         elif isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
-            found = _of_number(value, UNITS[unit])
+            found = _of_number(value, unit)
     except (ValueError, OverflowError, decimal.InvalidOperation):
         pass
     if found is None or not 0 <= found.seconds < YEAR_10000:
@@ -189,7 +193,7 @@ def moment(value: Any, unit: str = "s") -> Time:
     return found
 
 
-def moment_of(name: str, value: Any, unit: str) -> Time:
+def moment_of(name: str, value: Any, unit: TimeUnit) -> Time:
     """The `moment` of a column, for readers whose options have the `time_unit`; `Time(0)` of ""."""
     if not name:
         return Time(0)
@@ -286,7 +290,7 @@ def _of_date(value: datetime.date) -> Time:
     return Time(passed.days * 86400 + passed.seconds, passed.microseconds * 1000)
 
 
-def _of_text(value: str, unit: int) -> Time:
+def _of_text(value: str, unit: TimeUnit) -> Time:
     if value.isascii() and value.isdigit():
         return _of_number(int(value[:40]), unit)  # 40 digits are out of range, as more are
     if len(value) > 100:
@@ -303,13 +307,23 @@ def _of_text(value: str, unit: int) -> Time:
     return Time(whole.seconds, int(fraction[1][:9].ljust(9, "0")))
 
 
-def _of_number(value: int | float | Decimal | Fraction, unit: int) -> Time:
+def _of_number(value: int | float | Decimal | Fraction, unit: TimeUnit) -> Time:
     if isinstance(value, Decimal):
         if value.adjusted() > 40:
             raise ValueError
         value = Fraction(value)
     elif isinstance(value, float):
         value = int(value) if value.is_integer() else Fraction(value)
-    if unit == 1 and isinstance(value, int):
+    if unit == "date":
+        return _of_date(numeric_date(value))
+    if unit == "s" and isinstance(value, int):
         return Time(value)
-    return Time(*divmod(math.floor(value * (10**9 // unit)), 10**9))
+    return Time(*divmod(math.floor(value * (10**9 // UNITS[unit])), 10**9))
+
+
+def numeric_date(value: int | Fraction) -> datetime.date:
+    """The date that a number such as 20240301 stands for; `ValueError` of others."""
+    if value != int(value):
+        raise ValueError
+    year, rest = divmod(int(value), 10_000)
+    return datetime.date(year, *divmod(rest, 100))

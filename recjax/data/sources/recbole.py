@@ -4,13 +4,14 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from recjax.config import nearest
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
 from recjax.data.sources._blocks import Places, add_blocks
 from recjax.data.sources._lines import looks_like_data, other_separator, separator_of, text_lines
 from recjax.data.sources._values import (
+    TimeUnit,
     add_item,
     field,
     key,
@@ -31,7 +32,7 @@ class Options:
     user: str = "user_id"  # field names, without their types
     item: str = "item_id"
     timestamp: str = "timestamp"  # "" = the file is in time order
-    time_unit: Literal["s", "ms", "us", "ns"] = "s"  # of the timestamps
+    time_unit: TimeUnit = "s"  # of timestamps that are numbers; date: 20240301
     rating: str = ""  # "" = no ratings
     title: str = ""  # of the .item file; "" = the first of title, movie_title, name
     clean_titles: bool = True  # MovieLens' "Shining, The" -> "The Shining"

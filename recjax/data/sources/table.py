@@ -8,7 +8,7 @@ import csv
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from recjax.config import nearest
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
@@ -23,7 +23,7 @@ from recjax.data.sources._lines import (
     text_lines,
 )
 from recjax.data.sources._parquet import parquet_rows
-from recjax.data.sources._values import add_item, field, key, moment_of, number, shown
+from recjax.data.sources._values import TimeUnit, add_item, field, key, moment_of, number, shown
 from recjax.errors import InputError
 
 
@@ -35,7 +35,7 @@ class Options:
     user: str = "user"  # column names
     item: str = "item"
     timestamp: str = "timestamp"  # seconds, or an ISO date or time; "" = the file is in time order
-    time_unit: Literal["s", "ms", "us", "ns"] = "s"  # of timestamps that are numbers
+    time_unit: TimeUnit = "s"  # of timestamps that are numbers; date: 20240301
     rating: str = ""  # "" = no ratings
     title: str = ""  # title column of the interactions, where there is no items file
     separator: str = ""  # one character; "" = tab for .tsv, else comma

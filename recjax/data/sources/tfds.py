@@ -16,13 +16,14 @@ array_record is the one file format that TFDS reads and writes without TensorFlo
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from recjax.config import nearest
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
 from recjax.data.sources._values import (
+    TimeUnit,
     add_item,
     field,
     key,
@@ -43,7 +44,7 @@ class Options:
     user: str = "user_id"  # feature names; MovieLens' are the defaults
     item: str = "movie_id"
     timestamp: str = "timestamp"  # "" = examples are in time order
-    time_unit: Literal["s", "ms", "us", "ns"] = "s"  # of the timestamps
+    time_unit: TimeUnit = "s"  # of timestamps that are numbers; date: 20240301
     rating: str = "user_rating"  # "" = no ratings
     title: str = "movie_title"  # "" = no titles
     clean_titles: bool = True  # MovieLens' "Shining, The (1980)" -> "The Shining"

@@ -157,3 +157,30 @@ def test_a_log_that_cannot_be_read_or_is_empty(config, tmp_path, monkeypatch):
     monkeypatch.setattr("recjax.data.prepare.hash_file", refuse)
     with pytest.raises(InputError, match=r"cannot read .*log.csv: Permission denied"):
         prepare(DataConfig(**config))
+
+
+@pytest.mark.parametrize("out_of_core", [False, True])
+@pytest.mark.parametrize("unit", ["s", "ms", "ns"])
+def test_dates_written_as_numbers_are_no_seconds(config, tmp_path, unit, out_of_core):
+    write(tmp_path / "log.csv", ["a,x,20240301", "a,y,20231231", "b,x,20240229.0"])
+    given = DataConfig(**config, options={"time_unit": unit}, out_of_core=out_of_core)
+    message = r"log.csv: every time is a date .*\(20240301\); .*config.data.options.time_unit: date"
+    with pytest.raises(InputError, match=message):
+        prepare(given)
+    assert not (tmp_path / "store").exists()
+
+
+def test_dates_written_as_numbers(config, tmp_path):
+    write(tmp_path / "log.csv", ["a,x,20240301", "a,y,2023-12-31", "b,x,20240229.0"])
+    store = prepare(DataConfig(**config, options={"time_unit": "date"}))
+    assert store.timestamps.tolist() == [1703980800, 1709251200, 1709164800]
+    write(tmp_path / "log.csv", ["a,x,20240301", "b,x,20230229"])
+    message = r"log.csv:3: 'timestamp' is '20230229'; expected a date such as 20240301 or"
+    with pytest.raises(InputError, match=message):
+        prepare(DataConfig(**config, options={"time_unit": "date"}), overwrite=True)
+
+
+@pytest.mark.parametrize("other", ["20240230", "19891231", "5", "1709251200"])
+def test_numbers_that_are_not_all_dates_are_seconds(config, tmp_path, other):
+    write(tmp_path / "log.csv", ["a,x,20240301", f"a,y,{other}"])
+    assert sorted(prepare(DataConfig(**config)).timestamps) == sorted([20240301, int(other)])
