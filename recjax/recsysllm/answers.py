@@ -31,10 +31,15 @@ class AnswersConfig(Checked):
     beams: Few = 20
     batch_size: Size = 32  # questions at a time
     tokens: Size = 48  # of an answer that is a text, at most
-    cutoffs: tuple[Size, ...] = (1, 5, 10)
+    cutoffs: tuple[Size, ...] = (1, 5, 10)  # of lists that beams find, those up to `beams`
     dynamic: bool = True  # while an answer is written, inner positions count inside entities
     max_examples: Size = 1000  # questions of each prompt, at most
     free: Size = 100  # of them answered without the constraint, for the valid ratio
+
+    @property
+    def beam_cutoffs(self) -> tuple[int, ...]:
+        """The cutoffs of lists that beams find, which are no longer than there are beams."""
+        return tuple(k for k in self.cutoffs if k <= self.beams)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

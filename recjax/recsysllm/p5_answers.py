@@ -167,6 +167,8 @@ class AnswerLoss:
 class P5Evaluator(TaskEvaluator):
     """As `TaskEvaluator`; candidates rank as the beams find them, which is P5's way."""
 
+    by_beams = ("list", "choice")
+
     def expected(
         self,
         answerer: Any,

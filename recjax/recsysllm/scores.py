@@ -21,8 +21,9 @@ rating, or the most frequent training text.
 import collections
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -93,6 +94,7 @@ class TaskEvaluator:
     answerer: Callable[[Any], Answerer]
     name: str
     seed: int = 0
+    by_beams: ClassVar[tuple[str, ...]] = ("list",)  # kinds of answers whose ranks beams give
 
     @property
     def _config(self) -> AnswersConfig:
@@ -118,11 +120,10 @@ class TaskEvaluator:
     @property
     def metric_names(self) -> list[str]:
         """The names that `run` gives."""
-        cutoffs = self._config.cutoffs
-        ranks = [f"{m}@{k}" for k in cutoffs for m in ("hr", "ndcg")]
         out = list(self.blanks.metric_names)
         for id, prefix in self._prefixes.items():
             start, family, kind = f"{self.name}/{prefix}", PROMPTS[id].family, kind_of(id)
+            ranks = [f"{m}@{k}" for k in self._cutoffs(kind) for m in ("hr", "ndcg")]
             if kind == "list":
                 out += [f"{start}{p}/{m}" for p in ("full", "full_with_seen") for m in ranks]
                 out.append(f"{start}gen/valid_ratio")
@@ -140,9 +141,21 @@ class TaskEvaluator:
     def _uni(self) -> str:
         return f"uni{self.source.options.tasks.candidates}"
 
+    def _cutoffs(self, kind: str) -> tuple[int, ...]:
+        return self._config.beam_cutoffs if kind in self.by_beams else self._config.cutoffs
+
     def check(self) -> None:
-        """Raises `InputError` where nothing can be measured."""
+        """Raises `InputError` where nothing can be measured; warns of what is left out."""
         self.blanks.check()
+        config, kinds = self._config, set(map(kind_of, self._prefixes))
+        left_out = [k for k in config.cutoffs if k not in config.beam_cutoffs]
+        if left_out and kinds & {*self.by_beams}:
+            metrics = ", ".join(f"hr@{k} and ndcg@{k}" for k in left_out)
+            warnings.warn(
+                f"config.text.answers.beams: {config.beams} beams find no longer lists; {metrics} "
+                f"of lists are left out; expected at least {max(left_out)} for them",
+                stacklevel=2,
+            )
 
     def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
         """Metrics by name; `progress` gets the number of examples done."""
@@ -165,7 +178,7 @@ class TaskEvaluator:
     ) -> dict[str, float]:
         """The metrics of a prompt, by their names without the prefix."""
         kind, family = kind_of(id), PROMPTS[id].family
-        cutoffs = self._config.cutoffs
+        cutoffs = self._cutoffs(kind)
         if kind == "list":
             out: dict[str, float] = {}
             for protocol, ranks in self.ranks(answerer, chosen, passages).items():

@@ -36,7 +36,7 @@ def store(tmp_path_factory):
 def config(store, tasks=None, **sections):
     text = {
         "tasks": {"sequential": 1.0, "only": ("2-3",), "history": 3, **(tasks or {})},
-        "answers": {"beams": 4, "batch_size": 12, "free": 4, "cutoffs": (1, 5)},
+        "answers": {"beams": 4, "batch_size": 12, "free": 4, "cutoffs": (1, 4)},
         **sections.pop("text", {}),
     }
     given = {
@@ -145,8 +145,8 @@ def test_a_run_learns_the_ring(store, tmp_path, monkeypatch):
     )
     result = start_run(given, tmp_path).train()
     assert result["finished"] and result["test/full_with_seen/hr@1"] > 0.8
-    assert result["test/full/hr@5"] >= result["test/full/hr@1"]
-    assert 0 <= result["test/2-13/full/ndcg@5"] <= 1 and 0 <= result["test/gen/valid_ratio"] <= 1
+    assert result["test/full/hr@4"] >= result["test/full/hr@1"]
+    assert 0 <= result["test/2-13/full/ndcg@4"] <= 1 and 0 <= result["test/gen/valid_ratio"] <= 1
     run = recjax.open_run(tmp_path)
     users = [f"u{user}" for user in range(USERS)]
     found = [keys[0] for keys in run.recommend(users, k=2, filter_seen=False).keys]
@@ -174,7 +174,7 @@ def test_candidates_rank_as_the_beams_find_them(store):
     params = run.whole(run.init_state().params)
     values = run.evaluator("test").run(params)
     assert set(values) == set(run.evaluator("test").metric_names)
-    assert 0 < values["test/uni4/hr@5"] <= 1 and "test/5-8/uni4/hr@1" in values
+    assert 0 < values["test/uni4/hr@4"] <= 1 and "test/5-8/uni4/hr@1" in values
     assert values["test/rating/parsed"] <= 1 and values["test/rating/expected/rmse"] < 4
 
 
