@@ -334,13 +334,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _status(arguments: list[str], debug: bool, own: bool) -> tuple[int, bool]:
     """The exit status, and whether the command came to its end."""
+    args: argparse.Namespace | None = None
     try:
         if any("\0" in argument for argument in arguments):
             raise InputError("an argument contains a NUL character; paths cannot")
         for argument in arguments:
             if re.match(r"(--[^=]+=)?(gs|s3)://", argument):
                 raise InputError(f"{argument}: expected a path; mount the bucket")
-        args, unknown = make_parser(runs()).parse_known_args(arguments)
+        with stopping() as stop, stop.at_once():
+            args, unknown = make_parser(runs()).parse_known_args(arguments)
         result = args.run(args, read_overrides(unknown))
         if args.json:
             print(json.dumps(result))
@@ -350,7 +352,11 @@ def _status(arguments: list[str], debug: bool, own: bool) -> tuple[int, bool]:
     except InputError as error:
         _fail(error, str(error), debug)
         return 2, False
-    except Stopped as stopped:  # before there was anything to save
+    except Stopped as stopped:
+        if args is None:
+            _say(f"recjax: stopped by {stopped}")
+            return stopped.status, False
+        # Before there was anything to save.
         _say(f"recjax: stopped by {stopped}; nothing was saved yet; rerun the command")
         return INTERRUPTED if stopped.number == signal.SIGINT else 0, False
     except KeyboardInterrupt:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-INTERRUPTED = 130  # exit status after SIGINT, as shells have it
+INTERRUPTED = 128 + signal.SIGINT  # exit status, as shells have it
 
 
 class Stopped(KeyboardInterrupt):
@@ -28,11 +28,12 @@ class Stopped(KeyboardInterrupt):
 
     Attributes:
         number: the signal.
+        status: the exit status of a process that it ends, as shells have it.
     """
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
-        self.number = number
+        self.number, self.status = number, 128 + number
 
 
 class Stop:

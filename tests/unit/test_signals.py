@@ -64,3 +64,21 @@ print("went on")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "recjax: quit\n")
+
+
+@pytest.mark.parametrize("module", ["recjax.cli", "recjax.interpreter.command"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_command_is_imported(number, module):
+    code = f"""
+import os, runpy, sys
+class Sender:
+    def find_spec(self, name, *rest):
+        if name == "{module}":
+            os.kill(os.getpid(), {int(number)})
+sys.meta_path.insert(0, Sender())
+sys.argv = ["recjax", "--help"]
+runpy.run_module("recjax", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    said = f"recjax: stopped by {signal.Signals(number).name}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", said)
