@@ -23,7 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from recjax.data.interactions import Catalog, InteractionLog, compact, statistics, time_order
+from recjax.data.interactions import (
+    Catalog,
+    InteractionLog,
+    compact,
+    order_of_keys,
+    statistics,
+    time_order,
+)
 from recjax.data.verify import AGAIN, ALWAYS, ARRAYS, FORMAT_VERSION, check_files, read_manifest
 from recjax.errors import InputError, printable
 from recjax.json_files import read_object
@@ -240,7 +247,9 @@ def finish(
         file = folder / f"{name}.npy"
         return np.load(file, mmap_mode="r") if file.exists() else None
 
-    offsets = array("offsets")
+    offsets, timestamps = array("offsets"), array("timestamps")
+    tied = None if timestamps is None else order_of_keys(offsets, array("items"), timestamps)
+    warnings += [tied] if tied else []
     full = {
         "format_version": FORMAT_VERSION,
         "counts": {
@@ -248,7 +257,7 @@ def finish(
             "items": n_items - 1,
             "interactions": int(offsets[-1]),
         },
-        "statistics": statistics(offsets, n_items, array("timestamps"), array("ratings")),
+        "statistics": statistics(offsets, n_items, timestamps, array("ratings")),
         **manifest,
         "warnings": warnings,
         "files": {f.name: hash_file(f) for f in sorted(folder.iterdir())},

@@ -68,6 +68,29 @@ def test_statistics():
     assert stats["rating"] == {"mean": 4.5}
 
 
+def test_rows_of_one_time_in_the_order_of_keys_are_told(monkeypatch):
+    offsets = np.arange(0, 81 * 4, 4)  # 80 users of four items, whose last two times are one
+    items = np.tile([5, 2, 3, 9], 80).astype(np.int32)
+    timestamps = np.tile([1, 2, 2, 2], 80)
+    for chunk in (7, 1 << 18):
+        monkeypatch.setattr(interactions, "_ROWS", chunk)
+        note = interactions.order_of_keys(offsets, items, timestamps)
+        assert note and note.startswith("160 rows have the time of the same user's row before")
+        assert "100% of them stand in the order of the item keys" in note
+        for other in (
+            np.tile([5, 3, 2, 9], 80),  # half of them rise
+            np.tile([5, 2, 2, 2], 80),  # one item again
+        ):
+            assert interactions.order_of_keys(offsets, other, timestamps) is None
+        apart = np.tile([2, 2, 3, 4], 80)  # and the first two
+        assert interactions.order_of_keys(offsets, items, apart) is None
+        assert (
+            interactions.order_of_keys(offsets[:40], items[:156], timestamps[:156]) is None
+        )  # few
+    one_each = np.arange(161)  # equal times of different users
+    assert interactions.order_of_keys(one_each, np.arange(160), np.zeros(160, int)) is None
+
+
 def test_nanoseconds_order_rows_within_a_second():
     log = LogBuilder(timestamps=True, ratings=False)
     for item, time in (("c", (1, 5)), ("a", (1, 2)), ("a", (1, 9)), ("b", (0, 7))):

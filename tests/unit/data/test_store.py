@@ -36,6 +36,9 @@ def test_round_trip(tmp_path):
     assert isinstance(store.items, np.memmap)
     assert [store.offsets.dtype, store.items.dtype] == [np.int64, np.int32]
     assert "interactions          4" in format_statistics(store)
+    tied = [("u", f"{k:03}", 5, 1) for k in range(120)]
+    store = write_store(tmp_path / "tied", make_log(tied), {}, {})
+    assert store.manifest["warnings"][1].startswith("119 rows have the time of the same user's")
 
 
 def test_same_data_same_fingerprint(tmp_path):
