@@ -22,7 +22,7 @@ import numpy as np
 
 from recjax.convert.language_model import DTYPES, Loaded, Shardings
 from recjax.convert.mapping import TRANSPOSE, Rule, load, to_tensors
-from recjax.convert.peft_config import linear_maps, read_config
+from recjax.convert.peft_config import ends_of, linear_maps, read_config
 from recjax.convert.tensors import Tensor, read_file, write_file
 from recjax.errors import InputError
 from recjax.json_files import read_object
@@ -103,8 +103,8 @@ def write_adapter(
             parameters.
     """
     own = {path: array for path, array in params.items() if is_lora(path)}
-    modules = [m for m, path in linear_maps(base).items() if f"{path}/lora/a" in own]
-    if not modules:
+    paths = [path for path in linear_maps(base).values() if f"{path}/lora/a" in own]
+    if not paths:
         raise InputError("no parameters of an adapter (.../lora/a, .../lora/b) to write")
     alpha = int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha
     values = {
@@ -114,7 +114,7 @@ def write_adapter(
         "r": lora.rank,
         "lora_alpha": alpha,
         "lora_dropout": lora.dropout,
-        "target_modules": sorted({name.rpartition(".")[2] for name in modules}),
+        "target_modules": ends_of(paths, base),
         "bias": "none",
         "fan_in_fan_out": False,
         "init_lora_weights": True,

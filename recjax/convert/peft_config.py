@@ -5,7 +5,7 @@ allocated.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -166,6 +166,20 @@ def _names(base: Loaded) -> dict[str, list[str]]:
         ]
         for module, path in linear_maps(base).items()
     }
+
+
+def ends_of(paths: Collection[str], base: Loaded) -> list[str]:
+    """The shortest ends of names that choose linear maps, by our paths, and no others."""
+    names = _names(base)
+    others = {
+        end for path, own in names.items() if path not in paths for n in own for end in _ends(n)
+    }
+    chosen = {
+        next(end for end in reversed(_ends(name)) if end not in others)
+        for path in paths
+        for name in names[path]
+    }
+    return sorted(chosen)
 
 
 def targets_of(given: Any, where: str, base: Loaded) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from recjax.convert.peft import (
     read_adapter,
     write_adapter,
 )
+from recjax.convert.peft_config import targets_of
 from recjax.errors import InputError
 from recjax.nn.lora import LoRAConfig, is_lora
 from recjax.training.parallel import make_mesh, param_shardings
@@ -51,6 +53,33 @@ def test_the_golden_adapter(base):
     swapped = dict(params)
     swapped["layers/down/lora/a"] = params["layers/down/lora/a"][::-1]
     assert difference(adapted(base, lora, swapped)) > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("folder", "targets", "written"),
+    [
+        ("families/gpt2", ["attn.c_proj"], ["attn.c_proj"]),  # the other one is mlp.c_proj
+        ("t5/v10", ["EncDecAttention.q"], ["EncDecAttention.q"]),
+        ("t5/v10", ["k", "v"], ["k", "v"]),
+        (
+            "t5/v10",  # whose decoder has a layer more than the encoder
+            r"decoder\..*SelfAttention\.q",
+            ["2.layer.0.SelfAttention.q"]
+            + [f"decoder.block.{n}.layer.0.SelfAttention.q" for n in range(2)],
+        ),
+    ],
+)
+def test_a_part_of_the_maps_with_one_end_returns(tmp_path, folder, targets, written):
+    base = read_language_model(DATA.parent / folder)
+    paths = targets_of(targets, "targets", base)
+    lora = LoRAConfig(2, 4.0, targets=tuple(map(re.escape, paths)))
+    shapes = adapted(base, lora, {}).definition.shapes
+    own = {path: np.ones(a.shape, np.float32) for path, a in shapes.items() if is_lora(path)}
+    write_adapter(tmp_path / "out", base, lora, own)
+    values = json.loads((tmp_path / "out" / CONFIG).read_text())
+    assert values["target_modules"] == written
+    again, params = read_adapter(tmp_path / "out", base)
+    assert again == lora and params.keys() == own.keys()
 
 
 def test_it_returns_byte_by_byte(base, tmp_path):
