@@ -1,12 +1,9 @@
 """The two programs of a language model that generates: read a beginning, and write on from it."""
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
 
-from recjax.evaluation.shards import on_each
 from recjax.generate.beam import beam_search
 from recjax.generate.loop import decode
 from recjax.generate.processors import Processor
@@ -26,47 +23,9 @@ def read_prefix(definition: ModelDef, params: Params, tokens: Array) -> KVCache:
 
 def write_tokens(
     definition: ModelDef,
+    *,
     params: Params,
     prefix: KVCache | None,
-    rows: Mapping[str, Any],
-    *,
-    sharding: NamedSharding | None,
-    early_stopping: bool | Literal["never"],
-    max_new_tokens: int,
-    beams: int,
-    **options: Any,
-) -> Any:
-    """Prefill and decoding, one program.
-
-    Args:
-        definition: of the model; static.
-        params: its parameters.
-        prefix: of all rows, or None.
-        rows: `tokens` [B S], `real` [B S], `is_soft` [B S] and `vectors` [B S E] (or None), `keys`
-            [B], and the inputs of an `encoder`.
-        sharding: how rows are split over devices that have all parameters, each of which writes
-            its own; static. None: XLA splits the program as the parameters are.
-        early_stopping, max_new_tokens, beams: static.
-        options: `limit`, `stop`, `pad_id`, `sampler`, `processors` and `length_penalty`.
-
-    Returns:
-        `Generated` of one beam, else `Beams`.
-    """
-
-    def write(params: Params, prefix: KVCache | None, options: Any, rows: Any) -> Any:
-        return _write(
-            definition, params, prefix, **rows, **options,
-            early_stopping=early_stopping, max_new_tokens=max_new_tokens, beams=beams,
-        )  # fmt: skip
-
-    return on_each(write, sharding, (params, prefix, options), rows)
-
-
-def _write(
-    definition: ModelDef,
-    params: Params,
-    prefix: KVCache | None,
-    *,
     tokens: Array,
     real: Array,
     is_soft: Array | None,
@@ -83,6 +42,22 @@ def _write(
     max_new_tokens: int,
     beams: int,
 ) -> Any:
+    """Prefill and decoding, one program.
+
+    Args:
+        definition: of the model; static.
+        params: its parameters.
+        prefix: of all rows, or None.
+        tokens, real: [B S].
+        is_soft, vectors: [B S] and [B S E], or None: see `LanguageModel.generate`.
+        keys: [B].
+        encoder: the encoder's inputs, in a family that has one.
+        limit, stop, pad_id, sampler, processors, length_penalty, early_stopping, max_new_tokens,
+            beams: of `decode` and `beam_search`; the last three are static.
+
+    Returns:
+        `Generated` of one beam, else `Beams`.
+    """
     model = definition.merge(params).for_decoding()
     rows, length = tokens.shape
     cache = model.empty_cache(rows, length) if prefix is None else prefix.start(rows, length)

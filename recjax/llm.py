@@ -25,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from recjax.convert.language_model import language_model, write_language_model
 from recjax.decoding import read_prefix, write_tokens
 from recjax.errors import InputError
-from recjax.evaluation.shards import fetch
+from recjax.evaluation.shards import by_rows, fetch
 from recjax.generate.buckets import bucket
 from recjax.generate.loop import Generated
 from recjax.generate.processors import KnownTokens, Processor
@@ -121,8 +121,14 @@ class LanguageModel:
             )[0]
         )
         self._read = jax.jit(functools.partial(read_prefix, definition))
+
+        def write(whole: Any, rows: Any, sharding: NamedSharding | None, **static: Any) -> Any:
+            return by_rows(
+                functools.partial(write_tokens, definition, **static), sharding, whole, rows
+            )
+
         static = ("sharding", "max_new_tokens", "beams", "early_stopping")
-        self._write = jax.jit(functools.partial(write_tokens, definition), static_argnames=static)
+        self._write = jax.jit(write, static_argnames=static)
 
     def __call__(
         self,
@@ -243,17 +249,20 @@ class LanguageModel:
         keys = row_keys(jax.random.key(seed), first_row + jnp.arange(len(tokens)))
         inputs = self.placed(tokens, real, is_soft, vectors, keys)
         new = bucket(max_new_tokens, lengths(max_new_tokens))
+        whole = {
+            "params": self.params,
+            "prefix": prefix,
+            "limit": max_new_tokens,
+            "stop": np.array(stop or (-1,), np.int32),
+            "pad_id": pad_id,
+            "sampler": sampler,
+            "processors": (*self.known, *processors),
+            "length_penalty": length_penalty,
+        }
         written = self._write(
-            self.params,
-            prefix,
+            whole,
             {**dict(zip(names, inputs, strict=True)), "encoder": read},
             sharding=self.rows_sharding(len(tokens)),
-            limit=max_new_tokens,
-            stop=np.array(stop or (-1,), np.int32),
-            pad_id=pad_id,
-            sampler=sampler,
-            processors=(*self.known, *processors),
-            length_penalty=length_penalty,
             early_stopping=early_stopping,
             max_new_tokens=new,
             beams=beams,

@@ -15,7 +15,7 @@ import numpy as np
 
 from recjax.data.interactions import BadRows
 from recjax.data.sources._lines import records
-from recjax.data.sources._values import field, key, moment, unescaped
+from recjax.data.sources._values import TimeUnit, field, key, moment, unescaped
 from recjax.data.store import Store, hash_file
 from recjax.errors import InputError
 from recjax.paths import home
@@ -104,7 +104,7 @@ def _text(value: Any) -> str:
 def _seconds(record: dict[str, Any]) -> int | None:
     value = _first(record, _TIME)
     try:
-        unit = "ms" if "parent_asin" in record else "s"
+        unit: TimeUnit = "ms" if "parent_asin" in record else "s"
         return None if value is None else moment(value, unit).seconds
     except ValueError:
         return None

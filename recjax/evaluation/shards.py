@@ -28,10 +28,12 @@ def shards_of(sharding: NamedSharding | None) -> int:
     return 1 if sharding is None else math.prod(sharding.mesh.shape[a] for a in _axes(sharding))
 
 
-def split_batch(batch: dict[str, np.ndarray], sharding: NamedSharding | None) -> dict[str, Array]:
+def split_batch(
+    batch: Mapping[str, np.ndarray], sharding: NamedSharding | None
+) -> dict[str, Array]:
     """Puts a batch on its devices, each a part of its rows; every process has the whole batch."""
     if sharding is None:
-        return jax.device_put(batch)
+        return jax.device_put(dict(batch))
     return {
         name: jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__)
         for name, rows in batch.items()
@@ -68,6 +70,16 @@ def on_each(
         axis_names=set(_axes(sharding)),
         check_vma=False,  # nothing is differentiated through it
     )(*whole, *rows)
+
+
+def by_rows(
+    function: Callable[..., Any],
+    sharding: NamedSharding | None,
+    whole: Mapping[str, Any],
+    rows: Mapping[str, Any],
+) -> Any:
+    """`function(**whole, **rows)`, as `on_each` has it."""
+    return on_each(lambda whole, rows: function(**whole, **rows), sharding, (whole,), rows)
 
 
 def over_items(

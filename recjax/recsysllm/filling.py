@@ -9,14 +9,11 @@ sampler.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
 
-from recjax.evaluation.shards import on_each
 from recjax.generate.beam import beam_search
 from recjax.generate.loop import decode
 from recjax.generate.processors import Processor
@@ -144,47 +141,8 @@ class _Cache:
 
 def write_blanks(
     definition: ModelDef,
-    params: Params,
-    rows: Mapping[str, Any],
     *,
-    sharding: NamedSharding | None,
-    early_stopping: bool | Literal["never"],
-    max_new_tokens: int,
-    beams: int,
-    **options: Any,
-) -> Any:
-    """Reads texts and writes their blanks; to be jitted.
-
-    Args:
-        definition: of the model; static.
-        params: its parameters.
-        rows: of each text. `tokens` [B S], padded on the left, with `<sop>` at the end; `real`
-            [B S] bool, no padding; `positions` [B 2 S], or None for a model with one row of
-            positions; `places` [B K] outer positions of the blanks; `blanks` [B] how many they are;
-            `limit` [B] tokens to write, all blanks together; `keys` [B].
-        sharding: see `recjax.decoding.write_tokens`; static.
-        early_stopping, max_new_tokens, beams: of `decode` and `beam_search`; static.
-        options: `rule` of the inner positions of what is written; `most`, `sop`, `ends` and
-            `constraint` of each blank, see `BlankEnds`; `pad_id`, `sampler`, `processors` and
-            `length_penalty`.
-
-    Returns:
-        `Generated` for one beam, else `Beams`; the texts of a row's blanks follow each other.
-    """
-
-    def write(params: Params, options: Any, rows: Any) -> Any:
-        return _write(
-            definition, params, **rows, **options,
-            early_stopping=early_stopping, max_new_tokens=max_new_tokens, beams=beams,
-        )  # fmt: skip
-
-    return on_each(write, sharding, (params, options), rows)
-
-
-def _write(
-    definition: ModelDef,
     params: Params,
-    *,
     tokens: Array,
     real: Array,
     positions: Array | None,
@@ -205,6 +163,26 @@ def _write(
     max_new_tokens: int,
     beams: int,
 ) -> Any:
+    """Reads texts and writes their blanks; to be jitted.
+
+    Args:
+        definition: of the model; static.
+        params: its parameters.
+        tokens: [B S] the texts, padded on the left, and `<sop>` at the end of each.
+        real: [B S] bool, no padding.
+        positions: [B 2 S], or None for a model with one row of positions.
+        places: [B K] outer positions of the blanks.
+        blanks: [B] how many there are.
+        limit: [B] tokens to write, all blanks together.
+        keys: [B].
+        rule: of the inner positions of what is written.
+        most, sop, ends, constraint: of each blank, see `BlankEnds`.
+        pad_id, sampler, processors, length_penalty, early_stopping, max_new_tokens, beams: of
+            `decode` and `beam_search`; the last three are static.
+
+    Returns:
+        `Generated` for one beam, else `Beams`; the texts of a row's blanks follow each other.
+    """
     model = definition.merge(params).for_decoding()
     blank_ends = BlankEnds(blanks, most, sop, ends, constraint)
     rows, length = tokens.shape

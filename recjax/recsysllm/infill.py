@@ -21,9 +21,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from recjax.errors import InputError
-from recjax.evaluation.shards import fetch
+from recjax.evaluation.shards import by_rows, fetch
 from recjax.generate.buckets import bucket
 from recjax.generate.constrained import constrain
 from recjax.generate.loop import Generated
@@ -32,6 +33,7 @@ from recjax.generate.prompts import lengths, pad_rows
 from recjax.generate.sampling import Sampler, row_keys
 from recjax.generate.templates import Template
 from recjax.llm import LanguageModel
+from recjax.models.definition import ModelDef
 from recjax.recsysllm.dynamic import CountedPositions, dynamic_positions
 from recjax.recsysllm.entities import EntityPool
 from recjax.recsysllm.filling import InnerRule, write_blanks
@@ -39,7 +41,13 @@ from recjax.recsysllm.spans import Marks
 from recjax.text.tokenizers import Tokenizer
 
 _STATIC = ("definition", "sharding", "max_new_tokens", "beams", "early_stopping")
-_write = functools.partial(jax.jit, static_argnames=_STATIC)(write_blanks)
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def _write(
+    definition: ModelDef, whole: Any, rows: Any, sharding: NamedSharding | None, **static: Any
+) -> Any:
+    return by_rows(functools.partial(write_blanks, definition, **static), sharding, whole, rows)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -210,20 +218,23 @@ class Infiller:
             sampler = Sampler(jnp.float32(temperature), nucleus, top_k)
         keys = row_keys(jax.random.key(seed), first_row + jnp.arange(len(rows)))
         placed = lm.placed(*read, total, keys)
+        whole = {
+            "params": lm.params,
+            "rule": self._rule,
+            "most": jnp.int32(max_new_tokens),
+            "sop": jnp.int32(marks.sop),
+            "ends": jnp.array(self._ends, jnp.int32),
+            "constraint": self._constraint,
+            "pad_id": 0 if lm.tokenizer is None else lm.tokenizer.pad_id,
+            "sampler": sampler,
+            "processors": (*lm.known, *processors),
+            "length_penalty": length_penalty,
+        }
         written = _write(
             lm.definition,
-            lm.params,
+            whole,
             dict(zip((*read._fields, "limit", "keys"), placed, strict=True)),
             sharding=lm.rows_sharding(len(rows)),
-            rule=self._rule,
-            most=jnp.int32(max_new_tokens),
-            sop=jnp.int32(marks.sop),
-            ends=jnp.array(self._ends, jnp.int32),
-            constraint=self._constraint,
-            pad_id=0 if lm.tokenizer is None else lm.tokenizer.pad_id,
-            sampler=sampler,
-            processors=(*lm.known, *processors),
-            length_penalty=length_penalty,
             early_stopping=early_stopping,
             max_new_tokens=bucket(most, lengths(most)),
             beams=beams,
