@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import importlib.util
 import os
+import re
 import sys
 import types
 import typing
@@ -25,14 +26,46 @@ from recjax.ranges import FieldError, expected, hints, short
 T = TypeVar("T")
 
 
-def nearest(name: object, known: Iterable[str]) -> str:
-    """A hint for an unknown name: the nearest known one, else all of them, or 20 of many."""
+_MANY = 10_000  # names that are compared; among more, a hint would take seconds
+
+
+def close(name: object, known: Iterable[str]) -> str | None:
+    """The known name that is nearest to an unknown one: by its letters, or that it begins."""
+    names = {one.lower(): one for one in known}
+    text = str(name).lower()
+    if len(names) > _MANY or not text:
+        return None
+    found = difflib.get_close_matches(text, names, n=1, cutoff=0.63)
+    found = found or sorted(one for one in names if one.startswith(text))
+    return names[found[0]] if found else None
+
+
+def nearest(name: object, known: Iterable[str], before: str = "") -> str:
+    """A hint for an unknown name: the nearest known one, else all of them, or 20 of many.
+
+    `before` is written before each (the dashes of flags) and not compared.
+    """
     known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, n=1)
-    if close:
-        return f"did you mean '{close[0]}'?"
+    found = close(name, known)
+    if found is not None:
+        return f"did you mean '{before}{found}'?"
+    return listed(before + one for one in known)
+
+
+def listed(known: Iterable[str]) -> str:
+    """All known names in a hint, or 20 of many."""
+    known = sorted(known)
     more = f", ... ({len(known)})" if len(known) > 20 else ""
     return f"known: {', '.join(known[:20]) or 'none'}{more}"
+
+
+def near_file(path: Path) -> str:
+    """A hint for a path that is not there: the nearest name in its folder, or nothing."""
+    with contextlib.suppress(OSError):
+        found = close(path.name, os.listdir(path.parent))
+        if found is not None and not path.exists():
+            return f"; did you mean '{path.parent / found}'?"
+    return ""
 
 
 def _split(spec: str) -> tuple[str, str]:
@@ -59,7 +92,8 @@ def _errors_of(path: Path, what: str = "") -> Iterator[None]:
 
 def _load_file(path: Path):
     if not path.is_file():
-        raise InputError(f"--config: no file {path}; expected FILE.py or FILE.py:ARG")
+        hint = near_file(path) or "; expected FILE.py or FILE.py:ARG"
+        raise InputError(f"--config: no file {path}{hint}")
     spec = importlib.util.spec_from_file_location("recjax_user_config", path)
     if spec is None or spec.loader is None:
         raise InputError(f"--config: {path} is not a python file")
@@ -99,8 +133,11 @@ def load_config(
 
 def wrong_argument(file: str, arg: str | None, expected: str) -> InputError:
     """The error of a config file whose argument is unknown, or missing where one is needed."""
-    said = "an argument is missing" if arg is None else f"no argument '{arg}'"
-    return InputError(f"{Path(file).name}: {said}; expected {expected}")
+    if arg is None:
+        return InputError(f"{Path(file).name}: an argument is missing; expected {expected}")
+    found = close(arg, re.findall(r"[\w+-]{2,}", expected))
+    hint = f"did you mean '{found}'? " if found else ""
+    return InputError(f"{Path(file).name}: no argument '{arg}'; {hint}expected {expected}")
 
 
 def _section_of(spec: str) -> ConfigDict:

@@ -6,6 +6,7 @@ And text that a terminal shows as text, for messages repeat what files and serve
 import re
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 # Control characters, marks that reverse the direction of what follows, further line breaks, and
 # halves of surrogate pairs. Marks that scripts and emoji need (joiners, variation selectors) stay.
@@ -58,10 +59,13 @@ class InputError(ValueError):
         super().__init__(one_line(message))
 
 
-def run_script(main: Callable[[], object]) -> None:
-    """Calls a script's `main`; bad input ends it as the command: with one line and status 2."""
+def run_script(main: Callable[[], int | None]) -> NoReturn:
+    """Calls a script's `main` and exits with the status that it returns (None: 0).
+
+    Bad input ends it as it ends the command: with one line and status 2.
+    """
     try:
-        main()
+        raise SystemExit(main())
     except InputError as error:
         print(f"recjax: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -3,9 +3,10 @@
 import argparse
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import recjax
+from recjax.arguments import Parser
 from recjax.errors import InputError
 from recjax.lazy import resolve
 from recjax.paths import flag_path, flag_text
@@ -16,26 +17,21 @@ from recjax.systems import COMMANDS
 Run = Callable[[argparse.Namespace, list[tuple[str, str]]], dict[str, Any]]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see `{self.prog} --help`")
-
-
 def make_parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     """The parser of all commands; the parsed `run` is the command's function.
 
     Args:
         runs: functions of all commands, by name.
     """
-    parser = _Parser(prog="recjax", description="LLMs in sequential recommendation")
+    parser = Parser(prog="recjax", description="LLMs in sequential recommendation")
     parser.add_argument("--version", action="version", version=f"recjax {recjax.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, help: str, *, config: str) -> argparse.ArgumentParser:
-        """`config`: "required", "optional" or "none"."""
-        sub = commands.add_parser(name, help=help, description=help)
+        """`config`: "required", "optional", "keys" (`--config.KEY` alone) or "none"."""
+        sub = commands.add_parser(name, help=help, description=help, keys=config != "none")
         sub.set_defaults(run=runs[name])
-        if config != "none":
+        if config in ("required", "optional"):
             sub.add_argument(
                 "--config", required=config == "required", type=flag_text, metavar="FILE[:ARG]",
                 help="a Python file with get_config(arg); --config.KEY=VALUE sets a key",
@@ -209,7 +205,7 @@ def make_parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     )
     sub.add_argument("--out", type=flag_path, metavar="FILE", help="default: WORKDIR/report.html")
 
-    sub = command("simulate", "write a simulated raw log", config="none")
+    sub = command("simulate", "write a simulated raw log", config="keys")
     sub.add_argument(
         "--workdir", required=True, type=flag_path, metavar="DIR", help="new folder for the log"
     )
@@ -223,7 +219,7 @@ def read_overrides(unknown: Sequence[str]) -> list[tuple[str, str]]:
     while rest:
         word = rest.pop(0)
         if not word.startswith("--config."):
-            raise InputError(f"unknown argument '{word}'; see `recjax --help`")
+            raise InputError(f"unknown argument '{word}'; a value with blanks needs quotes")
         key, equals, value = word.removeprefix("--config.").partition("=")
         if not equals:
             if not rest:

@@ -7,12 +7,12 @@ as GLM and once with the inner positions of 10,000 entities. Then a pool of 100,
 to build it, memory on the device, and microseconds a step of 160 rows for dynamic positions.
 """
 
-import argparse
-
 import _bench
 import jax
 import numpy as np
 
+from recjax.arguments import Parser
+from recjax.errors import run_script
 from recjax.recsysllm.blanks import blank
 from recjax.recsysllm.dynamic import DynamicPositions, InnerState, dynamic_positions
 from recjax.recsysllm.entities import EntityPool
@@ -23,7 +23,7 @@ MARKS = Marks(50259, 50256, 50257, 50258, 50260, 50264, 50263, 50265)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=64)
     args = parser.parse_args()
@@ -68,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

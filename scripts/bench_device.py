@@ -29,9 +29,12 @@ from typing import Any
 
 from _bench import LIKE_BEAUTY, make_run, median_seconds, now
 
+from recjax.arguments import Parser
+from recjax.errors import run_script
+
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, help="folder of the raw data; else RECJAX_DATA")
     parser.add_argument("--models", default="sasrec,bert4rec,dreamrec", help="configs, with commas")
     parser.add_argument("--batch", type=int, default=256, help="sequences a step")
@@ -166,4 +169,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -25,6 +25,9 @@ import numpy as np
 from _bench import default_dtype, has_gpu, median_seconds, pin, run_peers, use_clock
 from bench_llm import matmul_rate
 
+from recjax.arguments import Parser
+from recjax.errors import run_script
+
 TARGET = 1.3  # times the peer
 SIZES: dict[str, dict[str, Any]] = {
     "cpu": {"dim": 512, "layers": 6, "train": "8x128", "rows": 16, "rounds": 3},
@@ -34,7 +37,7 @@ START, BLANK = 30522, 103  # <sop> and [MASK] of BERT's vocabulary
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[1])
+    parser = Parser(description=__doc__.split("\n")[1])
     parser.add_argument("--device", choices=tuple(SIZES), default="cpu")
     parser.add_argument("--peers", help="python of an environment with torch; a CPU needs it")
     parser.add_argument("--peer-seconds", type=float, help="limit for the peer, each turn")
@@ -207,4 +210,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

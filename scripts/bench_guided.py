@@ -7,15 +7,16 @@ Untrained models of `configs/guided/ml100k_refined.py` make lists of 10 for all 
 ratio is that of the fastest turns, and the median of the turns' ratios.
 """
 
-import argparse
 import statistics
 import time
 from pathlib import Path
 
 import jax
 
+from recjax.arguments import Parser
 from recjax.config import load_config
 from recjax.data.requests import read_request
+from recjax.errors import run_script
 from recjax.training.system import load_system
 from recjax.training.workdir import build_config, complete
 
@@ -23,7 +24,7 @@ CONFIG = Path(__file__).resolve().parent.parent / "configs" / "guided" / "ml100k
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--store", required=True, help="of MovieLens-100K; made where missing")
     parser.add_argument("--rows", default="base,items,joined,added", help="of the config")
     parser.add_argument("--turns", type=int, default=7)
@@ -58,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

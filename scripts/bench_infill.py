@@ -10,7 +10,6 @@ titles as well; and of such a step, the share of constraint and positions timed 
 No title is shorter than what is written, so that all calls take the same number of steps.
 """
 
-import argparse
 import dataclasses
 
 import _bench
@@ -18,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from recjax.arguments import Parser
+from recjax.errors import run_script
 from recjax.generate.constrained import constrain
 from recjax.llm import LanguageModel
 from recjax.models.definition import define, params_of
@@ -90,7 +91,7 @@ def step_alone(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--preset", default="glm-base")
     parser.add_argument("--layers", type=int, help="by default the preset's")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
@@ -169,4 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

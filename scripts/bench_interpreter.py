@@ -44,6 +44,9 @@ from _bench import (
     write_config_alone,
 )
 
+from recjax.arguments import Parser
+from recjax.errors import run_script
+
 BATCH, WINDOW, LENGTH, WIDTH = 64, 10, 10, 256  # L and D of the recommender
 WEIGHT_DECAY, RATE = 1e-5, 1e-4
 WHAT = ("train:residual", "train:recovery", "read:residual", "read:recovery")
@@ -53,7 +56,7 @@ TRAINED = "trained"  # the interpreters of --runs
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"),
@@ -405,4 +408,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -34,6 +34,9 @@ from _bench import (
     write_config_alone,
 )
 
+from recjax.arguments import Parser
+from recjax.errors import run_script
+
 PROMPT = (
     "A person has watched a series of movies. The watching list can be represented as: {soft}. "
     "Describe this watching history of the person in detail."
@@ -46,7 +49,7 @@ GPU_TARGET, GPU_SHARE = 1.3, 0.5  # times the peer in training; of the card's ma
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--only", help="presets of recjax.models.llama, with commas")
     parser.add_argument("--what", help="measurements, with commas (see the table's names)")
@@ -389,4 +392,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -20,9 +20,11 @@ from pathlib import Path
 import numpy as np
 from _bench import ROOT
 
+from recjax.arguments import Parser
 from recjax.convert.llama_hf import RULES, write_config
 from recjax.convert.mapping import to_tensors
 from recjax.convert.tensors import FLOATS, Tensor, write_folder
+from recjax.errors import run_script
 from recjax.models.definition import define
 from recjax.models.llama import Config, Llama
 
@@ -45,7 +47,7 @@ print(json.dumps(out | {"size": sum(a.nbytes for a in params.values())}))
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--gb", type=float, default=4.0, help="size of each checkpoint")
     parser.add_argument("--dtype", default="bfloat16", help="of the parameters")
     parser.add_argument("--folder", help="where to write; default: the system's temporary folder")
@@ -97,4 +99,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

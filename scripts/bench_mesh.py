@@ -20,12 +20,15 @@ from typing import Any
 
 from _bench import ROOT  # recjax needs no installation
 
+from recjax.arguments import Parser
+from recjax.errors import run_script
+
 MESHES = ("2,2,2", "1,8,1")
 CASES = (("llama", "full"), ("glm-tiny", "lora"))
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--simulated", action="store_true", help="the other process's part")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
@@ -112,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

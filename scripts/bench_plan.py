@@ -29,6 +29,9 @@ from typing import Any
 
 from _bench import now
 
+from recjax.arguments import Parser
+from recjax.errors import run_script
+
 # name -> (rows a device, {devices: mesh})
 CASES: dict[str, tuple[int, dict[int, str]]] = {
     "sasrec-10m": (32, {8: "1,8,1", 64: "8,8,1", 256: "32,8,1"}),
@@ -41,7 +44,7 @@ LENGTH = 512
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=("table", "memory", "one"))
     parser.add_argument("--devices", default="8,64,256")
     parser.add_argument("--only", default="", help="cases whose names begin so")
@@ -244,4 +247,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -17,11 +17,14 @@ from pathlib import Path
 from _bench import ROOT, now
 from bench_score import random_model
 
+from recjax.arguments import Parser
+from recjax.errors import run_script
+
 CONFIG = ROOT / "configs" / "guided" / "ml100k_policy.py"
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the raw data")
     parser.add_argument("--preset", default="llama-3.2-1b")
     parser.add_argument("--dtype", default="float32")
@@ -96,4 +99,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -16,11 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
+from recjax.arguments import Parser
+from recjax.errors import run_script
+
 CHUNK = 1 << 20
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--users", type=int, default=0, help="default: a twentieth of the rows")
@@ -88,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

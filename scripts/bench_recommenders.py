@@ -30,6 +30,9 @@ from typing import Any
 import _bench
 from _bench import make_run, median_seconds, pin, profile, train_figures
 
+from recjax.arguments import Parser
+from recjax.errors import run_script
+
 # The arguments of beauty_<model>.py: the paper's objective, then later ones.
 TRAINING = {
     "sasrec": ("", "ce"),
@@ -80,7 +83,7 @@ TARGET = 2.0  # times faster than the fastest peer
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default=",".join(TRAINING), help="models, with commas")
     parser.add_argument("--peers", help="python of an environment with RecTools and RecBole")
@@ -342,4 +345,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -6,17 +6,17 @@ Prints seconds a batch of `config.train.batch_size` passages takes, tokens a sec
 times faster that is than a step of `--model` parameters at `--flops` consumes them.
 """
 
-import argparse
-
 import _bench
 
+from recjax.arguments import Parser
 from recjax.config import load_config
+from recjax.errors import run_script
 from recjax.training.system import load_system
 from recjax.training.workdir import build_config
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--config", default="configs/recsysllm/ml100k.py")
     parser.add_argument("--batches", type=int, default=4)
     parser.add_argument(
@@ -44,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -25,6 +25,9 @@ import numpy as np
 from _bench import ROOT, now, pin, use_clock
 from study_scorer import start_model
 
+from recjax.arguments import Parser
+from recjax.errors import run_script
+
 _WORDS = ("night", "river", "stone", "garden", "winter", "letter", "shadow", "harbour", "bridge")
 WAYS = {
     "free": {"how": "free"},
@@ -105,7 +108,7 @@ def random_model(preset: str, dtype: str) -> Any:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--llm", help="a folder, or the workdir of a run that fine-tuned one")
     parser.add_argument("--preset", help="a published size with random weights")
     parser.add_argument("--dtype", default="float32")
@@ -177,4 +180,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent))
-    main()
+    run_script(main)

@@ -15,17 +15,19 @@ steps of its rounding errors). Exit status 1 where one of losses or parameters i
 import argparse
 import json
 import signal
-import sys
 import time
 from pathlib import Path
 
 from _runs import NAMES, differences, end, newest, prepare_runs, read, start
 
+from recjax.arguments import Parser
+from recjax.errors import run_script
+
 MOST = 1e-3
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, required=True, help="new folder for the runs")
     parser.add_argument("--only", default=",".join(NAMES), help="runs, with commas")
     parser.add_argument("--ways", default="2,4,4-1-2", help="numbers of processes, with commas")
@@ -74,4 +76,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

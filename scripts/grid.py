@@ -19,9 +19,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from recjax.arguments import Parser
+from recjax.errors import run_script
+
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0], keys=True)
     parser.add_argument("--config", required=True, help="FILE.py or FILE.py:ARG")
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--vary", action="append", default=[], help="key=value,value,...")
@@ -91,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -11,22 +11,22 @@ those of the item's record. Items without one of the keys get no row. Of longer 
 principal components that vary most are kept.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
 
 import recjax
+from recjax.arguments import Parser
 from recjax.data.attributes import Attributes
 from recjax.data.store import open_store
-from recjax.errors import InputError
+from recjax.errors import InputError, run_script
 from recjax.text_vectors import text_vectors
 from recjax.training.item_text import write_vectors
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--llm", required=True, help="folder of a language model")
     parser.add_argument("--store", required=True, help="folder of a prepared data set")
     parser.add_argument("--out", required=True, help="FILE.parquet")
@@ -60,4 +60,4 @@ def text_of(template: str, record: dict | None) -> str | None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -8,11 +8,11 @@ The model writes token by token, the likeliest first. One line of JSON is printe
 are those of the most frequent answer of `--train`, in each one's place.
 """
 
-import argparse
 import collections
 import json
 
-from recjax.errors import InputError
+from recjax.arguments import Parser
+from recjax.errors import run_script
 from recjax.evaluation.text import number_errors, text_metrics
 from recjax.llm_folders import load_llm
 from recjax.text.pairs import read_pairs
@@ -26,7 +26,7 @@ def metrics(kind: str, written: list[str], wanted: list[str]) -> dict[str, float
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--llm", required=True, metavar="FOLDER")
     parser.add_argument("--pairs", required=True, metavar="FILE")
     parser.add_argument("--train", metavar="FILE", help="the training pairs, for the baseline")
@@ -35,27 +35,24 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--max-examples", type=int, default=1000, metavar="N", help="0 = all")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N")
     args = parser.parse_args(argv)
-    try:
-        pairs = read_pairs(args.pairs)
-        pairs = pairs[: args.max_examples] if args.max_examples else pairs
-        lm = load_llm(args.llm)
-        written: list[str] = []
-        for start in range(0, len(pairs), args.batch_size):
-            prompts = [pair.prompt for pair in pairs[start : start + args.batch_size]]
-            filled = prompts + prompts[:1] * (min(args.batch_size, len(pairs)) - len(prompts))
-            made = lm.generate(filled, max_new_tokens=args.max_new_tokens).texts or []
-            written += [" ".join(text.split()) for text in made[: len(prompts)]]
-        wanted = [pair.answer.strip() for pair in pairs]
-        out = {"examples": len(pairs), **metrics(args.kind, written, wanted)}
-        if args.train:
-            known = collections.Counter(pair.answer.strip() for pair in read_pairs(args.train))
-            trivial = [known.most_common(1)[0][0]] * len(wanted)
-            found = metrics(args.kind, trivial, wanted)
-            out |= {f"baseline/{key}": value for key, value in found.items()}
-    except InputError as error:
-        parser.error(str(error))
+    pairs = read_pairs(args.pairs)
+    pairs = pairs[: args.max_examples] if args.max_examples else pairs
+    lm = load_llm(args.llm)
+    written: list[str] = []
+    for start in range(0, len(pairs), args.batch_size):
+        prompts = [pair.prompt for pair in pairs[start : start + args.batch_size]]
+        filled = prompts + prompts[:1] * (min(args.batch_size, len(pairs)) - len(prompts))
+        made = lm.generate(filled, max_new_tokens=args.max_new_tokens).texts or []
+        written += [" ".join(text.split()) for text in made[: len(prompts)]]
+    wanted = [pair.answer.strip() for pair in pairs]
+    out = {"examples": len(pairs), **metrics(args.kind, written, wanted)}
+    if args.train:
+        known = collections.Counter(pair.answer.strip() for pair in read_pairs(args.train))
+        trivial = [known.most_common(1)[0][0]] * len(wanted)
+        found = metrics(args.kind, trivial, wanted)
+        out |= {f"baseline/{key}": value for key, value in found.items()}
     print(json.dumps(out))
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -28,6 +28,9 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
+from recjax.arguments import Parser
+from recjax.errors import run_script
+
 
 def fail(message: str) -> NoReturn:
     sys.exit(f"seeds.py: {message}")
@@ -69,7 +72,7 @@ def seeds(text: str) -> list[int]:
 
 
 def parse() -> tuple[argparse.Namespace, list[Stage]]:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--stage", action="append", required=True, metavar="NAME=CONFIG@SEEDS")
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE")
@@ -167,4 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -28,6 +28,9 @@ from typing import Any
 
 from _runs import NAMES, differences, end, equal, newest, prepare_runs, read, start, told
 
+from recjax.arguments import Parser
+from recjax.errors import run_script
+
 # Of each run: many checkpoints, of which few stay.
 TRAIN: dict[str, dict[str, Any]] = {
     "sasrec": {"epochs": 60.0, "evaluate_every": 0.25},
@@ -39,7 +42,7 @@ LONGEST = 30.0  # seconds in which the others must end after kill -9
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, required=True, help="new folder for the runs")
     parser.add_argument("--run", choices=NAMES, default="sasrec", help="what is trained (sasrec)")
     parser.add_argument("--kills", type=int, default=100)
@@ -198,4 +201,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -18,9 +18,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from recjax.arguments import Parser
+from recjax.errors import run_script
+
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--guidance", default="0,1,2,4,8")
     parser.add_argument("--samplers", default="ddim:10,ddim:50,ancestral:0")
@@ -74,6 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from recjax.errors import run_script
-
     run_script(main)

@@ -21,7 +21,6 @@ Ranks of all test examples are kept beside it (`.npz`), so that a rerun goes on 
 that ended. `scripts/table.py guided FILE` prints the table.
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -39,10 +38,11 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from _stacked import Study  # noqa: E402
 from _variants import Row, Variant  # noqa: E402
 
+from recjax.arguments import Parser  # noqa: E402
 from recjax.compare import by_popularity  # noqa: E402
 from recjax.config import build, load_config  # noqa: E402
 from recjax.data.prepare import prepare  # noqa: E402
-from recjax.errors import InputError  # noqa: E402
+from recjax.errors import InputError, run_script  # noqa: E402
 from recjax.evaluation.intervals import paired_bootstrap  # noqa: E402
 from recjax.evaluation.ranking import rank_values  # noqa: E402
 from recjax.guided.fusion import FusedRunConfig  # noqa: E402
@@ -56,7 +56,7 @@ METRICS = ("mrr", "recall@1", "recall@5", "recall@10", "recall@20", "ndcg@5", "n
 
 
 def parse(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("data", choices=["ml100k", "steam", "beauty"])
     parser.add_argument("waves", nargs="+", metavar="MODEL-OBJECTIVE:ROWS")
     parser.add_argument("--out", type=Path, required=True, help="ends in .jsonl")
@@ -318,6 +318,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    from recjax.errors import run_script
-
     run_script(main)

@@ -14,7 +14,6 @@ for each of these and for each validation. The users' scores before and after ar
 what stands `--before` items before the end (`users-start.tsv`, `users-liked0.tsv`, ...).
 """
 
-import argparse
 import dataclasses
 import json
 import time
@@ -25,8 +24,10 @@ import numpy as np
 from flax import nnx
 
 import recjax
+from recjax.arguments import Parser
 from recjax.config import build, load_config
 from recjax.convert.language_model import language_model, write_language_model
+from recjax.errors import run_script
 from recjax.guided.aspects import USER
 from recjax.guided.policy import PolicyRun
 from recjax.guided.policy_config import PolicyConfig
@@ -123,7 +124,7 @@ def controls(run, params):
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="the folder of real data")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--results", type=Path, help="default: OUT/results.jsonl")
@@ -249,6 +250,4 @@ def main():
 
 
 if __name__ == "__main__":
-    from recjax.errors import run_script
-
     run_script(main)

@@ -13,7 +13,6 @@ the workdir has a line a setting: its keys for `recjax train`, validation and te
 printed is the command that trains the best one. Minutes on a GPU.
 """
 
-import argparse
 import copy
 import json
 import shlex
@@ -26,7 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from recjax.arguments import Parser
 from recjax.config import load_config
+from recjax.errors import run_script
 from recjax.models.definition import params_of
 from recjax.models.layered import LayeredConfig
 from recjax.models.recommender import read_config
@@ -180,7 +181,7 @@ class SideBySide:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0], keys=True)
     parser.add_argument("--config", required=True, help="FILE.py or FILE.py:ARG")
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--size", type=int, default=8, help="settings side by side")
@@ -218,6 +219,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from recjax.errors import run_script
-
     run_script(main)

@@ -40,7 +40,9 @@ if str(ROOT) not in sys.path:  # recjax needs no installation to be measured
     sys.path.insert(0, str(ROOT))
 
 import recjax  # noqa: E402
+from recjax.arguments import Parser  # noqa: E402
 from recjax.config import load_config  # noqa: E402
+from recjax.errors import run_script  # noqa: E402
 from recjax.evaluation.intervals import paired_bootstrap  # noqa: E402
 from recjax.evaluation.ranking import rank_values  # noqa: E402
 from recjax.recsysllm.recipes import scratch  # noqa: E402
@@ -61,7 +63,7 @@ TASKS = ("gift_cards", "musical_instruments")
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("study", choices=[*STUDIES, "effects"])
     parser.add_argument("--out", type=Path, required=True, help="ends in .jsonl")
     parser.add_argument("--runs", type=Path, help="workdirs and stores; default: beside --out")
@@ -306,6 +308,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from recjax.errors import run_script
-
     run_script(main)

@@ -25,6 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # recjax needs no installation to be measured
     sys.path.insert(0, str(ROOT))
 
+from recjax.arguments import Parser  # noqa: E402
+from recjax.errors import run_script  # noqa: E402
+
 
 def ranks(values: np.ndarray) -> np.ndarray:
     """[n] ranks, equal values their mean."""
@@ -86,7 +89,7 @@ def start_model(folder: Path, pairs: Path, size: int, layers: int, vocab: int, s
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--scores", type=Path, required=True, help="of the teacher, all items")
     parser.add_argument("--out", type=Path, required=True, help="a folder")
     parser.add_argument("--results", type=Path, help="a line of JSON a seed and way to score")
@@ -174,6 +177,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from recjax.errors import run_script
-
     run_script(main)

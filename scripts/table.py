@@ -21,13 +21,15 @@ above the base of the same seeds in per cent of it, with paired 95 % intervals (
 where the base has 0); and that by popularity of the target.
 """
 
-import argparse
 import json
 import math
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
+
+from recjax.arguments import Parser
+from recjax.errors import run_script
 
 PUBLISHED = Path(__file__).parent / "published.json"
 # Student's t, two-sided, 95 %, by degrees of freedom from 1; 1.96 beyond.
@@ -168,7 +170,7 @@ def main(argv: list[str] | None = None) -> None:
         print(guided(argv[1:]))
         return
     tables = json.loads(PUBLISHED.read_text(encoding="utf-8"))
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("table", choices=tables)
     parser.add_argument("--data", default="beauty", help="name of the data set; default: beauty")
     parser.add_argument("--run", action="append", default=[], metavar="NAME=WORKDIRS")
@@ -188,4 +190,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -10,16 +10,16 @@ targets of the others, as RecSysLLM is asked about them. `--new gpt2` (or t5) al
 a small new model of that family with a tokenizer of the training pairs, where there are no weights.
 """
 
-import argparse
 import json
 from pathlib import Path
 
 import numpy as np
 from flax import nnx
 
+from recjax.arguments import Parser
 from recjax.config import load_config
 from recjax.convert.language_model import language_model, write_language_model
-from recjax.errors import InputError
+from recjax.errors import run_script
 from recjax.models.definition import params_of
 from recjax.models.language import find_family
 from recjax.recsysllm.passages import plain
@@ -59,7 +59,7 @@ def new_model(name: str, texts: list[str], folder: Path, vocab_size: int) -> Non
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--config", required=True, help="of RecSysLLM, with the source tasks")
     parser.add_argument("--prompt", required=True, choices=PROMPTS, metavar="ID")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
@@ -68,22 +68,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--vocab-size", type=int, default=4000, help="of new models (4000)")
     args = parser.parse_args(argv)
     changes = [("data.store", args.store)] if args.store else []
-    try:
-        config = build_config(load_config(args.config, changes, complete)[0])
-        system = load_system(config.system)
-        store = system.store(config, True)
-        found = pairs(system.run(system.settled(config, store), store, None).source, args.prompt)
-        args.out.mkdir(parents=True, exist_ok=True)
-        for name, rows in found.items():
-            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            (args.out / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-        texts = [row["prompt"] + row["answer"] for row in found["train"]]
-        for name in args.new:
-            new_model(name, texts, args.out, args.vocab_size)
-    except InputError as error:
-        parser.error(str(error))
+    config = build_config(load_config(args.config, changes, complete)[0])
+    system = load_system(config.system)
+    store = system.store(config, True)
+    found = pairs(system.run(system.settled(config, store), store, None).source, args.prompt)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, rows in found.items():
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (args.out / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    texts = [row["prompt"] + row["answer"] for row in found["train"]]
+    for name in args.new:
+        new_model(name, texts, args.out, args.vocab_size)
     print({name: len(rows) for name, rows in found.items()})
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

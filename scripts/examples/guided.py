@@ -9,7 +9,6 @@ Without `--csv` the example simulates a small log, and scores its books on aspec
 for your own data.
 """
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import recjax
+from recjax.arguments import Parser
 from recjax.cli import main as command
 from recjax.data.attributes import multi_hot
 from recjax.data.simulate import SimulateConfig, simulate, write_raw
@@ -26,7 +26,7 @@ from recjax.guided.score_files import write_scores
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, help="keeps the store, the scores and the runs")
     parser.add_argument("--csv", type=Path, help="one row per interaction, with a header")
     parser.add_argument("--scores", type=Path, help="item_id and a column for each aspect")

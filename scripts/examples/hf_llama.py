@@ -7,7 +7,6 @@
 Without `--model` the example writes a tiny LLaMA with random weights in Hugging Face's form.
 """
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 import recjax
+from recjax.arguments import Parser
 from recjax.convert.language_model import language_model, write_language_model
 from recjax.errors import run_script
 from recjax.models.definition import params_of
@@ -40,7 +40,7 @@ def write_tiny(folder: Path) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, help="keeps the models")
     parser.add_argument("--model", type=Path, help="a Hugging Face folder of a LLaMA")
     parser.add_argument("--dtype", help="float32, bfloat16 or float16; default: the files' own")

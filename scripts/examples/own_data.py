@@ -8,18 +8,18 @@ Without `--csv` the example simulates a small log. It trains two short epochs; r
 your own data (`configs/recommenders/table_sasrec.py` has a full recipe).
 """
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import recjax
+from recjax.arguments import Parser
 from recjax.data.simulate import SimulateConfig, simulate, write_raw
 from recjax.errors import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, help="keeps the store and the run")
     parser.add_argument("--csv", type=Path, help="one row per interaction, with a header")
     parser.add_argument("--user", default="user", help="name of the user's column")

@@ -8,7 +8,6 @@ The sizes show the way, not the quality: a language model this small names hardl
 `scripts/quickstart.sh` trains them.
 """
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import jax
 import numpy as np
 
 import recjax
+from recjax.arguments import Parser
 from recjax.errors import run_script
 from recjax.interpreter.adapters import Config as AdapterConfig
 from recjax.interpreter.starting import StartConfig
@@ -67,7 +67,7 @@ def states(run, histories: list[np.ndarray]) -> np.ndarray:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, help="keeps the runs")
     args = parser.parse_args(argv)
     folder = args.folder or Path(tempfile.mkdtemp())

@@ -10,12 +10,12 @@ has both in bars, sequences as numbers and as text, and cases: what a reader rea
 and what the model says. It takes ten minutes of one core's time.
 """
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import recjax
+from recjax.arguments import Parser
 from recjax.errors import run_script
 from recjax.report.page import write_report
 from recjax.report.sections import Bars, Case, Cases, Item, Table, write_results
@@ -38,7 +38,7 @@ RATING = ("rating/rmse", "rating/expected/rmse", "rating/baseline/rmse")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, help="keeps the runs")
     parser.add_argument("--epochs", type=float, default=4.0)
     parser.add_argument("--users", type=int, default=SMALL["data.options.users"])

@@ -69,9 +69,21 @@ def test_evaluate_without_json_prints_nothing_on_stdout(recjax, config, tmp_path
     ("arguments", "message"),
     [
         (["train", "--config=CONFIG"], "the following arguments are required: --workdir"),
-        (["fly"], "argument COMMAND: invalid choice: 'fly'"),
+        (["fly"], "argument COMMAND: invalid choice: 'fly'; known: convert, "),
+        (
+            ["trian", "--workdir=W"],
+            "argument COMMAND: invalid choice: 'trian'; did you mean 'train'?",
+        ),
+        (["train", "--wordkir=W"], "unknown flag '--wordkir'; did you mean '--workdir'?"),
+        (["train", "--train.epochs=3"], "a config's key is written --config.train.epochs=3; see"),
+        (["recommend", "--user=7"], "'--user'; did you mean '--users'?; see `recjax recommend -"),
+        (["evaluate", "--workdir=W", "--split=tset"], "'tset'; did you mean 'test'?"),
+        (["evaluate", "--workdir=W", "1,", "1)"], "unknown argument '1,'; a value with blanks"),
         (["prepare", "--config=nowhere.py"], "--config: no file nowhere.py"),
-        (["prepare", "--config=CONFIG", "--confg.seed=1"], "unknown argument '--confg.seed=1'"),
+        (
+            ["prepare", "--config=CONFIG", "--confg.seed=1"],
+            "'--confg.seed'; a config's key is written --config.seed",
+        ),
         (["prepare", "--config=CONFIG", "--config.seed"], "argument '--config.seed' has no value"),
         (
             ["prepare", "--config=CONFIG", "--config.data.sorce=x"],

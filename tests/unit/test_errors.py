@@ -58,7 +58,10 @@ def test_an_error_keeps_both_ends_whatever_it_repeats():
 
 
 def test_a_script_ends_with_one_line(capsys):
-    run_script(lambda: 3)
+    for status, expected in ((3, 3), (None, None)):
+        with pytest.raises(SystemExit) as end:
+            run_script(lambda status=status: status)
+        assert end.value.code == expected
 
     def fails():
         raise InputError("log.csv: no such file")

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "recjax"
 # no jax.
 LAYERS = (
     ("lazy", "systems"),
-    ("errors", "typing", "ranges", "config", "paths"),
+    ("errors", "typing", "ranges", "config", "paths", "arguments"),
     ("array_files", "json_files", "memory", "locks"),
     ("signals", "sharded"),
     ("replace",),

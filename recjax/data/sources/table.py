@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from recjax.config import nearest
+from recjax.config import listed
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
 from recjax.data.sources._blocks import Places, add_blocks
 from recjax.data.sources._lines import (
@@ -279,8 +279,7 @@ def _check(path: Path, form: _Form, found: list[str], more: str = "") -> None:
     for option, column in form.columns.items():
         if column not in found:
             raise InputError(
-                f"{path}: no column '{column}' ({form.prefix}{option}); "
-                f"{nearest(column, found)}{more}"
+                f"{path}: no column '{column}' ({form.prefix}{option}); {listed(found)}{more}"
             )
     for column in found if form.whole else form.columns.values():
         if column and found.count(column) > 1:

@@ -259,7 +259,7 @@ def test_csv_with_other_names_and_dates(tmp_path):
     assert rows == [("ann", "x"), ("bob", "y")]
     assert log.timestamps.tolist() == [1577923200, 60] and log.ratings.tolist() == [4.5, 1]
     assert catalog == {"x": {"title": "A, B"}, "y": {"title": 'C "D"'}}
-    with pytest.raises(InputError, match=r"no column 'whoo' \(config.data.options.user\); did you"):
+    with pytest.raises(InputError, match=r"no column 'whoo' \(config.data.options.user\); known: "):
         read(table, path, **options | {"user": "whoo"})
 
 
