@@ -2,7 +2,8 @@
 
 Scores are the base run's, plus `weight` times the inner product of the user's and the item's
 standardised columns. The weight is the one of `weights` whose validation metric is best; 0 is
-always among them, so nothing is added where nothing helps.
+always among them, so nothing is added where nothing helps. The paper has no such way: it trains the
+recommender with the guided part (`recjax.guided.refine`).
 
     recjax train --config=configs/guided/ml100k_refined.py:fused --workdir=runs/fused \
         --config.base=runs/base

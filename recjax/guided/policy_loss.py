@@ -18,10 +18,13 @@ from recjax.typing import Array
 def advantages(rewards: Array, *, scale: bool = False) -> Array:
     """Rewards [B G ...] less the mean of the group's others; zero on average.
 
+    The leave-one-out baseline of REINFORCE (Kool et al. 2019). GRPO (Shao et al. 2024) subtracts
+    the mean of all G, which is the same up to the factor G / (G - 1).
+
     Args:
         rewards: of G answers to one question, independent draws.
-        scale: divide by the group's deviation. The gradient's direction is then no longer that of
-            the mean reward: groups that differ little weigh as much as others.
+        scale: divide by the group's deviation, as GRPO does. The gradient's direction is then no
+            longer that of the mean reward: groups that differ little weigh as much as others.
     """
     size = rewards.shape[1]
     # Less the first one: a group of equal rewards is all 0, without the rounding of its mean, which
@@ -96,9 +99,10 @@ def policy_loss(
 def divergence(log_probs: Array, start: Array, real: Array | None = None) -> Array:
     """The sum over B of the mean answer's divergence from the start.
 
-    Schulman's estimate, never negative and of little variance, as in GRPO: its mean is the
-    divergence of the policy from the start, and its gradient's mean that of the start from the
-    policy, decision by decision; both are least where the two are equal.
+    Schulman's third estimate ("Approximating KL divergence", 2020), never negative and of little
+    variance, as in GRPO (Shao et al. 2024, equation 4): its mean is the divergence of the policy
+    from the start, and its gradient's mean that of the start from the policy, decision by decision;
+    both are least where the two are equal.
 
     Args:
         log_probs: [B G D] of decisions that the policy drew.

@@ -1,5 +1,8 @@
 """Rewards of users' scores: how well they rank the users' own items. All runs on the devices.
 
+The two tasks of guided embedding refinement (section 4.2.1): the base one, next items by the mean
+reciprocal rank, and the classification of items as liked or not, by the AUC.
+
 Letters: B users, G answers of each, A aspects, I items and padding, C candidates; leading axes are
 free.
 """

@@ -1,4 +1,4 @@
-"""Scores of items and users on aspects, by a language model.
+"""Scores of items and users on aspects, by a language model (the paper's equations 3 and 4).
 
     rate = Rater(load_llm("FOLDER"), aspect_set("movies"), "item")
     rated = rate([item_text(record) for record in store.catalog[1:]])

@@ -5,8 +5,8 @@ Letters: B documents a batch, T row length in tokens, R packed rows.
 A text has two parts. Part A is the text with a mask in place of each span, read in both directions.
 Part B is the spans, one after the other, each begun by `<sop>` and ended by `<eop>`, written from
 left to right. Each token has two positions: an outer one, that of its mask in part A, and an inner
-one, 0 in part A and 1, 2, ... in each span. See THUDM/GLM, `blocklm_utils.py`; third_party says
-where we differ.
+one, 0 in part A and 1, 2, ... in each span. See GLM (Du et al. 2022, Figure 2 and section 2.1) and
+THUDM/GLM, `blocklm_utils.py`; third_party says where we differ.
 """
 
 import dataclasses

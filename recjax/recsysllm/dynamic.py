@@ -1,4 +1,6 @@
-"""Dynamic positions (RecSysLLM, Figure 2): inner positions of tokens as they are written.
+"""Dynamic positions: inner positions of tokens as they are written.
+
+The paper's "Inference Phase" and Figure 2 (Chu et al. 2023).
 
 The rule of `entities.EntityPool.written`, one token a row at a time, inside a jitted loop. The
 state lives in the loop's cache and moves with its rows where beams are reordered.

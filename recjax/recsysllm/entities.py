@@ -2,9 +2,10 @@
 
 An entity (an item's title, an attribute) is read and written as a whole. Where a text is read, the
 tokens of an entity that stands whole in it have 1, 2, ..., and all others 0. Where a text is
-written, nothing after a token is known yet, so one rule holds in training and generation (Figure 2
-of the paper): `<sop>` has 1 and the token after it 2; then the position grows while the tokens
-since its last start, or since `<sop>`, still begin some entity, and else starts at 1 again.
+written, nothing after a token is known yet, so one rule holds in training and generation (Chu et
+al. 2023, "Positional Encoding" and Figure 2): `<sop>` has 1 and the token after it 2; then the
+position grows while the tokens since its last start, or since `<sop>`, still begin some entity, and
+else starts at 1 again.
 """
 
 from collections.abc import Sequence

@@ -169,23 +169,17 @@ class P5Evaluator(TaskEvaluator):
 
     by_beams = ("list", "choice")
 
-    def expected(
-        self,
-        answerer: Any,
-        params: Any,
-        passages: Sequence[Passage],
-        numbers: Sequence[float],
-    ) -> list[float]:
-        """The mean of the numbers that may be answered, by the likelihood of each."""
+    def answer_log_probs(
+        self, answerer: Any, params: Any, passages: Sequence[Passage], answers: Sequence[str]
+    ) -> np.ndarray:
+        """See `TaskEvaluator`."""
         del answerer
         asked = [
-            dataclasses.replace(passage, answer=(Piece(f"{n:g}"),))
+            dataclasses.replace(passage, answer=(Piece(answer),))
             for passage in passages
-            for n in numbers
+            for answer in answers
         ]
-        loss = self.blanks.scores(params, asked)[0].reshape(len(passages), len(numbers))
-        weights = np.exp(loss.min(axis=1, keepdims=True) - loss)
-        return (weights @ np.array(numbers) / weights.sum(axis=1)).tolist()
+        return -self.blanks.scores(params, asked)[0].reshape(len(passages), len(answers))
 
     def choices(self, answerer: Any, params: Any, passages: Sequence[Passage]) -> np.ndarray:
         """The rank of each right candidate among those that the beams find; infinite = none."""

@@ -1,16 +1,19 @@
 """Training data of RecSysLLM: blanks that respect entities, in texts and after tasks' questions.
 
-Three switches make RecSysLLM's data of GLM's, each alone:
+Three switches make RecSysLLM's data (Chu et al. 2023, "Training Phase", Figure 1) of GLM's, each
+alone:
 
-| switch | on | off, as in GLM |
-|---|---|---|
-| `entities.whole` | an entity is blanked as a whole or not at all | blanks begin and end anywhere |
-| `blanks.shuffle` off | blanks are written in the text's order | in random order |
-| `entities.positions` | inner positions count inside entities | 0 in part A, then 1, 2, ... |
+| switch | the paper's | on | off, as in GLM |
+|---|---|---|---|
+| `entities.whole` | Mask Mechanism | an entity is blanked whole, or not | blanks begin anywhere |
+| `blanks.shuffle` off | Span Order | blanks are written in the text's order | in random order |
+| `entities.positions` | Positional Encoding | inner positions count in entities | 0, 1, 2, ... |
 
-Spans are drawn over units: an entity is one unit, any other
-token is one too. So the share of a text that is blanked, the length of a span and the 50 to 100 %
-of a long one are counted in units. No entity ends a sentence, whatever marks it holds.
+Spans are drawn over units, of which the paper says nothing: an entity is one unit, any other token
+is one too. So the share of a text that is blanked, the length of a span and the 50 to 100 % of a
+long one are counted in units. No entity ends a sentence, whatever marks it holds.
+
+Letters: B passages, n their tokens, T row length, V vocabulary.
 """
 
 import dataclasses

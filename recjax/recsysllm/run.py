@@ -1,4 +1,4 @@
-"""A run of RecSysLLM: a language model learns to fill blanks (GLM's Eq. 1).
+"""A run of RecSysLLM: a language model learns to fill blanks (Chu et al. 2023, equation 1).
 
     recjax train --config=configs/recsysllm/sample_glm.py --workdir=runs/glm
 
@@ -10,6 +10,11 @@ loss of blanks in texts that are held out is measured.
 A family with two rows of positions reads a text both ways, and its blanks from left to right. A
 causal family gets the same data: the text with its masks, then its blanks, at places 0, 1, 2, ...;
 with `prefix` it reads the text both ways, too.
+
+Deviations from the paper: prompts in our own words; numbers of users and items tell no order
+(`recjax.recsysllm.tasks`); blanks are drawn over units (`recjax.recsysllm.pretrain`); answers that
+are items are written by beams that a trie holds to the catalogue, and given ones are ranked by
+likelihood, of which the paper says nothing.
 
 The best checkpoint ends as WORKDIR/hf (or WORKDIR/adapter), which `recjax.load_llm(WORKDIR)` reads.
 

@@ -31,7 +31,7 @@ from recjax.evaluation.ranking import rank_values
 from recjax.evaluation.text import list_rank, number_errors, text_metrics
 from recjax.recsysllm.answers import Answerer, AnswersConfig
 from recjax.recsysllm.candidates import option_scores
-from recjax.recsysllm.passages import Passage, Piece, named, plain
+from recjax.recsysllm.passages import Passage, Piece, Pieces, named, plain
 from recjax.recsysllm.prompts import HELD_OUT, PROMPTS, Family
 
 # Measured, in this order; the first of a kind that is trained gives the metrics without an id.
@@ -178,35 +178,33 @@ class TaskEvaluator:
     ) -> dict[str, float]:
         """The metrics of a prompt, by their names without the prefix."""
         kind, family = kind_of(id), PROMPTS[id].family
-        cutoffs = self._cutoffs(kind)
         if kind == "list":
-            out: dict[str, float] = {}
-            for protocol, ranks in self.ranks(answerer, chosen, passages).items():
-                out |= _means(protocol, ranks, cutoffs)
-            asked = passages[: self._config.free]
-            lines = [line for lines in answerer.titles(asked, free=True) for line in lines]
-            out["gen/valid_ratio"] = float(np.mean([bool(items) for items, _ in lines]))
-            return out
+            return self._of_lists(answerer, chosen, passages)
         if kind == "choice":
-            return _means(self._uni, self.choices(answerer, params, passages), cutoffs)
-        answers = [plain(p.answer or ()) for p in passages]
+            ranks = self.choices(answerer, params, passages)
+            return _means(self._uni, ranks, self._cutoffs(kind))
         written = answerer.texts([dataclasses.replace(p, answer=()) for p in passages])
+        answers = [plain(p.answer or ()) for p in passages]
         if kind == "number":
             known = self._training(id, float)
-            mean = float(np.mean(known))
-            targets = [float(a) for a in answers]
-            how = {"fallback": mean, "least": min(known), "most": max(known)}
-            scores = number_errors(written, targets, **how)
             expected = self.expected(answerer, params, passages, sorted(set(known)))
-            errors = number_errors([f"{e}" for e in expected], targets, **how)
-            scores |= {f"expected/{m}": errors[m] for m in _EXPECTED}
-            trivial = number_errors([f"{mean}"] * len(targets), targets, **how)
+            found = _of_numbers(written, expected, answers, known)
         else:
-            scores = text_metrics(written, answers)
             common = collections.Counter(self._training(id, str)).most_common(1)[0][0]
+            found = text_metrics(written, answers)
             trivial = text_metrics([common] * len(answers), answers)
-        out = {f"{family}/{key}": value for key, value in scores.items()}
-        return out | {f"{family}/baseline/{key}": value for key, value in trivial.items()}
+            found |= {f"baseline/{key}": value for key, value in trivial.items()}
+        return {f"{family}/{key}": value for key, value in found.items()}
+
+    def _of_lists(
+        self, answerer: Answerer, chosen: np.ndarray, passages: Sequence[Passage]
+    ) -> dict[str, float]:
+        out: dict[str, float] = {}
+        for protocol, ranks in self.ranks(answerer, chosen, passages).items():
+            out |= _means(protocol, ranks, self._cutoffs("list"))
+        free = answerer.titles(passages[: self._config.free], free=True)
+        valid = [bool(items) for lines in free for items, _ in lines]
+        return out | {"gen/valid_ratio": float(np.mean(valid))}
 
     def expected(
         self,
@@ -216,14 +214,36 @@ class TaskEvaluator:
         numbers: Sequence[float],
     ) -> list[float]:
         """The mean of the numbers that may be answered, by the likelihood of each."""
-        options = [[(Piece(f"{n:g}"),) for n in numbers]] * len(passages)
+        answers = [f"{n:g}" for n in numbers]
+        scores = self.answer_log_probs(answerer, params, passages, answers)
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return (weights @ np.array(numbers) / weights.sum(axis=1)).tolist()
+
+    def answer_log_probs(
+        self,
+        answerer: Answerer,
+        params: Any,
+        passages: Sequence[Passage],
+        answers: Sequence[str],
+    ) -> np.ndarray:
+        """[n K] the log-probability of each of K answers to each of n questions."""
+        options = [[(Piece(answer),) for answer in answers]] * len(passages)
+        return np.stack(self._option_scores(answerer, params, passages, options, mean=False))
+
+    def _option_scores(
+        self,
+        answerer: Answerer,
+        params: Any,
+        passages: Sequence[Passage],
+        options: Sequence[Sequence[Pieces]],
+        *,
+        mean: bool,
+    ) -> list[np.ndarray]:
         blanks = self.blanks
-        args = (answerer.blanking, blanks.config, blanks.predict, params, passages, options)
-        out = []
-        for scores in option_scores(*args, mean=False, sharding=blanks.sharding):
-            weights = np.exp(scores - scores.max())
-            out.append(float(np.sum(weights * numbers) / np.sum(weights)))
-        return out
+        return option_scores(
+            answerer.blanking, blanks.config, blanks.predict, params, passages, options,
+            mean=mean, sharding=blanks.sharding,
+        )  # fmt: skip
 
     def _training(self, id: str, form: Callable[[str], Any]) -> list[Any]:
         """The answers of the training part to a prompt; to a text's, those of all of its family."""
@@ -260,17 +280,35 @@ class TaskEvaluator:
     def choices(self, answerer: Answerer, params: Any, passages: Sequence[Passage]) -> np.ndarray:
         """The pessimistic rank of each right candidate."""
         options = [[named([name]) for name in passage.options] for passage in passages]
-        blanks = self.blanks
-        scores = option_scores(
-            answerer.blanking, blanks.config, blanks.predict, params, passages, options,
-            sharding=blanks.sharding,
-        )  # fmt: skip
+        scores = self._option_scores(answerer, params, passages, options, mean=True)
         ranks = []
         for passage, values in zip(passages, scores, strict=True):
             right = passage.options.index((passage.answer or ())[0].text)
             others = np.delete(values, right)
             ranks.append(1 + int(np.sum(~(others < values[right]))))
         return np.array(ranks, np.float64)
+
+
+def _of_numbers(
+    written: Sequence[str],
+    expected: Sequence[float],
+    answers: Sequence[str],
+    known: Sequence[float],
+) -> dict[str, float]:
+    """Errors of the numbers in n texts, of n expected ones, and of the mean of the known ones."""
+    mean = float(np.mean(known))
+    targets = list(map(float, answers))
+
+    def errors(texts: Sequence[str]) -> dict[str, float]:
+        return number_errors(texts, targets, fallback=mean, least=min(known), most=max(known))
+
+    of_expected = errors([f"{e}" for e in expected])
+    trivial = errors([f"{mean}"] * len(targets))
+    return (
+        errors(written)
+        | {f"expected/{name}": of_expected[name] for name in _EXPECTED}
+        | {f"baseline/{name}": value for name, value in trivial.items()}
+    )
 
 
 def _means(protocol: str, ranks: np.ndarray, cutoffs: Sequence[int]) -> dict[str, float]:

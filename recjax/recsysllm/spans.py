@@ -1,4 +1,10 @@
-"""Which parts of a text are blanked: GLM's command tokens, and its three ways to draw spans."""
+"""Which parts of a text are blanked: GLM's command tokens, and its three ways to draw spans.
+
+GLM (Du et al. 2022, section 2.1) and its `blocklm_utils.py`: short spans with Poisson lengths
+(autoregressive blank infilling), whole sentences, one long span (multi-task pre-training).
+
+Letters: B texts, n their tokens, K spans, V vocabulary.
+"""
 
 import dataclasses
 from collections.abc import Mapping
