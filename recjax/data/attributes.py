@@ -46,9 +46,19 @@ class Attributes:
         values = self.values[self.known]
         if not len(values):
             return self.values
-        deviation = values.std(0)
-        scaled = (self.values - values.mean(0)) / np.where(deviation > 0, deviation, 1.0)
+        mean, deviation = moments(values)
+        scaled = (self.values - mean) / deviation
         return np.where(self.known[:, None], scaled, 0.0).astype(np.float32)
+
+
+def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation [A] of columns [n A]; of one that is the same everywhere its value and 1.
+
+    The mean of equal numbers is rounded, and would leave a deviation that is nothing else.
+    """
+    alike = values.max(0) == values.min(0)
+    mean = np.where(alike, values[0], values.mean(0))
+    return mean, np.where(alike, np.float32(1), values.std(0))
 
 
 def multi_hot(catalog: Catalog, key: str, at_least: int = 1) -> Attributes:

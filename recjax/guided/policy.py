@@ -39,6 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from recjax.config import build, to_plain
+from recjax.data.attributes import moments
 from recjax.data.prepare import read_options
 from recjax.data.store import Store
 from recjax.errors import InputError
@@ -177,8 +178,7 @@ class PolicyRun(AdaptingRun):
         """Standardised scores of the items [I A], the mean and deviation of an aspect, a teacher's
         ratings [U A] (-1 = none)."""
         known = self.items.known.sum(1) > 0
-        mean = self.items.values[known].mean(0)
-        deviation = np.maximum(self.items.values[known].std(0), 1e-6)
+        mean, deviation = moments(self.items.values[known])
         items = np.where(known[:, None], (self.items.values - mean) / deviation, 0.0)
         out = {"items": items.astype(np.float32), "mean": mean, "deviation": deviation}
         if self.config.reward.teacher:

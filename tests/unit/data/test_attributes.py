@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recjax.data.attributes import multi_hot, numbers, read_scores
+from recjax.data.attributes import Attributes, moments, multi_hot, numbers, read_scores
 from recjax.errors import InputError
 
 CATALOG = [
@@ -37,6 +37,10 @@ def test_numbers_and_standardizing():
 def test_a_constant_column_is_standardized_to_zero():
     same = numbers([None, {"key": "a", "n": 4}, {"key": "b", "n": 4}], "n")
     assert not same.standardized().any()
+    long = np.full((1000, 1), 7.3, np.float32)  # whose mean is rounded
+    assert long.mean() != long[0, 0]
+    same = Attributes(("a",), long, np.ones(1000, bool))
+    assert not same.standardized().any() and moments(long)[1] == 1
 
 
 def test_scores_by_raw_id(tmp_path):
