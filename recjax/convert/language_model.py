@@ -207,6 +207,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 _COMPANIONS = (
     "tokenizer.json",
     "tokenizer.model",
+    "spiece.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",

@@ -20,6 +20,7 @@ GLM_COMMANDS = (
     "<|startofpiece|>", "<|endofpiece|>", "[CLS]", "[MASK]", "[SEP]", "[UNK]", "[gMASK]", "[sMASK]",
     "[dBLOCK]",
 )  # fmt: skip
+T5_PIECES = "spiece.model"  # SentencePiece's, with sentinels behind its ids
 END_PIECES = ("<|endofpiece|>", "<eop>")  # end what is written in a blank
 _GLM_CLASSES = (
     "GLMGPT2Tokenizer", "GLMChineseTokenizer", "GLMBertTokenizer", "GLMRobertaTokenizer",
@@ -76,7 +77,7 @@ def folder_ends(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Tokens that the folder of a tokenizer's main file puts before and after a text.
 
-    By the post-processor of a tokenizer.json; by the rule of GLM and ChatGLM; else by
+    By the post-processor of a tokenizer.json; by the rule of GLM, ChatGLM and T5; else by
     `add_bos_token` and `add_eos_token`.
 
     Raises:
@@ -95,7 +96,7 @@ def folder_ends(
         return tuple(tuple(index) for index in found)  # type: ignore[return-value]
     llama = isinstance(engine, SentencePieceEngine) and "bos" in ids
     wanted = {"bos": llama if settings.add_bos is None else settings.add_bos}
-    wanted["eos"] = bool(settings.add_eos)
+    wanted["eos"] = main.name == T5_PIECES if settings.add_eos is None else settings.add_eos
     for role, on in wanted.items():
         if on and role not in ids:
             file = main.with_name(CONFIG)

@@ -159,10 +159,11 @@ class SentencePieceEngine:
     """A SentencePiece model.
 
     Args:
-        path: `tokenizer.model`.
+        path: `tokenizer.model`, or T5's `spiece.model`.
         added: tokens beyond the model's: name -> (id, whether it is a control token).
         legacy: the model's blank comes before the text after an added or control token, too.
         going_on: texts that begin get no blank before them either (`add_prefix_space: false`).
+        sentinels: of T5, control tokens whose ids follow the model's, the last one first.
     """
 
     usual: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -173,6 +174,7 @@ class SentencePieceEngine:
         added: dict[str, tuple[int, bool]],
         legacy: bool = False,
         going_on: bool = False,
+        sentinels: int = 0,
     ):
         from sentencepiece import SentencePieceProcessor
 
@@ -185,6 +187,8 @@ class SentencePieceEngine:
             reason = "a tiktoken file; expected" if is_tiktoken(path) else "damaged, or not"
             raise InputError(f"{path}: {reason} a SentencePiece model") from error
         pieces = self.model.vocab_size()
+        last = pieces + sentinels - 1
+        added = {f"<extra_id_{k}>": (last - k, True) for k in range(sentinels)} | added
         self._added = {name: k for name, k in added.items() if k[0] >= pieces}
         self._names = {index: name for name, (index, _) in self._added.items()}
         self.size = 1 + max([pieces - 1, *self._names])
@@ -193,6 +197,7 @@ class SentencePieceEngine:
         }
         self._controls |= {name: k for name, (k, control) in self._added.items() if control}
         self._anchor = self.model.encode(_ANCHOR)
+        self._anchor_size = len(self.model.decode(self._anchor))  # unknown, it is another text
 
     @property
     def controls(self) -> frozenset[str]:
@@ -229,7 +234,7 @@ class SentencePieceEngine:
 
         def flush() -> str:
             if out:  # the model drops the blank before a text's first word
-                return self.model.decode([*self._anchor, *run])[len(_ANCHOR) :] if run else ""
+                return self.model.decode([*self._anchor, *run])[self._anchor_size :] if run else ""
             return self.model.decode(run)
 
         for index in map(int, ids):

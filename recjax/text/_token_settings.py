@@ -49,6 +49,7 @@ class Settings:
         legacy: a SentencePiece model puts its blank before what follows a token that was added,
             too.
         kind: `tokenizer_class` without "Fast".
+        sentinels: `extra_ids` of T5.
     """
 
     add_bos: bool | None = None
@@ -56,6 +57,7 @@ class Settings:
     prefix: bool | None = None
     legacy: bool = False
     kind: str = ""
+    sentinels: int = 100
 
 
 def read_settings(folder: Path) -> Settings:
@@ -76,12 +78,16 @@ def read_settings(folder: Path) -> Settings:
     kind = values.get("tokenizer_class")
     if kind is not None and not isinstance(kind, str):
         raise InputError(f"{file}: 'tokenizer_class' is {short(kind)}, expected a name")
+    sentinels = values.get("extra_ids", Settings.sentinels)
+    if type(sentinels) is not int or not 0 <= sentinels < MOST:
+        raise InputError(f"{file}: 'extra_ids' is {short(sentinels)}, expected a number of tokens")
     return Settings(
         flag("add_bos_token"),
         flag("add_eos_token"),
         flag("add_prefix_space"),
         bool(flag("legacy")),
         (kind or "").removesuffix("Fast"),
+        sentinels,
     )
 
 

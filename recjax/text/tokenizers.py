@@ -22,7 +22,14 @@ from recjax.paths import check_no_pointer, home
 from recjax.text import _chatglm_engine
 from recjax.text._chatglm_engine import ChatGLMEngine
 from recjax.text._glm_engines import CHINESE, WORDS, GLMChineseEngine, word_pieces
-from recjax.text._token_ends import Engine, add_ends, folder_ends, gpt2_added, is_glm
+from recjax.text._token_ends import (
+    T5_PIECES,
+    Engine,
+    add_ends,
+    folder_ends,
+    gpt2_added,
+    is_glm,
+)
 from recjax.text._token_engines import FastEngine, SentencePieceEngine, check_texts, is_tiktoken
 from recjax.text._token_settings import (
     CONFIG,
@@ -36,7 +43,8 @@ from recjax.text._token_settings import (
 SOFT = "{soft}"
 # What a folder with a tokenizer has one of, the first of them first.
 FILES = (
-    "tokenizer.model", "tokenizer.json", "vocab.json", _chatglm_engine.FILE, CHINESE, WORDS,
+    "tokenizer.model", "tokenizer.json", T5_PIECES, "vocab.json", _chatglm_engine.FILE, CHINESE,
+    WORDS,
 )  # fmt: skip
 _PADDED_TO = (8, 16, 32, 64, 128, 256)  # multiples that embeddings are rounded up to
 
@@ -262,10 +270,11 @@ def load_tokenizer(path: str | Path, *, size: int | None = None) -> Tokenizer:
     """The tokenizer in a folder, or of one file.
 
     A folder is read from tokenizer.model (SentencePiece) where it has one, else from
-    tokenizer.json, else from vocab.json and merges.txt, else from ChatGLM's ice_text.model, the
-    cog-pretrain.model of Chinese GLMs, or BERT's vocab.txt. A vocabulary of GPT-2, RoBERTa or BERT
-    in a folder of GLM gets GLM's command tokens by their ids. Which tokens begin, end and pad a
-    text say tokenizer_config.json, special_tokens_map.json, config.json, else their names.
+    tokenizer.json, else from T5's spiece.model, else from vocab.json and merges.txt, else from
+    ChatGLM's ice_text.model, the cog-pretrain.model of Chinese GLMs, or BERT's vocab.txt. A
+    vocabulary of GPT-2, RoBERTa or BERT in a folder of GLM gets GLM's command tokens by their ids.
+    Which tokens begin, end and pad a text say tokenizer_config.json, special_tokens_map.json,
+    config.json, else their names.
 
     Args:
         path: a folder, or a `.model` or `.json` file in it.
@@ -285,7 +294,8 @@ def load_tokenizer(path: str | Path, *, size: int | None = None) -> Tokenizer:
         if not found:
             raise InputError(
                 f"{folder}: no tokenizer there; expected tokenizer.model, tokenizer.json, "
-                f"vocab.json and merges.txt, {_chatglm_engine.FILE}, {CHINESE} or {WORDS}"
+                f"{T5_PIECES}, vocab.json and merges.txt, {_chatglm_engine.FILE}, {CHINESE} or "
+                f"{WORDS}"
             )
         main = found[0]
     else:
@@ -304,7 +314,10 @@ def load_tokenizer(path: str | Path, *, size: int | None = None) -> Tokenizer:
         others = ("added_tokens.json", *CONFIGS)
     elif main.suffix == ".model":
         going_on = settings.prefix is False
-        engine = SentencePieceEngine(main, added_tokens(folder), settings.legacy, going_on)
+        sentinels = settings.sentinels if main.name == T5_PIECES else 0
+        engine = SentencePieceEngine(
+            main, added_tokens(folder), settings.legacy, going_on, sentinels
+        )
         others = ("tokenizer.json", "added_tokens.json", *CONFIGS)
     elif main.name == "vocab.json":
         added = gpt2_added(main, is_glm(folder, settings))

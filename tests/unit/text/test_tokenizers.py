@@ -176,6 +176,38 @@ def test_tokens_added_to_a_sentencepiece_model(folders, tmp_path):
     assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["chat_template"]
 
 
+def test_a_t5_folder_with_spiece_model_alone(tmp_path):
+    """As google/t5-v1_1-* and T0 are published: sentinels behind the pieces, </s> at the end."""
+    import sentencepiece
+
+    texts = [f"The Matrix ({1900 + n}), then Heat and the Alien." for n in range(200)]
+    with (tmp_path / "spiece.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts), model_writer=file, vocab_size=40, pad_id=0, eos_id=1,
+            unk_id=2, bos_id=-1, model_type="unigram", minloglevel=2,
+        )  # fmt: skip
+    config = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "extra_ids": 100}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = load_tokenizer(tmp_path, size=140)
+    assert (tokenizer.pad_id, tokenizer.begin, tokenizer.end) == (0, (), (1,))
+    ids = tokenizer.encode("then <extra_id_0> the Alien.", special=True)
+    assert ids.count(139) == 1 and tokenizer.id_of("<extra_id_99>") == 40
+    assert tokenizer.decode(ids, skip_special=False) == "then<extra_id_0> the Alien."
+    assert tokenizer.encode_prompts(["then Heat"]) == [[*tokenizer.encode("then Heat"), 1]]
+    assert 139 not in tokenizer.encode("<extra_id_0>")  # a title may hold it
+    tokenizer.save(tmp_path / "out")
+    again = load_tokenizer(tmp_path / "out", size=140)
+    assert again.encode("then Heat") == tokenizer.encode("then Heat") and again.end == (1,)
+    import transformers
+
+    theirs = transformers.T5Tokenizer.from_pretrained(tmp_path)
+    for text in (*TEXTS[:4], "then <extra_id_0> the Alien."):
+        assert [*tokenizer.encode(text, special=True), 1] == theirs(text).input_ids
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"extra_ids": "100"}))
+    with pytest.raises(InputError, match="'extra_ids' is '100', expected a number of tokens"):
+        load_tokenizer(tmp_path)
+
+
 def test_llama_3_keeps_a_tiktoken_file_beside_its_json(small, tmp_path):
     small.save(tmp_path)
     (tmp_path / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")
