@@ -181,7 +181,7 @@ class T5(StackedModel):
 
         Args:
             inputs: tokens [B S], or embeddings [B S E].
-            mask: [B S] bool, real tokens; by default all.
+            mask: [B S] bool, real tokens; by default all. Or [B S S], query by key.
             words: [B S], the number of the word that each token is of, for a model with
                 `whole_words`; 0 where there is none.
             key: of the adapters' dropout.
@@ -192,9 +192,12 @@ class T5(StackedModel):
         if words is not None and self.whole_word is not None:
             added = jnp.take(self.whole_word[...], words, axis=0, mode="fill")
             x = x + added.astype(x.dtype)
-        real = jnp.ones(x.shape[:2], bool) if mask is None else mask.astype(bool)
-        positions = jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
-        seen = make_mask(real, 0)
+        if mask is not None and mask.ndim == 3:
+            positions, seen = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2]), mask
+        else:
+            real = jnp.ones(x.shape[:2], bool) if mask is None else mask.astype(bool)
+            positions = jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
+            seen = make_mask(real, 0)
         bias = relative_bias(self.encoder_bias[...], positions, positions, self.config, True)
         graph, stacked = nnx.split(self.encoder)
 
@@ -220,6 +223,7 @@ class T5(StackedModel):
         encoder: Array | None = None,
         encoder_mask: Array | None = None,
         words: Array | None = None,
+        packed: tuple[Array, Array] | None = None,
     ) -> tuple[Array, Any]:
         """The decoder's final states [B T E], for the head; see the contract.
 
@@ -230,12 +234,20 @@ class T5(StackedModel):
             encoder: its tokens [B S] or embeddings [B S E]; with a cache, in its first call.
             encoder_mask: [B S] bool, which of them are real; by default all.
             words: see `encode`.
+            packed: of rows that hold several texts the number of each token's text, from 1 on, 0 at
+                padding: of the encoder's [B S] and of the decoder's [B T], without a cache; in
+                place of the masks.
         """
         states = None
+        if packed is not None:
+            read, written = packed
+            mask, encoder_mask = make_mask(written > 0, 1, written), make_mask(read > 0, 0, read)
+            asks = written[:, :, None] == read[:, None, :]
         ours, theirs = (None, None) if key is None else jax.random.split(key)
         if encoder is not None:
             states = self.encode(encoder, encoder_mask, words=words, key=theirs)
             encoder_mask = None if encoder_mask is None else encoder_mask.astype(bool)
+            encoder_mask = encoder_mask if packed is None else asks
         x = self.embed(inputs) if inputs.ndim == 2 else inputs
         if cache is not None:
             x, cache = self._cached(x, positions, mask, cache, states, encoder_mask)

@@ -136,9 +136,10 @@ class Layers(StackedLayers):
         return x + self.attention.merge(mix(q, k, v, bias, mask), keys[3]), kept
 
     def ask(self, x: Array, memory: Pair, real: Array | None, keys: list) -> Array:
-        """x [B T E] after attention to the encoder's keys and values, of which `real` count."""
+        """x [B T E] after attention to the encoder's keys and values, of which `real` [B M] count,
+        or [B T M] for each place."""
         q = self.cross.split(self.cross.query(self.cross_norm(x), keys[4]))
-        mask = None if real is None else real[:, None]
+        mask = real if real is None or real.ndim == 3 else real[:, None]
         return x + self.cross.merge(mix(q, *memory, None, mask), keys[7])
 
     def mlp(self, x: Array, keys: list) -> Array:

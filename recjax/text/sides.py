@@ -1,86 +1,196 @@
-"""Pairs for a model with an encoder: the prompt is read by the encoder, the decoder writes.
+"""Pairs for a model with an encoder: it reads the prompts, and the decoder writes the answers.
 
-Letters: B pairs a batch, S tokens of a prompt, T tokens of an answer, K batches a call.
+Letters: R packed rows, S tokens that the encoder reads in a row, T that the decoder writes there,
+K batches a call.
+
+Several pairs share a row, on both sides. Numbers from 1 on tell the model which tokens are of one
+pair, so packed and alone give the same result.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from recjax.text.pairs import Row, Shuffled
-from recjax.text.token_batches import NO_LABEL
+from recjax.data.pipeline import grow_rows, step_size
+from recjax.data.sequences import Packing, deal, pack
+from recjax.text.token_batches import NO_LABEL, check_processes
 
-_STRIDE = 32  # S and T are multiples: few programs
-
-
-def _width(sizes: Sequence[int]) -> int:
-    return -(-max(sizes) // _STRIDE) * _STRIDE
+_STRIDE = 32  # S and T are multiples
+_SAMPLE = 16  # batches from which the usual number of rows is taken
 
 
-def sides(rows: Sequence[Row], end: Sequence[int]) -> dict[str, np.ndarray]:
-    """Pairs as rows of an encoder and a decoder.
+class Sides(NamedTuple):
+    """The two sides of a pair, as tokens.
+
+    Attributes:
+        read: [s] of the prompt, with the end of a text.
+        written: [t] of the answer, with its end; at least one.
+        words: [s], see `recjax.models.t5.T5.encode`, or None.
+    """
+
+    read: Sequence[int] | np.ndarray
+    written: Sequence[int] | np.ndarray
+    words: np.ndarray | None = None
+
+
+class Widths(NamedTuple):
+    """S and T."""
+
+    read: int
+    written: int
+
+
+def widths_for(pairs: Sequence[Sides], read: int = 0, written: int = 0) -> Widths:
+    """Widths that fit each pair, at which rows of many such pairs fill up on both sides alike.
 
     Args:
-        rows: B of them.
-        end: ids that end a whole text, which a prompt is here.
+        pairs: all of them, or some.
+        read, written: tokens that each side has to fit, where `pairs` are some of many.
+    """
+
+    def rounded(size: float) -> int:
+        return max(1, math.ceil(size / _STRIDE)) * _STRIDE
+
+    reads = [len(pair.read) for pair in pairs]
+    writes = [len(pair.written) for pair in pairs]
+    width = rounded(max(read, *reads))
+    return Widths(width, rounded(max(written, *writes, width * sum(writes) / sum(reads))))
+
+
+def _packed(pairs: Sequence[Sides], widths: Widths) -> Packing:
+    """Pairs by rows: the fuller side counts."""
+    sizes = [
+        max(len(pair.read), math.ceil(len(pair.written) * widths.read / widths.written))
+        for pair in pairs
+    ]
+    return pack(np.array(sizes), widths.read)
+
+
+def rows_needed(pairs: Sequence[Sides], widths: Widths, multiple: int = 1) -> int:
+    """Rows that pairs are packed into, a multiple of `multiple`."""
+    return -(-_packed(pairs, widths).rows // multiple) * multiple
+
+
+def lay_out_sides(
+    pairs: Sequence[Sides], widths: Widths, rows: int, shards: int = 1
+) -> dict[str, np.ndarray]:
+    """Pairs packed into rows.
+
+    Args:
+        pairs: at least one.
+        widths: S and T, that fit each.
+        rows: R, no fewer than are needed.
+        shards: equal parts of the rows, which get about as much to write each; R is a multiple.
 
     Returns:
-        `encoder` [B S] and `real` [B S] bool; `decoder` [B T], which begins with token 0, and
-        `labels` [B T], the token that each place predicts; -100 pads.
+        All int32. Of the encoder `encoder` [R S], `read` [R S], the number of a token's pair in its
+        row, 0 at padding, and `words` [R S], where pairs have them; of the decoder `decoder` [R T],
+        in which each answer begins with token 0, `written` [R T] as `read`, `labels` [R T], the
+        token that each place predicts, -100 at padding, and `pairs` [R T], the index of the pair.
     """
-    read = [[*row.tokens[: row.learned], *end] for row in rows]
-    encoder = np.zeros((len(rows), _width([len(ids) for ids in read])), np.int32)
-    real = np.zeros(encoder.shape, bool)
-    width = _width([len(row.tokens) - row.learned for row in rows])
-    labels = np.full((len(rows), width), NO_LABEL, np.int32)
-    for n, (ids, row) in enumerate(zip(read, rows, strict=True)):
-        encoder[n, : len(ids)], real[n, : len(ids)] = ids, True
-        labels[n, : len(row.tokens) - row.learned] = row.tokens[row.learned :]
-    decoder = np.pad(np.maximum(labels[:, :-1], 0), ((0, 0), (1, 0)))
-    return {"encoder": encoder, "real": real, "decoder": decoder, "labels": labels}
+    packing = _packed(pairs, widths)
+    row = packing.row
+    if shards > 1:
+        load = np.bincount(row, [len(pair.written) for pair in pairs], rows)
+        row = np.argsort(deal(load, shards).reshape(-1))[row]
+    with_words = pairs[0].words is not None
+    out = {name: np.zeros((rows, widths.read), np.int32) for name in ("encoder", "read", "words")}
+    for name in ("decoder", "written", "pairs"):
+        out[name] = np.zeros((rows, widths.written), np.int32)
+    out["labels"] = np.full((rows, widths.written), NO_LABEL, np.int32)
+    begin_read, begin_written, count = np.zeros((3, rows), np.int64)
+    for k in np.lexsort((packing.column, row)):
+        pair, r = pairs[k], row[k]
+        count[r] += 1
+        read = slice(begin_read[r], begin_read[r] + len(pair.read))
+        written = slice(begin_written[r], begin_written[r] + len(pair.written))
+        begin_read[r], begin_written[r] = read.stop, written.stop
+        out["encoder"][r, read], out["read"][r, read] = pair.read, count[r]
+        if pair.words is not None:
+            out["words"][r, read] = pair.words
+        out["labels"][r, written], out["written"][r, written] = pair.written, count[r]
+        out["decoder"][r, written.start + 1 : written.stop] = pair.written[:-1]
+        out["pairs"][r, written] = k
+    return out if with_words else {name: a for name, a in out.items() if name != "words"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SidedBatches:
-    """Training batches of `sides`; a batch = f(step).
+    """Training batches: an endless stream of pairs, cut every `per_step`; a batch = f(step).
 
     Attributes:
-        rows: the pairs, shuffled without end.
-        end: see `sides`.
-        per_step: B of all processes.
-        process: this process, and how many there are; each makes its part.
+        pairs: those at places of the stream.
+        epoch: pairs of an epoch.
+        widths: S and T.
+        batch_size: pairs of a step, over all processes.
+        row_multiple: this process's devices, each with as many rows; R is a multiple.
+        process: this process's (index, count); each makes its part.
         agree: what all processes take of several numbers (the most).
     """
 
-    rows: Shuffled[Row]
-    end: Sequence[int]
-    per_step: int
+    pairs: Callable[[Sequence[int]], Sequence[Sides]]
+    epoch: int
+    widths: Widths
+    batch_size: int
+    row_multiple: int = 1
     process: tuple[int, int] = (0, 1)
     agree: Callable[[list[int]], list[int]] = list
 
+    def __post_init__(self):
+        check_processes(self.batch_size, self.process)
+
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in which every pair is seen about once."""
-        return max(1, round(len(self.rows) / self.per_step))
+        """Steps in which every pair of an epoch is seen about once."""
+        return max(1, round(self.epoch / self.per_step))
+
+    @property
+    def per_step(self) -> int:
+        """Pairs of a step, over all processes: `batch_size`, or an epoch's if fewer."""
+        return step_size(self.batch_size, self.epoch, self.process[1])
+
+    @property
+    def rows(self) -> int:
+        """R of nearly every batch, of all processes."""
+        return self._usual_rows * self.process[1]
 
     @functools.cached_property
-    def _share(self) -> int:
-        return self.per_step // self.process[1]
+    def _usual_rows(self) -> int:
+        return max(self._needed(self._of(step, 0)) for step in range(_SAMPLE))
+
+    def _needed(self, pairs: Sequence[Sides]) -> int:
+        return rows_needed(pairs, self.widths, self.row_multiple)
+
+    def _of(self, step: int, process: int) -> Sequence[Sides]:
+        share = self.per_step // self.process[1]
+        first = step * self.per_step + process * share
+        return self.pairs(range(first, first + share))
 
     def __call__(self, step: int, count: int = 1) -> Mapping[str, np.ndarray]:
-        """The arrays of steps step .. step + count - 1: [K B ...]."""
-        firsts = (
-            s * self.per_step + self.process[0] * self._share for s in range(step, step + count)
-        )
-        arrays = sides([self.rows(f + k) for f in firsts for k in range(self._share)], self.end)
-        width, length = self.agree([arrays["encoder"].shape[1], arrays["labels"].shape[1]])
-        fill: dict[str, Any] = {"labels": NO_LABEL}
-        out = {}
-        for name, a in arrays.items():
-            more = (width if name in ("encoder", "real") else length) - a.shape[1]
-            a = np.pad(a, ((0, 0), (0, more)), constant_values=fill.get(name, 0))
-            out[name] = a.reshape(count, self._share, a.shape[1])
-        return out
+        """Batches step .. step + count - 1, stacked: what `lay_out_sides` returns but `pairs`, all
+        [K R ...]. R is the same for nearly all calls."""
+        each = [self._of(s, self.process[0]) for s in range(step, step + count)]
+        (needed,) = self.agree([max(map(self._needed, each))])
+        rows = grow_rows(self._usual_rows, needed, self.row_multiple)
+        laid = [lay_out_sides(pairs, self.widths, rows, self.row_multiple) for pairs in each]
+        return {name: np.stack([a[name] for a in laid]) for name in laid[0] if name != "pairs"}
+
+
+def fixed_sides(
+    pairs: Sequence[Sides], widths: Widths, batch_size: int, shards: int = 1
+) -> list[dict[str, np.ndarray]]:
+    """Batches of given pairs, in order, for measuring: `lay_out_sides`, R the same in all.
+
+    Args:
+        pairs: at least one.
+        widths: S and T.
+        batch_size: pairs a batch.
+        shards: see `lay_out_sides`; `pairs` counts within the batch.
+    """
+    parts = [pairs[k : k + batch_size] for k in range(0, len(pairs), batch_size)]
+    rows = max(rows_needed(part, widths, shards) for part in parts)
+    return [lay_out_sides(part, widths, rows, shards) for part in parts]

@@ -190,6 +190,14 @@ def _soft_shape(encoded: Sequence[Encoded], length: int) -> tuple[int, int]:
     return soft, width
 
 
+def check_processes(batch_size: int, process: tuple[int, int]) -> None:
+    """Raises `InputError` where processes, (index, count), cannot share a batch."""
+    if batch_size % process[1]:
+        raise InputError(
+            f"config.train.batch_size: {batch_size} is no multiple of the {process[1]} processes"
+        )
+
+
 D = TypeVar("D")
 D_co = TypeVar("D_co", covariant=True)
 
@@ -228,11 +236,7 @@ class TokenBatches(Generic[D]):
     agree: Callable[[list[int]], list[int]] = list
 
     def __post_init__(self):
-        if self.batch_size % self.process[1]:
-            raise InputError(
-                f"config.train.batch_size: {self.batch_size} is no multiple of the "
-                f"{self.process[1]} processes"
-            )
+        check_processes(self.batch_size, self.process)
 
     @property
     def n_documents(self) -> int:

@@ -6,8 +6,8 @@
 Low-rank adapters are trained, or all of the model: see `recjax.training.adapting`.
 
 Pairs are packed into rows as documents are elsewhere: R rows of T tokens, and no pair sees another.
-A model with an encoder (T5, T0) reads prompts there and writes answers in its decoder, a pair a row
-(`recjax.text.sides`).
+A model with an encoder (T5, T0) reads prompts there and writes answers in its decoder; both sides
+of pairs are packed (`recjax.text.sides`).
 """
 
 import dataclasses
@@ -17,14 +17,12 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import jax
-import jax.numpy as jnp
 
 from recjax.config import build, to_plain
-from recjax.data.pipeline import step_size
 from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig
 from recjax.evaluation.pairs import PairEvaluator
-from recjax.evaluation.sides import SidedEvaluator
+from recjax.evaluation.sides import SidedEvaluator, label_likelihood
 from recjax.paths import home
 from recjax.ranges import (
     Count,
@@ -44,7 +42,7 @@ from recjax.text.pairs import (
     encode_pairs,
     split_pairs,
 )
-from recjax.text.sides import SidedBatches
+from recjax.text.sides import SidedBatches, Sides, Widths, widths_for
 from recjax.text.token_batches import NO_LABEL
 from recjax.text.tokenizers import Tokenizer, load_tokenizer
 from recjax.training import parallel
@@ -151,28 +149,33 @@ class FinetuneRun(AdaptingRun):
     @functools.cached_property
     def batches(self) -> PairBatches | SidedBatches:
         """The training batches."""
-        if self.sided:
-            parts = parallel.rows_of_process(self.mesh, self.parts_of_batch)
-            own, wanted = self.rows["train"], self.config.train.batch_size
-            multiple = parallel.row_multiple(wanted, self.mesh, self.parts_of_batch)
-            size = step_size(wanted, len(own), multiple)
-            return SidedBatches(
-                Shuffled(own, self.config.seed), self.tokenizer.end, size,
-                process=parts["process"], agree=parallel.most_of_all,
-            )  # fmt: skip
-        return PairBatches(
-            Shuffled(self.rows["train"], self.config.seed),
-            self.tokenizer,
-            self.length,
-            self.config.train.batch_size,
+        rows, size = Shuffled(self.rows["train"], self.config.seed), self.config.train.batch_size
+        shared: dict[str, Any] = {
             **parallel.rows_of_process(self.mesh, self.parts_of_batch),
-            agree=parallel.most_of_all,
-        )
+            "agree": parallel.most_of_all,
+        }
+        if self.sided:
+            return SidedBatches(
+                lambda places: [self._sides(rows(k)) for k in places], len(rows), self._widths,
+                size, **shared,
+            )  # fmt: skip
+        return PairBatches(rows, self.tokenizer, self.length, size, **shared)
+
+    def _sides(self, row: Row) -> Sides:
+        """A pair for an encoder, which reads the prompt as a whole text, and a decoder."""
+        read = [*row.tokens[: row.learned], *self.tokenizer.end]
+        return Sides(read, row.tokens[row.learned :])
+
+    @functools.cached_property
+    def _widths(self) -> Widths:
+        """Of rows of an encoder and a decoder."""
+        return widths_for([self._sides(row) for rows in self.rows.values() for row in rows])
 
     def _hidden(self, module: Any, batch: Mapping[str, Array], key: Array | None = None) -> Array:
-        """Final hidden states [R T E] of packed rows; [B T E] of a decoder."""
+        """Final hidden states [R T E] of packed rows; of a decoder where there is one."""
         if self.sided:
-            read = {"encoder": batch["encoder"], "encoder_mask": batch["real"]}
+            packed = batch["read"], batch["written"]
+            read = {"encoder": batch["encoder"], "packed": packed}
             return module.hidden(batch["decoder"], **read, key=key)[0]
         written = batch["labels"] != NO_LABEL
         reading = module.reading(batch["segments"], written, batch["positions"])
@@ -199,8 +202,10 @@ class FinetuneRun(AdaptingRun):
                 "--split=validation has some"
             )
         if self.sided:
-            config, end = self.config.evaluation, self.tokenizer.end
-            return SidedEvaluator(config, name, self.rows[name], end, self._answered)
+            return SidedEvaluator(
+                self.config.evaluation, name, self.rows[name], self._sides, self._widths,
+                self._answered, parallel.batch_sharding(self.mesh),
+            )  # fmt: skip
         return PairEvaluator(
             self.config.evaluation,
             name,
@@ -225,13 +230,8 @@ class FinetuneRun(AdaptingRun):
         """See `SidedEvaluator.predict`."""
 
         def answered(params: Params, batch: Mapping[str, Array]) -> tuple[Array, Array]:
-            module, labels = self.model.merge(params), batch["labels"]
-            logits = module.logits(self._hidden(module, batch)).astype(jnp.float32)
-            real, wanted = labels >= 0, jnp.maximum(labels, 0)
-            chosen = jnp.take_along_axis(logits, wanted[..., None], axis=-1)[..., 0]
-            loss = (jax.nn.logsumexp(logits, axis=-1) - chosen) * real
-            right = (logits.argmax(axis=-1) == wanted) & real
-            return loss.sum(axis=-1), right.sum(axis=-1)
+            module = self.model.merge(params)
+            return label_likelihood(module.logits(self._hidden(module, batch)), batch["labels"])
 
         return jax.jit(answered)
 
@@ -242,10 +242,13 @@ class FinetuneRun(AdaptingRun):
         parts = {name: len(rows) for name, rows in self.rows.items()}
         left_out = sum(self.store.manifest["counts"].values()) - sum(parts.values())
         said = f", {left_out:,} too long and left out" if left_out else ""
+        width = f"{self.length:,} tokens"
+        if self.sided:
+            width = f"{self._widths.read:,} tokens to read and {self._widths.written:,} to write"
         return (
             f"{self.base.family.name}: {sum(shapes.values()):,} parameters, {trained:,} of them "
             f"trained; {', '.join(f'{n:,} {name}' for name, n in parts.items())} pairs{said}; "
-            f"rows of {self.length:,} tokens, {self.batches.steps_per_epoch:,} steps an epoch; "
+            f"rows of {width}, {self.batches.steps_per_epoch:,} steps an epoch; "
             f"{self.mesh.size} {jax.devices()[0].platform} device(s)"
         )
 
@@ -260,14 +263,11 @@ def planned(config: FinetuneConfig, rows: int) -> dict[str, Any]:
     train = dataclasses.replace(config.train, mesh=(-1, 1, 1))
     pairs = split_pairs(config.data, config.seed)
     tuned = FinetuneRun(dataclasses.replace(config, train=train), pairs)
-    if isinstance(tuned.batches, SidedBatches):
-        size = -(-tuned.batches.per_step // rows) * rows
-        return tuned.plan_settings | {"batch": size, "length": tuned.length}
     batches = dataclasses.replace(tuned.batches, row_multiple=rows)
-    return tuned.plan_settings | {
-        "batch": batches(0)["tokens"].shape[1],
-        "length": tuned.length,
-    }
+    length = tuned.length
+    if isinstance(batches, SidedBatches):
+        length = max(batches.widths)
+    return tuned.plan_settings | {"batch": batches(0)["labels"].shape[1], "length": length}
 
 
 SYSTEM = System(

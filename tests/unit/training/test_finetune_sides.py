@@ -4,6 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -17,9 +18,9 @@ from recjax.models.definition import params_of
 from recjax.models.t5 import T5, Config
 from recjax.recsysllm.p5_data import P5Options, P5Source
 from recjax.text.bpe import train_bpe
-from recjax.text.pairs import Row
-from recjax.text.sides import sides
-from recjax.training.finetune import FinetuneConfig, planned
+from recjax.text.pairs import split_pairs
+from recjax.text.sides import Sides, lay_out_sides, rows_needed, widths_for
+from recjax.training.finetune import FinetuneConfig, FinetuneRun, planned
 from recjax.training.ranks import SplitConfig
 from recjax.training.workdir import start_run
 
@@ -57,12 +58,63 @@ def config(folder, **sections):
 
 
 def test_sides_of_pairs():
-    rows = [Row(np.array([1, 5, 6, 7, 2], np.int32), 3), Row(np.array([1, 8, 2], np.int32), 2)]
-    found = sides(rows, [2])
-    np.testing.assert_array_equal(found["encoder"][:, :5], [[1, 5, 6, 2, 0], [1, 8, 2, 0, 0]])
-    np.testing.assert_array_equal(found["real"].sum(axis=1), [4, 3])
-    np.testing.assert_array_equal(found["labels"][:, :3], [[7, 2, -100], [2, -100, -100]])
-    np.testing.assert_array_equal(found["decoder"][:, :3], [[0, 7, 2], [0, 2, 0]])
+    pairs = [Sides([8, 2], [2]), Sides([1, 5, 6, 2], [7, 9, 2])]
+    widths = widths_for(pairs)
+    assert widths == (32, 32) and rows_needed(pairs, widths) == 1
+    found = {k: a[:, :7].tolist() for k, a in lay_out_sides(pairs, widths, 2).items()}
+    empty = [0] * 7
+    assert found == {  # the longer pair comes first
+        "encoder": [[1, 5, 6, 2, 8, 2, 0], empty], "read": [[1, 1, 1, 1, 2, 2, 0], empty],
+        "decoder": [[0, 7, 9, 0, 0, 0, 0], empty], "written": [[1, 1, 1, 2, 0, 0, 0], empty],
+        "labels": [[7, 9, 2, 2, -100, -100, -100], [-100] * 7],
+        "pairs": [[1, 1, 1, 0, 0, 0, 0], empty],
+    }  # fmt: skip
+    sizes = [(2 + k % 30, 1 + k % 7) for k in range(64)]
+    many = [Sides(range(1, 1 + s), range(1, 1 + t), np.arange(s)) for s, t in sizes]
+    widths = widths_for(many)
+    laid = lay_out_sides(many, widths, rows_needed(many, widths, 4), shards=4)
+    assert len(laid["words"]) < 50 and (laid["read"] > 0).sum() == sum(len(p.read) for p in many)
+    load = (laid["labels"] >= 0).reshape(4, -1).sum(axis=1)
+    assert load.max() - load.min() < 16
+    for pair, row, number in {
+        (int(p), r, int(n))
+        for r in range(len(laid["pairs"]))
+        for p, n in zip(laid["pairs"][r], laid["written"][r], strict=True) if n
+    }:  # fmt: skip
+        ours = laid["read"][row] == number
+        assert laid["encoder"][row][ours].tolist() == list(many[pair].read)
+        assert laid["words"][row][ours].tolist() == many[pair].words.tolist()
+        ours = laid["written"][row] == number
+        assert laid["labels"][row][ours].tolist() == list(many[pair].written)
+
+
+def test_packed_pairs_give_what_each_gives_alone(folder):
+    """Loss and gradient; and a batch is a function of its step."""
+    given = config(folder, train={"batch_size": 12})
+    run = FinetuneRun(given, split_pairs(given.data, 0))
+    params = {path: leaf[...] for path, leaf in run.init_state().params.items()}
+    batches, pairs = run.batches, run.batches.pairs(range(12))
+    whole = batches(0)
+    assert whole["encoder"].shape[1] < 12 and whole["read"].max() > 1
+    np.testing.assert_array_equal(batches(0, 2)["labels"][1], batches(1)["labels"][0])
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(params, batch):
+        return run.loss_fn(params, batch, None, jax.random.key(0))[0]
+
+    packed, gradient = loss(params, {name: a[0] for name, a in whole.items()})
+    apart = [loss(params, lay_out_sides([pair], batches.widths, 1)) for pair in pairs]
+    np.testing.assert_allclose(packed, sum(found for found, _ in apart), rtol=1e-5)
+    for path, value in gradient.items():
+        expected = sum(np.asarray(found[path]) for _, found in apart)
+        np.testing.assert_allclose(value, expected, atol=2e-4, err_msg=path)
+    # As the model reads a pair by itself, with masks in place of numbers.
+    model, pair = run.model.merge(params), pairs[0]
+    ids = np.array([pair.read]), np.array([[0, *pair.written[:-1]]])
+    alone = np.asarray(model(ids[1], encoder=ids[0])[0], np.float32)[0]
+    chosen = jax.nn.log_softmax(alone)[np.arange(len(pair.written)), np.asarray(pair.written)]
+    np.testing.assert_allclose(-chosen.sum(), apart[0][0], rtol=1e-5)
 
 
 def test_answers_are_learned_and_written(folder, tmp_path, capsys):
@@ -89,7 +141,7 @@ def test_answers_are_learned_and_written(folder, tmp_path, capsys):
 
 def test_a_plan_knows_its_rows(folder):
     told = planned(config(folder, train={"batch_size": 10}), 4)
-    assert told["batch"] == 12 and told["length"] <= 64
+    assert told["batch"] == 4 and told["length"] <= 64
 
 
 def test_pairs_of_a_task_are_of_their_parts(tmp_path):
