@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from recjax.config import build, to_plain
@@ -34,11 +33,11 @@ from recjax.convert.language_model import (
     read_language_model,
     write_of_all,
 )
-from recjax.data.pipeline import step_size
 from recjax.data.prepare import DataConfig, read_options
 from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig
+from recjax.evaluation.sides import label_likelihood
 from recjax.llm import LanguageModel
 from recjax.models.language import Family, LanguageConfig, family_for
 from recjax.paths import home
@@ -46,9 +45,10 @@ from recjax.ranges import Checked, Count, Epochs, FieldError, Range, Seed, Size
 from recjax.recsysllm.answering import recommending
 from recjax.recsysllm.answers import ByBeams, TitleLists
 from recjax.recsysllm.p5_answers import AnswerLoss, P5Answerer, P5Evaluator
-from recjax.recsysllm.p5_data import P5Options, P5Source, PromptBatches, Prompts
+from recjax.recsysllm.p5_data import P5Options, P5Source, Prompts
 from recjax.replace import signed
 from recjax.text.bpe import train_bpe
+from recjax.text.sides import SidedBatches, Widths, widths_for
 from recjax.text.tokenizers import Tokenizer, load_tokenizer
 from recjax.training import parallel
 from recjax.training.new_model import TokenizerConfig, keep_tokenizer, plain_model, read_model
@@ -59,6 +59,8 @@ from recjax.training.system import System, own_settled
 from recjax.training.token_loss import label_loss
 from recjax.training.train_config import TrainConfig
 from recjax.typing import Array, Params
+
+_SAMPLE = 512  # passages, by whose mean lengths the widths of rows are chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,13 +223,20 @@ class P5Run(ByBeams, Run):
         return super().train()
 
     @functools.cached_property
-    def batches(self) -> PromptBatches:
+    def batches(self) -> SidedBatches:
         """The training batches."""
-        stream, wanted = self.source.stream, self.config.train.batch_size
-        multiple = parallel.row_multiple(wanted, self.mesh, self.parts_of_batch)
-        size = step_size(wanted, len(stream), multiple)
-        process = parallel.rows_of_process(self.mesh)["process"]
-        return PromptBatches(stream, self.prompts, size, process, parallel.most_of_all)
+        stream, prompts = self.source.stream, self.prompts
+        return SidedBatches(
+            lambda places: prompts.sides([stream(k) for k in places]), len(stream), self._widths,
+            self.config.train.batch_size, agree=parallel.most_of_all,
+            **parallel.rows_of_process(self.mesh, self.parts_of_batch),
+        )  # fmt: skip
+
+    @functools.cached_property
+    def _widths(self) -> Widths:
+        """Of rows; they fit the longest prompts and answers."""
+        some = self.prompts.sides([self.source.stream(k) for k in range(_SAMPLE)])
+        return widths_for(some, self.prompts.length, self.prompts.answer)
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """See `Trainable`."""
@@ -239,11 +248,9 @@ class P5Run(ByBeams, Run):
         return self._family.axes
 
     def _states(self, model: Any, batch: Any) -> Array:
-        """The decoder's states [B T E]."""
-        encoder = batch["encoder"]
-        read = {"encoder": encoder, "encoder_mask": encoder > 0}
-        if "words" in batch:
-            read["words"] = batch["words"]
+        """The decoder's states [R T E]."""
+        packed = batch["read"], batch["written"]
+        read = {"encoder": batch["encoder"], "words": batch.get("words"), "packed": packed}
         return model.hidden(batch["decoder"], **read)[0]
 
     def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
@@ -256,11 +263,8 @@ class P5Run(ByBeams, Run):
     @functools.cached_property
     def _read(self) -> Callable[..., tuple[Array, Array]]:
         def read(params: Params, batch: Any) -> tuple[Array, Array]:
-            model, labels = self.model.merge(params), batch["labels"]
-            logs = jax.nn.log_softmax(model.logits(self._states(model, batch)))
-            chosen = jnp.take_along_axis(logs, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
-            real = labels >= 0
-            return -(chosen * real).sum(axis=-1), real.sum(axis=-1)
+            model = self.model.merge(params)
+            return label_likelihood(model.logits(self._states(model, batch)), batch["labels"])
 
         return jax.jit(read)
 
@@ -281,6 +285,7 @@ class P5Run(ByBeams, Run):
             name,
             self.source.held_out(name, config.max_examples, config.seed),
             self.prompts,
+            self._widths,
             self._read,
             parallel.batch_sharding(self.mesh),
         )

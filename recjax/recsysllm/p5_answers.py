@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 
 from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig
-from recjax.evaluation.shards import fetch, filled, shards_of, split_batch
+from recjax.evaluation.sides import answer_scores
 from recjax.generate.constrained import constrain
 from recjax.generate.templates import Trie
 from recjax.llm import LanguageModel
@@ -20,6 +20,7 @@ from recjax.recsysllm.catalogue import Names
 from recjax.recsysllm.p5_data import Prompts
 from recjax.recsysllm.passages import Passage, Piece
 from recjax.recsysllm.scores import TaskEvaluator
+from recjax.text.sides import Widths
 from recjax.typing import Array, Params
 
 
@@ -114,15 +115,16 @@ class AnswerLoss:
         config: how many questions, and how.
         name: of the part.
         examples: the questions with their answers.
-        prompts: makes rows of them.
-        read: `(params, batch) -> (loss [B], tokens [B])` of the answers.
-        sharding: how a batch's rows are split over devices (`recjax.evaluation.shards`).
+        prompts: makes tokens of them.
+        widths, sharding: see `answer_scores`.
+        read: its `predict`.
     """
 
     config: LikelihoodConfig
     name: str
     examples: Sequence[Passage]
     prompts: Prompts
+    widths: Widths
     read: Callable[..., tuple[Array, Array]]
     sharding: NamedSharding | None = None
 
@@ -143,18 +145,11 @@ class AnswerLoss:
         progress: Callable[[int], Any] = lambda n: None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The loss of each answer in nats, and its tokens: [n] each."""
-        size, arrays = self.config.batch_size, self.prompts(passages)
-        shards = shards_of(self.sharding)
-        found: list[tuple[np.ndarray, np.ndarray]] = []
-        for start in range(0, len(passages), size):
-            batch = {k: a[start : start + size] for k, a in arrays.items()}
-            rows = len(batch["labels"])
-            whole = filled(batch, -(-size // shards) * shards)
-            loss, tokens = fetch(self.read(params, split_batch(whole, self.sharding)))
-            found.append((loss[:rows], tokens[:rows]))
-            progress(rows)
-        losses, counts = zip(*found, strict=True)
-        return np.concatenate(losses), np.concatenate(counts)
+        pairs, size = self.prompts.sides(passages), self.config.batch_size
+        loss, _, tokens = answer_scores(
+            self.read, params, pairs, self.widths, size, self.sharding, progress
+        )
+        return loss, tokens
 
     def run(self, params: Params, progress: Callable[[int], Any] = lambda n: None) -> dict:
         """The metric by name."""

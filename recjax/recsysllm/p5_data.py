@@ -19,8 +19,8 @@ with a number wherever those have a title.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -36,7 +36,7 @@ from recjax.recsysllm.passages import Passage, PieceEncoder
 from recjax.recsysllm.prompts import Family
 from recjax.recsysllm.tasks import Tasks, TasksConfig
 from recjax.recsysllm.text import BehaviourConfig
-from recjax.text.token_batches import NO_LABEL
+from recjax.text.sides import Sides
 from recjax.text.tokenizers import Tokenizer
 from recjax.training.ranks import make_split
 
@@ -224,64 +224,27 @@ class Prompts:
         numbers = np.minimum(np.cumsum(begins, axis=1), max(1, self.words - 1))
         return np.where(special, 0, numbers).astype(np.int32)
 
-    def read(self, passages: Sequence[Passage]) -> dict[str, np.ndarray]:
-        """`encoder` [B S], 0 pads, each with the end of a text; `words` [B S] where there are."""
-        end = self._end
-        rows = [
-            [*[t for part in parts for t in part][-(self.length - 1) :], end]
+    def _asked(self, passages: Sequence[Passage]) -> list[np.ndarray]:
+        """What is read, each with the end of a text."""
+        return [
+            np.array([*[t for part in parts for t in part][-(self.length - 1) :], self._end])
             for parts in self.encoder([p.pieces for p in passages])
         ]
+
+    def read(self, passages: Sequence[Passage]) -> dict[str, np.ndarray]:
+        """`encoder` [B S], 0 pads, each with the end of a text; `words` [B S] where there are."""
+        rows = self._asked(passages)
         longest = -(-max(map(len, rows)) // _STRIDE) * _STRIDE
         out = np.zeros((len(rows), min(longest, self.length)), np.int32)
         for row, ids in zip(out, rows, strict=True):
             row[: len(ids)] = ids
         return {"encoder": out, **({"words": self.whole_words(out)} if self.words else {})}
 
-    def __call__(self, passages: Sequence[Passage]) -> dict[str, np.ndarray]:
-        """The arrays of `read`, `decoder` [B T], which begins with 0, and `labels` [B T], what each
-        place predicts; -100 pads."""
-        end = self._end
-        labels = np.full((len(passages), self.answer), NO_LABEL, np.int32)
+    def sides(self, passages: Sequence[Passage]) -> list[Sides]:
+        """Both sides of passages, for `recjax.text.sides`."""
         # An answer goes on after its question: its first piece does not begin a text.
-        asked = self.encoder([(p.pieces[0], *(p.answer or ())) for p in passages])
-        for row, parts in zip(labels, asked, strict=True):
-            ids = [*[t for part in parts[1:] for t in part], end][: self.answer]
-            row[: len(ids)] = ids
-        before = np.pad(np.maximum(labels[:, :-1], 0), ((0, 0), (1, 0)))
-        return {**self.read(passages), "decoder": before, "labels": labels}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class PromptBatches:
-    """Training batches of passages; a batch = f(step).
-
-    Attributes:
-        stream: passages by place.
-        prompts: makes rows of them.
-        per_step: B of all processes.
-        process: this process, and how many there are; each makes its part of a step.
-        agree: what all processes take of several numbers (the most).
-    """
-
-    stream: Any
-    prompts: Prompts
-    per_step: int
-    process: tuple[int, int] = (0, 1)
-    agree: Callable[[list[int]], list[int]] = list
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps in which the largest family's samples are seen about once."""
-        return max(1, round(len(self.stream) / self.per_step))
-
-    def __call__(self, step: int, count: int = 1) -> Mapping[str, np.ndarray]:
-        """This process's part of steps step .. step + count - 1: [K B ...]."""
-        number, processes = self.process
-        share = self.per_step // processes
-        firsts = [s * self.per_step + number * share for s in range(step, step + count)]
-        arrays = self.prompts([self.stream(f + k) for f in firsts for k in range(share)])
-        (length,) = self.agree([arrays["encoder"].shape[1]])
-        more = ((0, 0), (0, length - arrays["encoder"].shape[1]))
-        for name in arrays.keys() & {"encoder", "words"}:
-            arrays[name] = np.pad(arrays[name], more)
-        return {k: a.reshape(count, share, *a.shape[1:]) for k, a in arrays.items()}
+        parts = self.encoder([(p.pieces[0], *(p.answer or ())) for p in passages])
+        written = [[*[t for part in p[1:] for t in part], self._end][: self.answer] for p in parts]
+        read = self._asked(passages)
+        words = [self.whole_words(ids[None])[0] if self.words else None for ids in read]
+        return [Sides(*sides) for sides in zip(read, written, words, strict=True)]

@@ -103,35 +103,38 @@ def test_the_leak_of_reviews_is_a_switch(store, reviews, leaks):
 def test_rows_of_prompts(store):
     run = P5Run(config(store), store)
     passages = [run.source.stream(k) for k in range(5)]
-    rows, tokenizer = run.prompts(passages), run.tokenizer
-    for passage, ids, words, labels, before in zip(
-        passages, rows["encoder"], rows["words"], rows["labels"], rows["decoder"], strict=True
-    ):
-        real = ids[ids > 0]
+    tokenizer = run.tokenizer
+    for passage, side in zip(passages, run.prompts.sides(passages), strict=True):
+        real, words, answer = side.read, side.words, side.written
         assert real[-1] == tokenizer.eos_id
         assert tokenizer.decode(real[:-1]).lstrip() == passage.text
         # Each blank begins a word; all tokens of "17," are of one.
         starts = [0, *(k for k in range(1, len(real) - 1) if tokenizer.token(real[k])[0] == "Ġ")]
         expected = np.searchsorted(starts, np.arange(len(real) - 1), side="right")
-        np.testing.assert_array_equal(words[: len(real) - 1], np.minimum(expected, 23))
-        assert (words[len(real) - 1 :] == 0).all()
-        answer = labels[labels >= 0]
-        assert answer[-1] == tokenizer.eos_id and before[0] == 0
-        np.testing.assert_array_equal(before[1 : len(answer)], answer[:-1])
+        np.testing.assert_array_equal(words[:-1], np.minimum(expected, 23))
+        assert words[-1] == 0 and answer[-1] == tokenizer.eos_id
         number = tokenizer.decode(answer[:-1]).strip()
         assert run.source.dataset.names.items(number) == [store.items[passage.sources[-1]]]
 
 
 def test_processes_share_a_batch(store):
+    """Each packs its part into rows; together they have the prompts of one process."""
+
+    def prompts(batch):
+        found = []
+        for rows in zip(
+            *(batch[k][0] for k in ("encoder", "read", "labels", "written")), strict=True
+        ):
+            encoder, read, labels, written = rows
+            for k in range(1, read.max() + 1):
+                found.append((encoder[read == k].tolist(), labels[written == k].tolist()))
+        return sorted(found)
+
     whole = P5Run(config(store), store).batches
-    wanted = whole(3, 2)
-    halves = [
-        dataclasses.replace(whole, process=(k, 2), agree=lambda sizes: [max(s, 64) for s in sizes])
-        for k in (0, 1)
-    ]
-    for name, array in wanted.items():
-        both = np.concatenate([half(3, 2)[name] for half in halves], axis=1)
-        np.testing.assert_array_equal(both, array)
+    parts = [dataclasses.replace(whole, process=(k, 2), agree=list)(3) for k in (0, 1)]
+    assert prompts(whole(3)) == sorted(prompts(parts[0]) + prompts(parts[1]))
+    assert parts[0]["encoder"].shape == parts[1]["encoder"].shape
+    assert whole(3)["encoder"].shape[1] < whole.per_step  # rows hold several
 
 
 def test_a_run_learns_the_ring(store, tmp_path, monkeypatch):
