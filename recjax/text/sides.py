@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from recjax.data.pipeline import grow_rows, step_size
-from recjax.data.sequences import Packing, deal, pack
+from recjax.data.sequences import deal
 from recjax.text.token_batches import NO_LABEL, check_processes
 
 _STRIDE = 32  # S and T are multiples
@@ -61,18 +61,21 @@ def widths_for(pairs: Sequence[Sides], read: int = 0, written: int = 0) -> Width
     return Widths(width, rounded(max(written, *writes, width * sum(writes) / sum(reads))))
 
 
-def _packed(pairs: Sequence[Sides], widths: Widths) -> Packing:
-    """Pairs by rows: the fuller side counts."""
-    sizes = [
-        max(len(pair.read), math.ceil(len(pair.written) * widths.read / widths.written))
-        for pair in pairs
-    ]
-    return pack(np.array(sizes), widths.read)
+def _rows_of(pairs: Sequence[Sides], widths: Widths) -> np.ndarray:
+    """The row of each pair [n]: the largest first, each into the first row that has room for it on
+    both sides."""
+    sizes = np.array([(len(pair.read), len(pair.written)) for pair in pairs])
+    free = np.tile(widths, (len(pairs), 1))
+    row = np.empty(len(pairs), np.int64)
+    for k in np.argsort(-(sizes / widths).max(axis=1), kind="stable"):
+        row[k] = (free >= sizes[k]).all(axis=1).argmax()
+        free[row[k]] -= sizes[k]
+    return row
 
 
 def rows_needed(pairs: Sequence[Sides], widths: Widths, multiple: int = 1) -> int:
     """Rows that pairs are packed into, a multiple of `multiple`."""
-    return -(-_packed(pairs, widths).rows // multiple) * multiple
+    return -(-(1 + int(_rows_of(pairs, widths).max())) // multiple) * multiple
 
 
 def lay_out_sides(
@@ -92,8 +95,7 @@ def lay_out_sides(
         in which each answer begins with token 0, `written` [R T] as `read`, `labels` [R T], the
         token that each place predicts, -100 at padding, and `pairs` [R T], the index of the pair.
     """
-    packing = _packed(pairs, widths)
-    row = packing.row
+    row = _rows_of(pairs, widths)
     if shards > 1:
         load = np.bincount(row, [len(pair.written) for pair in pairs], rows)
         row = np.argsort(deal(load, shards).reshape(-1))[row]
@@ -103,7 +105,7 @@ def lay_out_sides(
         out[name] = np.zeros((rows, widths.written), np.int32)
     out["labels"] = np.full((rows, widths.written), NO_LABEL, np.int32)
     begin_read, begin_written, count = np.zeros((3, rows), np.int64)
-    for k in np.lexsort((packing.column, row)):
+    for k in range(len(pairs)):
         pair, r = pairs[k], row[k]
         count[r] += 1
         read = slice(begin_read[r], begin_read[r] + len(pair.read))
