@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 
 from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig
+from recjax.evaluation.shards import filled
 from recjax.evaluation.sides import answer_scores
 from recjax.generate.constrained import constrain
 from recjax.generate.templates import Trie
