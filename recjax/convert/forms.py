@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recjax.config import build, to_plain
+from recjax.config import build, near_file, to_plain
 from recjax.convert import flax_files, llama_meta, orbax_files, tensors
 from recjax.errors import InputError
 from recjax.json_files import read_object
@@ -29,7 +29,10 @@ def form_of(folder: Path) -> str:
     """
     recovered(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected that of a language model")
+        raise InputError(
+            f"{folder}: no such folder; expected that of a language model, which you "
+            f"have on this machine: nothing is downloaded{near_file(folder)}"
+        )
     for form, patterns in FORMS.items():
         if any(next(folder.glob(pattern), None) for pattern in patterns):
             return form

@@ -123,7 +123,8 @@ def prepare(config: DataConfig, *, overwrite: bool = False) -> Store:
         raise InputError(
             f"{config.store}: made from other data or options (differs in "
             f"{', '.join(_differences(store, made_from, options))}); "
-            "`recjax prepare --overwrite` prepares it again, --config.data.store=DIR keeps both"
+            "`recjax prepare --overwrite` with the same --config prepares it again, "
+            "--config.data.store=DIR keeps both"
         )
     place = home(config.store)
     check_place(place, overwrite=overwrite, known=store_files)  # not after the log is read

@@ -66,7 +66,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(
             f"{folder}: no prepared data set there (manifest.json is missing); "
-            "run `recjax prepare` first"
+            "run `recjax prepare` first; of a run whose data were moved, "
+            "`recjax train --workdir=RUN --config.data.store=DIR`"
         )
     try:
         manifest = read_object(file)

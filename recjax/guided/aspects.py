@@ -123,8 +123,9 @@ def aspect_set(source: str | Path) -> AspectSet:
     if str(source) in PUBLISHED:
         path = _SETS / f"{source}.toml"
     elif path.suffix.lower() not in (".toml", ".json"):
-        known = ", ".join(map(repr, PUBLISHED))
-        raise InputError(f"aspects '{source}': expected {known}, or a .toml or .json file")
+        raise InputError(
+            f"aspects '{source}': {nearest(source, PUBLISHED)}; or a .toml or .json file"
+        )
     as_toml = path.suffix.lower() == ".toml"
     return _built(_read_toml(path) if as_toml else read_object(path), str(path))
 

@@ -141,7 +141,8 @@ class Kept(abc.ABC):
                 said = self.identity_words.get(key, key)
                 raise InputError(
                     f"{checkpoints.folder / str(step)}: a checkpoint of another {said} "
-                    f"({_contrast(meta.get(key), expected)})"
+                    f"({_contrast(meta.get(key), expected)}); `recjax train --overwrite` "
+                    "trains anew, another --workdir keeps both"
                 )
         return meta
 

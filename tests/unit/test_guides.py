@@ -1,5 +1,7 @@
-"""Guides: their commands parse, their configs take their keys, their links lead somewhere."""
+"""Guides and docstrings: commands parse, configs take their keys, links lead somewhere."""
 
+import ast
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -16,6 +18,8 @@ GUIDES = [
     ROOT / "README.md",
     *(path for path in sorted(ROOT.glob("[!.]*/**/README.md")) if "data" not in path.parts[-3:]),
 ]
+DOCSTRINGS = sorted([*ROOT.glob("configs/**/*.py"), *ROOT.glob("scripts/**/*.py")])
+FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 VARIABLES = re.compile(r'"?\$\{?(\w+)(?:\[@\])?\}?"?')
 
 
@@ -41,6 +45,24 @@ COMMANDS = [
 ]
 
 
+def lines_of(path):
+    """The lines of a guide's shell blocks, or of the docstring at the head of a Python file."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        text = "\n".join(re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    else:
+        text = ast.get_docstring(ast.parse(text)) or ""
+    return [line.strip() for line in text.replace("\\\n", " ").splitlines()]
+
+
+COMMANDS += [
+    pytest.param(shlex.split(line)[1:], id=f"{path.relative_to(ROOT)}-{k}")
+    for path in DOCSTRINGS
+    for k, line in enumerate(lines_of(path))
+    if line.startswith("recjax ")
+]
+
+
 @pytest.mark.parametrize("words", COMMANDS)
 def test_commands_parse(words, monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -49,6 +71,41 @@ def test_commands_parse(words, monkeypatch):
     if getattr(args, "config", None):
         config, changes = load_config(args.config, overrides, complete)
         assert len(changes) <= len(overrides) and build_config(config)
+
+
+def test_scripts_and_flags_that_are_named_exist():
+    (commands,) = (a.choices for a in make_parser(runs())._actions if isinstance(a.choices, dict))
+    known = {flag for command in commands.values() for flag in command._option_string_actions}
+    sources = {path: path.read_text(encoding="utf-8") for path in ROOT.glob("scripts/**/*.*y")}
+    flags = {path: set(re.findall(r'"(--[a-z][\w-]*)"', text)) for path, text in sources.items()}
+    others = {"--norm_first", "--durations", "--nodes"}  # of PyTorch's SASRec, pytest, Slurm
+    known = known.union(others, *flags.values())
+    shared = flags[ROOT / "scripts" / "_bench.py"]
+    wrong = []
+    for path in [*GUIDES, *DOCSTRINGS]:
+        for line in lines_of(path):
+            script = re.match(r"python (scripts/\S+\.py)", line)
+            if script and ROOT / script[1] not in flags:
+                wrong.append((path.name, script[1]))
+            elif script:
+                own = flags[ROOT / script[1]] | shared | {"--config"}
+                wrong += [(path.name, flag) for flag in {*FLAG.findall(line)} - own]
+        text = path.read_text(encoding="utf-8")
+        text = text if path.suffix == ".md" else ast.get_docstring(ast.parse(text)) or ""
+        wrong += [(path.name, flag) for flag in {*FLAG.findall(text)} - known]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: str(path.parent.relative_to(ROOT)))
+def test_snippets_import_names_that_exist(path):
+    text = path.read_text(encoding="utf-8")
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("recjax"):
+                for name in node.names:
+                    assert hasattr(importlib.import_module(node.module), name.name) or (
+                        importlib.import_module(f"{node.module}.{name.name}")
+                    )
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: str(path.parent.relative_to(ROOT)))

@@ -76,7 +76,7 @@ def test_bad_sets_are_refused(tmp_path, change, message):
 
 def test_files_that_are_no_sets(tmp_path):
     for name, message in (
-        ("movie", "expected 'movies', 'clothing', 'games', or a .toml or .json file"),
+        ("movie", "aspects 'movie': did you mean 'movies'"),
         (tmp_path / "none.toml", "none.toml: no such file"),
         (tmp_path / "none.json", "none.json: no such file"),
     ):
