@@ -1,9 +1,14 @@
-"""The two programs of a language model that generates: read a beginning, and write on from it."""
+"""The programs of a language model: logits, a beginning that is read, and the writing after it."""
 
-from typing import Any, Literal
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
+from recjax.evaluation.shards import by_rows
 from recjax.generate.beam import beam_search
 from recjax.generate.loop import decode
 from recjax.generate.processors import Processor
@@ -13,6 +18,43 @@ from recjax.nn.backend import platform
 from recjax.nn.cache import KVCache
 from recjax.nn.soft import place_soft
 from recjax.typing import Array, Params
+
+
+class Programs(NamedTuple):
+    """Jitted functions.
+
+    Attributes:
+        forward: `(params, tokens, positions, mask, **encoder) -> logits [B T V]`.
+        read: `read_prefix`, of (params, tokens).
+        write: `write_tokens`, of (whole, rows): its arguments by name, those of all rows and those
+            of each, which are split by `sharding` (`recjax.evaluation.shards.by_rows`).
+    """
+
+    forward: Callable[..., Array]
+    read: Callable[..., KVCache]
+    write: Callable[..., Any]
+
+
+@functools.lru_cache(maxsize=8)
+def programs(definition: ModelDef) -> Programs:
+    """The programs of a model, which all language models over its definition share.
+
+    So nothing is compiled again where a run writes with other parameters.
+    """
+
+    def forward(params: Params, tokens: Array, positions: Any, mask: Any, **encoder: Any) -> Array:
+        return definition.merge(params)(tokens, positions=positions, mask=mask, **encoder)[0]
+
+    def write(whole: Any, rows: Any, sharding: NamedSharding | None, **static: Any) -> Any:
+        function = functools.partial(write_tokens, definition, **static)
+        return by_rows(function, sharding, whole, rows)
+
+    static = ("sharding", "max_new_tokens", "beams", "early_stopping")
+    return Programs(
+        jax.jit(forward),
+        jax.jit(functools.partial(read_prefix, definition)),
+        jax.jit(write, static_argnames=static),
+    )
 
 
 def read_prefix(definition: ModelDef, params: Params, tokens: Array) -> KVCache:

@@ -11,7 +11,6 @@ on the left to a few lengths, so that few programs are compiled (`Prompts.length
 """
 
 import dataclasses
-import functools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +22,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from recjax.convert.language_model import language_model, write_language_model
-from recjax.decoding import read_prefix, write_tokens
+from recjax.decoding import programs
 from recjax.errors import InputError
-from recjax.evaluation.shards import by_rows, fetch
+from recjax.evaluation.shards import fetch
 from recjax.generate.buckets import bucket
 from recjax.generate.loop import Generated
 from recjax.generate.processors import KnownTokens, Processor
@@ -115,20 +114,7 @@ class LanguageModel:
         if tokenizer is not None and tokenizer.size < config.vocab_size:
             self.known = (KnownTokens(tokenizer.size),)
         self._prefixes: dict[tuple[int, ...], KVCache] = {}
-        self._forward = jax.jit(
-            lambda params, *inputs, **encoder: definition.merge(params)(
-                inputs[0], positions=inputs[1], mask=inputs[2], **encoder
-            )[0]
-        )
-        self._read = jax.jit(functools.partial(read_prefix, definition))
-
-        def write(whole: Any, rows: Any, sharding: NamedSharding | None, **static: Any) -> Any:
-            return by_rows(
-                functools.partial(write_tokens, definition, **static), sharding, whole, rows
-            )
-
-        static = ("sharding", "max_new_tokens", "beams", "early_stopping")
-        self._write = jax.jit(write, static_argnames=static)
+        self._forward, self._read, self._write = programs(definition)
 
     def __call__(
         self,

@@ -189,12 +189,16 @@ def test_one_program_serves_a_bucket(tokenizer, monkeypatch):
         traced.append(1)
         return write_tokens(*arguments, **options)
 
-    monkeypatch.setattr("recjax.llm.write_tokens", write)
+    monkeypatch.setattr("recjax.decoding.write_tokens", write)
     lm = make(tokenizer)
     for length in (3, 9, 16):
         lm.generate([LONG[:length].tolist()], max_new_tokens=9 + length // 4)
     assert len(traced) == 1
     lm.generate([LONG[:17].tolist()], max_new_tokens=9)
+    assert len(traced) == 2
+    params = {path: a + 1 for path, a in lm.params.items()}  # of a later step of a run, say
+    other = LanguageModel(lm.definition, params, lm.config, tokenizer=tokenizer)
+    other.generate([LONG[:17].tolist()], max_new_tokens=9)
     assert len(traced) == 2
 
 
