@@ -11,8 +11,8 @@ def dropout(x: Array, rate: float | Array, *, deterministic: bool, rngs: nnx.Rng
     """Inverted dropout (Srivastava et al. 2014).
 
     Random bits are what a small model's step spends most of its time on, so the mask compares
-    bytes instead of floats: a quarter of the bits. The rate is therefore rounded to 1/256, and the
-    scale is that of the rounded rate, so the expectation is exact.
+    bytes instead of floats: a quarter of the bits. The rate is therefore rounded to 1/256, to
+    255/256 at the most, and the scale is that of the rounded rate, so the expectation is exact.
 
     Args:
         x: any shape.
@@ -22,9 +22,9 @@ def dropout(x: Array, rate: float | Array, *, deterministic: bool, rngs: nnx.Rng
     """
     kept: float | Array
     if isinstance(rate, jax.Array):
-        kept = 256 - jnp.round(rate * 256)
+        kept = jnp.maximum(256 - jnp.round(rate * 256), 1)
     else:
-        kept = 256 - round(rate * 256)
+        kept = max(256 - round(rate * 256), 1)
         deterministic = deterministic or kept == 256
     if deterministic:
         return x

@@ -64,6 +64,9 @@ def test_dropout_off():
     x = jnp.arange(6.0)
     assert dropout(x, 0.5, deterministic=True, rngs=None) is x
     assert dropout(x, 0.0, deterministic=False, rngs=None) is x
+    rngs = nnx.Rngs(dropout=0)
+    most = dropout(jnp.ones(5000), 0.999, deterministic=False, rngs=rngs)  # one in 256 at least
+    assert np.unique(most).tolist() == [0, 256]
     with pytest.raises(ValueError, match="dropout in training needs rngs"):
         dropout(x, 0.5, deterministic=False, rngs=None)
 
