@@ -285,8 +285,8 @@ def order_of_keys(offsets: np.ndarray, items: np.ndarray, timestamps: np.ndarray
         step, same = np.diff(items[some]), np.diff(timestamps[some]) == 0
         starts = offsets[(offsets > first) & (offsets <= first + len(step))]
         same[starts - first - 1] = False  # another user's
-        ties += np.count_nonzero(same & (step != 0))
-        rising += np.count_nonzero(same & (step > 0))
+        ties += int(np.count_nonzero(same & (step != 0)))
+        rising += int(np.count_nonzero(same & (step > 0)))
         forget(items)
         forget(timestamps)
     if ties < 100 or rising < 0.75 * ties:

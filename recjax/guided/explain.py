@@ -133,7 +133,8 @@ def explain(
         params: in place of the best checkpoint's.
 
     Raises:
-        InputError: an unknown user or item, k below 1, a run without a guided part.
+        InputError: an unknown user or item, k below 1, a run without a guided part, nothing left to
+            recommend.
     """
     check_refined(run)
     if k < 1:
@@ -154,6 +155,7 @@ def explain(
     parts = scores * weights
     guided = parts.sum(axis=1)
     total = base + guided
+    who = f"user {request.users[0]}" if request.users else "this history"
     if not chosen:
         open_ = np.ones(number, bool)
         open_[0] = False
@@ -161,9 +163,10 @@ def explain(
         open_[request.items[span.starts[0] : span.stops[0]]] = False
         order = np.argsort(-np.where(open_, total, -np.inf), kind="stable")
         chosen = [int(item) for item in order[: min(k, int(open_.sum()))]]
+        if not chosen:
+            raise InputError(f"{who}: no item is left to recommend; items=[...] explains others")
     sizes = [np.abs(column - column[1:].mean()) for column in (base, guided)]
     size = float(np.sqrt(np.mean(weights**2)))
-    who = f"user {request.users[0]}" if request.users else "this history"
     names, reasons = run.guided.names, []
     for item in chosen:
         record = run.store.catalog[item] or {}

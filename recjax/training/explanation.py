@@ -32,9 +32,10 @@ from recjax.data.prepare import DataConfig, read_options, resolve
 from recjax.data.reviews import Reviews, read_reviews
 from recjax.data.splits import Split
 from recjax.data.store import Store
+from recjax.errors import InputError
 from recjax.evaluation.shards import fetch, on_each, split_batch
 from recjax.generate.loop import decode
-from recjax.models.explainers import Asked, Sizes, read_explainer
+from recjax.models.explainers import RATES, Asked, Sizes, read_explainer
 from recjax.ranges import Amount, Checked, Range, Seed
 from recjax.text.bpe import train_bpe
 from recjax.text.explained import Explained, ExplainedBatches, as_arrays, explained
@@ -159,8 +160,20 @@ class ExplanationRun(Run):
 
     @functools.cached_property
     def parts_of_data(self) -> dict[str, Explained]:
-        """The explanations of each part."""
-        return explained(self.store, self.split, self.reviews)
+        """The explanations of each part.
+
+        Raises:
+            InputError: ratings that are no 1 to 5 stars, for a model that reads such.
+        """
+        parts = explained(self.store, self.split, self.reviews)
+        highest = parts["train"].ratings.max()
+        if self._module.Model.starred and highest > RATES:
+            raise InputError(
+                f"config.model.name: '{self.config.model['name']}' knows 1 to {RATES} stars, and "
+                f"the data have ratings of up to {highest:g}: scale them before `recjax prepare`, "
+                "or take 'peter'"
+            )
+        return parts
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:

@@ -72,10 +72,12 @@ class Explainer(nnx.Module):
     Attributes:
         head: [V D].
         rates: whether it predicts ratings.
+        starred: whether it reads ratings as `stars`, its own or those it is told.
     """
 
     head: nnx.Param
     rates: ClassVar[bool] = False
+    starred: ClassVar[bool] = True
 
     def learn(
         self,

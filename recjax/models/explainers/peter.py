@@ -115,6 +115,7 @@ class Model(Explainer):
     """
 
     rates = True
+    starred = False
 
     def __init__(self, config: Config, sizes: Sizes, *, rngs: nnx.Rngs):
         self.config = config

@@ -91,3 +91,7 @@ def test_what_cannot_be_explained_is_said(recjax, trained):
         status, _, err = recjax("explain", f"--workdir={trained / run}", *flags)
         assert status == 2 and message in err
     assert package.open_run(trained / "base").workdir == trained / "base"
+    joined = package.open_run(trained / "joined")
+    everything = [record["key"] for record in joined.store.catalog[1:]]
+    with pytest.raises(InputError, match="this history: no item is left to recommend"):
+        explain(joined, everything)

@@ -18,13 +18,13 @@ WORDS = ("strings", "pickup", "finish", "cable", "pedal", "tuner")
 SMALL = {"dim": 32, "mlp_dim": 64, "heads": 2}
 
 
-def written(folder, ratings=True, said="The {} sounds quite fine today."):
+def written(folder, ratings=True, said="The {} sounds quite fine today.", scale=1):
     """48 users with 6 of 9 items; each review has a sentence about one of six words."""
     rng, log = np.random.default_rng(0), LogBuilder(timestamps=True, ratings=ratings)
     lines = []
     for user in range(48):
         for time, item in enumerate(rng.permutation(9)[:6] + 1):
-            log.add(f"u{user}", f"i{item}", time, 1 + (user + item) % 5)
+            log.add(f"u{user}", f"i{item}", time, scale * (1 + (user + item) % 5))
             text = said.format(WORDS[rng.integers(6)])
             lines.append({"reviewerID": f"u{user}", "asin": f"i{item}", "reviewText": text})
     store = write_store(folder / "store", log.build(), {}, {"options": {}})
@@ -140,6 +140,11 @@ def test_bad_data_and_keys_are_named(data, tmp_path):
     short = written(tmp_path / "short", said="Fine {}.")
     with pytest.raises(InputError, match=r"config\.text\.reviews: no train review"):
         ExplanationRun(config(short), short[0]).batches  # noqa: B018
+    (tmp_path / "ten").mkdir()
+    ten = written(tmp_path / "ten", scale=2)
+    with pytest.raises(InputError, match=r"'nrt' knows 1 to 5 stars.*ratings of up to 10"):
+        ExplanationRun(config(ten, "nrt"), ten[0]).batches  # noqa: B018
+    assert len(ExplanationRun(config(ten), ten[0]).batches)  # PETER reads no stars
     with pytest.raises(InputError, match=r"config\.model\.name: no explainer"):
         build_config(
             {
