@@ -43,7 +43,7 @@ def test_up_to_date_stores_are_opened_and_others_kept(config, tmp_path):
     with pytest.raises(InputError, match=r"made from other data or options \(differs in k_core_us"):
         prepare(DataConfig(**config, k_core_users=2))
     write(tmp_path / "log.csv", ["a,x,3"])
-    with pytest.raises(InputError, match=r"differs in source\); `recjax prepare --overwrite` prep"):
+    with pytest.raises(InputError, match=r"differs in source\); `recjax prepare --overwrite` with"):
         prepare(DataConfig(**config))
     assert prepare(DataConfig(**config), overwrite=True).n_users == 1
 
