@@ -21,9 +21,9 @@ class Parser(argparse.ArgumentParser):
             error, with the nearest one that the parser knows.
     """
 
-    def __init__(self, *args: Any, keys: bool = False, **settings: Any):
+    def __init__(self, *, keys: bool = False, **settings: Any):
         """`keys`: the caller reads `--config.KEY=VALUE`, too, which errors then name."""
-        super().__init__(*args, allow_abbrev=False, **settings)
+        super().__init__(allow_abbrev=False, **settings)
         self._keys = keys
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
