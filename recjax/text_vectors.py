@@ -29,7 +29,6 @@ def text_vectors(
     if lm.tokenizer is None:
         raise InputError("a text's vector: the model's folder has no tokenizer; expected one")
     rows = [lm.tokenizer.encode(text)[:most] if text else [] for text in texts]
-    width = 1 << (max(1, *map(len, rows), 1) - 1).bit_length()
 
     @jax.jit
     def mean(params: Params, tokens: Array, real: Array) -> Array:
@@ -38,11 +37,13 @@ def text_vectors(
         return total / jnp.maximum(real.sum(axis=1, keepdims=True), 1)
 
     out = np.zeros((len(rows), lm.config.dim), np.float32)
+    by_length = sorted(range(len(rows)), key=lambda k: len(rows[k]))
     for first in range(0, len(rows), batch):
-        some = rows[first : first + batch]
+        some = by_length[first : first + batch]
+        width = 1 << (max(1, len(rows[some[-1]])) - 1).bit_length()  # few programs
         tokens, real = np.zeros((batch, width), np.int32), np.zeros((batch, width), bool)
-        for row, one in enumerate(some):
-            tokens[row, : len(one)], real[row, : len(one)] = one, True
+        for row, k in enumerate(some):
+            tokens[row, : len(rows[k])], real[row, : len(rows[k])] = rows[k], True
         vectors = mean(lm.params, *lm.placed(tokens, real))
-        out[first : first + len(some)] = np.asarray(vectors)[: len(some)]
+        out[some] = np.asarray(vectors)[: len(some)]
     return out
