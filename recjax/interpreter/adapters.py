@@ -57,13 +57,13 @@ class Whitening(nnx.Module):
     learning rate finds it. What it knows is measured, not trained.
 
     Args:
-        states: [n D] to measure; None leaves features as they are.
+        states: [n D] to measure; None, or a single one, leaves features as they are.
         dim: D.
     """
 
     def __init__(self, states: Any, dim: int):
         mean, matrix = np.zeros(dim), np.eye(dim)
-        if states is not None:
+        if states is not None and len(states) > 1:
             mean = np.mean(states, axis=0, dtype=np.float64)
             covariance = np.cov(np.asarray(states, np.float64), rowvar=False).reshape(dim, dim)
             variance, axes = np.linalg.eigh(covariance)

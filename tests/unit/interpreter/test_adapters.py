@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from recjax.interpreter.adapters import Adapter, Config
+from recjax.interpreter.adapters import Adapter, Config, Whitening
 from recjax.models.definition import define, params_of
 
 L, D, E = 6, 8, 12
@@ -64,6 +64,12 @@ def test_padding_adds_nothing():
     expected = white(adapter, H[:, -1]) @ adapter.body.out.kernel[...]
     expected += adapter.body.out.bias[...]
     np.testing.assert_allclose(adapter(one)[:, 0], expected, atol=1e-5)
+
+
+def test_a_single_state_has_no_variance_to_measure():
+    single = Whitening(STATES[:1], D)
+    np.testing.assert_array_equal(np.asarray(single.matrix), np.eye(D))
+    assert not np.asarray(single.mean).any()
 
 
 def test_whitened_states_are_uncorrelated():
