@@ -92,5 +92,5 @@ def test_rows_of_the_config_and_their_changes(tmp_path):
     assert study.row_of("ml100k", "sasrec-ce", "base@dim=20", None).dim == 20
     with pytest.raises(study.InputError, match="no argument 'sasrec-ce-none'"):
         study.row_of("ml100k", "sasrec-ce", "none", None)
-    with pytest.raises(SystemExit):
+    with pytest.raises(study.InputError, match="sasrec-ce: expected MODEL-OBJECTIVE:ROWS"):
         study.parse(["ml100k", "sasrec-ce", "--out", str(tmp_path / "x.jsonl")])
