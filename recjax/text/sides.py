@@ -29,7 +29,7 @@ class Sides(NamedTuple):
     Attributes:
         read: [s] of the prompt, with the end of a text.
         written: [t] of the answer, with its end; at least one.
-        words: [s], see `recjax.models.t5.T5.encode`, or None.
+        words: [s], the number of the word that each token is of, for P5; or None.
     """
 
     read: Sequence[int] | np.ndarray
