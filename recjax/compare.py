@@ -7,9 +7,7 @@ A file of examples has a row an example (a user of leave-one-out has one): `user
 keys; and of every protocol `full/rank`, `full/hr@10`, ...: what the metrics are the means of.
 """
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ from recjax.errors import InputError
 from recjax.evaluation.intervals import Difference, paired_bootstrap
 from recjax.evaluation.protocols import Evaluator, Measured
 from recjax.frozen import open_ranks
+from recjax.out_files import check_out, csv_writer, utf8
 from recjax.replace import new_file
 from recjax.training.metrics import progress_bar
 from recjax.training.ranks import Ranks
@@ -29,7 +28,6 @@ from recjax.training.ranks import Ranks
 RESAMPLES, LEVEL, SEED = 10_000, 0.95, 0  # of the bootstrap
 # Targets by how often training has them: from, to.
 POPULARITY = {"unseen": (0, 0), "1-5": (1, 5), "6-20": (6, 20), "more": (21, None)}
-ENDINGS = (".csv", ".jsonl", ".parquet")
 _ROWS = 1 << 14  # rows made at a time
 
 
@@ -197,22 +195,9 @@ def check_examples_file(path: Path) -> None:
     """Whether `write_examples` may write a file.
 
     Raises:
-        InputError: another ending than `ENDINGS`, no pyarrow for a parquet file, a folder that is
-            missing, something that stands there (nothing is replaced).
+        InputError: see `recjax.out_files.check_out`; nothing is ever replaced.
     """
-    if path.suffix not in ENDINGS:
-        raise InputError(f"--per-user {path}: expected a name that ends in {', '.join(ENDINGS)}")
-    if path.exists() or path.is_symlink():
-        raise InputError(f"--per-user {path}: exists already; name another file, or remove it")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"--per-user {path}: no folder {path.parent}")
-    if path.suffix == ".parquet":
-        try:
-            import pyarrow.parquet  # noqa: F401
-        except ImportError:
-            raise InputError(
-                f"--per-user {path}: needs pyarrow (pip install recjax[parquet]); or .csv, .jsonl"
-            ) from None
+    check_out(path, _WRITERS, flag="--per-user", overwrite=None)
 
 
 def write_examples(measured: Measured, store: Store, path: Path) -> None:
@@ -233,8 +218,8 @@ def write_examples(measured: Measured, store: Store, path: Path) -> None:
         for first in range(0, len(measured.users), _ROWS):
             part = slice(first, first + _ROWS)
             yield {
-                "user": [_utf8(store.user_keys[user]) for user in measured.users[part]],
-                "target": [_utf8(items[item]) for item in measured.targets[part]],
+                "user": [utf8(store.user_keys[user]) for user in measured.users[part]],
+                "target": [utf8(items[item]) for item in measured.targets[part]],
                 **{name: column[part].tolist() for name, column in values.items()},
             }
 
@@ -242,21 +227,14 @@ def write_examples(measured: Measured, store: Store, path: Path) -> None:
         _WRITERS[path.suffix](file, ["user", "target", *values], chunks())
 
 
-def _utf8(text: Any) -> str:
-    """Half of a surrogate pair has no UTF-8 and becomes "?"."""
-    return str(text).encode("utf-8", "replace").decode()
-
-
 _Chunks = Iterator[dict[str, list[Any]]]
 
 
 def _write_csv(file: IO[bytes], names: list[str], chunks: _Chunks) -> None:
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    for chunk in chunks:
-        writer.writerows(zip(*chunk.values(), strict=True))
-    text.detach()  # the file stays open
+    with csv_writer(file) as writer:
+        writer.writerow(names)
+        for chunk in chunks:
+            writer.writerows(zip(*chunk.values(), strict=True))
 
 
 def _write_jsonl(file: IO[bytes], names: list[str], chunks: _Chunks) -> None:

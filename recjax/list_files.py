@@ -17,8 +17,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from recjax.errors import InputError
 from recjax.evaluation.lists import Recommendations
+from recjax.out_files import check_out, table_of, utf8
 from recjax.replace import new_file
 
 _SUBJECTS = ("user", "history")
@@ -31,50 +31,14 @@ Catalog = Sequence[dict[str, Any] | None]
 Write = Callable[[Sequence[Any], np.ndarray, np.ndarray], None]
 
 
-def check_out(out: Path, *, overwrite: bool) -> None:
-    """Whether recommendations may be written to a file.
+def check_lists(out: Path, *, overwrite: bool) -> None:
+    """Whether recommendations may be written to a file; no other file is ever replaced.
 
     Raises:
-        InputError: another ending than .csv, .jsonl and .parquet; a parquet file without pyarrow;
-            a folder; a folder that is missing; a file that is there without `overwrite`, or that
-            holds something else than recommendations (it is never replaced).
+        InputError: see `recjax.out_files.check_out`; the endings are .csv, .jsonl and .parquet.
     """
-    if out.suffix not in _WRITERS:
-        raise InputError(f"--out {out}: expected a name that ends in {', '.join(_WRITERS)}")
-    if out.suffix == ".parquet":
-        _parquet(out)
-    if out.is_dir():
-        raise InputError(f"--out {out}: is a folder; expected the name of a file")
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.parent}")
-    if not out.exists():
-        return
-    if not _is_ours(out):
-        raise InputError(
-            f"--out {out}: holds something else than recommendations, and is never replaced; name "
-            "another file"
-        )
-    if not overwrite:
-        raise InputError(f"--out {out}: exists already; --overwrite replaces it")
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether a file has the header, the first record or the columns of recommendations."""
-    try:
-        if not path.is_file():
-            return False
-        if not path.stat().st_size:
-            return True
-        if path.suffix == ".parquet":
-            return _parquet(path).read_schema(path).names in [[s, *_COLUMNS] for s in _SUBJECTS]
-        with path.open("rb") as file:
-            line = file.readline(1 << 24).decode().rstrip("\r\n")
-        if path.suffix == ".csv":
-            return line in [",".join((s, *_COLUMNS)) for s in _SUBJECTS]
-        record = json.loads(line)
-        return isinstance(record, dict) and tuple(record) in [(s, *_FIELDS) for s in _SUBJECTS]
-    except (OSError, ValueError, RecursionError):
-        return False
+    tables = [(subject, *names) for subject in _SUBJECTS for names in (_COLUMNS, _FIELDS)]
+    check_out(out, _WRITERS, overwrite=overwrite, ours=table_of(*tables))
 
 
 @contextlib.contextmanager
@@ -82,7 +46,7 @@ def list_file(out: Path, subject: str, catalog: Catalog) -> Iterator[Write]:
     """A writer of batches into a file, which is there when all of them are written.
 
     Args:
-        out: of `check_out`.
+        out: of `check_lists`.
         subject: "user" or "history".
         catalog: records by item id.
 
@@ -103,12 +67,7 @@ def as_records(found: Recommendations, subject: str) -> list[dict[str, Any]]:
 
 def _field(catalog: Catalog, name: str) -> list[Any]:
     """[I] texts by item id; None where there is none."""
-    return [record and _utf8(record[name]) for record in catalog]
-
-
-def _utf8(text: Any) -> Any:
-    """A text without what has no UTF-8 (halves of surrogate pairs become "?"); others as is."""
-    return text.encode("utf-8", "replace").decode() if isinstance(text, str) else text
+    return [record and utf8(record[name]) for record in catalog]
 
 
 def _number(score: float) -> str:
@@ -132,7 +91,7 @@ def _csv(file: IO[bytes], subject: str, catalog: Catalog) -> Iterator[Write]:
         rows = [
             f"{name},{rank},{middles[id]},{_number(score)}\n"
             for name, items, values in zip(names, ids.tolist(), scores.tolist(), strict=True)
-            for name in [_csv_fields(_utf8(name))]
+            for name in [_csv_fields(utf8(name))]
             for rank, (id, score) in enumerate(zip(items, values, strict=True), start=1)
             if id
         ]
@@ -154,7 +113,7 @@ def _jsonl(file: IO[bytes], subject: str, catalog: Catalog) -> Iterator[Write]:
             lists.append([_number(score) for score in values[: len(chosen)]])
             fields = zip(_FIELDS, map(", ".join, lists), strict=True)
             rest = ", ".join(f'"{field}": [{values}]' for field, values in fields)
-            lines.append(f'{{"{subject}": {dump(_utf8(name))}, {rest}}}\n')
+            lines.append(f'{{"{subject}": {dump(utf8(name))}, {rest}}}\n')
         file.write("".join(lines).encode())
 
     yield write
@@ -163,6 +122,7 @@ def _jsonl(file: IO[bytes], subject: str, catalog: Catalog) -> Iterator[Write]:
 @contextlib.contextmanager
 def _parquet_file(file: IO[bytes], subject: str, catalog: Catalog) -> Iterator[Write]:
     import pyarrow
+    from pyarrow import parquet
 
     keys, titles = (_field(catalog, name) for name in ("key", "title"))
     kinds = {
@@ -175,7 +135,7 @@ def _parquet_file(file: IO[bytes], subject: str, catalog: Catalog) -> Iterator[W
     schema = pyarrow.schema(list(kinds.items()))
     waiting: list[Any] = []  # few rows in a group make a large and slow file
 
-    with _parquet(Path()).ParquetWriter(file, schema) as table:
+    with parquet.ParquetWriter(file, schema) as table:
 
         def flush(least: int) -> None:
             if waiting and sum(map(len, waiting)) >= least:
@@ -184,7 +144,7 @@ def _parquet_file(file: IO[bytes], subject: str, catalog: Catalog) -> Iterator[W
 
         def write(names: Sequence[Any], ids: np.ndarray, scores: np.ndarray) -> None:
             row, column = np.nonzero(ids)
-            subjects, chosen = [_utf8(name) for name in names], ids[row, column].tolist()
+            subjects, chosen = [utf8(name) for name in names], ids[row, column].tolist()
             columns = (
                 [subjects[r] for r in row.tolist()],
                 column + 1,
@@ -201,17 +161,6 @@ def _parquet_file(file: IO[bytes], subject: str, catalog: Catalog) -> Iterator[W
 
         yield write
         flush(1)
-
-
-def _parquet(out: Path) -> Any:
-    """`pyarrow.parquet`; `InputError` where it is not installed."""
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise InputError(
-            f"--out {out}: parquet needs pyarrow; pip install 'recjax[parquet]'"
-        ) from None
-    return pyarrow.parquet
 
 
 _WRITERS = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet_file}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from recjax.errors import InputError, printable
+from recjax.out_files import check_out, table_of
 from recjax.paths import flag_path, flag_text
 from recjax.ranges import Checked, FieldError, Range, Seed, Size
 
@@ -121,7 +122,9 @@ def generate(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, Any
     prompts = [args.prompt] if args.prompts is None else read_prompts(args.prompts)
     if args.prompt == "":
         raise InputError("--prompt: is empty")
-    _check_out(args)
+    if args.out is not None:
+        ours = table_of(["prompt", "answer", "tokens"])
+        check_out(args.out, (".jsonl",), overwrite=args.overwrite, ours=ours)
     from recjax.llm_folders import load_llm
     from recjax.training.metrics import progress_bar
 
@@ -197,16 +200,3 @@ def read_prompts(path: Path) -> list[str]:
     if suffix == [".txt"]:
         return [line for _, line in text_lines(path) if line.strip()]
     raise InputError(f"--prompts {path}: expected a name that ends in .txt or .jsonl")
-
-
-def _check_out(args: argparse.Namespace) -> None:
-    out = args.out
-    if out is None:
-        return
-    if out.suffix != ".jsonl":
-        raise InputError(f"--out {out}: expected a name that ends in .jsonl")
-    if out.exists() and (out.is_dir() or not args.overwrite):
-        kind = "a folder" if out.is_dir() else "there is a file already; --overwrite replaces it"
-        raise InputError(f"--out {out}: {kind}")
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"--out {out}: no folder {out.absolute().parent}")

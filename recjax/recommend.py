@@ -17,7 +17,7 @@ from recjax.data.requests import Request
 from recjax.data.sources._lines import text_lines
 from recjax.errors import InputError, printable, shorten
 from recjax.evaluation.lists import Recommendations
-from recjax.list_files import as_records, check_out, list_file
+from recjax.list_files import as_records, check_lists, list_file
 from recjax.training.metrics import progress_bar
 from recjax.training.workdir import open_run
 
@@ -62,13 +62,13 @@ def recommend(
 
     Raises:
         InputError: another kind of run; unknown users or items; see `read_request` and
-            `check_out`. Nothing is written then.
+            `check_lists`. Nothing is written then.
     """
     out = None if out is None else Path(out)
     if users is not None and histories:
         raise InputError("--users and --history exclude each other")
     if out is not None:
-        check_out(out, overwrite=overwrite)
+        check_lists(out, overwrite=overwrite)
     run = open_run(workdir)
     lists = getattr(run, "lists", None)  # of what ranks a catalogue, or names its titles
     if lists is None:

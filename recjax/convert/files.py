@@ -17,6 +17,7 @@ import safetensors.numpy
 
 from recjax.array_files import read_npz
 from recjax.errors import InputError
+from recjax.out_files import check_out
 from recjax.replace import new_file
 
 
@@ -30,7 +31,7 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
     path = Path(path)
     reader = _READERS.get(path.suffix)
     if reader is None:
-        raise InputError(f"{path}: expected a file that ends in {', '.join(_READERS)}")
+        raise InputError(f"{path}: expected a name that ends in {', '.join(_READERS)}")
     try:
         return reader(path)
     except FileNotFoundError:
@@ -52,15 +53,9 @@ def write_state(
             file with the same keys), or not writable.
     """
     path = Path(path)
-    if path.suffix not in _WRITERS:
-        raise InputError(f"{path}: expected a file that ends in {', '.join(_WRITERS)}")
-    if path.exists():
-        if _keys(path) != set(state):
-            raise InputError(
-                f"{path}: another file is there; recjax never replaces it; choose another name"
-            )
-        if not overwrite:
-            raise InputError(f"{path}: there is a file already; --overwrite replaces it")
+    check_out(
+        path, _WRITERS, flag="", overwrite=overwrite, ours=lambda path: _keys(path) == set(state)
+    )
     with new_file(path) as file:
         _WRITERS[path.suffix](file, state)
 

@@ -113,7 +113,7 @@ def score(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, Any]:
     from recjax.guided.aspects import aspect_set
 
     teaching = args.teacher is not None
-    tables.check_file(args.out, overwrite=args.overwrite, endings=(".jsonl",) if teaching else ())
+    (tables.check_pairs if teaching else tables.check_scores)(args.out, overwrite=args.overwrite)
     aspects, store = aspect_set(args.aspects), open_store(args.data)
     fields = names(args.fields)
     own = {} if args.longest is None else {"longest": args.longest}

@@ -13,13 +13,10 @@ aspect over the known ones stands in for it, and is counted.
 Letters: I items and padding, U users, A aspects.
 """
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,6 +24,7 @@ from recjax.config import nearest, to_plain
 from recjax.data.attributes import Attributes, Catalog, read_numbers
 from recjax.errors import InputError
 from recjax.guided.aspects import ITEM, USER, AspectSet, aspect_set, check_same, plain, set_of
+from recjax.out_files import check_out, csv_writer, utf8
 from recjax.paths import home
 from recjax.replace import new_file, write_text
 
@@ -195,51 +193,31 @@ def write_scores(
         key: `ITEM` or `USER`.
 
     Raises:
-        InputError: another ending, no pyarrow for a parquet file, or it cannot be written.
+        InputError: see `recjax.out_files.check_out`, or it cannot be written.
     """
     path = Path(path)
-    check_ending(path)
+    check_out(path, ENDINGS, flag="", overwrite=True)
     plainly = to_plain(aspects)
     write_text(path.with_name(path.name + BESIDE), json.dumps(plainly, indent=1) + "\n")
-    rows = zip(keys, np.asarray(values, np.float64), strict=True)
+    keys, values = [utf8(name) for name in keys], np.asarray(values, np.float64)
     if path.suffix == ".parquet":
-        _write_parquet(path, rows, aspects, key)
+        _write_parquet(path, keys, values, aspects, key)
         return
-    with new_file(path) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-        writer = csv.writer(
-            text, lineterminator="\n", delimiter="\t" if path.suffix == ".tsv" else ","
-        )
+    delimiter = "\t" if path.suffix == ".tsv" else ","
+    with new_file(path) as file, csv_writer(file, delimiter) as writer:
         writer.writerow([key, *aspects.names])
-        for name, row in rows:
+        for name, row in zip(keys, values, strict=True):
             writer.writerow([name, *("" if np.isnan(v) else f"{v:.6g}" for v in row)])
-        text.detach()  # the file stays open
 
 
-def check_ending(path: Path) -> None:
-    """Whether scores can be written as such a file; `InputError` where not."""
-    if path.suffix not in ENDINGS:
-        raise InputError(f"{path}: expected a name that ends in {', '.join(ENDINGS)}")
-    if path.suffix == ".parquet":
-        try:
-            import pyarrow.parquet  # noqa: F401
-        except ImportError:
-            raise InputError(
-                f"{path}: parquet needs pyarrow; pip install 'recjax[parquet]'"
-            ) from None
-
-
-def _write_parquet(path: Path, rows: Any, aspects: AspectSet, key: str) -> None:
+def _write_parquet(
+    path: Path, keys: Sequence[str], values: np.ndarray, aspects: AspectSet, key: str
+) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    keys, values = [], []
-    for name, row in rows:
-        keys.append(name)
-        values.append(row)
-    table = np.stack(values) if values else np.zeros((0, len(aspects)))
     columns = {key: pyarrow.array(keys, pyarrow.string())}
-    for name, column in zip(aspects.names, table.T, strict=True):
+    for name, column in zip(aspects.names, values.T, strict=True):
         columns[name] = pyarrow.array(column.astype(np.float32), from_pandas=True)
     with new_file(path) as file:
         parquet.write_table(pyarrow.table(columns), file)

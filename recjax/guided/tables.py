@@ -28,9 +28,10 @@ from recjax.guided.prompts import (
     question,
     user_text,
 )
-from recjax.guided.score_files import ENDINGS, check_ending, read_scores, write_scores
+from recjax.guided.score_files import ENDINGS, read_scores, write_scores
 from recjax.guided.scoring import EndpointRater, Rated, Rater
 from recjax.guided.shards import Progress
+from recjax.out_files import check_out, table_of
 from recjax.replace import new_file
 from recjax.training.metrics import progress_bar
 
@@ -132,23 +133,19 @@ def user_subjects(
     return Subjects("user", store.user_keys, text, settings)
 
 
-def check_file(out: Path, *, overwrite: bool = False, endings: Sequence[str] = ()) -> None:
-    """Whether a score file may be written; before anything is read.
+def check_scores(out: Path, *, overwrite: bool = False) -> None:
+    """Whether a file of scores may be written; no other file is ever replaced.
 
     Raises:
-        InputError: another ending, a folder, no folder to write into, or a file that is there.
+        InputError: see `recjax.out_files.check_out`.
     """
-    if out.suffix not in (endings or ENDINGS):
-        wanted = ", ".join(endings or ENDINGS)
-        raise InputError(f"--out {out}: expected a name that ends in {wanted}")
-    if not endings:
-        check_ending(out)
-    if out.is_dir():
-        raise InputError(f"--out {out}: is a folder; expected the name of a file")
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.parent}")
-    if out.exists() and not overwrite:
-        raise InputError(f"--out {out}: exists already; --overwrite replaces it")
+    check_out(out, ENDINGS, overwrite=overwrite, ours=table_of([ITEM], [USER]))
+
+
+def check_pairs(out: Path, *, overwrite: bool = False) -> None:
+    """The same of a file of `write_pairs`."""
+    ours = table_of(["prompt", "answer"], ["system", "prompt", "answer"])
+    check_out(out, (".jsonl",), overwrite=overwrite, ours=ours)
 
 
 def score_all(
@@ -176,11 +173,11 @@ def score_all(
         `malformed` answers, and scores `missing`, `out_of_range` and `extra`.
 
     Raises:
-        InputError: see `check_file`, `Progress`; what `rate` raises, after which the same command
+        InputError: see `check_scores`, `Progress`; what `rate` raises, after which the same command
             goes on.
     """
     out = Path(out)
-    check_file(out, overwrite=overwrite)
+    check_scores(out, overwrite=overwrite)
     settings = {**rate.settings, **subjects.settings, "known": _digest(known)}
     parts = out.with_name(out.name + PARTS)
     taken = _known(known, subjects, rate.aspects)
@@ -301,7 +298,7 @@ def write_pairs(
         `pairs` written, and the subjects `left_out`.
 
     Raises:
-        InputError: see `check_file`, `recjax.guided.score_files.read_item_scores`.
+        InputError: see `check_pairs`, `recjax.guided.score_files.read_item_scores`.
     """
     ids = {key: place for place, key in enumerate(subjects.keys)}
     found = read_scores(scores, ids, len(ids), subjects.column, aspects)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recjax.errors import InputError
+from recjax.out_files import check_out
 from recjax.replace import write_text
 from recjax.report.html import block, figure, fold, section_html, settings, slug, table
 from recjax.report.markup import Html, element, join
@@ -47,13 +48,9 @@ def write_report(workdir: str | Path, out: str | Path | None = None) -> Path:
     """
     workdir = Path(workdir)
     out = workdir / "report.html" if out is None else Path(out)
-    if out.suffix not in (".html", ".htm"):
-        raise InputError(f"--out {out}: expected a name that ends in .html")
-    if out.exists() and not _is_page(out):
-        raise InputError(
-            f"{out}: recjax did not write this file and never replaces it; name another --out"
-        )
-    write_text(out, make_page(workdir))
+    page = make_page(workdir)
+    check_out(out, (".html", ".htm"), overwrite=True, ours=_is_page)
+    write_text(out, page)
     return out
 
 

@@ -189,9 +189,9 @@ def test_files_that_cannot_be_written(recjax, runs, tmp_path):
     (tmp_path / "folder.csv").mkdir()
     for name, message in (
         ("users.txt", "users.txt: expected a name that ends in .csv, .jsonl, .parquet"),
-        ("there.csv", "there.csv: exists already; name another file, or remove it"),
-        ("folder.csv", "folder.csv: exists already"),
-        ("no/users.csv", "no/users.csv: no folder"),
+        ("there.csv", "there.csv: exists already; choose another name"),
+        ("folder.csv", "folder.csv: is a folder"),
+        ("no/users.csv", "no/users.csv: there is no folder"),
     ):
         status, _, err = recjax(
             "evaluate", f"--workdir={runs}/a", f"--per-user={tmp_path}/{name}"

@@ -16,7 +16,7 @@ LAYERS = (
     ("errors", "typing", "ranges", "config", "paths", "arguments"),
     ("array_files", "json_files", "memory", "locks"),
     ("signals", "sharded"),
-    ("replace",),
+    ("replace", "out_files"),
     ("data",),
     ("text",),
     ("nn",),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from recjax.errors import InputError
-from recjax.list_files import check_out, list_file
+from recjax.list_files import check_lists, list_file
 
 ENDINGS = ("csv", "jsonl", "parquet")
 CATALOG = [
@@ -68,15 +68,15 @@ def test_what_is_written_is_read_back(out):
         ["u4?", "b,b", None],
     ]
     np.testing.assert_array_equal(np.float32([row[3] for row in rows]), SCORES[-np.inf < SCORES])
-    check_out(out, overwrite=True)
+    check_lists(out, overwrite=True)
     with pytest.raises(InputError, match="exists already; --overwrite replaces it"):
-        check_out(out, overwrite=False)
+        check_lists(out, overwrite=False)
 
 
 def test_histories_are_numbered(out):
     write(out, "history", range(1, 5))
     assert [int(row[0]) for row in read(out)] == [1, 1, 2, 4, 4]
-    check_out(out, overwrite=True)
+    check_lists(out, overwrite=True)
 
 
 @pytest.mark.parametrize(
@@ -94,13 +94,13 @@ def test_histories_are_numbered(out):
 def test_other_files_are_never_replaced(out, content):
     out.write_bytes(content)
     for overwrite in (False, True):
-        with pytest.raises(InputError, match="holds something else than recommendations"):
-            check_out(out, overwrite=overwrite)
+        with pytest.raises(InputError, match="another file is there, and recjax never"):
+            check_lists(out, overwrite=overwrite)
 
 
 def test_an_empty_file_is_replaced(out):
     out.write_bytes(b"")
-    check_out(out, overwrite=True)
+    check_lists(out, overwrite=True)
 
 
 def test_a_file_appears_whole_or_not_at_all(out):
@@ -126,26 +126,3 @@ def test_a_folder_that_cannot_be_written(out, monkeypatch):
     with pytest.raises(InputError, match="cannot write .*(full|No space left)"):
         write(out, "user", list("abcd"))
     assert not list(out.parent.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("recs.txt", "expected a name that ends in .csv, .jsonl, .parquet"),
-        ("recs", "expected a name that ends in .csv, .jsonl, .parquet"),
-        ("recs.csv.gz", "expected a name that ends in .csv, .jsonl, .parquet"),
-        ("nowhere/recs.csv", "there is no folder .*nowhere"),
-        ("folder.csv", "is a folder; expected the name of a file"),
-    ],
-)
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_places_that_will_not_do(tmp_path, name, message, overwrite):
-    (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(InputError, match=message):
-        check_out(tmp_path / name, overwrite=overwrite)
-
-
-def test_parquet_without_pyarrow(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
-    with pytest.raises(InputError, match=r"parquet needs pyarrow; pip install 'recjax\[parquet\]'"):
-        check_out(tmp_path / "recs.parquet", overwrite=False)

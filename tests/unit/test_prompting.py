@@ -42,7 +42,9 @@ def test_prompts_of_files_and_answers_in_one(recjax, folder, tmp_path):
     status, said, _ = recjax(*flags, f"--prompts={lines}", "--json")
     assert status == 0 and said["answers"] == rows
     status, _, err = recjax(*flags, f"--prompts={text}", f"--out={out}")
-    assert status == 2 and "there is a file already; --overwrite replaces it" in err
+    assert status == 2 and "exists already; --overwrite replaces it" in err
+    status, _, err = recjax(*flags, f"--prompts={lines}", f"--out={lines}", "--overwrite")
+    assert status == 2 and "p.jsonl: another file is there, and recjax never" in err
     assert [json.loads(line) for line in out.read_text().splitlines()] == rows
 
 
@@ -106,7 +108,7 @@ def test_an_adapter_and_control_characters(recjax, folder, tmp_path, capsys, mon
         (["--top-k=much"], "argument --top-k: invalid int value: 'much'"),
         (["--special", "--chat"], "--special excludes --chat"),
         (["--out=a.csv"], "--out a.csv: expected a name that ends in .jsonl"),
-        (["--out=none/a.jsonl"], "--out none/a.jsonl: no folder"),
+        (["--out=none/a.jsonl"], "--out none/a.jsonl: there is no folder"),
         (["--dtype=int8"], "dtype int8: expected one of float32"),
         (["--adapter=none"], "none/adapter_config.json: no such file"),
         (["--config.a=1"], "generate takes no --config.KEY"),

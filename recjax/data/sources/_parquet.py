@@ -6,6 +6,7 @@ from typing import Any
 
 from recjax.data.sources._values import UNITS, Time
 from recjax.errors import InputError
+from recjax.out_files import parquet
 
 _BATCH = 1 << 16  # rows
 
@@ -24,15 +25,12 @@ def parquet_rows(
     Raises:
         InputError: no such file, a damaged one, no pyarrow; what `check` raises.
     """
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise InputError(f"{path}: parquet needs pyarrow; pip install 'recjax[parquet]'") from None
+    reader = parquet(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     number = 0
     try:
-        table = parquet.ParquetFile(path)
+        table = reader.ParquetFile(path)
         check(table.schema_arrow.names)
         for batch in table.iter_batches(batch_size=_BATCH, columns=wanted):
             columns = {

@@ -173,7 +173,7 @@ def test_pickled_arrays_are_not_read(tmp_path):
 
 def test_other_kinds_and_existing_files(tmp_path):
     for act in (read_state, lambda path: write_state(path, {})):
-        with pytest.raises(InputError, match="a.bin: expected a file that ends in .safetensors, "):
+        with pytest.raises(InputError, match="a.bin: expected a name that ends in .safetensors, "):
             act(tmp_path / "a.bin")
     with pytest.raises(InputError, match="ends in .safetensors, .npz$"):
         write_state(tmp_path / "a.pth", {})
@@ -182,18 +182,18 @@ def test_other_kinds_and_existing_files(tmp_path):
     for name in ("text.npz", "other.npz"):
         before = (tmp_path / name).read_bytes()
         with pytest.raises(
-            InputError, match=f"{name}: another file is there; recjax never replaces"
+            InputError, match=f"{name}: another file is there, and recjax never replaces"
         ):
             write_state(tmp_path / name, make_state(), overwrite=True)
         assert (tmp_path / name).read_bytes() == before
     write_state(tmp_path / "a.npz", make_state())
     (tmp_path / "a.npz.tmp").write_text("mine")
-    with pytest.raises(InputError, match="a.npz: there is a file already; --overwrite replaces it"):
+    with pytest.raises(InputError, match="a.npz: exists already; --overwrite replaces it"):
         write_state(tmp_path / "a.npz", make_state())
     write_state(tmp_path / "a.npz", make_state(), overwrite=True)
     assert (tmp_path / "a.npz.tmp").read_text() == "mine"
     assert read_state(tmp_path / "a.npz").keys() == make_state().keys()
-    with pytest.raises(InputError, match="cannot write .*no/a.npz"):
+    with pytest.raises(InputError, match="no/a.npz: there is no folder .*no; make it first"):
         write_state(tmp_path / "no" / "a.npz", {})
 
 
@@ -322,7 +322,7 @@ def test_nothing_is_replaced_without_being_told(recjax, place):
     assert "run: has a run; choose another --workdir, or --overwrite" in recjax(*IMPORT)[2]
     assert recjax(*IMPORT, "--overwrite")[0] == 0
     status, _, err = recjax("convert", "--workdir=run", "--to=in.npz")
-    assert status == 2 and "in.npz: there is a file already" in err
+    assert status == 2 and "in.npz: exists already" in err
 
 
 def test_runs_that_cannot_leave_say_why(recjax, place):

@@ -180,12 +180,15 @@ def test_what_is_refused(run, kind, flags, options, message, tmp_path):
 
 
 def test_files_that_are_refused(run, tmp_path, few):
+    other = tmp_path / "log.csv"
+    other.write_text("user_id_of_mine,item_id\nann,tea\n")
     for out, message in (
         (tmp_path / "s.txt", "expected a name that ends in .tsv, .csv, .parquet"),
         (tmp_path, "expected a name that ends"),
         (tmp_path / "no" / "s.tsv", "there is no folder"),
+        (other, "another file is there, and recjax never replaces it"),
     ):
-        status, _, err = run("items", out=out)
+        status, _, err = run("items", "--overwrite", out=out)
         assert status == 2 and message in err
     few.write_text(few.read_text() + "nobody\n")
     status, _, err = run("items", f"--among={few}")

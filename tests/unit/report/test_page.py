@@ -327,7 +327,9 @@ def test_no_run(tmp_path):
 def test_where_no_page_can_stand(workdir):
     with pytest.raises(InputError, match="--out .*metrics.jsonl: expected a name that ends in"):
         write_report(workdir, workdir / "metrics.jsonl")
-    with pytest.raises(InputError, match="cannot write .*page.html: No such file"):
+    with pytest.raises(
+        InputError, match="--out .*page.html: there is no folder .*gone; make it first"
+    ):
         write_report(workdir, workdir / "gone" / "page.html")
 
 
