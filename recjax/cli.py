@@ -103,7 +103,6 @@ def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[s
 def _trained(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
     from recjax.training.group import current
     from recjax.training.metrics import format_table
-    from recjax.training.parallel import undivided
     from recjax.training.trainable import Trainable
     from recjax.training.workdir import start_run
 
@@ -112,7 +111,7 @@ def _trained(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict
     say = _say if current().index == 0 else lambda *lines: None
     say(f"workdir: {args.workdir}", run.describe())
     if isinstance(run, Trainable):
-        wrong = undivided(run.model.shapes, run.placed_axes, run.mesh)
+        wrong = run.undivided()
         for one in wrong[:1]:
             others = f" ({len(wrong) - 1} more)" if len(wrong) > 1 else ""
             say(f"config.train.mesh: {one}{others}; each device keeps the whole")

@@ -326,15 +326,7 @@ class P5Run(ByBeams, Run):
         return {"folder": str(folder)}
 
 
-def planned(config: P5Config, rows: int) -> dict[str, Any]:
-    """See `System.plan`."""
-    del rows
-    if config.llm:
-        return {"config": outline(Path(config.llm)).config}
-    return {"config": read_model(config.model, config.tokenizer.vocab_size)}
-
-
 SYSTEM = System(
-    P5Config, P5Run, complete, settled=_settled, plan=planned,
+    P5Config, P5Run, complete, settled=_settled,
     may_change=("llm", "data.path", "data.store", "text.tasks.reviews"),
 )  # fmt: skip

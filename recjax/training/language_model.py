@@ -318,10 +318,4 @@ class LanguageRun(Run):
         return {"folder": str(folder)}
 
 
-def planned(config: LanguageRunConfig, rows: int) -> dict[str, Any]:
-    """See `System.plan`."""
-    del rows
-    return {"config": read_model(config.model, config.tokenizer.vocab_size)}
-
-
-SYSTEM = System(LanguageRunConfig, LanguageRun, complete, plan=planned)
+SYSTEM = System(LanguageRunConfig, LanguageRun, complete)

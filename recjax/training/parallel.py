@@ -166,24 +166,36 @@ def spec_for(path: str, shape: tuple[int, ...], axes: AxisRules, mesh: Mesh) -> 
     Raises:
         ValueError: no rule covers the parameter, or the rule has another number of axes.
     """
+    logical = _names(path, shape, axes)
+    parts = _parts(shape, logical, mesh)
+    return PartitionSpec(*(axes_of if divides else None for axes_of, divides in parts))
+
+
+def _names(path: str, shape: Sequence[int], axes: AxisRules) -> Sequence[Axes | None]:
+    """Of each dimension the name that the first matching rule gives."""
     logical = next((names for pattern, names in axes if re.fullmatch(pattern, path)), None)
     if logical is None:
         raise ValueError(f"no sharding rule covers parameter {path}")
     if logical == (None,):
-        logical = (None,) * len(shape)
+        return (None,) * len(shape)
     if len(logical) != len(shape):
         raise ValueError(f"parameter {path} has shape {shape}, its rule names axes {logical}")
+    return logical
+
+
+def _parts(
+    shape: Sequence[int], names: Sequence[Axes | None], mesh: Any
+) -> list[tuple[tuple[str, ...], bool]]:
+    """Of each dimension the mesh axes that would split it, and whether they do."""
     used: set[str] = set()
-    spec: list[tuple[str, ...] | None] = []
-    for size, name in zip(shape, logical, strict=True):
+    out = []
+    for size, name in zip(shape, names, strict=True):
         wanted = name if isinstance(name, tuple) else mesh_axes(name)
         wanted = tuple(a for a in wanted if a not in used and mesh.shape[a] > 1)
-        if not wanted or size % math.prod(mesh.shape[a] for a in wanted):
-            spec.append(None)
-            continue
-        used.update(wanted)
-        spec.append(wanted)
-    return PartitionSpec(*spec)
+        divides = bool(wanted) and size % math.prod(mesh.shape[a] for a in wanted) == 0
+        used.update(wanted if divides else ())
+        out.append((wanted, divides))
+    return out
 
 
 def ruled(axes: AxisRules, rules: Mapping[str, Axes]) -> AxisRules:
@@ -205,17 +217,14 @@ def undivided(shapes: Mapping[str, Any], axes: AxisRules, mesh: Any) -> list[str
     """
     out: list[str] = []
     for path, a in shapes.items():
-        names = next((n for pattern, n in axes if re.fullmatch(pattern, path)), ())
-        spec = spec_for(path, a.shape, axes, mesh)
-        parts_of = [(part,) if isinstance(part, str) else part for part in spec]
-        used = {axis for part in parts_of if part for axis in part}
-        for size, name, part in zip(a.shape, names, parts_of, strict=False):
-            wanted = name if isinstance(name, tuple) else mesh_axes(name)
-            wanted = tuple(w for w in wanted if mesh.shape[w] > 1 and w not in used)
-            if part is None and wanted:
-                parts = math.prod(mesh.shape[w] for w in wanted)
+        names = _names(path, a.shape, axes)
+        parts = list(zip(a.shape, _parts(a.shape, names, mesh), strict=True))
+        used = {axis for _, (wanted, divides) in parts if divides for axis in wanted}
+        for size, (wanted, _) in parts:
+            if not used.issuperset(wanted):
+                count = math.prod(mesh.shape[w] for w in wanted)
                 said = " x ".join(wanted)
-                out.append(f"{said} = {parts} does not divide the {size:,} of '{path}'")
+                out.append(f"{said} = {count} does not divide the {size:,} of '{path}'")
     return out
 
 

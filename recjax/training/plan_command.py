@@ -30,7 +30,9 @@ def plan(args: argparse.Namespace, run: Any, say: Callable[..., None]) -> dict[s
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if own:
         for name in (n for n in (*given, "remat") if getattr(args, n) is not None):
-            raise InputError(f"--{name}: of language models; expected --config.KEY=VALUE")
+            raise InputError(
+                f"--{name}: of presets, finetune and recsysllm; expected --config.KEY=VALUE"
+            )
         return _fitting(plan_run(run, sizes), device, say)
     if run is None:
         told = {"config": find_config(args.preset, args.source, remat=args.remat)}

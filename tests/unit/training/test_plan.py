@@ -169,21 +169,9 @@ def test_the_command(recjax):
     assert "GB on each device:" in err and "4,194,304 trained; 512 tokens a step on 8" in err
 
 
-def test_of_a_folder_and_of_a_run(recjax, tmp_path):
+def test_of_a_folder(recjax):
     folder = Path(__file__).parents[2] / "data" / "llama" / "llama_gqa"
     assert recjax("plan", f"--from={folder}", "--train=full", "--json")[1]["parameters"] == 145_856
-    (tmp_path / "config.py").write_text(
-        "from ml_collections import ConfigDict\n"
-        "def get_config(arg=None):\n"
-        "    model = {'name': 'llama', 'layers': 1, 'dim': 16, 'heads': 2, 'kv_heads': 2,\n"
-        "             'head_dim': 8, 'mlp_dim': 8}\n"
-        "    return ConfigDict({'system': arg, 'data': {'source': 'simulated', 'store': 'x'},\n"
-        "                       'model': model if arg == 'language_model' else {'name': 'sasrec'}})"
-    )
-    run = f"--config={tmp_path / 'config.py'}:language_model"
-    status, out, err = recjax("plan", run, "--train=full", "--json", "--config.model.layers=2")
-    assert status == 0, err
-    assert out["parameters"] == 2 * 2000 * 16 + 2 * (4 * 256 + 3 * 128 + 32) + 16
 
 
 @pytest.mark.parametrize(
@@ -259,13 +247,36 @@ def test_of_a_recommender(recjax, tmp_path, sample_store):
     assert "mesh (1, 1, 8): tensor = 8 does not divide the 12 of 'blocks/0/" in err
     for wrong, message in (
         ("--device=h10", "did you mean 'h100'"),
-        ("--batch=3", "--batch: of language models; expected --config.KEY=VALUE"),
-        ("--remat=full", "--remat: of language models"),
+        ("--batch=3", "--batch: of presets, finetune and recsysllm; expected --config."),
+        ("--remat=full", "--remat: of presets"),
         ("--config.train.rules={'items': ('tensr',)}", "no mesh axis 'tensr'; did you mean"),
         ("--config.train.rules={'item': ('tensor',)}", "no logical axis 'item'; did you mean 'ite"),
     ):
         status, _, err = recjax("plan", config, "--mesh=1,8,1", wrong)
         assert status == 2 and message in err, wrong
+
+
+@pytest.mark.devices
+def test_of_a_new_language_model(recjax, tmp_path, sample_store):
+    """All of it is trained, in float32; a step has the rows into which texts are packed."""
+    model = {"name": "llama", "layers": 1, "dim": 16, "heads": 2, "kv_heads": 2, "head_dim": 8}
+    section = {
+        "system": "language_model",
+        "data": {"source": "simulated", "store": str(sample_store.path)},
+        "model": {**model, "mlp_dim": 8, "max_length": 256},
+        "tokenizer": {"vocab_size": 320},
+        "train": {"batch_size": 32},
+    }
+    text = f"def get_config(arg):\n    return ConfigDict({section})"
+    (tmp_path / "config.py").write_text(f"from ml_collections import ConfigDict\n{text}")
+    config = f"--config={tmp_path / 'config.py'}"
+    status, out, err = recjax("plan", config, "--mesh=4,1,2", "--json")
+    assert status == 0, err
+    own = (sample_store.n_items + 2 * 320) * 16 + 4 * 256 + 3 * 128 + 3 * 16
+    assert out["trained"] == out["parameters"] == own
+    step = out["compiled"]
+    assert 8 <= out["rows"] < 32 and step["input_bytes"] % (4 * out["rows"]) == 0
+    assert 3 * 4 * own / 2 < step["argument_bytes"] < 3 * 4 * own
 
 
 @pytest.mark.devices
