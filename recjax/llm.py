@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from recjax.convert.language_model import language_model, write_language_model
+from recjax.convert.language_model import language_model
+from recjax.convert.writing import write_language_model
 from recjax.decoding import programs
 from recjax.errors import InputError
 from recjax.evaluation.shards import fetch

@@ -25,7 +25,8 @@ def write_models(folder: Path, store: Any) -> None:
     """A tokenizer of GLM's kind, and a random LLaMA and GLM with it: `llama`, `glm`."""
     from flax import nnx
 
-    from recjax.convert.language_model import language_model, write_language_model
+    from recjax.convert.language_model import language_model
+    from recjax.convert.writing import write_language_model
     from recjax.models import glm, llama
     from recjax.models.definition import params_of
     from recjax.recsysllm.spans import COMMANDS, Marks

@@ -97,7 +97,8 @@ def ours(
     import jax.numpy as jnp
     from flax import nnx
 
-    from recjax.convert.language_model import language_model, write_language_model
+    from recjax.convert.language_model import language_model
+    from recjax.convert.writing import write_language_model
     from recjax.llm import LanguageModel
     from recjax.models.definition import define, params_of
     from recjax.models.glm import GLM, Config

@@ -138,7 +138,8 @@ class Ours:
 
     def write(self, folder: Path) -> None:
         """The weights in Hugging Face's form."""
-        from recjax.convert.language_model import language_model, write_language_model
+        from recjax.convert.language_model import language_model
+        from recjax.convert.writing import write_language_model
 
         write_language_model(folder, language_model(self.config, self.params))
 

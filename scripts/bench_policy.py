@@ -49,7 +49,8 @@ def main() -> None:
 
     import recjax
     from recjax.config import build, load_config
-    from recjax.convert.language_model import language_model, write_language_model
+    from recjax.convert.language_model import language_model
+    from recjax.convert.writing import write_language_model
     from recjax.guided.policy import PolicyRun
     from recjax.guided.policy_config import PolicyConfig
 

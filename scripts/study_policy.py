@@ -26,7 +26,8 @@ from flax import nnx
 import recjax
 from recjax.arguments import Parser
 from recjax.config import build, load_config
-from recjax.convert.language_model import language_model, write_language_model
+from recjax.convert.language_model import language_model
+from recjax.convert.writing import write_language_model
 from recjax.errors import run_script
 from recjax.guided.aspects import USER
 from recjax.guided.policy import PolicyRun

@@ -70,7 +70,8 @@ def start_model(folder: Path, pairs: Path, size: int, layers: int, vocab: int, s
     """A new LLaMA and a tokenizer of the pairs' texts, as a folder of Hugging Face."""
     from flax import nnx
 
-    from recjax.convert.language_model import language_model, write_language_model
+    from recjax.convert.language_model import language_model
+    from recjax.convert.writing import write_language_model
     from recjax.models.definition import params_of
     from recjax.models.llama import Config, Llama
     from recjax.text.bpe import train_bpe

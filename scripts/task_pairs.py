@@ -18,7 +18,8 @@ from flax import nnx
 
 from recjax.arguments import Parser
 from recjax.config import load_config
-from recjax.convert.language_model import language_model, write_language_model
+from recjax.convert.language_model import language_model
+from recjax.convert.writing import write_language_model
 from recjax.errors import run_script
 from recjax.models.definition import params_of
 from recjax.models.language import find_family

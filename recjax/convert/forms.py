@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+
 from recjax.config import build, near_file, to_plain
 from recjax.convert import flax_files, llama_meta, orbax_files, tensors
 from recjax.errors import InputError
@@ -19,6 +21,7 @@ FORMS: dict[str, tuple[str, ...]] = {
     "meta": (llama_meta.PARAMS,),
     "flax": (flax_files.SINGLE, flax_files.INDEX),
 }
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def form_of(folder: Path) -> str:
@@ -88,3 +91,22 @@ def family_of(attributes: Mapping[str, Any], where: str) -> Family:
 def with_fields(config: Any, fields: Mapping[str, Any]) -> Any:
     """A model's config with other values of some fields; `InputError` naming a wrong one."""
     return build(type(config), to_plain(config) | {**fields}, "model") if fields else config
+
+
+def check_family(form: str, family: Family, where: Path) -> None:
+    """Raises `InputError` for a form that has no models of a family."""
+    if form not in family.forms:
+        raise InputError(
+            f"{where}: the form {form} has no models of the family {family.name}; expected one of "
+            f"{', '.join(family.forms)}"
+        )
+
+
+def check_dtype(dtype: Any) -> None:
+    """Raises `InputError` for what is neither one of `DTYPES` nor None."""
+    try:
+        known = dtype is None or jnp.dtype(dtype).name in DTYPES
+    except TypeError:
+        known = False
+    if not known:
+        raise InputError(f"dtype {dtype}: expected one of {', '.join(DTYPES)}")

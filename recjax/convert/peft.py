@@ -20,7 +20,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from recjax.convert.language_model import DTYPES, Loaded, Shardings
+from recjax.convert.forms import DTYPES
+from recjax.convert.language_model import Loaded, Shardings
 from recjax.convert.mapping import TRANSPOSE, Rule, load, to_tensors
 from recjax.convert.peft_config import ends_of, linear_maps, read_config
 from recjax.convert.tensors import Tensor, read_file, write_file

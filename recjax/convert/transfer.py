@@ -8,12 +8,9 @@ import jax.numpy as jnp
 
 from recjax.convert.check import check_logits
 from recjax.convert.forms import form_of
-from recjax.convert.language_model import (
-    check_target,
-    read_language_model,
-    write_language_model,
-)
+from recjax.convert.language_model import read_language_model
 from recjax.convert.peft import merged, read_adapter
+from recjax.convert.writing import check_target, write_language_model
 from recjax.errors import InputError
 
 

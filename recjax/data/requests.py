@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from recjax.config import close
 from recjax.data.splits import Spans
 from recjax.data.store import Store
 from recjax.errors import InputError, shorten
@@ -127,7 +128,7 @@ def _users(store: Store, keys: list[str], what: str, problems: list[str]) -> np.
     known = store.user_numbers
     unknown = [key for key in keys if key not in known]
     if unknown:
-        problem = f"{what}: {_unknown(unknown, 'user')}"
+        problem = f"{what}: {_unknown(unknown, 'user', known)}"
         if all(key in store.item_ids for key in unknown):
             problem += " (they are items: a history is a list of its own, as in [['a', 'b']])"
         problems.append(problem)
@@ -140,7 +141,7 @@ def _histories(
     known = store.item_ids
     unknown = [key for history in histories for key in history if key not in known]
     if unknown:
-        problems.append(f"{what}: {_unknown(unknown, 'item')}")
+        problems.append(f"{what}: {_unknown(unknown, 'item', known)}")
     empty = [str(n) for n, history in enumerate(histories, start=1) if not history]
     if empty:
         more = f", ... ({len(empty)})" if len(empty) > _NAMED else ""
@@ -159,19 +160,21 @@ def _candidates(store: Store, among: Any, what: str, problems: list[str]) -> np.
         raise InputError(f"{what}: no item that may be recommended; the list is empty")
     unknown = [key for key in keys if key not in store.item_ids]
     if unknown:
-        problems.append(f"{what}: {_unknown(unknown, 'item')}")
+        problems.append(f"{what}: {_unknown(unknown, 'item', store.item_ids)}")
     allowed = np.zeros(store.n_items, bool)
     allowed[[store.item_ids.get(key, 0) for key in keys]] = True
     return allowed
 
 
-def _unknown(keys: list[str], kind: str) -> str:
+def _unknown(keys: list[str], kind: str, known: Iterable[str]) -> str:
     different = list(dict.fromkeys(keys))
     count = len(different)
     names = ", ".join(map(_short, different[:_NAMED]))
     more = f" and {count - _NAMED} more" if count > _NAMED else ""
     are = f"{kind} that is" if count == 1 else f"{kind}s that are"
-    return f"{count:,} {are} not in the data: {names}{more}"
+    found = close(different[0], known) if count == 1 else None
+    hint = "" if found is None else f"; did you mean {_short(found)}?"
+    return f"{count:,} {are} not in the data: {names}{more}{hint}"
 
 
 def _short(value: Any) -> str:

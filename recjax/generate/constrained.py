@@ -19,12 +19,13 @@ from recjax.typing import Array
 class Constraint:
     """Only what a template can write, then a stop token; a `Processor`, made by `constrain`.
 
+    Of several stop tokens the likeliest ends a text, with the probability of all of them.
     Its state is the node [B] of each row. A row that is forced off the template (by a processor
     that forbids all of its tokens) may only stop.
 
     Attributes:
         trie: what may be written.
-        stop: [n] tokens that end a text, -1 = none.
+        stop: [n] tokens that end a text, n >= 1.
     """
 
     trie: DeviceTrie
@@ -35,9 +36,14 @@ class Constraint:
         return jnp.zeros(rows, jnp.int32)
 
     def __call__(self, state: Array, logits: Array, step: Array) -> Array:
-        vocab = logits.shape[1]
-        ends = jnp.where(self.trie.final[state][:, None] & (self.stop >= 0), self.stop, vocab)
-        return self.trie.masked(state, logits, ends)
+        rows, vocab = logits.shape
+        end = self.stop[:1]
+        if self.stop.size > 1:  # one text ends with any of them: beams must not hold it twice
+            each = logits[:, self.stop]
+            end = self.stop[each.argmax(axis=1)]
+            logits = logits.at[jnp.arange(rows), end].set(jax.nn.logsumexp(each, axis=1))
+        end = jnp.where(self.trie.final[state], end, vocab)
+        return self.trie.masked(state, logits, end[:, None])
 
     def update(self, state: Array, tokens: Array, active: Array) -> Array:
         """See `Processor.update`."""

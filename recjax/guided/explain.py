@@ -142,7 +142,9 @@ def explain(
     request = run.request([asked])
     chosen = [run.store.item_ids.get(str(key), 0) for key in items]
     if 0 in chosen:
-        raise InputError(f"items: '{items[chosen.index(0)]}' is not in the data")
+        unknown = items[chosen.index(0)]
+        hint = nearest(unknown, run.store.item_ids)
+        raise InputError(f"items: '{unknown}' is not in the data; {hint}")
     params = run.restore(run.best_step()) if params is None else params
     h, table = _vectors(run, params, request)
     mapping = run.aspect_map(params)

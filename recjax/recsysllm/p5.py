@@ -26,13 +26,8 @@ import jax
 from flax import nnx
 
 from recjax.config import build, to_plain
-from recjax.convert.language_model import (
-    Loaded,
-    language_model,
-    outline,
-    read_language_model,
-    write_of_all,
-)
+from recjax.convert.language_model import Loaded, language_model, outline, read_language_model
+from recjax.convert.writing import write_of_all
 from recjax.data.prepare import DataConfig, read_options
 from recjax.data.store import Store
 from recjax.errors import InputError

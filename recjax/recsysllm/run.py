@@ -30,7 +30,8 @@ from typing import Any, Literal
 import jax
 
 from recjax.config import to_plain
-from recjax.convert.language_model import Loaded, language_model, write_of_all
+from recjax.convert.language_model import Loaded, language_model
+from recjax.convert.writing import write_of_all
 from recjax.errors import InputError
 from recjax.models.definition import define
 from recjax.models.language import family_for

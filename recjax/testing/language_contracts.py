@@ -14,11 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from recjax.convert.forms import FORMS
-from recjax.convert.language_model import (
-    language_model,
-    read_language_model,
-    write_language_model,
-)
+from recjax.convert.language_model import language_model, read_language_model
+from recjax.convert.writing import write_language_model
 from recjax.errors import InputError
 from recjax.llm import LanguageModel
 from recjax.models.definition import ModelDef, define, params_of

@@ -115,7 +115,8 @@ class ChatGLMEngine:
 
     def decode(self, ids: Sequence[int], skip_special: bool) -> str:
         """See `Engine.decode`."""
-        hidden = set(self._controls.values()) if skip_special else set()
+        unknown = self.first + self.model.unk_id()
+        hidden = {*self._controls.values(), unknown} if skip_special else set()
         kept = [k - self.first for k in ids if k not in hidden and self.first <= k < self.size]
         text = self.model.decode(kept).replace(_BREAK, "\n").replace(_TAB, "\t")
         return re.sub(r"<\|blank_(\d{1,2})\|>", lambda run: " " * int(run[1]), text)

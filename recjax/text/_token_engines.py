@@ -193,7 +193,9 @@ class SentencePieceEngine:
         self._names = {index: name for name, (index, _) in self._added.items()}
         self.size = 1 + max([pieces - 1, *self._names])
         self._controls = {
-            self.model.id_to_piece(k): k for k in range(pieces) if self.model.is_control(k)
+            self.model.id_to_piece(k): k
+            for k in range(pieces)
+            if self.model.is_control(k) or self.model.is_unknown(k)
         }
         self._controls |= {name: k for name, (k, control) in self._added.items() if control}
         self._anchor = self.model.encode(_ANCHOR)

@@ -16,15 +16,10 @@ import jax
 from flax import nnx
 
 from recjax.config import to_plain
-from recjax.convert.language_model import (
-    Loaded,
-    language_model,
-    outline,
-    read_language_model,
-    write_of_all,
-)
+from recjax.convert.language_model import Loaded, language_model, outline, read_language_model
 from recjax.convert.peft import adapted, merged, write_adapter
 from recjax.convert.peft_config import targets_of
+from recjax.convert.writing import write_of_all
 from recjax.models.definition import ModelDef
 from recjax.nn.lora import MOST_RANK, LoRAConfig
 from recjax.nn.narrow import Form

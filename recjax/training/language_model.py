@@ -25,7 +25,8 @@ from flax import nnx
 
 from recjax.config import build, to_plain
 from recjax.convert.fetch import on_host
-from recjax.convert.language_model import language_model, write_of_all
+from recjax.convert.language_model import language_model
+from recjax.convert.writing import write_of_all
 from recjax.data import splits
 from recjax.data.prepare import DataConfig, read_options
 from recjax.data.splits import Spans

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from recjax.convert.language_model import DTYPES
+from recjax.convert.forms import DTYPES
 from recjax.errors import InputError
 from recjax.models.definition import ModelDef, define
 from recjax.models.language import family_for

@@ -16,7 +16,8 @@ from flax import nnx
 
 import recjax
 from recjax.arguments import Parser
-from recjax.convert.language_model import language_model, write_language_model
+from recjax.convert.language_model import language_model
+from recjax.convert.writing import write_language_model
 from recjax.errors import run_script
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from recjax.convert import peft as ours
-from recjax.convert.language_model import read_language_model, write_language_model
+from recjax.convert.language_model import read_language_model
 from recjax.convert.llama_meta import PARAMS
 from recjax.convert.tensors import INDEX
+from recjax.convert.writing import write_language_model
 from recjax.errors import InputError
 from recjax.nn.lora import LoRAConfig
 

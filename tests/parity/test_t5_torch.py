@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import recjax
-from recjax.convert.language_model import read_language_model, write_language_model
+from recjax.convert.language_model import read_language_model
 from recjax.convert.peft import adapted, read_adapter, write_adapter
+from recjax.convert.writing import write_language_model
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")

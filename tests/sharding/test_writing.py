@@ -8,7 +8,8 @@ import pytest
 from flax import nnx
 
 from recjax.convert import fetch, mapping, tensors
-from recjax.convert.language_model import language_model, write_language_model
+from recjax.convert.language_model import language_model
+from recjax.convert.writing import write_language_model
 from recjax.models.definition import params_of
 from recjax.models.llama import PARAM_AXES, Config, Llama
 from recjax.training.parallel import make_mesh, param_shardings

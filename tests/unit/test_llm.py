@@ -255,7 +255,8 @@ def test_texts_need_a_tokenizer():
 
 
 def test_load_llm_reads_folder_tokenizer_and_stops(tmp_path, tokenizer):
-    from recjax.convert.language_model import language_model, write_language_model
+    from recjax.convert.language_model import language_model
+    from recjax.convert.writing import write_language_model
 
     lm = make()
     write_language_model(tmp_path / "lm", language_model(CONFIG, lm.params))

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from recjax.convert.language_model import language_model, read_language_model, write_language_model
+from recjax.convert.language_model import language_model, read_language_model
 from recjax.convert.peft import adapted, write_adapter
+from recjax.convert.writing import write_language_model
 from recjax.llm_folders import load_llm
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama

@@ -140,6 +140,7 @@ def test_a_table_shows_a_few_users(recjax, workdir):
             ["--history=i1,x,y", "--history=x"],
             "--history: 2 items that are not in the data: 'x', 'y",
         ),
+        (["--history=I1,i2"], "1 item that is not in the data: 'I1'; did you mean 'i1'?"),
         (["--history=i1,,i2"], "--history 'i1,,i2': an empty key"),
         (["--history="], "--history '': an empty key"),
         (['--history="i1'], "expected item keys with commas between them; a double quote is open"),

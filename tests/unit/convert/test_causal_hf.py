@@ -10,10 +10,8 @@ from safetensors.numpy import load_file, save_file
 
 from recjax.convert import glm4_hf, gpt2_hf, qwen3_hf
 from recjax.convert.forms import read_config
-from recjax.convert.language_model import (
-    read_language_model,
-    write_language_model,
-)
+from recjax.convert.language_model import read_language_model
+from recjax.convert.writing import write_language_model
 from recjax.errors import InputError
 from recjax.models import glm4, gpt2, qwen3
 

@@ -17,12 +17,9 @@ import safetensors.numpy
 from recjax.cli import main
 from recjax.convert import llama_hf
 from recjax.convert.files import read_state
-from recjax.convert.language_model import (
-    language_model,
-    read_language_model,
-    write_language_model,
-)
+from recjax.convert.language_model import language_model, read_language_model
 from recjax.convert.llama_hf import read_config
+from recjax.convert.writing import write_language_model
 from recjax.errors import InputError
 from recjax.training.plan import find_config
 

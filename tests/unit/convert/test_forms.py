@@ -13,11 +13,8 @@ import safetensors.numpy
 from flax import serialization
 
 from recjax.convert import flax_files, llama_meta
-from recjax.convert.language_model import (
-    language_model,
-    read_language_model,
-    write_language_model,
-)
+from recjax.convert.language_model import language_model, read_language_model
+from recjax.convert.writing import write_language_model
 from recjax.errors import InputError
 from recjax.models.llama import PRESETS, Config
 from recjax.nn.positions import RopeScaling

@@ -19,11 +19,9 @@ from flax import nnx
 from recjax import replace
 from recjax.convert import language_model
 from recjax.convert.forms import FORMS, family_of
-from recjax.convert.language_model import (
-    read_language_model,
-    write_language_model,
-)
+from recjax.convert.language_model import read_language_model
 from recjax.convert.tensors import INDEX, SINGLE
+from recjax.convert.writing import write_language_model
 from recjax.errors import InputError
 from recjax.models.definition import params_of
 from recjax.models.llama import PARAM_AXES, Config, Llama

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from recjax.convert.language_model import read_language_model, write_language_model
+from recjax.convert.language_model import read_language_model
+from recjax.convert.writing import write_language_model
 from recjax.errors import InputError
 
 DATA = Path(__file__).parents[2] / "data"

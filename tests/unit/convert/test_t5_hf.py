@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from recjax.convert.language_model import read_language_model, write_language_model
+from recjax.convert.language_model import read_language_model
 from recjax.convert.t5_hf import read_config, write_config
+from recjax.convert.writing import write_language_model
 from recjax.errors import InputError
 from recjax.models.t5 import PRESETS
 

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from recjax.convert.forms import FORMS
-from recjax.convert.language_model import (
-    read_language_model,
-)
+from recjax.convert.language_model import read_language_model
 from recjax.convert.peft import merged, read_adapter
 from recjax.errors import InputError
 from recjax.text.tokenizers import load_tokenizer

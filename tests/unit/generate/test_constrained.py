@@ -107,22 +107,28 @@ def test_sampled_titles_are_titles(hash_model):
     assert set(texts(out)) == set(TITLES)
 
 
-def test_a_wide_beam_ranks_all_titles(model):
-    """Scores are sums of the model's own log-probabilities, not renormalised."""
-    constraint = constrain(Template(Trie(TITLES)), (STOP,), 7)
+@pytest.mark.parametrize("stop", [(STOP,), (STOP, 7)])
+def test_a_wide_beam_ranks_all_titles(hash_model, stop):
+    """Scores are sums of the model's own log-probabilities, not renormalised; a text that ends with
+    either of two tokens is one text, with the probability of both."""
+    model = hash_model(vocab=8)
+    constraint = constrain(Template(Trie(TITLES)), stop, 8)
     logits, cache = model.start(PROMPTS)
     out = jax.jit(
         lambda c: beam_search(
             model.step, logits, cache, model.reorder, max_new_tokens=8, beams=12,
-            stop=jnp.array([STOP]), length_penalty=0.0, early_stopping="never", processors=(c,),
+            stop=jnp.array(stop), length_penalty=0.0, early_stopping="never", processors=(c,),
         )
     )(constraint)  # fmt: skip
     for row, prompt in enumerate(PROMPTS.tolist()):
         expected = []
         for title in set(TITLES):
-            tokens = (*title, STOP)
-            steps = [jax.nn.log_softmax(model.after([*prompt, *tokens[:n]])) for n in range(9)]
-            expected.append((sum(float(steps[n][t]) for n, t in enumerate(tokens)), title))
+            steps = [
+                np.asarray(jax.nn.log_softmax(model.after([*prompt, *title[:n]])))
+                for n in range(len(title) + 1)
+            ]
+            end = np.logaddexp.reduce(steps[-1][list(stop)])
+            expected.append((sum(steps[n][t] for n, t in enumerate(title)) + end, title))
         expected.sort(reverse=True)
         np.testing.assert_allclose(out.scores[row, :8], [s for s, _ in expected], atol=1e-4)
         found = [

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from recjax.convert.language_model import language_model, write_language_model
+from recjax.convert.language_model import language_model
+from recjax.convert.writing import write_language_model
 from recjax.data.prepare import DataConfig, prepare
 from recjax.guided.aspects import Aspect, AspectSet, aspect_set
 from recjax.guided.prompts import answer_form, question

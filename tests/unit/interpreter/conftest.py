@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from recjax.convert.language_model import language_model, write_language_model
+from recjax.convert.language_model import language_model
+from recjax.convert.writing import write_language_model
 from recjax.interpreter.adapters import Config as AdapterConfig
 from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.questions import AskConfig

@@ -10,7 +10,8 @@ import pytest
 from flax import nnx
 
 import recjax
-from recjax.convert.language_model import language_model, write_language_model
+from recjax.convert.language_model import language_model
+from recjax.convert.writing import write_language_model
 from recjax.errors import InputError
 from recjax.models.definition import params_of
 from recjax.recsysllm.infill import infill

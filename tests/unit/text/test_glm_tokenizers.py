@@ -113,6 +113,7 @@ def test_chatglm_has_both_vocabularies(ice):
     assert [k + 20000 for k in ids] == first.encode(text)
     assert later.id_of("<n>") in ids and later.id_of("<|blank_80|>") in ids
     assert later.decode(ids) == text and first.decode(first.encode(text)) == text
+    assert later.decode([later.id_of("<unk>"), *ids]) == text
     for one in (first, later):
         assert (one.bos_id, one.eos_id, one.pad_id) == tuple(
             one.id_of(name) for name in ("<sop>", "<eop>", "<pad>")

@@ -203,6 +203,12 @@ def test_a_t5_folder_with_spiece_model_alone(tmp_path):
     theirs = transformers.T5Tokenizer.from_pretrained(tmp_path)
     for text in (*TEXTS[:4], "then <extra_id_0> the Alien."):
         assert [*tokenizer.encode(text, special=True), 1] == theirs(text).input_ids
+    for text in ("then Über the <unk> Alien.", "Ünd then Ü"):
+        ids = tokenizer.encode(text, special=True)
+        assert 2 in ids
+        for skip in (True, False):
+            expected = theirs.decode(ids, skip_special_tokens=skip)
+            assert tokenizer.decode(ids, skip_special=skip) == expected
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"extra_ids": "100"}))
     with pytest.raises(InputError, match="'extra_ids' is '100', expected a number of tokens"):
         load_tokenizer(tmp_path)

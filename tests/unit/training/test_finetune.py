@@ -12,14 +12,10 @@ import pytest
 from flax import nnx
 
 from recjax.cli import main
-from recjax.convert.language_model import (
-    language_model,
-    outline,
-    read_language_model,
-    write_language_model,
-)
+from recjax.convert.language_model import language_model, outline, read_language_model
 from recjax.convert.peft import adapted, merged, read_adapter
 from recjax.convert.peft_config import linear_maps
+from recjax.convert.writing import write_language_model
 from recjax.errors import InputError
 from recjax.llm_folders import load_llm
 from recjax.models.definition import params_of

@@ -10,7 +10,8 @@ import pytest
 from flax import nnx
 
 from recjax.config import build
-from recjax.convert.language_model import language_model, write_language_model
+from recjax.convert.language_model import language_model
+from recjax.convert.writing import write_language_model
 from recjax.data.interactions import LogBuilder
 from recjax.data.store import write_store
 from recjax.llm_folders import load_llm
