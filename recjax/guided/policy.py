@@ -130,6 +130,7 @@ class PolicyRun(AdaptingRun):
             batch_size=size,
             context=self.base.config.max_length - self._slots,
             multiple=parallel.row_multiple(size, self.mesh, self.parts_of_batch),
+            process=parallel.rows_of_process(self.mesh)["process"],
         )
 
     @functools.cached_property
@@ -188,7 +189,7 @@ class PolicyRun(AdaptingRun):
             whole = given.known.sum(1) == len(self.aspects)
             ratings = rounded.astype(np.int32) - self.aspects.least
             out["teacher"] = np.where(whole[:, None], ratings, -1)
-        return {name: jnp.asarray(a) for name, a in out.items()}
+        return parallel.replicate(out, self.mesh)
 
     def vectors(self, ratings: Array, data: Mapping[str, Array]) -> Array:
         """Users' scores [... A], standardised as the items' are, from ratings [... A]."""
@@ -318,8 +319,9 @@ class PolicyRun(AdaptingRun):
         evaluation, task = self.config.evaluation, self.config.reward.task
         examples = self.batches.at("test" if name == "test" else "validation")
         return PolicyEvaluator(
-            evaluation, name, task, examples, self.data, self.ranked, self.free is not None
-        )
+            evaluation, name, task, examples, self.data, self.ranked, self.free is not None,
+            parallel.batch_sharding(self.mesh),
+        )  # fmt: skip
 
     def describe(self) -> str:
         """One line: model, parameters, data, devices."""

@@ -76,6 +76,7 @@ class UserExamples:
         batch_size: B.
         context: most tokens of a prompt.
         multiple: of a step's users.
+        process: this process, and how many there are; each makes its part of a step.
     """
 
     config: UserConfig
@@ -87,6 +88,7 @@ class UserExamples:
     batch_size: int = 16
     context: int = 4096
     multiple: int = 1
+    process: tuple[int, int] = (0, 1)
 
     def __post_init__(self):
         if not len(self.users):
@@ -198,9 +200,10 @@ class UserExamples:
         return self._example(self.users, cuts)
 
     def __call__(self, step: int, count: int = 1) -> Batch:
-        """Training batches step .. step + count - 1: the arrays of `at`, [count B ...]."""
-        size = self.per_step
-        out = [self._drawn(np.arange(s * size, (s + 1) * size)) for s in range(step, step + count)]
+        """This process's part of steps step .. step + count - 1: the arrays of `at`, [K B ...]."""
+        number, processes = self.process
+        own = np.arange(self.per_step).reshape(processes, -1)[number]
+        out = [self._drawn(s * self.per_step + own) for s in range(step, step + count)]
         return {name: np.stack([one[name] for one in out]) for name in out[0]}
 
     def _drawn(self, places: np.ndarray) -> Batch:

@@ -10,8 +10,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 
 from recjax.errors import InputError
+from recjax.evaluation.shards import fetch, shards_of, split_batch
 from recjax.guided.rewards import TASKS
 from recjax.ranges import Checked, Count, Size
 from recjax.typing import Array
@@ -45,6 +47,7 @@ class PolicyEvaluator:
         data: what `ranked` reads.
         ranked: the model.
         free: whether answers are written freely.
+        sharding: how users are split over devices (`recjax.evaluation.shards`).
     """
 
     config: PolicyEvaluationConfig
@@ -54,6 +57,7 @@ class PolicyEvaluator:
     data: Any
     ranked: RankedFn
     free: bool = False
+    sharding: NamedSharding | None = None
 
     @functools.cached_property
     def examples(self) -> np.ndarray:
@@ -92,14 +96,14 @@ class PolicyEvaluator:
     def _rated(
         self, params: Any, progress: Callable[[int], Any] = lambda n: None
     ) -> Iterator[tuple[np.ndarray, ...]]:
-        count = len(self.examples)
-        size = min(self.config.batch_size, count)
+        count, shards = len(self.examples), shards_of(self.sharding)
+        size = -(-min(self.config.batch_size, count) // shards) * shards
         for first in range(0, count, size):
             rows = np.minimum(np.arange(first, first + size), count - 1)
             batch = {name: array[rows] for name, array in self.users.items()}
-            found = self._jitted(params, batch, self.data)
+            found = fetch(self._jitted(params, split_batch(batch, self.sharding), self.data))
             done = min(size, count - first)
-            yield tuple(np.asarray(array)[:done] for array in found)
+            yield tuple(array[:done] for array in found)
             progress(done)
 
     def ratings(self, params: Any) -> np.ndarray:

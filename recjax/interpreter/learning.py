@@ -185,7 +185,7 @@ class Learner(Trainable):
         task, form = self.asked(step)
         before, chosen, arrays = self._laid_out(step, task, form)
         # Laid out for all, so that the shapes agree; then this process's part.
-        index, processes = jax.process_index(), jax.process_count()
+        index, processes = parallel.rows_of_process(self.bridge.mesh)["process"]
         share = len(chosen) // processes
         mine = slice(index * share, (index + 1) * share)
         arrays = {key: values[mine] for key, values in arrays.items()}

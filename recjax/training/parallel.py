@@ -274,15 +274,33 @@ def row_multiple(batch_size: int, mesh: Mesh, parts: int = 1) -> int:
 def rows_of_process(mesh: Mesh, parts: int = 1) -> dict[str, Any]:
     """Which rows of a batch this process makes: `row_multiple` and `process` of `TokenBatches`.
 
+    Processes that an axis joins which does not split rows (tensor) hold the same rows, and make
+    them alike: `process` is (number, count) of the different parts.
+
     Args:
         mesh: the devices.
         parts: of a batch that each device takes one after the other.
+
+    Raises:
+        InputError: processes whose parts differ in size, or have only some rows in common.
     """
-    processes = jax.process_count()
-    return {
-        "row_multiple": max(1, data_size(mesh) // processes) * parts,
-        "process": (jax.process_index(), processes),
-    }
+    rows: dict[int, set[int]] = {}
+    for place, devices in enumerate(mesh.devices.reshape(data_size(mesh), -1)):
+        for device in devices:
+            rows.setdefault(device.process_index, set()).add(place)
+    different = sorted({tuple(sorted(own)) for own in rows.values()})
+    if len(different) * len(different[0]) != data_size(mesh) or len({*map(len, different)}) > 1:
+        sizes = ", ".join(
+            f"process {k} has {sum(d.process_index == k for d in mesh.devices.flat)}"
+            for k in sorted(rows)[:4]
+        )
+        raise InputError(
+            f"config.train.mesh: {tuple(mesh.devices.shape)} splits rows unevenly over the "
+            f"processes ({sizes} devices); expected as many devices in each, and data x fsdp rows "
+            "that they divide, or that divide them"
+        )
+    number = different.index(tuple(sorted(rows[jax.process_index()])))
+    return {"row_multiple": len(different[0]) * parts, "process": (number, len(different))}
 
 
 def most_of_all(values: Sequence[int]) -> list[int]:

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding
 
 from recjax.config import build, to_plain
 from recjax.data.prepare import DataConfig, read_options
@@ -25,6 +26,7 @@ from recjax.data.rows import RowBatches
 from recjax.data.splits import Split
 from recjax.data.store import Store
 from recjax.errors import InputError
+from recjax.evaluation.shards import fetch, filled, shards_of, split_batch
 from recjax.models.rating import PARAM_AXES, Config, RatingModel
 from recjax.ranges import Checked, Seed, Size
 from recjax.training import parallel
@@ -116,6 +118,7 @@ class RatingEvaluator:
         batch_size: ratings at a time.
         predict: `(params, users, items) -> [B]`.
         limits: the lowest and highest rating of training; predictions stay between them.
+        sharding: how a batch's rows are split over devices (`recjax.evaluation.shards`).
     """
 
     name: str
@@ -123,6 +126,7 @@ class RatingEvaluator:
     batch_size: int
     predict: Callable[..., Array]
     limits: tuple[float, float]
+    sharding: NamedSharding | None = None
 
     @property
     def metric_names(self) -> list[str]:
@@ -139,14 +143,16 @@ class RatingEvaluator:
     def run(self, params: Params, progress: Callable[[int], Any] = lambda n: None) -> dict:
         """Metrics by name."""
         self.check()
-        found = []
-        for start in range(0, len(self.examples), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            users, items = self.examples.users[part], self.examples.items[part]
-            fill = (0, self.batch_size - len(users))
-            given = np.asarray(self.predict(params, np.pad(users, fill), np.pad(items, fill)))
-            found.append(given[: len(users)].astype(np.float64))
-            progress(len(users))
+        found, shards = [], shards_of(self.sharding)
+        size = -(-self.batch_size // shards) * shards
+        for start in range(0, len(self.examples), size):
+            part = slice(start, start + size)
+            batch = {"users": self.examples.users[part], "items": self.examples.items[part]}
+            rows = len(batch["users"])
+            batch = split_batch(filled(batch, size), self.sharding)
+            given = fetch(self.predict(params, batch["users"], batch["items"]))
+            found.append(given[:rows].astype(np.float64))
+            progress(rows)
         off = np.clip(np.concatenate(found), *self.limits) - self.examples.ratings
         values = math.sqrt(np.mean(off**2)), float(np.mean(np.abs(off)))
         return dict(zip(self.metric_names, values, strict=True))
@@ -241,6 +247,7 @@ class RatingRun(Run):
             self.config.evaluation.batch_size,
             self._predict,
             (float(ratings.min()), float(ratings.max())),
+            parallel.batch_sharding(self.mesh),
         )
 
     def describe(self) -> str:

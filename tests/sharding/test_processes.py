@@ -57,12 +57,18 @@ def start_both(config, workdir, extra=()):
     ]
 
 
-def by_variables(config, workdir):
+def by_variables(config, workdir, extra):
     """As clusters tell it."""
     port = free_port()
     names = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2"}
     return [
-        start(config, workdir, 2, ["--distributed"], {**names, "JAX_PROCESS_ID": str(k)}.items())
+        start(
+            config,
+            workdir,
+            2,
+            ["--distributed", *extra],
+            {**names, "JAX_PROCESS_ID": str(k)}.items(),
+        )
         for k in range(2)
     ]
 
@@ -105,7 +111,8 @@ def ending():
 
 
 def test_two_processes_train_as_one(config, alone, tmp_path, ending):
-    ending += by_variables(config, tmp_path / "both")
+    # An axis that splits no rows joins the two: both make all rows of a batch.
+    ending += by_variables(config, tmp_path / "both", ["--config.train.mesh=(1,1,4)"])
     results = [finish(p) for p in ending]
     assert results[0] == results[1]
     alike((results[0], lines(tmp_path / "both")), alone)

@@ -173,6 +173,8 @@ def test_batches_follow_from_seed_and_step_and_leave_the_ends_out(policy, sample
     one, again = examples(3, 2), policy().batches(4)
     for name, array in again.items():
         np.testing.assert_array_equal(one[name][1], array[0])
+    both = [dataclasses.replace(examples, process=(k, 2))(4)["tokens"][0] for k in range(2)]
+    np.testing.assert_array_equal(np.concatenate(both), again["tokens"][0])  # each its half
     test, validation = examples.at("test"), examples.at("validation")
     for row, user in enumerate(test["users"]):
         own = sample_store.items[sample_store.offsets[user] : sample_store.offsets[user + 1]]

@@ -6,6 +6,7 @@ import socket
 import threading
 
 import jax
+import numpy as np
 import pytest
 
 from recjax.errors import InputError
@@ -72,3 +73,44 @@ def test_an_error_of_jax_is_one_line(monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", fails)
     with pytest.raises(InputError, match="--distributed: No cluster is here; expected a cluster"):
         start_distributed()
+
+
+class _Device:
+    def __init__(self, process):
+        self.process_index = process
+
+
+class _Mesh:
+    """Devices of processes, by their numbers, on the axes data, fsdp and tensor."""
+
+    def __init__(self, processes, shape):
+        self.devices = np.array([_Device(k) for k in processes]).reshape(shape)
+        self.shape = dict(zip(parallel.MESH_AXES, shape, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("processes", "shape", "of_process"),
+    [
+        ((0, 0, 1, 1), (4, 1, 1), {0: (2, (0, 2)), 1: (2, (1, 2))}),
+        ((0, 0, 1, 1), (1, 2, 2), {0: (1, (0, 2)), 1: (1, (1, 2))}),
+        ((0, 0, 1, 1), (1, 1, 4), {0: (1, (0, 1)), 1: (1, (0, 1))}),  # both hold all rows
+        ((0, 1, 2, 3), (1, 2, 2), {1: (1, (0, 2)), 2: (1, (1, 2))}),  # pairs hold the same rows
+        ((0, 1, 0, 1), (4, 1, 1), {0: (2, (0, 2)), 1: (2, (1, 2))}),  # as a pod may order them
+    ],
+)
+def test_each_process_makes_the_rows_of_its_devices(monkeypatch, processes, shape, of_process):
+    for process, (rows, part) in of_process.items():
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        found = parallel.rows_of_process(_Mesh(processes, shape), 3)
+        assert found == {"row_multiple": 3 * rows, "process": part}
+
+
+@pytest.mark.parametrize(
+    ("processes", "shape", "sizes"),
+    [((0, 0, 1), (3, 1, 1), (2, 1)), ((0, 0, 1, 1, 1, 1), (1, 2, 3), (2, 4))],
+)
+def test_processes_of_other_sizes_are_refused(monkeypatch, processes, shape, sizes):
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    said = r"\(process 0 has {}, process 1 has {} devices\)".format(*sizes)
+    with pytest.raises(InputError, match=said):
+        parallel.rows_of_process(_Mesh(processes, shape))

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -95,7 +96,7 @@ def test_metrics_are_their_formulas():
     ratings = Ratings(users, items, np.array([1, 2, 3, 4, 5], np.float32))
 
     def predict(params, users, items):
-        return np.array([9.0, 2.5, 3.0])[users % 3]  # 9 is clipped to 5
+        return jnp.array([9.0, 2.5, 3.0])[users % 3]  # 9 is clipped to 5
 
     found = RatingEvaluator("test", ratings, 2, predict, (1.0, 5.0)).run({})
     off = np.array([4, 0.5, 0, 1, -2.5])
