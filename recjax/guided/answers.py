@@ -19,10 +19,10 @@ from recjax.generate.loop import decode
 from recjax.generate.sampling import Sampler, log_prob
 from recjax.guided.policy_loss import advantages, format_advantages
 from recjax.nn.cache import KVCache
-from recjax.scoring._form_programs import Tree, fill, slots
+from recjax.scoring._form_programs import Tree, fill
 from recjax.scoring.form_likelihood import choice_log_probs
 from recjax.scoring.form_states import FormStates
-from recjax.scoring.forms import FormTokens
+from recjax.scoring.form_tokens import FormTokens
 from recjax.typing import Array
 
 
@@ -68,20 +68,18 @@ class ForcedAnswers:
 
     Attributes:
         form: as tokens.
-        tree, inner: of `recjax.scoring.forms.tree_for`.
+        tree: of `recjax.scoring.forms.tree_for`.
         temperature: of the draws.
     """
 
     form: FormTokens
     tree: Tree
-    inner: list[list[int]]
     temperature: float
 
     @property
     def slots(self) -> int:
         """Cached tokens of an answer."""
-        longest = max(map(len, self.form.options))
-        return slots(self.form.words, self.form.options, self.inner) + longest
+        return self.form.slots + max(map(len, self.form.options))
 
     def filled(
         self, module: Any, asked: Asked, keys: Array, temperature: float
@@ -90,8 +88,8 @@ class ForcedAnswers:
         words = jnp.array(self.form.words[0], jnp.int32)
         first = jnp.broadcast_to(words, (len(keys), len(words)))
         return fill(
-            module, self.form.words, self.form.options, self.inner, self.tree, asked.cache, first,
-            jnp.ones_like(first, bool), keys, jnp.float32(temperature),
+            module, self.form, self.tree, asked.cache, first, jnp.ones_like(first, bool), keys,
+            jnp.float32(temperature),
         )  # fmt: skip
 
     def draw(self, module: Any, asked: Asked, keys: Array) -> Answered:
@@ -105,9 +103,7 @@ class ForcedAnswers:
 
     def taught(self, module: Any, asked: Asked, chosen: Array, temperature: float = 1.0) -> Array:
         """[N A] of ratings."""
-        return choice_log_probs(
-            module, self.form.words, self.form.options, self.tree, asked.cache, chosen, temperature
-        )
+        return choice_log_probs(module, self.form, self.tree, asked.cache, chosen, temperature)
 
     def gains(self, answers: Answered, rewards: Array, *, scale: bool) -> Array:
         """[B G D] or [B G] of the task's rewards [B G A] or [B G]."""

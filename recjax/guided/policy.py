@@ -56,7 +56,8 @@ from recjax.llm_folders import stop_ids
 from recjax.models.definition import fingerprint
 from recjax.paths import home
 from recjax.scoring.form_states import form_states
-from recjax.scoring.forms import FormTokens, form_tokens, tree_for
+from recjax.scoring.form_tokens import FormTokens, form_tokens
+from recjax.scoring.forms import tree_for
 from recjax.text.tokenizers import Tokenizer, load_tokenizer
 from recjax.training import parallel
 from recjax.training.adapting import AdaptingRun
@@ -136,8 +137,8 @@ class PolicyRun(AdaptingRun):
     @functools.cached_property
     def forced(self) -> ForcedAnswers:
         """Answers whose ratings are drawn; users' scores are measured with them, too."""
-        tree, inner = tree_for(self.form, self._stop, self.tokenizer)
-        return ForcedAnswers(self.form, tree, inner, self.config.reward.temperature)
+        tree = tree_for(self.form, self._stop, self.tokenizer)
+        return ForcedAnswers(self.form, tree, self.config.reward.temperature)
 
     @functools.cached_property
     def free(self) -> FreeAnswers | None:

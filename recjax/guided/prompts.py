@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from recjax.config import nearest
 from recjax.errors import InputError
 from recjax.guided.aspects import Aspect, AspectSet, bare, plain
-from recjax.scoring.forms import Form
+from recjax.scoring.form_tokens import Form
 
 # What a record may tell, in this order.
 FIELDS = (

@@ -32,7 +32,8 @@ from recjax.guided.prompts import NO_CONTENT, Parsed, Question, answer_form, par
 from recjax.llm import LanguageModel
 from recjax.models.definition import fingerprint
 from recjax.scoring.endpoint import Endpoint
-from recjax.scoring.forms import FormFiller, form_tokens
+from recjax.scoring.form_tokens import form_tokens
+from recjax.scoring.forms import FormFiller
 from recjax.text.chat import Form as PromptForm
 from recjax.text.chat import chat_messages, has_template, prompt_ids
 

@@ -15,6 +15,7 @@ from recjax.models.definition import ModelDef
 from recjax.nn.backend import platform
 from recjax.nn.cache import KVCache
 from recjax.nn.masks import make_mask
+from recjax.scoring.form_tokens import FormTokens
 from recjax.typing import Array, Params
 
 # Layers times places up to which a CPU's program spells out the places, each as long as its words:
@@ -45,16 +46,13 @@ class Tree:
     depth: int = dataclasses.field(metadata={"static": True})
 
 
-def tree_of(options: list[list[int]], after: list[list[int]]) -> tuple[Tree, list[tuple[int, ...]]]:
-    """The tree, and the tokens that lead to its inner nodes: P tuples."""
+def tree_of(form: FormTokens, after: list[list[int]]) -> Tree:
+    """A form's options as a tree, and the tokens that may follow the choice at each place."""
+    options = form.options
     place = {tuple(option): r for r, option in enumerate(options)}
-    inner = sorted(
-        {tuple(o[:n]) for o in options for n in range(1, len(o))}, key=lambda t: (len(t), t)
-    )
-    nodes: list[tuple[int, ...]] = [(), *inner]
+    nodes: list[tuple[int, ...]] = [(), *form.inner]
     number = {node: n for n, node in enumerate(nodes)}
-    children = [sorted({o[len(n)] for o in options if tuple(o[: len(n)]) == n and len(o) > len(n)})
-                for n in nodes]  # fmt: skip
+    children = [form.following(node) for node in nodes]
     width = max(map(len, children))
     tokens = np.zeros((len(nodes), width), np.int32)
     real = np.zeros((len(nodes), width + 1), bool)
@@ -77,7 +75,8 @@ def tree_of(options: list[list[int]], after: list[list[int]]) -> tuple[Tree, lis
     for a, some in enumerate(after):
         ends[a, : len(some)] = some
     depth = max(map(len, options)) + 1
-    return Tree(tokens, real, target, path, ends, depth), inner  # type: ignore[arg-type]
+    arrays: Any = (tokens, real, target, path, ends)  # of numpy until a program takes them
+    return Tree(*arrays, depth)
 
 
 def _options(tree: Tree, logits: Array, after: Array, temperature: Array) -> tuple[Array, Array]:
@@ -121,9 +120,7 @@ def _choose(
 
 def chain(
     definition: ModelDef,
-    words: list[list[int]],
-    options: list[list[int]],
-    inner: list[list[int]],
+    form: FormTokens,
     params: Params,
     tree: Tree,
     prefix: KVCache | None,
@@ -135,38 +132,29 @@ def chain(
     """Place by place behind the prompts."""
     model = definition.merge(params).for_decoding()
     rows, length = tokens.shape
-    room = length + slots(words, options, inner)
+    room = length + form.slots
     cache = model.empty_cache(rows, room) if prefix is None else prefix.start(rows, room)
-    first = jnp.broadcast_to(jnp.array(words[0], jnp.int32), (rows, len(words[0])))
+    first = jnp.broadcast_to(jnp.array(form.words[0], jnp.int32), (rows, len(form.words[0])))
     begun = jnp.concatenate([tokens, first], axis=1)
     real = jnp.concatenate([real, jnp.ones_like(first, bool)], axis=1)
-    return fill(model, words, options, inner, tree, cache, begun, real, keys, temperature)
+    return fill(model, form, tree, cache, begun, real, keys, temperature)
 
 
-def slots(words: list[list[int]], options: list[list[int]], inner: list[list[int]]) -> int:
-    """Tokens a row that `fill` needs room for in its cache, behind the prompt."""
-    width = max(map(len, options)) + max(map(len, words[1:]), default=0)
-    return len(words[0]) + width * (len(words) - 1) + max(map(len, [*inner, []]))
-
-
-def next_words(words: list[list[int]], options: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+def next_words(form: FormTokens) -> tuple[np.ndarray, np.ndarray]:
     """The tokens after a choice, by its place and the option: [A-1 R width], padded on the
     left, and which of them are real."""
-    width = max(map(len, options)) + max(map(len, words[1:]), default=0)
-    table = np.zeros((len(words) - 1, len(options), width), np.int32)
+    table = np.zeros((len(form.words) - 1, len(form.options), form.width), np.int32)
     used = np.zeros(table.shape, bool)
-    for a, word in enumerate(words[1:]):
-        for r, option in enumerate(options):
-            both = [*option, *word]
-            table[a, r, width - len(both) :], used[a, r, width - len(both) :] = both, True
+    for a, word in enumerate(form.words[1:]):
+        for r, option in enumerate(form.options):
+            first = form.width - len(option) - len(word)
+            table[a, r, first:], used[a, r, first:] = [*option, *word], True
     return table, used
 
 
 def fill(
     model: Any,
-    words: list[list[int]],
-    options: list[list[int]],
-    inner: list[list[int]],
+    form: FormTokens,
     tree: Tree,
     cache: KVCache,
     begun: Array,
@@ -178,8 +166,8 @@ def fill(
 
     Args:
         model: prepared for decoding.
-        words, options, inner, tree: of the form.
-        cache: with room for `begun` and `slots`; it may hold prompts already.
+        form, tree: what is filled.
+        cache: with room for `form.slots` tokens a row; it may hold prompts already.
         begun: [B n] tokens that end with the first words.
         real: [B n] bool.
         keys: [B] of the draws.
@@ -188,8 +176,8 @@ def fill(
     Returns:
         What was chosen [B A], and the log-probabilities [B A R].
     """
-    rows = len(begun)
-    probe = inner[0] if inner else []
+    rows, words, inner = len(begun), form.words, form.inner
+    probe = inner[0] if inner else ()
 
     def read(cache: KVCache, inputs: Array, real: Array) -> tuple[KVCache, Array]:
         """The cache after inputs [B n], and logits [B 1+P V] after them and at the inner nodes."""
@@ -220,7 +208,7 @@ def fill(
     chosen, log_probs = _choose(tree, logits, tree.after[0], temperature, keys, 0)
     if len(words) == 1:
         return chosen[:, None], log_probs[:, None]
-    table, used = next_words(words, options)
+    table, used = next_words(form)
 
     def step(carry: tuple[KVCache, Array], at: tuple) -> tuple[Any, Any]:
         (cache, chosen), (table, used, after, place) = carry, at
@@ -232,7 +220,7 @@ def fill(
     if platform() == "cpu" and model.config.layers * len(words) <= _UNROLLED:
         carry, each = (cache, chosen), []
         for a, word in enumerate(words[1:]):
-            own = max(map(len, options)) + len(word)
+            own = max(map(len, form.options)) + len(word)
             table_a, used_a, *rest = (array[a] for array in inputs)
             carry, found = step(carry, (table_a[:, -own:], used_a[:, -own:], *rest))
             each.append(found)
@@ -247,9 +235,7 @@ def fill(
 
 def apart(
     definition: ModelDef,
-    words: list[list[int]],
-    options: list[list[int]],
-    inner: list[list[int]],
+    form: FormTokens,
     params: Params,
     tree: Tree,
     prefix: KVCache | None,
@@ -260,13 +246,14 @@ def apart(
 ) -> tuple[Array, Array]:
     """All places in one pass: the words of each stand behind the prompt, and see no other's."""
     model = definition.merge(params)
+    words, inner = form.words, form.inner
     rows, length = tokens.shape
     tail: list[int] = []
     within: list[int] = []
     segments, places = [], []
     for a, word in enumerate(words):
         # The words once for each inner node: nodes do not see each other.
-        for copy, node in enumerate(inner or [[]]):
+        for copy, node in enumerate(inner or [()]):
             if not copy:
                 places.append(length + len(tail) + len(word) - 1)
             tail += [*word, *node]

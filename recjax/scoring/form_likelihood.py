@@ -11,6 +11,7 @@ import numpy as np
 
 from recjax.nn.cache import KVCache
 from recjax.scoring._form_programs import Tree, next_words
+from recjax.scoring.form_tokens import FormTokens
 from recjax.typing import Array
 
 _OUT = -1e30
@@ -18,8 +19,7 @@ _OUT = -1e30
 
 def choice_log_probs(
     model: Any,
-    words: list[list[int]],
-    options: list[list[int]],
+    form: FormTokens,
     tree: Tree,
     cache: KVCache,
     chosen: Array,
@@ -31,13 +31,14 @@ def choice_log_probs(
 
     Args:
         model: the module.
-        words, options, tree: of the form.
-        cache: of the prompts, with room for `_form_programs.slots` and the longest option.
+        form, tree: of the choices.
+        cache: of the prompts, with room for `form.slots` and the longest option.
         chosen: [B A] the options' numbers.
         temperature: above 0; logits are divided by it.
     """
     rows, places = chosen.shape
-    table, used = next_words(words, options)
+    words, options = form.words, form.options
+    table, used = next_words(form)
     width, longest = table.shape[-1], max(map(len, options))
     first = jnp.broadcast_to(jnp.array(words[0], jnp.int32), (rows, len(words[0])))
     last, last_used = np.zeros((len(options), longest), np.int32), np.zeros((len(options), longest))

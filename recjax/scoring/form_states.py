@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recjax.scoring.forms import FormTokens
+from recjax.scoring.form_tokens import FormTokens
 from recjax.typing import Array
 
 
@@ -120,9 +120,7 @@ def form_states(form: FormTokens, ends: list[int]) -> FormStates:
     """
     words, options = form.words, form.options
     whole = {tuple(option): r for r, option in enumerate(options)}
-    inner = sorted(
-        {tuple(o[:n]) for o in options for n in range(len(o))}, key=lambda t: (len(t), t)
-    )
+    inner: list[tuple[int, ...]] = [(), *form.inner]
     names: list[tuple] = []
     for a, word in enumerate(words):
         names += [(a, i) for i in range(len(word))] + [(a, node) for node in inner]
@@ -145,8 +143,7 @@ def form_states(form: FormTokens, ends: list[int]) -> FormStates:
             edges.append([(words[a][name], to, -1)])
         else:
             own = []
-            for token in sorted({o[len(name)] for o in options if tuple(o[: len(name)]) == name
-                                 and len(o) > len(name)}):  # fmt: skip
+            for token in form.following(name):
                 below = (*name, token)
                 if below in inner:
                     own.append((token, number[a, below], -1))

@@ -17,7 +17,6 @@ option is the product over its tokens, each among those that the form allows the
 Letters: B rows, T tokens, A places, R options.
 """
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -31,96 +30,14 @@ from recjax.generate.prompts import Prompts, lengths, pad_rows
 from recjax.generate.sampling import row_keys
 from recjax.llm import LanguageModel
 from recjax.scoring._form_programs import Tree, apart, chain, tree_of
+from recjax.scoring.form_tokens import Form, FormTokens, form_tokens
 from recjax.text.tokenizers import Tokenizer
 
 Mode = Literal["chain", "apart"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Form:
-    """An answer: `words[0]`, a choice, `words[1]`, a choice, ...
-
-    Attributes:
-        words: before each choice, A texts; none is empty.
-        options: R texts that may be chosen, at each place the same; no two are equal.
-    """
-
-    words: tuple[str, ...]
-    options: tuple[str, ...]
-
-    def text(self, choices: Sequence[int]) -> str:
-        """The answer with these options at the A places."""
-        return "".join(w + self.options[c] for w, c in zip(self.words, choices, strict=True))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class FormTokens:
-    """A form as tokens.
-
-    Attributes:
-        words: A lists of tokens; what all options begin with belongs to them.
-        options: R lists of tokens.
-        exact: whether words and options, one after the other, are the tokens of the whole text, as
-            a model has read it in training and writes it.
-    """
-
-    words: list[list[int]]
-    options: list[list[int]]
-    exact: bool
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest answer."""
-        return sum(map(len, self.words)) + len(self.words) * max(map(len, self.options))
-
-
-def form_tokens(form: Form, tokenizer: Tokenizer) -> FormTokens:
-    """A form in the tokens of a tokenizer.
-
-    A blank between words and option belongs to either, as the tokenizer has it.
-
-    Raises:
-        InputError: a form without places or options, two options of the same tokens.
-    """
-    if not form.words or not all(form.words) or not form.options:
-        raise InputError("a form: expected words before each choice, and options")
-
-    def encode(texts: Sequence[str]) -> list[list[int]]:
-        return tokenizer.encode_batch(list(texts), start=False)
-
-    whole = encode([form.text([r] * len(form.words)) for r in range(len(form.options))])
-    best: FormTokens | None = None
-    most = -1
-    for moved in (0, 1):  # a blank that all options begin with, to the words
-        if moved and not all(option.startswith(" ") for option in form.options):
-            break
-        words = encode([word + " " * moved for word in form.words])
-        options = encode([option[moved:] for option in form.options])
-        same = sum(
-            [token for word in words for token in (*word, *option)] == one
-            for option, one in zip(options, whole, strict=True)
-        )
-        if same > most:
-            most, best = same, FormTokens(words, options, same == len(options))
-    assert best is not None
-    common = 0
-    shortest = min(map(len, best.options))
-    while common < shortest and len({option[common] for option in best.options}) == 1:
-        common += 1
-    if len(set(map(tuple, best.options))) < len(best.options) or common == shortest:
-        raise InputError("a form: expected options that differ by their tokens")
-    head = best.options[0][:common]
-    return FormTokens(
-        [[*word, *head] for word in best.words],
-        [option[common:] for option in best.options],
-        best.exact,
-    )
-
-
-def tree_for(
-    form: FormTokens, stop: Sequence[int], tokenizer: Tokenizer
-) -> tuple[Tree, list[list[int]]]:
-    """The form's options as a tree over tokens, and the tokens that lead to its inner nodes.
+def tree_for(form: FormTokens, stop: Sequence[int], tokenizer: Tokenizer) -> Tree:
+    """The form's options as a tree over tokens.
 
     Args:
         form: as tokens.
@@ -129,8 +46,7 @@ def tree_for(
     """
     ends = list(stop)
     ends += [t for t in tokenizer.encode("\n", start=False)[:1] if t not in ends]
-    tree, inner = tree_of(form.options, [[word[0]] for word in form.words[1:]] + [ends])
-    return tree, [list(node) for node in inner]
+    return tree_of(form, [[word[0]] for word in form.words[1:]] + [ends])
 
 
 class Filled(NamedTuple):
@@ -167,13 +83,10 @@ class FormFiller:
         lm.check_causal("a form")
         self._lm, self._mode = lm, mode
         self.tokens = form_tokens(form, lm.tokenizer)
-        words = self.tokens.words
-        self._tree, inner = tree_for(self.tokens, lm.stop, lm.tokenizer)
+        self._tree = tree_for(self.tokens, lm.stop, lm.tokenizer)
         self._shared: list[int] = []
         run = chain if mode == "chain" else apart
-        self._run = jax.jit(
-            functools.partial(run, lm.definition, words, self.tokens.options, inner)
-        )
+        self._run = jax.jit(functools.partial(run, lm.definition, self.tokens))
 
     def __call__(
         self,

@@ -11,7 +11,7 @@ import pytest
 from recjax.guided.answers import Asked, FreeAnswers
 from recjax.guided.policy_loss import policy_loss
 from recjax.scoring.form_states import form_states
-from recjax.scoring.forms import FormTokens
+from recjax.scoring.form_tokens import FormTokens
 
 END, VOCAB = 0, 5
 FORM = FormTokens([[1], [2]], [[3], [4]], True)

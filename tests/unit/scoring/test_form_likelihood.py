@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from recjax.generate.prompts import pad_rows
-from recjax.scoring._form_programs import fill, slots
+from recjax.scoring._form_programs import fill
 from recjax.scoring.form_likelihood import choice_log_probs
-from recjax.scoring.forms import Form, form_tokens, tree_for
+from recjax.scoring.form_tokens import Form, form_tokens
+from recjax.scoring.forms import tree_for
 
 _spec = importlib.util.spec_from_file_location("_forms", Path(__file__).with_name("test_forms.py"))
 forms = importlib.util.module_from_spec(_spec)
@@ -22,7 +23,7 @@ _spec.loader.exec_module(forms)
 def test_one_pass_is_place_by_place(scale):
     lm = forms.LM
     tokens = form_tokens(Form(forms.WORDS, forms.ratings(*scale)), lm.tokenizer)
-    tree, inner = tree_for(tokens, lm.stop, lm.tokenizer)
+    tree = tree_for(tokens, lm.stop, lm.tokenizer)
     ids, real = pad_rows([np.array(row) for row in forms.PROMPTS], pad_id=0, sizes=(16, 32, 64))
     heat = 0.7 if scale[1] == 10 else 1.0
     copies, longest = 6, max(map(len, tokens.options))
@@ -30,7 +31,7 @@ def test_one_pass_is_place_by_place(scale):
 
     def run(params):
         module = lm.definition.merge(params).for_decoding()
-        room = ids.shape[1] + slots(tokens.words, tokens.options, inner) + longest
+        room = ids.shape[1] + tokens.slots + longest
         _, cache = module.hidden(
             jnp.asarray(ids), mask=real, cache=module.empty_cache(len(ids), room)
         )
@@ -38,11 +39,11 @@ def test_one_pass_is_place_by_place(scale):
         first = jnp.broadcast_to(jnp.array(tokens.words[0]), (rows, len(tokens.words[0])))
         keys = jax.random.split(jax.random.key(0), rows)
         chosen, log_probs = fill(
-            module, tokens.words, tokens.options, inner, tree, cache, first,
-            jnp.ones_like(first, bool), keys, jnp.float32(heat),
+            module, tokens, tree, cache, first, jnp.ones_like(first, bool), keys,
+            jnp.float32(heat),
         )  # fmt: skip
         expected = jnp.take_along_axis(log_probs, chosen[..., None], axis=-1)[..., 0]
-        found = choice_log_probs(module, tokens.words, tokens.options, tree, cache, chosen, heat)
+        found = choice_log_probs(module, tokens, tree, cache, chosen, heat)
         return found.sum(), (chosen, expected, found)
 
     (_, (chosen, expected, found)), grads = jax.jit(jax.value_and_grad(run, has_aux=True))(

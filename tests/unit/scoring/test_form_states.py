@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from recjax.scoring.form_states import form_states
-from recjax.scoring.forms import FormTokens
+from recjax.scoring.form_tokens import FormTokens
 
 # "1" (4) has "10" (4 5) beside it; 6 ends an answer, 7 too; 9 is in no answer.
 FORM = FormTokens([[1, 2], [3]], [[4], [8], [4, 5]], True)

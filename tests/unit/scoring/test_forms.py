@@ -9,7 +9,8 @@ from recjax.errors import InputError
 from recjax.llm import LanguageModel
 from recjax.models.definition import define, params_of
 from recjax.models.llama import Config, Llama
-from recjax.scoring.forms import Form, FormFiller, form_tokens
+from recjax.scoring.form_tokens import Form, form_tokens
+from recjax.scoring.forms import FormFiller
 from recjax.text.bpe import train_bpe
 from recjax.text.tokenizers import load_tokenizer
 
