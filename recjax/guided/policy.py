@@ -38,9 +38,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recjax.config import build, to_plain
+from recjax.config import build
 from recjax.data.attributes import moments
-from recjax.data.prepare import read_options
 from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.guided.answers import Answered, Asked, ForcedAnswers, FreeAnswers
@@ -61,16 +60,13 @@ from recjax.scoring.forms import tree_for
 from recjax.text.tokenizers import Tokenizer, load_tokenizer
 from recjax.training import parallel
 from recjax.training.adapting import AdaptingRun
-from recjax.training.system import System, own_store
+from recjax.training.system import System, filled_in, own_store
 from recjax.typing import Array, Params
 
 
 def complete(section: Any) -> dict[str, Any]:
     """A run's config with all defaults filled in."""
-    config = build(PolicyConfig, section, "config")
-    plain = to_plain(config)
-    plain["data"]["options"] = to_plain(read_options(config.data)[1])
-    return plain
+    return filled_in(build(PolicyConfig, section, "config"))
 
 
 def _settled(config: PolicyConfig, store: Store) -> PolicyConfig:

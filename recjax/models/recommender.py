@@ -15,15 +15,13 @@ predicts at masked positions, DreamRec by denoising, Caser has several targets a
 `recjax.data.sequences`).
 """
 
-import importlib
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
 
-from recjax.config import build, nearest, to_plain
-from recjax.errors import InputError
 from recjax.models.given_items import FeaturedItems, JoinedItems
+from recjax.models.named import named_module, read_section
 from recjax.nn.places import at_places
 from recjax.typing import Array
 
@@ -258,30 +256,12 @@ class SequentialRecommender(nnx.Module):
 
 def model_module(name: str) -> Any:
     """The module of a model by its config name."""
-    if name not in NAMES:
-        raise InputError(f"config.model.name: no recommender '{name}'; {nearest(name, NAMES)}")
-    return importlib.import_module(f"recjax.models.{name}")
+    return named_module(name, "", NAMES, "recommender")
 
 
-def read_config(section: Any, where: str = "config.model") -> tuple[Any, Any]:
-    """The module of a model and the model's own `Config`.
-
-    Args:
-        section: `name`, fields of the model's `Config`, and `preset`: one of the module's
-            `PRESETS`, whose values the fields change.
-        where: name of the section, for errors.
-    """
-    values = {key: section[key] for key in section}
-    if "name" not in values:
-        raise InputError(f"config section '{where}' lacks the key 'name' ({', '.join(NAMES)})")
-    module = model_module(values.pop("name"))
-    preset = values.pop("preset", "")
-    if preset:
-        if preset not in module.PRESETS:
-            hint = nearest(preset, module.PRESETS)
-            raise InputError(f"{where}.preset: no preset '{preset}' of {section['name']}; {hint}")
-        values = to_plain(module.PRESETS[preset]) | values
-    return module, build(module.Config, values, where)
+def read_config(section: Any) -> tuple[Any, Any]:
+    """The module of a model and the model's own `Config`; see `recjax.models.named`."""
+    return read_section(section, "", NAMES, "recommender")
 
 
 def make_recommender(

@@ -50,7 +50,7 @@ from recjax.training.new_model import TokenizerConfig, keep_tokenizer, plain_mod
 from recjax.training.optim import OptimConfig
 from recjax.training.ranks import SplitConfig
 from recjax.training.run import Run
-from recjax.training.system import System, own_settled
+from recjax.training.system import System, filled_in, own_settled
 from recjax.training.token_loss import label_loss
 from recjax.training.train_config import TrainConfig
 from recjax.typing import Array, Params
@@ -112,12 +112,11 @@ def complete(section: Any) -> dict[str, Any]:
         InputError: naming the key that is unknown, missing or of the wrong type.
     """
     config = build(P5Config, section, "config")
-    plain = to_plain(config)
-    if config.model:
-        plain["model"] = plain_model(config.model, config.tokenizer.vocab_size)
-        del plain["model"]["whole_words"]
-    plain["data"]["options"] = to_plain(read_options(config.data)[1])
-    return plain
+    if not config.model:
+        return filled_in(config)
+    model = plain_model(config.model, config.tokenizer.vocab_size)
+    del model["whole_words"]
+    return filled_in(config, model=model)
 
 
 def _settled(config: P5Config, store: Any) -> P5Config:

@@ -14,6 +14,7 @@ from recjax.training.adapting import AdaptingConfig
 from recjax.training.new_model import plain_model, read_model
 from recjax.training.optim import OptimConfig
 from recjax.training.ranks import SplitConfig
+from recjax.training.system import filled_in
 from recjax.training.train_config import TrainConfig
 
 
@@ -89,11 +90,8 @@ def complete(section: Any) -> dict[str, Any]:
         InputError: naming the key that is unknown, missing or of the wrong type.
     """
     config = build(BlankRunConfig, section, "config")
-    plain = to_plain(config)
-    if config.model:
-        plain["model"] = plain_model(config.model, config.tokenizer.vocab_size)
     source = to_plain(source_of(config.text)[1])
-    plain["text"] = {"source": config.text.get("source", "catalogue"), **source}
-    if config.data is not None:
-        plain["data"]["options"] = to_plain(read_options(config.data)[1])
-    return plain
+    own = {"text": {"source": config.text.get("source", "catalogue"), **source}}
+    if config.model:
+        own["model"] = plain_model(config.model, config.tokenizer.vocab_size)
+    return filled_in(config, **own)

@@ -49,7 +49,7 @@ from recjax.training.new_model import TokenizerConfig, keep_tokenizer
 from recjax.training.optim import OptimConfig
 from recjax.training.ranks import SplitConfig, make_split
 from recjax.training.run import Run
-from recjax.training.system import System, own_settled
+from recjax.training.system import System, filled_in, own_settled
 from recjax.training.token_loss import label_loss
 from recjax.training.train_config import TrainConfig
 from recjax.typing import Array, Params
@@ -112,10 +112,8 @@ def complete(section: Any) -> dict[str, Any]:
         InputError: naming the key that is unknown, missing or of the wrong type.
     """
     config = build(ExplanationConfig, section, "config")
-    plain = to_plain(config)
-    plain["model"] = {"name": config.model["name"], **to_plain(read_explainer(config.model)[1])}
-    plain["data"]["options"] = to_plain(read_options(config.data)[1])
-    return plain
+    own = to_plain(read_explainer(config.model)[1])
+    return filled_in(config, model={"name": config.model["name"], **own})
 
 
 def _settled(config: ExplanationConfig, store: Any) -> ExplanationConfig:

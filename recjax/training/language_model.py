@@ -57,7 +57,7 @@ from recjax.training.new_model import (
 from recjax.training.optim import OptimConfig
 from recjax.training.ranks import SplitConfig, make_split
 from recjax.training.run import Run
-from recjax.training.system import System
+from recjax.training.system import System, filled_in
 from recjax.training.token_loss import token_likelihood, token_loss
 from recjax.training.train_config import TrainConfig
 from recjax.typing import Array, Params
@@ -103,10 +103,7 @@ def complete(section: Any) -> dict[str, Any]:
     """
     config = build(LanguageRunConfig, section, "config")
     read_prompts(config.text.prompts, PROMPTS).of(config.text.domain)
-    plain = to_plain(config)
-    plain["model"] = plain_model(config.model, config.tokenizer.vocab_size)
-    plain["data"]["options"] = to_plain(read_options(config.data)[1])
-    return plain
+    return filled_in(config, model=plain_model(config.model, config.tokenizer.vocab_size))
 
 
 def _model_files(folder: Path) -> Collection[str]:

@@ -33,7 +33,7 @@ from recjax.training import parallel
 from recjax.training.optim import OptimConfig
 from recjax.training.ranks import SplitConfig, make_split
 from recjax.training.run import Run
-from recjax.training.system import System
+from recjax.training.system import System, filled_in
 from recjax.training.train_config import TrainConfig
 from recjax.typing import Array, Params
 
@@ -77,10 +77,7 @@ def complete(section: Any) -> dict[str, Any]:
     Raises:
         InputError: naming the key that is unknown, missing or of the wrong type.
     """
-    config = build(RatingConfig, section, "config")
-    plain = to_plain(config)
-    plain["data"]["options"] = to_plain(read_options(config.data)[1])
-    return plain
+    return filled_in(build(RatingConfig, section, "config"))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -36,7 +36,7 @@ from recjax.training.objectives import Objective, ObjectiveConfig
 from recjax.training.optim import OptimConfig
 from recjax.training.ranks import Ranks, SplitConfig
 from recjax.training.run import Run
-from recjax.training.system import System
+from recjax.training.system import System, filled_in
 from recjax.training.train_config import TrainConfig
 from recjax.typing import Array, Params
 
@@ -87,10 +87,8 @@ def complete(section: Any) -> dict[str, Any]:
         InputError: naming the key that is unknown, missing or of the wrong type.
     """
     config = build(RunConfig, section, "config")
-    plain = to_plain(config)
-    plain["model"] = {"name": config.model.get("name"), **to_plain(read_config(config.model)[1])}
-    plain["data"]["options"] = to_plain(read_options(config.data)[1])
-    return plain
+    own = to_plain(read_config(config.model)[1])
+    return filled_in(config, model={"name": config.model["name"], **own})
 
 
 class RecommenderRun(Ranks, Run):

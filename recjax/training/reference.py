@@ -32,7 +32,7 @@ from recjax.training.claim import Claim
 from recjax.training.criteria import Progress
 from recjax.training.metrics import MetricWriter
 from recjax.training.ranks import Ranks, SplitConfig
-from recjax.training.system import System
+from recjax.training.system import System, filled_in
 from recjax.training.train_config import Devices
 from recjax.typing import Array, Params
 
@@ -69,10 +69,8 @@ def complete(section: Any) -> dict[str, Any]:
         InputError: naming the key that is unknown, missing or of the wrong type.
     """
     config = build(ReferenceConfig, section, "config")
-    plain = to_plain(config)
-    plain["model"] = {"name": config.model["name"], **to_plain(read_reference(config.model)[1])}
-    plain["data"]["options"] = to_plain(read_options(config.data)[1])
-    return plain
+    own = to_plain(read_reference(config.model)[1])
+    return filled_in(config, model={"name": config.model["name"], **own})
 
 
 class ReferenceRun(Ranks):

@@ -8,8 +8,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from recjax.config import nearest
-from recjax.data.prepare import prepare
+from recjax.config import nearest, to_plain
+from recjax.data.prepare import prepare, read_options
 from recjax.data.store import Store, open_store
 from recjax.errors import InputError
 from recjax.lazy import resolve
@@ -20,6 +20,19 @@ MAY_CHANGE = (
     "train.epochs", "train.patience", "train.mesh", "train.rollbacks", "train.spike",
     "train.rules",
 )  # fmt: skip
+
+
+def filled_in(config: Any, **sections: Any) -> dict[str, Any]:
+    """A run's config as plain sections, with the defaults of the data's reader.
+
+    Args:
+        config: with a section `data`, which may be None.
+        sections: in place of the config's.
+    """
+    plain = to_plain(config) | sections
+    if config.data is not None:
+        plain["data"]["options"] = to_plain(read_options(config.data)[1])
+    return plain
 
 
 def own_store(config: Any, may_prepare: bool) -> Store:

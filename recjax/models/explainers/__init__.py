@@ -12,15 +12,13 @@ Letters: B rows, T tokens of a text, D width of the states, V vocabulary, F toke
 """
 
 import dataclasses
-import importlib
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from recjax.config import build, nearest, to_plain
-from recjax.errors import InputError
+from recjax.models.named import read_section
 from recjax.typing import Array
 
 NAMES = ("attn2seq", "nrt", "peter")
@@ -109,22 +107,6 @@ def stars(ratings: Array) -> Array:
     return jax.nn.one_hot(nearest_star - 1, RATES)
 
 
-def read_explainer(section: Any, where: str = "config.model") -> tuple[Any, Any]:
-    """The module of a model and its own `Config`, of `name`, `preset` and fields of the `Config`.
-
-    Raises:
-        InputError: naming the key.
-    """
-    values = {key: section[key] for key in section}
-    if "name" not in values:
-        raise InputError(f"config section '{where}' lacks the key 'name' ({', '.join(NAMES)})")
-    name, preset = values.pop("name"), values.pop("preset", "")
-    if name not in NAMES:
-        raise InputError(f"{where}.name: no explainer '{name}'; {nearest(str(name), NAMES)}")
-    module = importlib.import_module(f"recjax.models.explainers.{name}")
-    if preset:
-        if preset not in module.PRESETS:
-            hint = nearest(str(preset), module.PRESETS)
-            raise InputError(f"{where}.preset: no preset '{preset}' of {name}; {hint}")
-        values = to_plain(module.PRESETS[preset]) | values
-    return module, build(module.Config, values, where)
+def read_explainer(section: Any) -> tuple[Any, Any]:
+    """The module of an explainer and its own `Config`; see `recjax.models.named`."""
+    return read_section(section, "explainers.", NAMES, "explainer")

@@ -11,13 +11,11 @@ They keep a table honest: a trained model that does not reach them has learned l
 """
 
 import dataclasses
-import importlib
 from typing import Any
 
 import numpy as np
 
-from recjax.config import build, nearest
-from recjax.errors import InputError
+from recjax.models.named import read_section
 
 NAMES = ("popularity", "cooccurrence", "knn", "ease", "walk")
 
@@ -41,13 +39,6 @@ class Sequences:
         return len(self.starts)
 
 
-def read_reference(section: Any, where: str = "config.model") -> tuple[Any, Any]:
-    """The module of a reference and its own `Config`, from `name` and fields of the `Config`."""
-    values = {key: section[key] for key in section}
-    if "name" not in values:
-        raise InputError(f"config section '{where}' lacks the key 'name' ({', '.join(NAMES)})")
-    name = values.pop("name")
-    if name not in NAMES:
-        raise InputError(f"{where}.name: no reference '{name}'; {nearest(str(name), NAMES)}")
-    module = importlib.import_module(f"recjax.models.references.{name}")
-    return module, build(module.Config, values, where)
+def read_reference(section: Any) -> tuple[Any, Any]:
+    """The module of a reference and its own `Config`; see `recjax.models.named`."""
+    return read_section(section, "references.", NAMES, "reference")

@@ -1,0 +1,50 @@
+"""Models that a config's section names: their modules, and their own configs."""
+
+import importlib
+from collections.abc import Collection
+from typing import Any
+
+from recjax.config import build, nearest, to_plain
+from recjax.errors import InputError
+
+
+def named_module(name: Any, package: str, names: Collection[str], kind: str) -> Any:
+    """The module of a model.
+
+    Args:
+        name: of the model.
+        package: of the modules, inside `recjax.models`: "" or one that ends with a dot.
+        names: all that there are.
+        kind: what they are, for the error.
+
+    Raises:
+        InputError: another name.
+    """
+    if name not in names:
+        raise InputError(f"config.model.name: no {kind} '{name}'; {nearest(str(name), names)}")
+    return importlib.import_module(f"recjax.models.{package}{name}")
+
+
+def read_section(section: Any, package: str, names: Collection[str], kind: str) -> tuple[Any, Any]:
+    """The module of a model and its own `Config`.
+
+    Args:
+        section: `name`, fields of the model's `Config`, and `preset`: one of the module's
+            `PRESETS`, whose values the fields change.
+        package, names, kind: see `named_module`.
+
+    Raises:
+        InputError: naming the key.
+    """
+    values = {key: section[key] for key in section}
+    if "name" not in values:
+        raise InputError(f"config section 'config.model' lacks the key 'name' ({', '.join(names)})")
+    name, preset = values.pop("name"), values.pop("preset", "")
+    module = named_module(name, package, names, kind)
+    if preset:
+        presets = getattr(module, "PRESETS", {})
+        if preset not in presets:
+            hint = nearest(str(preset), presets)
+            raise InputError(f"config.model.preset: no preset '{preset}' of {name}; {hint}")
+        values = to_plain(presets[preset]) | values
+    return module, build(module.Config, values, "config.model")
