@@ -10,17 +10,16 @@ from recjax.errors import InputError
 from recjax.llm import LanguageModel
 from recjax.typing import Array, Params
 
+_BATCH = 32  # texts at a time
+_MOST = 256  # tokens of a text that are read
 
-def text_vectors(
-    lm: LanguageModel, texts: Sequence[str], *, batch: int = 32, most: int = 256
-) -> np.ndarray:
-    """Vectors [n E] of texts: the mean of the final hidden states of a text's tokens.
+
+def text_vectors(lm: LanguageModel, texts: Sequence[str]) -> np.ndarray:
+    """Vectors [n E] of texts: the mean of the final hidden states of a text's first 256 tokens.
 
     Args:
         lm: a causal language model with a tokenizer.
         texts: n of them; an empty one has a vector of zeros.
-        batch: texts at a time.
-        most: tokens of a text that are read.
 
     Raises:
         InputError: another kind of model, or none with a tokenizer.
@@ -28,7 +27,7 @@ def text_vectors(
     lm.check_causal("a text's vector")
     if lm.tokenizer is None:
         raise InputError("a text's vector: the model's folder has no tokenizer; expected one")
-    rows = [lm.tokenizer.encode(text)[:most] if text else [] for text in texts]
+    rows = [lm.tokenizer.encode(text)[:_MOST] if text else [] for text in texts]
 
     @jax.jit
     def mean(params: Params, tokens: Array, real: Array) -> Array:
@@ -38,10 +37,10 @@ def text_vectors(
 
     out = np.zeros((len(rows), lm.config.dim), np.float32)
     by_length = sorted(range(len(rows)), key=lambda k: len(rows[k]))
-    for first in range(0, len(rows), batch):
-        some = by_length[first : first + batch]
+    for first in range(0, len(rows), _BATCH):
+        some = by_length[first : first + _BATCH]
         width = 1 << (max(1, len(rows[some[-1]])) - 1).bit_length()  # few programs
-        tokens, real = np.zeros((batch, width), np.int32), np.zeros((batch, width), bool)
+        tokens, real = np.zeros((_BATCH, width), np.int32), np.zeros((_BATCH, width), bool)
         for row, k in enumerate(some):
             tokens[row, : len(rows[k])], real[row, : len(rows[k])] = rows[k], True
         vectors = mean(lm.params, *lm.placed(tokens, real))

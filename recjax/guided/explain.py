@@ -120,7 +120,6 @@ def explain(
     *,
     items: Sequence[str] = (),
     steps: np.ndarray | None = None,
-    params: Params | None = None,
 ) -> Explanation:
     """Explains the k best items for a user or a history, or the given ones.
 
@@ -130,7 +129,6 @@ def explain(
         k: how many items, unless `items` are given.
         items: raw keys of the items to explain.
         steps: [A] change of the user's taste (`read_change`).
-        params: in place of the best checkpoint's.
 
     Raises:
         InputError: an unknown user or item, k below 1, a run without a guided part, nothing left to
@@ -145,7 +143,7 @@ def explain(
         unknown = items[chosen.index(0)]
         hint = nearest(unknown, run.store.item_ids)
         raise InputError(f"items: '{unknown}' is not in the data; {hint}")
-    params = run.restore(run.best_step()) if params is None else params
+    params = run.restore(run.best_step())
     h, table = _vectors(run, params, request)
     mapping = run.aspect_map(params)
     weights = np.asarray(h[-mapping.shape[0] :] @ mapping, np.float64)
@@ -196,19 +194,16 @@ def _vectors(run: Refined, params: Params, request: Request) -> tuple[Array, Arr
     return h[place], table
 
 
-def sentence(
-    names: Sequence[str], aspects: np.ndarray, parts: np.ndarray, share: float, most: int = 2
-) -> str:
-    """One plain sentence: the aspects that speak most for an item, and what they decide.
+def sentence(names: Sequence[str], aspects: np.ndarray, parts: np.ndarray, share: float) -> str:
+    """One plain sentence: the two aspects that speak most for an item, and how much they decide.
 
     Args:
         names: A.
         aspects: [A] standardised, of the item.
         parts: [A] of the score.
         share: see `Reason`.
-        most: aspects that are named.
     """
-    best = [n for n in np.argsort(-parts)[:most] if parts[n] > 0]
+    best = [n for n in np.argsort(-parts)[:2] if parts[n] > 0]
     if not best:
         return "It is recommended for what others chose together; its aspects do not speak for it."
     named = " and ".join(f"{'high' if aspects[n] > 0 else 'low'} in {names[n]}" for n in best)

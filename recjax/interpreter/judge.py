@@ -215,14 +215,13 @@ class LikelihoodJudge:
 
     Args:
         lm: with a tokenizer.
-        tokens: see `OptionScorer`.
 
     Raises:
         InputError: `lm` has no tokenizer.
     """
 
-    def __init__(self, lm: LanguageModel, *, tokens: int = 4096):
-        self._scorer = OptionScorer(lm, tokens=tokens)
+    def __init__(self, lm: LanguageModel):
+        self._scorer = OptionScorer(lm)
 
     def __call__(self, questions: Sequence[Question]) -> list[Choice]:
         return [_best(scores) for scores in self.scores(questions)]

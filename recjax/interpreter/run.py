@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -295,11 +294,10 @@ class InterpreterRun(Run):
         windows: Windows,
         task: Task,
         decoding: Decoding = "greedy",
-        progress: Callable[[int], Any] = lambda n: None,
     ) -> list[Answer]:
         """Answers about histories."""
         states = self.histories(windows).states(np.arange(len(windows)), task.backs)
-        return reader.read(states, task, decoding=decoding, progress=progress)
+        return reader.read(states, task, decoding=decoding)
 
     def evaluator(self, name: Literal["validation", "test"]) -> Interpretation:
         """Measures on one part of the split."""

@@ -83,9 +83,9 @@ def section_html(section: Section) -> Html:
     return join(note, _cases(section))
 
 
-def figure(*content: str, caption: str = "") -> Html:
-    """A chart and what is said of it."""
-    return element("figure", *content, element("figcaption", caption) if caption else "")
+def figure(*content: str) -> Html:
+    """A chart, and the numbers below it."""
+    return element("figure", *content)
 
 
 def _bars(section: Bars) -> Html:

@@ -6,6 +6,7 @@ from typing import Any
 
 _LARGEST = 1e300  # beyond it, differences of two numbers overflow
 _SMALLEST = 1e-280  # below it, quotients do
+_TICKS = 5  # of an axis
 
 
 def finite(value: Any) -> float | None:
@@ -43,13 +44,13 @@ def format_percent(value: float) -> str:
     return ("0" if text == "-0" else text) + "%"
 
 
-def axis(low: float, high: float, count: int = 5) -> tuple[list[float], list[str]]:
-    """Round positions for about `count` ticks that span `low` to `high`, and their labels."""
+def axis(low: float, high: float) -> tuple[list[float], list[str]]:
+    """Round positions for about `_TICKS` ticks that span `low` to `high`, and their labels."""
     size = max(abs(low), abs(high))
     if high - low <= 1e-12 * max(size, _SMALLEST):  # all equal
         reach = size / 10 if size > _SMALLEST else 1.0
         low, high = low - reach, high + reach
-    raw = (high - low) / count
+    raw = (high - low) / _TICKS
     power = 10.0 ** math.floor(math.log10(raw))
     step = next((m * power for m in (1, 2, 2.5, 5) if m * power >= raw * 0.999), 10 * power)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

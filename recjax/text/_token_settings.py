@@ -96,9 +96,9 @@ def strips(name: str) -> bool:
     return name in ("[MASK]", "[sMASK]", "[gMASK]", "<mask>")
 
 
-def read_optional(path: Path, largest: int = LARGEST) -> dict[str, Any]:
+def read_optional(path: Path) -> dict[str, Any]:
     """A JSON object of a tokenizer's folder; empty where there is no such file."""
-    return read_object(path, largest=largest) if path.exists() else {}
+    return read_object(path, largest=LARGEST) if path.exists() else {}
 
 
 def check_ids(vocab: dict[str, Any], where: str) -> None:

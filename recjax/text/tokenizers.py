@@ -141,10 +141,7 @@ class Tokenizer:
         text: str,
         *,
         soft: int | Sequence[int] = 1,
-        mark: str = SOFT,
         bos: bool = False,
-        eos: bool = False,
-        start: bool = True,
     ) -> tuple[list[int], list[bool]]:
         """The ids of a text with placeholders of soft tokens, and which ids are placeholders.
 
@@ -153,10 +150,9 @@ class Tokenizer:
         films. Which" with that of " films" replaced, and reads as the text a model knows.
 
         Args:
-            text: the text, with `mark` where soft tokens come.
+            text: the text, with "{soft}" where soft tokens come.
             soft: soft tokens a placeholder; or as many numbers as there are placeholders.
-            mark: the placeholder.
-            bos, eos, start: as in `encode`.
+            bos: as in `encode`.
 
         Returns:
             `(ids, is_soft)`; the id at a placeholder is `pad_id`.
@@ -164,19 +160,19 @@ class Tokenizer:
         Raises:
             InputError: no placeholder in the text, or not as many as numbers in `soft`.
         """
-        parts = text.split(mark)
+        parts = text.split(SOFT)
         counts = [soft] * (len(parts) - 1) if isinstance(soft, int) else list(soft)
         if len(parts) == 1 or len(counts) != len(parts) - 1:
             given = "at least 1" if isinstance(soft, int) else f"{len(counts)}"
-            raise InputError(f"a prompt has {len(parts) - 1} of '{mark}', expected {given}")
-        before, after = self._ends(bos, eos)
-        ids, is_soft = list(before), [False] * len(before)
+            raise InputError(f"a prompt has {len(parts) - 1} of '{SOFT}', expected {given}")
+        ids = self._ends(bos, eos=False)[0]
+        is_soft = [False] * len(ids)
         for place, (part, count) in enumerate(zip(parts, [*counts, 0], strict=True)):
             words = part.removesuffix(" ") if place < len(counts) else part
-            piece = self.encode(words, start=start and place == 0)
+            piece = self.encode(words, start=place == 0)
             ids += [*piece, *[self.pad_id] * count]
             is_soft += [*[False] * len(piece), *[True] * count]
-        return [*ids, *after], [*is_soft, *[False] * len(after)]
+        return ids, is_soft
 
     def decode(self, ids: Sequence[int] | np.ndarray, *, skip_special: bool = True) -> str:
         """The text of ids; ids beyond `size` (rows that pad an embedding) are left out.

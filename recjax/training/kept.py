@@ -1,10 +1,13 @@
 """A run as a folder: its config, data and checkpoints, and how it is measured."""
 
 import abc
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
+
+import jax
 
 from recjax.data.requests import Request, read_request
 from recjax.errors import InputError
@@ -133,6 +136,16 @@ class Kept(abc.ABC):
         best = Progress(**self._meta(self.checkpoints, latest)["progress"]).best_step
         # It went when a better one came, which is damaged.
         return latest if best is None or best not in self.checkpoints.steps() else best
+
+    def _check_newest(self) -> None:
+        """Raises `InputError` where the newest checkpoint is of another model or other data."""
+        folder = None if self.workdir is None else self.workdir / "checkpoints"
+        # Of several processes one may have made the folder already, and all open it together.
+        if folder is not None and folder.is_dir() and jax.process_count() == 1:
+            with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
+                step = checkpoints.latest()
+                if step is not None:
+                    self._meta(checkpoints, step)
 
     def _meta(self, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
         meta = checkpoints.meta(step)

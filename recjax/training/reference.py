@@ -6,7 +6,6 @@
 every recommender.
 """
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -135,12 +134,7 @@ class ReferenceRun(Ranks):
         key, size = self._module.needed(self._own, self.sequences)
         scores = 4 * self.config.evaluation.batch_size * self.store.n_items
         check_memory({key: size, "config.evaluation.batch_size": scores}, host_bytes())
-        folder = None if self.workdir is None else self.workdir / "checkpoints"
-        if folder is not None and folder.is_dir() and jax.process_count() == 1:
-            with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
-                step = checkpoints.latest()
-                if step is not None:
-                    self._meta(checkpoints, step)
+        self._check_newest()
 
     def restore(self, step: int) -> Params:
         """See `Run.restore`."""

@@ -105,13 +105,7 @@ class Run(Kept, Trainable):
                         f"config.evaluation computes; {nearest(metric, names)}"
                     )
         self._check_memory()  # and that model, batches and optimiser go together
-        folder = None if self.workdir is None else self.workdir / "checkpoints"
-        # Of several processes one may have made the folder already, and all open it together.
-        if folder is not None and folder.is_dir() and jax.process_count() == 1:
-            with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
-                step = checkpoints.latest()
-                if step is not None:
-                    self._meta(checkpoints, step)  # of this model and these data
+        self._check_newest()
 
     def needed_bytes(self) -> dict[str, int]:
         """Bytes that a device needs at the least, by the key that asks for them.

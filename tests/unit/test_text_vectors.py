@@ -33,9 +33,10 @@ def lm():
     return make(train_bpe(["a tea cup", "another cup of tea", "salt"] * 5, CONFIG.vocab_size))
 
 
-def test_a_vector_is_the_mean_of_a_texts_states(lm):
+def test_a_vector_is_the_mean_of_a_texts_states(lm, monkeypatch):
+    monkeypatch.setattr("recjax.text_vectors._BATCH", 2)
     texts = ["a cup", "", "salt, and another cup of tea"]
-    found = text_vectors(lm, texts, batch=2)
+    found = text_vectors(lm, texts)
     tokens = np.array([lm.tokenizer.encode(texts[2])])
     h = lm.definition.merge(lm.params).hidden(tokens)[0]
     np.testing.assert_allclose(found[2], np.asarray(h)[0].mean(0), atol=1e-5)
