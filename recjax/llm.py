@@ -227,10 +227,6 @@ class LanguageModel:
         tokens, real = pad_rows(rest.rows, pad_id=pad_id, sizes=sizes)
         is_soft = None if rest.soft is None else pad_rows(rest.soft, pad_id=0, sizes=sizes)[0] > 0
         stop = self.stop if stop is None else tuple(stop)
-        sampler = None
-        if temperature:
-            top_p = None if top_p is None else jnp.float32(top_p)
-            sampler = Sampler(jnp.float32(temperature), top_p, top_k)
         vectors = None if soft is None else soft[1]
         names = ("tokens", "real", "is_soft", "vectors", "keys")
         keys = row_keys(jax.random.key(seed), first_row + jnp.arange(len(tokens)))
@@ -242,7 +238,7 @@ class LanguageModel:
             "limit": max_new_tokens,
             "stop": np.array(stop or (-1,), np.int32),
             "pad_id": pad_id,
-            "sampler": sampler,
+            "sampler": Sampler.of(temperature, top_k, top_p),
             "processors": (*self.known, *processors),
             "length_penalty": length_penalty,
         }

@@ -94,6 +94,13 @@ class Sampler:
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k {self.top_k}; expected 1 or more, or None for all")
 
+    @classmethod
+    def of(cls, temperature: float, top_k: int | None, top_p: float | None) -> "Sampler | None":
+        """The sampler of these numbers, the first and the last to be traced; None draws nothing."""
+        if not temperature:
+            return None
+        return cls(jnp.float32(temperature), None if top_p is None else jnp.float32(top_p), top_k)
+
     def __call__(self, logits: Array, keys: Array) -> Array:
         """Tokens [B] int32.
 

@@ -33,6 +33,7 @@ from recjax.generate.prompts import lengths, pad_rows
 from recjax.generate.sampling import Sampler, row_keys
 from recjax.generate.templates import Template
 from recjax.llm import LanguageModel
+from recjax.llm_inputs import check_drawing
 from recjax.models.definition import ModelDef
 from recjax.recsysllm.dynamic import CountedPositions, dynamic_positions
 from recjax.recsysllm.entities import EntityPool
@@ -197,25 +198,19 @@ class Infiller:
             first_row: the number of the first row.
 
         Raises:
-            InputError: no texts, a text without a blank or longer than the model's positions go,
-                ids beyond the vocabulary, texts for a model without a tokenizer.
+            InputError: an option out of its range, no texts, a text without a blank or longer than
+                the model's positions go, ids beyond the vocabulary, texts for a model without a
+                tokenizer.
         """
         lm, marks = self.lm, self.marks
         if max_new_tokens is None:
             max_new_tokens = self._most
-        if max_new_tokens < 1 or beams < 1:
-            raise InputError(f"max_new_tokens {max_new_tokens}, beams {beams}: expected at least 1")
-        if beams > 1 and temperature:
-            raise InputError("beam search draws nothing: temperature must be 0")
+        check_drawing(max_new_tokens, temperature, top_k, top_p, beams)
         rows = self._rows(texts)
         read = self._arrays(rows, max_new_tokens)
         # A blank's tokens and the <sop> between two, or the end of the last.
         total = read.blanks * (max_new_tokens + 1)
         most = read.places.shape[1] * (max_new_tokens + 1)
-        sampler = None
-        if temperature:
-            nucleus = None if top_p is None else jnp.float32(top_p)
-            sampler = Sampler(jnp.float32(temperature), nucleus, top_k)
         keys = row_keys(jax.random.key(seed), first_row + jnp.arange(len(rows)))
         placed = lm.placed(*read, total, keys)
         whole = {
@@ -226,7 +221,7 @@ class Infiller:
             "ends": jnp.array(self._ends, jnp.int32),
             "constraint": self._constraint,
             "pad_id": 0 if lm.tokenizer is None else lm.tokenizer.pad_id,
-            "sampler": sampler,
+            "sampler": Sampler.of(temperature, top_k, top_p),
             "processors": (*lm.known, *processors),
             "length_penalty": length_penalty,
         }

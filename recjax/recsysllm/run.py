@@ -57,7 +57,7 @@ from recjax.training.kept import Evaluation
 from recjax.training.new_model import keep_tokenizer, read_model
 from recjax.training.state import init_params
 from recjax.training.system import System, own_settled
-from recjax.training.token_loss import label_likelihood, label_loss
+from recjax.training.token_loss import label_budget, label_likelihood, label_loss
 from recjax.typing import Array, Params
 
 
@@ -209,9 +209,7 @@ class BlankRun(ByBeams, AdaptingRun):
         del data
         module = self.model.merge(params)
         labels = batch["targets"]
-        # A part of a batch may have more than a part of its labels.
-        share = self.batches.label_share if self.parts_of_batch == 1 else 1.0
-        budget = math.ceil(share * labels.size)
+        budget = label_budget(self.batches.label_share, labels, self.parts_of_batch)
         h = self._hidden(module, batch, key if self.drops else None)
         return label_loss(h, module.head_table(), labels, budget=budget, mesh=self.mesh)
 

@@ -49,7 +49,7 @@ from recjax.training import parallel
 from recjax.training.adapting import AdaptingConfig, AdaptingRun
 from recjax.training.optim import OptimConfig
 from recjax.training.system import System
-from recjax.training.token_loss import label_loss, token_likelihood, token_loss
+from recjax.training.token_loss import label_budget, label_loss, token_likelihood, token_loss
 from recjax.training.train_config import TrainConfig
 from recjax.typing import Array, Params
 
@@ -189,9 +189,7 @@ class FinetuneRun(AdaptingRun):
         h = self._hidden(module, batch, key if self.drops else None)
         if isinstance(self.batches, SidedBatches):
             return label_loss(h, module.head_table(), labels, mesh=self.mesh)
-        # A part of a batch may have more than a part of its labels.
-        share = self.batches.label_share if self.parts_of_batch == 1 else 1.0
-        budget = math.ceil(share * labels.size)
+        budget = label_budget(self.batches.label_share, labels, self.parts_of_batch)
         return token_loss(h, module.head_table(), labels, budget=budget, mesh=self.mesh)
 
     def evaluator(self, name: Literal["validation", "test"]) -> PairEvaluator | SidedEvaluator:

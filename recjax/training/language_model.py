@@ -58,7 +58,7 @@ from recjax.training.optim import OptimConfig
 from recjax.training.ranks import SplitConfig, make_split
 from recjax.training.run import Run
 from recjax.training.system import System, filled_in
-from recjax.training.token_loss import token_likelihood, token_loss
+from recjax.training.token_loss import label_budget, token_likelihood, token_loss
 from recjax.training.train_config import TrainConfig
 from recjax.typing import Array, Params
 
@@ -239,9 +239,7 @@ class LanguageRun(Run):
         del data
         module = self.model.merge(params)
         labels = batch["labels"]
-        # A part of a batch may have more than a part of its labels.
-        share = self.batches.label_share if self.parts_of_batch == 1 else 1.0
-        budget = math.ceil(share * labels.size)
+        budget = label_budget(self.batches.label_share, labels, self.parts_of_batch)
         h = self._hidden(module, batch, key)
         return token_loss(h, module.model.head_table(), labels, budget=budget, mesh=self.mesh)
 

@@ -1,5 +1,6 @@
 """The next-token loss of a language model, at labelled places only."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
@@ -9,6 +10,17 @@ from recjax.evaluation.likelihood import likelihood
 from recjax.nn.places import at_places
 from recjax.training.cross_entropy import SumWeight, softmax_cross_entropy
 from recjax.typing import Array
+
+
+def label_budget(share: float, labels: Array, parts: int) -> int:
+    """Labels that a part of a batch has at most.
+
+    Args:
+        share: of a whole batch's places, at most, that have a label.
+        labels: of the part.
+        parts: of a batch; one of several may have more than its share.
+    """
+    return math.ceil((share if parts == 1 else 1.0) * labels.size)
 
 
 def token_loss(

@@ -255,8 +255,9 @@ BAD = {
     "text 0: <sop> is inside": ([[22, 24]], {}),
     "text 0 has 41 tokens; expected at most 40": ([[24] + [1] * 40], {}),
     "max_new_tokens 41: expected at most 40": ([[24]], {"max_new_tokens": 41}),
-    "max_new_tokens 0, beams 1": ([[24]], {"max_new_tokens": 0}),
-    "max_new_tokens 2, beams 0": ([[24]], {"max_new_tokens": 2, "beams": 0}),
+    "max_new_tokens 0: expected at least 1": ([[24]], {"max_new_tokens": 0}),
+    "beams 0: expected at least 1": ([[24]], {"max_new_tokens": 2, "beams": 0}),
+    "top_p 0: expected more than 0": ([[24]], {"temperature": 1.0, "top_p": 0}),
     "temperature must be 0": ([[24]], {"beams": 2, "temperature": 1.0}),
 }
 
