@@ -52,33 +52,25 @@ def _flag(name: str) -> str:
 
 def add_generate_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own flags."""
-    parser.add_argument(
-        "--llm",
-        required=True,
-        type=flag_text,
-        metavar="DIR",
+    add = parser.add_argument
+    add(
+        "--llm", required=True, type=flag_text, metavar="DIR",
         help="a language model's folder, or the workdir of a run that trained or fine-tuned one",
-    )
-    parser.add_argument(
-        "--adapter", type=flag_text, metavar="DIR", help="merge this LoRA adapter of peft"
-    )
+    )  # fmt: skip
+    add("--adapter", type=flag_text, metavar="DIR", help="merge this LoRA adapter of peft")
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--prompt", metavar="TEXT", help="one prompt; print the answer")
     group.add_argument(
-        "--prompts",
-        type=flag_path,
-        metavar="FILE",
+        "--prompts", type=flag_path, metavar="FILE",
         help=".txt: one prompt per line; .jsonl: the key `prompt` in each line",
-    )
-    parser.add_argument(
+    )  # fmt: skip
+    add(
         "--out",
         type=flag_path,
         metavar="FILE",
         help="write prompts and answers to this .jsonl file",
     )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace an earlier file of answers"
-    )
+    add("--overwrite", action="store_true", help="replace an earlier file of answers")
     numbers: dict[str, tuple[type, str]] = {
         "max_new_tokens": (int, "tokens per answer at most (64)"),
         "temperature": (float, "above 0: sample tokens; 0 (default): take the most likely token"),
@@ -90,17 +82,11 @@ def add_generate_flags(parser: argparse.ArgumentParser) -> None:
     }
     for name, (kind, text) in numbers.items():
         default = getattr(GenerateOptions, name)
-        parser.add_argument(_flag(name), type=kind, default=default, metavar="N", help=text)
-    parser.add_argument(
-        "--chat", action="store_true", help="take prompts as a user's messages, for a chat model"
-    )
-    parser.add_argument(
-        "--special", action="store_true", help="read names of control tokens as the tokens"
-    )
-    parser.add_argument("--dtype", metavar="NAME", help="float32, bfloat16 or float16")
-    parser.add_argument(
-        "--quant", choices=("int8", "nf4"), help="keep the layers' kernels in 8 or 4 bits"
-    )
+        add(_flag(name), type=kind, default=default, metavar="N", help=text)
+    add("--chat", action="store_true", help="take prompts as a user's messages, for a chat model")
+    add("--special", action="store_true", help="read names of control tokens as the tokens")
+    add("--dtype", metavar="NAME", help="float32, bfloat16 or float16")
+    add("--quant", choices=("int8", "nf4"), help="keep the layers' kernels in 8 or 4 bits")
 
 
 def generate(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, Any]:

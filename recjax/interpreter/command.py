@@ -19,49 +19,34 @@ _OF_A_STUDY = (
 
 def add_interpret_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own flags."""
-    parser.add_argument(
-        "--workdir",
-        required=True,
-        type=flag_path,
-        metavar="DIR",
-        help="folder of an interpreter's run",
-    )
-    parser.add_argument(
-        "--hidden",
-        type=flag_text,
-        metavar="FILE",
+    add = parser.add_argument
+    add("--workdir", required=True, type=flag_path, metavar="DIR", help="an interpreter's run")
+    add(
+        "--hidden", type=flag_text, metavar="FILE",
         help="answer for states in this .npz: before and after, or hidden",
-    )
-    parser.add_argument("--split", choices=("validation", "test"), help="part of the data (test)")
-    parser.add_argument("--decoding", metavar="A,B", help="any of greedy, beam, constrained")
-    parser.add_argument(
-        "--controls", action="store_true", help="also measure states that carry no information"
-    )
-    parser.add_argument(
-        "--oracle",
-        action="store_true",
+    )  # fmt: skip
+    add("--split", choices=("validation", "test"), help="part of the data (test)")
+    add("--decoding", metavar="A,B", help="any of greedy, beam, constrained")
+    add("--controls", action="store_true", help="also measure states that carry no information")
+    add(
+        "--oracle", action="store_true",
         help="also name the oracle items of a generative recommender (DreamRec)",
-    )
-    parser.add_argument(
-        "--judge",
-        type=flag_text,
-        metavar="MODEL",
+    )  # fmt: skip
+    add(
+        "--judge", type=flag_text, metavar="MODEL",
         help="ask this language model (a folder or an endpoint's URL) which of three "
         "recommendations a user prefers",
-    )
-    parser.add_argument("--judge-model", metavar="NAME", help="with a URL: the name of the model")
-    parser.add_argument(
-        "--judge-key",
-        metavar="VARIABLE",
+    )  # fmt: skip
+    add("--judge-model", metavar="NAME", help="with a URL: the name of the model")
+    add(
+        "--judge-key", metavar="VARIABLE",
         help="with a URL: the environment variable that holds the key",
-    )
-    parser.add_argument(
-        "--versus",
-        type=flag_text,
-        metavar="DIR",
+    )  # fmt: skip
+    add(
+        "--versus", type=flag_text, metavar="DIR",
         help="with --judge: another recommender's workdir",
-    )
-    parser.add_argument("--step", type=int, metavar="N", help="checkpoint; default: the best one")
+    )  # fmt: skip
+    add("--step", type=int, metavar="N", help="checkpoint; default: the best one")
 
 
 def interpret(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, Any]:

@@ -46,11 +46,10 @@ class TwoRowConfig(LanguageConfig):
     norm_eps: Share = 1e-5
     start_id: TokenId | None = None  # <sop>, with which the text of a blank begins
     blank_ids: tuple[TokenId, ...] = ()  # [MASK] and its kin
+    grouped = False
 
     def __post_init__(self):
         super().__post_init__()
-        if self.kv_heads != self.heads:
-            raise FieldError("kv_heads", f"{self.kv_heads}: expected heads, {self.heads}")
         if self.heads * self.head_dim != self.dim:
             raise FieldError("head_dim", f"{self.head_dim}: expected dim / heads")
 

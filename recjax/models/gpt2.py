@@ -33,11 +33,10 @@ class Config(LanguageConfig):
     tied: bool = True
     norm_eps: Share = 1e-5
     gelu: Literal["tanh", "erf"] = "tanh"
+    grouped = False
 
     def __post_init__(self):
         super().__post_init__()
-        if self.kv_heads != self.heads:
-            raise FieldError("kv_heads", f"{self.kv_heads}: expected heads, {self.heads}")
         if self.heads * self.head_dim != self.dim:
             raise FieldError("head_dim", f"{self.head_dim}: expected dim / heads")
 

@@ -44,11 +44,14 @@ class LanguageConfig(Checked):
     # products; "full": recomputes a layer from its input.
     remat: Literal["none", "dots", "full"] = "none"
     unroll: Few = 1  # layers a step of the scan: more compile longer and may run faster
+    grouped: ClassVar[bool] = True  # heads may share keys and values
 
     def __post_init__(self):
         super().__post_init__()
         if self.heads % self.kv_heads:
             raise FieldError("heads", f"{self.heads} is no multiple of kv_heads {self.kv_heads}")
+        if not self.grouped and self.kv_heads != self.heads:
+            raise FieldError("kv_heads", f"{self.kv_heads}: expected heads, {self.heads}")
 
 
 class LanguageModule(nnx.Module):

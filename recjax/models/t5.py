@@ -47,11 +47,10 @@ class Config(LanguageConfig):
     tied: bool = True
     init_std: Positive = 1.0  # a factor of T5's own scales
     whole_words: Count = 0  # words that P5's table has; 0 = no table
+    grouped = False
 
     def __post_init__(self):
         super().__post_init__()
-        if self.kv_heads != self.heads:
-            raise FieldError("kv_heads", f"{self.kv_heads}: expected heads, {self.heads}")
         if self.buckets % 4 or self.max_distance <= self.buckets // 2:
             raise FieldError(
                 "buckets", f"{self.buckets}: expected a multiple of 4, below twice max_distance"
