@@ -75,8 +75,7 @@ def tree_of(form: FormTokens, after: list[list[int]]) -> Tree:
     for a, some in enumerate(after):
         ends[a, : len(some)] = some
     depth = max(map(len, options)) + 1
-    arrays: Any = (tokens, real, target, path, ends)  # of numpy until a program takes them
-    return Tree(*arrays, depth)
+    return Tree(tokens, real, target, path, ends, depth)  # type: ignore[arg-type]
 
 
 def _options(tree: Tree, logits: Array, after: Array, temperature: Array) -> tuple[Array, Array]:
