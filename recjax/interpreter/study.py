@@ -159,16 +159,8 @@ class Study:
             share = float(np.mean(same))
             self._note(f"{part}/{task}/popular", {"accuracy": share})
             rows.append(["(most popular item)", part, len(same), share, None, None, share, 0.0])
-        columns = [
-            "decoding",
-            "measured on",
-            "n",
-            "accuracy",
-            "95 % from",
-            "to",
-            "strict",
-            "outside",
-        ]
+        columns = ["decoding", "measured on", "n", "accuracy", "95 % from", "to"]
+        columns += ["strict", "outside"]
         note = (
             "Which item the second history has more. Sequences: the newest window of each; "
             "windows: such that end anywhere. Titles are compared after normalisation, in 'strict' "
@@ -195,17 +187,8 @@ class Study:
             rows.append([name, part, len(baseline.counts), *baseline.metrics().values()])
             if part == "sequences":
                 series["popularity"] = baseline.distribution.tolist()
-        columns = [
-            "decoding",
-            "measured on",
-            "n",
-            "items",
-            "strict",
-            "none",
-            "> 3",
-            "> 5",
-            "outside",
-        ]
+        columns = ["decoding", "measured on", "n", "items", "strict"]
+        columns += ["none", "> 3", "> 5", "outside"]
         return [
             Bars(
                 "Recovered items a sequence (Figure 4)",
