@@ -44,7 +44,7 @@ class LanguageConfig(Checked):
     # products; "full": recomputes a layer from its input.
     remat: Literal["none", "dots", "full"] = "none"
     unroll: Few = 1  # layers a step of the scan: more compile longer and may run faster
-    grouped: ClassVar[bool] = True  # heads may share keys and values
+    grouped = True  # heads may share keys and values; no field
 
     def __post_init__(self):
         super().__post_init__()
