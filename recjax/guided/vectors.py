@@ -188,36 +188,45 @@ def refined(base: Any) -> Any:
     """
 
     class Refined(base):
-        """See `recjax.guided.refine`."""
+        """See `recjax.guided.refine`.
+
+        Args:
+            config, n_items, rngs, sizes: of the base.
+            refine: how the guided part joins.
+            columns: A.
+            recent: newest items whose mean is a user's vector; 0 = all, None = own scores.
+            users: U, those with own scores.
+            rows: of the table of items, those that pad it included.
+        """
 
         def __init__(
             self,
-            config,
-            n_items,
+            config: Any,
+            n_items: int,
             refine: RefineConfig,
-            columns,
-            recent,
-            users,
-            rows,
+            columns: int,
+            recent: int | None,
+            users: int,
+            rows: int,
             *,
-            rngs,
-            **sizes,
+            rngs: nnx.Rngs,
+            **sizes: int,
         ):
             super().__init__(config, n_items, rngs=rngs, **sizes)
+            width = self.guided_width = refine.width(columns)
             deviation = refine.deviation or math.sqrt(2 / (n_items + config.dim))
-            for name in ("items", "outputs"):
-                if hasattr(self, name):
-                    table = getattr(self, name)
-                    if table.features <= refine.width(columns):
-                        raise InputError(
-                            f"config.model.dim: {table.features}, of which "
-                            f"{refine.width(columns)} are the guided part's; expected more"
-                        )
-                    given = rows if name == "items" else n_items
-                    part = RefinedItems(table, refine, columns, deviation, rows, given, rngs=rngs)
-                    setattr(self, name, part)
+            for name, given in (("items", rows), ("outputs", n_items)):
+                table = getattr(self, name, None)
+                if table is None:
+                    continue
+                if table.features <= width:
+                    raise InputError(
+                        f"config.model.dim: {table.features}, of which {width} are the guided "
+                        "part's; expected more"
+                    )
+                part = RefinedItems(table, refine, columns, deviation, rows, given, rngs=rngs)
+                setattr(self, name, part)
             self.side, self.recent = refine.user, recent
-            self.guided_width = refine.width(columns)
             if self.side != "none":
                 self.guided_users = GuidedUsers(refine, columns, deviation, users, rngs=rngs)
 
@@ -236,7 +245,15 @@ def refined(base: Any) -> Any:
                 guided += h[..., -self.guided_width :]
             return jnp.concatenate([h[..., : -self.guided_width], guided], axis=-1)
 
-        def encode(self, ids, *, positions=None, segments=None, **mode):
+        def encode(
+            self,
+            ids: Array,
+            *,
+            positions: Array | None = None,
+            segments: Array | None = None,
+            **mode: Any,
+        ) -> Array:
+            """See `SequentialRecommender.encode`; with what the users chose lately."""
             h = super().encode(ids, positions=positions, segments=segments, **mode)
             if not self._of_history:
                 return h
@@ -245,7 +262,8 @@ def refined(base: Any) -> Any:
             means = recent_means(scores, ids, segments, self.recent, masked=self.masked)
             return self.join(h, means)
 
-        def learn(self, batch, rngs) -> Learned:
+        def learn(self, batch: Any, rngs: nnx.Rngs) -> Learned:
+            """See `SequentialRecommender.learn`; with the users' own scores."""
             learned = super().learn(batch, rngs)
             if not self._of_scores:
                 return learned
@@ -253,7 +271,15 @@ def refined(base: Any) -> Any:
             vectors = self.guided_users.vectors(users, len(users))
             return learned._replace(vectors=self.join(learned.vectors, vectors))
 
-        def predict(self, ids, *, last=None, users=None, **layout):
+        def predict(
+            self,
+            ids: Array,
+            *,
+            last: Array | None = None,
+            users: Array | None = None,
+            **layout: Any,
+        ) -> Array:
+            """See `SequentialRecommender.predict`; with the users' own scores."""
             own = {"users": users} if base.personal else {}
             h = super().predict(ids, last=last, **layout, **own)
             if not self._of_scores:

@@ -242,10 +242,18 @@ def _wrong(where: str, expected: str, value: Any) -> InputError:
     return InputError(f"{where}: expected {expected}, got {got[:60] + '...' * (len(got) > 60)}")
 
 
-def _string(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise _wrong(where, "a string", value)
-    return value
+def _kind(kinds: type | tuple[type, ...], expected: str) -> _Reader:
+    def reader(value: Any, where: str) -> Any:
+        if not isinstance(value, kinds):
+            raise _wrong(where, expected, value)
+        return value
+
+    return reader
+
+
+_string = _kind(str, "a string")
+_flag = _kind(bool, "true or false")
+_verdict = _kind((bool, type(None)), "true, false or null")
 
 
 def _number(value: Any, where: str) -> Number:
@@ -273,18 +281,6 @@ def _cell(value: Any, where: str) -> str | Number:
     if isinstance(value, bool) or not isinstance(value, (str, int, float, type(None))):
         raise _wrong(where, "a string, a number or null", value)
     return _bounded(value, where)
-
-
-def _flag(value: Any, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise _wrong(where, "true or false", value)
-    return value
-
-
-def _verdict(value: Any, where: str) -> bool | None:
-    if value is not None and not isinstance(value, bool):
-        raise _wrong(where, "true, false or null", value)
-    return value
 
 
 def _mark(value: Any, where: str) -> str:
