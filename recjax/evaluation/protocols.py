@@ -267,15 +267,15 @@ class Evaluator:
         lists = tuple(p for p in self.config.protocols if p != "uni100")
         sampled = "uni100" in self.config.protocols
         self.check()
+        one, many = self._ranks
+        ranks = many if stacked else one
         waiting = None  # one batch is computed while the next one is made
         for index in range(len(self.batches)):
             batch = self._batch(index)
             order = in_order(batch)
             examples = batch.pop("examples")[order]
             del batch["weights"]
-            result = self._ranks[stacked](
-                params, split_batch(batch, self.sharding), lists=lists, sampled=sampled
-            )
+            result = ranks(params, split_batch(batch, self.sharding), lists=lists, sampled=sampled)
             if waiting:
                 yield _measured(*waiting)
             waiting = (examples, np.s_[:, order] if stacked else order, result)

@@ -52,7 +52,6 @@ def make_steps(
 
     def one(state: TrainState, batch: Any, data: Any, key: Array):
         key, rest = jax.random.fold_in(key, state.step), _as(data, dtype)
-        numbers = jnp.arange(parts)
         if parts > 1:
             batch = jax.tree.map(lambda a: _dealt(a, parts), batch)
         if drawn is not None:
@@ -62,32 +61,15 @@ def make_steps(
             else:
                 batch = jax.lax.map(
                     lambda at: drawn(given, at[0], rest, jax.random.fold_in(key, at[1])),
-                    (batch, numbers),
+                    (batch, jnp.arange(parts)),
                 )
 
-        def summed(learning, batch, key):
+        def summed(learning: Params, batch: Any, key: Array) -> tuple[Array, Array]:
             return loss_fn(_as({**state.params, **learning}, dtype), batch, rest, key)
 
-        def mean_loss(learning):
-            total, weight = summed(learning, batch, key)
-            return total / jnp.maximum(weight, 1e-9), weight
-
-        def update(carry, _):
+        def update(carry: tuple[Params, Any], _: None) -> tuple[tuple[Params, Any], dict]:
             learning, opt_state = carry
-            if parts == 1:
-                (loss, weight), grads = jax.value_and_grad(mean_loss, has_aux=True)(learning)
-            else:
-                gradient = jax.value_and_grad(summed, has_aux=True)
-
-                def add(carry, at):
-                    part, number = at
-                    found = gradient(learning, part, jax.random.fold_in(key, number))
-                    return jax.tree.map(jnp.add, carry, found), None
-
-                zero = jnp.zeros(())
-                start = ((zero, zero), jax.tree.map(jnp.zeros_like, learning))
-                ((total, weight), grads), _ = jax.lax.scan(add, start, (batch, numbers))
-                loss, grads = jax.tree.map(lambda a: a / jnp.maximum(weight, 1e-9), (total, grads))
+            (loss, weight), grads = _mean_gradient(summed, learning, batch, key, parts)
             changes, opt_state = optimizer.update(grads, opt_state, learning)
             metrics = {"loss": loss, "weight": weight, "grad_norm": optax.tree.norm(grads)}
             return (optax.apply_updates(learning, changes), opt_state), metrics
@@ -106,6 +88,36 @@ def make_steps(
         return jax.lax.scan(lambda s, batch: one(s, batch, data, key), state, batches)
 
     return steps
+
+
+def _mean_gradient(
+    loss_fn: Callable[[Params, Any, Array], tuple[Array, Array]],
+    params: Params,
+    batch: Any,
+    key: Array,
+    parts: int,
+) -> tuple[tuple[Array, Array], Params]:
+    """`((mean, weight), gradient of the mean)` of a loss `(sum, weight)`; of several parts of a
+    batch, one after the other."""
+    if parts == 1:
+
+        def mean_loss(params: Params) -> tuple[Array, Array]:
+            total, weight = loss_fn(params, batch, key)
+            return total / jnp.maximum(weight, 1e-9), weight
+
+        return jax.value_and_grad(mean_loss, has_aux=True)(params)
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def add(carry: Any, at: tuple[Any, Array]) -> tuple[Any, None]:
+        part, number = at
+        found = gradient(params, part, jax.random.fold_in(key, number))
+        return jax.tree.map(jnp.add, carry, found), None
+
+    zero = jnp.zeros(())
+    start = ((zero, zero), jax.tree.map(jnp.zeros_like, params))
+    ((total, weight), grads), _ = jax.lax.scan(add, start, (batch, jnp.arange(parts)))
+    mean, grads = jax.tree.map(lambda a: a / jnp.maximum(weight, 1e-9), (total, grads))
+    return (mean, weight), grads
 
 
 def _dealt(a: Array, parts: int) -> Array:
