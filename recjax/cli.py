@@ -135,8 +135,6 @@ def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dic
     from recjax.training.metrics import format_table, progress_bar
     from recjax.training.workdir import open_run
 
-    if overrides:
-        raise InputError("evaluate takes the run's own config; --protocols changes the protocols")
     protocols = names(args.protocols) or None
     if args.against:
         if args.per_user:
@@ -170,8 +168,6 @@ def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dic
 def _recommend(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
     from recjax.recommend import recommend
 
-    if overrides:
-        raise InputError("recommend takes the run's own config")
     return recommend(
         args.workdir, args.out, k=args.k, users=args.users, histories=args.history,
         among=args.among, filter_seen=not args.with_seen, step=args.step,
@@ -179,21 +175,9 @@ def _recommend(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> di
     )  # fmt: skip
 
 
-def _of_system(name: str, run: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """A system's own command."""
-
-    def call(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
-        if overrides:
-            raise InputError(f"{name} takes the run's own config")
-        return run(args, _say)
-
-    return call
-
-
-def _generate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
-    if overrides:
-        raise InputError("generate takes no --config.KEY; use its flags")
-    return generate(args, _say)
+def _saying(run: Callable[..., dict[str, Any]]) -> Run:
+    """The function of a command that reads its flags alone, as `recjax.systems.Command` has it."""
+    return lambda args, overrides: run(args, _say)
 
 
 def _convert(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
@@ -267,8 +251,6 @@ def _plan(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[st
 def _report(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
     from recjax.report.page import write_report
 
-    if overrides:
-        raise InputError("report takes no --config.KEY; it shows the run's own config")
     page = write_report(args.workdir, args.out)
     _say(f"report: {page}")
     return {"report": str(page)}
@@ -295,11 +277,11 @@ def _simulate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dic
 
 def runs() -> dict[str, Run]:
     """Functions of all commands, those of the systems among them."""
-    own = {name: _of_system(name, resolve(place).run) for name, place in COMMANDS.items()}
+    own = {name: _saying(resolve(place).run) for name, place in COMMANDS.items()}
     return own | {
         "convert": _convert,
         "evaluate": _evaluate,
-        "generate": _generate,
+        "generate": _saying(generate),
         "plan": _plan,
         "prepare": _prepare,
         "recommend": _recommend,
@@ -342,7 +324,12 @@ def _status(arguments: list[str], debug: bool, own: bool) -> tuple[int, bool]:
                 raise InputError(f"{argument}: expected a path; mount the bucket")
         with stopping() as stop, stop.at_once():
             args, unknown = make_parser(runs()).parse_known_args(arguments)
-        result = args.run(args, read_overrides(unknown))
+        overrides = read_overrides(unknown)
+        if overrides and not args.takes_keys:
+            raise InputError(
+                f"{args.command} takes no --config.KEY; see `recjax {args.command} --help`"
+            )
+        result = args.run(args, overrides)
         if args.json:
             print(json.dumps(result))
         return INTERRUPTED if result.get("stopped_by") == "SIGINT" else 0, True

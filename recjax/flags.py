@@ -37,7 +37,7 @@ def make_parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (help, add_flags, config) in _all_flags().items():
         sub = commands.add_parser(name, help=help, description=help, keys=config != "none")
-        sub.set_defaults(run=runs[name])
+        sub.set_defaults(run=runs[name], takes_keys=config != "none")
         if config in ("required", "optional"):
             sub.add_argument(
                 "--config", required=config == "required", type=flag_text, metavar="FILE[:ARG]",

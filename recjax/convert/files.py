@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import IO, Any
+from typing import IO
 
 import ml_dtypes
 import numpy as np
@@ -79,14 +79,6 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     return safetensors.numpy.load_file(path)
 
 
-def _write_safetensors(file: IO[bytes], state: Mapping[str, np.ndarray]) -> None:
-    file.write(safetensors.numpy.save(dict(state)))
-
-
-def _write_npz(file: IO[bytes], state: Mapping[str, Any]) -> None:
-    np.savez(file, **state)
-
-
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError
@@ -132,6 +124,6 @@ _READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
     ".pth": _read_torch,
 }
 _WRITERS: dict[str, Callable[[IO[bytes], Mapping[str, np.ndarray]], None]] = {
-    ".safetensors": _write_safetensors,
-    ".npz": _write_npz,
+    ".safetensors": lambda file, state: file.write(safetensors.numpy.save(dict(state))),
+    ".npz": lambda file, state: np.savez(file, **state),
 }

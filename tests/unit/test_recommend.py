@@ -148,7 +148,7 @@ def test_a_table_shows_a_few_users(recjax, workdir):
         (["--k=0"], "k: expected a whole number from 1, got 0"),
         (["--k=many"], "argument --k: invalid int value: 'many'"),
         (["--step=999"], "no complete checkpoint of step 999"),
-        (["--config.seed=1"], "recommend takes the run's own config"),
+        (["--config.seed=1"], "recommend takes no --config.KEY"),
     ],
 )
 def test_bad_usage_is_one_line_before_anything_is_written(

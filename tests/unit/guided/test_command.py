@@ -170,7 +170,7 @@ def test_pairs_of_a_teacher(run, tmp_path, sample_store, own):
         ("users", ("--leave-out=-1",), {}, "--leave-out -1: expected 0 to"),
         ("items", ("--fields=titel",), {}, "--fields: no item has 'titel'; did you mean 'title'"),
         ("items", ("--how=free", "--calibrate"), {}, "free answers have no probabilities"),
-        ("items", ("--config.x=1",), {}, "takes the run's own config"),
+        ("items", ("--config.x=1",), {}, "score takes no --config.KEY; see `recjax score --help`"),
     ],
 )
 def test_what_is_refused(run, kind, flags, options, message, tmp_path):

@@ -81,7 +81,7 @@ def test_a_file_that_does_not_fit(recjax, finished, tmp_path):
         (["--hidden=x", "--judge-model=m", "--judge-key=K"], "without --judge-model, --judge-key"),
         (["--hidden="], "expected a path; it is empty"),
         (["--hidden=H", "--step=999"], "no complete checkpoint of step 999"),
-        (["--config.seed=1"], "interpret takes the run's own config"),
+        (["--config.seed=1"], "interpret takes no --config.KEY"),
         (["--step=999"], "no complete checkpoint of step 999"),
         (["--split=train"], "argument --split: invalid choice: 'train'"),
     ],
