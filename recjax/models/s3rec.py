@@ -154,7 +154,7 @@ class Recommender(SequentialRecommender):
         return self.items.embedding[...]
 
     def loss(self, batch: dict[str, Array], rngs: nnx.Rngs) -> tuple[Array, Array] | None:
-        """The four tasks' weighted sum in pre-training, (sum, weight)."""
+        """In pre-training, (sums, weights) [4] of the four tasks."""
         config = self.config
         if config.stage != "pretrain":
             return None
@@ -164,7 +164,7 @@ class Recommender(SequentialRecommender):
         both = make_mask(real, 0, segments)
         chosen = real & (jax.random.uniform(rngs.noise(), ids.shape) < config.mask_share)
         h = self._read(jnp.where(chosen[..., None], self.mask[...], own), positions, both, mode)
-        masked, count = chosen.astype(h.dtype), jnp.maximum(chosen.sum(), 1)
+        masked, count = chosen.astype(h.dtype), chosen.sum()
         task, table = self.attributes, self.items.embedding[...]
         has = task.values[...][ids]  # [B L A]
 
@@ -178,17 +178,20 @@ class Recommender(SequentialRecommender):
         mapped = task.mip(h)
         right, wrong = ((mapped * table[i]).sum(axis=-1) for i in (ids, drawn))
         losses = jax.nn.softplus(-right) + jax.nn.softplus(wrong)
-        total = config.mip_weight * (losses * masked).sum() / count
-        total += config.map_weight * labels(task.map(h), masked) / count
-        total += config.aap_weight * labels(task.aap(own), real.astype(h.dtype)) / real.sum()
-        total += config.sp_weight * self._segments(own, positions, real, both, mode, rngs)
-        weight = jnp.asarray(real.any(axis=-1).sum(), h.dtype)
-        return total * weight, weight
+        segments_loss, rows = self._segments(own, positions, real, both, mode, rngs)
+        sums = (
+            config.mip_weight * (losses * masked).sum(),
+            config.map_weight * labels(task.map(h), masked),
+            config.aap_weight * labels(task.aap(own), real.astype(h.dtype)),
+            config.sp_weight * segments_loss,
+        )
+        weights = (count, count, real.sum(), rows)
+        return jnp.stack(sums), jnp.stack(weights).astype(h.dtype)
 
     def _segments(
         self, own: Array, positions: Array, real: Array, both: Array, mode: dict, rngs: nnx.Rngs
-    ) -> Array:
-        """SP: the mean over rows."""
+    ) -> tuple[Array, Array]:
+        """SP: (sum, weight) over rows."""
         length = real.shape[1]
         # From anywhere in the row's second half, half of the row at the most.
         first = jax.random.randint(rngs.noise(), (len(real), 1), length // 2, length)
@@ -208,4 +211,4 @@ class Recommender(SequentialRecommender):
         wrong = (around * jnp.roll(segment, 1, axis=0)).sum(axis=-1)
         counts = inside.any(axis=-1)
         losses = jax.nn.softplus(-right) + jax.nn.softplus(wrong)
-        return (losses * counts).sum() / jnp.maximum(counts.sum(), 1)
+        return (losses * counts).sum(), counts.sum()

@@ -230,23 +230,23 @@ class ExplanationRun(Run):
         return {"mean": jnp.float32(mean)}
 
     def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
-        """(sum, weight) over tokens: of the text, the context and the ratings at their weights."""
+        """(sums, weights): of the text's tokens, and at their weights of ratings and context."""
         del data
         module, config = self.model.merge(params), self.config.loss
         labels = batch["labels"]
         rngs = nnx.Rngs(dropout=key)
         said = module.learn(_asked(batch), batch["tokens"], deterministic=False, rngs=rngs)
-        loss, weight = label_loss(said.states, module.head[...], labels, mesh=self.mesh)
+        terms = [label_loss(said.states, module.head[...], labels, mesh=self.mesh)]
         if said.rating is not None:
-            off = jnp.mean((said.rating - batch["ratings"]) ** 2)
-            loss += config.rating * off * weight
+            off = jnp.sum((said.rating - batch["ratings"]) ** 2)
+            terms.append((config.rating * off, jnp.float32(len(labels))))
         if said.context is not None and config.context:
             words = (labels >= 0) & (labels != self.tokenizer.eos_id)
             logs = jax.nn.log_softmax(module.logits(said.context).astype(jnp.float32))
             each = jnp.take_along_axis(logs, jnp.maximum(labels, 0), axis=1)
-            mean = -(each * words).sum() / jnp.maximum(words.sum(), 1)
-            loss += config.context * mean * weight
-        return loss, weight
+            terms.append((-config.context * (each * words).sum(), jnp.float32(words.sum())))
+        sums, weights = map(jnp.stack, zip(*terms, strict=True))
+        return sums, weights
 
     @functools.cached_property
     def _read(self) -> Callable[..., tuple[Array, Array, Array | None]]:

@@ -11,7 +11,8 @@ import optax
 from recjax.training.state import TrainState, trained_of
 from recjax.typing import Array, Params
 
-# (params, batch, data, key) -> (sum, weight) of the loss.
+# (params, batch, data, key) -> (sum, weight) of the loss; arrays of several losses' [N] each, of
+# which a step adds the means.
 LossFn = Callable[[Params, Any, Any, Array], tuple[Array, Array]]
 # (params, batch, data, key) -> the batch that all updates of a step learn from.
 DrawFn = Callable[[Params, Any, Any, Array], Any]
@@ -34,7 +35,8 @@ def make_steps(
     uninterrupted one drew.
 
     Args:
-        loss_fn: `(params, batch, data, key) -> (sum, weight)`.
+        loss_fn: `(params, batch, data, key) -> (sum, weight)`, or [N] sums and weights, of which
+            the means are added.
         optimizer: the update rule.
         trained: paths of the trained parameters; None = all. The others stay, and cost no gradient.
         parts: of a batch's rows, which a step takes one after the other; it adds their gradients.
@@ -47,7 +49,8 @@ def make_steps(
     Returns:
         `steps(state, batches, data, key) -> (state, metrics)`, jitted: `batches` has a leading
         axis K, `data` is what every step reads (positives, ...), metrics are [K]: `loss`
-        (weighted mean), `weight` and `grad_norm`, each the mean over a step's updates.
+        (weighted mean), `weight` (of the first mean) and `grad_norm`, each the mean over a step's
+        updates.
     """
 
     def one(state: TrainState, batch: Any, data: Any, key: Array):
@@ -71,7 +74,9 @@ def make_steps(
             learning, opt_state = carry
             (loss, weight), grads = _mean_gradient(summed, learning, batch, key, parts)
             changes, opt_state = optimizer.update(grads, opt_state, learning)
-            metrics = {"loss": loss, "weight": weight, "grad_norm": optax.tree.norm(grads)}
+            metrics = {
+                "loss": loss, "weight": weight.reshape(-1)[0], "grad_norm": optax.tree.norm(grads)
+            }  # fmt: skip
             return (optax.apply_updates(learning, changes), opt_state), metrics
 
         carry = (trained_of(state.params, trained), state.opt_state)
@@ -97,27 +102,29 @@ def _mean_gradient(
     key: Array,
     parts: int,
 ) -> tuple[tuple[Array, Array], Params]:
-    """`((mean, weight), gradient of the mean)` of a loss `(sum, weight)`; of several parts of a
-    batch, one after the other."""
+    """`((mean, weight), gradient of the mean)` of a loss `(sum, weight)`, or of several, whose
+    means are added; of several parts of a batch, one after the other."""
+
+    def mean_loss(
+        params: Params, batch: Any, key: Array, whole: Array | None = None
+    ) -> tuple[Array, Array]:
+        total, weight = loss_fn(params, batch, key)
+        return jnp.sum(total / jnp.maximum(weight if whole is None else whole, 1e-9)), weight
+
+    gradient = jax.value_and_grad(mean_loss, has_aux=True)
     if parts == 1:
-
-        def mean_loss(params: Params) -> tuple[Array, Array]:
-            total, weight = loss_fn(params, batch, key)
-            return total / jnp.maximum(weight, 1e-9), weight
-
-        return jax.value_and_grad(mean_loss, has_aux=True)(params)
-    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+        return gradient(params, batch, key)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(parts))
+    # XLA leaves out of this what the weights do not need.
+    weights = jax.lax.map(lambda at: loss_fn(params, *at)[1], (batch, keys)).sum(0)
 
     def add(carry: Any, at: tuple[Any, Array]) -> tuple[Any, None]:
-        part, number = at
-        found = gradient(params, part, jax.random.fold_in(key, number))
-        return jax.tree.map(jnp.add, carry, found), None
+        (mean, _), grads = gradient(params, *at, weights)
+        return jax.tree.map(jnp.add, carry, (mean, grads)), None
 
-    zero = jnp.zeros(())
-    start = ((zero, zero), jax.tree.map(jnp.zeros_like, params))
-    ((total, weight), grads), _ = jax.lax.scan(add, start, (batch, jnp.arange(parts)))
-    mean, grads = jax.tree.map(lambda a: a / jnp.maximum(weight, 1e-9), (total, grads))
-    return (mean, weight), grads
+    start = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    (mean, grads), _ = jax.lax.scan(add, start, (batch, keys))
+    return (mean, weights), grads
 
 
 def _dealt(a: Array, parts: int) -> Array:
