@@ -82,14 +82,16 @@ def test_gke_hands_sigterm_on(commands):
 )
 def test_slurm_queues_a_stopped_run_again(commands, said, code, status, again):
     folder = commands(
-        srun=f"echo '{said}'; echo $JAX_LOCAL_DEVICE_IDS > ids; exit {code}", scontrol=""
+        srun=f"echo '{said}'; echo $JAX_LOCAL_DEVICE_IDS $SRUN_CPUS_PER_TASK > ids; exit {code}",
+        scontrol="",
     )
     env = {**os.environ, "SLURM_JOB_ID": "17", "SLURM_GPUS_ON_NODE": "4"}
+    env["SLURM_CPUS_PER_TASK"] = "32"
     env.pop("JAX_LOCAL_DEVICE_IDS", None)
     script = ["bash", str(LAUNCH / "slurm.sbatch"), "--config=c.py", "--workdir=a b"]
     done = subprocess.run(script, env=env, capture_output=True, text=True, timeout=20)
     assert done.returncode == status, done.stderr
-    assert (folder / "ids").read_text().strip() == "0,1,2,3"
+    assert (folder / "ids").read_text().strip() == "0,1,2,3 32"
     words = (folder / "srun.given").read_text().splitlines()
     assert words[:2] == ["--kill-on-bad-exit=0", "recjax"]
     assert accepted(words[2:]).workdir == Path("a b")
