@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from recjax.replace import Replacement, not_written, recovered
 from recjax.training.group import current
 
 _LOCK = ".lock"
+_SEEN = 10.0  # seconds in which all processes see what process 0 has made
 # What runs write, as patterns of `recjax.replace.Known`.
 RUN_FILES = (
     "config.json", "manifest.json", "metrics.jsonl", "results.json", "report.html", "fusion.json",
@@ -44,7 +46,8 @@ class Claim:
 
     Raises:
         InputError: another process holds it, it cannot be written, or it has files in it which
-            recjax did not write and which a run would write over or `overwrite` would delete.
+            recjax did not write and which a run would write over or `overwrite` would delete; one
+            of several processes does not see it.
     """
 
     def __init__(self, workdir: Path, *, overwrite: bool = False):
@@ -53,16 +56,32 @@ class Claim:
         self._locks: list[Lock] = []
         self._next: Replacement | None = None
         self._made: list[Path] = []
-        tag = 0
+        tag, locked = 0, False
         if self._lead:
             try:
                 tag = self._take(overwrite)
+                locked = os.path.exists(self._locks[-1].file)
             except BaseException:
                 self.abandon()
                 raise
-        tag = current().gather("the workdir", tag)[0]
+        tag, locked = current().gather("the workdir", [tag, locked])[0]
         if tag:
             self.folder = _successor(workdir, tag)
+        if not self._lead:
+            self._see(_LOCK if locked else "")
+
+    def _see(self, name: str) -> None:
+        """Looks for what process 0 has made in the folder; a network's disk may show it late."""
+        end = time.monotonic() + _SEEN
+        while not os.path.exists(self.folder / name):
+            if time.monotonic() > end:
+                raise InputError(
+                    f"{self.workdir}: process {current().index} does not see there what process 0 "
+                    "has made; expected a folder that all hosts share, by the same path"
+                )
+            time.sleep(0.1)
+        if not os.access(self.folder, os.W_OK):
+            raise InputError(f"cannot write {self.workdir}: not by process {current().index}")
 
     def _take(self, overwrite: bool) -> int:
         """The number in the successor's hidden name; 0 where there is none."""

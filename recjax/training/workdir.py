@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from recjax.replace import recovered, write_text
 from recjax.signals import stopping
 from recjax.training.checkpoint import empty_trash, read_json
 from recjax.training.claim import Claim, run_files
+from recjax.training.group import current
 from recjax.training.system import MAY_CHANGE, System, load_system
 
 
@@ -84,6 +86,7 @@ def claimed_run(config: Any, claim: Claim) -> Any:
     with stopping() as stop, stop.at_once():
         store = system.store(config, jax.process_count() == 1)
     config = system.settled(config, store)
+    _check_alike(plain_config(config), store.fingerprint, system.may_change)
     if (claim.folder / "config.json").exists():
         old = plain_config(_read_config(claim.folder))  # its new keys at their defaults
         may = (*MAY_CHANGE, *system.may_change)
@@ -96,6 +99,25 @@ def claimed_run(config: Any, claim: Claim) -> Any:
     run = system.run(config, store, claim.folder)
     run.claim = claim
     return run
+
+
+def _check_alike(plain: dict[str, Any], data: str, paths: Collection[str]) -> None:
+    """Raises `InputError` where this process has another config, or other data, than process 0.
+
+    Args:
+        plain: the config.
+        data: the fingerprint of the data.
+        paths: keys that may differ: hosts may have what they read at other places.
+    """
+    plain, data = json.loads(json.dumps([plain, data]))
+    each = current().gather("the config and the data", [plain, data])
+    for number, (other, theirs) in enumerate(each):
+        changed = [k for k in _differences(each[0][0], other) if k not in paths]
+        if changed or theirs != each[0][1]:
+            what = f"another config ({', '.join(changed)})" if changed else "other data"
+            raise InputError(
+                f"process {number} has {what} than process 0; start the same command on all hosts"
+            )
 
 
 def write_records(run: Any, folder: Path) -> None:

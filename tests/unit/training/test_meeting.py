@@ -1,5 +1,6 @@
 """Processes that do not meet: one line, at once or after a stated time."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -11,7 +12,8 @@ import pytest
 
 from recjax.errors import InputError
 from recjax.signals import Stopped
-from recjax.training import parallel
+from recjax.training import claim, parallel, workdir
+from recjax.training.group import Group, belonging
 from recjax.training.parallel import start_distributed
 
 
@@ -114,3 +116,42 @@ def test_processes_of_other_sizes_are_refused(monkeypatch, processes, shape, siz
     said = r"\(process 0 has {}, process 1 has {} devices\)".format(*sizes)
     with pytest.raises(InputError, match=said):
         parallel.rows_of_process(_Mesh(processes, shape))
+
+
+class _Second(Group):
+    """Process 1 of two; the first gave these values."""
+
+    def __init__(self, **first):
+        super().__init__(1, 2)
+        self.first = first
+
+    def gather(self, name, value=None, timeout=0.0):
+        return [self.first.get(name.replace(" ", "_"), value), value]
+
+
+def test_processes_see_one_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(claim, "_SEEN", 0.0)
+    with belonging(_Second(the_workdir=[0, True])):
+        with pytest.raises(InputError, match="run: process 1 does not see there what process 0 ha"):
+            claim.Claim(tmp_path / "run")
+        (tmp_path / "run").mkdir()  # another one
+        with pytest.raises(InputError, match="expected a folder that all hosts share"):
+            claim.Claim(tmp_path / "run")
+        (tmp_path / "run" / ".lock").touch()
+        assert claim.Claim(tmp_path / "run").folder == tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("rate", "data", "message"),
+    [
+        (0.5, "abc", r"process 1 has another config \(optim.rate\) than process 0; start the same"),
+        (1.0, "abd", "process 1 has other data than process 0"),
+        (1.0, "abc", None),
+    ],
+)
+def test_processes_have_one_config_and_the_same_data(rate, data, message):
+    first = [{"optim": {"rate": 1.0}, "data": {"store": "/a"}}, "abc"]
+    own = {"optim": {"rate": rate}, "data": {"store": "/b"}}
+    refused = pytest.raises(InputError, match=message) if message else contextlib.nullcontext()
+    with belonging(_Second(the_config_and_the_data=first)), refused:
+        workdir._check_alike(own, data, ("data.store",))
