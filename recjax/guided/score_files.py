@@ -59,14 +59,14 @@ class Scores:
         values = np.where(known[:, None], self.values, 0)
         return Attributes(self.aspects.names, values, known)
 
-    def says(self, what: str = "items") -> str:
+    def says(self) -> str:
         """One line about what is missing; "" where nothing is."""
         parts = []
         if self.missing:
-            parts.append(f"{self.missing:,} {what} have no scores")
+            parts.append(f"items without scores: {self.missing:,}")
         if self.gaps:
-            parts.append(f"{self.gaps:,} single scores are missing")
-        return "; ".join(parts) + ": the mean of the others stands in" if parts else ""
+            parts.append(f"single scores missing: {self.gaps:,}")
+        return "; ".join(parts) + " (the mean of the others stands in)" if parts else ""
 
 
 def read_item_scores(

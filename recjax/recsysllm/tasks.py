@@ -134,13 +134,12 @@ class Tasks:
             out &= self._has(need, places)
         return out
 
-    def usable(self, family: Family, places: np.ndarray, *, held_out: bool = False) -> list[str]:
-        """Ids of a family's prompts that the data have fields for.
+    def usable(self, family: Family, places: np.ndarray) -> list[str]:
+        """Ids of a family's prompts that are trained and that the data have fields for.
 
         Args:
             family: of `FAMILIES`.
             places: interactions to ask about.
-            held_out: those that are never trained, in place of the others.
 
         Raises:
             InputError: naming the family and what the data lack; ratings that are no 1 to 5 stars.
@@ -151,20 +150,19 @@ class Tasks:
                 "; its prompts ask for 1 to 5 stars, and a 4 is liked: scale them before `recjax "
                 "prepare`"
             )
-        ids = [id for id, p in PROMPTS.items() if p.family == family and p.held_out == held_out]
-        if self.config.only and not held_out:
-            ids = [id for id, p in PROMPTS.items() if p.family == family and id in self.config.only]
-            if not ids:
-                raise InputError(
-                    f"config.text.tasks.only: no prompt of {family}, whose share is above 0"
-                )
-        if not len(places) and not held_out:
+        own, only = {id: p for id, p in PROMPTS.items() if p.family == family}, self.config.only
+        ids = [id for id, p in own.items() if (id in only if only else not p.held_out)]
+        if not ids:
+            raise InputError(
+                f"config.text.tasks.only: no prompt of {family}, whose share is above 0"
+            )
+        if not len(places):
             raise InputError(
                 f"config.text.tasks.{family}: config.split leaves no interaction to ask about; "
                 "expected users with longer histories"
             )
         found = [id for id in ids if self.able(PROMPTS[id], places).any()]
-        if not found and not held_out:
+        if not found:
             needs = {_NEEDS[f] for id in ids for f in PROMPTS[id].fields if f in _NEEDS}
             lacking = sorted(n for n in needs if not self._has(n, places).any())
             where = "; config.text.tasks.reviews names a file of them"

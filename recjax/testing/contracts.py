@@ -93,8 +93,8 @@ class _Case:
         )
 
 
-def _ids(section: dict, lengths: list[int], seed: int = 0) -> tuple[np.ndarray, list[np.ndarray]]:
-    rng = np.random.default_rng(seed)
+def _ids(section: dict, lengths: list[int]) -> tuple[np.ndarray, list[np.ndarray]]:
+    rng = np.random.default_rng(0)
     length = section["max_length"]
     histories = [rng.integers(1, N_ITEMS, n).astype(np.int32) for n in lengths]
     rows = np.zeros((len(lengths), length), np.int32)

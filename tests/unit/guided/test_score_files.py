@@ -30,7 +30,7 @@ def test_scores_go_out_and_come_back(tmp_path, ending):
     assert found.values.tolist() == [[12, 2.5], [4, 2.5], [20, 2.5], [12, 2.5]]
     assert found.known.tolist() == [[0, 0], [1, 0], [1, 1], [0, 0]]
     assert (found.missing, found.gaps) == (1, 1)
-    assert "1 items have no scores; 1 single scores are missing: the mean" in found.says()
+    assert "items without scores: 1; single scores missing: 1 (the mean" in found.says()
     attributes = found.attributes()
     assert attributes.known.tolist() == [False, True, True, False]
     standardized = attributes.standardized()
