@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import IO
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
@@ -123,7 +123,7 @@ _READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
     ".pt": _read_torch,
     ".pth": _read_torch,
 }
-_WRITERS: dict[str, Callable[[IO[bytes], Mapping[str, np.ndarray]], None]] = {
+_WRITERS: dict[str, Callable[[IO[bytes], Mapping[str, Any]], Any]] = {
     ".safetensors": lambda file, state: file.write(safetensors.numpy.save(dict(state))),
     ".npz": lambda file, state: np.savez(file, **state),
 }

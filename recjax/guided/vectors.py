@@ -231,10 +231,6 @@ def refined(base: Any) -> Any:
                 self.guided_users = GuidedUsers(refine, columns, deviation, users, rngs=rngs)
 
         @property
-        def _of_history(self) -> bool:
-            return self.side != "none" and self.recent is not None
-
-        @property
         def _of_scores(self) -> bool:
             return self.side != "none" and self.recent is None
 
@@ -255,7 +251,7 @@ def refined(base: Any) -> Any:
         ) -> Array:
             """See `SequentialRecommender.encode`; with what the users chose lately."""
             h = super().encode(ids, positions=positions, segments=segments, **mode)
-            if not self._of_history:
+            if self.side == "none" or self.recent is None:
                 return h
             _, segments = self.layout(ids, positions, segments)
             scores = self.items.guided[...]

@@ -146,8 +146,8 @@ class RatingEvaluator:
             part = slice(start, start + size)
             batch = {"users": self.examples.users[part], "items": self.examples.items[part]}
             rows = len(batch["users"])
-            batch = split_batch(filled(batch, size), self.sharding)
-            given = fetch(self.predict(params, batch["users"], batch["items"]))
+            placed = split_batch(filled(batch, size), self.sharding)
+            given = fetch(self.predict(params, placed["users"], placed["items"]))
             found.append(given[:rows].astype(np.float64))
             progress(rows)
         off = np.clip(np.concatenate(found), *self.limits) - self.examples.ratings
