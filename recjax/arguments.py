@@ -27,6 +27,7 @@ class Parser(argparse.ArgumentParser):
         self._keys = keys
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+        """As argparse has it; unknown flags are told before any other error."""
         words = sys.argv[1:] if args is None else list(args)
         self._check_flags(words)
         return super().parse_known_args(words, namespace)
@@ -56,6 +57,7 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"invalid choice: '{value}'; {hint}")
 
     def error(self, message: str) -> NoReturn:
+        """Raises `InputError` with a message and where the flags are listed."""
         raise InputError(f"{message}; see `{self.prog} --help`")
 
 

@@ -95,6 +95,7 @@ class Verdict:
 
     @property
     def ballots(self) -> int:
+        """How many there were."""
         return len(self.chosen)
 
     @property

@@ -206,6 +206,7 @@ class TwoRowModel(StackedModel):
         raise NotImplementedError
 
     def empty_cache(self, rows: int, slots: int) -> KVCache:
+        """See `LanguageModule`."""
         c = self.config
         empty = empty_cache(c.layers, rows, slots, c.heads, c.head_dim, self.embedding.dtype)
         return dataclasses.replace(empty, position=jnp.zeros((rows, 2), jnp.int32))
@@ -213,6 +214,7 @@ class TwoRowModel(StackedModel):
     def reading(
         self, segments: Array, written: Array | None = None, within: Array | None = None
     ) -> dict[str, Array]:
+        """See `LanguageModule`; positions are [B 2 T]."""
         real = segments > 0
         if within is None:
             within = jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
