@@ -120,6 +120,7 @@ def evaluate(
     split: str = "test",
     protocols: Sequence[str] | None = None,
     step: int | None = None,
+    mesh: tuple[int, int, int] = (-1, 1, 1),
 ) -> dict[str, float]:
     """Metrics of a trained model.
 
@@ -134,6 +135,7 @@ def evaluate(
         protocols: of a recommender's run, in place of those of its config: "full",
             "full_with_seen", "uni100" (`recjax.evaluation.protocols`).
         step: checkpoint; None = the best one.
+        mesh: see `open_run`.
 
     Returns:
         Metrics by name (`test/full/ndcg@10`), means over the examples.
@@ -148,7 +150,7 @@ def evaluate(
     if step is not None and not isinstance(step, int | np.integer):
         raise InputError(f"step: expected a whole number, got {step!r}")
     changes = {} if protocols is None else {"protocols": tuple(protocols)}
-    run = open_run(workdir, **changes)
+    run = open_run(workdir, mesh, **changes)
     params = run.restore(run.best_step() if step is None else step)
     evaluator = run.evaluator(split)
     with progress_bar(len(evaluator.examples), 0, f"evaluating {split}", "example") as bar:

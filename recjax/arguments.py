@@ -65,3 +65,11 @@ def _hint(name: object, known: Iterable[str], before: str = "") -> str:
     from recjax.config import nearest  # at an error only: it imports ml_collections
 
     return nearest(name, known, before)
+
+
+def add_mesh(parser: Any, default: str | None = "-1,1,1") -> None:
+    """Adds `--mesh` to a command that runs a trained model."""
+    parser.add_argument(
+        "--mesh", default=default, metavar="D,F,T",
+        help="devices on the axes data, fsdp and tensor; -1: those that are left (-1,1,1)",
+    )  # fmt: skip

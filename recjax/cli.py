@@ -133,23 +133,25 @@ def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dic
     from recjax import compare
     from recjax.frozen import open_ranks
     from recjax.training.metrics import format_table, progress_bar
+    from recjax.training.parallel import sizes_here
     from recjax.training.workdir import open_run
 
-    protocols = names(args.protocols) or None
+    protocols, mesh = names(args.protocols) or None, sizes_here(args.mesh)
     if args.against:
         if args.per_user:
             raise InputError("--per-user writes one run's values: leave out --against")
         result = compare.compare(
-            args.workdir, args.against, split=args.split, protocols=protocols, step=args.step
-        )
+            args.workdir, args.against, split=args.split, protocols=protocols, step=args.step,
+            mesh=mesh,
+        )  # fmt: skip
         _say(compare.format_comparison(result))
         return result
     changes = {"protocols": protocols} if protocols else {}
     if args.per_user:
         compare.check_examples_file(args.per_user)
-        run = open_ranks(args.workdir, **changes)
+        run = open_ranks(args.workdir, mesh, **changes)
     else:
-        run = open_run(args.workdir, **changes)
+        run = open_run(args.workdir, mesh, **changes)
     step = run.best_step() if args.step is None else args.step
     if args.per_user:
         measured = compare.measure(run, args.split, step)
@@ -167,11 +169,12 @@ def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dic
 
 def _recommend(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
     from recjax.recommend import recommend
+    from recjax.training.parallel import sizes_here
 
     return recommend(
         args.workdir, args.out, k=args.k, users=args.users, histories=args.history,
         among=args.among, filter_seen=not args.with_seen, step=args.step,
-        overwrite=args.overwrite, say=_say,
+        overwrite=args.overwrite, mesh=sizes_here(args.mesh), say=_say,
     )  # fmt: skip
 
 

@@ -46,6 +46,7 @@ def compare(
     split: str = "test",
     protocols: Sequence[str] | None = None,
     step: int | None = None,
+    mesh: tuple[int, int, int] = (-1, 1, 1),
 ) -> dict[str, Any]:
     """Evaluates two runs on the same examples, by a paired bootstrap over users.
 
@@ -56,6 +57,7 @@ def compare(
         split: "validation" or "test".
         protocols: None takes those of the runs, which must be the same.
         step: checkpoint of A; None = the best one, as it is of B.
+        mesh: see `open_run`.
 
     Returns:
         `a`, `b`, `steps`, `split`, `users`, `examples`, and how the bootstrap was done; `metrics`:
@@ -66,8 +68,8 @@ def compare(
         InputError: a run of another kind, other data, another split, other protocols.
     """
     changes = {} if protocols is None else {"protocols": tuple(protocols)}
-    first = open_ranks(a, **changes)
-    other = open_ranks(b, **changes)
+    first = open_ranks(a, mesh, **changes)
+    other = open_ranks(b, mesh, **changes)
     if first.store.fingerprint != other.store.fingerprint:
         raise InputError(
             f"{b}: of other data than {a}: {_counts(other.store)} in {other.store.path}, "
@@ -91,7 +93,7 @@ def compare(
             f"{','.join(named[1])}, expected {','.join(named[0])}; --protocols=A,B measures both "
             "by the same"
         )
-    other = open_ranks(b, **dataclasses.asdict(evaluation))
+    other = open_ranks(b, mesh, **dataclasses.asdict(evaluation))
     steps = [first.best_step() if step is None else step, other.best_step()]
     found = [measure(run, split, at) for run, at in zip((first, other), steps, strict=True)]
     if not all(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import recjax
-from recjax.arguments import Parser
+from recjax.arguments import Parser, add_mesh
 from recjax.errors import InputError
 from recjax.lazy import resolve
 from recjax.paths import flag_path, flag_text
@@ -123,6 +123,7 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
         "--per-user", type=flag_path, metavar="FILE",
         help="also write each user's rank and metrics to .csv, .jsonl or .parquet",
     )  # fmt: skip
+    add_mesh(parser)
 
 
 def _recommend(parser: argparse.ArgumentParser) -> None:
@@ -147,6 +148,7 @@ def _recommend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--with-seen", action="store_true", help="also recommend items of the history"
     )
+    add_mesh(parser)
     _step(parser)
     _overwrite(parser)
 

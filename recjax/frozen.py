@@ -35,9 +35,15 @@ def open_recommender(workdir: str | Path, **evaluation: Any) -> RecommenderRun:
     return run
 
 
-def open_ranks(workdir: str | Path, **evaluation: Any) -> Ranks:
-    """The run of a workdir, a recommender's or a reference's; `InputError` for others."""
-    run = open_run(workdir, **evaluation)
+def open_ranks(
+    workdir: str | Path, mesh: tuple[int, int, int] = (-1, 1, 1), **evaluation: Any
+) -> Ranks:
+    """The run of a workdir, a recommender's or a reference's; `InputError` for others.
+
+    Args:
+        workdir, mesh, evaluation: see `open_run`.
+    """
+    run = open_run(workdir, mesh, **evaluation)
     if not isinstance(run, Ranks):
         raise InputError(f"{workdir}: a run of another kind; expected a recommender's")
     return run

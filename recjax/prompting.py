@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+from recjax.arguments import add_mesh
 from recjax.errors import InputError, printable
 from recjax.out_files import check_out, table_of
 from recjax.paths import flag_path, flag_text
@@ -87,6 +88,7 @@ def add_generate_flags(parser: argparse.ArgumentParser) -> None:
     add("--special", action="store_true", help="read names of control tokens as the tokens")
     add("--dtype", metavar="NAME", help="float32, bfloat16 or float16")
     add("--quant", choices=("int8", "nf4"), help="keep the layers' kernels in 8 or 4 bits")
+    add_mesh(parser)
 
 
 def generate(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, Any]:
@@ -113,8 +115,12 @@ def generate(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, Any
         check_out(args.out, (".jsonl",), overwrite=args.overwrite, ours=ours)
     from recjax.llm_folders import load_llm
     from recjax.training.metrics import progress_bar
+    from recjax.training.parallel import mesh_here
 
-    lm = load_llm(args.llm, adapter=args.adapter, dtype=args.dtype, quant=args.quant)
+    lm = load_llm(
+        args.llm, adapter=args.adapter, dtype=args.dtype, quant=args.quant,
+        mesh=mesh_here(args.mesh),
+    )  # fmt: skip
     found = answers(lm, prompts, options)
     if args.out is None:
         out = []

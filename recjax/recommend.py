@@ -38,6 +38,7 @@ def recommend(
     filter_seen: bool = True,
     step: int | None = None,
     overwrite: bool = False,
+    mesh: tuple[int, int, int] = (-1, 1, 1),
     say: Callable[..., Any] = lambda *lines: None,
 ) -> dict[str, Any]:
     """Recommends to all users of a run's data, to some, or to histories.
@@ -54,6 +55,7 @@ def recommend(
         filter_seen: leave out the items of each whole history.
         step: checkpoint; None = the best one.
         overwrite: `out` may take the place of an earlier file of recommendations.
+        mesh: see `open_run`.
         say: gets lines for people.
 
     Returns:
@@ -69,7 +71,7 @@ def recommend(
         raise InputError("--users and --history exclude each other")
     if out is not None:
         check_lists(out, overwrite=overwrite)
-    run = open_run(workdir)
+    run = open_run(workdir, mesh)
     lists = getattr(run, "lists", None)  # of what ranks a catalogue, or names its titles
     if lists is None:
         return run.recommend()  # raises

@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from recjax.arguments import add_mesh
 from recjax.errors import InputError
 from recjax.paths import flag_path, flag_text, names
 from recjax.systems import Command
@@ -16,7 +17,7 @@ from recjax.systems import Command
 # flag -> default; what is not given is None, so that a flag that nothing would read is seen.
 _OF_A_MODEL = {
     "how": "forced", "value": "likeliest", "calibrate": False, "adapter": None, "dtype": None,
-    "quant": None, "batch_size": 32,
+    "quant": None, "mesh": "-1,1,1", "batch_size": 32,
 }  # fmt: skip
 _OF_AN_ENDPOINT = {
     "llm_model": None, "llm_key": "", "concurrency": 4, "retries": 3, "timeout": 60.0,
@@ -86,6 +87,7 @@ def add_score_flags(parser: argparse.ArgumentParser) -> None:
         help="divide by the probabilities behind prompts without content",
     )  # fmt: skip
     llm.add_argument("--batch-size", type=int, metavar="N", help="prompts at a time (32)")
+    add_mesh(llm, None)
     url = parser.add_argument_group("an endpoint")
     url.add_argument("--llm-model", metavar="NAME", help="the name of the model")
     url.add_argument("--llm-key", metavar="VARIABLE", help="environment variable with the key")
@@ -195,10 +197,11 @@ def _rater(args: argparse.Namespace, aspects: Any) -> Any:
         )  # fmt: skip
         return EndpointRater(endpoint, aspects, kind, budget=own["budget"])
     from recjax.llm_folders import load_llm
+    from recjax.training.parallel import mesh_here
 
     own = _given(args, _OF_A_MODEL)
     read = {name: own.pop(name) for name in ("adapter", "dtype", "quant")}
-    lm = load_llm(args.llm, **read)
+    lm = load_llm(args.llm, mesh=mesh_here(own.pop("mesh")), **read)
     return Rater(lm, aspects, kind, form=args.form, brief=bool(args.brief), **own)
 
 

@@ -28,6 +28,7 @@ from recjax.typing import Array
 AxisRules = Sequence[tuple[str, tuple[Axes | None, ...]]]
 
 MOST_PROCESSES = 1 << 20
+_MOST = 1 << 20  # devices of an axis
 MEETING = 300.0  # seconds in which all processes start
 
 
@@ -140,11 +141,12 @@ def _number(variable: str, given: int | None) -> int | None:
     return int(text)
 
 
-def make_mesh(shape: tuple[int, int, int] = (-1, 1, 1)) -> Mesh:
+def make_mesh(shape: tuple[int, int, int] = (-1, 1, 1), name: str = "config.train.mesh") -> Mesh:
     """A mesh over all devices with the axes `data`, `fsdp`, `tensor`.
 
     Args:
         shape: sizes of the axes; one of them may be -1 (what is left).
+        name: of the setting, for errors.
 
     Raises:
         InputError: the sizes do not multiply to the number of devices.
@@ -153,8 +155,41 @@ def make_mesh(shape: tuple[int, int, int] = (-1, 1, 1)) -> Mesh:
     known = math.prod(s for s in shape if s != -1)
     sizes = tuple(devices // known if s == -1 else s for s in shape)
     if shape.count(-1) > 1 or min(sizes) < 1 or math.prod(sizes) != devices:
-        raise InputError(f"config.train.mesh {shape} does not fit {devices} devices")
+        raise InputError(f"{name} {shape} does not fit {devices} devices")
     return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def mesh_sizes(text: str, *, rest: bool = True) -> tuple[int, int, int]:
+    """The sizes of data, fsdp and tensor in a flag's text, such as "-1,1,1".
+
+    Args:
+        text: of `--mesh`.
+        rest: whether a size may be -1 (what is left).
+
+    Raises:
+        InputError: no three such sizes.
+    """
+    try:
+        data, fsdp, tensor = map(int, text.split(","))
+    except ValueError:
+        data = fsdp = tensor = 0
+    if not all(1 <= size <= _MOST or (rest and size == -1) for size in (data, fsdp, tensor)):
+        names, left = ",".join(MESH_AXES), "; -1 is what is left" if rest else ""
+        raise InputError(f"mesh {text}: expected three sizes, {names}, of 1 to {_MOST:,}{left}")
+    return data, fsdp, tensor
+
+
+def sizes_here(text: str) -> tuple[int, int, int]:
+    """`mesh_sizes`, which fit the devices here; `InputError` where they do not."""
+    sizes = mesh_sizes(text)
+    make_mesh(sizes, "--mesh")
+    return sizes
+
+
+def mesh_here(text: str) -> Mesh | None:
+    """The mesh of the devices here that the text of `--mesh` tells; None for one device."""
+    mesh = make_mesh(sizes_here(text))
+    return mesh if mesh.size > 1 else None
 
 
 def spec_for(path: str, shape: tuple[int, ...], axes: AxisRules, mesh: Mesh) -> PartitionSpec:

@@ -31,7 +31,7 @@ from recjax.training.activations import activation_bytes, array_bytes, widest_by
 from recjax.training.compiled import Step, step_of
 from recjax.training.devices import Device
 from recjax.training.flops import product_flops
-from recjax.training.parallel import make_mesh, param_shardings, undivided
+from recjax.training.parallel import make_mesh, mesh_sizes, param_shardings, undivided
 from recjax.training.placing import Placed, placed, table
 from recjax.training.planned_step import MOST, READ, PlannedStep, planned_step
 from recjax.training.state import abstract_state_of
@@ -160,7 +160,7 @@ def planned(run: Any, mesh: str = "1,1,1", *, remat: str | None = None) -> dict[
         raise InputError(
             f"config.system: '{run.system}'; expected one that trains a language model"
         )
-    data, fsdp, _ = mesh_sizes(mesh)
+    data, fsdp, _ = mesh_sizes(mesh, rest=False)
     told = plan(run, data * fsdp)
     return told | {"config": recomputing(told["config"], remat)}
 
@@ -199,7 +199,7 @@ def make_plan(
         InputError: another `train`, a mesh of other than three sizes, rows or parameters that the
             mesh does not divide.
     """
-    data, fsdp, tensor = mesh_sizes(mesh)
+    data, fsdp, tensor = mesh_sizes(mesh, rest=False)
     rows = data * fsdp
     if not 1 <= batch <= MOST * rows or batch % rows:
         raise InputError(
@@ -286,18 +286,6 @@ def _reading(step: PlannedStep, places: Any) -> Plan:
         ),
         placing=placed(step.params, step.axes, places),
     )
-
-
-def mesh_sizes(mesh: str) -> tuple[int, int, int]:
-    """The sizes of data, fsdp and tensor; `InputError` where they are no such three."""
-    try:
-        data, fsdp, tensor = map(int, mesh.split(","))
-    except ValueError:
-        data = fsdp = tensor = 0
-    if not all(1 <= size <= MOST for size in (data, fsdp, tensor)):
-        names = ",".join(MESH_AXES)
-        raise InputError(f"mesh {mesh}: expected three sizes, {names}, of 1 to {MOST:,}")
-    return data, fsdp, tensor
 
 
 def _sharded_bytes(arrays: Mapping[str, Any], axes: Any, mesh: Any) -> int:

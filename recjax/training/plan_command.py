@@ -8,7 +8,8 @@ from typing import Any
 from recjax.errors import InputError
 from recjax.training.compiled import use_devices
 from recjax.training.devices import Device, find_device
-from recjax.training.plan import find_config, make_plan, mesh_sizes, planned
+from recjax.training.parallel import mesh_sizes
+from recjax.training.plan import find_config, make_plan, planned
 from recjax.training.run_plan import plan_run
 from recjax.training.system import load_system
 
@@ -22,7 +23,7 @@ def plan(args: argparse.Namespace, run: Any, say: Callable[..., None]) -> dict[s
         say: prints lines.
     """
     device = None if args.device is None else find_device(args.device)
-    sizes = mesh_sizes(args.mesh)
+    sizes = mesh_sizes(args.mesh, rest=False)
     own = run is not None and load_system(run.system).plan is None  # its own step is compiled
     if args.compiled or own:
         use_devices(math.prod(sizes))

@@ -132,7 +132,9 @@ def write_records(run: Any, folder: Path) -> None:
             write_text(file, text)
 
 
-def open_run(workdir: str | Path, **evaluation: Any) -> Any:
+def open_run(
+    workdir: str | Path, mesh: tuple[int, int, int] = (-1, 1, 1), **evaluation: Any
+) -> Any:
     """Opens a run from its workdir alone, of any system.
 
     >>> import recjax
@@ -145,6 +147,8 @@ def open_run(workdir: str | Path, **evaluation: Any) -> Any:
 
     Args:
         workdir: the run's folder.
+        mesh: sizes of the axes data, fsdp and tensor, of the devices here; -1 is what is left. The
+            mesh of training is not kept: any will do.
         **evaluation: keys of the config's `evaluation` section to change.
 
     Returns:
@@ -156,8 +160,7 @@ def open_run(workdir: str | Path, **evaluation: Any) -> Any:
     workdir = home(workdir)
     plain = plain_config(read_run_config(workdir))
     plain["evaluation"] |= evaluation
-    # The mesh was the training machine's; any will do for evaluation.
-    plain["train"]["mesh"] = (-1, 1, 1)
+    plain["train"]["mesh"] = mesh
     config = build_config(plain)
     system = load_system(config.system)
     return system.run(config, system.store(config, False), workdir)

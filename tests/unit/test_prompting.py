@@ -49,6 +49,21 @@ def test_prompts_of_files_and_answers_in_one(recjax, folder, tmp_path):
     assert [json.loads(line) for line in out.read_text().splitlines()] == rows
 
 
+@pytest.mark.devices
+@pytest.mark.parametrize("mesh", [(), ("--mesh=2,2,2",)], ids=["rows", "parameters"])
+def test_several_devices(recjax, folder, tmp_path, mesh):
+    file = tmp_path / "p.txt"
+    file.write_text("the film\nis a\nlong\nfilm, 1995\n" * 2)
+    flags = (f"--llm={folder}", f"--prompts={file}", "--max-new-tokens=6", "--json", *mesh)
+    status, said, err = recjax("generate", *flags)
+    assert status == 0, err
+    made = load_llm(folder).generate(file.read_text().splitlines(), max_new_tokens=6)
+    assert [row["answer"] for row in said["answers"]] == made.texts
+    if mesh:
+        status, _, err = recjax("generate", *flags[:-1], "--mesh=3,1,1")
+        assert status == 2 and "--mesh (3, 1, 1) does not fit 8 devices" in err
+
+
 def test_draws_do_not_depend_on_the_batch(recjax, folder, tmp_path):
     file = tmp_path / "p.txt"
     file.write_text("the film\nis a\nlong\n")

@@ -49,6 +49,26 @@ def workdir(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.devices
+def test_several_devices_split_what_a_mesh_says(recjax, workdir):
+    """Items over two devices and rows over four rank as rows over all of them do."""
+    flags = (f"--workdir={workdir}", "--json")
+    metrics, lists = recjax("evaluate", *flags)[1], recjax("recommend", *flags, "--k=3")[1]
+    assert recjax("evaluate", *flags, "--mesh=4,1,2")[1] == pytest.approx(metrics, abs=1e-6)
+    found = recjax("recommend", *flags, "--k=3", "--mesh=4,1,2")[1]
+    assert [r["items"] for r in found["lists"]] == [r["items"] for r in lists["lists"]]
+    table = open_run(workdir, (4, 1, 2)).restore(1)["items/embedding"]
+    assert table.sharding.shard_shape(table.shape) == (table.shape[0] // 2, 8)
+    for mesh, message in {
+        "3,1,1": "--mesh (3, 1, 1) does not fit 8 devices",
+        "8": "mesh 8: expected three sizes, data,fsdp,tensor",
+        "0,1,1": "mesh 0,1,1: expected three sizes",
+    }.items():
+        for command in ("evaluate", "recommend"):
+            status, _, err = recjax(command, *flags, f"--mesh={mesh}")
+            assert status == 2 and message in err
+
+
 def test_all_users_into_a_file(recjax, workdir, tmp_path):
     out = tmp_path / "recs.csv"
     command = ("recommend", f"--workdir={workdir}", "--k=3", f"--out={out}", "--json")

@@ -48,6 +48,17 @@ def test_all_items_into_a_file(run, tmp_path, sample_store, scorer, own):
     assert status == 2 and "exists already; --overwrite replaces it" in err
 
 
+@pytest.mark.devices
+@pytest.mark.parametrize("mesh", [(), ("--mesh=2,1,4",)], ids=["rows", "parameters"])
+def test_several_devices(run, few, tmp_path, sample_store, scorer, own, mesh):
+    status, _, err = run("items", f"--among={few}", *mesh)
+    assert status == 0, err
+    found = read_item_scores(tmp_path / "s.tsv", sample_store.catalog)
+    subjects = item_subjects(sample_store)
+    expected = Rater(scorer, own, "item")([subjects.text(p) for p in range(6)])
+    assert found.values[1:7].tolist() == [list(one.scores) for one in expected]
+
+
 def test_users_by_what_they_chose_before_the_test(run, tmp_path, sample_store, recjax):
     users = tmp_path / "users.txt"
     users.write_text("".join(f"{key}\n" for key in sample_store.user_keys[:4]))
