@@ -5,14 +5,15 @@
     python scripts/measure_pairs.py --llm T0_3B --pairs pairs/test.jsonl --kind number
 
 The model writes token by token, the likeliest first. One line of JSON is printed; `baseline/...`
-are those of the most frequent answer of `--train`, in each one's place.
+are those of the most frequent answer of `--train`, in each one's place. A number that is written is
+clipped to the range of the pairs' own; their mean stands where there is none.
 """
 
 import collections
 import json
 
 from recjax.arguments import Parser
-from recjax.errors import run_script
+from recjax.errors import InputError, run_script
 from recjax.evaluation.text import number_errors, text_metrics
 from recjax.llm_folders import load_llm
 from recjax.text.pairs import read_pairs
@@ -21,8 +22,12 @@ from recjax.text.pairs import read_pairs
 def metrics(kind: str, written: list[str], wanted: list[str]) -> dict[str, float]:
     if kind == "text":
         return text_metrics(written, wanted)
-    numbers = [float(text) for text in wanted]
-    return number_errors(written, numbers, fallback=sum(numbers) / len(numbers))
+    try:
+        numbers = [float(text) for text in wanted]
+    except ValueError as error:
+        raise InputError(f"--kind number: an answer of the pairs is none ({error})") from None
+    mean = sum(numbers) / len(numbers)
+    return number_errors(written, numbers, fallback=mean, least=min(numbers), most=max(numbers))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -206,7 +206,7 @@ def assert_every_parameter_is_used(section: dict) -> None:
         module = case.definition.merge(params)
         scores = (module.scores(ids, **timed) ** 2).sum()
         own = module.loss(batch, nnx.Rngs(dropout=1, noise=2))
-        return scores if own is None else scores + own[0]
+        return scores if own is None else scores + own[0].sum()
 
     for path, gradient in jax.jit(jax.grad(total))(case.params, ids, batch).items():
         assert np.abs(gradient).max() > 0, f"{path} takes no part"

@@ -14,6 +14,7 @@ from recjax.convert.language_model import language_model
 from recjax.convert.writing import write_language_model
 from recjax.data.interactions import LogBuilder
 from recjax.data.store import write_store
+from recjax.errors import InputError
 from recjax.llm_folders import load_llm
 from recjax.models.definition import params_of
 from recjax.models.t5 import T5, Config
@@ -138,6 +139,15 @@ def test_answers_are_learned_and_written(folder, tmp_path, capsys):
     measured = json.loads(capsys.readouterr().out)
     assert measured["examples"] == 32 and measured["rouge1"] == 100
     assert measured["baseline/rouge1"] == 25
+    stars = tmp_path / "stars.jsonl"  # the answers are films, so the mean counts
+    lines = [{"prompt": f"film {k}:", "answer": str(k + 1)} for k in range(4)]
+    stars.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    numbers = ["--llm", str(tmp_path), "--kind=number", "--max-new-tokens=8", "--pairs"]
+    script("measure_pairs").main([*numbers, str(stars), "--train", str(stars)])
+    measured = json.loads(capsys.readouterr().out)
+    assert measured["parsed"] == 0 and measured["mae"] == 1.0 and measured["baseline/mae"] == 1.5
+    with pytest.raises(InputError, match="--kind number: an answer of the pairs is none"):
+        script("measure_pairs").main([*numbers, pairs])
 
 
 def test_a_plan_knows_its_rows(folder):
