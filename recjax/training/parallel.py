@@ -188,7 +188,7 @@ def sizes_here(text: str) -> tuple[int, int, int]:
 
 def mesh_here(text: str) -> Mesh | None:
     """The mesh of the devices here that the text of `--mesh` tells; None for one device."""
-    mesh = make_mesh(sizes_here(text))
+    mesh = make_mesh(mesh_sizes(text), "--mesh")
     return mesh if mesh.size > 1 else None
 
 
