@@ -93,7 +93,7 @@ def _train(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[s
                 raise InputError(f"--{name}: expected with --distributed")
             return _trained(args, overrides)
         from recjax.training.group import belonging
-        from recjax.training.parallel import start_distributed
+        from recjax.training.meeting import start_distributed
 
         group = start_distributed(args.coordinator, args.processes, args.process)
         with belonging(group):

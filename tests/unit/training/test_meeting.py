@@ -12,9 +12,9 @@ import pytest
 
 from recjax.errors import InputError
 from recjax.signals import Stopped
-from recjax.training import claim, parallel, workdir
+from recjax.training import claim, meeting, parallel, workdir
 from recjax.training.group import Group, belonging
-from recjax.training.parallel import start_distributed
+from recjax.training.meeting import start_distributed
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_port_that_another_program_has(alone):
 
 
 def test_the_others_do_not_come(alone, monkeypatch):
-    monkeypatch.setattr(parallel, "MEETING", 0.2)
+    monkeypatch.setattr(meeting, "MEETING", 0.2)
     with socket.create_server(("localhost", 0)) as server:
         address = f"localhost:{server.getsockname()[1]}"
         message = f"process 0 answers at {address}, but not all processes have come after 0 s"
