@@ -46,7 +46,8 @@ class OptimRule(Checked):
 
     match: str  # regex
     rate: Amount | None = None  # times the learning rate
-    decay: Amount | None = None  # times `weight_decay`; 1 for matrices and 0 for vectors
+    # Times `weight_decay`; 1 for matrices, 0 for vectors, scales of norms and biases.
+    decay: Amount | None = None
     muon: bool | None = None  # Muon's updates, where `name` is muon; for matrices only
     frozen: bool | None = None  # stays as it starts, without optimiser state
 
@@ -64,9 +65,10 @@ class OptimRule(Checked):
         return self.rate, self.decay, self.muon, self.frozen
 
 
-# After those of the config. Of layers in a stack, norms are matrices; Muon is for layers' kernels.
+# After those of the config. Of layers in a stack, norms and biases are matrices; T5's biases of
+# distances decay neither in P5 nor in Hugging Face's trainer. Muon is for layers' kernels.
 RULES = (
-    OptimRule(r".*/scale", decay=0.0),
+    OptimRule(r".*(/scale|bias)", decay=0.0),
     OptimRule(r"(?!.*\bhead/).*/kernel", muon=True),
     OptimRule(r".*", rate=1.0, decay=1.0, muon=False, frozen=False),
 )
@@ -81,7 +83,7 @@ class OptimConfig(Checked):
     b1: Annotated[float, Range(0, below=1)] = 0.9  # b1, b2 and eps are Adam's
     b2: Annotated[float, Range(0, below=1)] = 0.999  # SASRec's authors use 0.98
     eps: Positive = 1e-8  # a row of a table that a step does not read has the update 0 / eps
-    weight_decay: Amount = 0.0  # decoupled (AdamW), on matrices; see `rules`
+    weight_decay: Amount = 0.0  # decoupled (AdamW), on matrices but biases; see `rules`
     clip_norm: Amount = 0.0  # global norm of the gradient; 0 = none
     warmup_steps: Count = 0  # linear from 0
     # Holds `ramp_rate` until the first of these epochs, then rises linearly to the learning rate at

@@ -96,12 +96,15 @@ def test_muon_is_for_kernels_and_its_updates_are_orthogonal():
         np.testing.assert_allclose(np.sqrt(np.mean(kernel**2)), 0.1 * 0.2, rtol=0.2)
 
 
-def test_weight_decay_leaves_stacked_norms_alone():
+def test_weight_decay_leaves_stacked_norms_and_biases_alone():
+    """In a stack the biases of all layers are one matrix; THUDM/GLM decays no bias."""
     optimizer = make_optimizer(OptimConfig(learning_rate=0.1, weight_decay=0.5), 1)
-    params = {"layers/norm/scale": jnp.ones((2, 3)), "layers/up/kernel": jnp.ones((2, 3, 3))}
+    alone = ("layers/norm/scale", "layers/norm/bias", "layers/up/bias", "encoder_bias")
+    shapes = dict.fromkeys(alone, (2, 3)) | {"layers/up/kernel": (2, 3, 3), "embedding": (2, 3)}
+    params = {path: jnp.ones(shape) for path, shape in shapes.items()}
     zero = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zero, optimizer.init(params), params)
-    assert not updates["layers/norm/scale"].any() and updates["layers/up/kernel"].all()
+    assert {path for path, update in updates.items() if not update.any()} == {*alone}
 
 
 def test_rules_of_decay_and_rate_come_before_the_usual_ones():
