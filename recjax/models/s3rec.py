@@ -2,16 +2,20 @@
 
 Two runs: `stage = "pretrain"` trains an encoder that sees both sides on four tasks, and
 `stage = "finetune"` (with `config.start`, the first run's folder) trains the same parameters as
-SASRec. The tasks (section 4.2), each scored by a bilinear form and a logistic loss:
+SASRec. The tasks (section 4.2) score pairs by `f = s(a^T W b)`, s the sigmoid:
 
-- AAP: an item's vector and its attributes;
-- MIP: the state at a masked item, and that item against a drawn one;
-- MAP: the state at a masked item, and that item's attributes;
-- SP: the state of a sequence with a masked segment, and that segment against a drawn one.
+- AAP: an item's vector and each attribute, the binary cross-entropy summed over all attributes;
+- MAP: the state at a masked item and each attribute, the same;
+- MIP: the state at a masked item, and that item against a drawn one, `-log s(f+ - f-)`;
+- SP: the state of a sequence with a masked segment, and that segment against a drawn one, the same.
 
-Deviations: AAP and MAP compare with all attributes of the catalogue, as the authors' code. A
-segment's state is the mean of its positions, read alone, in place of the last one; the segment of
-another row is its negative. Rows are packed, and a segment of a row may reach into two sequences.
+Deviations: the encoder is SASRec's, with norms before its parts and ReLU; the authors' code has
+BERT's, with norms after them, one more after the embeddings, and GELU. A task's loss is its mean
+over places (SP: over rows), where the code adds up all of a batch; the newest item is masked like
+any other, there it always is. AAP reads item vectors, as the paper says, the code the states of
+items that are not masked. A segment's state is the mean of its positions, read alone, in place of
+the last one; the segment of another row is its negative. Rows are packed, and a segment of a row
+may reach into two sequences.
 """
 
 import dataclasses
@@ -46,7 +50,7 @@ class Config(AttributedConfig):
     scale_embedding: bool = False  # inputs times sqrt(D), as SASRec's authors do
     # Pre-training.
     mask_share: Share = 0.2  # of the items (5.1.4)
-    aap_weight: Amount = 0.2  # the weights of the authors' code
+    aap_weight: Amount = 0.2  # of the task's loss; the weights of the authors' code
     mip_weight: Amount = 1.0
     map_weight: Amount = 1.0
     sp_weight: Amount = 0.5
@@ -72,6 +76,12 @@ def another(key: Array, ids: Array, n_items: int) -> Array:
     """
     count = n_items - 1
     return 1 + (ids - 1 + jax.random.randint(key, ids.shape, 1, max(2, count))) % count
+
+
+def against(right: Array, wrong: Array) -> Array:
+    """The loss `-log s(s(right) - s(wrong))` of pairs' logits [...] (section 4.2, with one wrong
+    pair; s is the sigmoid)."""
+    return jax.nn.softplus(jax.nn.sigmoid(wrong) - jax.nn.sigmoid(right))
 
 
 class Pretraining(nnx.Module):
@@ -169,15 +179,14 @@ class Recommender(SequentialRecommender):
         has = task.values[...][ids]  # [B L A]
 
         def labels(states: Array, weights: Array) -> Array:
-            """The mean over attributes of the logistic loss, summed over places."""
+            """The binary cross-entropy of all attributes, summed over them and over places."""
             logits = jnp.einsum("BLD,AD->BLA", states, task.embedding[...])
             losses = jax.nn.softplus(logits) - has * logits
-            return (losses.mean(axis=-1) * weights).sum()
+            return (losses.sum(axis=-1) * weights).sum()
 
         drawn = another(rngs.noise(), ids, self.n_items)
         mapped = task.mip(h)
-        right, wrong = ((mapped * table[i]).sum(axis=-1) for i in (ids, drawn))
-        losses = jax.nn.softplus(-right) + jax.nn.softplus(wrong)
+        losses = against(*((mapped * table[i]).sum(axis=-1) for i in (ids, drawn)))
         segments_loss, rows = self._segments(own, positions, real, both, mode, rngs)
         sums = (
             config.mip_weight * (losses * masked).sum(),
@@ -210,5 +219,4 @@ class Recommender(SequentialRecommender):
         right = (around * segment).sum(axis=-1)
         wrong = (around * jnp.roll(segment, 1, axis=0)).sum(axis=-1)
         counts = inside.any(axis=-1)
-        losses = jax.nn.softplus(-right) + jax.nn.softplus(wrong)
-        return (losses * counts).sum(), counts.sum()
+        return (against(right, wrong) * counts).sum(), counts.sum()
