@@ -127,8 +127,43 @@ def load_config(
         InputError: no such file, unknown argument or key (with the nearest known one), wrong type.
     """
     section = _section_of(spec) if isinstance(spec, str) else ConfigDict(to_plain(spec))
+    overrides = list(overrides)
+    changes, left = _other_kinds(section, overrides)
     config = ConfigDict(_tuples(complete(section))).lock()
-    return config, apply_overrides(config, overrides)
+    known = [(key, old, _value(config, key)) for key, old in left]
+    changes += [change for change in known if change[2] not in (change[1], None)]
+    return config, changes + apply_overrides(config, overrides)
+
+
+def _other_kinds(section: ConfigDict, overrides: list[tuple[str, str]]) -> tuple[list, list]:
+    """Sets the overrides that choose another kind of model, objective or data (`model.name`,
+    `data.source`), for the defaults are the kind's.
+
+    Returns:
+        The changes, and `(key, value)` of the old kind's keys, which have left the section.
+    """
+    changes, left = [], []
+    for key, text in overrides:
+        part, _, name = key.partition(".")
+        if name not in ("name", "source") or _value(section, key) is None:
+            continue
+        changed = apply_overrides(section, [(key, text)])
+        changes += changed
+        if changed:
+            old = section[part] if name == "name" else section[part].get("options", {})
+            where = part if name == "name" else f"{part}.options"
+            for one in [one for one in old if one != "name"]:
+                left.append((f"{where}.{one}", old[one]))
+                del old[one]
+    return changes, left
+
+
+def _value(config: ConfigDict, key: str) -> Any:
+    """The value at a dotted key, None where there is none."""
+    node: Any = config
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, (Mapping, ConfigDict)) else None
+    return node
 
 
 def wrong_argument(file: str, arg: str | None, expected: str) -> InputError:

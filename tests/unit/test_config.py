@@ -50,6 +50,39 @@ def test_overrides_and_their_diff(file):
     assert build(Outer, to_plain(outer), "config") == outer
 
 
+def test_another_kind_starts_from_its_own_defaults(tmp_path):
+    path = tmp_path / "c.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config(arg=None):\n"
+        "    return ConfigDict({'model': {'name': 'a', 'length': 9, 'rate': 0.5},\n"
+        "                       'data': {'source': 'x', 'options': {'file': 'f'}, 'core': 5}})\n"
+    )
+    defaults = {"a": {"rate": 0.1}, "b": {"length": 7}, "x": {"file": ""}, "y": {"user": "u"}}
+
+    def complete(section):
+        plain = to_plain(section)
+        plain["model"] = defaults[plain["model"]["name"]] | plain["model"]
+        plain["data"]["options"] = defaults[plain["data"]["source"]] | plain["data"]["options"]
+        return plain
+
+    config, changes = load_config(
+        str(path),
+        [("data.options.user", "v"), ("data.source", "y"), ("model.name", "b")],
+        complete,
+    )
+    assert to_plain(config) == {
+        "model": {"name": "b", "length": 7},
+        "data": {"source": "y", "options": {"user": "v"}, "core": 5},
+    }
+    assert changes == [
+        ("data.source", "x", "y"), ("model.name", "a", "b"), ("model.length", 9, 7),
+        ("data.options.user", "u", "v"),
+    ]  # fmt: skip
+    config, _ = load_config(str(path), [("model.name", "a")], complete)  # the same kind
+    assert to_plain(config.model) == {"name": "a", "length": 9, "rate": 0.5}
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
