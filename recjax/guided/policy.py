@@ -20,11 +20,14 @@ jitted program; a resumed run draws what the uninterrupted one would have.
 The reported loss is 1 - the mean reward, and what options add; its gradient is that of the policy.
 
 Deviations from the paper: ratings are drawn behind given words by default; the critic-free gradient
-is made relative to a group; a freely written answer is read up to its first token that leaves the
-form, in the tokens that the tokenizer gives the form, which is stricter than reading by rule; the
-format loss is that of the form's words behind ratings drawn at random (a teacher's, where the user
-has them), once a user; the paper's text does not have its three weights, so that `format` has
-defaults of our own.
+is made relative to a group; the reward is the measure itself, of each user alone (the reciprocal
+rank where the paper has the base model's loss, the AUC where it counts misclassified pairs); scores
+match by inner products of standardised ones; a freely written answer is read up to its first token
+that leaves the form, in the tokens that the tokenizer gives the form, which is stricter than
+reading by rule; the format loss is that of the form's words behind ratings drawn at random (a
+teacher's, where the user has them), once a user; the paper's text does not have its three weights,
+so that `format` has defaults of our own. Defaults of `optim` and `train` are not the paper's (Adam,
+1e-5 with warm-up and linear decay, 12 epochs of batches of 4).
 
 Letters: B users, G answers of each, A aspects, R ratings, I items and padding, C targets.
 """

@@ -6,6 +6,10 @@
 
 Prompts follow the paper's Tables 9 and 10 in words of our own: a system part with the aspects and
 the form of the answer, and a user part with the item, or with items of the user's history.
+
+Deviations: a rating is a whole number; of an item the mean rating and its number of raters are not
+told (they know of later ratings), nor Amazon's `details`; of the user's reviews the rating and the
+item alone, where the paper tells their time, summary and text, too (Table 13).
 """
 
 import collections

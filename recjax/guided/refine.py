@@ -10,6 +10,11 @@ user's guided vector (9b), or have them added.
 The guided part is normalised to the deviation of Xavier's initialisation (A.5), or goes through a
 learned linear map of its own for items and for users (equation 8).
 
+Deviations: columns are standardised one by one over the items that have them (A.5 does not say over
+what); Xavier's deviation is that of the table, sqrt(2 / (I + D)); equation 8 names one map, here
+items and users have one each, which begins as the normalised form where it keeps the width; by
+default users have no guided part, or the mean of their last items' scores and not a model's.
+
 `recjax.guided.vectors` has the model. Letters: A columns, G guided width.
 """
 

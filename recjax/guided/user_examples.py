@@ -4,8 +4,9 @@
     examples.at("test")                     # one example a user
     examples(step, count)                   # training batches; batch = f(seed, step)
 
-A user's last `targets` items are the test's, those before them the validation's, and training cuts
-anywhere before: no item of validation or test is ever a target of training.
+A user's last `targets` items are the test's, those before them the validation's. Training cuts
+before them, at one of the last 5 `targets` places where as many targets are left: no item of
+validation or test is ever a target of training.
 
 Letters: B users, T tokens, C targets, H items of a history, A aspects.
 """

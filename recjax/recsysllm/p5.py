@@ -8,9 +8,12 @@ leaks are open (`recjax.recsysllm.p5_data`; none by default). Answers that are i
 beams that a trie holds to the catalogue. Of candidates in a prompt those rank first that the beams
 find first. The metrics are those of `recjax.recsysllm.scores`.
 
-Deviations: prompts in our own words; ratings as they are, not drawn about them; a target may be any
-interaction of the training part after the first; histories of the newest items alone; no dropout;
-whole words are read in generation, too (P5's notebooks leave them out there).
+Deviations: prompts in our own words, their lists with commas alone; ratings as they are, not drawn
+about them; a target may be any interaction of the training part after the first; histories of the
+newest items alone; prompts that are too long lose their beginning, not their end; families have
+shares, not samples a user; the loss is the mean over all tokens of a batch, P5's code has the mean
+over answers of each one's mean; no dropout; a cosine, not a line, after the warm-up; whole words
+are read in generation, too (P5's notebooks leave them out there).
 
 The best checkpoint ends as WORKDIR/hf, which `recjax.load_llm(WORKDIR)` reads.
 """

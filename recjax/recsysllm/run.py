@@ -12,9 +12,13 @@ causal family gets the same data: the text with its masks, then its blanks, at p
 with `prefix` it reads the text both ways, too.
 
 Deviations from the paper: prompts in our own words; numbers of users and items tell no order
-(`recjax.recsysllm.tasks`); blanks are drawn over units (`recjax.recsysllm.pretrain`); answers that
-are items are written by beams that a trie holds to the catalogue, and given ones are ranked by
-likelihood, of which the paper says nothing.
+(`recjax.recsysllm.tasks`); 20 candidates and the newest 20 items of a history by default, where P5
+has 100 and all; explanations are sentences by a rule (`recjax.text.reasons`); blanks are drawn over
+units (`recjax.recsysllm.pretrain`); answers that are items are written by beams that a trie holds
+to the catalogue, and given ones are ranked by likelihood, of which the paper says nothing; BLEU,
+ROUGE and answers without a number are not counted as P5's notebooks do (`recjax.recsysllm.scores`).
+The paper does not tell the days of its windows, the shares of the three levels of blanks (the
+configs have GLM-10B's) and alpha of its adapters.
 
 The best checkpoint ends as WORKDIR/hf (or WORKDIR/adapter), which `recjax.load_llm(WORKDIR)` reads.
 

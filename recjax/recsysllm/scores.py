@@ -13,6 +13,11 @@
 
 Numbers are clipped to the lowest and the highest rating of training.
 
+Not as in P5's notebooks, whose measures the paper's tables follow: there texts are written by beams
+with a least length and cut at blanks alone, BLEU is not smoothed, ROUGE-1 and -2 count an n-gram
+once, answers without a number are left out, and of ratings only those of one decimal below 5 are
+read; beams are not held to the catalogue, and what is no number is dropped.
+
 `test/PROMPT/...` are those of a further prompt, by its id; the ids of the zero-shot prompts are in
 `recjax.recsysllm.prompts.HELD_OUT`. `.../baseline/...` is the trivial answer: the mean training
 rating, or the most frequent training text.

@@ -5,6 +5,10 @@
 A prompt is text unless it is said otherwise: "<|user|>" in it is spelled out, for a title may hold
 anything. As "special" such names stand for the tokens; as "chat" the prompt is a message, and the
 template of the model's own folder writes what belongs around it.
+
+Deviations from transformers: a template that asks whether the model is to think first (Qwen3,
+`enable_thinking`) is told no, for answers are forced, learned and read from their first token on;
+one that asks for the day is told a fixed one.
 """
 
 import datetime
@@ -107,7 +111,7 @@ class ChatTemplate:
         try:
             for part in self._template.generate(
                 messages=list(messages), add_generation_prompt=True, tools=None, documents=None,
-                **self._names,
+                enable_thinking=False, **self._names,
             ):  # fmt: skip
                 out.append(part)
                 size += len(part)

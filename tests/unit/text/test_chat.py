@@ -72,9 +72,12 @@ def test_a_template_has_what_transformers_gives_it(tmp_path):
         "{{ strftime_now('%d %b %Y') }}{% if tools is not none or documents is not defined %}!"
         "{% endif %}{% generation %}{% set a = 1 %}[{{ messages[0].content }}]{% endgeneration %}"
         "{{ a is defined }}"
+        # As Qwen3's ends: else the model begins with its thoughts.
+        "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
+        "{% endif %}"
     )
     text = ChatTemplate(folder_with(tmp_path, template))([{"role": "user", "content": "y"}])
-    assert text == "26 Jul 2024[y]False"  # whatever the day
+    assert text == "26 Jul 2024[y]False<think>\n\n</think>\n\n"  # whatever the day
 
 
 @pytest.mark.parametrize(
