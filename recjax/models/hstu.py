@@ -8,9 +8,13 @@ The bias is a learned number for the distance of two items and, with `times`, on
 between them (`recjax.nn.relative`). Where times are not known (a history that is given as items
 alone, a frozen encoder's), the second is left out.
 
+As in the authors' code for public data sets, norms have no parameters, positions have vectors of
+their own, too, and the last layer's states get length 1 as they are; where items are not ranked by
+cosine, a norm stands in its place.
+
 Deviations: the time is that between the two items; the authors' code puts the next item's time in
-the place of the newer one's, which says when the target is met. Each head has numbers of its own.
-Positions have vectors of their own, too, as in the authors' code for public data sets.
+the place of the newer one's, which says when the target is met. Each head has numbers of its own,
+and the bias begins at 0.
 """
 
 import dataclasses
@@ -36,31 +40,40 @@ class Config(LayeredConfig):
 
 PRESETS = {
     # The authors' configs for MovieLens-1M: D 50, two layers, one head; HSTU-large has 8 and 2.
-    "movielens": Config(dim=50, heads=1, max_length=200, cosine=True, times=True),
-    "movielens-large": Config(dim=50, heads=2, layers=8, max_length=200, cosine=True, times=True),
+    "movielens": Config(
+        dim=50, heads=1, max_length=200, cosine=True, times=True, scale_embedding=True
+    ),
+    "movielens-large": Config(
+        dim=50, heads=2, layers=8, max_length=200, cosine=True, times=True, scale_embedding=True
+    ),
     "sparse": Config(dropout=0.5),
 }
 
 PARAM_AXES = LAYERED_AXES
 
 
+def _norm(config: Config, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    return nnx.LayerNorm(config.dim, use_bias=False, use_scale=False, rngs=rngs)
+
+
 class Layer(nnx.Module):
     """One layer: [B L D] -> [B L D]."""
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        init = nnx.initializers.normal(config.init_std)
+        init, dim = nnx.initializers.normal(config.init_std), config.dim
         self.config = config
 
-        def linear(bias: bool = False) -> nnx.Linear:
-            return nnx.Linear(config.dim, config.dim, use_bias=bias, kernel_init=init, rngs=rngs)
+        def linear() -> nnx.Linear:
+            return nnx.Linear(dim, dim, use_bias=False, kernel_init=init, rngs=rngs)
 
-        self.norm = nnx.LayerNorm(config.dim, rngs=rngs)
+        self.norm = _norm(config, rngs)
         self.gate, self.value, self.query, self.key = (linear() for _ in range(4))
         self.bias = RelativeBias(config.max_length, config.heads)
         if config.times:
             self.time_bias = TimeBias(config.heads)
-        self.mixed_norm = nnx.LayerNorm(config.dim, rngs=rngs)
-        self.out = linear(bias=True)
+        self.mixed_norm = _norm(config, rngs)
+        xavier = nnx.initializers.xavier_uniform()
+        self.out = nnx.Linear(dim, dim, kernel_init=xavier, rngs=rngs)
 
     def __call__(self, x: Array, rows: Rows, *, deterministic: bool, rngs=None) -> Array:
         config = self.config
@@ -86,6 +99,14 @@ class Recommender(LayeredRecommender):
 
     config: Config
 
+    def __init__(self, config: Config, n_items: int, *, rngs: nnx.Rngs):
+        self.normed = "none" if config.cosine else "last"
+        super().__init__(config, n_items, rngs=rngs)
+        if config.scale_embedding and config.positions == "window":
+            # Positions begin as large as items are at the input.
+            vectors = self.positions.embedding[...] * config.dim**0.5
+            self.positions.embedding = nnx.Param(vectors)
+
     @property
     def timed(self) -> bool:
         """See `SequentialRecommender`."""
@@ -94,3 +115,7 @@ class Recommender(LayeredRecommender):
     def layer(self, rngs: nnx.Rngs) -> Layer:
         """See `LayeredRecommender`."""
         return Layer(self.config, rngs=rngs)
+
+    def outer_norm(self, rngs: nnx.Rngs) -> nnx.LayerNorm:
+        """See `LayeredRecommender`."""
+        return _norm(self.config, rngs)

@@ -91,7 +91,7 @@ class LayeredRecommender(SequentialRecommender):
     """An encoder of layers under the recommender contract.
 
     A subclass has `layer`, which makes one: `layer(x [B L D], rows, deterministic=, rngs=)`, and
-    may change `normed`.
+    may change `normed` and `outer_norm`.
 
     Args:
         config: sizes.
@@ -100,7 +100,8 @@ class LayeredRecommender(SequentialRecommender):
     """
 
     config: LayeredConfig
-    normed = "last"  # where a norm stands beside those of the layers: "first" or "last"
+    # Where a norm stands beside those of the layers: "first", "last" or "none".
+    normed: str = "last"
 
     def __init__(self, config: LayeredConfig, n_items: int, *, rngs: nnx.Rngs):
         self.config = config
@@ -111,7 +112,7 @@ class LayeredRecommender(SequentialRecommender):
                 config.max_length, config.dim, embedding_init=init, rngs=rngs
             )
         self.blocks = nnx.List([self.layer(rngs) for _ in range(config.layers)])
-        self.norm = nnx.LayerNorm(config.dim, rngs=rngs)
+        self.norm = self.outer_norm(rngs)
         if config.repeats:
             self.again = nnx.Param(jnp.zeros(()))
 
@@ -123,6 +124,10 @@ class LayeredRecommender(SequentialRecommender):
     def layer(self, rngs: nnx.Rngs) -> Any:
         """A layer of the model."""
         raise NotImplementedError
+
+    def outer_norm(self, rngs: nnx.Rngs) -> nnx.LayerNorm:
+        """The norm beside those of the layers."""
+        return nnx.LayerNorm(self.config.dim, rngs=rngs)
 
     def encode(
         self,
