@@ -115,6 +115,12 @@ class SequentialRecommender(nnx.Module):
         del config
         return cls.attributed
 
+    @classmethod
+    def shifted(cls, config: Any) -> bool:
+        """Whether training's targets are the next items: the newest one is then no input."""
+        del config
+        return not cls.masked and cls.reads_history
+
     def input_vectors(self, ids: Array) -> Array:
         """Item vectors [B L D] as a model reads them.
 

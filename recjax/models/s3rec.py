@@ -11,8 +11,8 @@ SASRec. The tasks (section 4.2) score pairs by `f = s(a^T W b)`, s the sigmoid:
 
 Deviations: the encoder is SASRec's, with norms before its parts and ReLU; the authors' code has
 BERT's, with norms after them, one more after the embeddings, and GELU. A task's loss is its mean
-over places (SP: over rows), where the code adds up all of a batch; the newest item is masked like
-any other, there it always is. AAP reads item vectors, as the paper says, the code the states of
+over places (SP: over rows), where the code adds up all of a batch. Whole histories are read, where
+the code has each prefix, whose newest item it always masks. AAP reads item vectors, as the paper says, the code the states of
 items that are not masked. A segment's state is the mean of its positions, read alone, in place of
 the last one; the segment of another row is its negative. Rows are packed, and a segment of a row
 may reach into two sequences.
@@ -136,6 +136,11 @@ class Recommender(SequentialRecommender):
     def reads_attributes(cls, config: Config) -> bool:
         """Pre-training does."""
         return config.stage == "pretrain"
+
+    @classmethod
+    def shifted(cls, config: Config) -> bool:
+        """Fine-tuning is; pre-training reads whole histories."""
+        return config.stage == "finetune"
 
     def _read(self, x: Array, positions: Array, mask: Array, mode: dict[str, Any]) -> Array:
         """States [B L D] of item vectors [B L D]."""

@@ -312,7 +312,7 @@ def _learnable(section: dict) -> dict[str, np.ndarray]:
         section["max_length"],
         4,
         seed=0,
-        shifted=not model.masked and model.reads_history,
+        shifted=model.shifted(model.config),
         users=True,
     )
     return {name: value[0] for name, value in batches(0).items()}

@@ -127,6 +127,7 @@ class RecommenderRun(Ranks, Run):
         self._module, model_config = read_config(config.model)
         kind = self._module.Recommender
         self.masked, self.personal = kind.masked, kind.personal
+        self.shifted = kind.shifted(model_config)
         given: dict[str, Any] = dict(arrays or {})
         if config.items.vectors:
             texts, more = item_arrays(config.items, store.catalog, model_config, config.seed)
@@ -252,7 +253,7 @@ class RecommenderRun(Ranks, Run):
             packed=train.packed,
             stride=train.stride,
             prefixes=train.prefixes,
-            shifted=not self.masked and self._module.Recommender.reads_history,
+            shifted=self.shifted,
             **parallel.rows_of_process(self.mesh, train.accumulate),
             users=self.personal,
         )

@@ -97,6 +97,8 @@ def test_s3rec_starts_from_its_pretraining(sample_store, tmp_path):
     assert losses[-1] < losses[0]
     pre = open_run(first)
     learned = pre.restore(pre.latest_step())
+    batch = pre.batches(0)  # of whole histories: the newest item is masked and read like others
+    np.testing.assert_array_equal(batch["ids"], batch["targets"])
 
     def tuned(**changes):
         section = config(sample_store, **({"model": model, "start": str(first)} | changes))
