@@ -66,10 +66,11 @@ def _jsonl(path, records):
     path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
 
 
-def _csv_and_jsonl(folder, rows, items):
-    path, options = _csv(folder, rows, items)
-    _jsonl(folder / "items.jsonl", items)
-    return path, options | {"items": "items.jsonl"}
+def _json_tables(folder, rows, items):
+    for name, records in (("log", rows), ("items", items)):
+        _jsonl(folder / f"{name}.jsonl", records)
+    options = {"timestamp": "time", "rating": "rating", "items": "items.jsonl"}
+    return folder / "log.jsonl", options
 
 
 def _parquet(folder, rows, items):
@@ -176,7 +177,7 @@ _CSV_HEADERS = ("userId,movieId,rating,timestamp\n", "movieId,title,genres\n")
 LAYOUTS = {
     "csv": Layout(table, _csv, _NAMES, text=("log.csv", "items.csv")),
     "tsv": Layout(table, _tsv, _NAMES, text=("log.tsv", "items.tsv")),
-    "csv+jsonl": Layout(table, _csv_and_jsonl, _NAMES, text=("log.csv", "items.jsonl")),
+    "jsonl": Layout(table, _json_tables, _NAMES, typed=True, text=("log.jsonl", "items.jsonl")),
     "parquet": Layout(table, _parquet, _NAMES, typed=True),
     "recbole": Layout(recbole, _recbole, _RECBOLE, text=("rb/rb.inter", "rb/rb.item")),
     "amazon-2014": Layout(

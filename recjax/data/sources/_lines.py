@@ -30,7 +30,7 @@ def open_raw(path: Path) -> BinaryIO:
 
 
 def text_lines(
-    path: Path, encoding: str = "utf-8", *, done: tuple[int, int] = (0, 0)
+    path: Path, encoding: str = "utf-8", *, done: tuple[int, int] = (0, 0), hint: str = ""
 ) -> Iterator[tuple[int, str]]:
     """`(line number from 1, text without its line end)` of a file; `.gz` is unpacked, a byte order
     mark and blank lines at the end are dropped.
@@ -39,6 +39,7 @@ def text_lines(
         path: the file.
         encoding: of its text.
         done: bytes and lines that are left out, at its beginning.
+        hint: ends the error about bytes that are not `encoding`.
 
     Raises:
         InputError: no such file, an empty one, a truncated or damaged gzip, bytes that are not
@@ -72,7 +73,7 @@ def text_lines(
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         kind = next(
-            (k for start, k in _KINDS if number == 1 and error.object.startswith(start)), ""
+            (k for start, k in _KINDS if number == 1 and error.object.startswith(start)), hint
         )
         raise InputError(
             f"{path}:{number}: not {encoding} text (byte 0x{byte:02x}){kind}"
@@ -98,10 +99,10 @@ def csv_reader(lines: Iterable[str], separator: str = ",", **form: Any) -> Any:
     return csv.reader(lines, delimiter=separator, **form)
 
 
-def check_no_json(path: Path, first: str) -> None:
-    """`InputError` for a first line of JSON, where a table is expected."""
+def check_no_json(path: Path, first: str, more: str = "") -> None:
+    """`InputError` for a first line of JSON, where a table is expected; `more` ends it."""
     if first.lstrip().startswith(("{", "[")):
-        raise InputError(f"{path}:1: JSON; expected a csv, tsv or parquet file with a header")
+        raise InputError(f"{path}:1: JSON; expected a csv, tsv or parquet file with a header{more}")
 
 
 def separator_of(given: str, usual: str, key: str) -> str:

@@ -8,9 +8,12 @@ lists do not. What is none of the kind asked for is a `ValueError` that says wha
 
 import datetime
 import decimal
+import functools
 import html
+import itertools
 import math
 import re
+import uuid
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from fractions import Fraction
@@ -23,7 +26,8 @@ from recjax.data.interactions import Catalog
 T = TypeVar("T")
 
 MISSING = frozenset(
-    ["", "nan", "NaN", "NAN", "-nan", "NaT", "null", "NULL", "None", "<NA>", "N/A", "#N/A", "\\N"]
+    ("", "nan", "NaN", "NAN", "-nan", "NaT", "null", "NULL", "None", "NA", "<NA>", "N/A", "#N/A")
+    + ("\\N",)
 )
 _LONGEST_ID = 1000  # characters
 _LONGEST_NUMBER = 400  # digits, more than any float has
@@ -102,6 +106,8 @@ def text(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         if value.bit_length() > _MOST_BITS:
             raise ValueError("expected text, or a shorter number")
+        return str(value)
+    if isinstance(value, uuid.UUID):
         return str(value)
     raise ValueError("expected text or a number")
 
@@ -193,15 +199,60 @@ def moment(value: Any, unit: TimeUnit = "s") -> Time:
     return found
 
 
-def moment_of(name: str, value: Any, unit: TimeUnit) -> Time:
-    """The `moment` of a column, for readers whose options have the `time_unit`; `Time(0)` of ""."""
+def moment_of(name: str, value: Any, unit: TimeUnit, form: str | None = None) -> Time:
+    """The `moment` of a column, for readers whose options have the `time_unit`; `Time(0)` of "".
+
+    Args:
+        name: of the column.
+        value: see `moment`.
+        unit: of numbers.
+        form: the option `time_format`, of Python's strptime; None = the reader has no such option.
+    """
     if not name:
         return Time(0)
+    if form:
+        return field(name, _formatted, value, form)
     try:
         return moment(value, unit)
     except ValueError as error:
-        said = f"'{name}' is {shown(value)}; {error} (config.data.options.time_unit: {unit})"
+        hint = "" if form is None or not isinstance(value, str) else _known_forms(value)
+        said = f"'{name}' is {shown(value)}; {error} (config.data.options.time_unit: {unit}){hint}"
         raise ValueError(said) from None
+
+
+def _formatted(value: Any, form: str) -> Time:
+    try:
+        found = _of_date(datetime.datetime.strptime(text(value), form))
+    except (ValueError, OverflowError):
+        found = Time(-1)
+    if not 0 <= found.seconds < YEAR_10000:
+        raise ValueError(f"expected a time such as {form} (config.data.options.time_format)")
+    return found
+
+
+_FORMS = [
+    "%a %b %d %H:%M:%S %z %Y", "%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S %z",
+    "%d/%b/%Y:%H:%M:%S %z",
+    *map(" ".join, itertools.product(
+        ("%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y", "%d/%m/%y", "%d.%m.%Y", "%Y/%m/%d", "%m-%d-%Y",
+         "%d-%m-%Y", "%b %d, %Y", "%B %d, %Y", "%d %b %Y", "%d-%b-%Y"),
+        ("", "%H:%M", "%H:%M:%S", "%I:%M %p", "%I:%M:%S %p"),
+    )),
+]  # fmt: skip
+
+
+@functools.lru_cache(256)  # malformed rows may be many
+def _known_forms(value: Any) -> str:
+    """A hint that names the formats which read a value."""
+
+    def reads(form: str) -> bool:
+        try:
+            return bool(_formatted(value, form))
+        except ValueError:
+            return False
+
+    found = [form.strip() for form in _FORMS if reads(form.strip())]
+    return f"; config.data.options.time_format reads it: {' or '.join(found)}" if found else ""
 
 
 def plain(value: Any, depth: int = 0) -> Any:

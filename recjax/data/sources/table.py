@@ -1,134 +1,195 @@
-"""Tables with named columns: csv, tsv (plain or gzip) and parquet.
+"""Tables with named columns: csv, tsv, JSON lines (plain or gzip) and parquet.
 
 The text is the user's: titles lose HTML entities, line ends and repeated blanks, other columns the
-entities alone. Of several titles of an item the first one counts.
+entities alone. Of several titles of an item the first one counts. `recjax/data/README.md` has the
+options of public data sets.
 """
 
-import csv
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from recjax.config import listed
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
 from recjax.data.sources._blocks import Places, add_blocks
-from recjax.data.sources._lines import (
-    check_no_json,
-    csv_reader,
-    looks_like_data,
-    other_separator,
-    records,
-    separator_of,
-    text_lines,
-)
-from recjax.data.sources._parquet import parquet_rows
-from recjax.data.sources._values import TimeUnit, add_item, field, key, moment_of, number, shown
+from recjax.data.sources._tables import Form, Row, check_first, is_text, rows
+from recjax.data.sources._values import TimeUnit, add_item, field, key, moment_of, number, text
 from recjax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Options of the reader of csv, tsv and parquet files."""
+    """Options of the reader of csv, tsv, JSON lines and parquet files."""
 
-    file: str = ""  # interactions file in the folder; "" = the path is the file
+    file: str = ""  # interactions in the folder, a name or a pattern (*.csv); "" = path is the file
     user: str = "user"  # column names
-    item: str = "item"
+    item: str = "item"  # a list is so many rows; lists of times, ratings and titles run beside it
     timestamp: str = "timestamp"  # seconds, or an ISO date or time; "" = the file is in time order
     time_unit: TimeUnit = "s"  # of timestamps that are numbers; date: 20240301
+    time_format: str = ""  # of other timestamps, as of Python's strptime: %d/%m/%Y %H:%M
     rating: str = ""  # "" = no ratings
     title: str = ""  # title column of the interactions, where there is no items file
+    where: str = ""  # rows to keep: event=view, or event=view|buy,is_click=1; "" = all
+    list_separator: str = ""  # between the items of one field of text
     separator: str = ""  # one character; "" = tab for .tsv, else comma
     columns: str = ""  # names for a csv file without a header, "user,item,rating,timestamp"
     quoted: bool = True  # fields may stand in double quotes; off = a quote is a letter
-    items: str = ""  # items file beside the interactions: csv, tsv, parquet or .jsonl
+    escaped: bool = False  # a backslash before a quote makes it a letter (Spark, MySQL)
+    encoding: str = "utf-8"  # of csv and tsv
+    items: str = ""  # items file beside the interactions: csv, tsv, parquet or JSON lines
     items_key: str = "item"  # columns of the items file
-    items_title: str = "title"
+    items_title: str = "title"  # "" = no titles
     items_columns: str = ""  # names for an items file without a header
 
 
-@dataclasses.dataclass(frozen=True)
-class _Form:
-    """The columns of a file.
-
-    Attributes:
-        columns: those that the options name and that must be there, by option.
-        names: of all columns where the file has no header; "" = it has one.
-        option: that `names` come from.
-        time: the column of times, in a file of interactions.
-        prefix: of the config's keys that are the options.
-        whole: all columns count, not those of `columns` alone.
-    """
-
-    columns: dict[str, str]
-    names: str
-    option: str
-    time: str = ""
-    prefix: str = "config.data.options."
-    whole: bool = False
-
-
-Row = dict[str, Any]
-
-
-def _main_file(path: Path, options: Options) -> Path:
-    if path.is_dir():
-        if not options.file:
-            raise InputError(
-                f"config.data.options.file: {path} is a folder; expected the file's name"
-            )
-        return path / options.file
-    return path
+def _places(path: Path, options: Options) -> tuple[list[Path], Path]:
+    """The files of interactions, and the folder of the items' file."""
+    if not path.is_dir():
+        return [path], path.parent
+    if not options.file:
+        raise InputError(f"config.data.options.file: {path} is a folder; expected the file's name")
+    file = path / options.file
+    if file.is_file() or not set(options.file) & set("*?["):
+        return [file], file.parent
+    found = sorted(file for file in path.glob(options.file) if file.is_file())
+    if not found:
+        raise InputError(f"config.data.options.file: no file {file}")
+    return found, path
 
 
 def files(path: Path, options: Options) -> list[Path]:
     """The raw files that `read` reads."""
-    main = _main_file(path, options)
-    return [main, main.parent / options.items] if options.items else [main]
+    found, folder = _places(path, options)
+    return [*found, folder / options.items] if options.items else found
 
 
 def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Catalog]:
-    """Reads a table of interactions, and one of items where it is named.
+    """Reads tables of interactions, and one of items where it is named.
 
     Args:
         path: the file, or its folder.
         options: the columns.
         bad: takes rows with missing or unreadable fields.
     """
-    main = _main_file(path, options)
-    columns = {"user": options.user, "item": options.item}
-    optional = {"timestamp": options.timestamp, "rating": options.rating, "title": options.title}
-    columns |= {k: v for k, v in optional.items() if v}
+    mains, folder = _places(path, options)
+    where = _Where(options.where)
+    named = {"user": options.user, "item": options.item, "timestamp": options.timestamp}
+    named |= {"rating": options.rating, "title": options.title}
+    columns = {option: column for option, column in named.items() if column}
+    columns |= {f"where={column}": column for column in where.wanted}
     log = LogBuilder(timestamps="timestamp" in columns, ratings="rating" in columns)
     catalog: Catalog = {}
-    form = _Form(columns, options.columns, "columns", options.timestamp)
-    done = _plain_beginning(main, options, form, log)
-    for line, row in _rows(main, options, form, bad, done):
-        try:
-            user = field(options.user, key, row[options.user])
-            item = field(options.item, key, row[options.item])
-            time = moment_of(options.timestamp, row.get(options.timestamp), options.time_unit)
-            rating = field(options.rating, number, row[options.rating]) if options.rating else 0.0
-            if options.title:
-                add_item(catalog, item, {"title": row[options.title]})
-        except ValueError as error:
-            bad.report(main, line, str(error))
-            continue
-        log.add(user, item, time.seconds, rating, time.nanoseconds)
+    form = Form(
+        columns, options.columns, "columns", options.timestamp, separator=options.separator,
+        quoted=options.quoted, escaped=options.escaped, encoding=options.encoding,
+    )  # fmt: skip
+    form.check_encoding()
+    for main in mains:
+        done = _plain_beginning(main, options, form, log)
+        for line, row in rows(main, form, bad, done):
+            try:
+                if where.wanted and not where.keeps(row):
+                    continue
+                events = [_event(one, options, catalog) for one in _single(row, options)]
+            except ValueError as error:
+                bad.report(main, line, str(error))
+                continue
+            for event in events:
+                log.add(*event)
+    where.check_found()
     if options.items:
-        catalog = _items(main.parent / options.items, options, bad)
+        columns = {"items_key": options.items_key, "items_title": options.items_title}
+        columns = {option: column for option, column in columns.items() if column}
+        form = dataclasses.replace(
+            form, columns=columns, names=options.items_columns, option="items_columns", whole=True
+        )
+        catalog = _items(folder / options.items, options, form, bad)
     return log.build(), catalog
 
 
-def _plain_beginning(path: Path, options: Options, form: _Form, log: LogBuilder) -> tuple[int, int]:
+def _event(row: Row, options: Options, catalog: Catalog) -> tuple[str, str, int, float, int]:
+    """User, item, seconds, rating and nanoseconds; the title goes to the catalogue."""
+    user = field(options.user, key, row.get(options.user))
+    item = field(options.item, key, row.get(options.item))
+    time = moment_of(
+        options.timestamp, row.get(options.timestamp), options.time_unit, options.time_format
+    )
+    rating = field(options.rating, number, row.get(options.rating)) if options.rating else 0.0
+    if options.title:
+        add_item(catalog, item, {"title": row.get(options.title)})
+    return user, item, time.seconds, rating, time.nanoseconds
+
+
+def _single(row: Row, options: Options) -> Sequence[Row]:
+    """The row, or a row for each of its items where it has a list of them."""
+    items = row.get(options.item)
+    if options.list_separator and isinstance(items, str):
+        items = [item for item in items.split(options.list_separator) if item]
+    if not isinstance(items, (list, tuple)):
+        return (row,)
+    beside = {options.item: items}
+    for name in (options.timestamp, options.rating, options.title):
+        values = row.get(name)
+        if isinstance(values, (list, tuple)):
+            if len(values) != len(items):
+                raise ValueError(
+                    f"'{name}' has {len(values)} values; expected {len(items)}, as "
+                    f"'{options.item}' has"
+                )
+            beside[name] = values
+    return [
+        {**row, **dict(zip(beside, one, strict=True))} for one in zip(*beside.values(), strict=True)
+    ]
+
+
+class _Where:
+    """The rows that the option `where` keeps.
+
+    Attributes:
+        wanted: the values that keep a row, by column.
+    """
+
+    def __init__(self, given: str):
+        self.wanted: dict[str, set[str]] = {}
+        self._kept = not given
+        self._seen: dict[str, set[str]] = {}
+        for part in given.split(",") if given else ():
+            column, equals, values = part.partition("=")
+            if not equals or not column.strip():
+                raise InputError(
+                    f"config.data.options.where: expected COLUMN=VALUE, or COLUMN=VALUE|VALUE, "
+                    f"got '{part}'"
+                )
+            self.wanted[column.strip()] = {value.strip() for value in values.split("|")}
+
+    def keeps(self, row: Row) -> bool:
+        for column, wanted in self.wanted.items():
+            value = row.get(column)
+            found = str(value).lower() if isinstance(value, bool) else field(column, text, value)
+            if found not in wanted:
+                if not self._kept and len(seen := self._seen.setdefault(column, set())) < 10:
+                    seen.add(found)
+                return False
+        self._kept = True
+        return True
+
+    def check_found(self) -> None:
+        """`InputError` where no row was kept, with values that the columns have."""
+        if not self._kept:
+            seen = "; ".join(f"'{c}' is {', '.join(sorted(v))}" for c, v in self._seen.items())
+            raise InputError(f"config.data.options.where: it keeps no row; {seen}")
+
+
+def _plain_beginning(path: Path, options: Options, form: Form, log: LogBuilder) -> tuple[int, int]:
     """Adds the rows of a csv file's plain beginning; how many bytes and lines these are."""
-    if path.suffix == ".parquet" or options.title or not path.is_file():
+    looked_at = (options.title, options.where, options.list_separator, options.time_format)
+    if any(looked_at) or form.encoding != "utf-8" or not is_text(path) or not path.is_file():
         return 0, 0
-    separator = _separator(path, options, form)
+    separator = form.separator_of(path)
 
     def places_of(fields: list[str]) -> tuple[Places, bool] | None:
-        header = _header(form, fields)
-        _check_first(path, form, header, fields, separator)
+        header = form.header(fields)
+        check_first(path, form, header, fields, separator)
         if len(fields) != len(header):
             return None
         wanted = (options.user, options.item, options.timestamp, options.rating)
@@ -139,20 +200,21 @@ def _plain_beginning(path: Path, options: Options, form: _Form, log: LogBuilder)
     return add_blocks(path, separator, options.quoted, log, places_of)
 
 
-def _items(path: Path, options: Options, bad: BadRows) -> Catalog:
+def _items(path: Path, options: Options, form: Form, bad: BadRows) -> Catalog:
     catalog: Catalog = {}
-    if path.name.removesuffix(".gz").endswith((".jsonl", ".json")):
-        rows: Iterator[tuple[int, Row]] = records(path, bad)
-    else:
-        columns = {"items_key": options.items_key, "items_title": options.items_title}
-        form = _Form(columns, options.items_columns, "items_columns", whole=True)
-        rows = _rows(path, options, form, bad)
-    for line, row in rows:
+    names: set[str] = set()
+    for line, row in rows(path, form, bad):
+        names.update(row)
         try:
             item = field(options.items_key, key, row.pop(options.items_key, None))
             add_item(catalog, item, {"title": row.pop(options.items_title, None), **row})
         except ValueError as error:
             bad.report(path, line, str(error))
+    if options.items_title and names and options.items_title not in names:  # of JSON
+        raise InputError(
+            f"{path}: no record has '{options.items_title}' (config.data.options.items_title); "
+            f"{listed(sorted(names))}"
+        )
     return catalog
 
 
@@ -169,118 +231,13 @@ def read_records(path: Path, key_column: str, columns: str, separator: str, pref
     Raises:
         InputError: naming the line or the column.
     """
-    options = Options(separator=separator)
+    form = Form(
+        {"key": key_column}, columns, "names", prefix=prefix, whole=True, separator=separator
+    )
     bad, out = BadRows(), Catalog()
-    if path.name.removesuffix(".gz").endswith((".jsonl", ".json")):
-        rows: Iterator[tuple[int, Row]] = records(path, bad)
-    else:
-        form = _Form({"key": key_column}, columns, "names", prefix=prefix, whole=True)
-        rows = _rows(path, options, form, bad)
-    for line, row in rows:
+    for line, row in rows(path, form, bad):
         try:
             add_item(out, field(key_column, key, row.pop(key_column, None)), row)
         except ValueError as error:
             bad.report(path, line, str(error))
     return out
-
-
-def _separator(path: Path, options: Options, form: _Form) -> str:
-    name = path.name.removesuffix(".gz")
-    usual = "\t" if name.endswith((".tsv", ".inter", ".item")) else ","
-    return separator_of(options.separator, usual, f"{form.prefix}separator")
-
-
-def _header(form: _Form, first: list[str]) -> list[str]:
-    return [name.strip() for name in (form.names.split(",") if form.names else first)]
-
-
-def _rows(
-    path: Path, options: Options, form: _Form, bad: BadRows, done: tuple[int, int] = (0, 0)
-) -> Iterator[tuple[int, Row]]:
-    """`(line number, row)`; of interactions in parquet only the columns that count.
-
-    `done` bytes and lines at the beginning were read otherwise; the header is among them.
-    """
-    if path.suffix == ".parquet":
-        if form.names:
-            raise InputError(f"{form.prefix}{form.option}: parquet names its own columns")
-        wanted = None if form.whole else sorted(set(form.columns.values()))
-        yield from parquet_rows(path, wanted, form.time, lambda found: _check(path, form, found))
-        return
-    separator = _separator(path, options, form)
-    header: list[str] = []
-    if done[1]:
-        header = _header(form, next(text_lines(path))[1].split(separator))
-    # csv.reader takes lines and may join some (quoted line ends); its own count names the line.
-    # Strict: a quote that is never closed would else swallow the rows that follow it.
-    reader = csv_reader(
-        (line + "\n" for _, line in text_lines(path, done=done)),
-        separator,
-        quoting=csv.QUOTE_MINIMAL if options.quoted else csv.QUOTE_NONE,
-        strict=True,
-    )
-    while True:
-        number = done[1] + reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            if not header and not form.names:
-                check_no_json(path, next(text_lines(path))[1])
-                raise InputError(f"{path}:1: not a header of csv ({error})") from None
-            last = done[1] + reader.line_num
-            until = f"; read to line {last}" if last > number else ""
-            bad.report(path, number, f"not csv ({error}{until})")
-            continue
-        if not header:
-            header = _header(form, fields)
-            _check_first(path, form, header, fields, separator)
-            if not form.names:
-                continue
-        if len(fields) != len(header):
-            found = f"{len(fields)} fields" if fields else "a blank line"
-            bad.report(path, number, f"{found}; expected {len(header)}")
-            continue
-        row = dict(zip(header, fields, strict=True))
-        row.pop("", None)  # the index that pandas writes
-        yield number, row
-
-
-def _check_first(
-    path: Path, form: _Form, header: list[str], fields: list[str], separator: str
-) -> None:
-    """Whether the first line is what the options say: a header, or one of data."""
-    own = f"{form.prefix}{form.option}"
-    if form.names and fields == header:
-        raise InputError(f"{path}:1: is a header; leave {own} empty")
-    if set(form.columns.values()) <= set(header):
-        _check(path, form, header)
-        return
-    line = separator.join(fields)
-    check_no_json(path, line)
-    if len(fields) == 1 and (other := other_separator(line, separator)):
-        raise InputError(
-            f"{path}:1: no {separator!r} between the fields of {shown(line)}; "
-            f"{form.prefix}separator={other!r} splits them"
-        )
-    if form.names:
-        _check(path, form, header)
-    names = ",".join(form.columns.values())
-    if looks_like_data(fields):
-        raise InputError(
-            f"{path}:1: {shown(line)} looks like data; expected a header with {names}, or "
-            f"the names of all {len(fields)} columns in {own} (NAME,NAME,...)"
-        )
-    _check(path, form, header, f"; {own} is for a file without a header")
-
-
-def _check(path: Path, form: _Form, found: list[str], more: str = "") -> None:
-    for option, column in form.columns.items():
-        if column not in found:
-            raise InputError(
-                f"{path}: no column '{column}' ({form.prefix}{option}); {listed(found)}{more}"
-            )
-    for column in found if form.whole else form.columns.values():
-        if column and found.count(column) > 1:
-            raise InputError(f"{path}: {found.count(column)} columns are named '{column}'")

@@ -1,6 +1,8 @@
 """The edges of csv and parquet; the usual paths are in test_sources.py."""
 
 import datetime
+import json
+import uuid
 
 import pytest
 
@@ -48,7 +50,8 @@ def test_a_quoted_header_after_a_byte_order_mark(tmp_path):
         ("", "l.csv: the file is empty"),
         (
             "who,what",
-            "l.csv: no column 'user' .config.data.options.user.; known: what, who; config",
+            "l.csv: no column 'user' .config.data.options.user. nor 'item' .config.*item. nor "
+            "'timestamp' .*; known: what, who; config.* empty config.data.options.timestamp is",
         ),
         ("user,user,item,timestamp", "l.csv: 2 columns are named 'user'"),
         ('"user', "l.csv:1: not a header of csv"),
@@ -242,3 +245,116 @@ def test_a_tab_as_errors_and_shells_write_it(tmp_path, separator):
 def test_blanks_around_names_of_columns_are_no_part_of_them(tmp_path, quote):
     path = write(tmp_path / "l.csv", f" user , item,{quote}timestamp{quote}", "a, x ,1")
     assert read(path)[2] == [("a", "x")]
+
+
+def test_json_lines(tmp_path):
+    rows = [{"u": "a", "i": 1, "at": "2020-01-02T03:04:05Z"}, {"u": "a", "i": 2, "at": 5}]
+    path = write(tmp_path / "l.jsonl", *map(json.dumps, rows))
+    named = {"user": "u", "item": "i", "timestamp": "at"}
+    log, _, pairs, _ = read(path, **named)
+    assert pairs == [("a", "1"), ("a", "2")] and log.timestamps.tolist() == [1577934245, 5]
+    with pytest.raises(
+        InputError, match=r"l.jsonl: no column 'user' .*options.user.; known: at, i, u"
+    ):
+        read(path, item="i", timestamp="at")
+    with pytest.raises(InputError, match=r"options.columns: JSON names its own columns"):
+        read(path, columns="u,i,at")
+    write(tmp_path / "i.json", '{"item": 1, "name": "Tea"}', '{"item": 2}')
+    assert read(path, items="i.json", items_title="name", **named)[1]["1"] == {"title": "Tea"}
+    with pytest.raises(InputError, match=r"i.json: no record has 'title' .*known: item, name"):
+        read(path, items="i.json", **named)
+
+
+def test_a_list_is_so_many_rows(tmp_path):
+    rows = [
+        {"user": "a", "item": ["x", "y"], "timestamp": [3, 4], "t": ["X", "Y"]},
+        {"user": "b", "item": ["x", "z"], "timestamp": 5, "t": "all"},
+        {"user": "c", "item": [], "timestamp": 6},
+    ]
+    path = write(tmp_path / "l.jsonl", *map(json.dumps, rows))
+    log, catalog, pairs, _ = read(path, title="t")
+    assert pairs == [("a", "x"), ("a", "y"), ("b", "x"), ("b", "z")]
+    assert log.timestamps.tolist() == [3, 4, 5, 5]
+    assert [catalog[item]["title"] for item in "xyz"] == ["X", "Y", "all"]
+    write(path, json.dumps(rows[0] | {"timestamp": [3]}), json.dumps(rows[1]))
+    with pytest.raises(InputError, match="l.jsonl:1: 'timestamp' has 1 values; expected 2, as 'it"):
+        read(path)
+    assert read(path, limit=1)[2] == [("b", "x"), ("b", "z")]  # nothing of the malformed one
+    path = write(tmp_path / "l.csv", "user,item", "a,x y  x", "b,")
+    assert read(path, timestamp="", list_separator=" ")[2] == [("a", "x"), ("a", "y"), ("a", "x")]
+
+
+def test_where(tmp_path):
+    lines = ["a,x,1,view", "a,y,2,buy", "b,x,3,fav", "b,y,4,view"]
+    path = write(tmp_path / "l.csv", "user,item,timestamp,event", *lines)
+    assert read(path, where="event=view|buy, user=a")[2] == [("a", "x"), ("a", "y")]
+    for given, message in [
+        ("event=vieww", "it keeps no row; 'event' is buy, fav, view"),
+        ("events=view", r"no column 'events' .config.data.options.where=events."),
+        ("view", "expected COLUMN=VALUE, or COLUMN=VALUE|VALUE, got 'view'"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            read(path, where=given)
+    rows = [
+        {"user": 1, "item": 2, "timestamp": 3, "click": c, "n": n}
+        for c, n in ((True, 1.0), (False, 1))
+    ]
+    path = write(tmp_path / "l.jsonl", *map(json.dumps, rows))
+    assert len(read(path, where="click=true")[0]) == 1 and len(read(path, where="n=1")[0]) == 2
+
+
+def test_several_files(tmp_path):
+    (tmp_path / "b").mkdir()
+    write(tmp_path / "b/part-1.csv", HEADER, "a,y,2")
+    write(tmp_path / "part-0.csv", HEADER, "a,x,1")
+    write(tmp_path / "i.csv", "item,title", "x,X")
+    options = table.Options(file="**/part-*.csv", items="i.csv")
+    found = [path.relative_to(tmp_path).as_posix() for path in table.files(tmp_path, options)]
+    assert found == ["b/part-1.csv", "part-0.csv", "i.csv"]
+    assert read(tmp_path, file="**/part-*.csv")[2] == [("a", "y"), ("a", "x")]
+    with pytest.raises(InputError, match=r"options.file: no file .*/\*.tsv"):
+        read(tmp_path, file="*.tsv")
+
+
+def test_encodings(tmp_path):
+    lines = ["user,item,timestamp,t", "a,x,1,Café"]
+    path = write(tmp_path / "l.csv", *lines, encoding="latin-1")
+    with pytest.raises(InputError, match=r"l.csv:2: .*0xe9.; config.data.options.encoding=latin-1"):
+        read(path, title="t")
+    assert read(path, title="t", encoding="latin-1")[1] == {"x": {"title": "Café"}}
+    for name in ("utf-16", "latin1000"):
+        with pytest.raises(InputError, match=f"options.encoding: no encoding '{name}'"):
+            read(path, encoding=name)
+
+
+def test_quotes_behind_backslashes(tmp_path):
+    lines = [r'a,x,1,"\"O\" is, \\"', r"a,y,2,\N"]
+    path = write(tmp_path / "l.csv", "user,item,timestamp,t", *lines)
+    with pytest.raises(InputError, match="l.csv:2: not csv .*options.escaped=True reads"):
+        read(path, title="t")
+    catalog = read(path, title="t", escaped=True)[1]
+    assert catalog == {"x": {"title": '"O" is, \\'}, "y": {"title": None}}
+
+
+def test_formats_of_times(tmp_path):
+    path = write(tmp_path / "l.tsv", HEADER.replace(",", "\t"), "a\tx\t11/12/2019 9:05:58 PM")
+    known = "time_format reads it: %m/%d/%Y %I:%M:%S %p or %d/%m/%Y %I:%M:%S %p"
+    with pytest.raises(InputError, match=f"l.tsv:2: 'timestamp' is '11/.*{known}"):
+        read(path)
+    assert read(path, time_format="%m/%d/%Y %I:%M:%S %p")[0].timestamps.tolist() == [1573592758]
+    with pytest.raises(InputError, match="expected a time such as %d.%m.%Y .*options.time_format"):
+        read(path, time_format="%d.%m.%Y")
+    write(path, HEADER.replace(",", "\t"), "a\tx\tTue Apr 03 18:00:09 +0200 2012")
+    with pytest.raises(InputError, match="time_format reads it: %a %b %d %H:%M:%S %z %Y"):
+        read(path)
+    log = read(path, time_format="%a %b %d %H:%M:%S %z %Y")[0]
+    assert log.timestamps.tolist() == [1333468809]
+
+
+def test_uuids_of_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    user = uuid.UUID(int=7)
+    stored = pyarrow.array([user.bytes], pyarrow.binary(16))
+    column = pyarrow.ExtensionArray.from_storage(pyarrow.uuid(), stored)
+    path = write_parquet(tmp_path / "l.parquet", user=column, item=["x"], timestamp=[1])
+    assert read(path)[2] == [(str(user), "x")]
