@@ -87,7 +87,9 @@ def binary_cross_entropy(
     """SASRec's loss (section III-E): `-log s(r+) - sum_j log(1 - s(r-_j))`, s the sigmoid.
 
     With `beta` < 1 the positive's probability is `s(r+) ** beta`: the gBCE of gSASRec (Petrov and
-    Macdonald, RecSys 2023), which undoes the overconfidence that negative sampling brings.
+    Macdonald, RecSys 2023), which undoes the overconfidence that negative sampling brings. Theirs
+    is the mean of the M + 1 terms, this is their sum, and their negatives may be items that the
+    user had.
 
     Args:
         negatives: [T M] ids.
@@ -159,6 +161,13 @@ def _mean_over(losses: Array, counts: Array) -> Array:
     return jnp.where(counts, losses, 0.0).sum(-1) / jnp.maximum(counts.sum(-1), 1)
 
 
+def _log_shares(negative: Array, counts: Array) -> Array:
+    """Logs of the softmax over the negatives that count [T M]; -1e9 of others, as -inf has no
+    gradient."""
+    log_s = jax.nn.log_softmax(jnp.where(counts, negative, -jnp.inf), axis=-1)
+    return jnp.where(counts, log_s, -1e9)
+
+
 def bpr_max(
     h: Array,
     table: Array,
@@ -176,10 +185,9 @@ def bpr_max(
         regularization: lambda.
     """
     positive, negative, counts = _shared_scores(h, table, targets, negatives)
-    log_s = jax.nn.log_softmax(jnp.where(counts, negative, -jnp.inf), axis=-1)
-    log_s = jnp.where(counts, log_s, -1e9)  # -inf has no gradient
+    log_s = _log_shares(negative, counts)
     won = jax.nn.log_sigmoid(positive[:, None] - negative)
-    loss = -jax.nn.logsumexp(log_s + won, axis=-1)
+    loss = jnp.where(counts.any(axis=-1), -jax.nn.logsumexp(log_s + won, axis=-1), 0.0)
     return _reduce(loss + regularization * (jnp.exp(log_s) * negative**2).sum(-1), weights)
 
 
@@ -192,7 +200,7 @@ def top1_max(h: Array, table: Array, targets: Array, weights: Array, negatives: 
         negatives: [M] ids shared by all positions; a position's own target does not count.
     """
     positive, negative, counts = _shared_scores(h, table, targets, negatives)
-    s = jax.nn.softmax(jnp.where(counts, negative, -jnp.inf), axis=-1)
+    s = jnp.exp(_log_shares(negative, counts))
     loss = jax.nn.sigmoid(negative - positive[:, None]) + jax.nn.sigmoid(negative**2)
     return _reduce((s * loss).sum(-1), weights)
 

@@ -170,9 +170,17 @@ def test_bpr_and_top1_are_means_over_the_other_items():
 
 def test_negatives_that_are_all_the_target():
     only = np.full(2, TARGETS[0])
-    given = H[:1], TABLE, TARGETS[:1], np.ones(1, np.float32), only
-    loss, weight = called(objectives.bpr, *given)
-    assert loss == 0 and weight == 1
+    given = TABLE, TARGETS[:1], np.ones(1, np.float32), only
+
+    def losses(h):
+        functions = objectives.bpr, objectives.top1, objectives.bpr_max, objectives.top1_max
+        found = [*(f(h, *given) for f in functions)]
+        found.append(objectives.sampled_softmax(h, *given, np.zeros(2, np.float32)))
+        return jnp.stack([jnp.stack(pair) for pair in found])
+
+    values, gradients = jax.jit(lambda h: (losses(h), jax.jacrev(losses)(h)))(H[:1])
+    assert np.asarray(values).tolist() == [[0, 1]] * 5
+    assert not np.asarray(gradients).any()
 
 
 @pytest.mark.parametrize("name", ["binary_cross_entropy", "bpr", "top1_max"])
