@@ -9,9 +9,10 @@ newest item alone, which is what the test looks like (3.6, "fine-tuning"; the au
 such samples).
 
 Deviations: an item is masked by its own coin, not a fixed number of them, and always by the mask
-(as the paper says, without BERT's random replacements). A LayerNorm follows the output layer's
-GELU (as in the authors' code, not in equation 7); no output bias. Sequences are whole, newest
-`max_length` items, not sliding windows.
+(as the paper says, without BERT's random replacements). A LayerNorm follows the output layer's GELU
+(as in the authors' code, not in equation 7); no output bias. GELU is its approximation by tanh
+(5e-4 off at most). Sequences are whole, newest `max_length` items, not sliding windows, and the
+last position is the newest item's; the authors' code pads behind, and the first is the oldest's.
 """
 
 import dataclasses

@@ -11,9 +11,11 @@ The filters of all windows of a sequence are shared work: a row is convolved onc
 position has its state.
 
 Deviations: no user vector, so that any history can be encoded, also a new user's (the paper joins
-one to z in equation 10); no output bias. A shorter history stands in its window as if zeros came
-before it, as the paper pads. `scale_embedding` and `recency` are not the paper's: with them a state
-holds its newest item in plain sight, and with several vertical filters its whole window, too.
+one to z in equation 10); no output bias; vertical filters have none, either. A shorter history
+stands in its window as if zeros came before it, as the paper pads; the first positions of a longer
+one train so, too, where the authors' code begins with its first whole window. `scale_embedding` and
+`recency` are not the paper's: with them a state holds its newest item in plain sight, and with
+several vertical filters its whole window, too.
 """
 
 import dataclasses

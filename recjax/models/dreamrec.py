@@ -14,9 +14,11 @@ The first layer of the denoiser is one product of [x_t, c, embedding of t]; it i
 that sampling computes those of c and t once, and that of x_t once for both guesses.
 
 Deviations: all positions of a sequence train, each towards its next item, in place of one. The
-encoder's blocks are SASRec's (the authors' code: one block of the same parts, its residual from
-the normed query). The paper's item vectors have free lengths. `ddim` sampling (Song et al. 2021)
-is ours.
+encoder's blocks are SASRec's (the authors' code: one block of the same parts, its residual from the
+normed query, and one more norm inside its feed-forward network). Positions start at a deviation of
+0.02, theirs at 1, and the last one is the newest item's, where theirs count from the oldest. GELU
+is its approximation by tanh. The paper's item vectors have free lengths. `ddim` sampling (Song et
+al. 2021) is ours.
 """
 
 import dataclasses

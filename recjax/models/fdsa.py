@@ -4,8 +4,8 @@ One stack of self-attention reads the items, another one their attributes, which
 one vector an item (section 3.2); both ends go through one linear map (3.5), and items are scored by
 inner product with their embeddings.
 
-Deviations: blocks are SASRec's (`recjax.models.sasrec`); attributes are one set of labels, without
-vectors of text.
+Deviations: blocks are SASRec's (`recjax.models.sasrec`), a norm closes each stack, and both have
+one table of positions; attributes are one set of labels, without vectors of text.
 """
 
 import dataclasses

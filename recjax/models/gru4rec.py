@@ -4,10 +4,12 @@ Item embeddings, GRU layers, items scored by inner product. Its losses are in
 `recjax.training.objectives`: BPR and TOP1, and those of GRU4Rec+ (Hidasi and Karatzoglou, CIKM
 2018), cross-entropy, BPR-max and TOP1-max with additional negatives by popularity.
 
-Deviations: sequences of users, packed into rows, in place of session-parallel mini-batches (a
-state is reset where a sequence starts, as theirs is where a session ends, and gradients flow over
-the whole sequence instead of one step). The GRU is the form with the reset gate after the
-recurrent product. With `tied` the output vectors are the input embeddings ("constrained
+Deviations: sequences of users, packed into rows, in place of session-parallel mini-batches (a state
+is reset where a sequence starts, as theirs is where a session ends, and gradients flow over the
+whole sequence instead of one step). The GRU is the form with the reset gate after the recurrent
+product; its kernels start by Glorot's rule for [D 3D], where theirs do gate by gate. Scores go into
+the losses as they are, without a bias of the item, where the authors' code has one, and mostly ELU
+of the scores for BPR-max. With `tied` the output vectors are the input embeddings ("constrained
 embeddings" of the 2018 paper). `scale_embedding` is not the papers'.
 """
 

@@ -5,8 +5,9 @@ Layers are those of LiGR (Borisyuk et al. 2025, "From features to Transformers")
 feed-forward network with SwiGLU (Shazeer 2020); items are scored by inner product with the shared
 item embedding, or by cosine. Without gates and with "relu" it is SASRec's pre-norm form.
 
-Deviations: distances of items may bias the attention (`relative`), which eSASRec does not have.
-eSASRec trains with a sampled softmax; what objective is the config's.
+Deviations: distances of items may bias the attention (`relative`), which eSASRec does not have. A
+norm follows the last layer; RecTools' LiGR has none there. eSASRec trains with a sampled softmax;
+what objective is the config's.
 """
 
 import dataclasses

@@ -12,10 +12,10 @@ SASRec. The tasks (section 4.2) score pairs by `f = s(a^T W b)`, s the sigmoid:
 Deviations: the encoder is SASRec's, with norms before its parts and ReLU; the authors' code has
 BERT's, with norms after them, one more after the embeddings, and GELU. A task's loss is its mean
 over places (SP: over rows), where the code adds up all of a batch. Whole histories are read, where
-the code has each prefix, whose newest item it always masks. AAP reads item vectors, as the paper says, the code the states of
-items that are not masked. A segment's state is the mean of its positions, read alone, in place of
-the last one; the segment of another row is its negative. Rows are packed, and a segment of a row
-may reach into two sequences.
+the code has each prefix, whose newest item it always masks. AAP reads item vectors, as the paper
+says, the code the states of items that are not masked. A segment's state is the mean of its
+positions, read alone, in place of the last one; the segment of another row is its negative. Rows
+are packed, and a segment of a row may reach into two sequences.
 """
 
 import dataclasses

@@ -6,9 +6,10 @@ by inner product with the shared item embedding (III-D).
 
 Deviations: a LayerNorm closes the last block, as in the authors' code, not in the paper's text.
 Attention reads LayerNorm(x) for queries, keys and values alike, as the paper's formula says (the
-authors' code normalises the queries only). Embeddings and kernels start from a normal distribution
-of `init_std` (the paper leaves it open). Item embeddings are scaled by sqrt(D) at the input, as
-in the authors' code, when `scale_embedding` is set.
+authors' code normalises the queries only). A linear map follows attention, as in pmixer's code; the
+paper's formula and the authors' code have none. Embeddings and kernels start from a normal
+distribution of `init_std` (the paper leaves it open). Item embeddings are scaled by sqrt(D) at the
+input, as in the authors' code, when `scale_embedding` is set.
 
 `block`, `norm_eps`, `activation` and `padding` are there for weights of pmixer/SASRec.pytorch (see
 `recjax.convert.seqrec_torch`), whose attention does not mask padding: a history shorter than the

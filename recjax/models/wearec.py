@@ -6,13 +6,14 @@ The wavelets: Haar's transform of neighbouring items, whose detail has learned s
 `filter_share` of the first and the rest of the second are added to the input and normed; a
 feed-forward network follows. There is no attention.
 
-Deviations: all of it is causal, so that every position is trained at once. Upstream the
-frequencies, the wavelets and the mean have the whole window in them, also later items. Here a
-position has the filter's value for a window that ends there, with the mean of the items up to it. A
-wavelet's pair is always an item and the one before, and the value that of the newer of the two:
-upstream's number at every second place, the newest among them. Places before a sequence began count
-as 0 and are left out of the mean; upstream they hold the norm of their position's vector. To train
-as the authors do, each prefix with its last target, set `train.prefixes`.
+Deviations: GELU is its approximation by tanh. All of it is causal, so that every position is
+trained at once. Upstream the frequencies, the wavelets and the mean have the whole window in them,
+also later items. Here a position has the filter's value for a window that ends there, with the mean
+of the items up to it. A wavelet's pair is always an item and the one before, and the value that of
+the newer of the two: upstream's number at every second place, the newest among them. Places before
+a sequence began count as 0 and are left out of the mean; upstream they hold the norm of their
+position's vector. To train as the authors do, each prefix with its last target, set
+`train.prefixes`.
 """
 
 import dataclasses

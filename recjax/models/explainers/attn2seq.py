@@ -4,7 +4,8 @@ The attributes are user, item and rating: `tanh(H [g_u, g_i, g_r])` starts each 
 (section 3.1, 3.2), and every word reads the attributes by attention on top (3.3):
 `a_k ~ exp(tanh(W [h, g_k]))`, `tanh(W_1 sum a_k g_k + W_2 h)` goes to the head.
 
-Deviations: bytes' pairs (BPE) in place of words; Adam in place of RMSProp.
+Deviations: the map above also makes the cells that the layers start with; bytes' pairs (BPE) in
+place of words; Adam in place of RMSProp.
 """
 
 import dataclasses

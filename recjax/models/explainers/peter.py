@@ -6,7 +6,9 @@ the item's place the words of the text in any order (the context), each later pl
 (3.3); `config.loss` weighs the three losses.
 
 Deviations: BPE in place of words, and a feature of several tokens; no dropout on attention weights;
-Adam in place of SGD; the network of the rating adds to the mean rating; the head has no bias.
+Adam in place of SGD; the network of the rating adds to the mean rating; the head has no bias; the
+context's words are those before the text's end (the code's have the end of texts that are shorter
+than the longest).
 """
 
 import dataclasses
