@@ -3,9 +3,11 @@
     recjax train --config=configs/recommenders/beauty_modern.py:bsarec --workdir=runs/beauty_bsarec
 
 `:bsarec`, `:fmlp` and `:wearec` are BSARec, FMLP-Rec and WEARec with the settings of their authors'
-code: each prefix is a sample, full cross-entropy. `:ligr` is a Transformer with gated residuals and
-SwiGLU (as eSASRec), `:hstu` pointwise attention; both rank by cosine, with a temperature. None was
-tuned, or trained to its end, here; `beauty_best.py` has a figure (configs/RESULTS.md).
+code: each prefix is a sample, full cross-entropy; FMLP-Rec's own code has binary cross-entropy with
+one negative (in BSARec's comparison it has the full one). `:ligr` is a Transformer with gated
+residuals and SwiGLU (as eSASRec), `:hstu` pointwise attention; both rank by cosine, with a
+temperature. None was tuned, or trained to its end, here; `beauty_best.py` has a figure
+(configs/RESULTS.md).
 """
 
 from ml_collections import ConfigDict
@@ -38,7 +40,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.optim = {"weight_decay": 0.01}
         config.train = {"epochs": 150.0, "evaluate_every": 2.0, "patience": 5}
     else:
-        config.optim = {"learning_rate": 5e-4}
+        config.optim = {"learning_rate": 1e-3 if arg == "fmlp" else 5e-4}
+        if arg == "fmlp":
+            config.objective = {"name": "bce"}
         config.train = {"epochs": 200.0, "prefixes": True, "patience": 10}
     config.evaluation = {"protocols": ("full", "full_with_seen")}
     return config

@@ -12,7 +12,7 @@ filter's value for a window that ends there (see `recjax.nn.filters`), which at 
 the first layer is the same number, and every position can be trained at once. Places before a
 sequence began count as 0; upstream they hold the norm of their position's vector. To train as the
 authors do, each prefix with its last target, set `train.prefixes`; upstream also has the empty
-prefix, which is left out here.
+prefix, and of longer histories only those that end in the newest `max_length` items.
 """
 
 import dataclasses
