@@ -342,6 +342,10 @@ class Objective:
                 # -(1 - e) log p_target - e mean_i log p_i = -log p_target + e (s_target - mean s)
                 mean = jnp.mean(table[1 : self.n_items], axis=0)
                 over = _scores("TD,TD->T", h, rows_of(table, targets, "items") - mean)
+                if seen is not None:
+                    ids, bias = seen
+                    share = (ids > 0).sum(axis=-1) / (self.n_items - 1)
+                    over += bias * ((ids == targets[:, None]).any(axis=-1) - share)
                 total += config.smoothing * jnp.sum(over * weights)
             return total, weight
         if config.name == "mse":

@@ -251,14 +251,18 @@ def test_seen_items_have_a_bias_and_it_has_a_gradient(budget):
 def test_a_softmax_of_a_temperature_with_smoothed_targets():
     config = ObjectiveConfig("softmax", temperature=0.5, smoothing=0.2)
     objective = Objective(config, ITEMS, SPANS, I)
-    logits = (H @ TABLE.T / 0.5)[:, 1:]
+    logits = H @ TABLE.T
+    met = np.array([[TARGETS[t] if t % 2 else 1, t % 3 + 8, 0] for t in range(T)])
+    logits[np.arange(T)[:, None], met] += 1.5  # items of the history
+    logits = logits[:, 1:] / 0.5
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     losses = -0.8 * log_p[np.arange(T), TARGETS - 1] - 0.2 * log_p.mean(-1)
     targets = np.where(WEIGHTS > 0, TARGETS, 0)
-    found = called(
-        lambda h, data: objective(h, TABLE, targets, None, data, None), H, objective.data
-    )
-    check(found, losses)
+
+    def loss(h, data, ids):
+        return objective(h, TABLE, targets, None, data, None, seen=(ids, jnp.float32(1.5)))
+
+    check(called(loss, H, objective.data, met), losses)
     with pytest.raises(InputError, match=r"temperature: 'bce' has none; expected 1.0, or 'soft"):
         ObjectiveConfig("bce", temperature=0.5)
 
