@@ -29,7 +29,7 @@ the first three): dreamrec 90.5 and 71.9 %, sasrec 90.2 and 61.4 %, caser 93.3 a
 (55.03 %), gru4rec 98.9 % (17.11 %); recovered 3.3, 3.5, 3.4 and 3.5 of 4.4 games. sample-sasrec
 (ten language models, three recommenders; with the criterion) names 96.0 to 98.7 % of what 300
 sequences were added. Caser has two vertical filters, the
-paper's one (`recommender.py`).
+paper's one (`recommender.py`). The paper searches an L2 term for the adapter, too; here is none.
 """
 
 from ml_collections import ConfigDict

@@ -9,8 +9,9 @@ is reset where a sequence starts, as theirs is where a session ends, and gradien
 whole sequence instead of one step). The GRU is the form with the reset gate after the recurrent
 product; its kernels start by Glorot's rule for [D 3D], where theirs do gate by gate. Scores go into
 the losses as they are, without a bias of the item, where the authors' code has one, and mostly ELU
-of the scores for BPR-max. With `tied` the output vectors are the input embeddings ("constrained
-embeddings" of the 2018 paper). `scale_embedding` is not the papers'.
+of the scores for BPR-max. `hidden_dropout` is on what a layer gives, theirs on the state that it
+carries on, too. With `tied` the output vectors are the input embeddings ("constrained embeddings"
+of the 2018 paper). `scale_embedding` is not the papers'.
 """
 
 import dataclasses
