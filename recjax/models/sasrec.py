@@ -69,6 +69,7 @@ class Config(Checked):
 PRESETS = {
     "paper-sparse": Config(dim=50, mlp_dim=50, max_length=50, dropout=0.5),
     "paper-movielens": Config(dim=50, mlp_dim=50, max_length=200, dropout=0.2),
+    # D, layers, heads and L of its section 5.1.4; F is SASRec's D (in S3-Rec's own code 4 D).
     "s3rec-benchmark": Config(heads=2),
 }
 
