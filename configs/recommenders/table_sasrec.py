@@ -1,12 +1,12 @@
-"""SASRec (Kang and McAuley 2018) on your own csv, tsv or parquet file.
+"""SASRec (Kang and McAuley 2018) on your own csv, tsv, JSON or parquet file.
 
     recjax train --config=configs/recommenders/table_sasrec.py:ce --workdir=runs/mine \
         --config.data.path=log.csv --config.data.store=prepared/mine \
         --config.data.options.user=user_id --config.data.options.item=product
 
-The columns are named by `config.data.options` (see `recjax/data/sources/table.py`): `user`,
-`item`, `timestamp` (seconds or ISO dates; "" = the file is in time order), `rating`, `title`,
-`items` for a file of items beside it, `columns` for a file without a header. Without an argument
+The columns are named by `config.data.options` (see `recjax/data/README.md`): `user`, `item`,
+`timestamp` (seconds or ISO dates; "" = the file is in time order), `rating`, `title`, `items` for a
+file of items beside it, `columns` for a file without a header. Without an argument
 the paper's binary cross-entropy with one negative; `:ce` the full cross-entropy, which is better on
 nearly every data set.
 """

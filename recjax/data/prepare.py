@@ -55,15 +55,17 @@ class DataConfig(Checked):
 def resolve(path: str, key: str = "config.data.path") -> Path:
     """The path of raw data, which a config's key names: as given, else under `RECJAX_DATA`."""
     given = home(path)
+    patterned = set(path) & set("*?[")
+    pattern = "; the table reader's option 'file' takes a pattern" if patterned else ""
     if given.is_absolute() or given.exists():
         if not given.exists():
-            raise InputError(f"{key}: no file or folder {given}")
+            raise InputError(f"{key}: no file or folder {given}{pattern}")
         return given
     root = os.environ.get("RECJAX_DATA")
     if root and (Path(root) / given).exists():
         return Path(root) / given
     where = f"nor {Path(root) / given}" if root else "and RECJAX_DATA is not set"
-    raise InputError(f"{key}: no file or folder {given} {where}")
+    raise InputError(f"{key}: no file or folder {given} {where}{pattern}")
 
 
 def _origin(files: list[Path]) -> list[dict[str, Any]]:

@@ -16,10 +16,11 @@ from recjax.training.workdir import build_config, complete
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = [
     ROOT / "README.md",
-    *(path for path in sorted(ROOT.glob("[!.]*/**/README.md")) if "data" not in path.parts[-3:]),
+    *(p for p in sorted(ROOT.glob("[!.]*/**/README.md")) if ROOT / "tests/data" not in p.parents),
 ]
 DOCSTRINGS = sorted([*ROOT.glob("configs/**/*.py"), *ROOT.glob("scripts/**/*.py")])
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+PREFIXED = re.compile(r'"\$\{(\w+)\[@\]/#/([^}]*)\}"')
 VARIABLES = re.compile(r'"?\$\{?(\w+)(?:\[@\])?\}?"?')
 
 
@@ -32,6 +33,9 @@ def commands(path):
         for name, array, word in re.findall(r"^(\w+)=(?:\(([^)]*)\)|(\S+))$", block, re.MULTILINE):
             values[name] = array or word
         for line in block.splitlines():
+            line = PREFIXED.sub(
+                lambda found: " ".join(found[2] + word for word in values[found[1]].split()), line
+            )
             line = VARIABLES.sub(lambda found: values.get(found[1], found[0]), line)
             words = shlex.split(line, comments=True)
             if "recjax" in words[:2]:

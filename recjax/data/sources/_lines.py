@@ -20,6 +20,10 @@ _KINDS = (
     (b"\x1f\x8b", "; a gzip file, whose name should end in .gz"),
     (b"\xff\xfe", "; UTF-16, as some programs export it"),
     (b"\xfe\xff", "; UTF-16, as some programs export it"),
+    (b"BZh", "; a bzip2 file: unpack it"),
+    (b"\xfd7zXZ", "; an xz file: unpack it"),
+    (b"\x28\xb5\x2f\xfd", "; a zstd file: unpack it"),
+    (b"PAR1", "; a parquet file, whose name should end in .parquet"),
     (ZIP, "; a zip archive or a spreadsheet: unpack it, or export it as csv"),
 )
 

@@ -24,6 +24,8 @@ from recjax.errors import InputError
 
 Row = dict[str, Any]
 _ESCAPED = re.compile(r'\\(["\\])')
+_LETTERS = "quoted=False takes quotes for letters"
+_JSON_LINES = ", or a name that ends in .jsonl"
 _ENCODINGS = "utf-8, latin-1, cp1252, gbk, ..."
 
 
@@ -161,12 +163,11 @@ def _text_rows(
             return
         except csv.Error as error:
             if not header and not form.names:
-                check_no_json(path, next(text_lines(path))[1])
-                raise InputError(f"{path}:1: not a header of csv ({error})") from None
+                raise InputError(_no_header(path, form, separator, str(error))) from None
             last = done[1] + reader.line_num
             until = f"; read to line {last}" if last > number else ""
             more = form.hint("escaped=True reads a quote behind a backslash") if escapes else ""
-            more = more or form.hint("quoted=False takes quotes for letters")
+            more = more or form.hint(_LETTERS)
             bad.report(path, number, f"not csv ({error}{until}){more}")
             continue
         if not header:
@@ -183,6 +184,22 @@ def _text_rows(
         yield number, row
 
 
+def _no_header(path: Path, form: Form, separator: str, error: str) -> str:
+    """Why the first line is no header, with quotes that end elsewhere."""
+    line = next(text_lines(path, form.encoding))[1]
+    check_no_json(path, line, _JSON_LINES)
+    if other := other_separator(line, separator):
+        return _other_separator(path, form, line, separator, other)
+    return f"{path}:1: not a header of csv ({error}){form.hint(_LETTERS)}"
+
+
+def _other_separator(path: Path, form: Form, line: str, separator: str, other: str) -> str:
+    return (
+        f"{path}:1: no {separator!r} between the fields of {shown(line)}; "
+        f"{form.prefix}separator={other!r} splits them"
+    )
+
+
 def check_first(
     path: Path, form: Form, header: list[str], fields: list[str], separator: str
 ) -> None:
@@ -194,12 +211,12 @@ def check_first(
         _check(path, form, header)
         return
     line = separator.join(fields)
-    check_no_json(path, line, ", or a name that ends in .jsonl")
+    check_no_json(path, line, _JSON_LINES)
+    if "::" in line:
+        movielens = form.hint("source=movielens reads its folder").replace("options.", "")
+        raise InputError(f"{path}:1: '::' between the fields of {shown(line)}{movielens}")
     if len(fields) == 1 and (other := other_separator(line, separator)):
-        raise InputError(
-            f"{path}:1: no {separator!r} between the fields of {shown(line)}; "
-            f"{form.prefix}separator={other!r} splits them"
-        )
+        raise InputError(_other_separator(path, form, line, separator, other))
     if form.names:
         _check(path, form, header)
     names = ",".join(form.columns.values())

@@ -215,7 +215,7 @@ def moment_of(name: str, value: Any, unit: TimeUnit, form: str | None = None) ->
     try:
         return moment(value, unit)
     except ValueError as error:
-        hint = "" if form is None or not isinstance(value, str) else _known_forms(value)
+        hint = _other_unit(value) or ("" if form is None else _known_forms(value))
         said = f"'{name}' is {shown(value)}; {error} (config.data.options.time_unit: {unit}){hint}"
         raise ValueError(said) from None
 
@@ -241,9 +241,22 @@ _FORMS = [
 ]  # fmt: skip
 
 
+def _other_unit(value: Any) -> str:
+    """A hint that names the unit in which a number lies between 1990 and 2100."""
+    for unit in ("s", "ms", "us", "ns"):
+        try:
+            found = moment(number(value) if isinstance(value, str) else value, unit)
+        except ValueError:
+            continue
+        if 631152000 <= found.seconds < 4102444800:
+            year = 1970 + found.seconds // 31556952
+            return f"; config.data.options.time_unit={unit} makes it one of {year}"
+    return ""
+
+
 @functools.lru_cache(256)  # malformed rows may be many
 def _known_forms(value: Any) -> str:
-    """A hint that names the formats which read a value."""
+    """A hint that names the formats which read a text."""
 
     def reads(form: str) -> bool:
         try:
@@ -251,6 +264,8 @@ def _known_forms(value: Any) -> str:
         except ValueError:
             return False
 
+    if not isinstance(value, str):
+        return ""
     found = [form.strip() for form in _FORMS if reads(form.strip())]
     return f"; config.data.options.time_format reads it: {' or '.join(found)}" if found else ""
 

@@ -96,7 +96,11 @@ def _layout(path: Path) -> _Layout:
         if (path / layout.ratings).is_file():
             return layout
     names = ", ".join(layout.ratings for layout in _LAYOUTS)
-    raise InputError(f"{path}: no MovieLens ratings there; expected one of {names}")
+    if path.is_file():
+        raise InputError(f"{path}: a file; expected the unpacked folder with one of {names}")
+    inner = (p.parent for layout in _LAYOUTS for p in sorted(path.glob(f"*/{layout.ratings}")))
+    found = next((f"; {folder} has them" for folder in inner), "")
+    raise InputError(f"{path}: no MovieLens ratings there; expected one of {names}{found}")
 
 
 def files(path: Path, options: Options) -> list[Path]:

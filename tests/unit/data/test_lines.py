@@ -1,5 +1,6 @@
 """Lines of raw text: numbers, encodings, and the errors of damaged files."""
 
+import bz2
 import gzip
 
 import pytest
@@ -30,6 +31,8 @@ def test_latin_1(tmp_path):
         (gzip.compress(b"a\n" * 99, mtime=0), "; a gzip file, whose name should end in .gz"),
         ("a,b".encode("utf-16"), "; UTF-16, as some"),
         (b"PK\x03\x04\xff", "; a zip archive"),
+        (bz2.compress(b"a\n" * 99), "; a bzip2 file: unpack it"),
+        (b"PAR1\x15\x04\xff", r"; a parquet file, whose name should end in \.parquet"),
         (b"a\n\xff\xfe", r":2: not utf-8 text \(byte 0xff\)$"),
     ],
 )

@@ -98,6 +98,13 @@ def test_movielens_names_the_bad_line(tmp_path, layout):
 def test_no_movielens_there(tmp_path):
     with pytest.raises(InputError, match="no MovieLens ratings there; expected one of u.data, rat"):
         read(movielens, tmp_path)
+    (tmp_path / "ml-20m").mkdir()
+    ratings = tmp_path / "ml-20m/ratings.csv"
+    ratings.touch()
+    with pytest.raises(InputError, match="; .*/ml-20m has them"):
+        read(movielens, tmp_path)
+    with pytest.raises(InputError, match="ratings.csv: a file; expected the unpacked folder"):
+        read(movielens, ratings)
 
 
 def test_movielens_100k(data_root):
