@@ -120,9 +120,10 @@ class UserExamples:
         """B, or all users where they are fewer."""
         return step_size(self.batch_size, len(self.users), self.multiple)
 
-    def asked(self, user: int, cut: int) -> Question:
-        """The question about a user before the flat place `cut`."""
-        start = max(int(self.store.offsets[user]), cut - self.config.history)
+    def asked(self, user: int, cut: int, told: int | None = None) -> Question:
+        """The question about a user before the flat place `cut`, of `told` items at most."""
+        told = self.config.history if told is None else told
+        start = max(int(self.store.offsets[user]), cut - told)
         chosen, liked = self.store.items[start:cut], self.liked[start:cut]
         if self.config.told == "profile":
             text = profile_text(self.aspects, self.items.values[chosen], liked)
@@ -135,10 +136,21 @@ class UserExamples:
             return Question("", text)
         return question(self.aspects, "user", text)
 
+    @functools.cached_property
+    def _form(self) -> Form:
+        return "chat" if has_template(self.tokenizer) else "text"
+
     def _ids(self, users: np.ndarray, cuts: np.ndarray) -> list[list[int]]:
         asked = [self.asked(int(u), int(c)) for u, c in zip(users, cuts, strict=True)]
-        form: Form = "chat" if has_template(self.tokenizer) else "text"
-        return question_ids(self.tokenizer, asked, form)
+        return question_ids(self.tokenizer, asked, self._form)
+
+    def _fitting(self, user: int, cut: int, ids: list[int]) -> list[int]:
+        """A prompt of at most T tokens: without the oldest items where it is longer."""
+        for told in range(self.config.history - 1, 0, -1):
+            if len(ids) <= self.length:
+                break
+            (ids,) = question_ids(self.tokenizer, [self.asked(user, cut, told)], self._form)
+        return ids[-self.length :]
 
     @functools.cached_property
     def length(self) -> int:
@@ -160,11 +172,9 @@ class UserExamples:
         tokens = np.full((len(users), self.length), self.tokenizer.pad_id, np.int32)
         real = np.zeros(tokens.shape, bool)
         for row, ids in enumerate(self._ids(users, cuts)):
-            kept = ids[-self.length :]
-            tokens[row, self.length - len(kept) :], real[row, self.length - len(kept) :] = (
-                kept,
-                True,
-            )
+            kept = self._fitting(int(users[row]), int(cuts[row]), ids)
+            tokens[row, self.length - len(kept) :] = kept
+            real[row, self.length - len(kept) :] = True
         places = cuts[:, None] + np.arange(self.config.targets)
         told = cuts[:, None] - 1 - np.arange(self._longest)
         inside = told >= self.store.offsets[users][:, None]

@@ -196,6 +196,17 @@ def test_batches_follow_from_seed_and_step_and_leave_the_ends_out(policy, sample
         assert tuple(some.tolist()) in pairs
 
 
+def test_a_long_prompt_loses_its_oldest_items_not_its_beginning(policy):
+    examples = policy(users={"told": "history"}).batches
+    whole = examples.at("test")["real"].sum(1)
+    vars(examples)["length"] = int(whole.max()) - 1
+    batch = examples.at("test")
+    for tokens, real, size in zip(batch["tokens"], batch["real"], whole, strict=True):
+        text = examples.tokenizer.decode(tokens[real])
+        count = 5 - (size == whole.max())
+        assert text.startswith("1. ") and f"\n{count}. " in text and f"\n{count + 1}. " not in text
+
+
 def test_a_run_ends_with_adapters_and_resumes(policy, tmp_path):
     section = {"system": "policy", **policy.section()}
     result = recjax.train(section, tmp_path / "run")
