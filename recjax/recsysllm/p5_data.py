@@ -242,9 +242,8 @@ class Prompts:
 
     def sides(self, passages: Sequence[Passage]) -> list[Sides]:
         """Both sides of passages, for `recjax.text.sides`."""
-        # An answer goes on after its question: its first piece does not begin a text.
-        parts = self.encoder([(p.pieces[0], *(p.answer or ())) for p in passages])
-        written = [[*[t for part in p[1:] for t in part], self._end][: self.answer] for p in parts]
+        answers = self.encoder([p.answer or () for p in passages])  # texts that begin, as P5's
+        written = [[*[t for part in p for t in part], self._end][: self.answer] for p in answers]
         read = self._asked(passages)
         words = [self.whole_words(ids[None])[0] if self.words else None for ids in read]
         return [Sides(*sides) for sides in zip(read, written, words, strict=True)]

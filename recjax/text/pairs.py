@@ -4,7 +4,7 @@
 
 A row is `<s>`, the prompt, the answer, `</s>`, with nothing put between them: the answer goes on
 where the prompt ends, so a blank between the two stands in one of them. The answer and the end are
-learned, the prompt is not.
+learned, the prompt is not. Where an encoder reads the prompt, the answer is a text that begins.
 """
 
 import dataclasses
@@ -212,7 +212,13 @@ class Row:
 
 
 def encode_pairs(
-    pairs: Sequence[Pair], tokenizer: Tokenizer, form: Form, longest: int, *, skip: bool = False
+    pairs: Sequence[Pair],
+    tokenizer: Tokenizer,
+    form: Form,
+    longest: int,
+    *,
+    skip: bool = False,
+    apart: bool = False,
 ) -> list[Row]:
     """Pairs as tokens; those that are too long are an error, or left out.
 
@@ -222,6 +228,7 @@ def encode_pairs(
         form: see `PairsConfig`.
         longest: tokens of a pair, at most.
         skip: leave longer ones out.
+        apart: an answer begins a text, which a decoder writes, and goes on after no prompt.
 
     Raises:
         InputError: naming the first pair that is too long; all are.
@@ -233,7 +240,7 @@ def encode_pairs(
         before = [given[: -len(tokenizer.end)] for given in before]
     after = tokenizer.encode_batch(
         [pair.answer for pair in pairs],
-        start=False,
+        start=apart,
         special=special,
         eos=tokenizer.eos_id is not None,
     )

@@ -127,7 +127,9 @@ class FinetuneRun(AdaptingRun):
                 f"config.data.max_length: {data.max_length:,}; the model was trained on {known:,}"
             )
         longest = data.max_length or known
-        return encode_pairs(pairs, self.tokenizer, data.form, longest, skip=data.skip_long)
+        return encode_pairs(
+            pairs, self.tokenizer, data.form, longest, skip=data.skip_long, apart=self.sided
+        )
 
     @functools.cached_property
     def rows(self) -> dict[str, list[Row]]:

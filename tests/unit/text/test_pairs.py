@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from recjax.errors import InputError
+from recjax.recsysllm.p5_data import Prompts
+from recjax.recsysllm.passages import Passage, Piece
 from recjax.text.bpe import train_bpe
 from recjax.text.pairs import (
     PairBatches,
@@ -18,6 +20,7 @@ from recjax.text.pairs import (
     split_pairs,
 )
 from recjax.text.token_batches import NO_LABEL
+from recjax.text.tokenizers import load_tokenizer
 
 TOKENIZER = train_bpe(["Which film is like Alien? Aliens, or Brazil."] * 3, 300)
 
@@ -119,6 +122,23 @@ def test_answers_and_the_end_are_learned_prompts_are_not(tmp_path):
     after = TOKENIZER.encode(" Alien", start=False, eos=True)
     assert row.tokens.tolist() == [*before, *after]
     assert joined([row]).labels.tolist() == [*[NO_LABEL] * len(before), *after]
+
+
+def test_an_answer_begins_a_text_where_an_encoder_reads_the_prompt(tmp_path):
+    """T5's targets begin with a blank of the tokenizer's own, as in transformers."""
+    TOKENIZER.save(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    text = file.read_text()
+    file.write_text(text.replace('"add_prefix_space": false', '"add_prefix_space": true'))
+    assert file.read_text() != text
+    tokenizer, (pair,) = load_tokenizer(tmp_path), read_pairs(write(tmp_path / "a.jsonl", [GOOD]))
+    for apart, answer in ((False, GOOD["answer"]), (True, " " + GOOD["answer"])):
+        (row,) = encode_pairs([pair], tokenizer, "text", 99, apart=apart)
+        expected = TOKENIZER.encode(answer, eos=True)
+        assert row.tokens[row.learned :].tolist() == expected
+    passage = Passage("rating", (Piece("Stars:"),), (Piece("like"),))
+    (side,) = Prompts(tokenizer, 64, 16).sides([passage])
+    assert list(side.written) == TOKENIZER.encode(" like", eos=True)
 
 
 def test_pairs_that_are_too_long(tmp_path):
