@@ -10,10 +10,10 @@ from recjax.generate.prompts import (
     Prompts,
     as_flags,
     check_ids,
+    filler,
     lengths,
     pad_rows,
     read_prompts,
-    to_fill,
 )
 from recjax.models.language import LanguageConfig, family_for
 from recjax.ranges import short
@@ -61,7 +61,8 @@ def given_prompts(
         if tokenizer is None:
             raise InputError("prompts as text need a tokenizer; this model came without one")
         form: Form = "chat" if chat else "special" if special else "text"
-        prompts = _to_fill(config, tokenizer, prompt_ids(tokenizer, prompts, form))
+        prompts, fill = prompt_ids(tokenizer, prompts, form), filler(config, tokenizer)
+        prompts = prompts if fill is None else list(map(fill, prompts))
     elif special or chat:
         raise InputError("special and chat need prompts as text, got ids")
     is_soft, vectors = (None, None) if soft is None else soft
@@ -75,22 +76,6 @@ def given_prompts(
         if most > shape[1]:
             raise InputError(f"soft: {most} places in a row, but {shape[1]} vectors")
     return given
-
-
-def _to_fill(
-    config: LanguageConfig, tokenizer: Tokenizer, rows: list[list[int]]
-) -> list[list[int]]:
-    """Texts as a model of blank infilling goes on from them: at their first blank, or the end.
-
-    A text without a blank gets [gMASK], or [MASK] where the vocabulary has no other.
-    """
-    start = getattr(config, "start_id", None)
-    if start is None:
-        return rows
-    known = getattr(config, "blank_ids", ())
-    long = tokenizer.id_of("[gMASK]")
-    blanks = (long, *known) if long in known else known
-    return [to_fill(row, start, blanks, tokenizer.end) for row in rows]
 
 
 def reading_inputs(
@@ -169,7 +154,7 @@ def are_texts(prompts: Any) -> bool:
 def encoder_texts(
     config: LanguageConfig, tokenizer: Tokenizer | None, prompts: Any, *, special: bool, chat: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Texts for an encoder: what the decoder begins with [B 1], `encoder` and its mask [B S].
+    """Texts or ids for an encoder: what the decoder begins with, `encoder` and its mask [B S].
 
     Raises:
         InputError: see `given_prompts`.

@@ -7,7 +7,8 @@
 FOLDER is a language model with its tokenizer, of any form that `recjax.load_llm` takes. A line of
 pairs.jsonl is {"prompt": "...", "answer": "..."}; the answer goes on where the prompt ends, with
 nothing put between them (a blank that is to stand there begins the answer). Other keys:
-`--config.data.prompt=question`. A chat model: `--config.data.form=chat`.
+`--config.data.prompt=question`. A chat model: `--config.data.form=chat`. T5's encoder reads the
+prompt, GLM and ChatGLM read it with a blank at its end; the answer is then a text of its own.
 
 A tenth of the pairs validates: training ends when two validations in a row have no lower loss of
 the answers, at the latest after 10 epochs. `--config.data.test_path=test.jsonl` tests.

@@ -1,12 +1,13 @@
 """Prompts as rows of ids, and what they begin with alike."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from recjax.errors import InputError
+from recjax.text.tokenizers import Tokenizer
 
 _STEP = 16  # a shared beginning counts from this many tokens on, in steps of as many
 
@@ -117,22 +118,33 @@ def as_flags(array: Any, what: str) -> np.ndarray:
     return given
 
 
-def to_fill(row: Sequence[int], start: int, blanks: Sequence[int], end: Sequence[int]) -> list[int]:
-    """A prompt of a model of blank infilling, up to where its first blank's text begins.
+def filler(config: Any, tokenizer: Tokenizer) -> Callable[[Sequence[int]], list[int]] | None:
+    """How a model of blank infilling is asked: whole texts up to where their first blank's begins.
+
+    A text without a blank gets [gMASK] before its end, or [MASK] where the vocabulary has no other;
+    <sop>, with which the text of a blank begins, comes last. A text that has <sop> stays.
 
     Args:
-        row: ids of a whole text; unchanged where it has `start`.
-        start: <sop>, with which the text of a blank begins.
-        blanks: the masks; a text without any gets the first before its end.
-        end: what a whole text ends with.
+        config: of a model; None is returned where it tells no <sop> (`start_id`).
+        tokenizer: of the model.
     """
-    if start in row:
-        return list(row)
-    row = list(row)
-    if blanks and not set(blanks).intersection(row):
-        at = len(row) - len(end) if row[len(row) - len(end) :] == list(end) else len(row)
-        row.insert(at, blanks[0])
-    return [*row, start]
+    start = getattr(config, "start_id", None)
+    if start is None:
+        return None
+    known, end = getattr(config, "blank_ids", ()), list(tokenizer.end)
+    long = tokenizer.id_of("[gMASK]")
+    blanks = (long, *known) if long in known else known
+
+    def fill(row: Sequence[int]) -> list[int]:
+        row = list(row)
+        if start in row:
+            return row
+        if blanks and not set(blanks).intersection(row):
+            text = len(row) - len(end)
+            row.insert(text if row[text:] == end else len(row), blanks[0])
+        return [*row, start]
+
+    return fill
 
 
 def check_ids(tokens: Any, vocab_size: int) -> np.ndarray:

@@ -27,9 +27,11 @@ import numpy as np
 
 from recjax.config import to_plain
 from recjax.errors import InputError
+from recjax.generate.prompts import filler
 from recjax.guided.aspects import AspectSet
 from recjax.guided.prompts import NO_CONTENT, Parsed, Question, answer_form, parse, question
 from recjax.llm import LanguageModel
+from recjax.llm_inputs import encoder_texts
 from recjax.models.definition import fingerprint
 from recjax.scoring.endpoint import Endpoint
 from recjax.scoring.form_tokens import form_tokens
@@ -161,9 +163,7 @@ class Rater:
     def _batch(self, texts: list[str], names: list[str]) -> list[Rated]:
         prompts = self.prompts(texts)
         if self._filler is None:
-            made = self._lm.generate(prompts, max_new_tokens=self.longest)
-            assert made.texts is not None
-            return [_read(text, self.aspects) for text in made.texts]
+            return [_read(text, self.aspects) for text in self._written(prompts)]
         filled = self._filler(prompts, names=names)
         least = self.aspects.least
         if self._value == "likeliest" and not self._calibrate:
@@ -177,6 +177,22 @@ class Rater:
         else:
             scores = np.exp(log_probs) @ np.array(self.aspects.ratings, np.float64)
         return [Rated(tuple(map(float, row))) for row in scores]
+
+    def _written(self, prompts: list[list[int]]) -> Sequence[str]:
+        """Texts that the model writes: after the prompts, in their blanks, or by its decoder."""
+        lm, tokenizer = self._lm, self._tokenizer
+        end = () if self.form == "chat" else tokenizer.end
+        whole: Any = [[*row, *end] for row in prompts]
+        fill = filler(lm.config, tokenizer)
+        encoder = real = None
+        if lm.family.build.reads_encoder:
+            told = encoder_texts(lm.config, tokenizer, whole, special=False, chat=False)
+            whole, encoder, real = told
+        else:
+            whole = prompts if fill is None else list(map(fill, whole))
+        made = lm.generate(whole, max_new_tokens=self.longest, encoder=encoder, encoder_mask=real)
+        assert made.texts is not None
+        return made.texts
 
     def _prior(self) -> np.ndarray:
         """[A R] log-probabilities behind prompts without content, their mean."""

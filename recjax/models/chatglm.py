@@ -12,6 +12,7 @@ own. A prompt with [gMASK] is filled there, even behind a [MASK]. Facts: `third_
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
 import jax
@@ -44,6 +45,12 @@ class Config(glm.TwoRowConfig):
         """See `TwoRowConfig`."""
         del sentence
         return dataclasses.replace(self, start_id=start, blank_ids=(document, mask))
+
+    def blank_of(self, prompt: Sequence[int]) -> int:
+        """See `TwoRowConfig`; [gMASK] goes before [MASK]."""
+        prompt = list(prompt)
+        found = (prompt.index(blank) for blank in self.blank_ids if blank in prompt)
+        return next(found, len(prompt) - 1)
 
 
 def _sizes(vocab: int, first: int) -> Config:

@@ -18,6 +18,7 @@ original keeps hidden states and maps them again.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 import jax
@@ -57,6 +58,11 @@ class TwoRowConfig(LanguageConfig):
         """These sizes with a vocabulary's <sop>, [MASK], [gMASK] and [sMASK]."""
         blanks = tuple(dict.fromkeys((mask, document, sentence)))
         return dataclasses.replace(self, start_id=start, blank_ids=blanks)
+
+    def blank_of(self, prompt: Sequence[int]) -> int:
+        """The place of the blank that is filled: the first; the last token where there is none."""
+        places = (k for k, token in enumerate(prompt) if token in self.blank_ids)
+        return next(places, len(prompt) - 1)
 
 
 @dataclasses.dataclass(frozen=True)

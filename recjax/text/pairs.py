@@ -4,7 +4,9 @@
 
 A row is `<s>`, the prompt, the answer, `</s>`, with nothing put between them: the answer goes on
 where the prompt ends, so a blank between the two stands in one of them. The answer and the end are
-learned, the prompt is not. Where an encoder reads the prompt, the answer is a text that begins.
+learned, the prompt is not. Where an encoder reads the prompt, the answer is a text that begins. A
+model of blank infilling reads a whole text with a blank in it and `<sop>` behind it; the answer is
+the blank's text, ended by `<eop>`, as its own `build_inputs_for_generation` lays it out.
 """
 
 import dataclasses
@@ -20,6 +22,7 @@ from recjax.data.sources._lines import text_lines
 from recjax.errors import InputError
 from recjax.json_files import parse
 from recjax.ranges import Checked, FieldError, Range
+from recjax.text._token_ends import END_PIECES
 from recjax.text.chat import Form, prompt_ids
 from recjax.text.token_batches import NO_LABEL, Encoded, TokenBatches
 from recjax.text.tokenizers import Tokenizer
@@ -203,11 +206,13 @@ class Row:
     Attributes:
         tokens: [n] int32.
         learned: where the answer begins in them.
+        blank: places of the blank that it fills and of the `<sop>` behind the prompt; or None.
         kind: for the evaluator.
     """
 
     tokens: np.ndarray
     learned: int
+    blank: tuple[int, int] | None = None
     kind: str = "answers"
 
 
@@ -219,6 +224,8 @@ def encode_pairs(
     *,
     skip: bool = False,
     apart: bool = False,
+    fill: Callable[[Sequence[int]], list[int]] | None = None,
+    blank: Callable[[Sequence[int]], tuple[int, int]] | None = None,
 ) -> list[Row]:
     """Pairs as tokens; those that are too long are an error, or left out.
 
@@ -229,6 +236,8 @@ def encode_pairs(
         longest: tokens of a pair, at most.
         skip: leave longer ones out.
         apart: an answer begins a text, which a decoder writes, and goes on after no prompt.
+        fill: of a model of blank infilling: a whole text up to where its blank's text begins.
+        blank: places of that blank and of `<sop>` in it.
 
     Raises:
         InputError: naming the first pair that is too long; all are.
@@ -236,16 +245,20 @@ def encode_pairs(
     special = form != "text"
     systems = [pair.system for pair in pairs] if form == "chat" else ()
     before = prompt_ids(tokenizer, [pair.prompt for pair in pairs], form, systems)
-    if form != "chat" and tokenizer.end:  # of a whole text, which goes on here
+    ends = [tokenizer.eos_id]
+    if fill is not None:
+        before, ends = list(map(fill, before)), [*map(tokenizer.id_of, END_PIECES), *ends]
+    elif form != "chat" and tokenizer.end:  # of a whole text, which goes on here
         before = [given[: -len(tokenizer.end)] for given in before]
-    after = tokenizer.encode_batch(
-        [pair.answer for pair in pairs],
-        start=apart,
-        special=special,
-        eos=tokenizer.eos_id is not None,
-    )
+    end = [index for index in ends if index is not None][:1]
+    answers = [pair.answer for pair in pairs]
+    after = tokenizer.encode_batch(answers, start=apart, special=special)
     rows = [
-        Row(np.array([*given, *answer], np.int32), len(given))
+        Row(
+            np.array([*given, *answer, *end], np.int32),
+            len(given),
+            None if blank is None else blank(given),
+        )
         for given, answer in zip(before, after, strict=True)
     ]
     long = [k for k, row in enumerate(rows) if len(row.tokens) > longest]
@@ -261,6 +274,25 @@ def encode_pairs(
     return [row for row in rows if len(row.tokens) <= longest]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Filled(Encoded):
+    """Prompts with a blank, each with the blank's text behind it.
+
+    Attributes:
+        positions: [n 2] int32, as `recjax.models.glm` has them: the blank's text stays at the
+            blank, and counts from 1, its `<sop>`, on.
+        written: [n] bool, the blank's text.
+    """
+
+    positions: np.ndarray
+    written: np.ndarray
+
+    def fields(self) -> Mapping[str, tuple[np.ndarray, int]]:
+        """See `Encoded`; and `ar`, the argument of `nn.masks.make_mask`."""
+        more = {"positions": (self.positions, 0), "ar": (self.written.astype(np.int32), 1)}
+        return {**super().fields(), **more}
+
+
 def joined(rows: Sequence[Row]) -> Encoded:
     """Rows one after the other, for `token_batches.lay_out`."""
     tokens = np.concatenate([row.tokens for row in rows])
@@ -269,7 +301,16 @@ def joined(rows: Sequence[Row]) -> Encoded:
     # The first token of a text is predicted by nothing.
     learned[np.cumsum(lengths) - lengths] = False
     labels = np.where(learned, tokens, NO_LABEL).astype(np.int32)
-    return Encoded(tokens, labels, np.zeros_like(tokens), lengths, [])
+    encoded = Encoded(tokens, labels, np.zeros_like(tokens), lengths, [])
+    blanks = [row.blank for row in rows if row.blank is not None]
+    if len(blanks) < len(rows):
+        return encoded
+    place = np.concatenate([np.arange(n) for n in lengths])
+    blank, begin = np.repeat(np.array(blanks), lengths, axis=0).T
+    inner = place - begin + 1
+    outer = np.where(inner > 0, blank, place)
+    positions = np.stack([outer, np.maximum(inner, 0)], axis=1).astype(np.int32)
+    return Filled(**vars(encoded), positions=positions, written=inner > 0)
 
 
 T = TypeVar("T")

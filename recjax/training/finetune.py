@@ -13,7 +13,7 @@ of pairs are packed (`recjax.text.sides`).
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import jax
@@ -23,6 +23,8 @@ from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig
 from recjax.evaluation.pairs import PairEvaluator
 from recjax.evaluation.sides import SidedEvaluator, label_likelihood
+from recjax.generate.prompts import filler
+from recjax.nn.masks import make_mask
 from recjax.paths import home
 from recjax.ranges import (
     Count,
@@ -127,9 +129,17 @@ class FinetuneRun(AdaptingRun):
                 f"config.data.max_length: {data.max_length:,}; the model was trained on {known:,}"
             )
         longest = data.max_length or known
+        model = self.base.config
+        fill = filler(model, self.tokenizer)
+
+        def blank(prompt: Sequence[int]) -> tuple[int, int]:
+            begin = list(prompt).index(model.start_id)
+            return model.blank_of(prompt[:begin]), begin
+
         return encode_pairs(
-            pairs, self.tokenizer, data.form, longest, skip=data.skip_long, apart=self.sided
-        )
+            pairs, self.tokenizer, data.form, longest, skip=data.skip_long, apart=self.sided,
+            fill=fill, blank=None if fill is None else blank,
+        )  # fmt: skip
 
     @functools.cached_property
     def rows(self) -> dict[str, list[Row]]:
@@ -179,8 +189,14 @@ class FinetuneRun(AdaptingRun):
             packed = batch["read"], batch["written"]
             read = {"encoder": batch["encoder"], "packed": packed}
             return module.hidden(batch["decoder"], **read, key=key)[0]
-        written = batch["labels"] != NO_LABEL
-        reading = module.reading(batch["segments"], written, batch["positions"])
+        segments, positions = batch["segments"], batch["positions"]
+        if "ar" in batch:
+            reading = {
+                "positions": positions,
+                "mask": make_mask(segments > 0, batch["ar"], segments),
+            }
+        else:
+            reading = module.reading(segments, batch["labels"] != NO_LABEL, positions)
         return module.hidden(batch["tokens"], **reading, key=key)[0]
 
     def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:

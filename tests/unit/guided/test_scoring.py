@@ -1,17 +1,24 @@
 """Raters: what a model's answers become."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from recjax.errors import InputError
-from recjax.guided.prompts import answer_form
+from recjax.guided.prompts import answer_form, question
 from recjax.guided.scoring import EndpointRater, Rater
 from recjax.llm import LanguageModel
 from recjax.llm_folders import load_llm
+from recjax.models import glm, t5
+from recjax.models.definition import define, params_of
+from recjax.models.language import family_for
+from recjax.recsysllm.spans import COMMANDS, Marks
 from recjax.scoring.endpoint import Endpoint
 from recjax.scoring.forms import FormFiller
+from recjax.text.bpe import train_bpe
 
 TEXTS = ["title: Alien", "title: The Omen\nyear: 1976", "title: Brazil", "title: x"]
 
@@ -46,6 +53,26 @@ def test_calibration_divides_by_what_no_content_says(scorer, own, how):
     np.testing.assert_allclose(scores(rate(TEXTS)), wanted @ np.arange(1, 11), rtol=1e-4)
     likeliest = Rater(scorer, own, "item", how=how, calibrate=True)
     assert (scores(likeliest(TEXTS)) == wanted.argmax(-1) + 1).all()
+
+
+@pytest.mark.parametrize("module", [glm, t5])
+def test_free_answers_of_models_with_blanks_or_an_encoder(own, module):
+    """They are asked as `generate` asks them texts."""
+    text = question(own, "item", TEXTS[0]).text
+    tokenizer = train_bpe([text] * 3, 400, commands=COMMANDS, ends=True)
+    sizes = {"dim": 32, "mlp_dim": 128, "layers": 1, "heads": 2, "kv_heads": 2, "head_dim": 16}
+    config = module.Config(tokenizer.size, max_length=512, **sizes)
+    if module is glm:
+        marks = Marks.of(tokenizer)
+        config = dataclasses.replace(config, init_std=0.3)
+        config = config.with_ids(marks.sop, marks.mask, marks.document, marks.sentence)
+    build = family_for(config).build
+    definition = define(lambda rngs: build(config, rngs=rngs))
+    params = params_of(build(config, rngs=nnx.Rngs(0)))
+    lm = LanguageModel(definition, params, config, tokenizer=tokenizer)
+    rate = Rater(lm, own, "item", how="free")
+    expected = lm.generate([text], max_new_tokens=rate.longest).texts
+    assert [rated.answer for rated in rate(TEXTS[:1])] == expected
 
 
 def test_free_answers_are_read_by_rules(scorer, own, monkeypatch):

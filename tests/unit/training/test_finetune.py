@@ -10,21 +10,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from ml_collections import ConfigDict
 
 from recjax.cli import main
+from recjax.config import build
 from recjax.convert.language_model import language_model, outline, read_language_model
 from recjax.convert.peft import adapted, merged, read_adapter
 from recjax.convert.peft_config import linear_maps
 from recjax.convert.writing import write_language_model
 from recjax.errors import InputError
 from recjax.llm_folders import load_llm
+from recjax.llm_inputs import given_prompts
+from recjax.models import glm
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama
 from recjax.nn.lora import is_lora
+from recjax.recsysllm.spans import COMMANDS, Marks
 from recjax.text.bpe import train_bpe
-from recjax.text.pairs import split_pairs
+from recjax.text.pairs import PairsConfig, split_pairs
 from recjax.training.adapting import LowRankConfig
-from recjax.training.finetune import FinetuneRun, complete
+from recjax.training.finetune import FinetuneConfig, FinetuneRun, complete
 from recjax.training.plan import make_plan, planned
 from recjax.training.workdir import build_config, open_run
 
@@ -309,3 +314,39 @@ def test_the_usual_targets_are_those_of_the_family(name, targets):
 def test_no_state_dict_of_sasrec_is_made_of_it(trained, tmp_path, capsys):
     assert main(["convert", f"--workdir={trained}", f"--to={tmp_path / 'x.npz'}"]) == 2
     assert "a run of another kind; expected one of 'sasrec'" in capsys.readouterr().err
+
+
+def test_glm_learns_the_text_of_a_blank(pairs, tmp_path):
+    """As it is asked by `generate`, and packed as alone."""
+    tokenizer = train_bpe(
+        [f"film {k} is {f}" for k, f in enumerate(FILMS)], 300, commands=COMMANDS, ends=True
+    )
+    tokenizer.save(tmp_path / "tokenizer")
+    marks = Marks.of(tokenizer)
+    sizes = {"dim": 32, "mlp_dim": 128, "layers": 2, "heads": 2, "kv_heads": 2, "head_dim": 16}
+    config = glm.Config(tokenizer.size, max_length=64, init_std=0.3, **sizes)
+    config = config.with_ids(marks.sop, marks.mask, marks.document, marks.sentence)
+    model = language_model(
+        config, params_of(glm.GLM(config, rngs=nnx.Rngs(0))), tmp_path / "tokenizer"
+    )
+    write_language_model(tmp_path / "hf", model)
+    section = ConfigDict(
+        {"llm": str(tmp_path / "hf"), "data": {"path": str(pairs)}, "method": "full"}
+    )
+    run = FinetuneRun(
+        build(FinetuneConfig, section, "config"), split_pairs(PairsConfig(str(pairs)), 0)
+    )
+    lm, total, count = load_llm(tmp_path / "hf"), 0.0, 0
+    for row in run.rows["validation"]:
+        prompt = tokenizer.decode(row.tokens[: row.learned])
+        asked = given_prompts(config, lm.tokenizer, [prompt]).rows[0]
+        assert row.tokens[: row.learned].tolist() == asked.tolist()
+        assert asked[-3:].tolist() == [marks.document, marks.eos, marks.sop]
+        assert row.tokens[-1] == marks.eop and row.blank == (len(asked) - 3, len(asked) - 1)
+        scores = jax.nn.log_softmax(lm(np.pad(row.tokens, (0, 32 - len(row.tokens)))[None])[0])
+        places = np.arange(row.learned, len(row.tokens))
+        total -= float(scores[places - 1, row.tokens[places]].sum())
+        count += len(places)
+    assert (run.batches(0)["segments"] > 1).any()
+    found = run.evaluator("validation").run(run.whole(run.init_state().params))
+    assert found["validation/answers/loss"] == pytest.approx(total / count, rel=1e-4)
