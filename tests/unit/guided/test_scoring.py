@@ -83,7 +83,7 @@ def test_free_answers_are_read_by_rules(scorer, own, monkeypatch):
     class Made:
         texts = said
 
-    monkeypatch.setattr(LanguageModel, "generate", lambda self, prompts, max_new_tokens: Made)
+    monkeypatch.setattr(LanguageModel, "generate", lambda self, prompts, **options: Made)
     first, second = rate(TEXTS[:2])
     assert first.scores == (5, None, None) and second.scores == (1, 4, 3)
     assert (first.parsed.missing, first.parsed.out_of_range) == (1, 1)
