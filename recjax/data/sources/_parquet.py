@@ -18,7 +18,7 @@ def parquet_rows(
 
     Args:
         path: the file.
-        wanted: names of the columns; None for all.
+        wanted: names of the columns, or paths into them (`events.aid`); None for all.
         time: name of the column whose times and dates are to be whole, as `Time`; "" = none.
         check: gets the file's names of columns.
 
@@ -31,7 +31,11 @@ def parquet_rows(
     number = 0
     try:
         table = reader.ParquetFile(path)
-        check(table.schema_arrow.names)
+        names = table.schema_arrow.names
+        check(names)
+        if wanted is not None:
+            wanted = [name if name in names else name.partition(".")[0] for name in wanted]
+            wanted = list(dict.fromkeys(wanted))
         for batch in table.iter_batches(batch_size=_BATCH, columns=wanted):
             columns = {
                 name: _values(column, name == time)
@@ -62,6 +66,8 @@ def _values(column: Any, as_times: bool) -> list[Any]:
                 for n in column.cast(pyarrow.int64()).to_pylist()
             ]
         column = column.cast(pyarrow.timestamp("us"), safe=False)
+    elif pyarrow.types.is_nested(kind):
+        column = column.cast(_in_microseconds(kind), safe=False)
     elif pyarrow.types.is_date32(kind) and as_times:
         days = column.cast(pyarrow.int32()).to_pylist()
         return [None if n is None else Time(n * 86400) for n in days]
@@ -69,6 +75,22 @@ def _values(column: Any, as_times: bool) -> list[Any]:
         return column.to_pylist()
     except OverflowError:
         return [_date(value) for value in column]
+
+
+def _in_microseconds(kind: Any) -> Any:
+    """A nested type without nanoseconds, which Python's times do not have."""
+    import pyarrow
+    from pyarrow import types
+
+    if types.is_timestamp(kind):
+        return pyarrow.timestamp("us", kind.tz) if kind.unit == "ns" else kind
+    if types.is_list(kind):
+        return pyarrow.list_(_in_microseconds(kind.value_type))
+    if types.is_large_list(kind):
+        return pyarrow.large_list(_in_microseconds(kind.value_type))
+    if types.is_struct(kind):
+        return pyarrow.struct([field.with_type(_in_microseconds(field.type)) for field in kind])
+    return kind
 
 
 def _date(value: Any) -> Any:

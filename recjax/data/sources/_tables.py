@@ -109,11 +109,34 @@ def rows(
         if form.names:
             raise InputError(f"{form.prefix}{form.option}: parquet names its own columns")
         wanted = None if form.whole else sorted(set(form.columns.values()))
-        yield from parquet_rows(path, wanted, form.time, lambda found: _check(path, form, found))
+        found = parquet_rows(
+            path, wanted, form.time, lambda names: _check(path, form, names, nested=True)
+        )
+        yield from _flat(found, form)
     elif _is_json(path):
-        yield from _json_rows(path, form, bad)
+        yield from _flat(_json_rows(path, form, bad), form)
     else:
         yield from _text_rows(path, form, bad, done)
+
+
+def _flat(found: Iterator[tuple[int, Row]], form: Form) -> Iterator[tuple[int, Row]]:
+    """The rows, with what stands inside of a column under its path: `events.aid`."""
+    names = [name for name in form.columns.values() if "." in name]
+    for line, row in found:
+        for name in names:
+            if name not in row:
+                outer, _, inner = name.partition(".")
+                row[name] = _inside(row.get(outer), inner)
+        yield line, row
+
+
+def _inside(value: Any, name: str) -> Any:
+    """What a record has at a path; of a list of records the list of these."""
+    if isinstance(value, list):
+        return [_inside(one, name) for one in value]
+    first, _, rest = name.partition(".")
+    found = value.get(first) if isinstance(value, dict) else None
+    return _inside(found, rest) if rest else found
 
 
 def _json_rows(path: Path, form: Form, bad: BadRows) -> Iterator[tuple[int, Row]]:
@@ -123,7 +146,7 @@ def _json_rows(path: Path, form: Form, bad: BadRows) -> Iterator[tuple[int, Row]
     for line, row in records(path, bad):
         if first:  # a record may leave out what it does not know, but not all of them do
             kept = {option: name for option, name in form.columns.items() if "title" not in option}
-            _check(path, dataclasses.replace(form, columns=kept), list(row))
+            _check(path, dataclasses.replace(form, columns=kept), list(row), nested=True)
             first = False
         yield line, row
 
@@ -228,8 +251,11 @@ def check_first(
     _check(path, form, header, f"; {own} is for a file without a header")
 
 
-def _check(path: Path, form: Form, found: list[str], more: str = "") -> None:
-    missing = [option for option, column in form.columns.items() if column not in found]
+def _check(
+    path: Path, form: Form, found: list[str], more: str = "", *, nested: bool = False
+) -> None:
+    known = {name for name in form.columns.values() if nested and name.partition(".")[0] in found}
+    missing = [o for o, column in form.columns.items() if column not in known.union(found)]
     if missing:
         told = " nor ".join(f"'{form.columns[o]}' ({form.prefix}{o})" for o in missing)
         if "timestamp" in missing:

@@ -22,7 +22,7 @@ class Options:
     """Options of the reader of csv, tsv, JSON lines and parquet files."""
 
     file: str = ""  # interactions in the folder, a name or a pattern (*.csv); "" = path is the file
-    user: str = "user"  # column names
+    user: str = "user"  # column names; of JSON and parquet also paths such as event.user.id
     item: str = "item"  # a list is so many rows; lists of times, ratings and titles run beside it
     timestamp: str = "timestamp"  # seconds, or an ISO date or time; "" = the file is in time order
     time_unit: TimeUnit = "s"  # of timestamps that are numbers; date: 20240301
@@ -88,9 +88,8 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
         done = _plain_beginning(main, options, form, log)
         for line, row in rows(main, form, bad, done):
             try:
-                if where.wanted and not where.keeps(row):
-                    continue
-                events = [_event(one, options, catalog) for one in _single(row, options)]
+                single = _single(row, options, where)
+                events = [_event(one, options, catalog) for one in single if where.keeps(one)]
             except ValueError as error:
                 bad.report(main, line, str(error))
                 continue
@@ -120,7 +119,7 @@ def _event(row: Row, options: Options, catalog: Catalog) -> tuple[str, str, int,
     return user, item, time.seconds, rating, time.nanoseconds
 
 
-def _single(row: Row, options: Options) -> Sequence[Row]:
+def _single(row: Row, options: Options, where: "_Where") -> Sequence[Row]:
     """The row, or a row for each of its items where it has a list of them."""
     items = row.get(options.item)
     if options.list_separator and isinstance(items, str):
@@ -128,7 +127,7 @@ def _single(row: Row, options: Options) -> Sequence[Row]:
     if not isinstance(items, (list, tuple)):
         return (row,)
     beside = {options.item: items}
-    for name in (options.timestamp, options.rating, options.title):
+    for name in (options.timestamp, options.rating, options.title, *where.wanted):
         values = row.get(name)
         if isinstance(values, (list, tuple)):
             if len(values) != len(items):
@@ -163,6 +162,8 @@ class _Where:
             self.wanted[column.strip()] = {value.strip() for value in values.split("|")}
 
     def keeps(self, row: Row) -> bool:
+        if not self.wanted:
+            return True
         for column, wanted in self.wanted.items():
             value = row.get(column)
             found = str(value).lower() if isinstance(value, bool) else field(column, text, value)

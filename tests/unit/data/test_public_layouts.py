@@ -1,5 +1,6 @@
 """A few lines of public data sets in their original layouts, read with the data guide's options."""
 
+import datetime
 import gzip
 import json
 import re
@@ -13,7 +14,7 @@ from recjax.data.prepare import DataConfig, read_options
 from recjax.data.sources import table
 
 GUIDE = Path(table.__file__).parents[1] / "README.md"
-ROW = re.compile(r"^\| ([\w&.\- ]+), .*?`([^`]+)`.*? \| `(.+)` \|$", re.MULTILINE)
+ROW = re.compile(r"^\| ([\w&.\- ]+\w)(?: \(\w+\))?, .*?`([^`]+)`.*? \| `(.+)` \|$", re.MULTILINE)
 ROWS = {(name, file): words for name, file, words in ROW.findall(GUIDE.read_text("utf-8"))}
 GOODREADS = "Fri Oct 14 10:29:32 -0700 2016"
 
@@ -59,6 +60,20 @@ SAMPLES = {
         },
         [("1", "81766", 526)],
         {"81766": "4875,776"},
+    ),
+    ("EB-NeRD", "history.parquet"): (
+        {
+            "history.parquet": {
+                "user_id": [13538],
+                "impression_time_fixed": [
+                    [datetime.datetime(2023, 4, 27, 10), datetime.datetime(2023, 4, 27, 11)]
+                ],
+                "scroll_percentage_fixed": [[100.0, None]],
+                "article_id_fixed": [[9738663, 9738569]],
+            }
+        },
+        [("13538", "9738663", 1682589600), ("13538", "9738569", 1682593200)],
+        {},
     ),
     ("Epinions", "ratings_data.txt"): (
         {"ratings_data.txt": "5 100 4 \n5 101 3 \n"},
@@ -188,6 +203,21 @@ SAMPLES = {
         [("1488844", "1", 1125964800)],
         {"1": "Dinosaurs, Léon"},
     ),
+    ("OTTO", "otto-recsys-train.jsonl"): (
+        {
+            "otto-recsys-train.jsonl": lines(
+                {
+                    "session": 12899779,
+                    "events": [
+                        {"aid": 59625, "ts": 1661724000278, "type": "clicks"},
+                        {"aid": 1142000, "ts": 1661724000280, "type": "carts"},
+                    ],
+                }
+            )
+        },
+        [("12899779", "59625", 1661724000), ("12899779", "1142000", 1661724000)],
+        {},
+    ),
     ("RetailRocket", "events.csv"): (
         {
             "events.csv": "timestamp,visitorid,event,itemid,transactionid\n"
@@ -195,6 +225,15 @@ SAMPLES = {
         },
         [("257597", "355908", 1433221332)],
         {},
+    ),
+    ("Steam", "australian_users_items.json.gz"): (
+        {
+            "australian_users_items.json.gz": "{'user_id': '76561', 'items_count': 1, 'items': "
+            "[{'item_id': '10', 'item_name': u'Counter-Strike', 'playtime_forever': 6}]}\n"
+            "{'user_id': 'js41637', 'items_count': 0, 'items': []}\n"
+        },
+        [("76561", "10", None)],
+        {"10": "Counter-Strike"},
     ),
     ("Ta-Feng", "ta_feng_all_months_merged.csv"): (
         {

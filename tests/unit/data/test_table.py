@@ -287,6 +287,15 @@ def test_a_list_is_so_many_rows(tmp_path):
     with pytest.raises(InputError, match="l.jsonl:1: 'timestamp' has 1 values; expected 2, as 'it"):
         read(path)
     assert read(path, limit=1)[2] == [("b", "x"), ("b", "z")]  # nothing of the malformed one
+    events = [{"aid": 1, "ts": 5000, "type": "view"}, {"aid": 2, "ts": 6000, "type": "buy"}]
+    write(path, json.dumps({"session": {"id": 7}, "events": [*events, {"aid": 3, "type": "view"}]}))
+    named = {"user": "session.id", "item": "events.aid", "timestamp": "events.ts"}
+    log, _, pairs, _ = read(path, **named, time_unit="ms", where="events.type=buy")
+    assert pairs == [("7", "2")] and log.timestamps.tolist() == [6]
+    with pytest.raises(InputError, match="l.jsonl:1: 'events.ts' is None; expected milliseconds"):
+        read(path, **named, time_unit="ms")
+    with pytest.raises(InputError, match="no column 'event.aid' .*; known: events, session"):
+        read(path, **named | {"item": "event.aid"})
     path = write(tmp_path / "l.csv", "user,item", "a,x y  x", "b,")
     assert read(path, timestamp="", list_separator=" ")[2] == [("a", "x"), ("a", "y"), ("a", "x")]
 
@@ -356,6 +365,18 @@ def test_formats_of_times(tmp_path):
         read(path)
     log = read(path, time_format="%a %b %d %H:%M:%S %z %Y")[0]
     assert log.timestamps.tolist() == [1333468809]
+
+
+def test_lists_of_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    times = pyarrow.array([[1_000_000_001, 2_000_000_000]], pyarrow.list_(pyarrow.timestamp("ns")))
+    path = write_parquet(tmp_path / "l.parquet", user=[5], item=[[1, 2]], timestamp=times)
+    log, _, pairs, _ = read(path)
+    assert pairs == [("5", "1"), ("5", "2")] and log.timestamps.tolist() == [1, 2]
+    nested = [[{"item": 3, "at": datetime.datetime(1970, 1, 1, 0, 0, 9)}]]
+    path = write_parquet(tmp_path / "l.parquet", user=[5], events=nested)
+    log, _, pairs, _ = read(path, item="events.item", timestamp="events.at")
+    assert pairs == [("5", "3")] and log.timestamps.tolist() == [9]
 
 
 def test_uuids_of_parquet(tmp_path):
