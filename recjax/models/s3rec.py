@@ -7,15 +7,14 @@ SASRec. The tasks (section 4.2) score pairs by `f = s(a^T W b)`, s the sigmoid:
 - AAP: an item's vector and each attribute, the binary cross-entropy summed over all attributes;
 - MAP: the state at a masked item and each attribute, the same;
 - MIP: the state at a masked item, and that item against a drawn one, `-log s(f+ - f-)`;
-- SP: the state of a sequence with a masked segment, and that segment against a drawn one, the same.
+- SP: the state of a sequence with a masked run of items, and that run against another, the same.
 
 Deviations: the encoder is SASRec's, with norms before its parts and ReLU; the authors' code has
 BERT's, with norms after them, one more after the embeddings, and GELU. A task's loss is its mean
-over places (SP: over rows), where the code adds up all of a batch. Whole histories are read, where
-the code has each prefix, whose newest item it always masks. AAP reads item vectors, as the paper
-says, the code the states of items that are not masked. A segment's state is the mean of its
-positions, read alone, in place of the last one; the segment of another row is its negative. Rows
-are packed, and a segment of a row may reach into two sequences.
+over places (SP: over sequences), where the code adds up all of a batch. Whole histories are read,
+where the code has each prefix, whose newest item it always masks. AAP reads item vectors, as the
+paper says, the code the states of items that are not masked. A run's state is the mean of its
+positions, read alone, in place of the last one; the run of another sequence is the wrong one.
 """
 
 import dataclasses
@@ -76,6 +75,28 @@ def another(key: Array, ids: Array, n_items: int) -> Array:
     """
     count = n_items - 1
     return 1 + (ids - 1 + jax.random.randint(key, ids.shape, 1, max(2, count))) % count
+
+
+def drawn_runs(key: Array, positions: Array, segments: Array, longest: int) -> Array:
+    """A run of items in each sequence: [B L] bool, True inside.
+
+    It has from one item to half of the sequence's, at any place; a sequence of one item has none.
+
+    Args:
+        key: of the draws.
+        positions, segments: [B L], of packed rows.
+        longest: length of a window; the newest item's position is one less.
+    """
+    rows, length = segments.shape
+    sizes = (segments[:, :, None] == segments[:, None, :]).sum(axis=-1)
+    # One draw a sequence of the row, found by its number.
+    coins = jax.random.uniform(key, (2, rows, length + 1))
+    many, where = (jnp.take_along_axis(some, segments, axis=1) for some in coins)
+    size = 1 + (many * (sizes // 2)).astype(jnp.int32)
+    first = (where * (sizes - size + 1)).astype(jnp.int32)
+    place = positions - (longest - sizes)
+    inside = (place >= first) & (place < first + size)
+    return inside & (segments > 0) & (sizes > 1)
 
 
 def against(right: Array, wrong: Array) -> Array:
@@ -192,36 +213,35 @@ class Recommender(SequentialRecommender):
         drawn = another(rngs.noise(), ids, self.n_items)
         mapped = task.mip(h)
         losses = against(*((mapped * table[i]).sum(axis=-1) for i in (ids, drawn)))
-        segments_loss, rows = self._segments(own, positions, real, both, mode, rngs)
+        segments_loss, asked = self._segments(own, positions, segments, both, mode, rngs)
         sums = (
             config.mip_weight * (losses * masked).sum(),
             config.map_weight * labels(task.map(h), masked),
             config.aap_weight * labels(task.aap(own), real.astype(h.dtype)),
             config.sp_weight * segments_loss,
         )
-        weights = (count, count, real.sum(), rows)
+        weights = (count, count, real.sum(), asked)
         return jnp.stack(sums), jnp.stack(weights).astype(h.dtype)
 
     def _segments(
-        self, own: Array, positions: Array, real: Array, both: Array, mode: dict, rngs: nnx.Rngs
+        self, own: Array, positions: Array, segments: Array, both: Array, mode: dict, rngs: nnx.Rngs
     ) -> tuple[Array, Array]:
-        """SP: (sum, weight) over rows."""
-        length = real.shape[1]
-        # From anywhere in the row's second half, half of the row at the most.
-        first = jax.random.randint(rngs.noise(), (len(real), 1), length // 2, length)
-        size = jax.random.randint(rngs.noise(), (len(real), 1), 1, length // 2 + 1)
-        places = jnp.arange(length)
-        inside = (places >= first) & (places < first + size) & real  # [B L]
-        vectors = inside[..., None]
-        context = self._read(jnp.where(vectors, self.mask[...], own), positions, both, mode)
-        part = self._read(jnp.where(vectors, own, self.mask[...]), positions, both, mode)
-
-        def mean(states: Array) -> Array:
-            total = (states * vectors).sum(axis=1)
-            return total / jnp.maximum(vectors.sum(axis=1), 1)
-
-        around, segment = self.attributes.sp(mean(context)), mean(part)
-        right = (around * segment).sum(axis=-1)
-        wrong = (around * jnp.roll(segment, 1, axis=0)).sum(axis=-1)
-        counts = inside.any(axis=-1)
-        return (against(right, wrong) * counts).sum(), counts.sum()
+        """SP: (sum, weight) over sequences."""
+        inside = drawn_runs(rngs.noise(), positions, segments, self.config.max_length)
+        hidden = inside[..., None]
+        context = self._read(jnp.where(hidden, self.mask[...], own), positions, both, mode)
+        run = self._read(jnp.where(hidden, own, self.mask[...]), positions, both, mode)
+        numbers = 1 + jnp.arange(segments.shape[1])  # of sequences in a row
+        members = (segments[:, None, :] == numbers[:, None]) & inside[:, None, :]
+        size = members.sum(axis=-1, keepdims=True)
+        share = members / jnp.maximum(size, 1)
+        around, run = (
+            jnp.einsum("BSL,BLD->BSD", share, states).reshape(-1, states.shape[-1])
+            for states in (context, run)
+        )
+        around, asked = self.attributes.sp(around), size.reshape(-1) > 0
+        # Those that are asked about come first; the one before each has its wrong run.
+        order, places = jnp.argsort(~asked, stable=True), jnp.arange(len(asked))
+        others = order[(places - 1) % jnp.maximum(asked.sum(), 1)]
+        right, wrong = ((around[order] * run[k]).sum(axis=-1) for k in (order, others))
+        return (against(right, wrong) * (places < asked.sum())).sum(), asked.sum()

@@ -6,7 +6,13 @@ from flax import nnx
 
 from recjax.models.definition import define
 from recjax.models.recommender import make_recommender
-from recjax.models.s3rec import against, another
+from recjax.models.s3rec import against, another, drawn_runs
+
+# Sequences of six items; and of one and of four, behind a place of padding.
+PACKED = {
+    "positions": np.array([[0, 1, 2, 3, 4, 5], [0, 5, 2, 3, 4, 5]], np.int32),
+    "segments": np.array([[1, 1, 1, 1, 1, 1], [0, 1, 2, 2, 2, 2]], np.int32),
+}
 
 
 def test_a_drawn_item_is_another_one():
@@ -16,6 +22,20 @@ def test_a_drawn_item_is_another_one():
         found, counts = np.unique(drawn[ids == item], return_counts=True)
         assert found.tolist() == [k for k in range(1, 5) if k != item]
         assert counts.min() > 60  # of 100 each
+
+
+def test_a_run_is_in_one_sequence_and_half_of_it_at_most():
+    keys = jax.random.split(jax.random.key(0), 300)
+    draw = jax.jit(jax.vmap(lambda key: drawn_runs(key, **PACKED, longest=6)))
+    drawn = np.asarray(draw(keys)).astype(int)
+    assert not drawn[:, 1, :2].any()
+    for row, start, size in ((0, 0, 6), (1, 2, 4)):
+        runs = {tuple(run) for run in drawn[:, row, start : start + size].tolist()}
+        assert runs == {
+            tuple(int(first <= k < first + many) for k in range(size))
+            for many in range(1, size // 2 + 1)
+            for first in range(size - many + 1)
+        }
 
 
 def test_a_pair_is_compared_by_its_probabilities():
@@ -35,15 +55,13 @@ def test_attributes_add_up_and_pairs_count_once():
     # Where nothing weighs anything, each comparison is even.
     params = {path: np.zeros(a.shape, a.dtype) for path, a in definition.shapes.items()}
     params["attributes/values"] = np.eye(9, 5, dtype=np.float32)
-    ids = np.array([[1, 2, 3, 4, 5, 6], [0, 0, 0, 7, 8, 1]], np.int32)
-    places = np.tile(np.arange(6, dtype=np.int32), (2, 1))
-    batch = {"ids": ids, "segments": (ids > 0).astype(np.int32), "positions": places}
+    batch = {"ids": np.array([[1, 2, 3, 4, 5, 6], [0, 7, 8, 1, 7, 3]], np.int32), **PACKED}
 
     def loss(params, batch):
         return definition.merge(params).loss(batch, nnx.Rngs(dropout=1, noise=2))
 
     sums, weights = jax.device_get(jax.jit(loss)(params, batch))
-    assert 0 < weights[0] < 9 and weights.tolist() == [weights[0], weights[0], 9, 2]
+    assert 0 < weights[0] < 11 and weights.tolist() == [weights[0], weights[0], 11, 2]
     even = np.log(2)
-    # A masked item against another, its attributes, all items' attributes, segments.
+    # A masked item against another, its attributes, all items' attributes, runs of items.
     np.testing.assert_allclose(sums / weights, [even, 5 * even, 0.2 * 5 * even, 0.5 * even], 1e-6)
