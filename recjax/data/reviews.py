@@ -4,7 +4,7 @@ reviews = read_reviews("Gift_Cards_5.json.gz", store)
 reviews.bodies[5], reviews.headlines[5]        # of the interaction at place 5 of `store.items`
 
 A review belongs to the interaction of its user and item; where a pair has several, to the one of
-its time. Field names are those of Amazon (2014, 2018 and 2023) and of Steam.
+its time. Field names are those of the store's table, of Amazon (2014, 2018 and 2023) and of Steam.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 
 from recjax.data.interactions import BadRows
 from recjax.data.sources._lines import records
-from recjax.data.sources._values import TimeUnit, field, key, moment, unescaped
+from recjax.data.sources._values import TimeUnit, field, key, moment, moment_of, unescaped
 from recjax.data.store import Store, hash_file
 from recjax.errors import InputError
 from recjax.paths import home
@@ -23,7 +23,7 @@ from recjax.paths import home
 _USER = ("reviewerID", "user_id", "username", "user")
 _ITEM = ("parent_asin", "asin", "item_id", "product_id", "item")
 _TIME = ("unixReviewTime", "timestamp", "posted", "date")
-_BODY = ("reviewText", "text", "review", "body")
+_BODY = ("reviewText", "text", "review", "review_text", "body")
 _HEADLINE = ("summary", "title", "headline")
 _NAME = ("reviewerName", "user_name")
 
@@ -63,15 +63,18 @@ def read_reviews(path: str | Path, store: Store) -> Reviews:
     bodies, headlines = [""] * len(owner), [""] * len(owner)
     names: dict[int, str] = {}
     matched = 0
+    made = store.manifest.get("options") or {}
+    own = made.get("options") or {} if made.get("source") == "table" else {}
+    of_user, of_item = (own.get("user", ""), *_USER), (own.get("item", ""), *_ITEM)
     for line, record in records(path, BadRows()):
         try:
-            user = store.user_numbers.get(field("user", key, _first(record, _USER)))
-            item = store.item_ids.get(field("item", key, _first(record, _ITEM)))
+            user = store.user_numbers.get(field("user", key, _first(record, of_user)))
+            item = store.item_ids.get(field("item", key, _first(record, of_item)))
         except ValueError as error:
             raise InputError(f"{path}:{line}: {error}") from None
         places = where.get((-1 if user is None else user, item or 0), [])
         if len(places) > 1 and store.timestamps is not None:
-            time = _seconds(record)
+            time = _seconds(record, own)
             places = [k for k in places if int(store.timestamps[k]) == time]
         if not places or user is None or item is None:
             continue
@@ -101,9 +104,13 @@ def _text(value: Any) -> str:
     return " ".join(unescaped(value).split()) if isinstance(value, str) else ""
 
 
-def _seconds(record: dict[str, Any]) -> int | None:
+def _seconds(record: dict[str, Any], own: dict[str, Any]) -> int | None:
+    name = own.get("timestamp", "")
     value = _first(record, _TIME)
     try:
+        if name and name in record:
+            form = own.get("time_format", "")
+            return moment_of(name, record[name], own.get("time_unit", "s"), form).seconds
         unit: TimeUnit = "ms" if "parent_asin" in record else "s"
         return None if value is None else moment(value, unit).seconds
     except ValueError:

@@ -1,0 +1,25 @@
+"""The texts of reviews beside a store; those of Amazon are in the tests of explanations."""
+
+import json
+
+import pytest
+
+from recjax.data.prepare import DataConfig, prepare
+from recjax.data.reviews import read_reviews
+from recjax.errors import InputError
+
+
+def test_reviews_have_the_names_of_the_stores_table(tmp_path):
+    rows = [("a", "x", "01.02.2020", "Good\n tea"), ("a", "x", "03.02.2020", "Better")]
+    rows += [("b", "x", "02.02.2020", "Bad"), ("b", "y", "02.02.2020", "")]
+    names = ("user_id", "business_id", "day", "text")
+    path = tmp_path / "r.json"
+    path.write_text("".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows))
+    options = {"user": "user_id", "item": "business_id", "timestamp": "day"}
+    options["time_format"] = "%d.%m.%Y"
+    store = prepare(DataConfig("table", str(tmp_path / "store"), str(path), options))
+    reviews = read_reviews(path, store)
+    assert reviews.bodies == ["Good tea", "Better", "Bad", ""]
+    path.write_text('{"user_id": "a", "business": "x", "text": "T"}\n')
+    with pytest.raises(InputError, match="r.json:1: 'item' is None; expected an id"):
+        read_reviews(path, store)
