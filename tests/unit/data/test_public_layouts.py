@@ -88,6 +88,14 @@ SAMPLES = {
         [("470", "49bbd6", 1333476009)],
         {"49bbd6": "Café"},
     ),
+    ("goodbooks-10k", "ratings.csv"): (
+        {
+            "ratings.csv": "user_id,book_id,rating\n1,258,5\n",
+            "books.csv": 'book_id,isbn,authors,title\n258,439023483,A. B.,"La sombra, 1"\n',
+        },
+        [("1", "258", None)],
+        {"258": "La sombra, 1"},
+    ),
     ("Goodreads", "goodreads_interactions_poetry.json.gz"): (
         {
             "goodreads_interactions_poetry.json.gz": lines(
