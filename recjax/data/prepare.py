@@ -12,7 +12,7 @@ from recjax.config import build, nearest, to_plain
 from recjax.data import interactions
 from recjax.data.external import write_store_from_disk
 from recjax.data.interactions import BadRows, Catalog, InteractionLog
-from recjax.data.sources._values import UNITS, numeric_date
+from recjax.data.sources._times import UNITS, numeric_date
 from recjax.data.spill import parts, spilling
 from recjax.data.store import Store, hash_file, open_store, store_files, write_store
 from recjax.errors import InputError

@@ -15,7 +15,8 @@ import numpy as np
 
 from recjax.data.interactions import BadRows
 from recjax.data.sources._lines import records
-from recjax.data.sources._values import TimeUnit, field, key, moment, moment_of, unescaped
+from recjax.data.sources._times import TimeUnit, moment, moment_of
+from recjax.data.sources._values import field, key, unescaped
 from recjax.data.store import Store, hash_file
 from recjax.errors import InputError
 from recjax.paths import home

@@ -17,7 +17,8 @@ import numpy as np
 from recjax.data.interactions import LogBuilder
 from recjax.data.keys import Found, Texts, are_plain, as_numbers, as_texts, distinct
 from recjax.data.sources._lines import ZIP, open_raw
-from recjax.data.sources._values import TimeUnit, key, moment_of, number
+from recjax.data.sources._times import TimeUnit, moment_of
+from recjax.data.sources._values import key, number
 
 _BLOCK = 1 << 22  # bytes
 _LONGEST = 4096  # bytes of a field that counts
@@ -28,7 +29,7 @@ class Places(NamedTuple):
 
     Attributes:
         fields: how many there are.
-        time: the name of the column of times; see `recjax.data.sources._values.moment_of`.
+        time: the name of the column of times; see `recjax.data.sources._times.moment_of`.
         unit: of times that are numbers.
     """
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from recjax.data.sources._values import UNITS, Time
+from recjax.data.sources._times import UNITS, Time
 from recjax.errors import InputError
 from recjax.out_files import parquet
 

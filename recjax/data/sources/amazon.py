@@ -8,7 +8,8 @@ from typing import Any
 
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
 from recjax.data.sources._lines import find_file, records
-from recjax.data.sources._values import add_item, field, key, moment, number, title, unescaped
+from recjax.data.sources._times import moment
+from recjax.data.sources._values import add_item, field, key, number, title, unescaped
 from recjax.errors import InputError
 
 # Raw names -> ours; the first of several that is there counts.

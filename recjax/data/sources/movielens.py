@@ -11,16 +11,8 @@ import numpy as np
 
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
 from recjax.data.sources._lines import csv_reader, text_lines
-from recjax.data.sources._values import (
-    YEAR_10000,
-    add_item,
-    field,
-    key,
-    moment,
-    number,
-    shown,
-    title,
-)
+from recjax.data.sources._times import YEAR_10000, moment
+from recjax.data.sources._values import add_item, field, key, number, shown, title
 from recjax.errors import InputError
 
 

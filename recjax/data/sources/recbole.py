@@ -10,16 +10,8 @@ from recjax.config import nearest
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
 from recjax.data.sources._blocks import Places, add_blocks
 from recjax.data.sources._lines import looks_like_data, other_separator, separator_of, text_lines
-from recjax.data.sources._values import (
-    TimeUnit,
-    add_item,
-    field,
-    key,
-    moment_of,
-    number,
-    shown,
-    title,
-)
+from recjax.data.sources._times import TimeUnit, moment_of
+from recjax.data.sources._values import add_item, field, key, number, shown, title
 from recjax.data.sources.movielens import articles_first
 from recjax.errors import InputError
 

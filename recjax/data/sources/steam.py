@@ -14,7 +14,8 @@ from typing import Annotated, Any, TypeVar
 
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
 from recjax.data.sources._lines import find_file, records
-from recjax.data.sources._values import Time, add_item, field, key, moment, shown, title
+from recjax.data.sources._times import Time, moment
+from recjax.data.sources._values import add_item, field, key, shown, title
 from recjax.errors import InputError
 from recjax.ranges import Checked, Range
 

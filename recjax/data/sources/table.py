@@ -13,7 +13,8 @@ from recjax.config import listed
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
 from recjax.data.sources._blocks import Places, add_blocks
 from recjax.data.sources._tables import Form, Row, check_first, is_text, rows
-from recjax.data.sources._values import TimeUnit, add_item, field, key, moment_of, number, text
+from recjax.data.sources._times import TimeUnit, moment_of
+from recjax.data.sources._values import add_item, field, key, number, text
 from recjax.errors import InputError
 
 

@@ -22,15 +22,8 @@ import numpy as np
 
 from recjax.config import nearest
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
-from recjax.data.sources._values import (
-    TimeUnit,
-    add_item,
-    field,
-    key,
-    moment_of,
-    number,
-    title,
-)
+from recjax.data.sources._times import TimeUnit, moment_of
+from recjax.data.sources._values import add_item, field, key, number, title
 from recjax.data.sources.movielens import clean_title
 from recjax.data.store import Store, open_store
 from recjax.errors import InputError

@@ -283,6 +283,9 @@ def test_a_list_is_so_many_rows(tmp_path):
     assert pairs == [("a", "x"), ("a", "y"), ("b", "x"), ("b", "z")]
     assert log.timestamps.tolist() == [3, 4, 5, 5]
     assert [catalog[item]["title"] for item in "xyz"] == ["X", "Y", "all"]
+    write(path, json.dumps(rows[0] | {"item": "x"}))
+    with pytest.raises(InputError, match=r"l.jsonl:1: 'timestamp' is \[3, 4\]; expected seconds"):
+        read(path)
     write(path, json.dumps(rows[0] | {"timestamp": [3]}), json.dumps(rows[1]))
     with pytest.raises(InputError, match="l.jsonl:1: 'timestamp' has 1 values; expected 2, as 'it"):
         read(path)

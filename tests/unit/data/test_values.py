@@ -6,7 +6,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from recjax.data.sources._values import field, key, moment, number, plain, shown, text, title
+from recjax.data.sources._values import field, key, number, plain, shown, text, title
 
 
 @pytest.mark.parametrize(
@@ -60,38 +60,6 @@ def test_numbers(value, expected):
 def test_what_is_no_number(value):
     with pytest.raises(ValueError, match="expected a number"):
         number(value)
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "expected"),
-    [
-        ("0.000000001", "s", (0, 1)),
-        ("1.9999999999999999999999", "s", (1, 999_999_999)),
-        ("1e2", "s", (100, 0)),
-        (Decimal("1.25"), "s", (1, 250_000_000)),
-        (1588687728923, "ms", (1588687728, 923_000_000)),
-        ("1588687728923.5", "ms", (1588687728, 923_500_000)),
-        (1588687728923.0, "ms", (1588687728, 923_000_000)),
-        (np.int64(1577923200123456789), "ns", (1577923200, 123_456_789)),
-        ("1970-01-01T00:00:01,5", "s", (1, 500_000_000)),
-        ("1970-01-01 00:00:01.5 UTC", "s", (1, 500_000_000)),  # as BigQuery writes it
-        ("1970-01-01T01:00:00.123456789123+01:00", "s", (0, 123_456_789)),
-        (datetime.datetime(1970, 1, 1, 0, 0, 1, 7), "s", (1, 7000)),
-        (datetime.date(9999, 12, 31), "ns", (253402214400, 0)),
-    ],
-)
-def test_moments(value, unit, expected):
-    assert moment(value, unit) == expected
-
-
-@pytest.mark.parametrize(
-    "value",
-    [None, True, [], b"\xff", float("nan"), float("inf"), -0.5, "-1e-9", "1e999", "1" * 10**6,
-     Decimal("1e99999999"), "1969-12-31", datetime.date(1, 1, 1), "10000-01-01", "2020-02-30"],
-)  # fmt: skip
-def test_what_is_no_moment(value):
-    with pytest.raises(ValueError, match=r"expected (seconds or an ISO|UTF-8)"):
-        moment(value)
 
 
 def test_what_else_is_known_of_an_item():
