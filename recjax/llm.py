@@ -258,7 +258,8 @@ class LanguageModel:
         Raises:
             InputError: a model that reads prompts both ways, whose beginnings cannot be shared.
         """
-        self.check_causal("a reused beginning of prompts")
+        if not self.family.build.shares_prefix:  # a decoder that stands alone will do
+            self.check_causal("a reused beginning of prompts")
         ids = check_ids([tokens], self.config.vocab_size)
         name = tuple(ids[0].tolist())
         cache = self._prefixes.pop(name, None)
@@ -274,15 +275,14 @@ class LanguageModel:
         return jax.eval_shape(self._read, self.params, np.zeros((1, length), np.int32))
 
     def check_causal(self, user: str) -> None:
-        """Refuses a model that reads prompts both ways, in the name of what needs a causal one.
+        """Refuses a model that reads prompts both ways or by an encoder, in the name of its user.
 
         Raises:
             InputError: such a model.
         """
-        if not self.family.build.shares_prefix:
+        if told := self.family.not_causal:
             raise InputError(
-                f"{user} needs a causal language model; the family {self.family.name} reads "
-                "prompts both ways"
+                f"{user} needs a causal language model; the family {self.family.name} {told}"
             )
 
     def save(

@@ -109,10 +109,10 @@ class PolicyRun(AdaptingRun):
     @functools.cached_property
     def form(self) -> FormTokens:
         """The answer."""
-        if not self.base.family.build.shares_prefix:
+        if told := self.base.family.not_causal:
             raise InputError(
-                f"config.llm: the family {self.base.family.name} reads prompts both ways; expected "
-                "a causal language model"
+                f"config.llm: the family {self.base.family.name} {told}; expected a causal "
+                "language model"
             )
         return form_tokens(answer_form(self.aspects), self.tokenizer)
 

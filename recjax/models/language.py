@@ -200,6 +200,13 @@ class Family:
         return resolve(f"{self.module.partition(':')[0]}:{name}")
 
     @property
+    def not_causal(self) -> str:
+        """How prompts are read, where a causal model reads them otherwise; "" for a causal one."""
+        if self.build.reads_encoder:
+            return "reads prompts by an encoder"
+        return "" if self.build.shares_prefix else "reads prompts both ways"
+
+    @property
     def config(self) -> type[LanguageConfig]:
         """The class of its sizes."""
         return self._of_module("Config")

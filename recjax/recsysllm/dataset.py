@@ -96,7 +96,8 @@ class Dataset:
         for profile in self.profiles.values():
             for names in facts_of(profile, self.text.users_facts).values():
                 told.update(dict.fromkeys(names))
-        return Names(titles, [name for name in told if name not in set(titles)])
+        known = set(titles)
+        return Names(titles, [name for name in told if name not in known])
 
     @functools.cached_property
     def behaviour(self) -> Behaviour:

@@ -133,8 +133,6 @@ class FormFiller:
 
     def _start(self, rows: list[np.ndarray]) -> int:
         """Tokens that all rows share: those of the calls before, where these have them too."""
-        if not self._lm.family.build.shares_prefix:
-            return 0
         n = len(self._shared)
         if n and all(len(row) > n and row[:n].tolist() == self._shared for row in rows):
             return n

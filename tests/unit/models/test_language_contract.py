@@ -8,8 +8,10 @@ from recjax.errors import InputError
 from recjax.interpreter.bridge import Bridge
 from recjax.llm import LanguageModel
 from recjax.models import chatglm, glm, glm4, gpt2, language, llama, qwen3, t5
-from recjax.models.definition import define, params_of
+from recjax.models.definition import define
 from recjax.nn.positions import RopeScaling
+from recjax.scoring.form_tokens import Form
+from recjax.scoring.forms import FormFiller
 from recjax.scoring.options import OptionScorer
 from recjax.testing import language_contracts, two_way
 from recjax.text.bpe import train_bpe
@@ -109,15 +111,26 @@ def test_positions_of_the_wrong_kind_are_refused():
         model(tokens, positions=model.reading(tokens > -1)["positions"][:, 0])
 
 
-def test_what_needs_a_causal_model_refuses_others():
-    config = two_way.PRESETS["two-way-tiny"]
-    model = language_contracts.build(config)
-    definition = define(lambda rngs: two_way.TwoWay(config, rngs=rngs))
-    lm = LanguageModel(definition, params_of(model), config, tokenizer=train_bpe(["ab"], 259))
-    for name, use in {
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (two_way.PRESETS["two-way-tiny"], "two_way reads prompts both"),
+        (T5, "t5 reads prompts by an"),
+    ],
+    ids=["two-way", "t5"],
+)
+def test_what_needs_a_causal_model_refuses_others(config, told):
+    build = language.family_for(config).build
+    definition, tokenizer = define(lambda rngs: build(config, rngs=rngs)), train_bpe(["ab"], 259)
+    lm = LanguageModel(definition, {}, config, tokenizer=tokenizer)
+    users = {
         "a scorer of options": lambda: OptionScorer(lm),
         "an interpreter": lambda: Bridge(lm, None, None, 1, 1),
-        "a reused beginning of prompts": lambda: lm.prefix_cache([1, 2]),
-    }.items():
-        with pytest.raises(InputError, match=f"{name} needs a causal language model; the family "):
+        "a form": lambda: FormFiller(lm, Form(("a:",), ("1", "2"))),
+    }
+    if not build.shares_prefix:
+        users["a reused beginning of prompts"] = lambda: lm.prefix_cache([1, 2])
+    for name, use in users.items():
+        message = f"{name} needs a causal language model; the family {told}"
+        with pytest.raises(InputError, match=message):
             use()
