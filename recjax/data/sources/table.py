@@ -8,6 +8,7 @@ options of public data sets.
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from recjax.config import listed
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
@@ -41,6 +42,8 @@ class Options:
     items_key: str = "item"  # columns of the items file
     items_title: str = "title"  # "" = no titles
     items_columns: str = ""  # names for an items file without a header
+    items_lists: str = ""  # columns of the items file with several labels in a text: genres,tags
+    items_list_separator: str = ","  # between these labels
 
 
 def _places(path: Path, options: Options) -> tuple[list[Path], Path]:
@@ -100,6 +103,7 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
     if options.items:
         columns = {"items_key": options.items_key, "items_title": options.items_title}
         columns = {option: column for option, column in columns.items() if column}
+        columns |= {f"items_lists={column}": column for column in _labelled(options)}
         form = dataclasses.replace(
             form, columns=columns, names=options.items_columns, option="items_columns", whole=True
         )
@@ -207,6 +211,8 @@ def _items(path: Path, options: Options, form: Form, bad: BadRows) -> Catalog:
     names: set[str] = set()
     for line, row in rows(path, form, bad):
         names.update(row)
+        for name in _labelled(options):
+            row[name] = _labels(row.get(name), options.items_list_separator)
         try:
             item = field(options.items_key, key, row.pop(options.items_key, None))
             add_item(catalog, item, {"title": row.pop(options.items_title, None), **row})
@@ -218,6 +224,17 @@ def _items(path: Path, options: Options, form: Form, bad: BadRows) -> Catalog:
             f"{listed(sorted(names))}"
         )
     return catalog
+
+
+def _labelled(options: Options) -> list[str]:
+    return [name.strip() for name in options.items_lists.split(",") if name.strip()]
+
+
+def _labels(value: Any, separator: str) -> Any:
+    """The labels that stand in one text; other values as they are."""
+    if not isinstance(value, str) or not separator:
+        return value
+    return [label for part in value.split(separator) if (label := text(part))]
 
 
 def read_records(path: Path, key_column: str, columns: str, separator: str, prefix: str) -> Catalog:

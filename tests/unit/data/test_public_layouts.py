@@ -268,7 +268,7 @@ SAMPLES = {
                  "date": "2018-07-07 22:09:11"}
             ),
             "yelp_academic_dataset_business.json": lines(
-                {"business_id": "XQfwVwDr", "name": "Café", "attributes": None, "hours": None}
+                {"business_id": "XQfwVwDr", "name": "Café", "categories": "Food, Tea"}
             ),
         },
         [("mh_-eMZ", "XQfwVwDr", 1531001351)],

@@ -303,6 +303,20 @@ def test_a_list_is_so_many_rows(tmp_path):
     assert read(path, timestamp="", list_separator=" ")[2] == [("a", "x"), ("a", "y"), ("a", "x")]
 
 
+def test_labels_in_one_text(tmp_path):
+    path = write(tmp_path / "l.csv", HEADER, "a,x,1")
+    rows = [{"item": "x", "tags": "Food, Tea,"}, {"item": "y", "tags": ["A, B"]}]
+    write(tmp_path / "i.jsonl", *map(json.dumps, [*rows, {"item": "z", "tags": None}]))
+    catalog = read(path, items="i.jsonl", items_title="", items_lists="tags")[1]
+    assert [catalog[item]["tags"] for item in "xyz"] == [["Food", "Tea"], ["A, B"], None]
+    write(tmp_path / "i.csv", "item,title,genres", "x,X,Comedy|Sci-Fi", "y,Y,NULL")
+    options = {"items_lists": "genres", "items_list_separator": "|"}
+    catalog = read(path, items="i.csv", **options)[1]
+    assert [catalog[item]["genres"] for item in "xy"] == [["Comedy", "Sci-Fi"], []]
+    with pytest.raises(InputError, match=r"i.csv: no column 'tags' .*options.items_lists=tags"):
+        read(path, items="i.csv", items_lists="tags")
+
+
 def test_where(tmp_path):
     lines = ["a,x,1,view", "a,y,2,buy", "b,x,3,fav", "b,y,4,view"]
     path = write(tmp_path / "l.csv", "user,item,timestamp,event", *lines)
