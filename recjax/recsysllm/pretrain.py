@@ -187,8 +187,8 @@ class Blanking:
         cls, eos = self.marks.cls, self.marks.eos
         read = self.encoder([p.pieces for p in passages])
         asked = [p for p in passages if p.answer is not None]
-        # An answer goes on after its question: its first piece does not begin a text.
-        written = iter(self.encoder([(*p.pieces[:1], *(p.answer or ())) for p in asked]))
+        # An answer begins a text, as the targets of GLM's and ChatGLM's own fine-tuning do.
+        written = iter(self.encoder([p.answer or () for p in asked]))
         most = max(1, min(int(self.length / (1 + self.blanks.ratio)), self.length - 2) - 2)
         rows: list[int] = []
         lengths, answers = [], []
@@ -199,7 +199,7 @@ class Blanking:
                 row = [*begin, *_first(ids, whole, most), eos]
                 answers.append(-1)
             else:
-                answer = [t for part in next(written)[len(passage.pieces[:1]) :] for t in part]
+                answer = [t for part in next(written) for t in part]
                 # [CLS], the mask, the end, `<sop>` and `<eop>` have their places, too.
                 answer = answer[: max(1, self.length // 2 - 5)]
                 question = _last(ids, whole, self.length - 5 - len(answer))

@@ -235,7 +235,7 @@ def encode_pairs(
         form: see `PairsConfig`.
         longest: tokens of a pair, at most.
         skip: leave longer ones out.
-        apart: an answer begins a text, which a decoder writes, and goes on after no prompt.
+        apart: an answer begins a text, of a decoder or of a blank, and goes on after no prompt.
         fill: of a model of blank infilling: a whole text up to where its blank's text begins.
         blank: places of that blank and of `<sop>` in it.
 

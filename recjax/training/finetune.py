@@ -137,8 +137,8 @@ class FinetuneRun(AdaptingRun):
             return model.blank_of(prompt[:begin]), begin
 
         return encode_pairs(
-            pairs, self.tokenizer, data.form, longest, skip=data.skip_long, apart=self.sided,
-            fill=fill, blank=None if fill is None else blank,
+            pairs, self.tokenizer, data.form, longest, skip=data.skip_long,
+            apart=self.sided or fill is not None, fill=fill, blank=None if fill is None else blank,
         )  # fmt: skip
 
     @functools.cached_property

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from recjax.errors import InputError
-from recjax.recsysllm.passages import Passage, PieceEncoder, fill
+from recjax.recsysllm.passages import Passage, Piece, PieceEncoder, fill
 from recjax.recsysllm.pretrain import Blanking, EntityConfig, PassageBatches, sample_units
 from recjax.recsysllm.spans import BlankConfig
 from recjax.text.token_batches import NO_LABEL
+from recjax.text.tokenizers import load_tokenizer
 
 OFF = EntityConfig(whole=False, positions=False)
 LENGTH = 96
@@ -73,6 +74,21 @@ def test_golden_table_of_a_task(make, glm_tokenizer):
     plain = spelled(glm_tokenizer, make(OFF)([passage], np.array([3])))
     assert [row[:3] for row in plain] == [row[:3] for row in table]
     assert all(row[3] == 0 for row in plain if not row[1])
+
+
+def test_an_answer_begins_a_text(glm_tokenizer, marks, tmp_path):
+    """With the blank that a tokenizer such as ChatGLM's puts before one."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        file = glm_tokenizer.folder / name
+        if file.is_file():
+            text = file.read_text().replace('"add_prefix_space": false', '"add_prefix_space": true')
+            (tmp_path / name).write_text(text)
+    encoder = PieceEncoder(load_tokenizer(tmp_path))
+    blanking = Blanking(encoder, marks, BlankConfig(), OFF, None, LENGTH)
+    passage = Passage("rating", (Piece("Liked?"),), (Piece("yes"),))
+    row = blanking([passage], np.zeros(1, int))
+    written = row.labels[row.labels != NO_LABEL].tolist()
+    assert written == [*glm_tokenizer.encode(" yes"), marks.eop]
 
 
 def test_whole_changes_which_spans(make, marks, encoder):
