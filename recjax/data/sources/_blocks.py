@@ -18,7 +18,7 @@ from recjax.data.interactions import LogBuilder
 from recjax.data.keys import Found, Texts, are_plain, as_numbers, as_texts, distinct
 from recjax.data.sources._lines import ZIP, open_raw
 from recjax.data.sources._times import TimeUnit, moment_of
-from recjax.data.sources._values import key, number
+from recjax.data.sources._values import key, number, text
 
 _BLOCK = 1 << 22  # bytes
 _LONGEST = 4096  # bytes of a field that counts
@@ -31,6 +31,7 @@ class Places(NamedTuple):
         fields: how many there are.
         time: the name of the column of times; see `recjax.data.sources._times.moment_of`.
         unit: of times that are numbers.
+        where: of other fields that count: their places, and which texts in them keep a row.
     """
 
     fields: int
@@ -40,6 +41,7 @@ class Places(NamedTuple):
     rating: int
     time: str
     unit: TimeUnit
+    where: tuple[tuple[int, Callable[[str], bool]], ...] = ()
 
 
 def add_blocks(
@@ -120,6 +122,12 @@ def _add(block: bytes, separator: str, quoted: bool, log: LogBuilder, places: Pl
     try:
         if not block.isascii():
             block.decode()
+        rows = len(ends)
+        for place, keeps in places.where:
+            kept = _kept(column(place), keeps)
+            starts, ends = starts[kept], ends[kept]
+            if not len(ends):
+                return rows
         seconds = below = ratings = None
         if places.timestamp >= 0:
             seconds, below = _times(column(places.timestamp), places)
@@ -130,7 +138,17 @@ def _add(block: bytes, separator: str, quoted: bool, log: LogBuilder, places: Pl
         )
     except ValueError:  # UnicodeDecodeError is one
         return 0
-    return len(ends)
+    return rows
+
+
+def _kept(given: Texts, keeps: Callable[[str], bool]) -> np.ndarray:
+    """[n] bool: the rows whose text keeps them; a `ValueError` of a very long one."""
+    width = int(given.widths.max())
+    if width > 16:
+        raise ValueError("expected a shorter text")
+    words = given.words(slice(None), width)
+    first, which = distinct(words)
+    return np.array([keeps(text(one)) for one in as_texts(words[first])])[which]
 
 
 def _check_keys(found: Found) -> None:

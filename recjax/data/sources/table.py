@@ -6,6 +6,7 @@ options of public data sets.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
     )  # fmt: skip
     form.check_encoding()
     for main in mains:
-        done = _plain_beginning(main, options, form, log)
+        done = _plain_beginning(main, options, form, where, log)
         for line, row in rows(main, form, bad, done):
             try:
                 single = _single(row, options, where)
@@ -99,7 +100,8 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
                 continue
             for event in events:
                 log.add(*event)
-    where.check_found()
+    found = log.build()
+    where.check_found(len(found))
     if options.items:
         columns = {"items_key": options.items_key, "items_title": options.items_title}
         columns = {option: column for option, column in columns.items() if column}
@@ -108,7 +110,7 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
             form, columns=columns, names=options.items_columns, option="items_columns", whole=True
         )
         catalog = _items(folder / options.items, options, form, bad)
-    return log.build(), catalog
+    return found, catalog
 
 
 def _event(row: Row, options: Options, catalog: Catalog) -> tuple[str, str, int, float, int]:
@@ -155,8 +157,7 @@ class _Where:
 
     def __init__(self, given: str):
         self.wanted: dict[str, set[str]] = {}
-        self._kept = not given
-        self._seen: dict[str, set[str]] = {}
+        self._others: dict[str, set[str]] = {}  # some of those that keep none
         for part in given.split(",") if given else ():
             column, equals, values = part.partition("=")
             if not equals or not column.strip():
@@ -166,29 +167,36 @@ class _Where:
                 )
             self.wanted[column.strip()] = {value.strip() for value in values.split("|")}
 
-    def keeps(self, row: Row) -> bool:
-        if not self.wanted:
+    def takes(self, column: str, value: str) -> bool:
+        """Whether a column's value keeps the row."""
+        if value in self.wanted[column]:
             return True
-        for column, wanted in self.wanted.items():
+        others = self._others.setdefault(column, set())
+        if len(others) < 1000:
+            others.add(value)
+        return False
+
+    def keeps(self, row: Row) -> bool:
+        """Whether all columns keep a row."""
+        for column in self.wanted:
             value = row.get(column)
             found = str(value).lower() if isinstance(value, bool) else field(column, text, value)
-            if found not in wanted:
-                if not self._kept and len(seen := self._seen.setdefault(column, set())) < 10:
-                    seen.add(found)
+            if not self.takes(column, found):
                 return False
-        self._kept = True
         return True
 
-    def check_found(self) -> None:
-        """`InputError` where no row was kept, with values that the columns have."""
-        if not self._kept:
-            seen = "; ".join(f"'{c}' is {', '.join(sorted(v))}" for c, v in self._seen.items())
-            raise InputError(f"config.data.options.where: it keeps no row; {seen}")
+    def check_found(self, rows: int) -> None:
+        """`InputError` where it kept no row, with values that the columns have."""
+        if not rows and self._others:
+            found = (f"'{c}' is {', '.join(sorted(v)[:10])}" for c, v in self._others.items())
+            raise InputError(f"config.data.options.where: it keeps no row; {'; '.join(found)}")
 
 
-def _plain_beginning(path: Path, options: Options, form: Form, log: LogBuilder) -> tuple[int, int]:
+def _plain_beginning(
+    path: Path, options: Options, form: Form, where: _Where, log: LogBuilder
+) -> tuple[int, int]:
     """Adds the rows of a csv file's plain beginning; how many bytes and lines these are."""
-    looked_at = (options.title, options.where, options.list_separator, options.time_format)
+    looked_at = (options.title, options.list_separator, options.time_format)
     if any(looked_at) or form.encoding != "utf-8" or not is_text(path) or not path.is_file():
         return 0, 0
     separator = form.separator_of(path)
@@ -200,7 +208,10 @@ def _plain_beginning(path: Path, options: Options, form: Form, log: LogBuilder) 
             return None
         wanted = (options.user, options.item, options.timestamp, options.rating)
         user, item, time, rating = (header.index(name) if name else -1 for name in wanted)
-        places = Places(len(header), user, item, time, rating, options.timestamp, options.time_unit)
+        kept = ((header.index(name), functools.partial(where.takes, name)) for name in where.wanted)
+        places = Places(
+            len(header), user, item, time, rating, options.timestamp, options.time_unit, tuple(kept)
+        )
         return places, not form.names
 
     return add_blocks(path, separator, options.quoted, log, places_of)

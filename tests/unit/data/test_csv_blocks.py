@@ -55,8 +55,9 @@ CASES = {
 def test_blocks_are_as_rows(tmp_path, monkeypatch, name, limit):
     path = tmp_path / "log.csv"
     path.write_text("\n".join(CASES[name]) + "\n", encoding="utf-8")
-    blocks, rows = both(path, monkeypatch, OPTIONS, limit)
-    assert blocks == rows
+    for where in ("", "user=u1|NULL", "rating=2.5,user=u2|ü7", "place=away"):
+        blocks, rows = both(path, monkeypatch, OPTIONS | {"where": where}, limit)
+        assert blocks == rows
 
 
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
@@ -82,13 +83,14 @@ def test_times_in_parts_of_a_second(tmp_path, monkeypatch, unit):
     assert any(blocks[0][4])
 
 
-def test_the_plain_beginning_is_read_in_blocks(tmp_path, monkeypatch):
+@pytest.mark.parametrize("where", ["", "user=u1"])
+def test_the_plain_beginning_is_read_in_blocks(tmp_path, monkeypatch, where):
     path = tmp_path / "log.csv"
     path.write_text("\n".join([HEADER, *PLAIN, "bad"]) + "\n")
     monkeypatch.setattr(_blocks, "_BLOCK", 100)
     seen, add = [], _blocks.add_blocks
     monkeypatch.setattr(table, "add_blocks", lambda *given: seen.append(add(*given)) or seen[-1])
-    table.read(path, table.Options(**OPTIONS), BadRows(1))
+    table.read(path, table.Options(**OPTIONS, where=where), BadRows(1))
     size, lines = seen[0]
     assert path.read_bytes()[:size].count(b"\n") == lines
     assert lines >= 36
