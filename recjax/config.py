@@ -171,7 +171,7 @@ def wrong_argument(file: str, arg: str | None, expected: str) -> InputError:
     if arg is None:
         return InputError(f"{Path(file).name}: an argument is missing; expected {expected}")
     found = close(arg, re.findall(r"[\w+-]{2,}", expected))
-    hint = f"did you mean '{found}'? " if found else ""
+    hint = f"did you mean '{found}'? " if found not in (None, arg) else ""
     return InputError(f"{Path(file).name}: no argument '{arg}'; {hint}expected {expected}")
 
 

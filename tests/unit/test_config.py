@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from recjax.config import build, get_key, load_config, nearest, to_plain
+from recjax.config import build, get_key, load_config, nearest, to_plain, wrong_argument
 from recjax.errors import InputError
 
 
@@ -48,6 +48,11 @@ def test_overrides_and_their_diff(file):
     assert changes[0] == ("inner.rate", 0.5, 2.0)
     assert [key for key, *_ in changes] == ["inner.rate", "sizes", "on", "limit"]
     assert build(Outer, to_plain(outer), "config") == outer
+
+
+def test_an_argument_that_is_a_part_of_what_is_expected_is_no_misspelling():
+    told = str(wrong_argument("c.py", "base", "MODEL-ROW of sasrec; base, wide"))
+    assert told == "c.py: no argument 'base'; expected MODEL-ROW of sasrec; base, wide"
 
 
 def test_another_kind_starts_from_its_own_defaults(tmp_path):
