@@ -119,5 +119,6 @@ def _judge(args: argparse.Namespace) -> Any:
         return EndpointJudge(Endpoint(args.judge, args.judge_model, api_key_env=key))
     from recjax.interpreter.judge import LikelihoodJudge
     from recjax.llm_folders import load_llm
+    from recjax.training.parallel import mesh_here
 
-    return LikelihoodJudge(load_llm(args.judge))
+    return LikelihoodJudge(load_llm(args.judge, mesh=mesh_here("1,-1,1")))
