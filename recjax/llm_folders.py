@@ -125,9 +125,12 @@ def _completed(model: Loaded, folder: Path, mesh: Mesh | None) -> LanguageModel:
     if any((folder / name).is_file() for name in TOKENIZER_FILES):
         tokenizer = load_tokenizer(folder, size=model.config.vocab_size)
     stop = stop_ids(folder)
-    if not stop and tokenizer is not None and tokenizer.eos_id is not None:
-        ends = map(tokenizer.id_of, END_PIECES)
-        stop = (*(k for k in ends if k is not None), tokenizer.eos_id)
+    if tokenizer is not None:
+        if not stop and tokenizer.eos_id is not None:
+            stop = (tokenizer.eos_id,)
+        if getattr(model.config, "blank_ids", ()):  # a config may name the end of texts alone
+            ends = map(tokenizer.id_of, END_PIECES)
+            stop = tuple(dict.fromkeys([*(k for k in ends if k is not None), *stop]))
     return LanguageModel(
         model.definition, model.params, model.config,
         tokenizer=tokenizer, stop=stop, mesh=mesh, folder=folder, quant=model.quant,

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 import recjax
+from recjax import llm_folders
 from recjax.convert.language_model import language_model
 from recjax.convert.writing import write_language_model
 from recjax.errors import InputError
@@ -76,7 +77,7 @@ def trained(texts, tmp_path_factory):
     return workdir, run.train()
 
 
-def test_the_loss_falls_and_the_folder_is_a_model(trained, texts):
+def test_the_loss_falls_and_the_folder_is_a_model(trained, texts, monkeypatch):
     workdir, result = trained
     first = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses = [line["validation/text/loss"] for line in first if "validation/text/loss" in line]
@@ -90,6 +91,8 @@ def test_the_loss_falls_and_the_folder_is_a_model(trained, texts):
     assert lm.tokenizer.id_of("[MASK]") in lm.config.blank_ids
     assert lm.config.start_id == run.marks.sop
     assert lm.stop == (run.marks.eop, run.marks.eos)
+    monkeypatch.setattr(llm_folders, "stop_ids", lambda folder: (run.marks.eos,))
+    assert recjax.load_llm(workdir).stop == lm.stop  # a blank's end, where the files name none
     # The folder's model computes what the run does.
     batch = run.batches(0)
     hidden = run._hidden(run.model.merge(params), jax.tree.map(lambda x: jnp.asarray(x[0]), batch))
