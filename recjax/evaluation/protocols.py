@@ -29,6 +29,7 @@ from recjax.data.pipeline import EvalBatches, in_order
 from recjax.data.splits import Spans
 from recjax.errors import InputError
 from recjax.evaluation.ranking import (
+    EXACT,
     coverage,
     marginal_relevance,
     rank_catalogue,
@@ -228,7 +229,7 @@ class Evaluator:
                 else:
                     with self._placing():
                         vectors = rows_of(table, candidates, "items")
-                    scores = jnp.einsum("BD,BCD->BC", h, vectors)
+                    scores = jnp.einsum("BD,BCD->BC", h, vectors, precision=EXACT)
                 out["uni100"] = {"ranks": ranks_of(scores, jnp.zeros(len(h), jnp.int32))}
             return out
 

@@ -20,6 +20,9 @@ from recjax.typing import Array
 # Two sums of the same products in another order differ by about this share of their size; scores
 # closer than that are ties.
 _ROUNDING = 1e-6
+# Of products that scores are made of: GPUs and TPUs round the factors else (to TF32, bfloat16), and
+# a target's own score, which is summed apart, would differ from those of its equals.
+EXACT = jax.lax.Precision.HIGHEST
 
 
 def ranks_of(scores: Array, targets: Array) -> Array:
@@ -97,7 +100,8 @@ def _stream(
         if table is None:
             scores = jax.lax.dynamic_slice_in_dim(h, start, chunk, axis=1)
         else:
-            scores = jnp.einsum("BD,CD->BC", h, jax.lax.dynamic_slice_in_dim(table, start, chunk))
+            part = jax.lax.dynamic_slice_in_dim(table, start, chunk)
+            scores = jnp.einsum("BD,CD->BC", h, part, precision=EXACT)
         ids = start + jnp.arange(chunk)
         inside = (seen_items >= first) & (seen_items < start + chunk)
         column = jnp.where(inside, seen_items - start, chunk)  # a scatter drops column `chunk`
@@ -179,6 +183,7 @@ def rank_catalogue(
     Ties are counted pessimistically: rank = 1 + number of items scoring at least as high as the
     target, itself excluded, where scores within float rounding (1e-6 of the sum of the absolute
     products) are equal: a model that scores all items alike gets the last rank, not the first.
+    Products are in float32 on every device.
     Item 0 (padding) takes no part.
 
     Args:
@@ -258,8 +263,8 @@ def marginal_relevance(
         [B, len(cutoffs)].
     """
     items = _unit(rows_of(table, top, "items"))
-    relevance = jnp.einsum("BD,BkD->Bk", _unit(h), items)
-    alike = jnp.einsum("BiD,BjD->Bij", items, items)
+    relevance = jnp.einsum("BD,BkD->Bk", _unit(h), items, precision=EXACT)
+    alike = jnp.einsum("BiD,BjD->Bij", items, items, precision=EXACT)
     places = jnp.arange(alike.shape[-1])
     earlier = places < places[:, None]
     redundancy = jnp.where(earlier, alike, -jnp.inf).max(-1).at[:, 0].set(0.0)

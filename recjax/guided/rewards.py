@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from recjax.evaluation.ranking import EXACT
 from recjax.typing import Array
 
 
 def match(users: Array, items: Array) -> Array:
     """Inner products [... I] of users' scores [... A] and items' [I A], both standardised."""
-    return jnp.einsum("...A,IA->...I", users, items)
+    return jnp.einsum("...A,IA->...I", users, items, precision=EXACT)
 
 
 def auc(scores: Array, liked: Array, known: Array) -> tuple[Array, Array]:
@@ -60,7 +61,7 @@ def reciprocal_rank(scores: Array, targets: Array, known: Array, left_out: Array
 
 def _liked(users: Array, batch: Mapping[str, Array], items: Array) -> Array:
     """[B G]: the AUC of the next items, liked or not."""
-    scores = jnp.einsum("BGA,BCA->BGC", users, items[batch["targets"]])
+    scores = jnp.einsum("BGA,BCA->BGC", users, items[batch["targets"]], precision=EXACT)
     return auc(scores, batch["liked"][:, None], batch["targets"][:, None] > 0)[0]
 
 

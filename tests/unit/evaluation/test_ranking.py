@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -57,6 +58,14 @@ def test_a_model_that_cannot_tell_items_apart_ranks_last():
     table = jnp.broadcast_to(jnp.array(rng.standard_normal(33), jnp.float32), (50, 33))
     ranks, _ = rank_catalogue(h, table, jnp.arange(1, 9), NOTHING, 10, 16)
     assert ranks.tolist() == [49] * 8
+
+    # GPUs and TPUs round factors unless they are told not to, and the target's own score is exact.
+    def both(h, table, targets):
+        top = rank_catalogue(h, table, targets, NOTHING, 10, 16)[1]
+        return marginal_relevance(h, table, top, [10])
+
+    _, *products = str(jax.make_jaxpr(both)(h, table, jnp.arange(1, 9))).split("dot_general")
+    assert len(products) == 3 and all("HIGHEST" in product for product in products)
     ranks, _ = rank_catalogue(h * jnp.nan, table, jnp.arange(1, 9), NOTHING, 10, 16)
     assert ranks.tolist() == [49] * 8
 
