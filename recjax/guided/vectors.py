@@ -18,6 +18,7 @@ from flax import nnx
 from recjax.errors import InputError
 from recjax.models.recommender import Learned
 from recjax.nn.places import at_places
+from recjax.nn.table import Embedding
 from recjax.ranges import Amount, Checked, Count, FieldError, Positive
 from recjax.typing import Array
 
@@ -97,7 +98,7 @@ class RefinedItems(_Form):
     ):
         super().__init__(config, columns, deviation, rngs=rngs)
         width, behind = table.features - config.width(columns), rows - table.num_embeddings
-        self.own = nnx.Embed(rows, width, rngs=rngs)
+        self.own = Embedding(rows, width, rngs=rngs)
         own = table.embedding[...][:, :width]
         self.own.embedding[...] = jnp.pad(own, ((0, behind), (0, 0)))
         self.guided = nnx.Variable(jnp.zeros((guided_rows, columns)))

@@ -28,7 +28,7 @@ from recjax.models.recommender import Learned, SequentialRecommender
 from recjax.nn.attention import MultiHeadAttention
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import make_mask
-from recjax.nn.table import Table
+from recjax.nn.table import Embedding, Table
 from recjax.ranges import Checked, Dropout, Few, FieldError, Positive, Range, Share, Size
 from recjax.typing import Array
 
@@ -100,7 +100,7 @@ class Recommender(SequentialRecommender):
         self.mask_id = n_items
         self.items = Table(n_items, config.dim, embedding_init=init, rngs=rngs)
         self.mask = nnx.Param(init(rngs.params(), (config.dim,), jnp.float32))
-        self.positions = nnx.Embed(config.max_length, config.dim, embedding_init=init, rngs=rngs)
+        self.positions = Embedding(config.max_length, config.dim, embedding_init=init, rngs=rngs)
         self.input_norm = nnx.LayerNorm(config.dim, rngs=rngs)
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
         self.out = nnx.Linear(config.dim, config.dim, kernel_init=init, rngs=rngs)

@@ -37,7 +37,7 @@ from recjax.nn import diffusion
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import make_mask
 from recjax.nn.places import at_places
-from recjax.nn.table import Table
+from recjax.nn.table import Embedding, Table
 from recjax.ranges import Amount, Checked, Count, Dropout, Few, FieldError, Positive, Range, Size
 from recjax.typing import Array
 
@@ -118,6 +118,7 @@ class Denoiser(nnx.Module):
         waves = jnp.exp(-math.log(10000) / max(1, self.half - 1) * jnp.arange(self.half))
         angles = t[..., None] * waves
         embedded = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+        embedded = embedded.astype(self.step_up.kernel.dtype)
         return self.of_step(self.step_down(jax.nn.gelu(self.step_up(embedded))))
 
     def finish(self, first: Array) -> Array:
@@ -155,7 +156,7 @@ class Recommender(SequentialRecommender):
             dropout=config.dropout,
         )
         self.items = Table(n_items, config.dim, embedding_init=init, rngs=rngs)
-        self.positions = nnx.Embed(config.max_length, config.dim, embedding_init=small, rngs=rngs)
+        self.positions = Embedding(config.max_length, config.dim, embedding_init=small, rngs=rngs)
         self.blocks = nnx.List([sasrec.Block(block, rngs=rngs) for _ in range(config.layers)])
         self.final_norm = nnx.LayerNorm(config.dim, rngs=rngs)
         self.null = nnx.Param(init(rngs.params(), (config.dim,), jnp.float32))
@@ -210,7 +211,7 @@ class Recommender(SequentialRecommender):
         t = jax.random.randint(when, targets.shape, 0, self.config.steps)
         clean = self.vectors(targets)
         noised = diffusion.add_noise(
-            clean, jax.random.normal(noise, clean.shape), t, self.config.alphas_bar
+            clean, jax.random.normal(noise, clean.shape, clean.dtype), t, self.config.alphas_bar
         )
         # As states they are of length 1 at first, as if scores were divided by sqrt(D).
         states = h / math.sqrt(h.shape[-1])

@@ -19,7 +19,7 @@ from recjax.models.attributed import ATTRIBUTE_AXES, AttributedConfig, ItemAttri
 from recjax.models.recommender import SequentialRecommender
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import make_mask
-from recjax.nn.table import Table
+from recjax.nn.table import Embedding, Table
 from recjax.ranges import Dropout, Few, FieldError, Positive, Size
 from recjax.typing import Array
 
@@ -71,7 +71,7 @@ class Recommender(SequentialRecommender):
         self.attributes = ItemAttributes(
             n_items, n_attributes, config.dim, config.init_std, rngs=rngs
         )
-        self.positions = nnx.Embed(config.max_length, config.dim, embedding_init=init, rngs=rngs)
+        self.positions = Embedding(config.max_length, config.dim, embedding_init=init, rngs=rngs)
         self.item_blocks = nnx.List([sasrec.Block(block, rngs=rngs) for _ in range(config.layers)])
         self.blocks = nnx.List([sasrec.Block(block, rngs=rngs) for _ in range(config.layers)])
         self.item_norm = nnx.LayerNorm(config.dim, rngs=rngs)

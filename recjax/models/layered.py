@@ -15,7 +15,7 @@ from recjax.models.recommender import Learned, SequentialRecommender
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import histories, make_mask
 from recjax.nn.places import at_places
-from recjax.nn.table import Table
+from recjax.nn.table import Embedding, Table
 from recjax.ranges import Checked, Dropout, Few, FieldError, Positive, Size
 from recjax.typing import Array
 
@@ -108,7 +108,7 @@ class LayeredRecommender(SequentialRecommender):
         init = nnx.initializers.normal(config.init_std)
         self.items = Table(n_items, config.dim, embedding_init=init, rngs=rngs)
         if config.positions == "window":
-            self.positions = nnx.Embed(
+            self.positions = Embedding(
                 config.max_length, config.dim, embedding_init=init, rngs=rngs
             )
         self.blocks = nnx.List([self.layer(rngs) for _ in range(config.layers)])

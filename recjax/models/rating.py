@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from recjax.nn.dropout import dropout
+from recjax.nn.table import Embedding
 from recjax.ranges import Checked, Dropout, Positive, Size
 from recjax.typing import Array
 
@@ -47,8 +48,8 @@ class RatingModel(nnx.Module):
         self.config = config
         init = nnx.initializers.normal(config.init_std)
         self.mean = nnx.Param(jnp.zeros(()))
-        self.users = nnx.Embed(n_users, config.dim, embedding_init=init, rngs=rngs)
-        self.items = nnx.Embed(n_items, config.dim, embedding_init=init, rngs=rngs)
+        self.users = Embedding(n_users, config.dim, embedding_init=init, rngs=rngs)
+        self.items = Embedding(n_items, config.dim, embedding_init=init, rngs=rngs)
         if config.name == "mf":
             self.user_bias = nnx.Param(jnp.zeros(n_users))
             self.item_bias = nnx.Param(jnp.zeros(n_items))
@@ -66,14 +67,14 @@ class RatingModel(nnx.Module):
         deterministic: bool = True,
         rngs: nnx.Rngs | None = None,
     ) -> Array:
-        """Ratings [B] of users [B] (from 0) for items [B] (ids from 1)."""
-        rate = self.config.dropout
+        """Ratings [B] of users [B] (from 0) for items [B] (ids from 1), in float32."""
+        rate, mean = self.config.dropout, self.mean[...].astype(jnp.float32)
         p = dropout(self.users(users), rate, deterministic=deterministic, rngs=rngs)
         q = dropout(self.items(items), rate, deterministic=deterministic, rngs=rngs)
         if self.config.name == "mf":
             biases = self.user_bias[...][users] + self.item_bias[...][items]
-            return self.mean[...] + biases + jnp.einsum("BD,BD->B", p, q)
+            return mean + biases + jnp.einsum("BD,BD->B", p, q)
         x = jnp.concatenate([p, q], axis=-1)
         for number, layer in enumerate(self.layers):
             x = layer(jax.nn.relu(x) if number else x)
-        return self.mean[...] + x[:, 0]
+        return mean + x[:, 0]

@@ -29,7 +29,7 @@ from recjax.models.attributed import ATTRIBUTE_AXES, AttributedConfig
 from recjax.models.recommender import SequentialRecommender
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import make_mask
-from recjax.nn.table import Table
+from recjax.nn.table import Embedding, Table
 from recjax.ranges import Amount, Dropout, Few, FieldError, Positive, Share, Size
 from recjax.typing import Array
 
@@ -99,6 +99,11 @@ def drawn_runs(key: Array, positions: Array, segments: Array, longest: int) -> A
     return inside & (segments > 0) & (sizes > 1)
 
 
+def _products(a: Array, b: Array) -> Array:
+    """Inner products [...] of vectors [... D], in float32: a loss is made of their differences."""
+    return (a * b).sum(axis=-1, dtype=jnp.float32)
+
+
 def against(right: Array, wrong: Array) -> Array:
     """The loss `-log s(s(right) - s(wrong))` of pairs' logits [...] (section 4.2, with one wrong
     pair; s is the sigmoid)."""
@@ -146,7 +151,7 @@ class Recommender(SequentialRecommender):
         )  # fmt: skip
         init = nnx.initializers.normal(config.init_std)
         self.items = Table(n_items, config.dim, embedding_init=init, rngs=rngs)
-        self.positions = nnx.Embed(config.max_length, config.dim, embedding_init=init, rngs=rngs)
+        self.positions = Embedding(config.max_length, config.dim, embedding_init=init, rngs=rngs)
         self.blocks = nnx.List([sasrec.Block(block, rngs=rngs) for _ in range(config.layers)])
         self.final_norm = nnx.LayerNorm(config.dim, rngs=rngs)
         if config.stage == "pretrain":
@@ -200,28 +205,30 @@ class Recommender(SequentialRecommender):
         both = make_mask(real, 0, segments)
         chosen = real & (jax.random.uniform(rngs.noise(), ids.shape) < config.mask_share)
         h = self._read(jnp.where(chosen[..., None], self.mask[...], own), positions, both, mode)
-        masked, count = chosen.astype(h.dtype), chosen.sum()
+        masked, count = chosen.astype(jnp.float32), chosen.sum()
         task, table = self.attributes, self.items.embedding[...]
         has = task.values[...][ids]  # [B L A]
 
         def labels(states: Array, weights: Array) -> Array:
             """The binary cross-entropy of all attributes, summed over them and over places."""
-            logits = jnp.einsum("BLD,AD->BLA", states, task.embedding[...])
+            logits = jnp.einsum(
+                "BLD,AD->BLA", states, task.embedding[...], preferred_element_type=jnp.float32
+            )
             losses = jax.nn.softplus(logits) - has * logits
             return (losses.sum(axis=-1) * weights).sum()
 
         drawn = another(rngs.noise(), ids, self.n_items)
         mapped = task.mip(h)
-        losses = against(*((mapped * table[i]).sum(axis=-1) for i in (ids, drawn)))
+        losses = against(*(_products(mapped, table[i]) for i in (ids, drawn)))
         segments_loss, asked = self._segments(own, positions, segments, both, mode, rngs)
         sums = (
             config.mip_weight * (losses * masked).sum(),
             config.map_weight * labels(task.map(h), masked),
-            config.aap_weight * labels(task.aap(own), real.astype(h.dtype)),
+            config.aap_weight * labels(task.aap(own), real.astype(jnp.float32)),
             config.sp_weight * segments_loss,
         )
         weights = (count, count, real.sum(), asked)
-        return jnp.stack(sums), jnp.stack(weights).astype(h.dtype)
+        return jnp.stack(sums), jnp.stack(weights).astype(jnp.float32)
 
     def _segments(
         self, own: Array, positions: Array, segments: Array, both: Array, mode: dict, rngs: nnx.Rngs
@@ -234,7 +241,7 @@ class Recommender(SequentialRecommender):
         numbers = 1 + jnp.arange(segments.shape[1])  # of sequences in a row
         members = (segments[:, None, :] == numbers[:, None]) & inside[:, None, :]
         size = members.sum(axis=-1, keepdims=True)
-        share = members / jnp.maximum(size, 1)
+        share = (members / jnp.maximum(size, 1)).astype(own.dtype)
         around, run = (
             jnp.einsum("BSL,BLD->BSD", share, states).reshape(-1, states.shape[-1])
             for states in (context, run)
@@ -243,5 +250,5 @@ class Recommender(SequentialRecommender):
         # Those that are asked about come first; the one before each has its wrong run.
         order, places = jnp.argsort(~asked, stable=True), jnp.arange(len(asked))
         others = order[(places - 1) % jnp.maximum(asked.sum(), 1)]
-        right, wrong = ((around[order] * run[k]).sum(axis=-1) for k in (order, others))
+        right, wrong = (_products(around[order], run[k]) for k in (order, others))
         return (against(right, wrong) * (places < asked.sum())).sum(), asked.sum()

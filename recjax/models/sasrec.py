@@ -30,7 +30,7 @@ from recjax.models.recommender import SequentialRecommender
 from recjax.nn.attention import MultiHeadAttention
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import make_mask
-from recjax.nn.table import Table
+from recjax.nn.table import Embedding, Table
 from recjax.ranges import Checked, Dropout, Few, FieldError, Positive, Share, Size
 from recjax.sharded import constrain
 from recjax.typing import Array
@@ -157,7 +157,7 @@ class Recommender(SequentialRecommender):
         table = _row_0_zero(init) if carried else init
         rows = config.max_length + carried
         self.items = Table(n_items, config.dim, embedding_init=table, rngs=rngs)
-        self.positions = nnx.Embed(rows, config.dim, embedding_init=table, rngs=rngs)
+        self.positions = Embedding(rows, config.dim, embedding_init=table, rngs=rngs)
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
         self.final_norm = nnx.LayerNorm(config.dim, epsilon=config.norm_eps, rngs=rngs)
 

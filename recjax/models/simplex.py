@@ -78,8 +78,9 @@ class Recommender(SequentialRecommender):
     ) -> Array:
         """Users' vectors of length 1 [B L D], of the items [B L] up to each place."""
         _, segments = self.layout(ids, positions, segments)
-        seen = make_mask(segments > 0, 1, segments).astype(jnp.float32)
-        mean = seen @ self.input_vectors(ids) / seen.sum(axis=-1, keepdims=True)
+        x = self.input_vectors(ids)
+        seen = make_mask(segments > 0, 1, segments).astype(x.dtype)
+        mean = seen @ x / seen.sum(axis=-1, keepdims=True)
         share = self.config.own_share
         h = share * self.users(users, ids) + (1 - share) * self.map(mean)
         h = dropout(h, self.config.dropout, deterministic=deterministic, rngs=rngs)

@@ -70,7 +70,7 @@ class Layer(MixerLayer):
     def _filter(self, x: Array, rows: Rows) -> Array:
         """The dynamic filter."""
         length, groups = self.config.max_length, self.config.heads
-        mean = rows.mask / rows.mask.sum(axis=-1, keepdims=True)
+        mean = (rows.mask / rows.mask.sum(axis=-1, keepdims=True)).astype(x.dtype)
         context = jnp.einsum("BLM,BMD->BLD", mean, x)
         moved = self.adapt(jax.nn.gelu(self.read(context)))
         moved = moved.reshape(*x.shape[:2], groups, -1, 2)  # [B L N M 2]
@@ -81,7 +81,7 @@ class Layer(MixerLayer):
         # Offsets are added to the frequencies of the transform of unit norm; this is what they
         # make of the window's newest place.
         cosines, _, weights = waves(length)
-        newest = jnp.asarray(cosines[-1] * weights * length**0.5)
+        newest = jnp.asarray(cosines[-1] * weights * length**0.5, x.dtype)
         added = (self.offsets[...] + moved[..., 1]) @ newest
         return (found + added[..., None]).reshape(x.shape)
 

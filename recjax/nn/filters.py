@@ -30,7 +30,9 @@ def low_pass(length: int, kept: int) -> np.ndarray:
 
 def kernel_of(gains: Array, length: int) -> Array:
     """The kernel [L D] of complex gains [L // 2 + 1 D 2] (real and imaginary parts)."""
-    return jnp.fft.irfft(jax.lax.complex(gains[..., 0], gains[..., 1]), n=length, axis=0)
+    wide = gains.astype(jnp.float32)  # there are no complex numbers of half precision
+    kernel = jnp.fft.irfft(jax.lax.complex(wide[..., 0], wide[..., 1]), n=length, axis=0)
+    return kernel.astype(gains.dtype)
 
 
 def filtered_alike(x: Array, kernel: np.ndarray, mask: Array, positions: Array) -> Array:
@@ -43,7 +45,8 @@ def filtered_alike(x: Array, kernel: np.ndarray, mask: Array, positions: Array) 
         positions: [B L], in the window.
     """
     lags = jnp.clip(positions[:, :, None] - positions[:, None, :], 0, len(kernel) - 1)
-    return jnp.einsum("BLM,BMD->BLD", jnp.where(mask, jnp.asarray(kernel)[lags], 0.0), x)
+    weights = jnp.where(mask, jnp.asarray(kernel, x.dtype)[lags], 0.0)
+    return jnp.einsum("BLM,BMD->BLD", weights, x)
 
 
 def filtered(x: Array, kernel: Array, segments: Array) -> Array:
@@ -99,7 +102,7 @@ def filtered_each(x: Array, gains: Array, length: int, mask: Array, positions: A
         mask: [B L L] bool, of `recjax.nn.masks.make_mask`; causal.
         positions: [B L], in the window, 0 to W - 1.
     """
-    cosines, sines, weights = (jnp.asarray(a) for a in waves(length))
+    cosines, sines, weights = (jnp.asarray(a, x.dtype) for a in waves(length))
     there = jnp.concatenate([cosines, sines], axis=-1)[positions]  # [B L 2 M]
     asked = jnp.tile(gains * weights, 2) * there[:, :, None]
     kernels = jnp.einsum("BLNF,BMF->BNLM", asked, there)

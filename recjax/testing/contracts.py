@@ -152,6 +152,22 @@ def assert_causal(section: dict) -> None:
             assert np.abs(after[0, -1] - before[0, -1]).max() > 1e-6, "the newest h must see item t"
 
 
+def assert_a_step_in_bfloat16(section: dict) -> None:
+    """Of parameters in bfloat16 vectors are too: nothing on the way makes them float32."""
+    case = _Case.of(section)
+    params = {path: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16) for path, a in case.params.items()}
+    places = jax.ShapeDtypeStruct((2, section["max_length"]), jnp.int32)
+    names = ("ids", "targets", "positions", "segments", "sequences", "users", "times")
+
+    def learned(params: Params, batch: dict[str, Array]) -> Any:
+        model, rngs = case.definition.merge(params), nnx.Rngs(dropout=1, noise=2)
+        return model.loss(batch, rngs) or model.learn(batch, rngs)
+
+    found = jax.eval_shape(learned, params, dict.fromkeys(names, places))
+    wanted = jnp.bfloat16 if hasattr(found, "vectors") else jnp.float32  # a loss is wide
+    assert found[0].dtype == wanted
+
+
 def assert_scores(section: dict) -> None:
     """`score` over candidates is `score` over the catalogue, gathered."""
     case = _Case.of(section)

@@ -159,7 +159,8 @@ def _on_devices(h, table, targets, weights, seen, how, grads=(False, False)):
         )
         # Without `jit` JAX refuses an axis that it is to split by itself.
         sums, d_table, d_bias, d_h = jax.jit(over_mesh)(h, table, targets, weights, seen)
-    return sums, (d_h, None if d_table is None else d_table.astype(table.dtype), d_bias)
+    d_table = None if d_table is None else d_table.astype(table.dtype)
+    return sums, (d_h, d_table, None if d_bias is None else d_bias.astype(seen[1].dtype))
 
 
 def _on_one_device(h, table, targets, weights, seen, how, grads):

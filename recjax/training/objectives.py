@@ -7,6 +7,7 @@ weights. Negatives are drawn inside the step, on the device (`recjax.data.negati
 
 import dataclasses
 import functools
+import math
 from typing import Annotated, Any, Literal
 
 import jax
@@ -22,6 +23,8 @@ from recjax.sharded import rows_of
 from recjax.training.cross_entropy import SumWeight, softmax_cross_entropy
 from recjax.typing import Array
 
+# Of more items a uniform float32, which has 2**23 values, does not draw all alike, or some never.
+_EVEN = 1 << 20
 _PAIRWISE = ("bpr", "top1", "bpr_max", "top1_max")
 
 
@@ -267,7 +270,7 @@ class Objective:
             softmax_cross_entropy, mesh=mesh, rows=n_items, budget=budget
         )
         self.data: dict[str, Any] = {}  # arrays, passed to the jitted step
-        self._longest = 0
+        self._longest, self._log_scale = 0, 0.0
         if config.name in ("softmax", "mse"):
             return
         if config.shared:
@@ -276,9 +279,10 @@ class Objective:
             counts[1:] = np.maximum(counts[1:], 1)  # every item can be drawn
             self.data["cdf"] = popularity_cdf(counts, config.popularity_power)
             if config.name == "sampled_softmax":
-                q = np.maximum(counts, 1.0) ** config.popularity_power
-                expected = config.negatives * q / q[1:].sum()
-                self.data["log_q"] = np.log(expected).astype(np.float32)
+                # As whole numbers: a step in bfloat16 rounds all that is not.
+                self.data["counts"] = counts.astype(np.int32)
+                total = np.sum(counts[1:].astype(np.float64) ** config.popularity_power)
+                self._log_scale = math.log(config.negatives / total)
             return
         offsets, positives = sort_positives(items, spans.starts, spans.stops)
         lengths = np.diff(offsets)
@@ -358,7 +362,8 @@ class Objective:
                 settings = config.margin, config.negative_weight
                 return cosine_contrastive(h, table, targets, weights, negatives, *settings)
             if config.name == "sampled_softmax":
-                log_q = data["log_q"][negatives]
+                drawn = data["counts"][negatives].astype(jnp.float32)
+                log_q = self._log_scale + config.popularity_power * jnp.log(drawn)
                 return sampled_softmax(h, table, targets, weights, negatives, log_q)
             loss = {"bpr": bpr, "top1": top1, "top1_max": top1_max}[config.name]
             return loss(h, table, targets, weights, negatives)
@@ -366,7 +371,10 @@ class Objective:
         starts, stops = data["offsets"][runs], data["offsets"][runs + 1]
         free = self.n_items - 1 - (stops - starts)
         shape = (targets.shape[0], config.negatives)
-        ranks = jnp.minimum((jax.random.uniform(key, shape) * free).astype(jnp.int32), free - 1)
+        if self.n_items > _EVEN:
+            ranks = jax.random.randint(key, shape, 0, free)
+        else:
+            ranks = jnp.minimum((jax.random.uniform(key, shape) * free).astype(jnp.int32), free - 1)
         negatives = nth_negative(ranks, starts, stops, data["positives"], self._longest, jnp)
         if config.name == "bce":
             return binary_cross_entropy(h, table, targets, weights, negatives)

@@ -43,7 +43,8 @@ class TrainConfig(Checked):
     rules: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     # A batch's parts, one after the other: less memory for activations, the same gradient.
     accumulate: Annotated[int, Range(1, 10_000)] = 1
-    # Of activations and gradients through them; parameters and optimiser stay in float32.
+    # Of activations and gradients through them; parameters, optimiser, losses and validations stay
+    # in float32.
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):

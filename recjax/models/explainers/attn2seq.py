@@ -18,6 +18,7 @@ from flax import nnx
 from recjax.models.explainers import RATES, Asked, Explainer, Said, Sizes, stars
 from recjax.nn.dropout import dropout
 from recjax.nn.recurrent import LSTM, unrolled
+from recjax.nn.table import Embedding
 from recjax.ranges import Checked, Dropout, Few, Positive, Size
 from recjax.typing import Array
 
@@ -53,10 +54,10 @@ class Model(Explainer):
         self.config = config
         init = nnx.initializers.normal(config.init_std)
         width, dim = config.attribute_dim, config.dim
-        self.users = nnx.Embed(sizes.users, width, embedding_init=init, rngs=rngs)
-        self.items = nnx.Embed(sizes.items, width, embedding_init=init, rngs=rngs)
-        self.rates_of = nnx.Embed(RATES, width, embedding_init=init, rngs=rngs)
-        self.words = nnx.Embed(sizes.vocab, dim, embedding_init=init, rngs=rngs)
+        self.users = Embedding(sizes.users, width, embedding_init=init, rngs=rngs)
+        self.items = Embedding(sizes.items, width, embedding_init=init, rngs=rngs)
+        self.rates_of = Embedding(RATES, width, embedding_init=init, rngs=rngs)
+        self.words = Embedding(sizes.vocab, dim, embedding_init=init, rngs=rngs)
         self.start = nnx.Linear(3 * width, 2 * dim * config.layers, kernel_init=init, rngs=rngs)
         self.layers = nnx.List(
             [LSTM(dim, dim, kernel_init=init, rngs=rngs) for _ in range(config.layers)]

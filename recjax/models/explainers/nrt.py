@@ -19,6 +19,7 @@ from flax import nnx
 from recjax.models.explainers import RATES, Asked, Explainer, Said, Sizes, stars
 from recjax.nn.dropout import dropout
 from recjax.nn.recurrent import GRU, unrolled
+from recjax.nn.table import Embedding
 from recjax.ranges import Checked, Dropout, Few, Positive, Size
 from recjax.typing import Array
 
@@ -60,9 +61,9 @@ class Model(Explainer):
         init = nnx.initializers.normal(config.init_std)
         xavier = nnx.initializers.xavier_uniform()
         factors = nnx.initializers.normal(config.factors_std)
-        self.users = nnx.Embed(sizes.users, config.factors, embedding_init=factors, rngs=rngs)
-        self.items = nnx.Embed(sizes.items, config.factors, embedding_init=factors, rngs=rngs)
-        self.words = nnx.Embed(sizes.vocab, config.word_dim, embedding_init=init, rngs=rngs)
+        self.users = Embedding(sizes.users, config.factors, embedding_init=factors, rngs=rngs)
+        self.items = Embedding(sizes.items, config.factors, embedding_init=factors, rngs=rngs)
+        self.words = Embedding(sizes.vocab, config.word_dim, embedding_init=init, rngs=rngs)
         self.mean = nnx.Param(jnp.zeros(()))
         widths = (2 * config.factors, *[config.dim] * config.rating_layers)
         self.network = nnx.List(
@@ -81,8 +82,9 @@ class Model(Explainer):
         x = both
         for layer in self.network:
             x = jax.nn.sigmoid(layer(x))
-        rating = self.mean[...] + self.rating(x)[:, 0]
-        told = jnp.concatenate([both, stars(jax.lax.stop_gradient(rating))], axis=-1)
+        rating = self.mean[...].astype(jnp.float32) + self.rating(x)[:, 0]
+        rounded = stars(jax.lax.stop_gradient(rating)).astype(both.dtype)
+        told = jnp.concatenate([both, rounded], axis=-1)
         return rating, jnp.tanh(self.start(told))
 
     def learn(

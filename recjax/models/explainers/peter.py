@@ -25,6 +25,7 @@ from recjax.nn.attention import attend
 from recjax.nn.cache import KVCache, empty_cache, written
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import make_mask
+from recjax.nn.table import Embedding
 from recjax.ranges import Checked, Count, Dropout, Few, FieldError, Positive, Size
 from recjax.typing import Array
 
@@ -122,9 +123,9 @@ class Model(Explainer):
     def __init__(self, config: Config, sizes: Sizes, *, rngs: nnx.Rngs):
         self.config = config
         init, dim = nnx.initializers.normal(config.init_std), config.dim
-        self.users = nnx.Embed(sizes.users, dim, embedding_init=init, rngs=rngs)
-        self.items = nnx.Embed(sizes.items, dim, embedding_init=init, rngs=rngs)
-        self.words = nnx.Embed(sizes.vocab, dim, embedding_init=init, rngs=rngs)
+        self.users = Embedding(sizes.users, dim, embedding_init=init, rngs=rngs)
+        self.items = Embedding(sizes.items, dim, embedding_init=init, rngs=rngs)
+        self.words = Embedding(sizes.vocab, dim, embedding_init=init, rngs=rngs)
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
         self.head = nnx.Param(init(rngs.params(), (sizes.vocab, dim)))
         self.mean = nnx.Param(jnp.zeros(()))

@@ -246,6 +246,9 @@ def test_seen_items_have_a_bias_and_it_has_a_gradient(budget):
     np.testing.assert_allclose(value, wanted, rtol=1e-5)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
+    half = [jax.ShapeDtypeStruct(np.shape(a), jnp.bfloat16) for a in at]
+    narrow = jax.eval_shape(jax.grad(ours, (0, 1, 2)), *half)
+    assert {a.dtype for a in narrow} == {jnp.dtype("bfloat16")}
 
 
 def test_a_softmax_of_a_temperature_with_smoothed_targets():
@@ -303,6 +306,34 @@ def test_negatives_are_never_positives(monkeypatch):
     negatives = np.asarray(drawn[0])
     assert set(np.unique(negatives[:3])) == {5, 6, 7}  # user 0 has 1, 2, 3, 4
     assert set(np.unique(negatives[3])) == {1, 3, 4, 6, 7}  # user 1 has 2, 5
+    # Of a large catalogue all items are drawn, not every 128th.
+    objective = Objective(ObjectiveConfig("bce", negatives=500), ITEMS, SPANS, 1 << 30)
+    objective(jnp.zeros((4, D)), TABLE, NEXT, OWNER, objective.data, jax.random.key(0))
+    negatives = np.asarray(drawn[1])
+    assert negatives.min() >= 1 and negatives.max() < 1 << 30
+    assert set(np.unique(negatives % 16)) == set(range(16))
+
+
+def test_the_correction_of_drawn_negatives_is_not_rounded(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        objectives,
+        "sampled_softmax",
+        lambda h, table, targets, weights, negatives, log_q: (
+            drawn.append((negatives, log_q)) or (0.0, 1.0)
+        ),
+    )
+    config = ObjectiveConfig("sampled_softmax", negatives=9, popularity_power=0.5)
+    objective = Objective(config, ITEMS, SPANS, I)
+    data = {  # as a step in bfloat16 has it
+        name: a.astype(jnp.bfloat16) if a.dtype == np.float32 else a
+        for name, a in objective.data.items()
+    }
+    objective(H[:4], TABLE, NEXT, OWNER, data, jax.random.key(0))
+    negatives, log_q = map(np.asarray, drawn[0])
+    shares = np.maximum(np.bincount(ITEMS, minlength=I), 1) ** 0.5
+    expected = np.log(9 * shares / shares[1:].sum())[negatives]
+    np.testing.assert_allclose(log_q, expected, atol=1e-6)
 
 
 def test_negatives_of_the_batch_are_its_targets(monkeypatch):
