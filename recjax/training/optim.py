@@ -95,7 +95,7 @@ class OptimConfig(Checked):
     # holds, or so many epochs before its cap; 0 = training ends there and then.
     cooldown_epochs: Amount = 0.0
     # Validation, test and recommendations have the moving average of the trained parameters, which
-    # so much of stays at each step; less at the first steps. 0 = none.
+    # so much of stays at each update; less at the first ones. 0 = none.
     average: Annotated[float, Range(0, below=1)] = 0.0
     rules: tuple[OptimRule, ...] = ()  # of some parameters
 

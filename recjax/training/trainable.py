@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, Protocol, Self
@@ -162,10 +163,11 @@ class Trainable(abc.ABC):
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
-        """The optimiser of `config.optim`."""
+        """The optimiser of `config.optim`, whose lengths are in steps and in epochs."""
         updates = self.updates_of_batch
+        config = dataclasses.replace(self.optim, warmup_steps=self.optim.warmup_steps * updates)
         return make_optimizer(
-            self.optim, self.batches.steps_per_epoch * updates, self.cooldown * updates
+            config, self.batches.steps_per_epoch * updates, self.cooldown * updates
         )
 
     def init_state(self) -> TrainState:

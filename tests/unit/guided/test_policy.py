@@ -107,6 +107,13 @@ def test_several_updates_of_one_set_of_draws(policy, plain):
     assert second > 0 and second != pytest.approx(first["grad_norm"], rel=1e-3)
 
 
+def test_a_warm_up_counts_steps_and_not_their_updates(policy):
+    optimizer = policy(reward={"updates": 2}, optim={"warmup_steps": 5}).optimizer
+    first, params = {"a": np.ones(2, np.float32)}, {"a": np.zeros(2, np.float32)}
+    changes, _ = jax.jit(lambda g, p: optimizer.update(g, optimizer.init(p), p))(first, params)
+    np.testing.assert_allclose(changes["a"], -1e-2 / (2 * 5), rtol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def written(policy, own, sample_store, tmp_path_factory):
     """A run whose answers are written freely: metrics of the start, and of 40 steps later."""
