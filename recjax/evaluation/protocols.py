@@ -1,13 +1,14 @@
 """Named evaluation protocols over (history, target) examples.
 
 - `full`: the target is ranked in the whole catalogue, without the other items of the example's
-  history. This is what S3-Rec's table and those that follow it call full ranking, and what RecTools
-  recommends by default. A target that the history holds too still takes part.
+  history. This is what S3-Rec's table and those that follow it call full ranking (their code gives
+  these items the score 0, so that they stay above items of negative scores), and what RecTools
+  recommends with `filter_viewed`. A target that the history holds too still takes part.
 - `full_with_seen`: in the whole catalogue, items of the history included, as RecBole does. Lower,
   and above all where nobody meets an item twice: a model's nearest items are the ones just seen.
 - `uni100`: among itself and 100 different items, drawn uniformly from those that the user never
-  met (Kang and McAuley 2018, section IV-B). Not comparable with the others (Krichene and Rendle
-  2020).
+  met (Kang and McAuley 2018, section IV-B; their code draws with replacement, from all items but
+  the training's). Not comparable with the others (Krichene and Rendle 2020).
 
 Metric names carry the protocol: `test/full/ndcg@10`.
 """
