@@ -56,7 +56,7 @@ class EvaluationConfig(Checked):
 
     protocols: tuple[str, ...] = ("full",)  # of PROTOCOLS
     cutoffs: tuple[Annotated[int, Range(1)], ...] = (1, 5, 10, 20)  # the k of every metric
-    batch_size: Size = 256  # examples at a time
+    batch_size: Size = 256  # examples at a time; uni100 draws the negatives of a batch together
     item_chunk: Annotated[int, Range(1)] = 16384  # items scored at a time
     max_examples: Count = 0  # evaluate a seeded sample of this many; 0 = all
     mmr_balance: Share = 0.5  # lambda of marginal relevance

@@ -90,7 +90,9 @@ class OptimConfig(Checked):
     # the second; (0, 0) = no ramp.
     ramp_epochs: tuple[Amount, Amount] = (0.0, 0.0)
     ramp_rate: Amount = 0.0
-    decay_epochs: Amount = 0.0  # cosine to 0 that ends after this many epochs; 0 = constant
+    # Cosine to 0 that ends after this many epochs, those of the warm-up among them; the rate stays
+    # 0 behind it. 0 = constant.
+    decay_epochs: Amount = 0.0
     # Linear to 0 over the last so many epochs. They begin when the criterion of `config.train`
     # holds, or so many epochs before its cap; 0 = training ends there and then.
     cooldown_epochs: Amount = 0.0

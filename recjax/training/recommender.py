@@ -66,7 +66,8 @@ class RunConfig(Checked):
     split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
-    # Workdir of a run whose newest parameters this one starts from, where paths and shapes agree.
+    # Workdir of a run whose newest parameters this one starts from (their averages, where it has
+    # `optim.average`), as far as paths and shapes agree.
     start: str = ""
     train: RecommenderTrainConfig = dataclasses.field(default_factory=RecommenderTrainConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
