@@ -31,7 +31,7 @@ from recjax.errors import run_script
 from recjax.models.definition import params_of
 from recjax.models.layered import LayeredConfig
 from recjax.models.recommender import read_config
-from recjax.training.cross_entropy import softmax_cross_entropy
+from recjax.training.cross_entropy import above_mean, softmax_cross_entropy
 from recjax.training.system import load_system
 from recjax.training.workdir import build_config, complete
 
@@ -103,7 +103,7 @@ class SideBySide:
             seen = seen[0], seen[1] / setting.get("objective.temperature", own.temperature)
         weights = (learned.targets > 0).astype(jnp.float32)
         total, weight = softmax_cross_entropy(h, table, learned.targets, weights, seen=seen)
-        over = jnp.einsum("TD,TD->T", h, table[learned.targets] - table[1:].mean(axis=0))
+        over = above_mean(h, table, learned.targets, self.run.store.n_items, seen)
         total += setting["objective.smoothing"] * jnp.sum(over * weights)
         return total / jnp.maximum(weight, 1.0)
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from recjax.sharded import BATCH, Split, table_axes
+from recjax.sharded import BATCH, Split, rows_of, table_axes
 from recjax.training.parallel import data_size
 from recjax.typing import Array
 
@@ -258,3 +258,29 @@ def _in_chunks(h, table, targets, weights, seen, how, grads):
     if d_h is not None:
         d_h = d_h.reshape(blocks * chunk, -1)[:positions]
     return total, d_h, d_table, d_bias
+
+
+def above_mean(
+    h: Array, table: Array, targets: Array, n_items: int, seen: tuple[Array, Array] | None = None
+) -> Array:
+    """[T], by how much a target's logit is above the mean of all items'.
+
+    Times e, and added to the cross-entropy, this is label smoothing by e:
+    -(1 - e) log p_target - e mean_i log p_i = -log p_target + e (s_target - mean_i s_i).
+
+    Args:
+        h: [T D].
+        table: [I D], and rows that are no items' behind them.
+        targets: [T].
+        n_items: I.
+        seen: of a model with `repeats` (`recjax.models.recommender.Learned`).
+    """
+    mean = jnp.mean(table[1:n_items], axis=0)
+    over = jnp.einsum(
+        "TD,TD->T", h, rows_of(table, targets, "items") - mean, preferred_element_type=jnp.float32
+    )
+    if seen is not None:
+        ids, bias = seen
+        share = (ids > 0).sum(axis=-1) / (n_items - 1)
+        over += bias * ((ids == targets[:, None]).any(axis=-1) - share)
+    return over

@@ -20,7 +20,7 @@ from recjax.data.splits import Spans
 from recjax.errors import InputError
 from recjax.ranges import Amount, Checked, FieldError, Positive, Range, Share
 from recjax.sharded import rows_of
-from recjax.training.cross_entropy import SumWeight, softmax_cross_entropy
+from recjax.training.cross_entropy import SumWeight, above_mean, softmax_cross_entropy
 from recjax.typing import Array
 
 # Of more items a uniform float32, which has 2**23 values, does not draw all alike, or some never.
@@ -343,13 +343,7 @@ class Objective:
                 seen = None if seen is None else (seen[0], seen[1] / config.temperature)
             total, weight = self._softmax(h, table, targets, weights, seen=seen)
             if config.smoothing:
-                # -(1 - e) log p_target - e mean_i log p_i = -log p_target + e (s_target - mean s)
-                mean = jnp.mean(table[1 : self.n_items], axis=0)
-                over = _scores("TD,TD->T", h, rows_of(table, targets, "items") - mean)
-                if seen is not None:
-                    ids, bias = seen
-                    share = (ids > 0).sum(axis=-1) / (self.n_items - 1)
-                    over += bias * ((ids == targets[:, None]).any(axis=-1) - share)
+                over = above_mean(h, table, targets, self.n_items, seen)
                 total += config.smoothing * jnp.sum(over * weights)
             return total, weight
         if config.name == "mse":
