@@ -136,25 +136,23 @@ def load_config(
 
 
 def _other_kinds(section: ConfigDict, overrides: list[tuple[str, str]]) -> tuple[list, list]:
-    """Sets the overrides that choose another kind of model, objective or data (`model.name`,
-    `data.source`), for the defaults are the kind's.
+    """Sets the overrides that choose another model or reader, for the other keys of the section
+    and their defaults are its own.
 
     Returns:
         The changes, and `(key, value)` of the old kind's keys, which have left the section.
     """
     changes, left = [], []
     for key, text in overrides:
-        part, _, name = key.partition(".")
-        if name not in ("name", "source") or _value(section, key) is None:
+        where = {"model.name": "model", "data.source": "data.options"}.get(key)
+        if where is None or _value(section, key) is None:
             continue
         changed = apply_overrides(section, [(key, text)])
         changes += changed
-        if changed:
-            old = section[part] if name == "name" else section[part].get("options", {})
-            where = part if name == "name" else f"{part}.options"
-            for one in [one for one in old if one != "name"]:
-                left.append((f"{where}.{one}", old[one]))
-                del old[one]
+        old = _value(section, where) if changed else None
+        for one in [one for one in old or () if one != "name"]:
+            left.append((f"{where}.{one}", old[one]))
+            del old[one]
     return changes, left
 
 

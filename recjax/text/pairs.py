@@ -279,8 +279,8 @@ class Filled(Encoded):
     """Prompts with a blank, each with the blank's text behind it.
 
     Attributes:
-        positions: [n 2] int32, as `recjax.models.glm` has them: the blank's text stays at the
-            blank, and counts from 1, its `<sop>`, on.
+        positions: [n 2] int32: the first counts the prompt, and stays at the blank in its text; the
+            second is 0 in the prompt, and counts the text from 1, its `<sop>`, on.
         written: [n] bool, the blank's text.
     """
 

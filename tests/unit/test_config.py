@@ -86,6 +86,10 @@ def test_another_kind_starts_from_its_own_defaults(tmp_path):
     ]  # fmt: skip
     config, _ = load_config(str(path), [("model.name", "a")], complete)  # the same kind
     assert to_plain(config.model) == {"name": "a", "length": 9, "rate": 0.5}
+    given = {"model": {"name": "a"}, "data": {"source": "x", "options": {}}}
+    given["optim"] = {"name": "adam", "learning_rate": 0.5}
+    config, _ = load_config(given, [("optim.name", "muon")], complete)  # which has the same keys
+    assert to_plain(config.optim) == {"name": "muon", "learning_rate": 0.5}
 
 
 @pytest.mark.parametrize(
