@@ -142,15 +142,16 @@ def _other_kinds(section: ConfigDict, overrides: list[tuple[str, str]]) -> tuple
     Returns:
         The changes, and `(key, value)` of the old kind's keys, which have left the section.
     """
-    changes, left = [], []
+    changes: list[tuple[str, Any, Any]] = []
+    left: list[tuple[str, Any]] = []
     for key, text in overrides:
         where = {"model.name": "model", "data.source": "data.options"}.get(key)
         if where is None or _value(section, key) is None:
             continue
         changed = apply_overrides(section, [(key, text)])
         changes += changed
-        old = _value(section, where) if changed else None
-        for one in [one for one in old or () if one != "name"]:
+        old = _value(section, where) if changed and _value(section, where) else {}
+        for one in [one for one in old if one != "name"]:
             left.append((f"{where}.{one}", old[one]))
             del old[one]
     return changes, left
