@@ -121,6 +121,11 @@ def _ratios(ratios: tuple[int, ...]) -> np.ndarray:
     return np.cumsum(ratios) / sum(ratios)
 
 
+def _floor(count: float) -> int:
+    """Floor; a whole number that rounding left a little too low counts as itself."""
+    return int(np.floor(count + 1e-9))
+
+
 def chronological_sequences(
     offsets: np.ndarray,
     timestamps: np.ndarray | None,
@@ -160,7 +165,7 @@ def chronological_sequences(
             )
         when = runs.stops - 1 if by == "end" else runs.starts
         order = np.argsort(np.asarray(timestamps)[when], kind="stable")
-    first, second = (int(np.floor(len(order) * c + 1e-9)) for c in cuts[:2])
+    first, second = (_floor(len(order) * c) for c in cuts[:2])
 
     def examples(users: np.ndarray) -> Spans:
         chosen = runs[np.sort(users)]
@@ -198,7 +203,7 @@ def chronological_time(
     times = np.asarray(timestamps)
     # One more time, after all others: a share of 0 is empty.
     ordered = np.append(np.sort(times), times.max() + 1)
-    first, second = (ordered[int(len(times) * c)] for c in cuts[:2])
+    first, second = (ordered[_floor(len(times) * c)] for c in cuts[:2])
     runs = _all_users(offsets)
     owner = np.repeat(runs.users, runs.stops - runs.starts)
     place = np.arange(len(times), dtype=np.int64)

@@ -52,4 +52,4 @@ def score(config: Config, arrays: dict[str, Array], ids: Array) -> Array:
     share = jnp.where(ids > 0, jnp.power(config.recency, ages), 0.0)
     history = jnp.zeros((len(ids), len(weights)))
     history = history.at[jnp.arange(len(ids))[:, None], ids].add(share)
-    return history @ weights
+    return jnp.matmul(history, weights, precision="highest")  # a GPU or TPU would round them

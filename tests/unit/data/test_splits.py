@@ -132,6 +132,12 @@ def test_a_share_of_nothing_is_empty():
     assert len(split.test) == 0
 
 
+def test_a_cut_at_a_whole_number_stands_there():
+    # 90 times 0.7 is 62.99999999999999 in float64.
+    split = splits.chronological_time(np.array([0, 90]), np.arange(90), (7, 1, 2))
+    assert [len(s) for s in (split.validation, split.test)] == [9, 18]
+
+
 def test_users_with_one_interaction():
     offsets, times = np.array([0, 1, 2, 3, 4, 5]), np.array([3, 1, 4, 2, 5])
     for split in (
