@@ -26,6 +26,7 @@ from recjax.ranges import FieldError, expected, hints, short
 T = TypeVar("T")
 
 
+_OWN = "configs"  # the folder of recjax's own configs
 _MANY = 10_000  # names that are compared; among more, a hint would take seconds
 
 
@@ -68,11 +69,20 @@ def near_file(path: Path) -> str:
     return ""
 
 
+def _shipped(path: Path) -> Path:
+    """A path under configs/ that is not here: recjax's own, of its package or its clone."""
+    if path.exists() or path.parts[:1] != (_OWN,):
+        return path
+    package = Path(__file__).parent
+    own = (folder / path for folder in (package, package.parent))
+    return next((one for one in own if one.exists()), path)
+
+
 def _split(spec: str) -> tuple[str, str]:
     """`(FILE, ARG)`: FILE is the longest part before a colon that is a file, for its path may have
     colons too; else what comes before the first colon after ".py"."""
     ends = [len(spec), *(at for at in range(len(spec) - 1, -1, -1) if spec[at] == ":")]
-    end = next((at for at in ends if Path(spec[:at]).is_file()), None)
+    end = next((at for at in ends if _shipped(Path(spec[:at])).is_file()), None)
     if end is None:
         end = spec.find(".py:") + 3 if ".py:" in spec else len(spec)
     return spec[:end], spec[end + 1 :]
@@ -90,10 +100,14 @@ def _errors_of(path: Path, what: str = "") -> Iterator[None]:
         raise InputError(f"--config: {path}: {what}{type(error).__name__}: {reason}") from error
 
 
-def _load_file(path: Path):
+def _load_file(name: Path):
+    path = _shipped(name)
+    if path.is_dir():
+        files = [one.name for one in path.iterdir() if not one.name.startswith(("_", "."))]
+        raise InputError(f"--config: {name} is a folder; expected a file; {listed(files)}")
     if not path.is_file():
-        hint = near_file(path) or "; expected FILE.py or FILE.py:ARG"
-        raise InputError(f"--config: no file {path}{hint}")
+        hint = near_file(name) or near_file(_shipped(name.parent) / name.name)
+        raise InputError(f"--config: no file {name}{hint or '; expected FILE.py or FILE.py:ARG'}")
     spec = importlib.util.spec_from_file_location("recjax_user_config", path)
     if spec is None or spec.loader is None:
         raise InputError(f"--config: {path} is not a python file")

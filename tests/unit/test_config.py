@@ -259,6 +259,20 @@ def test_colons_in_the_path_of_a_config(tmp_path, file, path, arg):
     assert config.inner.kind == (arg or "a")
 
 
+def test_own_configs_are_found_from_everywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, _ = load_config("configs/llm/catalogue.py:table")
+    assert config.data.source == "table"
+    with pytest.raises(InputError, match=r"configs/llm is a folder; .* known: catalogue.py, fine"):
+        load_config("configs/llm")
+    with pytest.raises(InputError, match=r"no file configs/llm/catalog.py; .*llm/catalogue.py'"):
+        load_config("configs/llm/catalog.py")
+    own = tmp_path / "configs" / "llm" / "catalogue.py"  # one that is here comes first
+    own.parent.mkdir(parents=True)
+    own.write_text(FILE)
+    assert load_config("configs/llm/catalogue.py:table")[0].inner.kind == "table"
+
+
 @pytest.mark.parametrize(
     ("spec", "path"), [("C:\\x.py:b", "C:\\x.py"), ("a:b.py", "a:b.py"), ("c.py:b:c", "c.py")]
 )
