@@ -4,6 +4,7 @@ random language models, and the processes of peers."""
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -38,6 +39,12 @@ def pin(threads: int) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def peak_gb() -> float:
+    """GB that this process has held at its peak."""
+    unit = 1 if sys.platform == "darwin" else 1024  # of the kernel's count, in bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def median_seconds(call: Callable[[], Any], repeats: int = 7) -> float:

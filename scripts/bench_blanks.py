@@ -23,7 +23,7 @@ MARKS = Marks(50259, 50256, 50257, 50258, 50260, 50264, 50263, 50265)
 
 
 def main() -> None:
-    parser = Parser(description=__doc__)
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=64)
     args = parser.parse_args()

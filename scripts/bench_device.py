@@ -21,7 +21,6 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -124,8 +123,6 @@ def main() -> None:
         os.environ["RECJAX_DATA"] = str(args.data.absolute())
     import jax
 
-    from recjax.errors import InputError
-
     device = jax.devices()[0]
     name = f"{jax.device_count()} x {device.device_kind} ({device.platform})"
     overrides = [
@@ -143,11 +140,8 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for spec in args.models.split(","):
-            try:
-                store = args.store or Path(folder) / "store"
-                run = make_run(spec, store, overrides, LIKE_BEAUTY if args.simulated else None)
-            except InputError as error:
-                sys.exit(f"bench_device.py: {error}")
+            store = args.store or Path(folder) / "store"
+            run = make_run(spec, store, overrides, LIKE_BEAUTY if args.simulated else None)
             row = {"model": spec, **measure(run, args.calls, args.rounds)}
             if args.rank:
                 row |= rank(run, 2)

@@ -37,7 +37,7 @@ START, BLANK = 30522, 103  # <sop> and [MASK] of BERT's vocabulary
 
 
 def parse() -> argparse.Namespace:
-    parser = Parser(description=__doc__.split("\n")[1])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", choices=tuple(SIZES), default="cpu")
     parser.add_argument("--peers", help="python of an environment with torch; a CPU needs it")
     parser.add_argument("--peer-seconds", type=float, help="limit for the peer, each turn")
@@ -50,7 +50,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="turns of ours and the peer's")
     parser.add_argument("--repeats", type=int, default=3, help="timed calls a turn")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: one core's")
-    parser.add_argument("--json", help="a file for the figures")
+    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     out = parser.parse_args()
     for name, value in SIZES[out.device].items():
         if getattr(out, name) is None:
@@ -206,8 +206,8 @@ def main() -> None:
         alike = float(np.mean(ours_said == np.array(theirs["generate:generate"]["tokens"])))
         figures |= {"loss_gap": gap, "tokens_alike": alike}
         print(f"the first loss differs by {gap:.0e}; {alike:.1%} of generated tokens alike")
-    if args.json:
-        Path(args.json).write_text(json.dumps(figures, indent=2))
+    if args.out:
+        args.out.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def step_alone(
 
 
 def main() -> None:
-    parser = Parser(description=__doc__)
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--preset", default="glm-base")
     parser.add_argument("--layers", type=int, help="by default the preset's")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")

@@ -1,17 +1,17 @@
 #!/usr/bin/env python
-"""Speed of an interpreter beside a straightforward one in PyTorch, in one run: training of the
-adapter (examples/s) and reading of states (answers/s).
+"""Speed of an interpreter beside a straightforward one in PyTorch, in one run.
 
     python scripts/bench_interpreter.py --peers PYTHON --runs RESIDUAL RECOVERY --answers=2048
     RECJAX_DATA=... python scripts/bench_interpreter.py --peers PYTHON
     python scripts/bench_interpreter.py --device gpu --peers PYTHON      # LLaMA-7B in bfloat16
 
 PYTHON is that of an environment with torch and transformers (`bench_interpreter_peer.py`): it gets
-the same weights, adapter, states, prompts and titles, by turns with ours. Both are timed with all
-that an example costs: laying out its batch (tokenising the answers), the step as the training loop
-takes it; the soft tokens, greedy decoding up to 50 (residual) or 100 tokens (recovery), the text;
-ours also finds the titles in the text. Losses and texts are compared. The peer reads a batch of 64
-at a time, ours more of a long list (`recjax.interpreter.reader`).
+the same weights, adapter, states, prompts and titles, by turns with ours. Measured are training of
+the adapter (examples a second) and reading of states (answers a second), with all that each costs:
+laying out its batch (tokenising the answers), the step as the training loop takes it; the soft
+tokens, greedy decoding up to 50 (residual) or 100 tokens (recovery), the text; ours also finds the
+titles in the text. Losses and texts are compared. The peer reads a batch of 64 at a time, ours more
+of a long list (`recjax.interpreter.reader`).
 
 RESIDUAL and RECOVERY are workdirs of `configs/interpreter/adapter.py` over one language model: its
 answers to real states of validation histories, as long as answers are. Without them a model of

@@ -9,12 +9,12 @@ is kept for the next call. `--in-memory` prepares as usual, for comparison.
 
 import argparse
 import json
-import resource
 import shutil
 import time
 from pathlib import Path
 
 import numpy as np
+from _bench import peak_gb
 
 from recjax.arguments import Parser
 from recjax.errors import run_script
@@ -71,7 +71,7 @@ def main() -> None:
         write_csv(file, args.rows, users, items)
     written = time.perf_counter() - start
     shutil.rmtree(store, ignore_errors=True)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_gb()
     start, busy = time.perf_counter(), time.process_time()
     made = prepare(
         DataConfig(
@@ -80,13 +80,12 @@ def main() -> None:
         )
     )  # fmt: skip
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps({
         "rows": args.rows, "csv_gb": file.stat().st_size / 1e9, "written_s": round(written, 1),
         "out_of_core": not args.in_memory, "counts": made.manifest["counts"],
         "seconds": round(seconds, 1), "rows_per_second": round(args.rows / seconds),
         "cpu_s": round(busy, 1), "rows_per_cpu_s": round(args.rows / busy),
-        "peak_gb": peak / 1e6, "peak_before_gb": before / 1e6,
+        "peak_gb": peak_gb(), "peak_before_gb": before,
     }))  # fmt: skip
 
 

@@ -10,8 +10,9 @@ resident memory after each stage.
 
 import argparse
 import os
-import resource
 import time
+
+from _bench import peak_gb
 
 from recjax.arguments import Parser
 from recjax.errors import run_script
@@ -37,8 +38,7 @@ class Stages:
 
     def done(self, what: str) -> None:
         seconds = time.perf_counter() - self.start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        print(f"{what:<46}{seconds:8.1f} s   peak memory so far {peak:6.2f} GB", flush=True)
+        print(f"{what:<46}{seconds:8.1f} s   peak memory so far {peak_gb():6.2f} GB", flush=True)
         self.start = time.perf_counter()
 
 

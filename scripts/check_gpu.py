@@ -219,7 +219,7 @@ def stages(small: bool, peers: str | None, store: Path) -> list[Stage]:
         command = ["bench_policy.py", "--data", root, *users, "--out", "OUT"]
         out.append(Stage("policy", command, 200.0 if small else 60.0, policy))
     if not small or peers:  # a CPU's figures are those beside the original
-        command = ["bench_glm.py", *original, *beside, "--json", "OUT"]
+        command = ["bench_glm.py", *original, *beside, "--out", "OUT"]
         out.append(Stage("glm", command, 60.0, glm))
     for preset, what in plans.items():
         command = ["bench_plan.py", "memory", "--preset", preset, *what, "--out", "OUT"]

@@ -14,27 +14,35 @@ shown for it alone. `grid.json` in the workdir has all rows.
 import argparse
 import itertools
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from recjax.arguments import Parser
-from recjax.errors import run_script
+from recjax.config import load_config
+from recjax.errors import InputError, run_script
+from recjax.flags import read_overrides
+from recjax.training.criteria import lower_is_better
+from recjax.training.metrics import read_metrics
+from recjax.training.workdir import complete
 
 
-def parse() -> tuple[argparse.Namespace, list[str]]:
+def parse() -> tuple[argparse.Namespace, list[tuple[str, str]]]:
     parser = Parser(description=__doc__.split("\n")[0], keys=True)
     parser.add_argument("--config", required=True, help="FILE.py or FILE.py:ARG")
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--vary", action="append", default=[], help="key=value,value,...")
     parser.add_argument("--part", default="1/1", help="k/n: every n-th run, from the k-th")
     args, rest = parser.parse_known_args()
-    for text in rest:
-        if not text.startswith("--config."):
-            parser.error(f"{text}: expected --config.key=value")
+    rest = read_overrides(rest)
     if not args.vary:
         parser.error("--vary: expected at least one key=value,value,...")
+    numbers = args.part.split("/")
+    args.part = tuple(map(int, numbers)) if all(text.isdecimal() for text in numbers) else ()
+    if len(args.part) != 2 or not 1 <= args.part[0] <= args.part[1]:
+        parser.error(f"--part {'/'.join(numbers)}: expected k/n, 1 <= k <= n")
     return args, rest
 
 
@@ -42,24 +50,42 @@ def axis(text: str) -> list[tuple[str, str]]:
     """`[(key, value), ...]` of `key=value,value,...`."""
     key, equals, values = text.partition("=")
     if not equals or not values:
-        sys.exit(f"grid.py: --vary {text}: expected key=value,value,...")
+        raise InputError(f"--vary {text}: expected key=value,value,...")
     return [(key.removeprefix("config."), value) for value in values.split(",")]
 
 
+def points_of(vary: list[str]) -> dict[str, dict[str, str]]:
+    """Values by key, of each point of the grid, by the point's name."""
+    axes = [axis(text) for text in vary]
+    keys = [values[0][0] for values in axes]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise InputError(f"--vary {twice[0]}: given twice; expected all its values in one")
+    short = [key.rpartition(".")[2] for key in keys]
+    names = [key if short.count(last) > 1 else last for key, last in zip(keys, short, strict=True)]
+    return {
+        ",".join(f"{name}={value}" for name, (_, value) in zip(names, point, strict=True)): dict(
+            point
+        )
+        for point in itertools.product(*axes)
+    }
+
+
 def best_validation(workdir: Path, metric: str) -> float:
-    """The best value of a metric in a run's `metrics.jsonl`."""
-    with (workdir / "metrics.jsonl").open() as file:
-        values = [json.loads(line).get(metric) for line in file]
-    return max(value for value in values if value is not None)
+    """The best value of a metric in a run's `metrics.jsonl`; NaN where there is none."""
+    found = [line.get(metric) for line in read_metrics(workdir / "metrics.jsonl")]
+    values = [value for value in found if value is not None and math.isfinite(value)]
+    best = min if lower_is_better(metric) else max
+    return best(values, default=math.nan)
 
 
-def train(args: argparse.Namespace, point: list[tuple[str, str]], rest: list[str]) -> dict:
+def train(
+    args: argparse.Namespace, name: str, point: dict[str, str], keys: dict[str, str], metric: str
+) -> dict[str, Any]:
     """Trains one point of the grid, or reads it where it is done."""
-    name = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in point)
     workdir = args.workdir / name
     command = [sys.executable, "-m", "recjax", "train", f"--config={args.config}"]
-    command += [f"--workdir={workdir}", "--json", *rest]
-    command += [f"--config.{key}={value}" for key, value in point]
+    command += [f"--workdir={workdir}", "--json"]
+    command += [f"--config.{key}={value}" for key, value in {**keys, **point}.items()]
     print(f"--- {name}", file=sys.stderr, flush=True)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
@@ -67,23 +93,24 @@ def train(args: argparse.Namespace, point: list[tuple[str, str]], rest: list[str
     result = json.loads(done.stdout)
     if not result["finished"]:
         sys.exit(f"grid.py: {name}: stopped; rerun the command to resume")
-    metric = json.loads((workdir / "config.json").read_text())["config"]["train"]["metric"]
-    row: dict[str, Any] = {"name": name, **dict(point), metric: best_validation(workdir, metric)}
+    row: dict[str, Any] = {"name": name, **point, metric: best_validation(workdir, metric)}
     return row | {key: value for key, value in result.items() if key.startswith("test/")}
 
 
 def main() -> None:
     args, rest = parse()
-    points = [list(p) for p in itertools.product(*map(axis, args.vary))]
-    numbers = args.part.split("/")
-    if not all(text.isdecimal() for text in numbers) or len(numbers) != 2:
-        sys.exit(f"grid.py: --part {args.part}: expected k/n, 1 <= k <= n")
-    part, parts = map(int, numbers)
-    if not 1 <= part <= parts:
-        sys.exit(f"grid.py: --part {args.part}: expected k/n, 1 <= k <= n")
-    rows = [train(args, point, rest) for point in points[part - 1 :: parts]]
-    metric = next(key for key in rows[0] if key.startswith("validation/"))
-    rows.sort(key=lambda row: -row[metric])
+    keys, points = dict(rest), points_of(args.vary)
+    part, parts = args.part
+    mine = list(points.items())[part - 1 :: parts]
+    if not mine:
+        raise InputError(f"--part {part}/{parts}: the grid has {len(points)} points")
+    section = load_config(args.config, {**keys, **mine[0][1]}.items(), complete)[0]
+    if "metric" not in section.get("train", {}):
+        raise InputError(f"--config {args.config}: nothing is trained, so nothing validates")
+    metric = section.train.metric
+    rows = [train(args, name, point, keys, metric) for name, point in mine]
+    sign = 1 if lower_is_better(metric) else -1
+    rows.sort(key=lambda row: (math.isnan(row[metric]), sign * row[metric]))
     (args.workdir / f"grid{'' if parts == 1 else f'-{part}-of-{parts}'}.json").write_text(
         json.dumps(rows, indent=2) + "\n"
     )

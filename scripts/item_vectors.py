@@ -11,7 +11,6 @@ those of the item's record. Items without one of the keys get no row. Of longer 
 principal components that vary most are kept.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -35,18 +34,15 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if Path(args.out).suffix != ".parquet":
         parser.error(f"--out {args.out}: expected FILE.parquet")
-    try:
-        store, lm = open_store(args.store), recjax.load_llm(args.llm)
-        texts = [text_of(args.text, record) for record in store.catalog]
-        known = np.array([text is not None for text in texts])
-        if not known.any():
-            raise InputError(f"--text {args.text}: no item of {args.store} has these keys")
-        values = np.zeros((len(texts), lm.config.dim), np.float32)
-        values[known] = text_vectors(lm, [text for text in texts if text is not None])
-        names = tuple(f"v{n}" for n in range(values.shape[1]))
-        count = write_vectors(args.out, Attributes(names, values, known), store.catalog, args.most)
-    except InputError as error:
-        sys.exit(f"item_vectors.py: {error}")
+    store, lm = open_store(args.store), recjax.load_llm(args.llm)
+    texts = [text_of(args.text, record) for record in store.catalog]
+    known = np.array([text is not None for text in texts])
+    if not known.any():
+        raise InputError(f"--text {args.text}: no item of {args.store} has these keys")
+    values = np.zeros((len(texts), lm.config.dim), np.float32)
+    values[known] = text_vectors(lm, [text for text in texts if text is not None])
+    names = tuple(f"v{n}" for n in range(values.shape[1]))
+    count = write_vectors(args.out, Attributes(names, values, known), store.catalog, args.most)
     print(f"{args.out}: {count} items")
 
 

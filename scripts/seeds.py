@@ -13,7 +13,8 @@ combination. Keys of the config are set with `--set STAGE.KEY=VALUE`. The last s
 
 Every run is an ordinary `recjax train` in its own folder of the workdir, so an interrupted command
 resumes when it is rerun. `seeds.json` in the workdir has all values; the table has, for each
-metric, its lowest, mean and highest value and the standard deviation over the runs.
+metric, its lowest, mean and highest value and the standard deviation over the runs (and of the
+seconds, where no run was interrupted).
 """
 
 import argparse
@@ -26,14 +27,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
 
 from recjax.arguments import Parser
-from recjax.errors import run_script
+from recjax.errors import InputError, run_script
 
-
-def fail(message: str) -> NoReturn:
-    sys.exit(f"seeds.py: {message}")
+_NAME = re.compile(r"\{(\w+)\}")  # a stage, in the value of a key
 
 
 @dataclasses.dataclass
@@ -55,7 +53,7 @@ class Stage:
     @property
     def reads(self) -> list[str]:
         """The stages whose workdirs it reads."""
-        return re.findall(r"\{(\w+)\}", " ".join(self.keys.values()))
+        return _NAME.findall(" ".join(self.keys.values()))
 
 
 def seeds(text: str) -> list[int]:
@@ -64,10 +62,12 @@ def seeds(text: str) -> list[int]:
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            fail(f"--stage: seeds '{text}': expected numbers and ranges, such as 0,1,2 or 0-9")
+            raise InputError(
+                f"--stage: seeds '{text}': expected numbers and ranges, such as 0,1,2 or 0-9"
+            )
         out += range(int(first), int(last if dash else first) + 1)
-    if not out:
-        fail(f"--stage: seeds '{text}': expected at least one")
+    if not out or len(set(out)) < len(out):
+        raise InputError(f"--stage: seeds '{text}': expected at least one, and each once")
     return out
 
 
@@ -82,20 +82,20 @@ def parse() -> tuple[argparse.Namespace, list[Stage]]:
     for text in args.stage:
         name, equals, rest = text.partition("=")
         config, at, numbers = rest.rpartition("@")
-        if not equals or not at or not re.fullmatch(r"\w+", name):
-            fail(f"--stage {text}: expected NAME=CONFIG@SEEDS")
+        if not equals or not at or not re.fullmatch(r"\w+", name) or name in stages:
+            parser.error(f"--stage {text}: expected NAME=CONFIG@SEEDS, and each NAME once")
         stages[name] = Stage(name, config, seeds(numbers))
     for text in args.set:
         key, equals, value = text.partition("=")
         name, _, key = key.partition(".")
         if not equals or not key or name not in stages:
-            fail(f"--set {text}: expected STAGE.KEY=VALUE, a stage of {', '.join(stages)}")
+            parser.error(f"--set {text}: expected STAGE.KEY=VALUE, a stage of {', '.join(stages)}")
         stages[name].keys[key] = value
     before: list[str] = []
     for stage in stages.values():
         for other in stage.reads:
             if other not in before:
-                fail(f"--set {stage.name}: reads {{{other}}}; expected an earlier stage")
+                parser.error(f"--set {stage.name}: reads {{{other}}}; expected an earlier stage")
         before.append(stage.name)
     return args, list(stages.values())
 
@@ -120,28 +120,39 @@ def train(workdir: Path, stage: Stage, stages: list[Stage], chosen: dict[str, in
         for name, some in names.items()
     }
     folder = folders[stage.name]
+    keys = {"seed": str(chosen[stage.name])}
+    for key, value in stage.keys.items():
+        keys[key] = _NAME.sub(lambda found: str(folders[found[1]]), value)
     command = [sys.executable, "-m", "recjax", "train", f"--config={stage.config}"]
-    command += [f"--workdir={folder}", f"--config.seed={chosen[stage.name]}", "--json"]
-    command += [f"--config.{key}={value.format(**folders)}" for key, value in stage.keys.items()]
+    command += [f"--workdir={folder}", *(f"--config.{k}={v}" for k, v in keys.items()), "--json"]
     result = folder.with_name(f"{folder.name}.json")
+    asked = {"config": stage.config, **keys}
     if result.exists():
-        return json.loads(result.read_text(encoding="utf-8"))
+        values = json.loads(result.read_text(encoding="utf-8"))
+        if values.get("asked", asked) != asked:
+            raise InputError(
+                f"{result}: the result of {values['asked']}, expected one of {asked}; choose "
+                "another --workdir"
+            )
+        return values
     print(f"--- {folder.relative_to(workdir)}", file=sys.stderr, flush=True)
-    started = time.perf_counter()
+    started, resumed = time.perf_counter(), folder.exists()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        fail(f"{folder}: recjax train ended with status {done.returncode}")
+        sys.exit(f"seeds.py: {folder}: recjax train ended with status {done.returncode}")
     values = json.loads(done.stdout)
     if not values["finished"]:
-        fail(f"{folder}: stopped; rerun the command to resume")
-    values["seconds"] = round(time.perf_counter() - started, 1)
-    result.write_text(json.dumps(values) + "\n", encoding="utf-8")
+        sys.exit(f"seeds.py: {folder}: stopped; rerun the command to resume")
+    if not resumed:
+        values["seconds"] = round(time.perf_counter() - started, 1)
+    result.write_text(json.dumps({**values, "asked": asked}) + "\n", encoding="utf-8")
     return values
 
 
 def table(rows: list[dict]) -> str:
     """Lowest, mean and highest value of each test metric, and its standard deviation."""
     names = [key for key in rows[0]["values"] if key.startswith("test/") or key == "seconds"]
+    names = [name for name in names if all(name in row["values"] for row in rows)]
     width = max(map(len, names))
     lines = [f"{'':<{width}}" + "".join(f"{h:>10}" for h in ("lowest", "mean", "highest", "sd"))]
     for name in names:

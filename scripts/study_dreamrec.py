@@ -13,13 +13,12 @@ import argparse
 import dataclasses
 import json
 import logging
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from recjax.arguments import Parser
-from recjax.errors import run_script
+from recjax.errors import InputError, run_script
 
 
 def parse() -> argparse.Namespace:
@@ -36,19 +35,13 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     logging.getLogger("absl").setLevel(logging.ERROR)
-    from recjax.errors import InputError
     from recjax.training.recommender import RecommenderRun
     from recjax.training.workdir import open_run
 
-    try:
-        run = open_run(args.workdir, protocols=("full",), cutoffs=(20,), max_examples=args.examples)
-        if run.config.model["name"] != "dreamrec":
-            raise InputError(
-                f"{args.workdir}: a run of {run.config.model['name']}, not of dreamrec"
-            )
-        params = run.restore(run.best_step())
-    except InputError as error:
-        sys.exit(f"study_dreamrec.py: {error}")
+    run = open_run(args.workdir, protocols=("full",), cutoffs=(20,), max_examples=args.examples)
+    if run.config.system != "recommender" or run.config.model["name"] != "dreamrec":
+        raise InputError(f"{args.workdir}: not a run of DreamRec")
+    params = run.restore(run.best_step())
     rows: list[dict[str, Any]] = []
     print(f"{'sampler':<12}{'steps':>7}{'w':>6}{'HR@20':>10}{'NDCG@20':>10}{'users/s':>10}")
     for spec in args.samplers.split(","):

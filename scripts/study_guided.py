@@ -48,6 +48,7 @@ from recjax.evaluation.ranking import rank_values  # noqa: E402
 from recjax.guided.fusion import FusedRunConfig  # noqa: E402
 from recjax.guided.sources import GuidedConfig, read_guided  # noqa: E402
 from recjax.guided.vectors import RefineConfig  # noqa: E402
+from recjax.replace import write_text  # noqa: E402
 from recjax.training.recommender import RunConfig  # noqa: E402
 
 CONTROLS = ("none", "shuffled", "random")
@@ -152,14 +153,22 @@ class Results:
         self.lines = []
         if out.exists():
             self.lines = [json.loads(line) for line in out.read_text().splitlines()]
-        for path in sorted(out.parent.glob(f"{out.stem}.*.npz")):
+        parts = out.parent.glob(f"{out.stem}.*.npz")
+        for path in sorted(parts, key=lambda path: int(path.stem.rpartition(".")[2])):
             with np.load(path) as found:
                 self.ranks |= {name: found[name].astype(np.int32) for name in found.files}
 
     def write(self, lines):
-        self.lines += lines
-        with self.out.open("a") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
+        """Adds lines, in place of those that a wave that was interrupted has left of their rows."""
+        rows = {(line["where"], line["row"]) for line in lines}
+        kept = [line for line in self.lines if (line["where"], line["row"]) not in rows]
+        self.lines = kept + lines
+        write_text(self.out, "".join(json.dumps(line) + "\n" for line in self.lines))
+
+    def has(self, where, names, seeds):
+        """Whether all seeds of rows are there."""
+        done = {(x["where"], x["row"], x["seed"]) for x in self.lines if x["kind"] == "seed"}
+        return all((where, name, seed) in done for name in names for seed in seeds)
 
     def keep(self, ranks):
         self.ranks |= ranks
@@ -254,12 +263,11 @@ def write(results, where, study, tests, told):
         lines.append(
             {"kind": "seed", "where": where, "row": v.row.name, "seed": v.seed, **told[v], **kept}
         )
-    results.write(lines)
     names = list(dict.fromkeys(v.row.name for v in tests))
     seeds = sorted({v.seed for v in tests})
     one = next(iter(tests.values()))
     groups = {"all": np.ones(len(one.users), bool), **by_popularity(study.run, one.targets)}
-    results.write(compared(results, where, names, seeds, one.users, groups))
+    results.write([*lines, *compared(results, where, names, seeds, one.users, groups)])
     for name in names:
         own = [line["test/full/ndcg@10"] for line in lines if line["row"] == name]
         print(f"{where} {name}: NDCG@10 {np.mean(own):.4f}", flush=True)
@@ -300,8 +308,8 @@ def main(argv=None):
     short = f"{args.epochs:g}-epochs" if args.epochs else None
     for head, names in waves:
         where = "-".join(filter(None, [args.data, args.split, short])) + f"/{head}"
-        done = {(line["where"], line["row"]) for line in results.lines if line["kind"] == "seed"}
-        if all((where, name) in done for name in names):
+        late = [row.name for row in late_rows(args.data, head, store, args.users)]
+        if results.has(where, [*names, *(late if "base" in names else ())], seeds):
             continue
         config = config_of(args, head, names == ["wide"])
         store = store or prepare(config.data)

@@ -7,10 +7,10 @@
 A round trains `--size` settings of the config's model in one program: drawn ones, and from the
 second round on half of them are neighbours of the best so far. Varied are the learning rate and its
 decay, weight decay, dropout of all kinds, smoothing, the average of parameters, and the temperature
-of a model that ranks by cosine. A round ends when no setting's validation has got better for
-`--patience` validations (`config.train.evaluate_every`), or after `--seconds`. `settings.jsonl` in
-the workdir has a line a setting: its keys for `recjax train`, validation and test; the last line
-printed is the command that trains the best one. Minutes on a GPU.
+of a model that ranks by cosine; all else is the config's. A round ends when no setting's validation
+has got better for `--patience` validations (`config.train.evaluate_every`), or after `--seconds`.
+`settings.jsonl` in the workdir has a line a setting: its keys for `recjax train`, validation and
+test; the last line printed is the command that trains the best one. Minutes on a GPU.
 """
 
 import copy
@@ -27,11 +27,14 @@ from flax import nnx
 
 from recjax.arguments import Parser
 from recjax.config import load_config
-from recjax.errors import run_script
+from recjax.errors import InputError, run_script
+from recjax.flags import read_overrides
 from recjax.models.definition import params_of
 from recjax.models.layered import LayeredConfig
 from recjax.models.recommender import read_config
 from recjax.training.cross_entropy import above_mean, softmax_cross_entropy
+from recjax.training.optim import decay_of
+from recjax.training.recommender import RunConfig
 from recjax.training.system import load_system
 from recjax.training.workdir import build_config, complete
 
@@ -64,6 +67,54 @@ def drawn(rng: np.random.Generator, space: dict) -> dict[str, float]:
         else value[rng.integers(len(value))]
         for key, value in space.items()
     }
+
+
+# Keys that a search takes at their defaults alone.
+_USUAL = {
+    "config.optim": ("name", "clip_norm", "ramp_epochs", "cooldown_epochs", "rules"),
+    "config.train": ("dtype", "metric", "goals"),
+    "config": ("start", "items"),
+}
+
+
+def updated(optim, per_epoch, state, grads, setting, step):
+    """A setting's state after a step: what `training.optim` makes of its keys, traced."""
+    params, t = state["params"], step + 1.0
+    m = jax.tree.map(lambda m, g: optim.b1 * m + (1 - optim.b1) * g, state["m"], grads)
+    v = jax.tree.map(lambda v, g: optim.b2 * v + (1 - optim.b2) * g * g, state["v"], grads)
+    start, end = optim.warmup_steps, jnp.round(setting["optim.decay_epochs"] * per_epoch)
+    done = jnp.clip((step - start) / jnp.maximum(end - start, 1.0), 0.0, 1.0)
+    rate = jnp.where(end > 0, 0.5 * (1 + jnp.cos(jnp.pi * done)), 1.0)
+    rate *= setting["optim.learning_rate"] * jnp.minimum(1.0, t / max(start, 1))
+    new = {}
+    for path, p in params.items():
+        root = jnp.sqrt(v[path] / (1 - optim.b2**t)) + optim.eps
+        update = m[path] / (1 - optim.b1**t) / root
+        update += setting["optim.weight_decay"] * decay_of(optim, path, p) * p
+        new[path] = p - rate * update
+    kept = jnp.minimum(setting["optim.average"], step / (step + 10.0))
+    average = jax.tree.map(lambda a, p: kept * a + (1 - kept) * p, state["average"], new)
+    return {**state, "params": new, "m": m, "v": v, "average": average}
+
+
+def check(config) -> None:
+    """Refuses a config of which a search would train something else.
+
+    Raises:
+        InputError: naming the key and what was expected.
+    """
+    if config.system != "recommender" or config.objective.name != "softmax":
+        raise InputError("--config: expected a recommender's, of objective 'softmax'")
+    if not isinstance(read_config(config.model)[1], LayeredConfig):
+        raise InputError(f"--config: expected a modern encoder, not '{config.model['name']}'")
+    for where, keys in _USUAL.items():
+        given, usual = config, RunConfig(config.data, config.model)
+        for section in where.split(".")[1:]:
+            given, usual = getattr(given, section), getattr(usual, section)
+        for key in keys:
+            value, wanted = getattr(given, key), getattr(usual, key)
+            if value != wanted:
+                raise InputError(f"{where}.{key}: {value!r}; a search trains with {wanted!r} alone")
 
 
 class SideBySide:
@@ -109,22 +160,8 @@ class SideBySide:
 
     def _one(self, state, batch, setting, seed, step):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(1), seed), step)
-        params, t = state["params"], step + 1.0
-        loss, grads = jax.value_and_grad(self._loss)(params, batch, setting, key)
-        m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, state["m"], grads)
-        v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, state["v"], grads)
-        decay = setting["optim.decay_epochs"] * self.per_epoch
-        done = jnp.clip(step / jnp.maximum(decay, 1.0), 0.0, 1.0)
-        rate = jnp.where(decay > 0, 0.5 * (1 + jnp.cos(jnp.pi * done)), 1.0)
-        new = {}
-        for path, p in params.items():
-            update = m[path] / (1 - 0.9**t) / (jnp.sqrt(v[path] / (1 - 0.999**t)) + 1e-8)
-            shrinks = p.ndim > 1 and not path.endswith("/scale")
-            update += setting["optim.weight_decay"] * p if shrinks else 0.0
-            new[path] = p - setting["optim.learning_rate"] * rate * update
-        kept = jnp.minimum(setting["optim.average"], step / (step + 10.0))
-        average = jax.tree.map(lambda a, p: kept * a + (1 - kept) * p, state["average"], new)
-        return {**state, "params": new, "m": m, "v": v, "average": average}, loss
+        loss, grads = jax.value_and_grad(self._loss)(state["params"], batch, setting, key)
+        return updated(self.run.config.optim, self.per_epoch, state, grads, setting, step), loss
 
     def _steps(self, state, batches, settings, seeds, first):
         def body(carry, batch):
@@ -189,13 +226,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--patience", type=int, default=4, help="validations without a better one")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="of a round")
     args, rest = parser.parse_known_args(argv)
-    changes = [tuple(text.removeprefix("--config.").split("=", 1)) for text in rest]
-    section, _ = load_config(args.config, changes, complete)
+    section, _ = load_config(args.config, read_overrides(rest), complete)
     config = build_config(section)
-    if config.system != "recommender" or config.objective.name != "softmax":
-        sys.exit("study_recipes.py: expected a recommender's config, of objective 'softmax'")
-    if not isinstance(read_config(config.model)[1], LayeredConfig):
-        sys.exit(f"study_recipes.py: expected a modern encoder, not '{config.model['name']}'")
+    check(config)
     system = load_system(config.system)
     study = SideBySide(system.run(config, system.store(config, True)))
     args.workdir.mkdir(parents=True, exist_ok=True)

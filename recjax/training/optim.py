@@ -194,6 +194,11 @@ def check_rules(config: OptimConfig, params: Mapping[str, Any]) -> None:
             raise InputError(f"{where}.muon: '{vectors[0]}' is a vector; expected matrices only")
 
 
+def decay_of(config: OptimConfig, path: str, value: Any) -> float:
+    """What a config's rules multiply the weight decay of a parameter by."""
+    return _said(config, "decay", path, value)
+
+
 def frozen_by(config: OptimConfig, params: Mapping[str, Any]) -> list[str]:
     """The paths of parameters that a config's rules freeze."""
     return [path for path, value in params.items() if _said(config, "frozen", path, value)]

@@ -24,7 +24,7 @@ class TrainConfig(Checked):
     evaluate_every: Epochs = 1.0  # epochs between validations (and checkpoints)
     # Validations without a better metric before training ends, or cools down; 0 = no such end.
     patience: Count = 0
-    # What "better" means: higher; lower where its name ends in "loss" or "perplexity".
+    # Higher is better; lower where its name ends in "loss", "perplexity", "rmse" or "mae".
     metric: str = "validation/full/ndcg@10"
     # Validation metrics and what they must reach (at most, where lower is better): training ends,
     # or cools down, when all hold, and with `patience` not before that has ended, too.

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from recjax.cli import main
+from recjax.errors import InputError
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -49,6 +50,8 @@ def run_script(script, monkeypatch, capsys):
         message = None
         try:
             script(name).main()
+        except InputError as error:
+            message = str(error)
         except SystemExit as end:
             message = end.code
         monkeypatch.undo()

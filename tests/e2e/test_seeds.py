@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from recjax.errors import InputError
+
 
 @pytest.fixture
 def seeds(script):
@@ -69,7 +71,8 @@ def test_the_folders_of_stages_name_the_seeds_that_they_depend_on(seeds, monkeyp
 
     monkeypatch.setattr(seeds.subprocess, "run", trained)
     a, b = seeds.Stage("a", "a.py", [0, 1]), seeds.Stage("b", "b.py", [5])
-    c = seeds.Stage("c", "c.py", [7], {"llm": "{a}/hf", "recommender": "{b}"})
+    keys = {"llm": "{a}/hf", "recommender": "{b}", "optim.rules": "[{'match': '.*'}]"}
+    c = seeds.Stage("c", "c.py", [7], keys)
     for chosen in seeds.choices([a, b, c], every=False):
         for stage in (a, b, c):
             seeds.train(tmp_path, stage, [a, b, c], chosen)
@@ -78,14 +81,20 @@ def test_the_folders_of_stages_name_the_seeds_that_they_depend_on(seeds, monkeyp
         "a/a0", "b/b5", "c/a0-b5-c7", "a/a1", "c/a1-b5-c7",
     ]  # fmt: skip
     assert commands[2][3:] == [
-        "--json", f"--config.llm={tmp_path}/a/a0/hf", f"--config.recommender={tmp_path}/b/b5",
+        f"--config.llm={tmp_path}/a/a0/hf", f"--config.recommender={tmp_path}/b/b5",
+        "--config.optim.rules=[{'match': '.*'}]", "--json",
     ]  # fmt: skip
+    other = seeds.Stage("b", "b.py", [5], {"model.dim": "8"})
+    with pytest.raises(InputError, match="b5.json: the result of .*, expected one of .*model.dim"):
+        seeds.train(tmp_path, other, [a, other, c], {"a": 0, "b": 5, "c": 7})
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--stage=a=a.py"], "--stage a=a.py: expected NAME=CONFIG@SEEDS"),
+        (["--stage=a=a.py@0", "--stage=a=b.py@0"], "--stage a=b.py@0: expected .* each NAME once"),
+        (["--stage=a=a.py@0-2,2"], "seeds '0-2,2': expected at least one, and each once"),
         (["--stage=a=a.py@x"], "seeds 'x': expected numbers and ranges"),
         (["--stage=a=a.py@3-1"], "seeds '3-1': expected at least one"),
         (["--stage=a=a.py@0", "--set=b.llm=x"], "--set b.llm=x: expected STAGE.KEY=VALUE"),
@@ -94,6 +103,5 @@ def test_the_folders_of_stages_name_the_seeds_that_they_depend_on(seeds, monkeyp
 )
 def test_bad_usage_is_one_line(seeds, monkeypatch, tmp_path, arguments, message):
     monkeypatch.setattr(sys, "argv", ["seeds.py", f"--workdir={tmp_path}", *arguments])
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(InputError, match=message):
         seeds.main()
-    assert str(caught.value).startswith("seeds.py: ") and message in str(caught.value)

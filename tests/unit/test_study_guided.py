@@ -34,10 +34,11 @@ def rows(tmp_path):
         for name, own in (("base", base), ("joined", base - 1)):
             ranks |= {f"x/{name}/{seed}/{protocol}": own for protocol in ("full", "uni100")}
             value = float(study.values_of(own)[:, study.METRICS.index("ndcg@10")].mean())
-            lines.append({"kind": "seed", "where": "x", "row": name, "test/full/ndcg@10": value})
+            line = {"kind": "seed", "where": "x", "row": name, "seed": seed}
+            lines.append({**line, "test/full/ndcg@10": value})
     results.keep(ranks)
+    lines += study.compared(results, "x", ["base", "joined"], [0, 1], USERS, GROUPS)
     results.write(lines)
-    results.write(study.compared(results, "x", ["base", "joined"], [0, 1], USERS, GROUPS))
     return results, ranks
 
 
@@ -47,6 +48,19 @@ def test_ranks_and_lines_come_back(rows):
     assert again.lines == results.lines and len(again.lines) == 8
     for name, own in ranks.items():
         np.testing.assert_array_equal(again.ranks[name], own)
+
+
+def test_a_wave_has_ended_where_all_its_rows_and_seeds_are_there(rows):
+    results, _ = rows
+    assert results.has("x", ["base", "joined"], [0, 1])
+    assert not results.has("x", ["base", "fused"], [0, 1])  # it ended before the fused rows
+    assert not results.has("x", ["base"], [0, 1, 2])
+    again = [line for line in results.lines if line["row"] == "base"]
+    results.write(again)  # made again: not twice in the table
+    assert len(study.Results(results.out).lines) == 8
+    for number in range(1, 11):
+        results.keep({"x/base/0/full": np.full(3, number)})
+    assert study.Results(results.out).ranks["x/base/0/full"].tolist() == [10] * 3
 
 
 def test_a_row_is_compared_with_the_base_of_the_same_seeds(rows):
@@ -75,12 +89,21 @@ def test_the_table_has_ranges_intervals_and_popularity(rows, capsys):
     above = [100 * x / b for x in (a - b, low, high)]
     assert "| {:+.1f} ({:+.1f} to {:+.1f}) |".format(*above) in line
     assert "| NDCG@10, % | 1-5 (50) | more (150) |" in text
+    other = rows[0].out.with_name("users.jsonl")
+    other.write_text(rows[0].out.read_text())  # the same base in two files of a study
+    table.main(["guided", str(rows[0].out), str(other)])
+    files = capsys.readouterr().out.split("## x, ")[1:]
+    assert [text.split("\n")[0] for text in files] == ["rows.jsonl", "users.jsonl"]
+    assert all(line in text for text in files)
+    other.write_text("".join(f"{x}\n" for x in other.read_text().splitlines() if "seed" in x[:15]))
+    with pytest.raises(study.InputError, match="users.jsonl: x: no base of the same seeds beside"):
+        table.main(["guided", str(other)])
 
 
 @pytest.mark.parametrize("text", ["{", '[{"kind": "row"}]'])
 def test_another_file_is_an_error(tmp_path, text):
     (tmp_path / "x.jsonl").write_text(text)
-    with pytest.raises(SystemExit, match="x.jsonl: no lines of scripts/study_guided.py"):
+    with pytest.raises(study.InputError, match="x.jsonl: no lines of scripts/study_guided.py"):
         table.main(["guided", str(tmp_path / "x.jsonl")])
 
 

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from recjax.errors import InputError
+from recjax.training.optim import OptimConfig, averaged, make_optimizer
 from recjax.training.recommender import RecommenderRun
 from recjax.training.workdir import build_config
 
@@ -69,6 +72,39 @@ def test_what_it_refuses(script, sample_store, tmp_path):
     (tmp_path / "config.py").write_text(
         text.replace('"softmax"', '"bpr"').replace('"repeats": True', '"repeats": False')
     )
-    with pytest.raises(SystemExit, match="of objective 'softmax'"):
+    with pytest.raises(InputError, match="of objective 'softmax'"):
         script.main([f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'out'}"])
+    (tmp_path / "config.py").write_text(text)
+    for key, message in (
+        ("optim.clip_norm=1", "config.optim.clip_norm: 1.0; a search trains with 0.0 alone"),
+        ("train.dtype=bfloat16", "config.train.dtype: 'bfloat16'; a search trains with"),
+        ("start=runs/other", "config.start: 'runs/other'; a search trains with '' alone"),
+    ):
+        given = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'out'}"]
+        with pytest.raises(InputError, match=message):
+            script.main([*given, f"--config.{key}"])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_step_is_that_of_the_optimiser(script):
+    setting = {"optim.learning_rate": 0.1, "optim.weight_decay": 0.2, "optim.average": 0.5,
+               "optim.decay_epochs": 1.5}  # fmt: skip
+    keys = {key.partition(".")[2]: value for key, value in setting.items()}
+    config = OptimConfig(**keys, warmup_steps=2, b2=0.9)
+    rng = np.random.default_rng(0)
+    shapes = {"layers/norm/scale": (2, 3), "layers/out/bias": (2, 3), "layers/out/kernel": (2, 3)}
+    params = {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes.items()}
+    state = {"params": params, "average": params}
+    state |= {name: {path: 0 * a for path, a in params.items()} for name in "mv"}
+    optimizer = make_optimizer(config, 4)
+    step = jax.jit(optimizer.update)
+    ours = jax.jit(lambda *given: script.updated(config, 4, *given))
+    opt_state, theirs = optimizer.init(params), params
+    for number in range(5):
+        grads = {p: rng.normal(size=a.shape).astype(np.float32) for p, a in params.items()}
+        updates, opt_state = step(grads, opt_state, theirs)
+        theirs = {path: a + np.asarray(updates[path]) for path, a in theirs.items()}
+        state = ours(state, grads, setting, np.float32(number))
+    for path, array in theirs.items():
+        np.testing.assert_allclose(state["params"][path], array, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(state["average"][path], averaged(opt_state)[path], rtol=1e-5)
