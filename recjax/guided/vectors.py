@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from recjax.errors import InputError
-from recjax.models.recommender import Learned
-from recjax.nn.places import at_places
+from recjax.models.recommender import Learned, SequentialRecommender
+from recjax.nn.places import newest
 from recjax.nn.table import Embedding
 from recjax.ranges import Amount, Checked, Count, FieldError, Positive
 from recjax.typing import Array
@@ -142,9 +142,7 @@ def rows_of(table: Array, users: Array | None, count: int) -> Array:
 
 def users_at(users: Array | None, last: Array | None) -> Array | None:
     """Whose each example is: [B] of numbers [R L] at the places `last` of its newest items."""
-    if users is None or last is None:
-        return users if users is None else users[:, -1]
-    return at_places(lambda at, flat: flat[at], last, users)
+    return None if users is None else newest(users, last)
 
 
 def recent_means(
@@ -180,108 +178,113 @@ def recent_means(
     return total[..., :-1] / jnp.maximum(total[..., -1:], 1.0)
 
 
+class Refined(SequentialRecommender):
+    """A model with refined item vectors and a user side; `refined` mixes it into a model's class.
+
+    Args:
+        config, n_items, rngs, sizes: of the model.
+        refine: how the guided part joins.
+        columns: A.
+        recent: newest items whose mean is a user's vector; 0 = all, None = own scores.
+        users: U, those with own scores.
+        rows: of the table of items, those that pad it included.
+
+    Raises:
+        InputError: a width of which the guided part leaves nothing.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        n_items: int,
+        refine: RefineConfig,
+        columns: int,
+        recent: int | None,
+        users: int,
+        rows: int,
+        *,
+        rngs: nnx.Rngs,
+        **sizes: int,
+    ):
+        model: Any = super()
+        model.__init__(config, n_items, rngs=rngs, **sizes)
+        width = self.guided_width = refine.width(columns)
+        deviation = refine.deviation or math.sqrt(2 / (n_items + config.dim))
+        for name, guided_rows in (("items", rows), ("outputs", n_items)):
+            table = getattr(self, name, None)
+            if table is None:
+                continue
+            if table.features <= width:
+                raise InputError(
+                    f"config.model.dim: {table.features}, of which {width} are the guided "
+                    "part's; expected more"
+                )
+            items = RefinedItems(table, refine, columns, deviation, rows, guided_rows, rngs=rngs)
+            setattr(self, name, items)
+        self.side, self.recent = refine.user, recent
+        if self.side != "none":
+            self.guided_users = GuidedUsers(refine, columns, deviation, users, rngs=rngs)
+
+    @property
+    def _own_scores(self) -> bool:
+        """Whether users have scores of their own."""
+        return self.side != "none" and self.recent is None
+
+    def join(self, h: Array, vectors: Array) -> Array:
+        """States [... D] with the guided part of users' standardised vectors [... A]."""
+        guided = self.guided_users.guide(vectors)
+        if self.side == "added":
+            guided += h[..., -self.guided_width :]
+        return jnp.concatenate([h[..., : -self.guided_width], guided], axis=-1)
+
+    def encode(
+        self,
+        ids: Array,
+        *,
+        positions: Array | None = None,
+        segments: Array | None = None,
+        **mode: Any,
+    ) -> Array:
+        """See `SequentialRecommender.encode`; with the mean scores of the users' newest items."""
+        h = super().encode(ids, positions=positions, segments=segments, **mode)
+        if self.side == "none" or self.recent is None:
+            return h
+        _, segments = self.layout(ids, positions, segments)
+        items: Any = self.items
+        means = recent_means(items.guided[...], ids, segments, self.recent, masked=self.masked)
+        return self.join(h, means)
+
+    def learn(self, batch: Any, rngs: nnx.Rngs) -> Learned:
+        """See `SequentialRecommender.learn`; with the users' own scores."""
+        learned = super().learn(batch, rngs)
+        if not self._own_scores:
+            return learned
+        users = batch["owners"][learned.sequences]
+        vectors = self.guided_users.vectors(users, len(users))
+        return learned._replace(vectors=self.join(learned.vectors, vectors))
+
+    def predict(
+        self,
+        ids: Array,
+        *,
+        last: Array | None = None,
+        users: Array | None = None,
+        **layout: Any,
+    ) -> Array:
+        """See `SequentialRecommender.predict`; with the users' own scores."""
+        personal = {"users": users} if self.personal else {}
+        h = super().predict(ids, last=last, **layout, **personal)
+        if not self._own_scores:
+            return h
+        return self.join(h, self.guided_users.vectors(users_at(users, last), len(h)))
+
+
 @functools.cache
-def refined(base: Any) -> Any:
+def refined(base: type[SequentialRecommender]) -> Any:
     """A model's class with refined item vectors and a user side.
 
     Args:
         base: the `Recommender` of a module of `recjax.models`.
     """
-
-    class Refined(base):
-        """See `recjax.guided.refine`.
-
-        Args:
-            config, n_items, rngs, sizes: of the base.
-            refine: how the guided part joins.
-            columns: A.
-            recent: newest items whose mean is a user's vector; 0 = all, None = own scores.
-            users: U, those with own scores.
-            rows: of the table of items, those that pad it included.
-        """
-
-        def __init__(
-            self,
-            config: Any,
-            n_items: int,
-            refine: RefineConfig,
-            columns: int,
-            recent: int | None,
-            users: int,
-            rows: int,
-            *,
-            rngs: nnx.Rngs,
-            **sizes: int,
-        ):
-            super().__init__(config, n_items, rngs=rngs, **sizes)
-            width = self.guided_width = refine.width(columns)
-            deviation = refine.deviation or math.sqrt(2 / (n_items + config.dim))
-            for name, given in (("items", rows), ("outputs", n_items)):
-                table = getattr(self, name, None)
-                if table is None:
-                    continue
-                if table.features <= width:
-                    raise InputError(
-                        f"config.model.dim: {table.features}, of which {width} are the guided "
-                        "part's; expected more"
-                    )
-                part = RefinedItems(table, refine, columns, deviation, rows, given, rngs=rngs)
-                setattr(self, name, part)
-            self.side, self.recent = refine.user, recent
-            if self.side != "none":
-                self.guided_users = GuidedUsers(refine, columns, deviation, users, rngs=rngs)
-
-        @property
-        def _of_scores(self) -> bool:
-            return self.side != "none" and self.recent is None
-
-        def join(self, h: Array, vectors: Array) -> Array:
-            """States [... D] with the guided part of users' standardised vectors [... A]."""
-            guided = self.guided_users.guide(vectors)
-            if self.side == "added":
-                guided += h[..., -self.guided_width :]
-            return jnp.concatenate([h[..., : -self.guided_width], guided], axis=-1)
-
-        def encode(
-            self,
-            ids: Array,
-            *,
-            positions: Array | None = None,
-            segments: Array | None = None,
-            **mode: Any,
-        ) -> Array:
-            """See `SequentialRecommender.encode`; with what the users chose lately."""
-            h = super().encode(ids, positions=positions, segments=segments, **mode)
-            if self.side == "none" or self.recent is None:
-                return h
-            _, segments = self.layout(ids, positions, segments)
-            scores = self.items.guided[...]
-            means = recent_means(scores, ids, segments, self.recent, masked=self.masked)
-            return self.join(h, means)
-
-        def learn(self, batch: Any, rngs: nnx.Rngs) -> Learned:
-            """See `SequentialRecommender.learn`; with the users' own scores."""
-            learned = super().learn(batch, rngs)
-            if not self._of_scores:
-                return learned
-            users = batch["owners"][learned.sequences]
-            vectors = self.guided_users.vectors(users, len(users))
-            return learned._replace(vectors=self.join(learned.vectors, vectors))
-
-        def predict(
-            self,
-            ids: Array,
-            *,
-            last: Array | None = None,
-            users: Array | None = None,
-            **layout: Any,
-        ) -> Array:
-            """See `SequentialRecommender.predict`; with the users' own scores."""
-            own = {"users": users} if base.personal else {}
-            h = super().predict(ids, last=last, **layout, **own)
-            if not self._of_scores:
-                return h
-            return self.join(h, self.guided_users.vectors(users_at(users, last), len(h)))
-
-    Refined.__name__ = Refined.__qualname__ = f"Refined_{base.__module__.rpartition('.')[2]}"
-    return Refined
+    name = f"Refined_{base.__module__.rpartition('.')[2]}"
+    return type(base)(name, (Refined, base), {})
