@@ -33,11 +33,14 @@ def schedule(
         name: of the schedule.
         steps: T.
         beta_min, beta_max: range of linear and exp; by default that of `BETAS`.
+
+    Raises:
+        ValueError: an unknown name.
     """
     low, high = BETAS.get(name, (0.0, 0.0))
     beta_min = low if beta_min is None else beta_min
     beta_max = high if beta_max is None else beta_max
-    after = np.arange(1, steps + 1) / steps
+    times = np.arange(1, steps + 1) / steps
     if name == "linear":
         return np.cumprod(1 - np.linspace(beta_min, beta_max, steps))
     if name == "exp":
@@ -45,14 +48,14 @@ def schedule(
         return np.exp(-np.cumsum((beta_min + rate) / steps))
     if name == "cosine":
 
-        def left(t):
+        def alpha_bar(t):
             return np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
 
-        ratio = left(after) / left(after - 1 / steps)
-        return np.cumprod(1 - np.clip(1 - ratio, 1e-4, 0.9999))
+        alphas = alpha_bar(times) / alpha_bar(times - 1 / steps)
+        return np.cumprod(1 - np.clip(1 - alphas, 1e-4, 0.9999))
     if name == "sqrt":
-        kept = 1 - np.sqrt(np.append(1e-4, after + 1e-4))
-        return np.cumprod(1 - np.minimum(1 - kept[1:] / kept[:-1], 0.999))
+        alphas_bar = 1 - np.sqrt(np.append(1e-4, times + 1e-4))
+        return np.cumprod(1 - np.minimum(1 - alphas_bar[1:] / alphas_bar[:-1], 0.999))
     raise ValueError(f"no schedule '{name}'")
 
 
@@ -64,8 +67,8 @@ def add_noise(x: Array, noise: Array, step: Array, alphas_bar: np.ndarray) -> Ar
         step: [n] t.
         alphas_bar: of `schedule`.
     """
-    left = jnp.asarray(alphas_bar, x.dtype)[step][:, None]
-    return jnp.sqrt(left) * x + jnp.sqrt(1 - left) * noise
+    alpha_bar = jnp.asarray(alphas_bar, x.dtype)[step][:, None]
+    return jnp.sqrt(alpha_bar) * x + jnp.sqrt(1 - alpha_bar) * noise
 
 
 def sampler_table(alphas_bar: np.ndarray, steps: int, eta: float) -> tuple[np.ndarray, np.ndarray]:
@@ -79,18 +82,21 @@ def sampler_table(alphas_bar: np.ndarray, steps: int, eta: float) -> tuple[np.nd
         alphas_bar: of `schedule`.
         steps: S, at most T.
         eta: share of the posterior's noise.
+
+    Raises:
+        ValueError: S below 1 or above T.
     """
     if not 1 <= steps <= len(alphas_bar):
         raise ValueError(f"{steps} sampling steps; expected 1 to {len(alphas_bar)}")
     places = np.linspace(0, len(alphas_bar) - 1, steps).round().astype(int)
     if steps == 1:
         places = np.array([len(alphas_bar) - 1])
-    now = alphas_bar[places]
-    before = np.append(1.0, now[:-1])
-    variance = eta**2 * (1 - before) / (1 - now) * (1 - now / before)
-    of_x = np.sqrt(np.maximum(1 - before - variance, 0) / (1 - now))
-    of_start = np.sqrt(before) - of_x * np.sqrt(now)
-    table = np.stack([of_start, of_x, np.sqrt(variance)], axis=1)
+    alpha_bar = alphas_bar[places]
+    previous = np.append(1.0, alpha_bar[:-1])  # alpha_bar of the step that follows, nearer to data
+    variance = eta**2 * (1 - previous) / (1 - alpha_bar) * (1 - alpha_bar / previous)
+    x_t = np.sqrt(np.maximum(1 - previous - variance, 0) / (1 - alpha_bar))
+    x_0 = np.sqrt(previous) - x_t * np.sqrt(alpha_bar)
+    table = np.stack([x_0, x_t, np.sqrt(variance)], axis=1)
     return places[::-1].astype(np.int32), table[::-1].astype(np.float32)
 
 
@@ -104,7 +110,7 @@ def noise_of(key: Array, shape: tuple[int, ...], dtype: Any, fold: Array | None 
         fold: a number that goes into each key first.
     """
     if key.ndim:
-        return jax.vmap(lambda one: noise_of(one, shape[1:], dtype, fold))(key)
+        return jax.vmap(lambda key: noise_of(key, shape[1:], dtype, fold))(key)
     return jax.random.normal(key if fold is None else jax.random.fold_in(key, fold), shape, dtype)
 
 
@@ -124,15 +130,15 @@ def sample(
         noise: [n D] standard normal, the start.
         key: of the noise on the way, or [n], one a row.
         alphas_bar, steps, eta: see `sampler_table`.
-        embed: what `denoise` wants to know of t, computed for all steps [S] at once.
+        embed: prepares t for `denoise`; it is called once, with all steps [S].
     """
     places, table = sampler_table(alphas_bar, steps, eta)
 
     def step(x: Array, inputs: tuple[Array, Array, Array]):
-        t, embedded, (of_start, of_x, of_noise) = inputs
-        x = of_start * denoise(x, embedded) + of_x * x
+        t, embedded, coefficients = inputs
+        x = coefficients[0] * denoise(x, embedded) + coefficients[1] * x
         if eta:
-            x += of_noise * noise_of(key, x.shape, x.dtype, t)
+            x += coefficients[2] * noise_of(key, x.shape, x.dtype, t)
         return x, None
 
     times = jnp.asarray(places)
