@@ -32,7 +32,7 @@ from recjax.convert.forms import FORMS, check_dtype, check_family, form_of, read
 from recjax.convert.mapping import Rule, load
 from recjax.convert.tensors import Tensor
 from recjax.errors import InputError
-from recjax.models.definition import ModelDef, Told, define, fingerprint
+from recjax.models.definition import ArraySample, ModelDef, define, fingerprint
 from recjax.models.language import Family, family_for
 from recjax.nn.lora import LoRAConfig, add_lora
 from recjax.nn.narrow import Form
@@ -128,7 +128,7 @@ def read_language_model(
     family, shapes = model.family, model.definition.shapes
     place = None if shardings is None else lambda shapes: shardings(shapes, family.axes)
     model = dataclasses.replace(model, quant=quant)
-    told: dict[str, Told] = {}
+    samples: dict[str, ArraySample] = {}
     narrowed = None
     if quant is not None:
         stored = model.definition.shapes
@@ -137,7 +137,7 @@ def read_language_model(
     def each(path: str, array: Any) -> Params:
         if narrowed is None:
             return {path: array}
-        told[path] = Told.of(array)
+        samples[path] = ArraySample.of(array)
         return narrowed(path, array)
 
     params: Params = {}
@@ -147,7 +147,7 @@ def read_language_model(
         whole = orbax_files.read_params(folder, shapes, dtype=dtype, shardings=place)
         for path in list(whole):
             params |= each(path, whole.pop(path))
-    return dataclasses.replace(model, params=params, origin=fingerprint(told) if told else "")
+    return dataclasses.replace(model, params=params, origin=fingerprint(samples) if samples else "")
 
 
 def outline(

@@ -80,8 +80,8 @@ def params_of(model: nnx.Module) -> Params:
     return {"/".join(map(str, path)): leaf[...] for path, leaf in state}
 
 
-class Told(NamedTuple):
-    """What `fingerprint` reads of an array.
+class ArraySample(NamedTuple):
+    """The part of an array that `fingerprint` reads.
 
     Attributes:
         shape, dtype: its own.
@@ -93,25 +93,25 @@ class Told(NamedTuple):
     values: np.ndarray
 
     @classmethod
-    def of(cls, array: Any) -> "Told":
-        """Of an array that will not be there any more."""
-        near = host_buffer(array)
-        given = array if near is None else near
-        return cls(array.shape, array.dtype, np.array(given.reshape(-1)[:64]))
+    def of(cls, array: Any) -> "ArraySample":
+        """The sample of an array, as a copy: the array may be freed afterwards."""
+        buffer = host_buffer(array)
+        values = (array if buffer is None else buffer).reshape(-1)[:64]
+        return cls(array.shape, array.dtype, np.array(values))
 
 
 def fingerprint(params: Mapping[str, Any], dtype: Any = None) -> str:
     """A digest of a model's parameters: shapes and some values of every array.
 
     Args:
-        params: by path, arrays or what was `Told` of them.
-        dtype: that they had when they were told; by default their own.
+        params: arrays or their samples, by path.
+        dtype: the type that values are read as; by default each array's own.
     """
     digest = hashlib.sha256()
     for path in sorted(params):
         array = params[path]
-        told = array if isinstance(array, Told) else Told.of(array)
-        kind = told.dtype if dtype is None else np.dtype(dtype)
-        some = told.values.astype(kind).tobytes()
-        digest.update(f"{path} {told.shape} {kind}".encode() + some)
+        sample = array if isinstance(array, ArraySample) else ArraySample.of(array)
+        kind = sample.dtype if dtype is None else np.dtype(dtype)
+        values = sample.values.astype(kind).tobytes()
+        digest.update(f"{path} {sample.shape} {kind}".encode() + values)
     return digest.hexdigest()[:16]
