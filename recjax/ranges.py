@@ -96,30 +96,30 @@ def expected(hint: Any, value: Any) -> str | None:
                 return f"at most {limit} in size"
         return None
     if origin in (typing.Union, types.UnionType):
-        found = [expected(arm, value) for arm in args if arm is not type(None)]
-        return None if value is None else next((text for text in found if text), None)
+        errors = (expected(arm, value) for arm in args if arm is not type(None))
+        return None if value is None else next((text for text in errors if text), None)
+    parts: list[tuple[Any, Any]] = []
     if origin is dict and isinstance(value, Mapping):
-        found = [expected(args[1], one) for one in value.values()]
-        return next((f"each {text}" for text in found if text), None)
-    if origin is tuple and isinstance(value, tuple | list):
+        parts = [(args[1], part) for part in value.values()]
+    elif origin is tuple and isinstance(value, tuple | list):
         arms = args[:1] * len(value) if args[1:] == (Ellipsis,) else args
-        found = [expected(arm, one) for arm, one in zip(arms, value, strict=False)]
-        return next((f"each {text}" for text in found if text), None)
-    if origin is dict and isinstance(value, Mapping):
-        found = [expected(args[1], one) for one in value.values()]
-        return next((f"each {text}" for text in found if text), None)
-    return None
-
-
-def hints(cls: type) -> dict[str, Any]:
-    """The annotations of a dataclass's fields, with their ranges."""
-    return _hints(cls)
+        parts = list(zip(arms, value, strict=False))
+    errors = (expected(arm, part) for arm, part in parts)
+    return next((f"each {text}" for text in errors if text), None)
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    found = typing.get_type_hints(cls, include_extras=True)
-    return {field.name: found[field.name] for field in dataclasses.fields(cls)}
+def hints(cls: type) -> dict[str, Any]:
+    """The annotations of a dataclass's fields, with their ranges."""
+    annotations = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: annotations[field.name] for field in dataclasses.fields(cls)}
+
+
+def check_multiple(config: Any, field: str, of: str) -> None:
+    """Raises `FieldError` where one field's number is no multiple of another's."""
+    value, divisor = getattr(config, field), getattr(config, of)
+    if value % divisor:
+        raise FieldError(field, f"{value} is no multiple of {of} {divisor}")
 
 
 class Checked:

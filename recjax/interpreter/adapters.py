@@ -26,7 +26,7 @@ from flax import nnx
 
 from recjax.nn.attention import attend
 from recjax.nn.norms import RMSNorm
-from recjax.ranges import Checked, Few, FieldError, Size
+from recjax.ranges import Checked, Few, Size, check_multiple
 from recjax.training.freezing import Rules
 from recjax.typing import Array
 
@@ -45,8 +45,8 @@ class Config(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.name == "qformer" and self.hidden % self.heads:
-            raise FieldError("hidden", f"{self.hidden} is no multiple of heads {self.heads}")
+        if self.name == "qformer":
+            check_multiple(self, "hidden", of="heads")
 
 
 class Whitening(nnx.Module):

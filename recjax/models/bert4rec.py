@@ -29,7 +29,7 @@ from recjax.nn.attention import MultiHeadAttention
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import make_mask
 from recjax.nn.table import Embedding, Table
-from recjax.ranges import Checked, Dropout, Few, FieldError, Positive, Range, Share, Size
+from recjax.ranges import Checked, Dropout, Few, Positive, Range, Share, Size, check_multiple
 from recjax.typing import Array
 
 
@@ -50,8 +50,7 @@ class Config(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.dim % self.heads:
-            raise FieldError("dim", f"{self.dim} is no multiple of heads {self.heads}")
+        check_multiple(self, "dim", of="heads")
 
 
 PRESETS = {

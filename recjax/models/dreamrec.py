@@ -36,9 +36,20 @@ from recjax.models.recommender import Learned, SequentialRecommender
 from recjax.nn import diffusion
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import make_mask
-from recjax.nn.places import at_places
+from recjax.nn.places import flat_rows
 from recjax.nn.table import Embedding, Table
-from recjax.ranges import Amount, Checked, Count, Dropout, Few, FieldError, Positive, Range, Size
+from recjax.ranges import (
+    Amount,
+    Checked,
+    Count,
+    Dropout,
+    Few,
+    FieldError,
+    Positive,
+    Range,
+    Size,
+    check_multiple,
+)
 from recjax.typing import Array
 
 
@@ -68,8 +79,7 @@ class Config(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.dim % self.heads:
-            raise FieldError("dim", f"{self.dim} is no multiple of heads {self.heads}")
+        check_multiple(self, "dim", of="heads")
         if self.dim % 2:
             raise FieldError("dim", f"{self.dim} is odd: half of the step's embedding is sines")
         if self.sampler_steps > self.steps:
@@ -149,15 +159,9 @@ class Recommender(SequentialRecommender):
         self.config = config
         init = nnx.initializers.normal(config.init_std)
         small = nnx.initializers.normal(0.02)
-        block = sasrec.Config(
-            dim=config.dim,
-            heads=config.heads,
-            mlp_dim=config.mlp_dim,
-            dropout=config.dropout,
-        )
         self.items = Table(n_items, config.dim, embedding_init=init, rngs=rngs)
         self.positions = Embedding(config.max_length, config.dim, embedding_init=small, rngs=rngs)
-        self.blocks = nnx.List([sasrec.Block(block, rngs=rngs) for _ in range(config.layers)])
+        self.blocks = sasrec.pre_norm_blocks(config, 0.02, rngs=rngs)
         self.final_norm = nnx.LayerNorm(config.dim, rngs=rngs)
         self.null = nnx.Param(init(rngs.params(), (config.dim,), jnp.float32))
         self.denoiser = Denoiser(config, rngs=rngs)
@@ -304,4 +308,4 @@ def _numbers(ids: Array, positions: Array, segments: Array, last: Array | None) 
         return jnp.where(segments > 0, mixed, 0).sum(-1, dtype=jnp.uint32)
     groups = jnp.arange(rows)[:, None] * (length + 1) + segments
     sums = jax.ops.segment_sum(mixed.reshape(-1), groups.reshape(-1), rows * (length + 1))
-    return sums[at_places(lambda at, flat: flat[at], last, groups)]
+    return sums[flat_rows(groups, last)]

@@ -20,7 +20,7 @@ from recjax.errors import InputError
 from recjax.lazy import resolve
 from recjax.nn.lora import Linear
 from recjax.nn.masks import make_mask
-from recjax.ranges import Checked, Few, FieldError, Positive, Range, Size
+from recjax.ranges import Checked, Few, FieldError, Positive, Range, Size, check_multiple
 from recjax.sharded import rows_of
 from recjax.typing import Array
 
@@ -48,8 +48,7 @@ class LanguageConfig(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.heads % self.kv_heads:
-            raise FieldError("heads", f"{self.heads} is no multiple of kv_heads {self.kv_heads}")
+        check_multiple(self, "heads", of="kv_heads")
         if not self.grouped and self.kv_heads != self.heads:
             raise FieldError("kv_heads", f"{self.kv_heads}: expected heads, {self.heads}")
 

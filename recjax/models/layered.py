@@ -14,9 +14,10 @@ from flax import nnx
 from recjax.models.recommender import Learned, SequentialRecommender
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import histories, make_mask
-from recjax.nn.places import at_places
+from recjax.nn.norms import unit
+from recjax.nn.places import newest
 from recjax.nn.table import Embedding, Table
-from recjax.ranges import Checked, Dropout, Few, FieldError, Positive, Size
+from recjax.ranges import Checked, Dropout, Few, Positive, Size, check_multiple
 from recjax.typing import Array
 
 # Of the parameters of all these models.
@@ -57,8 +58,7 @@ class LayeredConfig(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.dim % self.heads:
-            raise FieldError("dim", f"{self.dim} is no multiple of heads {self.heads}")
+        check_multiple(self, "dim", of="heads")
 
 
 _PACE = 10.0  # inner products are so much larger than cosines
@@ -80,11 +80,6 @@ class Rows:
     positions: Array
     segments: Array
     times: Array | None = None
-
-
-def unit(x: Array) -> Array:
-    """Vectors [... D] at length 1."""
-    return x / jnp.sqrt(jnp.maximum((x * x).sum(axis=-1, keepdims=True), 1e-12))
 
 
 class LayeredRecommender(SequentialRecommender):
@@ -168,7 +163,7 @@ class LayeredRecommender(SequentialRecommender):
         """See `SequentialRecommender`; `times` [B L] of a `timed` model."""
         del users, rngs
         h = self.encode(ids, positions=positions, segments=segments, times=times)
-        return h[:, -1] if last is None else at_places(lambda at, flat: flat[at], last, h)
+        return newest(h, last)
 
     def item_table(self) -> Array:
         """Item vectors [I D]."""
@@ -204,7 +199,6 @@ class LayeredRecommender(SequentialRecommender):
         scores = self.score(self.predict(ids, users=users, times=times, rngs=rngs, **layout))
         if not self.config.repeats:
             return scores
-        seen = histories(ids, self.layout(ids, positions, segments)[1])
-        seen = seen[:, -1] if last is None else at_places(lambda at, flat: flat[at], last, seen)
+        seen = newest(histories(ids, self.layout(ids, positions, segments)[1]), last)
         bias = jnp.where(seen > 0, self._bias, 0.0)
         return scores.at[jnp.arange(len(scores))[:, None], seen].add(bias)

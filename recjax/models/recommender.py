@@ -22,7 +22,7 @@ from flax import nnx
 
 from recjax.models.given_items import FeaturedItems, JoinedItems
 from recjax.models.named import named_module, read_section
-from recjax.nn.places import at_places
+from recjax.nn.places import newest
 from recjax.typing import Array
 
 # Config name -> module of `recjax.models`, with `Config`, `PRESETS`, `PARAM_AXES`, `Recommender`.
@@ -157,7 +157,7 @@ class SequentialRecommender(nnx.Module):
         del rngs
         own: dict[str, Any] = {"users": users} if self.personal else {}
         h = self.encode(ids, positions=positions, segments=segments, **own)
-        return h[:, -1] if last is None else at_places(lambda at, flat: flat[at], last, h)
+        return newest(h, last)
 
     @property
     def repeats(self) -> bool:

@@ -30,7 +30,7 @@ from recjax.models.recommender import SequentialRecommender
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import make_mask
 from recjax.nn.table import Embedding, Table
-from recjax.ranges import Amount, Dropout, Few, FieldError, Positive, Share, Size
+from recjax.ranges import Amount, Dropout, Few, Positive, Share, Size, check_multiple
 from recjax.typing import Array
 
 
@@ -56,8 +56,7 @@ class Config(AttributedConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.dim % self.heads:
-            raise FieldError("dim", f"{self.dim} is no multiple of heads {self.heads}")
+        check_multiple(self, "dim", of="heads")
 
 
 PRESETS = {"paper": Config()}
@@ -145,14 +144,10 @@ class Recommender(SequentialRecommender):
 
     def __init__(self, config: Config, n_items: int, n_attributes: int, *, rngs: nnx.Rngs):
         self.config, self.n_items = config, n_items
-        block = sasrec.Config(
-            dim=config.dim, heads=config.heads, mlp_dim=config.mlp_dim, dropout=config.dropout,
-            init_std=config.init_std,
-        )  # fmt: skip
         init = nnx.initializers.normal(config.init_std)
         self.items = Table(n_items, config.dim, embedding_init=init, rngs=rngs)
         self.positions = Embedding(config.max_length, config.dim, embedding_init=init, rngs=rngs)
-        self.blocks = nnx.List([sasrec.Block(block, rngs=rngs) for _ in range(config.layers)])
+        self.blocks = sasrec.pre_norm_blocks(config, config.init_std, rngs=rngs)
         self.final_norm = nnx.LayerNorm(config.dim, rngs=rngs)
         if config.stage == "pretrain":
             self.attributes = Pretraining(n_items, n_attributes, config, rngs=rngs)

@@ -20,7 +20,7 @@ packed. In training upstream draws dropout for each padding position; here the v
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ from recjax.nn.attention import MultiHeadAttention
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import make_mask
 from recjax.nn.table import Embedding, Table
-from recjax.ranges import Checked, Dropout, Few, FieldError, Positive, Share, Size
+from recjax.ranges import Checked, Dropout, Few, Positive, Share, Size, check_multiple
 from recjax.sharded import constrain
 from recjax.typing import Array
 
@@ -61,8 +61,7 @@ class Config(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.dim % self.heads:
-            raise FieldError("dim", f"{self.dim} is no multiple of heads {self.heads}")
+        check_multiple(self, "dim", of="heads")
 
 
 # By name in a config: {"name": "sasrec", "preset": "paper-sparse"}.
@@ -134,6 +133,15 @@ class Block(nnx.Module):
             padding = self.attention_norm(padding[0]), padding[1]
         x = x + attend(normed, normed, padding)
         return x + mlp(self.mlp_norm(x))
+
+
+def pre_norm_blocks(config: Any, init_std: float, *, rngs: nnx.Rngs) -> nnx.List:
+    """SASRec's blocks for another model, whose config has `layers` and the sizes of a block."""
+    block = Config(
+        dim=config.dim, heads=config.heads, mlp_dim=config.mlp_dim, dropout=config.dropout,
+        init_std=init_std,
+    )  # fmt: skip
+    return nnx.List([Block(block, rngs=rngs) for _ in range(config.layers)])
 
 
 def _row_0_zero(init: Callable) -> Callable:

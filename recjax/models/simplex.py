@@ -11,13 +11,13 @@ the batch.
 
 import dataclasses
 
-import jax.numpy as jnp
 from flax import nnx
 
 from recjax.models.personal import Users
 from recjax.models.recommender import SequentialRecommender
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import make_mask
+from recjax.nn.norms import unit
 from recjax.nn.table import Table
 from recjax.ranges import Checked, Dropout, Positive, Share, Size
 from recjax.typing import Array
@@ -41,10 +41,6 @@ PARAM_AXES = (
     (r"items/embedding", ("items", "width")),
     (r".*", (None,)),
 )
-
-
-def _unit(x: Array) -> Array:
-    return x / jnp.sqrt(jnp.maximum((x * x).sum(axis=-1, keepdims=True), 1e-12))
 
 
 class Recommender(SequentialRecommender):
@@ -84,8 +80,8 @@ class Recommender(SequentialRecommender):
         share = self.config.own_share
         h = share * self.users(users, ids) + (1 - share) * self.map(mean)
         h = dropout(h, self.config.dropout, deterministic=deterministic, rngs=rngs)
-        return _unit(h)
+        return unit(h)
 
     def item_table(self) -> Array:
         """Item vectors of length 1 [I D]."""
-        return _unit(self.items.embedding[...])
+        return unit(self.items.embedding[...])

@@ -52,10 +52,10 @@ def histories(ids: Array, segments: Array) -> Array:
         ids: [B L].
         segments: [B L], 0 = padding.
     """
-    before = make_mask(segments > 0, 1, segments) & (segments > 0)[:, None, :]
-    again = before & ~jnp.eye(ids.shape[1], dtype=bool) & (ids[:, :, None] == ids[:, None, :])
-    first = ~again.any(axis=-1)  # not met before
-    return jnp.where(before & first[:, None, :], ids[:, None, :], 0)
+    causal = make_mask(segments > 0, 1, segments) & (segments > 0)[:, None, :]
+    repeats = causal & ~jnp.eye(ids.shape[1], dtype=bool) & (ids[:, :, None] == ids[:, None, :])
+    is_first = ~repeats.any(axis=-1)
+    return jnp.where(causal & is_first[:, None, :], ids[:, None, :], 0)
 
 
 def shift(x: Array, places: int) -> Array:

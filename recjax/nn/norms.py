@@ -7,6 +7,11 @@ from jax import lax
 from recjax.typing import Array
 
 
+def unit(x: Array) -> Array:
+    """Vectors [... D] at length 1."""
+    return x / jnp.sqrt(jnp.maximum((x * x).sum(axis=-1, keepdims=True), 1e-12))
+
+
 class RMSNorm(nnx.Module):
     """Root mean square norm (Zhang and Sennrich 2019), computed in float32 whatever the input.
 

@@ -1,4 +1,4 @@
-"""Places in packed rows: positions of texts, rows read at places of their own or at flat ones."""
+"""Places in packed rows: positions of texts, and how rows are read at some of their places."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +29,21 @@ def text_positions(segments: Array, options: Array | None = None) -> Array:
 def rows_at(x: Array, places: Array | None) -> Array:
     """x [B T ...] at places [B Q] of each row: [B Q ...]; x itself without places."""
     return x if places is None else jax.vmap(lambda row, at: row[at])(x, places)
+
+
+def flat_rows(x: Array, places: Array) -> Array:
+    """Rows [m ...] of x [R L ...] at places of the joined rows; see `at_places`."""
+    return at_places(lambda at, flat: flat[at], places, x)
+
+
+def newest(x: Array, last: Array | None) -> Array:
+    """x [R L ...] at the newest place of each example: [B ...].
+
+    Args:
+        x: [R L ...].
+        last: places of packed rows, as `at_places` takes them; None: each row's last place.
+    """
+    return x[:, -1] if last is None else flat_rows(x, last)
 
 
 def at_places(function: Callable[..., Any], places: Array, *rows: Array) -> Any:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from recjax.evaluation.likelihood import likelihood
-from recjax.nn.places import at_places
+from recjax.nn.places import at_places, flat_rows
 from recjax.training.cross_entropy import SumWeight, softmax_cross_entropy
 from recjax.typing import Array
 
@@ -96,7 +96,7 @@ def token_likelihood(
     """
     places = batch["places"]
     before = at_places(lambda at, flat: flat[at - 1], places, h)
-    targets = at_places(lambda at, flat: flat[at], places, batch["tokens"])
+    targets = flat_rows(batch["tokens"], places)
     return likelihood(before, targets, logits, 1 if places.ndim == 1 else len(places))
 
 
@@ -105,6 +105,6 @@ def label_likelihood(
 ) -> tuple[Array, Array]:
     """`token_likelihood` of places that know what they predict: `targets` [R T]."""
     places = batch["places"]
-    own = at_places(lambda at, flat: flat[at], places, h)
-    targets = at_places(lambda at, flat: flat[at], places, batch["targets"])
+    own = flat_rows(h, places)
+    targets = flat_rows(batch["targets"], places)
     return likelihood(own, targets, logits, 1 if places.ndim == 1 else len(places))
