@@ -35,44 +35,48 @@ def activation_bytes(
         rows: devices that split the rows.
         tensor: devices that split what is not of the model's width (heads, feed-forward).
     """
-    kept = _residual_bytes(step, config.dim, rows, tensor)
+    residuals = _residual_bytes(step, config.dim, rows, tensor)
     layers = config.layers + getattr(config, "encoder_layers", 0)
-    whole = kept if kept_all is step else _residual_bytes(kept_all, config.dim, rows, tensor)
+    unrecomputed = (
+        residuals if kept_all is step else _residual_bytes(kept_all, config.dim, rows, tensor)
+    )
     stacked = sum(array_bytes(a) for path, a in step.params.items() if _STACKED.match(path))
-    of_layer = math.ceil((whole + stacked / tensor) / layers)
+    of_layer = math.ceil((unrecomputed + stacked / tensor) / layers)
     known = {(leaf.shape, leaf.dtype) for leaf in step.params.values()}
 
     def summed(*args: Any) -> Any:
         return step.hidden(*args).astype(jnp.float32).sum()
 
     inputs = (step.trained, step.frozen, *step.inputs)
-    at_work = widest_bytes(jax.make_jaxpr(jax.grad(summed))(*inputs), known) / 2
+    working = widest_bytes(jax.make_jaxpr(jax.grad(summed))(*inputs), known) / 2
     if kept_all is not step:
-        at_work = max(at_work, _terms_bytes(jax.make_jaxpr(summed)(*inputs)))
+        working = max(working, _terms_bytes(jax.make_jaxpr(summed)(*inputs)))
     loss = _loss_bytes(step, rows, tensor, known)
-    return kept + max(loss, of_layer + math.ceil(at_work / (rows * tensor)))
+    return residuals + max(loss, of_layer + math.ceil(working / (rows * tensor)))
 
 
 def _terms_bytes(jaxpr: Any) -> int:
-    """Bytes that autodiff would keep of an activation whose derivative is by hand, at the most: of
-    functions without products, whose inputs and result have one shape."""
-    most = 0
+    """The most bytes that autodiff would keep of one activation with a derivative by hand.
+
+    An activation is a function without products, whose inputs and result have one shape.
+    """
+    largest = 0
     for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         shapes = {v.aval.shape for v in (*eqn.invars, *eqn.outvars)}
         called = eqn.params.get("call_jaxpr")
         by_hand = eqn.primitive.name.startswith("custom_vjp_call")
         if by_hand and len(shapes) == 1 and not product_flops(called):
-            plain = jaxpr_as_fun(called)
-            given = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
-            kept = jax.eval_shape(lambda *a, plain=plain: jax.vjp(plain, *a)[1], *given)
-            most = max(most, sum(map(array_bytes, jax.tree.leaves(kept))))
+            function = jaxpr_as_fun(called)
+            inputs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
+            kept = jax.eval_shape(lambda *a, function=function: jax.vjp(function, *a)[1], *inputs)
+            largest = max(largest, sum(map(array_bytes, jax.tree.leaves(kept))))
         else:
-            most = max([most, *(_terms_bytes(one) for one in inner(eqn))])
-    return most
+            largest = max([largest, *(_terms_bytes(one) for one in inner(eqn))])
+    return largest
 
 
 def _loss_bytes(step: PlannedStep, rows: int, tensor: int, known: Collection[Any]) -> int:
-    """Of the widest operation of the loss of a device's rows, whose logits come in chunks."""
+    """Bytes of the widest operation in the loss of a device's rows; logits come in chunks."""
     states = jax.eval_shape(step.hidden, step.trained, step.frozen, *step.inputs)
     table = jax.eval_shape(lambda p: step.definition.merge(p).head_table(), step.params)
     shape = (states.shape[0] // rows, *states.shape[1:])
@@ -86,13 +90,13 @@ def _loss_bytes(step: PlannedStep, rows: int, tensor: int, known: Collection[Any
 
 
 def _residual_bytes(step: PlannedStep, dim: int, rows: int, tensor: int) -> int:
-    """Bytes of a device's residuals that are no parameters (none of their shapes, by number)."""
+    """Bytes of a device's residuals, without parameters: those are told by shape and dtype."""
     loss = step.loss()
     inputs = (step.trained, step.frozen, *step.inputs)
-    kept = jax.eval_shape(lambda t, *rest: jax.vjp(lambda p: loss(p, *rest), t)[1], *inputs)
+    residuals = jax.eval_shape(lambda t, *rest: jax.vjp(lambda p: loss(p, *rest), t)[1], *inputs)
     known = Counter((leaf.shape, jnp.dtype(leaf.dtype)) for leaf in step.params.values())
     total = 0
-    for leaf in jax.tree.leaves(kept):
+    for leaf in jax.tree.leaves(residuals):
         kind = (leaf.shape, jnp.dtype(leaf.dtype))
         if known[kind]:
             known[kind] -= 1
@@ -114,19 +118,21 @@ def widest_bytes(jaxpr: Any, known: Collection[Any]) -> int:
 
     def largest(variables: Any) -> int:
         kinds = [v.aval for v in variables if hasattr(v.aval, "dtype")]
-        own = [a for a in kinds if (a.shape, a.dtype) not in known and a.dtype != jax.dtypes.float0]
-        return max(map(array_bytes, own), default=0)
+        counted = [
+            a for a in kinds if (a.shape, a.dtype) not in known and a.dtype != jax.dtypes.float0
+        ]
+        return max(map(array_bytes, counted), default=0)
 
     widest = 0
     for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        inside = list(inner(eqn))
-        if inside:
-            widest = max(widest, *(widest_bytes(one, known) for one in inside))
+        jaxprs = list(inner(eqn))
+        if jaxprs:
+            widest = max(widest, *(widest_bytes(one, known) for one in jaxprs))
         else:
             widest = max(widest, largest(eqn.invars) + largest(eqn.outvars))
     return widest
 
 
 def array_bytes(a: Any) -> int:
-    """Of an abstract array."""
+    """Bytes of an abstract array."""
     return math.prod(a.shape) * jnp.dtype(a.dtype).itemsize

@@ -20,7 +20,7 @@ SumWeight = tuple[Array, Array]
 _CHUNK_ELEMENTS = 1 << 23  # logits held at a time: 32 MiB in float32
 
 
-class _How(NamedTuple):
+class _Static(NamedTuple):
     """The static arguments of `softmax_cross_entropy`."""
 
     chunk: int | None
@@ -83,8 +83,8 @@ def softmax_cross_entropy(
         raise ValueError("seen: expected a table that every device has whole")
     many = mesh is not None and (shards > 1 or split is not None)
     rows = len(table) if rows is None else rows
-    how = _How(chunk, padded, budget, mesh if many else None, rows, split)
-    total, weight, left_out = _cross_entropy(h, jnp.asarray(table), targets, weights, seen, how)
+    static = _Static(chunk, padded, budget, mesh if many else None, rows, split)
+    total, weight, left_out = _cross_entropy(h, jnp.asarray(table), targets, weights, seen, static)
     # A factor, so that the gradients are nan too.
     return total * jnp.where(left_out > 0, jnp.nan, 1.0), weight
 
@@ -96,21 +96,21 @@ def _cross_entropy(
     targets: Array,
     weights: Array,
     seen: tuple[Array, Array] | None,
-    how: _How,
+    static: _Static,
 ) -> tuple[Array, Array, Array]:
     """(sum, weight, number of positions over the budget)."""
-    return _on_devices(h, table, targets, weights, seen, how)[0]
+    return _on_devices(h, table, targets, weights, seen, static)[0]
 
 
-def _fwd(h, table, targets, weights, seen, how):
+def _fwd(h, table, targets, weights, seen, static):
     asked = h.perturbed, table.perturbed
     h, table, targets, weights = (a.value for a in (h, table, targets, weights))
     seen = None if seen is None else tuple(a.value for a in seen)
-    return _on_devices(h, table, targets, weights, seen, how, asked)
+    return _on_devices(h, table, targets, weights, seen, static, asked)
 
 
-def _bwd(how, residuals, cotangent):
-    del how
+def _bwd(static, residuals, cotangent):
+    del static
     d_h, d_table, d_bias = (
         None if d is None else d * cotangent[0].astype(d.dtype) for d in residuals
     )
@@ -120,38 +120,38 @@ def _bwd(how, residuals, cotangent):
 _cross_entropy.defvjp(_fwd, _bwd, symbolic_zeros=True)
 
 
-def _on_devices(h, table, targets, weights, seen, how, grads=(False, False)):
-    """The sums, and the gradients of `h` and of `table` where `grads` asks for them, and of the
-    bias of `seen`."""
-    one = functools.partial(_on_one_device, how=how, grads=grads)
+def _on_devices(h, table, targets, weights, seen, static, grads=(False, False)):
+    """`(sums, (d_h, d_table, d_bias))`: the gradients of `h` and of `table` where `grads` asks for
+    them, and that of the bias of `seen`."""
+    on_one = functools.partial(_on_one_device, static=static, grads=grads)
     d_bias = None
-    if how.mesh is None:
-        sums, d_h, d_table, d_bias = one(h, table, targets, weights, seen)
-    elif how.split is not None:
-        split, rows, of_table = how.split, PartitionSpec(BATCH), PartitionSpec(how.split.axes)
+    if static.mesh is None:
+        sums, d_h, d_table, d_bias = on_one(h, table, targets, weights, seen)
+    elif static.split is not None:
+        split, rows, of_table = static.split, PartitionSpec(BATCH), PartitionSpec(static.split.axes)
 
-        def part(h, table, targets, weights):
-            sums, d_h, d_table, _ = one(h, table, targets, weights, None)
+        def on_split(h, table, targets, weights):
+            sums, d_h, d_table, _ = on_one(h, table, targets, weights, None)
             if d_table is not None and split.rest:
                 d_table = jax.lax.psum(d_table, split.rest)
             return jax.lax.psum(sums, BATCH), d_table, d_h
 
         specs = (rows, of_table, rows, rows), (PartitionSpec(), of_table, rows)
-        sums, d_table, d_h = jax.jit(split.map(part, *specs))(h, table, targets, weights)
+        sums, d_table, d_h = jax.jit(split.map(on_split, *specs))(h, table, targets, weights)
     else:
-        axes, tensor = BATCH, how.mesh.shape["tensor"]
+        axes, tensor = BATCH, static.mesh.shape["tensor"]
         divides = tensor > 1 and len(table) % tensor == 0
 
-        def shard(h, table, targets, weights, seen):
+        def on_shard(h, table, targets, weights, seen):
             if divides:  # the products, too: by rows of the table
                 table = jax.lax.with_sharding_constraint(table, PartitionSpec("tensor"))
-            sums, d_h, d_table, d_bias = one(h, table, targets, weights, seen)
+            sums, d_h, d_table, d_bias = on_one(h, table, targets, weights, seen)
             return *jax.lax.psum((sums, d_table, d_bias), axes), d_h
 
         rows, whole = PartitionSpec(axes), PartitionSpec()
         over_mesh = jax.shard_map(
-            shard,
-            mesh=how.mesh,
+            on_shard,
+            mesh=static.mesh,
             in_specs=(rows, whole, rows, rows, None if seen is None else (rows, whole)),
             out_specs=(whole, whole, whole, rows),
             axis_names=set(axes),
@@ -163,33 +163,33 @@ def _on_devices(h, table, targets, weights, seen, how, grads=(False, False)):
     return sums, (d_h, d_table, None if d_bias is None else d_bias.astype(seen[1].dtype))
 
 
-def _on_one_device(h, table, targets, weights, seen, how, grads):
+def _on_one_device(h, table, targets, weights, seen, static, grads):
     """The sums, d_h, d_table (float32) and d_bias of the positions that count."""
     positions, left_out = len(h), jnp.int32(0)
-    if how.budget is not None:
+    if static.budget is not None:
         # Places past the last one are out of range: they read as 0, and nothing is written there.
         counts = weights > 0
-        left_out = jnp.maximum(jnp.sum(counts) - how.budget, 0)
-        places = jnp.nonzero(counts, size=how.budget, fill_value=positions)[0]
+        left_out = jnp.maximum(jnp.sum(counts) - static.budget, 0)
+        places = jnp.nonzero(counts, size=static.budget, fill_value=positions)[0]
         h, targets, weights = (
             jnp.asarray(a).at[places].get(mode="fill", fill_value=0) for a in (h, targets, weights)
         )
         if seen is not None:
             seen = seen[0].at[places].get(mode="fill", fill_value=0), seen[1]
-    total, d_h, d_table, d_bias = _in_chunks(h, table, targets, weights, seen, how, grads)
-    if how.budget is not None and d_h is not None:
+    total, d_h, d_table, d_bias = _in_chunks(h, table, targets, weights, seen, static, grads)
+    if static.budget is not None and d_h is not None:
         d_h = jnp.zeros((positions, h.shape[1]), h.dtype).at[places].set(d_h, mode="drop")
     return (total, jnp.sum(weights), left_out), d_h, d_table, d_bias
 
 
-def _in_chunks(h, table, targets, weights, seen, how, grads):
-    """The sum, d_h, d_table (float32) and d_bias, `how.chunk` positions at a time."""
-    positions, split = h.shape[0], how.split
-    together = 1 if split is None else split.together
-    chunk = how.chunk or max(1, _CHUNK_ELEMENTS // (len(table) * together))
+def _in_chunks(h, table, targets, weights, seen, static, grads):
+    """The sum, d_h, d_table (float32) and d_bias, `static.chunk` positions at a time."""
+    positions, split = h.shape[0], static.split
+    sharing = 1 if split is None else split.together
+    chunk = static.chunk or max(1, _CHUNK_ELEMENTS // (len(table) * sharing))
     first = 0 if split is None else split.first(table)
     ids = first + jnp.arange(len(table))
-    out = (ids >= how.rows) | (how.padded & (ids == 0))
+    excluded = (ids >= static.rows) | (static.padded & (ids == 0))
 
     def gathered(x):
         return x if split is None else split.gather(x)
@@ -215,19 +215,19 @@ def _in_chunks(h, table, targets, weights, seen, how, grads):
         if seen is not None:
             (seen_c,) = block[3:]
             logits = logits.at[jnp.arange(len(h_c))[:, None], seen_c].add(seen[1])
-        logits = jnp.where(out, -jnp.inf, logits)
+        logits = jnp.where(excluded, -jnp.inf, logits)
         top = over_parts(logits.max(axis=-1, keepdims=True), jax.lax.pmax)
         exp = jnp.exp(logits - top)
         norm = over_parts(exp.sum(axis=-1, keepdims=True))
-        place = target_c - first
-        here = (place >= 0) & (place < len(table))
-        place = jnp.where(here, place, 0)
-        chosen = jnp.take_along_axis(logits, place[:, None], axis=-1)
-        chosen = over_parts(jnp.where(here[:, None], chosen, 0.0))
-        losses = (jnp.log(norm) + top - chosen)[:, 0]
+        column = target_c - first
+        is_local = (column >= 0) & (column < len(table))
+        column = jnp.where(is_local, column, 0)
+        target_logits = jnp.take_along_axis(logits, column[:, None], axis=-1)
+        target_logits = over_parts(jnp.where(is_local[:, None], target_logits, 0.0))
+        losses = (jnp.log(norm) + top - target_logits)[:, 0]
         losses = jnp.where(weight_c > 0, losses * weight_c, 0.0)
         # Gathered positions are summed on each of the devices that share them.
-        total = total + jnp.sum(losses) / together
+        total = total + jnp.sum(losses) / sharing
         if not any(grads):
             return (total, d_table, d_bias), None
         # d loss / d logits = weight * (softmax - one_hot(target)). The softmax is divided after its
@@ -237,17 +237,17 @@ def _in_chunks(h, table, targets, weights, seen, how, grads):
         wide = {"preferred_element_type": jnp.float32}
         if grads[0]:
             d_h = jnp.einsum("TI,ID->TD", p, table, **wide) * scale
-            true = jnp.where(here[:, None], table[place], 0)
-            d_h = own(d_h - weight_c[:, None] * true).astype(h.dtype)
+            target_rows = jnp.where(is_local[:, None], table[column], 0)
+            d_h = own(d_h - weight_c[:, None] * target_rows).astype(h.dtype)
         if grads[1]:
             scaled = (h_c * scale).astype(h.dtype)
             d_table = d_table + jnp.einsum("TI,TD->ID", p, scaled, **wide)
-            there = jnp.where(here, place, len(table))
-            d_table = d_table.at[there].add(-weight_c[:, None] * h_c, mode="drop")
+            row = jnp.where(is_local, column, len(table))
+            d_table = d_table.at[row].add(-weight_c[:, None] * h_c, mode="drop")
         if seen is not None:
             share = jnp.take_along_axis(exp, seen_c, axis=-1).sum(axis=-1) / norm[:, 0]
-            hit = (seen_c == target_c[:, None]).any(axis=-1)
-            d_bias = d_bias + jnp.sum(jnp.where(weight_c > 0, weight_c * (share - hit), 0.0))
+            has_target = (seen_c == target_c[:, None]).any(axis=-1)
+            d_bias = d_bias + jnp.sum(jnp.where(weight_c > 0, weight_c * (share - has_target), 0.0))
         return (total, d_table, d_bias), d_h
 
     empty = jnp.zeros(table.shape, jnp.float32) if grads[1] else None
