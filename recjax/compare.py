@@ -23,7 +23,7 @@ from recjax.frozen import open_ranks
 from recjax.out_files import check_out, csv_writer, utf8
 from recjax.replace import new_file
 from recjax.training.metrics import progress_bar
-from recjax.training.ranks import Ranks
+from recjax.training.ranking_run import RankingRun
 
 RESAMPLES, LEVEL, SEED = 10_000, 0.95, 0  # of the bootstrap
 # Targets by how often training has them: from, to.
@@ -31,7 +31,7 @@ POPULARITY = {"unseen": (0, 0), "1-5": (1, 5), "6-20": (6, 20), "more": (21, Non
 _ROWS = 1 << 14  # rows made at a time
 
 
-def measure(run: Ranks, split: Any, step: int) -> Measured:
+def measure(run: RankingRun, split: Any, step: int) -> Measured:
     """Evaluates a checkpoint on one part of the split, with progress on stderr."""
     evaluator: Evaluator = run.evaluator(split)
     name = f"evaluating {run.workdir}"
@@ -113,7 +113,7 @@ def compare(
     return {**out, "popularity": groups}
 
 
-def by_popularity(run: Ranks, targets: np.ndarray) -> dict[str, np.ndarray]:
+def by_popularity(run: RankingRun, targets: np.ndarray) -> dict[str, np.ndarray]:
     """Which targets [n] training has how often: [n] bool by the name of `POPULARITY`, where any."""
     spans, items = run.split.train, run.store.items
     trained = np.concatenate([items[a:b] for a, b in zip(spans.starts, spans.stops, strict=True)])

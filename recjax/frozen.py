@@ -21,7 +21,7 @@ from recjax.data.splits import Spans
 from recjax.data.store import Store, open_store
 from recjax.errors import InputError
 from recjax.paths import home
-from recjax.training.ranks import Ranks
+from recjax.training.ranking_run import RankingRun
 from recjax.training.recommender import RecommenderRun, RunConfig
 from recjax.training.workdir import open_run, read_run_config
 from recjax.typing import Array, Params
@@ -37,14 +37,14 @@ def open_recommender(workdir: str | Path, **evaluation: Any) -> RecommenderRun:
 
 def open_ranks(
     workdir: str | Path, mesh: tuple[int, int, int] = (-1, 1, 1), **evaluation: Any
-) -> Ranks:
+) -> RankingRun:
     """The run of a workdir, a recommender's or a reference's; `InputError` for others.
 
     Args:
         workdir, mesh, evaluation: see `open_run`.
     """
     run = open_run(workdir, mesh, **evaluation)
-    if not isinstance(run, Ranks):
+    if not isinstance(run, RankingRun):
         raise InputError(f"{workdir}: a run of another kind; expected a recommender's")
     return run
 

@@ -34,7 +34,7 @@ from recjax.recsysllm.spans import BlankConfig, Marks
 from recjax.recsysllm.tasks import TasksConfig
 from recjax.recsysllm.text import BehaviourConfig
 from recjax.text.tokenizers import Tokenizer
-from recjax.training.ranks import make_split
+from recjax.training.ranking_run import make_split
 
 _CORPUS = 20_000  # passages that a tokenizer is trained on, at most
 

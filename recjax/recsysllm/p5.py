@@ -51,7 +51,7 @@ from recjax.text.tokenizers import Tokenizer, load_tokenizer
 from recjax.training import parallel
 from recjax.training.new_model import TokenizerConfig, keep_tokenizer, plain_model, read_model
 from recjax.training.optim import OptimConfig
-from recjax.training.ranks import SplitConfig
+from recjax.training.ranking_run import SplitConfig
 from recjax.training.run import Run
 from recjax.training.system import System, filled_in, own_settled
 from recjax.training.token_loss import label_loss

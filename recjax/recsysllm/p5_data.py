@@ -38,7 +38,7 @@ from recjax.recsysllm.tasks import Tasks, TasksConfig
 from recjax.recsysllm.text import BehaviourConfig
 from recjax.text.sides import Sides
 from recjax.text.tokenizers import Tokenizer
-from recjax.training.ranks import make_split
+from recjax.training.ranking_run import make_split
 
 Ids = Literal["random", "train_order", "p5_order"]
 _REVIEWED: tuple[Family, ...] = ("rating", "explanation", "review")

@@ -57,8 +57,8 @@ from recjax.text.bpe import train_bpe
 from recjax.text.tokenizers import Tokenizer, load_tokenizer
 from recjax.training import parallel
 from recjax.training.adapting import AdaptingRun
-from recjax.training.kept import Evaluation
 from recjax.training.new_model import keep_tokenizer, read_model
+from recjax.training.saved_run import Evaluation
 from recjax.training.state import init_params
 from recjax.training.system import System, own_settled
 from recjax.training.token_loss import label_budget, label_likelihood, label_loss

@@ -13,7 +13,7 @@ from recjax.recsysllm.spans import BlankConfig
 from recjax.training.adapting import AdaptingConfig
 from recjax.training.new_model import plain_model, read_model
 from recjax.training.optim import OptimConfig
-from recjax.training.ranks import SplitConfig
+from recjax.training.ranking_run import SplitConfig
 from recjax.training.system import filled_in
 from recjax.training.train_config import TrainConfig
 

@@ -32,7 +32,7 @@ from recjax.text.documents import Document
 from recjax.text.pairs import Shuffled, json_rows, text_of
 from recjax.text.token_batches import Stream
 from recjax.text.tokenizers import Tokenizer
-from recjax.training.ranks import SplitConfig, make_split
+from recjax.training.ranking_run import SplitConfig, make_split
 from recjax.training.system import own_store
 
 # Each is a `Source`.

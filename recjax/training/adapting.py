@@ -44,7 +44,7 @@ class LowRankConfig(Checked):
     targets: tuple[str, ...] = ()
 
     def on(self, base: Loaded) -> LoRAConfig:
-        """The adapters of a model, by our paths.
+        """The adapters of a model, with targets as regular expressions over our paths.
 
         Raises:
             InputError: a name of no linear map of the model.
@@ -88,7 +88,7 @@ class AdaptingRun(Run):
 
     @property
     def folder(self) -> Path:
-        """Of the model that training starts from."""
+        """The folder of the model that training starts from."""
         return home(self.adapting.llm)
 
     @property
@@ -97,16 +97,16 @@ class AdaptingRun(Run):
 
     @functools.cached_property
     def base(self) -> Loaded:
-        """The language model; of its parameters the shapes alone."""
+        """The language model with abstract parameters."""
         return self.read_outline()
 
     def read_outline(self) -> Loaded:
-        """`base` of a folder."""
+        """Reads `base` from its folder."""
         return outline(self.folder, dtype=self._dtype, remat=self.adapting.remat)
 
     @functools.cached_property
     def loaded(self) -> Loaded:
-        """The language model with its parameters, on the devices; in few bits if wanted."""
+        """The language model with its parameters on the devices, quantised if `quant` is set."""
         return self._read_base(self.adapting.quant or None)
 
     def _read_base(self, quant: Form | None) -> Loaded:
@@ -119,7 +119,7 @@ class AdaptingRun(Run):
 
     @functools.cached_property
     def lora(self) -> LoRAConfig:
-        """The adapters, by our paths."""
+        """The adapters' rank, scale and targets."""
         return self.adapting.lora.on(self.base)
 
     @functools.cached_property
@@ -155,12 +155,12 @@ class AdaptingRun(Run):
 
     @property
     def drops(self) -> bool:
-        """Whether the adapters' inputs are dropped in training."""
+        """Whether training has dropout on the adapters' inputs."""
         return self.adapting.method == "lora" and self.adapting.lora.dropout > 0
 
     @property
     def plan_settings(self) -> dict[str, Any]:
-        """Settings for `System.plan`: of the model and of its trained part."""
+        """The model's and the adapters' settings for `System.plan`."""
         return {
             "config": self.base.config,
             "train": self.adapting.method,

@@ -42,11 +42,11 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2, *, read_only: bool = False):
         self.folder = folder.absolute()
         self._keep, self._read_only = keep, read_only
-        self._whole: set[int] = set()  # steps whose files were looked at, or written here
-        self._told: set[int] = set()  # damaged steps that were named
+        self._whole: set[int] = set()  # steps whose files were checked, or written here
+        self._warned: set[int] = set()  # damaged steps that were named on stderr
         self._saving: threading.Thread | None = None
-        self._tried: int | None = None  # the step that was saved last,
-        self._failed: BaseException | None = None  # and its error
+        self._tried: int | None = None  # the step that was saved last
+        self._failed: BaseException | None = None  # the error of that save
         if not read_only:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._empty_trash()
@@ -122,8 +122,10 @@ class Checkpoints:
             self._failed = error
 
     def wait(self) -> bool:
-        """Until what was started is on the disk; whether it is. Where there was no room for it,
-        that is told once."""
+        """Waits until the started save is on the disk; returns whether it is.
+
+        A save that found no room prints one warning and returns False. Other errors are raised.
+        """
         if self._saving is not None:
             self._saving.join()
             self._saving = None
@@ -153,7 +155,7 @@ class Checkpoints:
         return False
 
     def _retire(self, step: int) -> None:
-        """Takes a step out of the folder at once; its files go with the trash."""
+        """Moves a step into the trash, by one rename."""
         trash = self.folder / _TRASH
         trash.mkdir(exist_ok=True)
         name = str(step)
@@ -177,7 +179,7 @@ class Checkpoints:
     def latest(self) -> int | None:
         """The newest complete step whose files are whole, or None where there is no step.
 
-        Damaged ones are told; when the folder is open for writing, they go.
+        Damaged steps are named on stderr, and removed if the folder is open for writing.
 
         Raises:
             InputError: all steps are damaged.
@@ -190,16 +192,16 @@ class Checkpoints:
     def _latest(self) -> int | None:
         damaged: dict[int, str] = {}
         for step in reversed(self.steps()):
-            found = self._damage(step)
-            if found is None:
+            fault = self._damage(step)
+            if fault is None:
                 for bad, reason in damaged.items():
-                    if bad not in self._told:
+                    if bad not in self._warned:
                         _warn(f"{self.folder / str(bad)}: damaged ({reason}); step {step} is used")
-                    self._told.add(bad)
+                    self._warned.add(bad)
                     if not self._read_only:
                         self._retire(bad)
                 return step
-            damaged[step] = found
+            damaged[step] = fault
         if damaged:
             step, reason = next(iter(damaged.items()))
             raise InputError(
@@ -209,16 +211,16 @@ class Checkpoints:
         return None
 
     def whole(self, step: int) -> bool:
-        """Whether a step is there, with the files that were written."""
+        """Whether a step is complete and its files are undamaged."""
         return step in self.steps() and self._damage(step) is None
 
     def _damage(self, step: int) -> str | None:
         if step in self._whole:
             return None
-        found = damage(self.folder / str(step))
-        if found is None:
+        fault = damage(self.folder / str(step))
+        if fault is None:
             self._whole.add(step)
-        return found
+        return fault
 
     def meta(self, step: int) -> dict[str, Any]:
         """The record beside the arrays of a step."""
@@ -253,21 +255,24 @@ class Checkpoints:
         steps = self.steps()
         if step not in steps:
             raise InputError(f"{self.folder}: no complete checkpoint of step {step}")
-        found = self._damage(step) if current().index == 0 else None
-        if found is not None:
+        fault = self._damage(step) if current().index == 0 else None
+        if fault is not None:
             others = ", ".join(str(s) for s in steps if s != step) or "none"
-            raise InputError(f"{self.folder / str(step)}: damaged ({found}); other steps: {others}")
+            raise InputError(f"{self.folder / str(step)}: damaged ({fault}); other steps: {others}")
 
     @contextlib.contextmanager
     def moving(self, folder: Path) -> Iterator[None]:
-        """While the folder is moved to another place; nothing may be on its way there."""
+        """Closes the checkpoints while the caller moves their folder to `folder`.
+
+        No save may be under way.
+        """
         self._manager.close()
         yield
         self.folder = folder.absolute()
         self._manager = self._open()
 
     def close(self) -> None:
-        """Ends what was started; errors are of `wait`."""
+        """Ends a save that was started, and closes; `wait` is what raises a save's errors."""
         if self._saving is not None:
             self._saving.join()
         with contextlib.suppress(Exception):
@@ -275,7 +280,7 @@ class Checkpoints:
 
 
 def empty_trash(folder: Path) -> None:
-    """Frees the room that retired steps of a run take."""
+    """Deletes the retired steps of a run."""
     shutil.rmtree(folder / _TRASH, ignore_errors=True)
 
 
@@ -287,15 +292,15 @@ _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up"}
 
 
 def _full(error: BaseException) -> str | None:
-    """Why a save found no room; None where it failed for another reason."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in _FULL:
-            return _FULL[seen.errno]
+    """The reason why a save found no room; None if it failed for another reason."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            return _FULL[cause.errno]
         for number, text in _FULL.items():  # TensorStore's errors are text
-            if os.strerror(number) in str(seen):
+            if os.strerror(number) in str(cause):
                 return text
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__
     return None
 
 
@@ -309,7 +314,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Orbax's warnings, which it gives of every folder that is only read."""
+    """Silences Orbax's warnings, which it prints for every folder that is only read."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(max(level, logging.ERROR))

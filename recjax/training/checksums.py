@@ -20,8 +20,10 @@ def write_checksums(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """The fault of a step's files; None where there is none, or where a version of recjax that
-    wrote no checksums made it."""
+    """Names the first fault of a step's files; None if there is none.
+
+    A step of an early version of recjax, without checksums, passes.
+    """
     if not (folder / FILE).exists():
         return None
     try:

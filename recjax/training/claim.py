@@ -71,7 +71,7 @@ class Claim:
             self._see(_LOCK if locked else "")
 
     def _see(self, name: str) -> None:
-        """Looks for what process 0 has made in the folder; a network's disk may show it late."""
+        """Waits until a file of process 0 is visible here: a network disk may show it late."""
         end = time.monotonic() + _SEEN
         while not os.path.exists(self.folder / name):
             if time.monotonic() > end:
@@ -84,7 +84,7 @@ class Claim:
             raise InputError(f"cannot write {self.workdir}: not by process {current().index}")
 
     def _take(self, overwrite: bool) -> int:
-        """The number in the successor's hidden name; 0 where there is none."""
+        """Locks the folder; returns the number in the successor's hidden name, 0 if none."""
         place = recovered(self.workdir, run_files)
         try:
             missing = [p for p in (place, *place.parents) if not p.exists()]
@@ -124,7 +124,7 @@ class Claim:
         return self.folder != self.workdir
 
     def stands(self) -> None:
-        """The run is whole enough to take its place, and all its files are closed."""
+        """Moves the run to its place; it has a checkpoint, and all its files are closed."""
         if self._next is not None:
             try:
                 self._next.swap()
@@ -137,7 +137,7 @@ class Claim:
         self.folder = self.workdir
 
     def abandon(self) -> None:
-        """Gives up a run that has not begun: what was made for it is removed."""
+        """Gives up a run that has not begun, and removes the folders that were made for it."""
         self.release()
         for folder in self._made:
             try:
@@ -146,7 +146,7 @@ class Claim:
                 break
 
     def release(self) -> None:
-        """Lets others write there; what has not taken its place is removed."""
+        """Unlocks the folder; removes a run that has not taken its place."""
         if self._next is not None:
             self._next.close()
             self._next = None

@@ -54,7 +54,7 @@ class Step:
 
     @property
     def sent_bytes(self) -> int:
-        """Of all collectives."""
+        """Bytes that all collectives send."""
         return sum(self.collectives.values())
 
     def lines(self, device: Device | None = None) -> list[str]:
@@ -76,10 +76,10 @@ class Step:
 
 
 def use_devices(count: int) -> None:
-    """Simulates so many devices on this CPU; before JAX has looked for any.
+    """Makes JAX simulate `count` devices on this CPU; call it before JAX is initialised.
 
     Raises:
-        InputError: JAX has others already.
+        InputError: JAX has another number of devices already, or there are too many.
     """
     if count > MOST_DEVICES:
         raise InputError(f"mesh: {count:,} devices; expected at most {MOST_DEVICES:,}")
@@ -102,7 +102,7 @@ def stacked_step(
     axes: AxisRules,
     mesh: jax.sharding.Mesh,
 ) -> tuple[Any, tuple]:
-    """A jitted step of a loss that is given as a mean, and its arguments as abstract arrays.
+    """A jitted training step for a mean loss, and its arguments as abstract arrays.
 
     Args:
         loss: `(trained, frozen, *inputs) -> mean`.
@@ -128,7 +128,7 @@ def stacked_step(
 
 
 def run_step(run: Any) -> Step:
-    """A step of a run, of its own batches; its parameters are not made."""
+    """Compiles a run's step for its own batches; allocates no parameters."""
     mesh = run.mesh
     frozen = {p: a for p, a in run.model.shapes.items() if run.roles[p] == "frozen"}
     batch, data = run.abstract_inputs()

@@ -36,7 +36,7 @@ def unmet(goals: Mapping[str, float], values: Mapping[str, float]) -> list[str]:
 
 @dataclasses.dataclass
 class Progress:
-    """What, beside the state, a resumed run needs; saved with every checkpoint.
+    """The loop's own record, saved with every checkpoint so that a run can resume.
 
     Attributes:
         best_step: step of the best validation, or None.
@@ -69,9 +69,9 @@ class Progress:
     skipped: int = 0
 
     def note(self, loss: float, part: str | None = None) -> None:
-        """Notes a step's loss, and which part of the training the step belonged to."""
-        some = self.losses.setdefault(part or "", [0.0, 0])
-        some[0], some[1] = some[0] + loss, some[1] + 1
+        """Adds a step's loss to those of the part of the training that it belongs to."""
+        sums = self.losses.setdefault(part or "", [0.0, 0])
+        sums[0], sums[1] = sums[0] + loss, sums[1] + 1
 
     @property
     def loss(self) -> float:
@@ -85,8 +85,11 @@ class Progress:
         return {"loss": self.loss, **parts}
 
     def may_go_on(self, cap: int) -> bool:
-        """Whether there is more to train: not in a run that patience or its goals have ended, nor
-        in one that has ended at this cap or a later one."""
+        """Whether there is more to train.
+
+        There is not if patience or the goals have ended the run, or if it ended at this cap or a
+        later one.
+        """
         if self.cap:
             return cap > self.cap and not (self.stopped or self.met)
         return not self.stopped or self.cooling is not None
@@ -114,6 +117,6 @@ class Progress:
             self.stale += 1
         if self.cooling is not None:
             return False
-        level = self.stale >= patience
-        self.stopped = level and (self.met if goals else bool(patience))
+        plateau = self.stale >= patience
+        self.stopped = plateau and (self.met if goals else bool(patience))
         return self.stopped

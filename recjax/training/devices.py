@@ -24,7 +24,7 @@ class Device:
     link: float = 0.0
 
     def seconds(self, flops: float, sent: float) -> tuple[float, float]:
-        """The least that a step takes for its products, and for its collectives."""
+        """The least seconds that a step needs for its products, and for its collectives."""
         return flops / self.flops, sent / self.link
 
 
@@ -49,7 +49,7 @@ DEVICES = {
 
 
 def find_device(name: str) -> Device:
-    """A device by its name, or one of so much memory ("24GB"); `InputError` naming the nearest."""
+    """A device by its name or its memory ("24GB"); `InputError` naming the nearest one."""
     size = re.fullmatch(r"(\d+(?:\.\d+)?)\s*GB", name, re.IGNORECASE)
     if size and float(size[1]) > 0:
         return Device(name, float(size[1]) * 1e9)

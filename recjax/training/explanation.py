@@ -47,7 +47,7 @@ from recjax.training.explanation_evaluator import (
 )
 from recjax.training.new_model import TokenizerConfig, keep_tokenizer
 from recjax.training.optim import OptimConfig
-from recjax.training.ranks import SplitConfig, make_split
+from recjax.training.ranking_run import SplitConfig, make_split
 from recjax.training.run import Run
 from recjax.training.system import System, filled_in, own_settled
 from recjax.training.token_loss import label_loss

@@ -56,7 +56,7 @@ def roles_of(paths: Iterable[str], rules: Rules) -> dict[str, Role]:
 
 
 def split_params(params: Mapping[str, T], rules: Rules) -> tuple[dict[str, T], dict[str, T]]:
-    """`(own, frozen)` parameters: those of the state, and the others; their order stays.
+    """`(own, frozen)` parameters: those in the state, and the others, in their order.
 
     Args:
         params: by path; abstract ones, too.
@@ -75,7 +75,11 @@ def _patterns(rules: Rules) -> str:
 
 
 def with_frozen(function: Callable[..., Out]) -> Callable[..., Out]:
-    """A loss, or a step's draws, of the state's parameters: `data` is `(frozen, own data)`."""
+    """Wraps a function of all parameters as one of the state's: its `data` is `(frozen, data)`.
+
+    Args:
+        function: `(params, batch, data, key)`, a loss or a step's draws.
+    """
 
     def called(params: Params, batch: Any, data: tuple[Params, Any], key: Array) -> Out:
         frozen, rest = data

@@ -36,11 +36,11 @@ _PLACE = "recjax/group"  # in JAX's store of keys and values
 
 
 class GroupError(RuntimeError):
-    """The processes do not agree, or one of them is not there."""
+    """The processes do not agree, or one of them is missing."""
 
 
 class KeyValues(Protocol):
-    """JAX's store of keys and values, that all processes reach."""
+    """JAX's key-value store, which all processes share."""
 
     def key_value_set(self, key: str, value: str) -> None: ...
 
@@ -59,22 +59,22 @@ class Group:
         self.index, self.count = index, count
 
     def gather(self, name: str, value: Any = None, timeout: float = PATIENCE) -> list[Any]:
-        """A value of each process; returns when all have given theirs.
+        """The values of all processes; returns when each has given its own.
 
         Args:
-            name: what it is; all processes ask for the values of a name equally often. Threads may
-                ask for those of different names at the same time.
-            value: what JSON can hold.
+            name: of the value. All processes call `gather` equally often by a name; threads may
+                gather different names at the same time.
+            value: this process's, of JSON's types.
             timeout: seconds.
 
         Raises:
-            GroupError: naming the processes that have not given one in time.
+            GroupError: naming the processes that gave no value in time.
         """
         del name, timeout
         return [value]
 
     def agreed(self, wanted: bool) -> bool:
-        """Whether all processes leave now: one of them wanted to at the call before this one.
+        """Whether any process had `wanted` to leave at the call before; the same on all of them.
 
         All processes call it equally often. The answer to one call arrives while the next one is
         on its way, so it costs no waiting.
@@ -82,10 +82,10 @@ class Group:
         return wanted
 
     def fail(self, line: str, status: int) -> None:
-        """Tells the others that this process ends with an error, and how."""
+        """Tells the others that this process ends with an error line and an exit status."""
 
     def close(self) -> None:
-        """Ends the connection when all processes have come here."""
+        """Waits for all processes, then ends the connection."""
 
 
 class _Connection:
@@ -193,7 +193,7 @@ class _Hub:
             time.sleep(BEAT)
 
     def close(self) -> None:
-        """When all have left, or after a while."""
+        """Waits until all have left, `2 * BEAT` seconds at the most, then stops listening."""
         end = time.monotonic() + 2 * BEAT
         while len(self._left) < self._count and time.monotonic() < end:
             time.sleep(0.01)
@@ -300,7 +300,7 @@ class _Joined(Group):
 
 
 def _end(line: str, status: int) -> None:
-    """Ends this process at once: its other threads wait for what will never come."""
+    """Ends this process at once: its other threads wait for messages that will never come."""
     print(f"recjax: {one_line(line)}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(status)
@@ -319,7 +319,7 @@ def join(
         index, count: of this process and of all.
         host: where process 0 is reached.
         store: where process 0 says on which port.
-        end: what ends this process, of a line and a status.
+        end: `(line, status)`, ends this process.
 
     Raises:
         GroupError: process 0 cannot be reached there, or others do not come.
@@ -354,7 +354,7 @@ def current() -> Group:
 
 @contextlib.contextmanager
 def belonging(group: Group) -> Iterator[Group]:
-    """While `group` is the current one; it ends with the block."""
+    """Makes `group` the current one inside the block, and closes it at the end."""
     global _current
     _current = group
     try:

@@ -29,7 +29,7 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 
 
 def _arrays(shape: str) -> list[tuple[int, int]]:
-    """(elements, bytes of one) of a shape, which may be a tuple's."""
+    """(elements, bytes of an element) of each array in a shape, which may be a tuple."""
     found = _ARRAY.findall(shape)
     return [
         (math.prod(int(n) for n in sizes.split(",") if n), _BYTES.get(kind, 4))

@@ -20,10 +20,10 @@ class InputWait:
         self.seconds = 0.0
 
     def result(self, made: Future, running: Any) -> Any:
-        """The batch, when it is made.
+        """Waits for the batch, and returns it.
 
         Args:
-            made: gives the batch.
+            made: the batch, from the thread that makes it.
             running: arrays of the call that the devices work on.
         """
         idle = None
@@ -36,5 +36,5 @@ class InputWait:
 
 
 def _ready(arrays: Any) -> bool:
-    """Whether they are computed; arrays of the host are."""
+    """Whether all arrays are computed; numpy's always are."""
     return all(getattr(a, "is_ready", lambda: True)() for a in jax.tree.leaves(arrays))

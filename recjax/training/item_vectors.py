@@ -59,7 +59,7 @@ def check_origin(folder: Path, data: str, split: Mapping[str, Any]) -> None:
     if not has_item_vectors(folder):
         return
     with _open(path) as file:
-        origin = _told(file, path, "origin") or {}
+        origin = _read_metadata(file, path, "origin") or {}
     if not isinstance(origin, dict):
         raise InputError(f"{path}: metadata 'origin': expected an object")
     wanted = json.loads(json.dumps(dict(split)))  # tuples as lists
@@ -77,8 +77,8 @@ def _open(path: Path) -> Any:
         raise InputError(f"{path}: damaged ({error})") from error
 
 
-def _told(file: Any, path: Path, key: str) -> Any:
-    """The value of a key in a file's metadata; None where there is none."""
+def _read_metadata(file: Any, path: Path, key: str) -> Any:
+    """The JSON value of a key in a file's metadata; None if the key is missing."""
     text = (file.metadata() or {}).get(key)
     return None if text is None else parse(text.encode(), f"{path}: metadata '{key}'")
 
@@ -97,7 +97,7 @@ def read_item_vectors(folder: Path) -> tuple[list[str], np.ndarray]:
         )
     with _open(path) as file:
         try:
-            vectors, titles = file.get_tensor("vectors"), _told(file, path, "titles")
+            vectors, titles = file.get_tensor("vectors"), _read_metadata(file, path, "titles")
         except SafetensorError as error:
             raise InputError(f"{path}: damaged ({error}); expected 'vectors'") from error
     if not isinstance(titles, list) or not all(isinstance(title, str) for title in titles):

@@ -55,7 +55,7 @@ from recjax.training.new_model import (
     read_model,
 )
 from recjax.training.optim import OptimConfig
-from recjax.training.ranks import SplitConfig, make_split
+from recjax.training.ranking_run import SplitConfig, make_split
 from recjax.training.run import Run
 from recjax.training.system import System, filled_in
 from recjax.training.token_loss import label_budget, token_likelihood, token_loss

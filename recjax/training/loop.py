@@ -31,7 +31,7 @@ from recjax.training.train_config import TrainConfig, total_steps, validation_st
 
 
 class DivergedError(RuntimeError):
-    """The loss or the gradient is no number any more, or far above what it was."""
+    """The loss or the gradient is not finite, or the loss is far above its usual value."""
 
 
 class Writer(Protocol):
@@ -42,7 +42,7 @@ class Writer(Protocol):
 
 
 class _Pace:
-    """How much was trained since the last validation, and in which time."""
+    """Counts the work and the time since the last validation."""
 
     def __init__(self) -> None:
         self._begun, self.done, self.waited = time.perf_counter(), 0, InputWait()
@@ -123,7 +123,7 @@ class Loop:
         self._state, self._progress, self._step = state, progress, int(state.step)
         self._cap = total_steps(self.config.epochs, self.steps_per_epoch)
         self._every = validation_steps(self.config, self.steps_per_epoch)
-        # Of calls: the first step, the one after the last, and metrics that are still computed.
+        # Launched calls: first step, the step after the last, and metrics still being computed.
         self._unread: collections.deque[tuple[int, int, dict[str, Any]]] = collections.deque()
         if progress.may_go_on(self._cap) and progress.cooling is not None and progress.cap:
             self._cool(None)
@@ -143,7 +143,7 @@ class Loop:
         return self._state, progress, finished
 
     def _train(self) -> None:
-        """Raises `Stopped` at a signal; this step's checkpoint stands then, or is being saved."""
+        """Trains to the end. A signal raises `Stopped`, after this step's save has begun."""
         progress = self._progress
         going = self._step < self._last and progress.may_go_on(self._cap)
         self._batch = self._ask()(None) if going else None
@@ -202,8 +202,12 @@ class Loop:
         return max(0, min(self.config.steps_per_call, *(end - step for end in ends)))
 
     def _ask(self) -> Callable[[Any], Any]:
-        """Gives a function of what the devices work on, which gives the next call's batch, None at
-        the end; a thread makes the batch from now on, or that function."""
+        """Begins to make the next call's batch, in a thread if `threaded`.
+
+        Returns:
+            `running -> batch`, None at the end of training. `running` are the arrays that the
+            devices work on meanwhile.
+        """
         self._taken = taken = self._ahead
         step = self._step + self._progress.skipped
         if not taken:
@@ -213,9 +217,9 @@ class Loop:
         upcoming = self._maker.submit(self.batches, step, taken)
         return lambda running: self._pace.waited.result(upcoming, running)
 
-    def _read(self, kept: int) -> None:
-        """Takes down the losses of the calls that were launched, but for the last `kept`."""
-        while len(self._unread) > kept:
+    def _read(self, unread: int) -> None:
+        """Reads the losses of all launched calls but the last `unread`."""
+        while len(self._unread) > unread:
             first, end, metrics = self._unread.popleft()
             try:
                 losses = _checked(metrics, first, self.config.spike * self._progress.usual)
@@ -227,11 +231,11 @@ class Loop:
                 self._progress.note(loss, self.part(at))
             self._pace.done += len(losses) * self.per_step
             self._bar.update(len(losses))
-            told = f"loss {self._progress.loss:.4f}, {self._pace.rate:,.0f} {self.unit}/s"
-            self._bar.set_postfix_str(told, refresh=False)
+            status = f"loss {self._progress.loss:.4f}, {self._pace.rate:,.0f} {self.unit}/s"
+            self._bar.set_postfix_str(status, refresh=False)
 
     def _validate(self) -> None:
-        """Measures, judges and saves; the next batch becomes None where training ends here."""
+        """Measures, judges and saves. Where training ends here, the next batch becomes None."""
         progress, step = self._progress, self._step
         seconds, rate, waited = self._pace.seconds, self._pace.rate, self._pace.waited.seconds
         values = self.evaluate(self._state, lambda done: leave(self._stop))
@@ -274,13 +278,17 @@ class Loop:
         self._pace = _Pace()
 
     def _cool(self, start: int | None) -> None:
-        """Begins the cool-down; None takes it back."""
+        """Begins the cool-down at step `start`; None takes it back."""
         self._progress.cooling = start
         opt_state = set_cooldown(self._state.opt_state, start is not None)
         self._state = dataclasses.replace(self._state, opt_state=opt_state)
 
     def _go_back(self, error: DivergedError) -> None:
-        """To the newest checkpoint; the batches since then are not seen again."""
+        """Restores the newest checkpoint; the batches since then are skipped.
+
+        Raises:
+            DivergedError: the given one, where no rollback is left.
+        """
         progress, most = self._progress, self.config.rollbacks
         if progress.rolled_back >= most or self.restore is None:
             raise error
@@ -300,10 +308,10 @@ class Loop:
         self._batch = self._ask()(None)
 
     def _save(self) -> None:
-        told = {**self.meta, "progress": dataclasses.asdict(self._progress)}
+        meta = {**self.meta, "progress": dataclasses.asdict(self._progress)}
         best = self._progress.best_step
-        if not self.checkpoints.save(self._step, self._state, told, best):
-            self.checkpoints.amend(self._step, told)  # it stands there since before its validation
+        if not self.checkpoints.save(self._step, self._state, meta, best):
+            self.checkpoints.amend(self._step, meta)  # it stands there since before its validation
         self.saved()
 
     def _end_saving(self) -> None:
@@ -324,8 +332,12 @@ def leave(stop: Stop) -> None:
 
 
 def _checked(metrics: dict[str, Any], first: int, most: float = 0.0) -> np.ndarray:
-    """The losses of a call's steps; the first one that is not finite, or above `most` (0 = any),
-    is an error."""
+    """The losses [n] of a call's steps.
+
+    Raises:
+        DivergedError: at the first loss or gradient that is not finite, or loss above `most`
+            (0 = no limit).
+    """
     host = {key: np.asarray(value) for key, value in metrics.items()}
     bad = ~(np.isfinite(host["loss"]) & np.isfinite(host["grad_norm"]))
     bad |= (host["loss"] > most) & (most > 0)

@@ -62,7 +62,7 @@ def start_distributed(
 
 
 def _meet(address: str | None, count: int | None, index: int | None) -> None:
-    """`jax.distributed.initialize`, where signals arrive and a line says what was in vain."""
+    """`jax.distributed.initialize` in a thread, so that signals arrive and errors are one line."""
     errors: list[BaseException] = []
 
     def meet() -> None:
@@ -91,7 +91,7 @@ def _meet(address: str | None, count: int | None, index: int | None) -> None:
 
 
 def _check_free(port: int) -> None:
-    """Process 0's port; JAX crashes where another program has it."""
+    """Checks that process 0's port is free: JAX crashes if another program has it."""
     dual = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if dual else socket.AF_INET
     try:
@@ -101,7 +101,7 @@ def _check_free(port: int) -> None:
 
 
 def _missing(address: str) -> str:
-    """Who did not come to the coordinator."""
+    """Says whether process 0 or another one is missing at the coordinator."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=2.0).close()

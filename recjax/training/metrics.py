@@ -57,7 +57,7 @@ class MetricWriter:
             raise
 
     def flush(self) -> None:
-        """Until every line is in the file.
+        """Writes every waiting line to the file.
 
         Raises:
             InputError: it cannot be written.
@@ -75,8 +75,10 @@ class MetricWriter:
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Removes the lines after a step, the final one and one that a kill cut short. The file gets
-    shorter in its place, which needs no room on the disk."""
+    """Removes the lines after a step, the final line, and a line that a kill cut short.
+
+    The file is shortened in place, which needs no room on the disk.
+    """
     kept = [line for line in read_metrics(path) if line["step"] <= step]
     text = "".join(json.dumps(line) + "\n" for line in kept if not line.get("final")).encode()
     if path.exists() and path.read_bytes().startswith(text):
@@ -141,7 +143,7 @@ class NoWriter:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl`: a step and numbers, by name.
 
-    None where there is no file. A last line that a kill cut short is left out.
+    An empty list where there is no file. A last line that a kill cut short is left out.
 
     Raises:
         InputError: naming the file, line and key of what is no such line.
@@ -173,8 +175,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def progress_bar(total: int, done: int, what: str, unit: str) -> tqdm:
-    """A bar on stderr with rate and time left; silent where stderr is no terminal and
-    `RECJAX_PROGRESS` is not set."""
+    """A progress bar on stderr with rate and time left.
+
+    It is silent if stderr is no terminal and `RECJAX_PROGRESS` is not set.
+    """
     quiet = not (sys.stderr.isatty() or os.environ.get("RECJAX_PROGRESS"))
     return tqdm(
         total=total,
@@ -200,8 +204,10 @@ def group_metrics(metrics: Mapping[str, float]) -> dict[str, dict[str, dict[str,
 
 
 def format_table(metrics: Mapping[str, float]) -> str:
-    """Metrics as a table for each split and protocol: a row a metric, a column a cutoff (one
-    without a name where metrics have none)."""
+    """Metrics as one table for each split and protocol, with a row a metric and a column a cutoff.
+
+    Metrics without cutoff have a column without a name.
+    """
     lines = []
     for head, rows in group_metrics(metrics).items():
         cutoffs = list(dict.fromkeys(c for row in rows.values() for c in row))

@@ -31,7 +31,7 @@ from recjax.models.rating import PARAM_AXES, Config, RatingModel
 from recjax.ranges import Checked, Seed, Size
 from recjax.training import parallel
 from recjax.training.optim import OptimConfig
-from recjax.training.ranks import SplitConfig, make_split
+from recjax.training.ranking_run import SplitConfig, make_split
 from recjax.training.run import Run
 from recjax.training.system import System, filled_in
 from recjax.training.train_config import TrainConfig

@@ -34,7 +34,7 @@ from recjax.training.freezing import FULL, Rules, split_params
 from recjax.training.item_text import ItemsConfig, item_arrays
 from recjax.training.objectives import Objective, ObjectiveConfig
 from recjax.training.optim import OptimConfig
-from recjax.training.ranks import Ranks, SplitConfig
+from recjax.training.ranking_run import RankingRun, SplitConfig
 from recjax.training.run import Run
 from recjax.training.system import System, filled_in
 from recjax.training.train_config import TrainConfig
@@ -92,7 +92,7 @@ def complete(section: Any) -> dict[str, Any]:
     return filled_in(config, model={"name": config.model["name"], **own})
 
 
-class RecommenderRun(Ranks, Run):
+class RecommenderRun(RankingRun, Run):
     """Everything that a run of a recommender consists of, built from its config.
 
     Args:
@@ -358,7 +358,7 @@ class RecommenderRun(Ranks, Run):
 
     @property
     def table(self) -> Split | None:
-        """See `Ranks`."""
+        """See `RankingRun`."""
         axes = split_axes(self.rows, "items", self.mesh, self.logical_rules)
         return Split(self.mesh, axes) if axes else None
 

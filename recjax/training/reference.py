@@ -30,7 +30,7 @@ from recjax.training.checkpoint import Checkpoints
 from recjax.training.claim import Claim
 from recjax.training.criteria import Progress
 from recjax.training.metrics import MetricWriter
-from recjax.training.ranks import Ranks, SplitConfig
+from recjax.training.ranking_run import RankingRun, SplitConfig
 from recjax.training.system import System, filled_in
 from recjax.training.train_config import Devices
 from recjax.typing import Array, Params
@@ -72,7 +72,7 @@ def complete(section: Any) -> dict[str, Any]:
     return filled_in(config, model={"name": config.model["name"], **own})
 
 
-class ReferenceRun(Ranks):
+class ReferenceRun(RankingRun):
     """A reference with its data, in a workdir.
 
     Args:

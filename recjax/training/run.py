@@ -17,10 +17,10 @@ from recjax.signals import Stop, Stopped, stopping
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.claim import Claim
 from recjax.training.criteria import Progress
-from recjax.training.kept import Kept
 from recjax.training.loop import Loop, leave
 from recjax.training.metrics import MetricWriter, NoWriter
 from recjax.training.optim import OptimConfig, averaged
+from recjax.training.saved_run import SavedRun
 from recjax.training.state import TrainState, trained_of
 from recjax.training.system import load_system
 from recjax.training.train_config import TrainConfig, whole_calls
@@ -28,7 +28,7 @@ from recjax.training.trainable import Trainable
 from recjax.typing import Params
 
 
-class Run(Kept, Trainable):
+class Run(SavedRun, Trainable):
     """A run in its workdir; a system says what is trained and how it is measured.
 
     Args:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from recjax.config import build
-from recjax.training.ranks import make_split
+from recjax.training.ranking_run import make_split
 from recjax.training.recommender import RecommenderRun, RunConfig
 
 

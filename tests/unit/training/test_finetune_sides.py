@@ -23,7 +23,7 @@ from recjax.text.bpe import train_bpe
 from recjax.text.pairs import split_pairs
 from recjax.text.sides import Sides, lay_out_sides, rows_needed, widths_for
 from recjax.training.finetune import FinetuneConfig, FinetuneRun, planned
-from recjax.training.ranks import SplitConfig
+from recjax.training.ranking_run import SplitConfig
 from recjax.training.workdir import start_run
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"

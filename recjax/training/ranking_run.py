@@ -15,7 +15,7 @@ from recjax.evaluation.protocols import Evaluator
 from recjax.ranges import Checked, Few, FieldError, Range
 from recjax.sharded import Split
 from recjax.training import parallel
-from recjax.training.kept import Kept
+from recjax.training.saved_run import SavedRun
 from recjax.typing import Array, Params
 
 
@@ -50,7 +50,7 @@ def make_split(store: Store, config: SplitConfig) -> splits.Split:
     return splits.chronological_time(*given)
 
 
-class Ranks(Kept):
+class RankingRun(SavedRun):
     """A run that ranks the catalogue for histories.
 
     Attributes:
@@ -130,7 +130,7 @@ class Ranks(Kept):
         among: Iterable[Any] | None = None,
         named: Mapping[str, str] | None = None,
     ) -> Request:
-        """See `Kept.request`; users' items have their times for a `timed` model, and histories
+        """See `SavedRun.request`; users' items have their times for a `timed` model, and histories
         that are given have none."""
         request = super().request(asked, among, named)
         if request.users is None:

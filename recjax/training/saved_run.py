@@ -36,8 +36,8 @@ class Evaluation(Protocol):
         """Metrics by name; `progress` gets the number of examples done."""
 
 
-class Kept(abc.ABC):
-    """A run in its workdir; a system says what its parameters are and how it is measured.
+class SavedRun(abc.ABC):
+    """A run in its workdir. A system's subclass gives its parameters and its measurements.
 
     Args:
         config: the run's.
@@ -52,7 +52,7 @@ class Kept(abc.ABC):
 
     config: Any
     store: Any
-    # Key of `identity` -> what errors say of it, where the key does not say it all.
+    # Key of `identity` -> its description in errors, where the key alone says too little.
     identity_words: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, config: Any, store: Any, workdir: Path | None, mesh: tuple[int, int, int]):
@@ -71,15 +71,17 @@ class Kept(abc.ABC):
     @property
     @abc.abstractmethod
     def identity(self) -> dict[str, Any]:
-        """The identity of a checkpoint: the model and the data."""
+        """The model and the data, as a record in each checkpoint: only a run with the same record
+        may read it."""
 
     @abc.abstractmethod
     def evaluator(self, name: Any) -> Evaluation:
-        """Measures on one part of the split, "validation" or "test"."""
+        """The evaluator of one of `parts`."""
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts that can be measured; the last one is, of the best parameters at the end."""
+        """The parts of the split that can be measured. When training ends, the best parameters are
+        measured on the last one."""
         return ("validation", "test")
 
     @abc.abstractmethod
@@ -92,7 +94,7 @@ class Kept(abc.ABC):
         among: Iterable[Any] | None = None,
         named: Mapping[str, str] | None = None,
     ) -> Request:
-        """Whom to recommend to, of the run's data: see `read_request`."""
+        """Whom to recommend to, checked against the run's data: see `read_request`."""
         return read_request(self.store, asked, among, named=named)
 
     def recommend(self, *asked: Any, **options: Any) -> Any:
@@ -134,7 +136,7 @@ class Kept(abc.ABC):
         """The step of the best validation; the newest one where there was none."""
         latest = self.latest_step()
         best = Progress(**self._meta(self.checkpoints, latest)["progress"]).best_step
-        # It went when a better one came, which is damaged.
+        # The best step is gone when a later, better one is damaged.
         return latest if best is None or best not in self.checkpoints.steps() else best
 
     def _check_newest(self) -> None:
@@ -151,19 +153,17 @@ class Kept(abc.ABC):
         meta = checkpoints.meta(step)
         for key, expected in self.identity.items():
             if meta.get(key) != expected:
-                said = self.identity_words.get(key, key)
+                subject = self.identity_words.get(key, key)
                 raise InputError(
-                    f"{checkpoints.folder / str(step)}: a checkpoint of another {said} "
+                    f"{checkpoints.folder / str(step)}: a checkpoint of another {subject} "
                     f"({_contrast(meta.get(key), expected)}); `recjax train --overwrite` "
                     "trains anew, another --workdir keeps both"
                 )
         return meta
 
     def _take_place(self, claim: Claim, checkpoints: Checkpoints) -> None:
-        """After a checkpoint: the run that this one replaces goes."""
-        if not claim.pending:
-            return
-        if not checkpoints.wait():
+        """Replaces the run in the workdir by this one, as soon as this one has a checkpoint."""
+        if not claim.pending or not checkpoints.wait():
             return
         with checkpoints.moving(claim.workdir / "checkpoints"):
             claim.stands()
