@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from recjax.data.prepare import prepare
+from recjax.data.ragged import row_positions
 from recjax.data.splits import Spans
 from recjax.data.store import Store, open_store
 from recjax.errors import InputError
@@ -188,8 +189,7 @@ def windows_of(items: np.ndarray, spans: Spans, window: int, *, newest: bool) ->
         return Windows(items, starts, stops, window)
     counts = stops - starts - 1
     first = np.repeat(starts, counts)
-    inside = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return Windows(items, first, first + 2 + inside, window)
+    return Windows(items, first, first + 2 + row_positions(counts), window)
 
 
 def split_windows(

@@ -12,6 +12,8 @@ from typing import Any, overload
 
 import numpy as np
 
+from recjax.data.ragged import row_starts
+
 _MASKS = np.array([(2**64 - 1) & ~(2 ** (64 - 8 * n) - 1) for n in range(9)], np.uint64)
 _PART = 1 << 16  # keys that are looked at together, where that is all the same
 _FULL = 0.6  # of a hash table's slots
@@ -36,7 +38,7 @@ class Texts:
         """Texts of Python's."""
         parts = [text.encode() for text in texts]
         lengths = np.fromiter(map(len, parts), np.int64, len(parts))
-        return cls(b"".join(parts) + bytes(8), np.cumsum(lengths) - lengths, lengths)
+        return cls(b"".join(parts) + bytes(8), row_starts(lengths), lengths)
 
     def __len__(self) -> int:
         return len(self.starts)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from recjax.data.ragged import row_numbers, row_positions
 from recjax.errors import InputError
 
 
@@ -23,10 +24,9 @@ def sort_positives(items: np.ndarray, starts: np.ndarray, stops: np.ndarray):
         `(offsets [n+1] int64, positives [offsets[n]] int32)`; no two of a run are equal.
     """
     lengths = stops - starts
-    run = np.repeat(np.arange(len(starts), dtype=np.int64), lengths)
-    offset = np.arange(len(run)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    run = row_numbers(lengths)
     width = int(items.max(initial=0)) + 1
-    keys = np.unique(run * width + items[starts[run] + offset])
+    keys = np.unique(run * width + items[starts[run] + row_positions(lengths)])
     run, positives = np.divmod(keys, width)
     offsets = np.zeros(len(starts) + 1, np.int64)
     np.cumsum(np.bincount(run, minlength=len(starts)), out=offsets[1:])

@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 
+from recjax.data.ragged import row_numbers, row_positions
 from recjax.data.sequences import Packing, Tokens, deal, one_per_row, pack, window_tokens
 from recjax.data.splits import Spans
 from recjax.errors import InputError
@@ -103,10 +104,8 @@ class TrainBatches:
         more = np.maximum(0, inputs - self.length)
         counts = 1 + (-(-more // self.stride) if self.stride else 0 * more)
         counts = inputs if self.prefixes else counts
-        which = np.repeat(np.arange(len(keep)), counts)
-        before = (1 if self.prefixes else self.stride) * (
-            np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
-        )
+        which = row_numbers(counts)
+        before = (1 if self.prefixes else self.stride) * row_positions(counts)
         stops = self.spans.stops[keep][which] - ahead - before
         return keep[which], stops, np.minimum(inputs[which] - before, self.length)
 

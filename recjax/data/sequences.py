@@ -16,6 +16,8 @@ import dataclasses
 
 import numpy as np
 
+from recjax.data.ragged import row_numbers, row_positions
+
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
@@ -98,9 +100,7 @@ class Tokens:
 
 def window_tokens(stops: np.ndarray, lengths: np.ndarray, packing: Packing, length: int) -> Tokens:
     """The tokens of the windows `items[stops - lengths : stops]` laid out by a packing."""
-    sequence = np.repeat(np.arange(len(lengths)), lengths)
-    ends = np.cumsum(lengths)
-    offset = np.arange(len(sequence)) - np.repeat(ends - lengths, lengths)
+    sequence, offset = row_numbers(lengths), row_positions(lengths)
     # Segments are numbered by column inside each row.
     by_place = np.lexsort((packing.column, packing.row))
     new_row = np.diff(packing.row[by_place], prepend=-1) != 0

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from recjax.data.ragged import row_positions
 from recjax.errors import InputError
 
 
@@ -104,8 +105,7 @@ def rolling(offsets: np.ndarray, last: int = 10, held: int = 1) -> Split:
 
     def examples(first: np.ndarray, counts: np.ndarray) -> Spans:
         users = np.repeat(runs.users, counts)
-        inside = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return Spans(users, runs.starts[users], first[users] + inside)
+        return Spans(users, runs.starts[users], first[users] + row_positions(counts))
 
     ends = runs.stops - tests
     return Split(

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
+from recjax.data.ragged import row_starts
 from recjax.evaluation.shards import fetch, shards_of, split_batch
 from recjax.ranges import Checked, Count, Seed, Size
 from recjax.text.token_batches import NO_LABEL, Encoded, fixed_batches
@@ -132,7 +133,7 @@ class Scored(abc.ABC, Generic[M]):
         """
         size, done = self.config.batch_size, 0
         parts = np.array([self.parts(example) for example in self.examples])
-        firsts = np.cumsum(parts) - parts
+        firsts = row_starts(parts)
         loss, right, tokens = (np.zeros(parts.sum()) for _ in range(3))
         for batch in self._batches:
             places = np.atleast_2d(batch["places"])

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from recjax.data.ragged import row_numbers, row_positions
 from recjax.data.splits import Spans
 from recjax.sharded import Split, rows_of
 from recjax.typing import Array
@@ -57,10 +58,8 @@ def seen_pairs(items: np.ndarray, spans: Spans, parts: int = 1) -> np.ndarray:
     starts, most = spans.starts.reshape(parts, -1), int(lengths.sum(axis=1).max())
     pairs = np.zeros((2, parts, 1 << (most - 1).bit_length()), np.int32)
     for part, (start, length) in enumerate(zip(starts, lengths, strict=True)):
-        rows = np.repeat(np.arange(len(length)), length)
-        before = np.cumsum(length) - length
-        place = np.arange(len(rows)) + np.repeat(start - before, length)
-        pairs[:, part, : len(rows)] = rows, items[place]
+        places = np.repeat(start, length) + row_positions(length)
+        pairs[:, part, : len(places)] = row_numbers(length), items[places]
     return pairs.reshape(2, -1)
 
 

@@ -16,6 +16,7 @@ from typing import Protocol, cast
 
 import numpy as np
 
+from recjax.data.ragged import row_numbers, row_positions, row_starts
 from recjax.errors import InputError
 from recjax.recsysllm.spans import BlankConfig, Draws, Marks, Spans, sample_spans
 from recjax.text.documents import Document
@@ -52,9 +53,7 @@ class Blanked(Encoded):
         `targets` is for `training.token_loss.label_loss`: the place itself predicts it. `ar`, with
         `segments`, is the argument of `nn.masks.make_mask`: 0 in part A, 1 in part B.
         """
-        first = np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths)
-        inside = np.arange(len(self.tokens)) - first
-        written = inside >= np.repeat(self.sources, self.lengths)
+        written = row_positions(self.lengths) >= np.repeat(self.sources, self.lengths)
         return {
             "tokens": (self.tokens, 0),
             "targets": (self.labels, NO_LABEL),
@@ -92,28 +91,27 @@ def construct(
         blocked: [n] bool, tokens that a span reads as `[dBLOCK]`; its targets stay.
         pool: gives the inner positions; by default 0 in part A and 1, 2, ... in each span.
     """
-    total, first = len(tokens), np.cumsum(lengths) - lengths
-    text = np.repeat(np.arange(len(lengths)), lengths)
-    start, size = first[spans.text] + spans.start, spans.stop - spans.start
+    total, text = len(tokens), row_numbers(lengths)
+    start, size = row_starts(lengths)[spans.text] + spans.start, spans.stop - spans.start
+    # Part A: the tokens outside of spans, and a mask at the first place of each span.
     edge = np.zeros(total + 1, np.int64)
     edge[start + 1] += 1  # starts differ, and so do stops
     np.subtract.at(edge, start + size, 1)
-    kept = np.cumsum(edge)[:total] == 0
+    in_a = np.cumsum(edge)[:total] == 0
     source = tokens.copy()
     source[start] = spans.mask[spans.text]
-    sources = np.bincount(text[kept], minlength=len(lengths))
-    place = np.cumsum(kept) - 1 - (np.cumsum(sources) - sources)[text]
+    lengths_a = np.bincount(text[in_a], minlength=len(lengths))
+    place_a = np.cumsum(in_a) - 1 - row_starts(lengths_a)[text]
 
+    # Part B: a piece for each span, of `<sop>` and its tokens.
     width = size + 1 - spans.open[spans.text]
-    piece = np.repeat(np.arange(len(width)), width)
-    within = np.arange(len(piece)) - (np.cumsum(width) - width)[piece]
-    written = np.bincount(spans.text, width, len(lengths)).astype(np.int64)
-    after = sources + written
-    offset = np.cumsum(after) - after
-    slot_a = offset[text[kept]] + place[kept]
+    piece, within = row_numbers(width), row_positions(width)
+    lengths_b = np.bincount(spans.text, width, len(lengths)).astype(np.int64)
+    offset = row_starts(lengths_a + lengths_b)
+    slot_a = offset[text[in_a]] + place_a[in_a]
     # Pieces are grouped by text, so a text's pieces follow each other in the flat order too.
-    of_b = spans.text[piece]
-    slot_b = (offset + sources)[of_b] + np.arange(len(piece)) - (np.cumsum(written) - written)[of_b]
+    text_b = spans.text[piece]
+    slot_b = (offset + lengths_a)[text_b] + row_positions(lengths_b)
 
     from_text = start[piece] + within
     read = tokens[from_text - 1]
@@ -123,24 +121,24 @@ def construct(
     ends = within == size[piece]
     target = np.where(ends, marks.eop, tokens[np.minimum(from_text, total - 1)])
     # An open span is the end of a text as it stands; the first token of a text is never learned.
-    learned = ~(spans.open[of_b] & (target == marks.cls))
-    out = np.empty((4, len(kept[kept]) + len(piece)), np.int32)
-    out[:, slot_a] = source[kept], source[kept], place[kept], np.zeros_like(slot_a)
-    out[:, slot_b] = read, target, place[start][piece], within + 1
+    learned = ~(spans.open[text_b] & (target == marks.cls))
+    out = np.empty((4, len(slot_a) + len(slot_b)), np.int32)
+    out[:, slot_a] = source[in_a], source[in_a], place_a[in_a], np.zeros_like(slot_a)
+    out[:, slot_b] = read, target, place_a[start][piece], within + 1
     labels = np.full(out.shape[1], NO_LABEL, np.int32)
     labels[slot_b] = np.where(learned, target, NO_LABEL)
     if pool is not None:
-        out[3, slot_a] = pool.read(source[kept], sources)
+        out[3, slot_a] = pool.read(source[in_a], lengths_a)
         out[3, slot_b] = pool.written(read, width)
     return Blanked(
         tokens=out[0],
         labels=labels,
         soft=np.zeros(out.shape[1], np.int32),
-        lengths=after,
+        lengths=lengths_a + lengths_b,
         blends=[],
         positions=np.ascontiguousarray(out[2:].T),
         targets=out[1],
-        sources=sources,
+        sources=lengths_a,
     )
 
 
@@ -166,10 +164,8 @@ def blank(
             raise InputError(
                 f"config.blanks.block: {config.block}, but the tokenizer has no [dBLOCK]"
             )
-        text = np.repeat(np.arange(len(lengths)), lengths)
-        draw = Draws(seed, places)(
-            8, text, np.arange(len(tokens)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        )
+        text = row_numbers(lengths)
+        draw = Draws(seed, places)(8, text, row_positions(lengths))
         blocked = (draw < config.block) & (spans.level[text] == 0)
     return construct(tokens, lengths, spans, marks, blocked=blocked, pool=pool)
 

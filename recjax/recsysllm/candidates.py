@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import NamedSharding
 
+from recjax.data.ragged import row_numbers
 from recjax.evaluation.likelihood import LikelihoodConfig, PredictFn
 from recjax.recsysllm.blanks import Blanked
 from recjax.recsysllm.passages import Passage, Pieces
@@ -112,7 +113,7 @@ def option_scores(
         for passage, those in zip(passages, options, strict=True)
         for option in those
     ]
-    owners, rows = np.repeat(np.arange(len(counts)), counts), []
+    owners, rows = row_numbers(counts), []
     for start in range(0, len(asked), _ENCODED):
         some = asked[start : start + _ENCODED]
         blanked = blanking(some, np.zeros(len(some), np.int64))

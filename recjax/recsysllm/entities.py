@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from recjax.data.ragged import row_starts
 from recjax.errors import InputError
 from recjax.generate.templates import Trie
 from recjax.ranges import short
@@ -136,7 +137,7 @@ class EntityPool:
         """
         out = np.zeros(len(tokens), np.int32)
         order = np.argsort(-lengths, kind="stable")
-        first, lengths = (np.cumsum(lengths) - lengths)[order], lengths[order]
+        first, lengths = row_starts(lengths)[order], lengths[order]
         node, inner = np.zeros(len(order), np.int64), np.zeros(len(order), np.int64)
         started = np.zeros(len(order), bool)  # the token before was `sop`
         for place in range(int(lengths[0]) if len(lengths) else 0):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from recjax.data.ragged import row_numbers, row_positions
 from recjax.data.splits import Spans
 from recjax.errors import InputError
 from recjax.recsysllm.passages import Passage
@@ -34,8 +35,7 @@ class FamilySamples:
     def _all(self) -> tuple[np.ndarray, np.ndarray]:
         """Places that can be asked about, and the run of each."""
         sizes = self.spans.stops - self.spans.starts
-        run = np.repeat(np.arange(len(sizes)), sizes)
-        place = np.arange(len(run)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        run, place = row_numbers(sizes), row_positions(sizes)
         least = 1 if self.family == "sequential" else 0
         chosen = place >= least
         return (place + self.spans.starts[run])[chosen], run[chosen]
@@ -98,9 +98,7 @@ class Mixture:
         counts = np.floor(exact).astype(int)
         rest = np.argsort(counts - exact, kind="stable")[: _CYCLE - counts.sum()]
         counts[rest] += 1
-        which = np.random.default_rng([self.seed, 5]).permutation(
-            np.repeat(np.arange(len(counts)), counts)
-        )
+        which = np.random.default_rng([self.seed, 5]).permutation(row_numbers(counts))
         before = np.zeros(_CYCLE, int)
         for number in range(len(counts)):
             before[which == number] = np.arange(counts[number])

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from recjax.data.ragged import row_numbers, row_positions, row_starts
 from recjax.errors import InputError
 from recjax.ranges import Checked
 from recjax.recsysllm.blanks import BlankBatches, Blanked, construct
@@ -58,8 +59,7 @@ def sample_units(
     """
     inner = pool.read(tokens, lengths)
     begins = inner <= 1
-    first = np.cumsum(lengths) - lengths
-    text = np.repeat(np.arange(len(lengths)), lengths)
+    text = row_numbers(lengths)
     counts = np.bincount(text[begins], minlength=len(lengths))
     at = np.flatnonzero(begins)
     # A unit's first token stands for it; an entity's stands for no end of a sentence.
@@ -72,8 +72,7 @@ def sample_units(
         room=None if length is None else (length - lengths) // 2,
     )  # fmt: skip
     edges = np.append(at, len(tokens))
-    before = (np.cumsum(counts) - counts)[spans.text]
-    offset = first[spans.text]
+    before, offset = row_starts(counts)[spans.text], row_starts(lengths)[spans.text]
     start, stop = (edges[before + place] - offset for place in (spans.start, spans.stop))
     return dataclasses.replace(spans, start=start, stop=stop)
 
@@ -120,15 +119,14 @@ class Blanking:
         tokens, lengths, answers = self._tokens(passages)
         given = answers >= 0
         free = np.flatnonzero(~given)
-        text = np.repeat(np.arange(len(lengths)), lengths)
+        text = row_numbers(lengths)
         rest = ~given[text]
         sample = self._sample(tokens[rest], lengths[free], numbers[free])
         blocked = None
         if self.blanks.block:
-            inside = np.arange(len(tokens)) - (np.cumsum(lengths) - lengths)[text]
             level = np.full(len(lengths), -1)
             level[free] = sample.level
-            draw = Draws(self.seed, numbers)(8, text, inside)
+            draw = Draws(self.seed, numbers)(8, text, row_positions(lengths))
             blocked = (draw < self.blanks.block) & (level[text] == 0)
         spans = self._merged(sample, free, given, answers, lengths, passages)
         pool = self.pool if self.entities.positions else None

@@ -13,6 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from recjax.config import nearest
+from recjax.data.ragged import row_numbers, row_positions, row_starts
 from recjax.errors import InputError
 from recjax.ranges import Amount, Checked, FieldError, Positive, Share
 from recjax.text.tokenizers import Tokenizer
@@ -217,7 +218,7 @@ def sample_spans(
     shares = np.cumsum([config.token, config.sentence, config.document])
     level = np.searchsorted(shares / shares[-1], draws(0, every, np.zeros(1)), side="right")
     opened = (level == 2) & (draws(1, every, np.zeros(1)) < config.tail)
-    first = np.cumsum(lengths) - lengths
+    first = row_starts(lengths)
     begin = np.zeros(count, np.int64)
     some = lengths > 0
     begin[some] = tokens[first[some]] == marks.cls
@@ -287,8 +288,7 @@ def _sentences(
     ends: np.ndarray,
 ) -> _Found:
     """Whole sentences in random order, until they cover the share; the last needs no full stop."""
-    text = np.repeat(np.arange(len(lengths)), lengths)
-    inside = np.arange(len(tokens)) - (np.cumsum(lengths) - lengths)[text]
+    text, inside = row_numbers(lengths), row_positions(lengths)
     usable = chosen[text] & (inside >= begin[text]) & (inside < (begin + free)[text])
     last = usable & (ends[tokens] | (inside == (begin + free - 1)[text]))
     text, stop = text[last], inside[last] + 1
@@ -298,7 +298,7 @@ def _sentences(
     order = np.lexsort((draws(5, text, start), text))
     text, start, stop = text[order], start[order], stop[order]
     size = stop - start
-    before = np.cumsum(size) - size
+    before = row_starts(size)
     before -= before[np.searchsorted(text, text)]
     want = (config.ratio * lengths).astype(np.int64)[text]
     taken = (before < want) | (before == 0)

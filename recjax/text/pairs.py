@@ -18,6 +18,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
 
+from recjax.data.ragged import row_starts
 from recjax.data.sources._lines import text_lines
 from recjax.errors import InputError
 from recjax.json_files import parse
@@ -299,7 +300,7 @@ def joined(rows: Sequence[Row]) -> Encoded:
     lengths = np.array([len(row.tokens) for row in rows])
     learned = np.concatenate([np.arange(len(row.tokens)) >= row.learned for row in rows])
     # The first token of a text is predicted by nothing.
-    learned[np.cumsum(lengths) - lengths] = False
+    learned[row_starts(lengths)] = False
     labels = np.where(learned, tokens, NO_LABEL).astype(np.int32)
     encoded = Encoded(tokens, labels, np.zeros_like(tokens), lengths, [])
     blanks = [row.blank for row in rows if row.blank is not None]

@@ -15,6 +15,7 @@ from typing import Generic, Protocol, TypeVar, cast
 import numpy as np
 
 from recjax.data.pipeline import Batch, grow_rows, step_size
+from recjax.data.ragged import row_numbers, row_positions
 from recjax.data.sequences import Packing, deal, pack
 from recjax.errors import InputError
 from recjax.text.documents import Blend, Document
@@ -105,8 +106,7 @@ def encode(documents: Sequence[Document], tokenizer: Tokenizer, length: int) -> 
 
 def _places(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of every token: its document, and its position in it."""
-    document = np.repeat(np.arange(len(lengths)), lengths)
-    return document, np.arange(len(document)) - (np.cumsum(lengths) - lengths)[document]
+    return row_numbers(lengths), row_positions(lengths)
 
 
 def _rows_needed(encoded: Encoded, length: int, shards: int) -> int:

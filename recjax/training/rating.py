@@ -22,6 +22,7 @@ from jax.sharding import NamedSharding
 
 from recjax.config import build, to_plain
 from recjax.data.prepare import DataConfig, read_options
+from recjax.data.ragged import row_positions
 from recjax.data.rows import RowBatches
 from recjax.data.splits import Split
 from recjax.data.store import Store
@@ -194,8 +195,7 @@ class RatingRun(Run):
         """The training ratings."""
         train, size = self.split.train, self.config.train.batch_size
         lengths = train.stops - train.starts
-        inside = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        places = np.repeat(train.starts, lengths) + inside
+        places = np.repeat(train.starts, lengths) + row_positions(lengths)
         found = self._at(
             places,
             np.repeat(train.users, lengths),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 import numpy as np
 
+from recjax.data.ragged import row_numbers, row_positions, row_starts
 from recjax.models.references import Sequences
 from recjax.typing import Array
 
@@ -17,7 +18,7 @@ _PAIRS = 1 << 22  # pairs that are made at a time
 def occurrences(sequences: Sequences) -> np.ndarray:
     """[I] int64, how often training has each item."""
     lengths = sequences.stops - sequences.starts
-    places = np.repeat(sequences.starts, lengths) + _inside(lengths)
+    places = np.repeat(sequences.starts, lengths) + row_positions(lengths)
     return np.bincount(sequences.items[places], minlength=sequences.n_items)
 
 
@@ -28,11 +29,6 @@ def users_of(sequences: Sequences) -> np.ndarray:
         del rows
         out += np.bincount(items, minlength=sequences.n_items)
     return out
-
-
-def _inside(lengths: np.ndarray) -> np.ndarray:
-    """0, 1, ... within each run."""
-    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 def _groups(sizes: np.ndarray) -> Iterator[slice]:
@@ -52,8 +48,8 @@ def _distinct(sequences: Sequences) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     lengths = sequences.stops - sequences.starts
     for group in _groups(lengths**2):
         some = lengths[group]
-        rows = np.repeat(np.arange(len(some), dtype=np.int64), some)
-        items = sequences.items[sequences.starts[group][rows] + _inside(some)]
+        rows = row_numbers(some)
+        items = sequences.items[sequences.starts[group][rows] + row_positions(some)]
         keys = np.unique(rows * sequences.n_items + items)
         yield np.divmod(keys, sequences.n_items)
 
@@ -88,10 +84,10 @@ def together(sequences: Sequences) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     out = PairCounts(sequences.n_items)
     for rows, items in _distinct(sequences):
         lengths = np.bincount(rows)
-        first = np.cumsum(lengths) - lengths
+        first = row_starts(lengths)
         many = lengths[rows]  # partners of each
-        left = np.repeat(np.arange(len(items)), many)
-        right = first[rows[left]] + _inside(many)
+        left = row_numbers(many)
+        right = first[rows[left]] + row_positions(many)
         out.add(items[left], items[right])
     return out.pairs
 
@@ -113,7 +109,7 @@ def following(
     for distance in range(1, min(steps, int(lengths.max(initial=1)) - 1) + 1):
         for group in _groups(lengths):
             pairs = np.maximum(lengths[group] - distance, 0)
-            left = np.repeat(sequences.starts[group], pairs) + _inside(pairs)
+            left = np.repeat(sequences.starts[group], pairs) + row_positions(pairs)
             a, b = sequences.items[left], sequences.items[left + distance]
             a, b = a[a != b], b[a != b]
             weights = np.full(len(a), 1 / distance)
@@ -134,7 +130,7 @@ def nearest_items(
     order = np.lexsort((columns, -weights, rows))
     rows, columns, weights = rows[order], columns[order], weights[order]
     many = np.bincount(rows, minlength=n_items)
-    rank = _inside(many)
+    rank = row_positions(many)
     kept = rank < count
     width = max(1, min(count, int(many.max(initial=0))))
     neighbours = np.zeros((n_items, width), np.int32)
