@@ -138,14 +138,16 @@ def _draw(mass: Array, top_p: Array | None, keys: Array) -> Array:
 
     def place(sums: Array, floor: Array, attempt: int | Array) -> tuple[Array, Array]:
         """Draws among masses above `floor` [B], of which each block holds `sums` [B count]."""
-        uniform = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, attempt), (2,)))
+        uniform = jax.vmap(
+            lambda key: jax.random.uniform(jax.random.fold_in(key, attempt), (2,), jnp.float32)
+        )
         luck = uniform(keys)
         block = _invert(sums, luck[:, 0])
         inside = jnp.take_along_axis(blocks, block[:, None, None], 1)[:, 0]
         column = _invert(jnp.where(inside > floor[:, None], inside, 0.0), luck[:, 1])
         return block * width + column, jnp.take_along_axis(inside, column[:, None], 1)[:, 0]
 
-    sums, nothing = blocks.sum(-1), jnp.zeros(rows)
+    sums, nothing = blocks.sum(-1), jnp.zeros(rows, mass.dtype)
     if top_p is None:
         return place(sums, nothing, 0)[0]
     share = top_p * sums.sum(-1)

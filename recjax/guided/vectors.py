@@ -101,7 +101,7 @@ class RefinedItems(_Form):
         self.own = Embedding(rows, width, rngs=rngs)
         own = table.embedding[...][:, :width]
         self.own.embedding[...] = jnp.pad(own, ((0, behind), (0, 0)))
-        self.guided = nnx.Variable(jnp.zeros((guided_rows, columns)))
+        self.guided = nnx.Variable(jnp.zeros((guided_rows, columns), jnp.float32))
 
     @property
     def embedding(self) -> Array:
@@ -121,7 +121,7 @@ class GuidedUsers(_Form):
     def __init__(self, config: RefineConfig, columns: int, deviation: float, users: int, *, rngs):
         super().__init__(config, columns, deviation, rngs=rngs)
         if users:
-            self.guided = nnx.Variable(jnp.zeros((users, columns)))
+            self.guided = nnx.Variable(jnp.zeros((users, columns), jnp.float32))
 
     def vectors(self, users: Array | None, count: int) -> Array:
         """Standardised scores [B A] of user numbers [B] from 1 on; the average (0) for 0 and None.

@@ -98,7 +98,9 @@ class Linear(nnx.Module):
         self, config: Config, length: int, dim: int, embed: int, size: float, *, rngs: nnx.Rngs
     ):
         self.soft = config.soft
-        self.filter = nnx.Param(jnp.zeros(length).at[-1].set(1.0)) if length > 1 else None
+        self.filter = (
+            nnx.Param(jnp.zeros(length, jnp.float32).at[-1].set(1.0)) if length > 1 else None
+        )
         widths = [dim, config.hidden] if config.name == "mlp" else [dim]
         init = nnx.initializers.lecun_normal()
         self.up = (
@@ -166,8 +168,8 @@ class QFormer(nnx.Module):
         width = config.hidden
         normal = nnx.initializers.normal(0.02)
         self.read = nnx.Linear(dim, width, rngs=rngs)
-        self.positions = nnx.Param(normal(rngs.params(), (length, width)))
-        self.queries = nnx.Param(normal(rngs.params(), (config.soft, width)) * 50)
+        self.positions = nnx.Param(normal(rngs.params(), (length, width), jnp.float32))
+        self.queries = nnx.Param(normal(rngs.params(), (config.soft, width), jnp.float32) * 50)
         self.blocks = nnx.List(
             [_Block(width, config.heads, rngs=rngs) for _ in range(config.layers)]
         )

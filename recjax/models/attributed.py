@@ -60,7 +60,7 @@ class ItemAttributes(nnx.Module):
         self, n_items: int, n_attributes: int, dim: int, init_std: float, *, rngs: nnx.Rngs
     ):
         init = nnx.initializers.normal(init_std)
-        self.values = nnx.Variable(jnp.zeros((n_items, n_attributes)))
+        self.values = nnx.Variable(jnp.zeros((n_items, n_attributes), jnp.float32))
         self.embedding = nnx.Param(init(rngs.params(), (n_attributes, dim), jnp.float32))
         self.gate = nnx.Linear(dim, 1, use_bias=False, kernel_init=init, rngs=rngs)
 

@@ -181,14 +181,16 @@ class Recommender(SequentialRecommender):
     def _choose(self, positions: Array, segments: Array, rngs: nnx.Rngs) -> Array:
         """Which items are masked: [B L] bool."""
         config = self.config
-        coins = jax.random.uniform(rngs.noise(), segments.shape)
+        coins = jax.random.uniform(rngs.noise(), segments.shape, jnp.float32)
         if config.last_share:
             # One coin a sequence of the row, found by its number.
             rows, length = segments.shape
-            fate = jax.random.uniform(rngs.noise(), (rows, length + 1)) < config.last_share
+            fate = jax.random.uniform(rngs.noise(), (rows, length + 1), jnp.float32)
             newest = positions == config.max_length - 1
             chosen = jnp.where(
-                jnp.take_along_axis(fate, segments, axis=1), newest, coins < config.mask_share
+                jnp.take_along_axis(fate < config.last_share, segments, axis=1),
+                newest,
+                coins < config.mask_share,
             )
         else:
             chosen = coins < config.mask_share

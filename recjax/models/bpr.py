@@ -72,7 +72,7 @@ class Recommender(SequentialRecommender):
         init = nnx.initializers.normal(config.init_std)
         self.items = Table(n_items, config.dim, embedding_init=init, rngs=rngs)
         self.users = Users(n_users, config.dim, config.init_std, rngs=rngs)
-        self.bias = nnx.Param(jnp.zeros(n_items))
+        self.bias = nnx.Param(jnp.zeros(n_items, jnp.float32))
         self.user_layers, self.item_layers = _layers(config, rngs), _layers(config, rngs)
 
     def encode(

@@ -118,7 +118,7 @@ class Recommender(SequentialRecommender):
                 for height in range(1, size + 1)
             ]
         )
-        self.horizontal_bias = nnx.Param(jnp.zeros((size, filters)))
+        self.horizontal_bias = nnx.Param(jnp.zeros((size, filters), jnp.float32))
         vertical = _leaning(config.recency) if config.recency else nnx.initializers.lecun_normal()
         self.vertical = nnx.Param(vertical(rngs.params(), (size, config.vertical), jnp.float32))
         if config.projection:
@@ -158,8 +158,8 @@ class Recommender(SequentialRecommender):
             for height, kernel in enumerate(self.horizontal, start=1)
         ]
         bias = self.horizontal_bias[...]
-        ends = jnp.einsum("BLwD,wDhF->BLhF", image, jnp.stack(kernels, axis=2)) + bias
-        ends, start = jax.nn.relu(ends), jax.nn.relu(bias)
+        ends = jnp.einsum("BLwD,wDhF->BLhF", image, jnp.stack(kernels, axis=2))
+        ends, start = jax.nn.relu(ends + bias[None, None]), jax.nn.relu(bias)
         return [
             sliding_max(ends[:, :, k], segments, size - k, start[k])  # height k + 1
             for k in range(size)

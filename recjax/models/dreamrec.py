@@ -125,8 +125,10 @@ class Denoiser(nnx.Module):
 
     def step_term(self, t: Array) -> Array:
         """The part of the first layer that comes from the step: [n] -> [n hidden]."""
-        waves = jnp.exp(-math.log(10000) / max(1, self.half - 1) * jnp.arange(self.half))
-        angles = t[..., None] * waves
+        waves = jnp.exp(
+            -math.log(10000) / max(1, self.half - 1) * jnp.arange(self.half, dtype=jnp.float32)
+        )
+        angles = t[:, None].astype(jnp.float32) * waves[None]
         embedded = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
         embedded = embedded.astype(self.step_up.kernel.dtype)
         return self.of_step(self.step_down(jax.nn.gelu(self.step_up(embedded))))
@@ -232,11 +234,11 @@ class Recommender(SequentialRecommender):
         """
         config, model = self.config, self.denoiser
         steps = config.sampler_steps or config.steps
-        guided, unguided = model.of_guidance(guidance), model.of_guidance(self.null[...])
+        guided, unguided = model.of_guidance(guidance), model.of_guidance(self.null[...][None])
         w = config.guidance
 
         def denoise(x: Array, term: Array) -> Array:
-            shared = model.of_x(x) + term
+            shared = model.of_x(x) + term[None]
             guess = model.finish(shared + guided)
             return (1 + w) * guess - w * model.finish(shared + unguided) if w else guess
 

@@ -93,7 +93,8 @@ class Layer(MixerLayer):
             shape = (config.max_length // 2 + 1, dim, 2)
             self.gains = nnx.Param(init(rngs.params(), shape, jnp.float32))
         else:
-            self.beta = nnx.Param(jax.random.normal(rngs.params(), (dim,)))  # as the authors' code
+            # As the authors' code.
+            self.beta = nnx.Param(jax.random.normal(rngs.params(), (dim,), jnp.float32))
         self.attends = config.filter_share < 1
         if self.attends:
             self.attention = MultiHeadAttention(
@@ -108,7 +109,7 @@ class Layer(MixerLayer):
             return filtered(x, kernel_of(self.gains[...], config.max_length), rows.segments)
         kernel = low_pass(config.max_length, config.cutoff // 2 + 1)
         low = filtered_alike(x, kernel, rows.mask, rows.positions)
-        return low + self.beta[...] ** 2 * (x - low)
+        return low + self.beta[...][None, None] ** 2 * (x - low)
 
     def mixed(self, x: Array, rows: Rows, **mode: Any) -> Array:
         """See `MixerLayer`."""

@@ -20,7 +20,7 @@ class FeaturedItems(nnx.Module):
 
     def __init__(self, own: nnx.Embed, width: int, *, rngs: nnx.Rngs):
         self.own = own
-        self.features = nnx.Variable(jnp.zeros((own.num_embeddings, width)))
+        self.features = nnx.Variable(jnp.zeros((own.num_embeddings, width), jnp.float32))
         self.map = nnx.Linear(width, own.features, use_bias=False, rngs=rngs)
 
     @property
@@ -43,8 +43,10 @@ class JoinedItems(nnx.Module):
     """
 
     def __init__(self, own: nnx.Embed, width: int):
-        self.known = nnx.Variable(jnp.zeros((own.num_embeddings, width)))
-        self.gain = nnx.Param(jnp.asarray(width**-0.5))  # vectors of deviation 1 have length 1
+        self.known = nnx.Variable(jnp.zeros((own.num_embeddings, width), jnp.float32))
+        self.gain = nnx.Param(
+            jnp.asarray(width**-0.5, jnp.float32)
+        )  # vectors of deviation 1 have length 1
         own.embedding = nnx.Param(own.embedding[...][:, width:])
         own.features -= width
         self.own = own

@@ -317,9 +317,9 @@ class TwoRowModel(StackedModel):
     def _cached(
         self, x: Array, angles: Any, mask: Array, cache: KVCache, after: KVCache
     ) -> tuple[Array, KVCache]:
-        before = cache.valid & (jnp.arange(cache.valid.shape[1]) < cache.length)
+        before = cache.valid & (jnp.arange(cache.valid.shape[1]) < cache.length)[None]
         seen = jnp.broadcast_to(before[:, None], (*x.shape[:2], before.shape[1]))
-        mask = jax.lax.dynamic_update_slice(seen, mask, (0, 0, cache.length))
+        mask = jax.lax.dynamic_update_slice_in_dim(seen, mask, cache.length, axis=2)
 
         def layer(one: Layers, x: Array, prefix: Any, kept: Pair, places: Any) -> Any:
             return one(x, angles, mask, None, kept, cache.length, prefix)

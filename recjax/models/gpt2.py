@@ -136,5 +136,5 @@ class GPT2(llama.Llama):
         # The table is gathered: it is smaller than the rows that are looked up.
         table = constrain(self.position[...], None, None)
         added = jnp.take(table, positions, axis=0, mode="fill")
-        nothing = jnp.zeros((*positions.shape, 0))
+        nothing = jnp.zeros((*positions.shape, 0), x.dtype)
         return x + added.astype(x.dtype), (nothing, nothing)

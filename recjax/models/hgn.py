@@ -68,7 +68,7 @@ class Recommender(SequentialRecommender):
         self.items = Table(n_items, width, embedding_init=init, rngs=rngs)
         self.users = Users(n_users, width, config.init_std, rngs=rngs)
         self.outputs = Table(n_items, width, embedding_init=init, rngs=rngs)
-        self.bias = nnx.Param(jnp.zeros(n_items))
+        self.bias = nnx.Param(jnp.zeros(n_items, jnp.float32))
         self.gate_items = nnx.Linear(width, width, rngs=rngs)
         self.gate_user = nnx.Linear(width, width, use_bias=False, rngs=rngs)
         self.weigh_items = nnx.Linear(width, 1, use_bias=False, rngs=rngs)

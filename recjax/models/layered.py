@@ -109,7 +109,7 @@ class LayeredRecommender(SequentialRecommender):
         self.blocks = nnx.List([self.layer(rngs) for _ in range(config.layers)])
         self.norm = self.outer_norm(rngs)
         if config.repeats:
-            self.again = nnx.Param(jnp.zeros(()))
+            self.again = nnx.Param(jnp.zeros((), jnp.float32))
 
     @property
     def repeats(self) -> bool:

@@ -230,9 +230,10 @@ class Llama(StackedModel):
         if positions is None:
             positions = cache.position[:, None] + jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
         after = cache.advance(real)
-        seen = jnp.arange(after.valid.shape[1]) <= (cache.length + jnp.arange(length))[:, None]
+        slots, own = jnp.arange(after.valid.shape[1]), cache.length + jnp.arange(length)
+        seen = after.valid[:, None] & (slots[None, :] <= own[:, None])[None]
         x, angles = self.begin(x, positions)
-        call = Call(angles, after.valid[:, None] & seen, cache.length)
+        call = Call(angles, seen, cache.length)
 
         def layer(one: Layers, x: Array, prefix: Any, kept: Any, places: Array | None) -> Any:
             return one(x, call, None, prefix, kept, places)

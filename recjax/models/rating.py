@@ -47,12 +47,12 @@ class RatingModel(nnx.Module):
     def __init__(self, config: Config, n_items: int, n_users: int, *, rngs: nnx.Rngs):
         self.config = config
         init = nnx.initializers.normal(config.init_std)
-        self.mean = nnx.Param(jnp.zeros(()))
+        self.mean = nnx.Param(jnp.zeros((), jnp.float32))
         self.users = Embedding(n_users, config.dim, embedding_init=init, rngs=rngs)
         self.items = Embedding(n_items, config.dim, embedding_init=init, rngs=rngs)
         if config.name == "mf":
-            self.user_bias = nnx.Param(jnp.zeros(n_users))
-            self.item_bias = nnx.Param(jnp.zeros(n_items))
+            self.user_bias = nnx.Param(jnp.zeros(n_users, jnp.float32))
+            self.item_bias = nnx.Param(jnp.zeros(n_items, jnp.float32))
         else:
             widths = (2 * config.dim, *config.hidden, 1)
             self.layers = nnx.List(

@@ -89,7 +89,7 @@ def drawn_runs(key: Array, positions: Array, segments: Array, longest: int) -> A
     rows, length = segments.shape
     sizes = (segments[:, :, None] == segments[:, None, :]).sum(axis=-1)
     # One draw a sequence of the row, found by its number.
-    coins = jax.random.uniform(key, (2, rows, length + 1))
+    coins = jax.random.uniform(key, (2, rows, length + 1), jnp.float32)
     many, where = (jnp.take_along_axis(some, segments, axis=1) for some in coins)
     size = 1 + (many * (sizes // 2)).astype(jnp.int32)
     first = (where * (sizes - size + 1)).astype(jnp.int32)
@@ -121,7 +121,7 @@ class Pretraining(nnx.Module):
 
     def __init__(self, n_items: int, n_attributes: int, config: Config, *, rngs: nnx.Rngs):
         init = nnx.initializers.normal(config.init_std)
-        self.values = nnx.Variable(jnp.zeros((n_items, n_attributes)))
+        self.values = nnx.Variable(jnp.zeros((n_items, n_attributes), jnp.float32))
         self.embedding = nnx.Param(init(rngs.params(), (n_attributes, config.dim), jnp.float32))
 
         def form() -> nnx.Linear:
@@ -198,7 +198,9 @@ class Recommender(SequentialRecommender):
         mode: dict[str, Any] = {"deterministic": False, "rngs": rngs}
         real, own = segments > 0, self.input_vectors(ids)
         both = make_mask(real, 0, segments)
-        chosen = real & (jax.random.uniform(rngs.noise(), ids.shape) < config.mask_share)
+        chosen = real & (
+            jax.random.uniform(rngs.noise(), ids.shape, jnp.float32) < config.mask_share
+        )
         h = self._read(jnp.where(chosen[..., None], self.mask[...], own), positions, both, mode)
         masked, count = chosen.astype(jnp.float32), chosen.sum()
         task, table = self.attributes, self.items.embedding[...]
@@ -234,9 +236,9 @@ class Recommender(SequentialRecommender):
         context = self._read(jnp.where(hidden, self.mask[...], own), positions, both, mode)
         run = self._read(jnp.where(hidden, own, self.mask[...]), positions, both, mode)
         numbers = 1 + jnp.arange(segments.shape[1])  # of sequences in a row
-        members = (segments[:, None, :] == numbers[:, None]) & inside[:, None, :]
+        members = (segments[:, None, :] == numbers[None, :, None]) & inside[:, None, :]
         size = members.sum(axis=-1, keepdims=True)
-        share = (members / jnp.maximum(size, 1)).astype(own.dtype)
+        share = (members.astype(jnp.float32) / jnp.maximum(size, 1)).astype(own.dtype)
         around, run = (
             jnp.einsum("BSL,BLD->BSD", share, states).reshape(-1, states.shape[-1])
             for states in (context, run)

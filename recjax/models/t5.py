@@ -300,10 +300,9 @@ class T5(StackedModel):
             valid = jnp.ones(states.shape[:2], bool) if encoder_mask is None else encoder_mask
             cross_keys, cross_values = zip(*memory, strict=True)
             after = _own(after, cross_keys, cross_values, valid)
-        seen = jnp.arange(after.valid.shape[1]) <= (slot + jnp.arange(length))[:, None]
-        mask = jnp.pad(
-            after.valid[:, None] & seen, ((0, 0), (0, 0), (ahead, 0)), constant_values=True
-        )
+        slots, own = jnp.arange(after.valid.shape[1]), slot + jnp.arange(length)
+        seen = after.valid[:, None] & (slots[None, :] <= own[:, None])[None]
+        mask = jnp.pad(seen, ((0, 0), (0, 0), (ahead, 0)), constant_values=True)
         slots = jnp.maximum(jnp.cumsum(after.valid, axis=-1) - 1, 0) + ahead
         bias = self._bias(positions, slots, ahead)
         kept = list(zip(after.keys, after.values, strict=True))

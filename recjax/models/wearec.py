@@ -60,8 +60,8 @@ class Layer(MixerLayer):
         init = nnx.initializers.normal(config.init_std)
         dim, groups, length = config.dim, config.heads, config.max_length
         waved = length // 2 + 1  # M
-        self.gains = nnx.Param(jnp.ones((groups, waved)))
-        self.offsets = nnx.Param(jnp.full((groups, waved), -0.1))
+        self.gains = nnx.Param(jnp.ones((groups, waved), jnp.float32))
+        self.offsets = nnx.Param(jnp.full((groups, waved), -0.1, jnp.float32))
         self.details = nnx.Param(init(rngs.params(), ((length + 1) // 2, dim), jnp.float32))
         self.read = nnx.Linear(dim, dim, kernel_init=init, rngs=rngs)
         self.adapt = nnx.Linear(dim, groups * waved * 2, kernel_init=init, rngs=rngs)
@@ -70,11 +70,12 @@ class Layer(MixerLayer):
     def _filter(self, x: Array, rows: Rows) -> Array:
         """The dynamic filter."""
         length, groups = self.config.max_length, self.config.heads
-        mean = (rows.mask / rows.mask.sum(axis=-1, keepdims=True)).astype(x.dtype)
+        seen = rows.mask.astype(jnp.float32)
+        mean = (seen / seen.sum(axis=-1, keepdims=True)).astype(x.dtype)
         context = jnp.einsum("BLM,BMD->BLD", mean, x)
         moved = self.adapt(jax.nn.gelu(self.read(context)))
         moved = moved.reshape(*x.shape[:2], groups, -1, 2)  # [B L N M 2]
-        gains = self.gains[...] * (1 + moved[..., 0])
+        gains = self.gains[...][None, None] * (1 + moved[..., 0])
         found = filtered_each(
             x.reshape(*x.shape[:2], groups, -1), gains, length, rows.mask, rows.positions
         )
@@ -82,7 +83,7 @@ class Layer(MixerLayer):
         # make of the window's newest place.
         cosines, _, weights = waves(length)
         newest = jnp.asarray(cosines[-1] * weights * length**0.5, x.dtype)
-        added = (self.offsets[...] + moved[..., 1]) @ newest
+        added = (self.offsets[...][None, None] + moved[..., 1]) @ newest
         return (found + added[..., None]).reshape(x.shape)
 
     def mixed(self, x: Array, rows: Rows, **mode: Any) -> Array:

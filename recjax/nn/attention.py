@@ -73,7 +73,9 @@ class MultiHeadAttention(nnx.Module):
         if bias is not None:
             logits += bias
         if repeated is not None:
-            logits = logits.at[..., -1].add(jnp.log(jnp.maximum(count, 1))[:, None])
+            logits = logits.at[..., -1].add(
+                jnp.log(jnp.maximum(count, 1).astype(logits.dtype))[:, None]
+            )
         logits = jnp.where(mask[:, None], logits, jnp.finfo(logits.dtype).min)
         weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
         weights = dropout(weights, self.dropout_rate, deterministic=deterministic, rngs=rngs)

@@ -122,7 +122,7 @@ class KVCache:
         """
         if position is None:
             position = self.position + real.sum(axis=-1, dtype=jnp.int32)
-        valid = jax.lax.dynamic_update_slice(self.valid, real, (0, self.length))
+        valid = jax.lax.dynamic_update_slice_in_dim(self.valid, real, self.length, axis=1)
         return dataclasses.replace(
             self,
             valid=valid,
@@ -137,8 +137,8 @@ class KVCache:
 
 def written(kept: tuple[Array, Array], new: tuple[Array, Array], slot: Array | int) -> tuple:
     """A layer's keys and values [B K M H] with those of T tokens, [B K T H], from `slot` on."""
-    place = (0, 0, slot, 0)
-    return tuple(jax.lax.dynamic_update_slice(a, b, place) for a, b in zip(kept, new, strict=True))
+    put = jax.lax.dynamic_update_slice_in_dim
+    return tuple(put(a, b, slot, axis=2) for a, b in zip(kept, new, strict=True))
 
 
 def empty_cache(layers: int, rows: int, slots: int, kv_heads: int, head_dim: int, dtype) -> KVCache:

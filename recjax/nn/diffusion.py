@@ -142,4 +142,4 @@ def sample(
         return x, None
 
     times = jnp.asarray(places)
-    return jax.lax.scan(step, noise, (times, embed(times), jnp.asarray(table)))[0]
+    return jax.lax.scan(step, noise, (times, embed(times), jnp.asarray(table, noise.dtype)))[0]

@@ -67,7 +67,9 @@ def filtered(x: Array, kernel: Array, segments: Array) -> Array:
         lag, weight = at
         there = jax.lax.dynamic_slice_in_dim(padded, length - lag, length, axis=1)
         owner = jax.lax.dynamic_slice_in_dim(owners, length - lag, length, axis=1)
-        return total + jnp.where((owner == segments)[..., None], there * weight, 0.0), None
+        return total + jnp.where(
+            (owner == segments)[..., None], there * weight[None, None], 0.0
+        ), None
 
     lags = min(length, len(kernel))
     return jax.lax.scan(add, jnp.zeros_like(x), (jnp.arange(lags), kernel[:lags]))[0]
@@ -104,7 +106,7 @@ def filtered_each(x: Array, gains: Array, length: int, mask: Array, positions: A
     """
     cosines, sines, weights = (jnp.asarray(a, x.dtype) for a in waves(length))
     there = jnp.concatenate([cosines, sines], axis=-1)[positions]  # [B L 2 M]
-    asked = jnp.tile(gains * weights, 2) * there[:, :, None]
+    asked = jnp.tile(gains * weights[None, None, None], 2) * there[:, :, None]
     kernels = jnp.einsum("BLNF,BMF->BNLM", asked, there)
     kernels = jnp.where(mask[:, None], kernels, 0.0)
     return jnp.einsum("BNLM,BMNH->BLNH", kernels, x)

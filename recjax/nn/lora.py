@@ -123,7 +123,8 @@ class Linear(nnx.Module):
             y = _product(x, self.kernel[...].astype(x.dtype))
         else:
             y = product(x, self.kernel[...], self.quant_scale[...])
-        y = y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        if self.bias is not None:
+            y = y + jnp.broadcast_to(self.bias[...].astype(x.dtype), y.shape)
         return y if self.lora is None else y + self.lora(x, key)
 
     def merged(self) -> Array:

@@ -35,14 +35,15 @@ def make_mask(
         [B T T] bool, query by key.
     """
     real, length = real.astype(bool), real.shape[-1]
-    order = jnp.cumsum(jnp.broadcast_to(ar, (*jnp.shape(ar)[:-1], length)), axis=-1)
-    mask = order[..., None, :] <= order[..., :, None]
+    ar = jnp.atleast_2d(jnp.asarray(ar))
+    order = jnp.cumsum(jnp.broadcast_to(ar, (len(ar), length)), axis=-1)
+    mask = order[:, None, :] <= order[:, :, None]
     mask = mask & real[:, None, :] & real[:, :, None]
     for numbers in (segments, options):
         if numbers is not None:
             keys, queries = numbers[:, None, :], numbers[:, :, None]
             mask &= (keys == queries) | (keys == 0)
-    return mask | jnp.eye(length, dtype=bool)
+    return mask | jnp.eye(length, dtype=bool)[None]
 
 
 def histories(ids: Array, segments: Array) -> Array:
@@ -53,7 +54,8 @@ def histories(ids: Array, segments: Array) -> Array:
         segments: [B L], 0 = padding.
     """
     causal = make_mask(segments > 0, 1, segments) & (segments > 0)[:, None, :]
-    repeats = causal & ~jnp.eye(ids.shape[1], dtype=bool) & (ids[:, :, None] == ids[:, None, :])
+    others = ~jnp.eye(ids.shape[1], dtype=bool)[None]
+    repeats = causal & others & (ids[:, :, None] == ids[:, None, :])
     is_first = ~repeats.any(axis=-1)
     return jnp.where(causal & is_first[:, None, :], ids[:, None, :], 0)
 

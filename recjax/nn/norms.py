@@ -32,7 +32,7 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: Array) -> Array:
         wide = x.astype(jnp.float32)
         wide *= lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
-        return wide.astype(x.dtype) * self.scale[...].astype(x.dtype)
+        return wide.astype(x.dtype) * jnp.broadcast_to(self.scale[...].astype(x.dtype), x.shape)
 
 
 class LayerNorm(nnx.Module):
@@ -54,4 +54,5 @@ class LayerNorm(nnx.Module):
         wide = x.astype(jnp.float32)
         wide -= jnp.mean(wide, axis=-1, keepdims=True)
         wide *= lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
-        return (wide * self.scale[...] + self.bias[...]).astype(x.dtype)
+        scale, bias = (jnp.broadcast_to(a[...], x.shape) for a in (self.scale, self.bias))
+        return (wide * scale + bias).astype(x.dtype)

@@ -44,7 +44,8 @@ def rope_frequencies(dim: int, theta: float, scaling: RopeScaling | None = None)
 
 def rope_angles(positions: Array, frequencies: np.ndarray) -> tuple[Array, Array]:
     """`(cos, sin)`, each [B T H/2] float32, of positions [B T]."""
-    angles = positions[..., None].astype(jnp.float32) * frequencies
+    each = frequencies.reshape((1,) * positions.ndim + (-1,))
+    angles = positions[..., None].astype(jnp.float32) * each
     return jnp.cos(angles), jnp.sin(angles)
 
 
@@ -57,7 +58,7 @@ def rotate(x: Array, angles: tuple[Array, Array]) -> Array:
     """
     cos, sin = (a[:, None, :, None] for a in angles)
     halves = x.astype(jnp.float32).reshape(*x.shape[:-1], 2, -1)
-    sign = jnp.array([-1.0, 1.0])[:, None]
+    sign = jnp.array([-1.0, 1.0], jnp.float32)[None, None, None, :, None]
     # Reversed, not split and joined: XLA on a CPU would take three passes over memory for that.
     rotated = halves * cos + jnp.flip(halves, axis=-2) * (sin * sign)
     return rotated.reshape(x.shape).astype(x.dtype)
@@ -73,7 +74,7 @@ def rotate_neighbours(x: Array, angles: tuple[Array, Array]) -> Array:
     cos, sin = (a[:, None, :, :, None] for a in angles)
     turned = 2 * angles[0].shape[-1]
     pairs = x[..., :turned].astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
-    sign = jnp.array([-1.0, 1.0])
+    sign = jnp.array([-1.0, 1.0], jnp.float32)[None, None, None, None, :]
     rotated = pairs * cos + jnp.flip(pairs, axis=-1) * (sin * sign)
     return jnp.concatenate(
         [rotated.reshape(*x.shape[:-1], turned).astype(x.dtype), x[..., turned:]], axis=-1

@@ -39,7 +39,7 @@ class GRU(nnx.Module):
         def step(h: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
             gate_x, keep = inputs
             h = h * keep[:, None].astype(h.dtype)
-            h = _gru(gate_x, h @ kernel + bias, h)
+            h = _gru(gate_x, h @ kernel + bias[None], h)
             return h, h
 
         start = jnp.zeros((x.shape[0], self.dim), x.dtype)

@@ -17,7 +17,7 @@ class RelativeBias(nnx.Module):
     """
 
     def __init__(self, length: int, heads: int):
-        self.table = nnx.Param(jnp.zeros((length, heads)))
+        self.table = nnx.Param(jnp.zeros((length, heads), jnp.float32))
 
     def __call__(self, positions: Array) -> Array:
         """[B N L L], query by key, of positions [B L]; later keys have distance 0."""
@@ -40,7 +40,7 @@ class TimeBias(nnx.Module):
     """
 
     def __init__(self, heads: int):
-        self.table = nnx.Param(jnp.zeros((BUCKETS, heads)))
+        self.table = nnx.Param(jnp.zeros((BUCKETS, heads), jnp.float32))
 
     def __call__(self, times: Array) -> Array:
         """[B N L L], query by key, of times [B L] in seconds."""

@@ -152,20 +152,28 @@ def assert_causal(section: dict) -> None:
             assert np.abs(after[0, -1] - before[0, -1]).max() > 1e-6, "the newest h must see item t"
 
 
-def assert_a_step_in_bfloat16(section: dict) -> None:
-    """Of parameters in bfloat16 vectors are too: nothing on the way makes them float32."""
-    case = _Case.of(section)
-    params = {path: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16) for path, a in case.params.items()}
-    places = jax.ShapeDtypeStruct((2, section["max_length"]), jnp.int32)
+def assert_keeps_types(section: dict) -> None:
+    """Parameters begin in float32, vectors have the parameters' type, also where JAX has types of
+    64 bits; no axis is added without being written."""
     names = ("ids", "targets", "positions", "segments", "sequences", "users", "times")
+    places = jax.ShapeDtypeStruct((2, section["max_length"]), jnp.int32)
 
     def learned(params: Params, batch: dict[str, Array]) -> Any:
-        model, rngs = case.definition.merge(params), nnx.Rngs(dropout=1, noise=2)
-        return model.loss(batch, rngs) or model.learn(batch, rngs)
+        model, rngs = definition.merge(params), nnx.Rngs(dropout=1, noise=2)
+        found = model.loss(batch, rngs) or model.learn(batch, rngs)
+        return found, model.scores(batch["ids"], rngs=nnx.Rngs(noise=3))
 
-    found = jax.eval_shape(learned, params, dict.fromkeys(names, places))
+    with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
+        definition = define(lambda rngs: _make(section, rngs))
+        assert {a.dtype for a in definition.shapes.values()} == {np.dtype(np.float32)}
+        params = {
+            path: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16)
+            for path, a in definition.shapes.items()
+        }
+        found, scores = jax.eval_shape(learned, params, dict.fromkeys(names, places))
     wanted = jnp.bfloat16 if hasattr(found, "vectors") else jnp.float32  # a loss is wide
     assert found[0].dtype == wanted
+    assert scores.dtype == jnp.bfloat16
 
 
 def assert_scores(section: dict) -> None:

@@ -254,23 +254,27 @@ def assert_every_parameter_takes_part_and_has_a_sharding(config: LanguageConfig)
 
 
 def assert_half_precision_stays(config: LanguageConfig) -> None:
-    """Parameters, states and cache in bfloat16; logits near those in float32."""
+    """Parameters, states and cache in bfloat16, also where JAX has types of 64 bits; logits near
+    those in float32. No axis is added without being written."""
     definition = _definition(config, jnp.bfloat16)
     assert all(a.dtype == jnp.bfloat16 for a in definition.shapes.values())
     params = {p: np.asarray(a, jnp.bfloat16) for p, a in params_of(build(config)).items()}
     wide = {path: a.astype(np.float32) for path, a in params.items()}
     tokens = _tokens(config)
 
+    def half(params: Any) -> Any:
+        model = definition.merge(params)
+        return model(tokens, cache=model.empty_cache(3, LENGTH))
+
     @jax.jit
     def both(params: Any, wide: Any) -> Any:
-        model = definition.merge(params)
-        half = model(tokens, cache=model.empty_cache(3, LENGTH))
-        return *half, _definition(config).merge(wide)(tokens)[0]
+        return half(params), _definition(config).merge(wide)(tokens)[0]
 
-    logits, cache, expected = both(params, wide)
-    assert logits.dtype == jnp.bfloat16
-    floats = {a.dtype for a in jax.tree.leaves(cache) if jnp.issubdtype(a.dtype, jnp.floating)}
-    assert floats == {jnp.dtype(jnp.bfloat16)}
+    with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
+        types = {a.dtype for a in jax.tree.leaves(jax.eval_shape(half, params))}
+    (logits, cache), expected = both(params, wide)
+    assert types == {a.dtype for a in jax.tree.leaves((logits, cache))}
+    assert types == {np.dtype(t) for t in (jnp.bfloat16, np.int32, bool)}
     error = np.abs(np.asarray(logits, np.float32) - expected)
     assert error.mean() < 0.05 * np.abs(expected).mean()
 

@@ -18,6 +18,7 @@ from recjax.config import build, to_plain
 from recjax.convert.mapping import TRANSPOSE, Rule
 from recjax.models.language import Family, LanguageConfig, LanguageModule
 from recjax.nn.attention import attend
+from recjax.nn.cache import written
 from recjax.nn.lora import Linear, lora_axes
 from recjax.nn.masks import make_mask
 from recjax.nn.norms import RMSNorm
@@ -131,9 +132,7 @@ class Layer(nnx.Module):
         q = turned(split(self.query(h), self.heads))
         k, v = turned(split(self.key(h), self.kv_heads)), split(self.value(h), self.kv_heads)
         if before is not None:
-            place = (0, 0, slot, 0)
-            k = jax.lax.dynamic_update_slice(before[0], k, place)
-            v = jax.lax.dynamic_update_slice(before[1], v, place)
+            k, v = written(before, (k, v), slot)
         mixed = jnp.moveaxis(attend(q, k, v, mask), 1, 2)
         x = x + self.out(mixed.reshape(*x.shape[:2], -1))
         return x + self.down(jax.nn.gelu(self.up(self.mlp_norm(x)))), (k, v)
@@ -213,9 +212,11 @@ class TwoWay(LanguageModule):
             positions = jnp.where(first, prompt, cache.position[..., None] + step)
         total = count[:, -1]
         end = jnp.stack([total - 1, jnp.ones_like(total)], axis=-1)
-        position = jnp.where(first, end, cache.position + jnp.stack([0 * total, total], axis=-1))
-        valid = jax.lax.dynamic_update_slice(cache.valid, real, (0, cache.length))
+        later = cache.position + jnp.stack([0 * total, total], axis=-1)
+        position = jnp.where(first, end, later).astype(jnp.int32)
+        valid = jax.lax.dynamic_update_slice_in_dim(cache.valid, real, cache.length, axis=1)
         after = Cache(cache.keys, cache.values, valid, position, cache.length + length)
-        slots, places = jnp.arange(valid.shape[1]), cache.length + jnp.arange(length)[:, None]
+        slots = jnp.arange(valid.shape[1])[None, :]
+        places = cache.length + jnp.arange(length)[:, None]
         seen = jnp.where(first, slots < length, slots <= places)
-        return positions, after, valid[:, None] & seen
+        return positions, after, valid[:, None] & seen[None]

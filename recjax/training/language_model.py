@@ -128,7 +128,7 @@ class _Reader(nnx.Module):
         self.model = model
         init = nnx.initializers.normal(config.init_std)
         shape = (n_items, config.dim)
-        self.items = nnx.Param(init(rngs.params(), shape)) if n_items else None
+        self.items = nnx.Param(init(rngs.params(), shape, jnp.float32)) if n_items else None
 
     def embed(self, batch: Mapping[str, Array], noise: float, key: Array | None) -> Array:
         """Embeddings [R T E] of a batch of `recjax.text.token_batches`.
@@ -146,9 +146,9 @@ class _Reader(nnx.Module):
         if key is not None and noise:
             how, what = jax.random.split(key)
             size = jnp.sqrt(jnp.mean(jnp.square(jax.lax.stop_gradient(table))))
-            strength = jax.random.uniform(how, (*soft.shape[:2], 1), maxval=noise)
+            strength = jax.random.uniform(how, (*soft.shape[:2], 1), soft.dtype, maxval=noise)
             strength *= batch["blend_weights"].max(axis=-1, keepdims=True)
-            soft += size * strength * jax.random.normal(what, soft.shape)
+            soft += size * strength * jax.random.normal(what, soft.shape, soft.dtype)
         return place_soft(x, batch["is_soft"], soft)
 
 

@@ -368,7 +368,9 @@ class Objective:
         if self.n_items > _EVEN:
             ranks = jax.random.randint(key, shape, 0, free)
         else:
-            ranks = jnp.minimum((jax.random.uniform(key, shape) * free).astype(jnp.int32), free - 1)
+            ranks = jnp.minimum(
+                (jax.random.uniform(key, shape, jnp.float32) * free).astype(jnp.int32), free - 1
+            )
         negatives = nth_negative(ranks, starts, stops, data["positives"], self._longest, jnp)
         if config.name == "bce":
             return binary_cross_entropy(h, table, targets, weights, negatives)

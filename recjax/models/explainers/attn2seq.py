@@ -65,7 +65,7 @@ class Model(Explainer):
         self.weigh = nnx.Linear(dim + width, 1, kernel_init=init, rngs=rngs)
         self.read = nnx.Linear(width, dim, kernel_init=init, rngs=rngs)
         self.own = nnx.Linear(dim, dim, kernel_init=init, rngs=rngs)
-        self.head = nnx.Param(init(rngs.params(), (sizes.vocab, dim)))
+        self.head = nnx.Param(init(rngs.params(), (sizes.vocab, dim), jnp.float32))
 
     def _attributes(self, asked: Asked) -> Array:
         """[B 3 G]."""

@@ -64,7 +64,7 @@ class Model(Explainer):
         self.users = Embedding(sizes.users, config.factors, embedding_init=factors, rngs=rngs)
         self.items = Embedding(sizes.items, config.factors, embedding_init=factors, rngs=rngs)
         self.words = Embedding(sizes.vocab, config.word_dim, embedding_init=init, rngs=rngs)
-        self.mean = nnx.Param(jnp.zeros(()))
+        self.mean = nnx.Param(jnp.zeros((), jnp.float32))
         widths = (2 * config.factors, *[config.dim] * config.rating_layers)
         self.network = nnx.List(
             [nnx.Linear(a, b, kernel_init=xavier, rngs=rngs) for a, b in itertools.pairwise(widths)]
@@ -74,7 +74,7 @@ class Model(Explainer):
             2 * config.factors + RATES, config.dim, kernel_init=xavier, rngs=rngs
         )
         self.layer = GRU(config.word_dim, config.dim, kernel_init=xavier, rngs=rngs)
-        self.head = nnx.Param(init(rngs.params(), (sizes.vocab, config.dim)))
+        self.head = nnx.Param(init(rngs.params(), (sizes.vocab, config.dim), jnp.float32))
 
     def _start(self, asked: Asked) -> tuple[Array, Array]:
         """The rating [B], and the state [B D] before the first word."""

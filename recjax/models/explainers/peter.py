@@ -127,8 +127,8 @@ class Model(Explainer):
         self.items = Embedding(sizes.items, dim, embedding_init=init, rngs=rngs)
         self.words = Embedding(sizes.vocab, dim, embedding_init=init, rngs=rngs)
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
-        self.head = nnx.Param(init(rngs.params(), (sizes.vocab, dim)))
-        self.mean = nnx.Param(jnp.zeros(()))
+        self.head = nnx.Param(init(rngs.params(), (sizes.vocab, dim), jnp.float32))
+        self.mean = nnx.Param(jnp.zeros((), jnp.float32))
         self.rating_up = nnx.Linear(dim, dim, kernel_init=init, rngs=rngs)
         self.rating = nnx.Linear(dim, 1, kernel_init=init, rngs=rngs)
 
