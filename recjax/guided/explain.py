@@ -97,7 +97,7 @@ class Explanation:
         ]
         if len(self.names) >= 3:
             chart = {self.who: self.leaning.tolist(), best.title: best.aspects.tolist()}
-            note = "In deviations from the catalogue's mean, which is the middle ring."
+            note = "In deviations from the catalogue's mean, which is the ring of 0."
             out.append(Radar("Aspects", self.names, chart, -_SHOWN, _SHOWN, note))
         columns = ["aspect", self.who, best.title, "part of the score"]
         return [*out, Table("Agreement by aspect", columns, compared)]

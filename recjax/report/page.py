@@ -181,7 +181,9 @@ def _final_metrics(lines: list[dict[str, Any]], goals: Mapping[str, Any]) -> lis
     """The final line's metrics; of a run that has not ended, those of its last validation."""
     final = [line for line in lines if line.get("final")]
     for line in reversed(final or lines):
-        values = {k: v for k, v in line.items() if "/" in k and isinstance(v, (int, float))}
+        part = "" if final else "validation/"  # a loss of a part of the training is none of them
+        values = {k: v for k, v in line.items() if "/" in k and k.startswith(part)}
+        values = {k: v for k, v in values.items() if isinstance(v, (int, float))}
         if values:
             break
     else:

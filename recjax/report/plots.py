@@ -19,6 +19,7 @@ _MOST_VALUES = 80  # so many bars have their values written on them
 _CHARACTER = 6.2  # px, of a chart's text
 _SLOT = 11.0  # px, of a bar with its value written upwards
 _GROUP = 0.82  # of a group's width is bars
+_RINGS = (0.25, 0.5, 0.75, 1.0)  # of a radar, from its centre to its rim
 _EMPTY = "There is no finite number to draw."
 
 Point = tuple[float, float]
@@ -183,7 +184,7 @@ def radar_chart(
         title: for those who do not see the chart.
         labels: one an axis, clockwise from the top.
         series: one number a label, or None; what lies outside of `low` and `high` is drawn there.
-        low, high: at the centre and at the rim.
+        low, high: at the centre and at the rim; the rings between have their values written on them.
     """
     lines = {name: [finite(value) for value in row] for name, row in series.items()}
     if not any(value is not None for row in lines.values() for value in row):
@@ -193,13 +194,16 @@ def radar_chart(
     def spot(turn: float, share: float) -> Point:
         return 320 + 150 * share * math.sin(turn), 200 - 150 * share * math.cos(turn)
 
-    def ring(shares: Sequence[float]) -> str:
-        spots = [spot(turn, share) for turn, share in zip(turns, shares, strict=True)]
-        return "M" + "L".join(f"{a:.1f},{b:.1f}" for a, b in spots) + "Z"
+    def corner(turn: float, share: float) -> str:
+        x, y = spot(turn, share)
+        return f"{x:.1f},{y:.1f}"
 
-    parts = [
-        element("path", d=ring([share] * len(labels)), class_="grid") for share in (1 / 3, 2 / 3, 1)
-    ]
+    parts = []
+    for share in _RINGS:
+        path = f"M{'L'.join(corner(turn, share) for turn in turns)}Z"
+        parts.append(element("path", d=path, class_="grid"))
+        value = format_short(low + share * (high - low))
+        parts.append(element("text", value, x="324", y=f"{spot(0, share)[1]:.1f}", dy="1em"))
     for turn, label in zip(turns, labels, strict=True):
         (x, y), (end_x, end_y) = spot(turn, 1), spot(turn, 1.08)
         parts.append(
@@ -212,11 +216,14 @@ def radar_chart(
             )
         )
     for number, row in enumerate(lines.values()):
-        shares = [
-            0.0 if value is None else min(1.0, max(0.0, (value - low) / (high - low)))
-            for value in row
+        spots = [
+            "" if value is None else corner(turn, min(1.0, max(0.0, (value - low) / (high - low))))
+            for turn, value in zip(turns, row, strict=True)
         ]
-        parts.append(element("path", d=ring(shares), class_=f"s{number % _STYLES}"))
+        # From each to the next; beside a value that is left out there is no line.
+        sides = zip(spots, spots[1:] + spots[:1], strict=True)
+        path = "".join(f"M{a}L{b}" for a, b in sides if a and b)
+        parts.append(element("path", d=path, class_=f"s{number % _STYLES}"))
     picture = element("svg", *parts, viewBox="0 0 640 400", role="img", aria_label=title)
     left_out = sum(value is None for row in lines.values() for value in row)
     return join(

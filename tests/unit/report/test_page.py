@@ -241,8 +241,10 @@ def test_an_empty_section_says_so(tmp_path, section, sentence):
 
 
 def test_an_unfinished_run_shows_its_last_validation(workdir):
-    (workdir / "metrics.jsonl").write_text(json.dumps(LINES[0]) + '\n{"step": 2')
+    line = LINES[0] | {"loss/residual/prompt0": 2.0}
+    (workdir / "metrics.jsonl").write_text(json.dumps(line) + '\n{"step": 2')
     page = Page(make_page(workdir))
+    assert not [th for th in page.texts if th == "prompt0" and "loss/residual" in page.texts[:9]]
     sentence = "The run has not ended; these are of its last validation, step 10."
     assert page.after(sentence, 3) == ["validation/full", "@10", "ndcg"]
     assert not [text for text in page.texts if text.startswith("Dashed")]

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from recjax.report.plots import bar_chart, line_chart, thin
+from recjax.report.plots import bar_chart, line_chart, radar_chart, thin
 
 EVIL = "<script>'\"&"
 
@@ -176,9 +176,23 @@ def test_many_bars_write_upwards_and_ask_for_room():
     assert "0.1" not in [t for t in texts(crowd)[6:]]  # too many to write
 
 
-@pytest.mark.parametrize("chart", ["line", "bar"])
+def test_a_radar_has_a_ring_of_the_mean_and_no_line_to_what_is_missing():
+    given = {"user": [0.0, 5.0, -2.5, 2.5], "item": [1.25, None, 0.0, 0.0]}
+    tree = parse(radar_chart("t", list("abcd"), given, -2.5, 2.5))
+    assert texts(tree)[:4] == ["-1.25", "0", "1.25", "2.5"]
+    rings = [path.get("d") for path in tree.iter("path") if path.get("class") == "grid"]
+    assert rings[1] == "M320.0,125.0L395.0,200.0L320.0,275.0L245.0,200.0Z"  # 0, half way out
+    user, item = (path.get("d") for path in tree.iter("path") if path.get("class") != "grid")
+    assert user.startswith("M320.0,125.0L470.0,200.0M470.0,200.0L320.0,200.0M")  # 5 at the rim
+    assert item == "M320.0,275.0L245.0,200.0M245.0,200.0L320.0,87.5"
+    assert "Left out: 1 value that is no finite number." in "".join(tree.itertext())
+
+
+@pytest.mark.parametrize("chart", ["line", "bar", "radar"])
 def test_every_text_is_escaped(chart):
-    if chart == "line":
+    if chart == "radar":
+        made = radar_chart(EVIL, [EVIL, "b", "c"], {EVIL: [1, 2, 3]}, 0, 4)
+    elif chart == "line":
         made = line_chart(EVIL, EVIL, "y" + EVIL, {EVIL: [(0, 1)]})
     else:
         made = bar_chart(EVIL, [EVIL], {EVIL: [1], "other": [2]})
