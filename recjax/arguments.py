@@ -61,6 +61,22 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see `{self.prog} --help`")
 
 
+def positive(text: str) -> int:
+    """A flag's whole number from 1, as `type=`."""
+    return _whole(text, 1)
+
+
+def count(text: str) -> int:
+    """A flag's whole number from 0, as `type=`."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text[:20]) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {least}, got '{text}'")
+    return int(text)
+
+
 def _hint(name: object, known: Iterable[str], before: str = "") -> str:
     from recjax.config import nearest  # at an error only: it imports ml_collections
 

@@ -11,7 +11,7 @@ import _bench
 import jax
 import numpy as np
 
-from recjax.arguments import Parser
+from recjax.arguments import Parser, positive
 from recjax.errors import run_script
 from recjax.recsysllm.blanks import blank
 from recjax.recsysllm.dynamic import DynamicPositions, InnerState, dynamic_positions
@@ -24,8 +24,8 @@ MARKS = Marks(50259, 50256, 50257, 50258, 50260, 50264, 50263, 50265)
 
 def main() -> None:
     parser = Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--batch", type=positive, default=256)
+    parser.add_argument("--tokens", type=positive, default=64)
     args = parser.parse_args()
     _bench.pin(1)
     rng = np.random.default_rng(0)

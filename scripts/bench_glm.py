@@ -25,7 +25,7 @@ import numpy as np
 from _bench import default_dtype, has_gpu, median_seconds, pin, run_peers, use_clock
 from bench_llm import matmul_rate
 
-from recjax.arguments import Parser
+from recjax.arguments import Parser, positive
 from recjax.errors import run_script
 
 TARGET = 1.3  # times the peer
@@ -41,14 +41,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=tuple(SIZES), default="cpu")
     parser.add_argument("--peers", help="python of an environment with torch; a CPU needs it")
     parser.add_argument("--peer-seconds", type=float, help="limit for the peer, each turn")
-    parser.add_argument("--dim", type=int)
-    parser.add_argument("--layers", type=int)
+    parser.add_argument("--dim", type=positive)
+    parser.add_argument("--layers", type=positive)
     parser.add_argument("--train", help="rows x tokens of a training step")
-    parser.add_argument("--rows", type=int, help="prompts of a generation")
-    parser.add_argument("--new-tokens", type=int, default=64, help="that each of them writes")
-    parser.add_argument("--threads", type=int, default=4, help="cores")
-    parser.add_argument("--rounds", type=int, help="turns of ours and the peer's")
-    parser.add_argument("--repeats", type=int, default=3, help="timed calls a turn")
+    parser.add_argument("--rows", type=positive, help="prompts of a generation")
+    parser.add_argument("--new-tokens", type=positive, default=64, help="that each of them writes")
+    parser.add_argument("--threads", type=positive, default=4, help="cores")
+    parser.add_argument("--rounds", type=positive, help="turns of ours and the peer's")
+    parser.add_argument("--repeats", type=positive, default=3, help="timed calls a turn")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: one core's")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     out = parser.parse_args()

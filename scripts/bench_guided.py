@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from recjax.arguments import Parser
+from recjax.arguments import Parser, positive
 from recjax.config import load_config
 from recjax.data.requests import read_request
 from recjax.errors import run_script
@@ -27,7 +27,7 @@ def main() -> None:
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--store", required=True, help="of MovieLens-100K; made where missing")
     parser.add_argument("--rows", default="base,items,joined,added", help="of the config")
-    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--turns", type=positive, default=7)
     args = parser.parse_args()
     calls = {}
     for row in args.rows.split(","):

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recjax.arguments import Parser
+from recjax.arguments import Parser, positive
 from recjax.errors import run_script
 from recjax.generate.constrained import constrain
 from recjax.llm import LanguageModel
@@ -93,12 +93,12 @@ def step_alone(
 def main() -> None:
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--preset", default="glm-base")
-    parser.add_argument("--layers", type=int, help="by default the preset's")
+    parser.add_argument("--layers", type=positive, help="by default the preset's")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--texts", type=int, default=2, help="a batch of beams")
-    parser.add_argument("--rows", type=int, default=16, help="a batch of greedy infilling")
-    parser.add_argument("--length", type=int, default=120, help="tokens of a text")
+    parser.add_argument("--repeats", type=positive, default=5)
+    parser.add_argument("--texts", type=positive, default=2, help="a batch of beams")
+    parser.add_argument("--rows", type=positive, default=16, help="a batch of greedy infilling")
+    parser.add_argument("--length", type=positive, default=120, help="tokens of a text")
     args = parser.parse_args()
     _bench.use_clock(args.clock)
     _bench.pin(1)

@@ -40,7 +40,7 @@ from _bench import (
 )
 from _interpreter_cases import CATALOGUE, Case, histories, make_model, random_cases, trained_cases
 
-from recjax.arguments import Parser
+from recjax.arguments import Parser, positive
 from recjax.errors import run_script
 
 BATCH = 64
@@ -63,24 +63,22 @@ def parse() -> argparse.Namespace:
         "--runs", nargs=2, metavar=("RESIDUAL", "RECOVERY"),
         help="workdirs of trained interpreters, in place of random weights",
     )  # fmt: skip
-    parser.add_argument("--threads", type=int, default=4, help="cores, on a CPU")
+    parser.add_argument("--threads", type=positive, default=4, help="cores, on a CPU")
     parser.add_argument(
         "--clock", choices=("wall", "cpu"), default="wall",
         help="cpu: seconds that the process worked; with one thread, on a machine with others",
     )  # fmt: skip
     parser.add_argument("--peers", help="python of an environment with torch and transformers")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of ours and the peer's")
-    parser.add_argument("--repeats", type=int, default=2, help="timed repetitions a turn")
-    parser.add_argument("--answers", type=int, default=512, help="of a repetition, N * 64")
-    parser.add_argument("--steps", type=int, default=6, help="training steps a repetition")
+    parser.add_argument("--rounds", type=positive, default=3, help="turns of ours and the peer's")
+    parser.add_argument("--repeats", type=positive, default=2, help="timed repetitions a turn")
+    parser.add_argument("--answers", type=positive, default=512, help="of a repetition, N * 64")
+    parser.add_argument("--steps", type=positive, default=6, help="training steps a repetition")
     parser.add_argument("--peer-seconds", type=float, metavar="S", help="limit of each peer's turn")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     args = parser.parse_args()
     if args.clock == "cpu" and args.threads != 1:
         parser.error("--clock=cpu adds up the seconds of threads: expected --threads=1")
-    if min(args.rounds, args.repeats, args.steps) < 1:
-        parser.error("--rounds, --repeats, --steps: expected at least 1")
-    if args.answers < BATCH or args.answers % BATCH:
+    if args.answers % BATCH:
         parser.error(f"--answers: expected a multiple of {BATCH}")
     if args.runs and (args.only or args.device != "cpu" or args.dtype == "bfloat16"):
         parser.error("--runs: expected no --only, on a CPU in float32")

@@ -34,7 +34,7 @@ from _bench import (
     write_config_alone,
 )
 
-from recjax.arguments import Parser
+from recjax.arguments import Parser, positive
 from recjax.errors import run_script
 
 PROMPT = (
@@ -53,21 +53,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--only", help="presets of recjax.models.llama, with commas")
     parser.add_argument("--what", help="measurements, with commas (see the table's names)")
-    parser.add_argument("--threads", type=int, default=4, help="cores, on a CPU")
+    parser.add_argument("--threads", type=positive, default=4, help="cores, on a CPU")
     parser.add_argument("--peers", help="python of an environment with torch, transformers, peft")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of ours and the peer's")
-    parser.add_argument("--repeats", type=int, default=3, help="timed calls a turn")
+    parser.add_argument("--rounds", type=positive, default=3, help="turns of ours and the peer's")
+    parser.add_argument("--repeats", type=positive, default=3, help="timed calls a turn")
     parser.add_argument("--train", help="rows x tokens of a training step, with commas (8x512)")
     parser.add_argument("--rows", help="prompts of a generation, with commas")
-    parser.add_argument("--new-tokens", type=int, default=64, help="that each of them writes")
+    parser.add_argument("--new-tokens", type=positive, default=64, help="that each of them writes")
     parser.add_argument("--no-flops", action="store_true", help="no count by the compiler (CPU)")
     parser.add_argument("--peer-seconds", type=float, metavar="S", help="limit of each peer's turn")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     args = parser.parse_args()
     args.train = args.train.split(",") if args.train else TRAIN[args.device]
     args.rows = [int(n) for n in args.rows.split(",")] if args.rows else ROWS[args.device]
-    if min(args.rounds, args.repeats) < 1:
-        parser.error("--rounds, --repeats: expected at least 1")
     default = "stories-15m,stories-110m" if args.device == "cpu" else "llama-7b"
     args.only = (args.only or default).split(",")
     return args

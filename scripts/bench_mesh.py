@@ -20,7 +20,7 @@ from typing import Any
 
 from _bench import ROOT  # recjax needs no installation
 
-from recjax.arguments import Parser
+from recjax.arguments import Parser, positive
 from recjax.errors import run_script
 
 MESHES = ("2,2,2", "1,8,1")
@@ -29,7 +29,7 @@ CASES = (("llama", "full"), ("glm-tiny", "lora"))
 
 def parse() -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=positive, default=4)
     parser.add_argument("--simulated", action="store_true", help="the other process's part")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     return parser.parse_args()

@@ -29,7 +29,7 @@ from typing import Any
 
 from _bench import now
 
-from recjax.arguments import Parser
+from recjax.arguments import Parser, positive
 from recjax.errors import run_script
 
 # name -> (rows a device, {devices: mesh})
@@ -49,12 +49,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--devices", default="8,64,256")
     parser.add_argument("--only", default="", help="cases whose names begin so")
     parser.add_argument("--case", default="", help="of `one`: NAME:DEVICES")
-    parser.add_argument("--items", type=int, default=200_000, help="of `memory`")
+    parser.add_argument("--items", type=positive, default=200_000, help="of `memory`")
     parser.add_argument("--preset", help="of `memory`: a language model")
     parser.add_argument("--train", default="lora", help="adapter, lora or full")
     parser.add_argument("--remat", default="none", help="none, dots or full")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--batch", type=positive, default=4)
+    parser.add_argument("--length", type=positive, default=256)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--out", type=Path, help="also write the figures of `memory` there")
     return parser.parse_args()

@@ -17,7 +17,7 @@ from pathlib import Path
 from _bench import ROOT, now
 from bench_score import random_model
 
-from recjax.arguments import Parser
+from recjax.arguments import Parser, positive
 from recjax.errors import run_script
 
 CONFIG = ROOT / "configs" / "guided" / "ml100k_policy.py"
@@ -28,9 +28,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder of the raw data")
     parser.add_argument("--preset", default="llama-3.2-1b")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--batch", type=int, default=16, help="users a step")
-    parser.add_argument("--samples", type=int, default=8, help="answers a user")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batch", type=positive, default=16, help="users a step")
+    parser.add_argument("--samples", type=positive, default=8, help="answers a user")
+    parser.add_argument("--repeats", type=positive, default=5)
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     return parser.parse_args()
 

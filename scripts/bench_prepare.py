@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from _bench import peak_gb
 
-from recjax.arguments import Parser
+from recjax.arguments import Parser, count, positive
 from recjax.errors import run_script
 
 CHUNK = 1 << 20
@@ -25,10 +25,10 @@ CHUNK = 1 << 20
 def parse() -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--rows", type=int, default=5_000_000)
-    parser.add_argument("--users", type=int, default=0, help="default: a twentieth of the rows")
-    parser.add_argument("--items", type=int, default=0, help="default: a hundredth of the rows")
-    parser.add_argument("--k-core", type=int, default=5)
+    parser.add_argument("--rows", type=positive, default=5_000_000)
+    parser.add_argument("--users", type=count, default=0, help="default: a twentieth of the rows")
+    parser.add_argument("--items", type=count, default=0, help="default: a hundredth of the rows")
+    parser.add_argument("--k-core", type=positive, default=5)
     parser.add_argument("--in-memory", action="store_true")
     return parser.parse_args()
 

@@ -30,7 +30,7 @@ from typing import Any
 import _bench
 from _bench import make_run, median_seconds, pin, profile, train_figures
 
-from recjax.arguments import Parser
+from recjax.arguments import Parser, positive
 from recjax.errors import run_script
 
 # The arguments of beauty_<model>.py: the paper's objective, then later ones.
@@ -84,12 +84,12 @@ TARGET = 2.0  # times faster than the fastest peer
 
 def parse() -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--only", default=",".join(TRAINING), help="models, with commas")
     parser.add_argument("--peers", help="python of an environment with RecTools and RecBole")
-    parser.add_argument("--steps", type=int, default=10, help="steps of a peer's measurement")
+    parser.add_argument("--steps", type=positive, default=10, help="steps of a peer's measurement")
     parser.add_argument(
-        "--turns", type=int, default=1, help="a peer's training and ours, measured in turns"
+        "--turns", type=positive, default=1, help="a peer's training and ours, measured in turns"
     )
     parser.add_argument(
         "--peers-only", action="store_true", help="training beside the peers, and nothing else"
@@ -106,8 +106,6 @@ def parse() -> argparse.Namespace:
     for name in args.only:
         if name not in TRAINING:
             parser.error(f"--only: no recommender '{name}'; known: {', '.join(TRAINING)}")
-    if args.turns < 1:
-        parser.error("--turns: expected at least 1")
     if args.peers_only and not args.peers:
         parser.error("--peers-only: needs --peers PYTHON")
     if args.clock == "cpu" and args.threads != 1:

@@ -8,7 +8,7 @@ times faster that is than a step of `--model` parameters at `--flops` consumes t
 
 import _bench
 
-from recjax.arguments import Parser
+from recjax.arguments import Parser, positive
 from recjax.config import load_config
 from recjax.errors import run_script
 from recjax.training.system import load_system
@@ -18,7 +18,7 @@ from recjax.training.workdir import build_config
 def main() -> None:
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--config", default="configs/recsysllm/ml100k.py")
-    parser.add_argument("--batches", type=int, default=4)
+    parser.add_argument("--batches", type=positive, default=4)
     parser.add_argument(
         "--model", type=float, default=1e10, help="parameters of the step (GLM-10B)"
     )

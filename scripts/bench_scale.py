@@ -14,19 +14,19 @@ import time
 
 from _bench import peak_gb
 
-from recjax.arguments import Parser
+from recjax.arguments import Parser, count, positive
 from recjax.errors import run_script
 
 
 def parse() -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--store", required=True, help="folder of the prepared data")
-    parser.add_argument("--users", type=int, default=1_000_000)
-    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--users", type=positive, default=1_000_000)
+    parser.add_argument("--items", type=positive, default=1_000_000)
     parser.add_argument("--mean-length", type=float, default=50.0)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--examples", type=int, default=10_000)
-    parser.add_argument("--threads", type=int, default=0, help="cores; 0 = all")
+    parser.add_argument("--steps", type=positive, default=100)
+    parser.add_argument("--examples", type=positive, default=10_000)
+    parser.add_argument("--threads", type=count, default=0, help="cores; 0 = all")
     return parser.parse_args()
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from _bench import ROOT, now, pin, use_clock
 from study_scorer import start_model
 
-from recjax.arguments import Parser
+from recjax.arguments import Parser, positive
 from recjax.errors import run_script
 
 _WORDS = ("night", "river", "stone", "garden", "winter", "letter", "shadow", "harbour", "bridge")
@@ -112,12 +112,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--llm", help="a folder, or the workdir of a run that fine-tuned one")
     parser.add_argument("--preset", help="a published size with random weights")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--dim", type=int, default=128, help="of the small model")
+    parser.add_argument("--dim", type=positive, default=128, help="of the small model")
     parser.add_argument("--brief", action="store_true", help="prompts without the aspects")
-    parser.add_argument("--items", type=int, default=128)
+    parser.add_argument("--items", type=positive, default=128)
     parser.add_argument("--batches", default="1,4,16,64")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2, help="cores, on a CPU")
+    parser.add_argument("--repeats", type=positive, default=3)
+    parser.add_argument("--threads", type=positive, default=2, help="cores, on a CPU")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="see _bench.py")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     return parser.parse_args()

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import recjax
-from recjax.arguments import Parser
+from recjax.arguments import Parser, positive
 from recjax.data.attributes import Attributes
 from recjax.data.store import open_store
 from recjax.errors import InputError, run_script
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--store", required=True, help="folder of a prepared data set")
     parser.add_argument("--out", required=True, help="FILE.parquet")
     parser.add_argument("--text", default="{title}", help="text of an item")
-    parser.add_argument("--most", type=int, default=256, help="numbers of a vector")
+    parser.add_argument("--most", type=positive, default=256, help="numbers of a vector")
     args = parser.parse_args(argv)
     if Path(args.out).suffix != ".parquet":
         parser.error(f"--out {args.out}: expected FILE.parquet")

@@ -28,7 +28,7 @@ from typing import Any
 
 from _runs import NAMES, differences, end, equal, newest, prepare_runs, read, start, told
 
-from recjax.arguments import Parser
+from recjax.arguments import Parser, count, positive
 from recjax.errors import run_script
 
 # Of each run: many checkpoints, of which few stay.
@@ -45,10 +45,10 @@ def parse() -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, required=True, help="new folder for the runs")
     parser.add_argument("--run", choices=NAMES, default="sasrec", help="what is trained (sasrec)")
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--kills", type=positive, default=100)
+    parser.add_argument("--processes", type=positive, default=1)
     parser.add_argument("--epochs", type=float, help="of each run")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=count, default=0, help="of the moments")
     return parser.parse_args()
 
 

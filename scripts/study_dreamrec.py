@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from recjax.arguments import Parser
+from recjax.arguments import Parser, count
 from recjax.errors import InputError, run_script
 
 
@@ -27,7 +27,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--guidance", default="0,1,2,4,8")
     parser.add_argument("--samplers", default="ddim:10,ddim:50,ancestral:0")
     parser.add_argument("--split", choices=("validation", "test"), default="test")
-    parser.add_argument("--examples", type=int, default=0, help="a seeded sample; 0 = all")
+    parser.add_argument("--examples", type=count, default=0, help="a seeded sample; 0 = all")
     parser.add_argument("--out", type=Path, help="also write the rows as JSON")
     return parser.parse_args()
 

@@ -38,7 +38,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from _stacked import Study  # noqa: E402
 from _variants import Row, Variant  # noqa: E402
 
-from recjax.arguments import Parser  # noqa: E402
+from recjax.arguments import Parser, count, positive  # noqa: E402
 from recjax.compare import by_popularity  # noqa: E402
 from recjax.config import build, load_config  # noqa: E402
 from recjax.data.prepare import prepare  # noqa: E402
@@ -68,13 +68,13 @@ def parse(argv=None):
         help="default: the config's",
     )
     parser.add_argument("--users", action="append", default=[], metavar="NAME=FILE")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=positive, default=5)
     parser.add_argument(
         "--seconds", type=float, default=float("inf"), help="of a wave, once compiled"
     )
     parser.add_argument("--epochs", type=float, help="at most; default: the config's")
-    parser.add_argument("--examples", type=int, default=0, help="of an evaluation; 0 = all")
-    parser.add_argument("--batch", type=int, default=4096, help="examples evaluated at a time")
+    parser.add_argument("--examples", type=count, default=0, help="of an evaluation; 0 = all")
+    parser.add_argument("--batch", type=positive, default=4096, help="examples evaluated at a time")
     args = parser.parse_args(argv)
     waves = []
     for text in args.waves:

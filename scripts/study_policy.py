@@ -24,7 +24,7 @@ import numpy as np
 from flax import nnx
 
 import recjax
-from recjax.arguments import Parser
+from recjax.arguments import Parser, count, positive
 from recjax.config import build, load_config
 from recjax.convert.language_model import language_model
 from recjax.convert.writing import write_language_model
@@ -129,14 +129,18 @@ def parse():
     parser.add_argument("--data", type=Path, required=True, help="the folder of real data")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--results", type=Path, help="default: OUT/results.jsonl")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--pairs", type=int, default=8000)
+    parser.add_argument("--seeds", type=count, default=3)
+    parser.add_argument("--pairs", type=positive, default=8000)
     parser.add_argument("--start-epochs", type=float, default=20.0, help="of the start, at most")
-    parser.add_argument("--start-batch", type=int, default=128, help="pairs a step of the start")
-    parser.add_argument("--dim", type=int, default=96, help="of the language model")
-    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument(
+        "--start-batch", type=positive, default=128, help="pairs a step of the start"
+    )
+    parser.add_argument("--dim", type=positive, default=96, help="of the language model")
+    parser.add_argument("--layers", type=positive, default=3)
     parser.add_argument("--tasks", nargs="*", default=["liked", "next"])
-    parser.add_argument("--before", type=int, default=13, help="items that the scores do not know")
+    parser.add_argument(
+        "--before", type=count, default=13, help="items that the scores do not know"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=JSON", help="of the policy's config"
     )

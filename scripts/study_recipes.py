@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from recjax.arguments import Parser
+from recjax.arguments import Parser, positive
 from recjax.config import load_config
 from recjax.errors import InputError, run_script
 from recjax.flags import read_overrides
@@ -221,9 +221,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__.split("\n")[0], keys=True)
     parser.add_argument("--config", required=True, help="FILE.py or FILE.py:ARG")
     parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--size", type=int, default=8, help="settings side by side")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--patience", type=int, default=4, help="validations without a better one")
+    parser.add_argument("--size", type=positive, default=8, help="settings side by side")
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument(
+        "--patience", type=positive, default=4, help="validations without a better one"
+    )
     parser.add_argument("--seconds", type=float, default=float("inf"), help="of a round")
     args, rest = parser.parse_known_args(argv)
     section, _ = load_config(args.config, read_overrides(rest), complete)

@@ -40,7 +40,7 @@ if str(ROOT) not in sys.path:  # recjax needs no installation to be measured
     sys.path.insert(0, str(ROOT))
 
 import recjax  # noqa: E402
-from recjax.arguments import Parser  # noqa: E402
+from recjax.arguments import Parser, count, positive  # noqa: E402
 from recjax.config import load_config  # noqa: E402
 from recjax.errors import run_script  # noqa: E402
 from recjax.evaluation.intervals import paired_bootstrap  # noqa: E402
@@ -69,12 +69,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, help="workdirs and stores; default: beside --out")
     parser.add_argument("--seconds", type=float, default=200.0, help="of training, without setup")
     parser.add_argument("--epochs", type=float, default=0.4, help="of `ablation`")
-    parser.add_argument("--seeds", type=int, default=3, help="of `ablation`")
+    parser.add_argument("--seeds", type=positive, default=3, help="of `ablation`")
     parser.add_argument("--data", help="of `ablation` and `tasks`; default: the study's")
-    parser.add_argument("--dim", type=int, help="E; default: the study's")
-    parser.add_argument("--layers", type=int, help="default: the study's")
-    parser.add_argument("--users", type=int, default=0, help="measured; 0 = all")
-    parser.add_argument("--batch", type=int, default=128, help="questions at a time")
+    parser.add_argument("--dim", type=positive, help="E; default: the study's")
+    parser.add_argument("--layers", type=positive, help="default: the study's")
+    parser.add_argument("--users", type=count, default=0, help="measured; 0 = all")
+    parser.add_argument("--batch", type=positive, default=128, help="questions at a time")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--recommender", type=Path, help="workdir; default: trained first")
     args = parser.parse_args(argv)

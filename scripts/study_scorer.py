@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # recjax needs no installation to be measured
     sys.path.insert(0, str(ROOT))
 
-from recjax.arguments import Parser  # noqa: E402
+from recjax.arguments import Parser, positive  # noqa: E402
 from recjax.errors import run_script  # noqa: E402
 
 
@@ -94,10 +94,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--scores", type=Path, required=True, help="of the teacher, all items")
     parser.add_argument("--out", type=Path, required=True, help="a folder")
     parser.add_argument("--results", type=Path, help="a line of JSON a seed and way to score")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--dim", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--vocab", type=int, default=2000)
+    parser.add_argument("--seeds", type=positive, default=1)
+    parser.add_argument("--dim", type=positive, default=128)
+    parser.add_argument("--layers", type=positive, default=2)
+    parser.add_argument("--vocab", type=positive, default=2000)
     return parser.parse_args()
 
 

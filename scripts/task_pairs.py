@@ -5,9 +5,10 @@
     recjax train --config=configs/llm/review.py:gpt2 --config.llm=GPT2 --workdir=runs/gpt2
     python scripts/measure_pairs.py --llm runs/gpt2 --pairs pairs/test.jsonl
 
-OUT gets train.jsonl, validation.jsonl and test.jsonl: the training part's interactions, and the
-targets of the others, as RecSysLLM is asked about them. `--new gpt2` (or t5) also writes OUT/gpt2,
-a small new model of that family with a tokenizer of the training pairs, where there are no weights.
+OUT, a new folder, gets train.jsonl, validation.jsonl and test.jsonl: the training part's
+interactions, and the targets of the others, as RecSysLLM is asked about them. `--new gpt2` (or t5)
+also writes OUT/gpt2, a small new model of that family with a tokenizer of the training pairs, where
+there are no weights.
 """
 
 import json
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from recjax.arguments import Parser
+from recjax.arguments import Parser, positive
 from recjax.config import load_config
 from recjax.convert.language_model import language_model
 from recjax.convert.writing import write_language_model
@@ -61,18 +62,28 @@ def new_model(name: str, texts: list[str], folder: Path, vocab_size: int) -> Non
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config", required=True, help="of RecSysLLM, with the source tasks")
+    parser.add_argument("--config", required=True, help="of RecSysLLM (source tasks) or P5")
     parser.add_argument("--prompt", required=True, choices=PROMPTS, metavar="ID")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--store", help="config.data.store in place of the config's")
     parser.add_argument("--new", action="append", default=[], metavar="FAMILY")
-    parser.add_argument("--vocab-size", type=int, default=4000, help="of new models (4000)")
+    parser.add_argument("--vocab-size", type=positive, default=4000, help="of new models (4000)")
     args = parser.parse_args(argv)
+    for name in args.new:
+        find_family(name, "--new")
+    if (args.out / "train.jsonl").exists():
+        parser.error(f"--out {args.out}: has pairs; expected another folder")
     changes = [("data.store", args.store)] if args.store else []
     config = build_config(load_config(args.config, changes, complete)[0])
+    if config.system != "p5" and not (
+        config.system == "recsysllm" and config.text.get("source") == "tasks"
+    ):
+        parser.error(f"--config {args.config}: expected one of RecSysLLM or P5, of source 'tasks'")
     system = load_system(config.system)
     store = system.store(config, True)
     found = pairs(system.run(system.settled(config, store), store, None).source, args.prompt)
+    if empty := [name for name, rows in found.items() if not rows]:
+        parser.error(f"--prompt {args.prompt}: the data answer it nowhere in {', '.join(empty)}")
     args.out.mkdir(parents=True, exist_ok=True)
     for name, rows in found.items():
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

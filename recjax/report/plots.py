@@ -184,7 +184,7 @@ def radar_chart(
         title: for those who do not see the chart.
         labels: one an axis, clockwise from the top.
         series: one number a label, or None; what lies outside of `low` and `high` is drawn there.
-        low, high: at the centre and at the rim; the rings between have their values written on them.
+        low, high: at the centre and at the rim; rings have their values written on them.
     """
     lines = {name: [finite(value) for value in row] for name, row in series.items()}
     if not any(value is not None for row in lines.values() for value in row):

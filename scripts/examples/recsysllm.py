@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import recjax
-from recjax.arguments import Parser
+from recjax.arguments import Parser, positive
 from recjax.errors import run_script
 from recjax.report.page import write_report
 from recjax.report.sections import Bars, Case, Cases, Item, Table, write_results
@@ -41,8 +41,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, help="keeps the runs")
     parser.add_argument("--epochs", type=float, default=4.0)
-    parser.add_argument("--users", type=int, default=SMALL["data.options.users"])
-    parser.add_argument("--examples", type=int, default=200, help="of each prompt that is tested")
+    parser.add_argument("--users", type=positive, default=SMALL["data.options.users"])
+    parser.add_argument(
+        "--examples", type=positive, default=200, help="of each prompt that is tested"
+    )
     parser.add_argument("--plain", choices=("on", "off"), default="on", help="train GLM, too")
     args = parser.parse_args(argv)
     folder = args.folder or Path(tempfile.mkdtemp())

@@ -146,13 +146,28 @@ def test_answers_are_learned_and_written(folder, tmp_path, capsys):
     script("measure_pairs").main([*numbers, str(stars), "--train", str(stars)])
     measured = json.loads(capsys.readouterr().out)
     assert measured["parsed"] == 0 and measured["mae"] == 1.0 and measured["baseline/mae"] == 1.5
-    with pytest.raises(InputError, match="--kind number: an answer of the pairs is none"):
+    with pytest.raises(InputError, match="pairs.jsonl: answer 1 is .*; expected a number"):
         script("measure_pairs").main([*numbers, pairs])
 
 
 def test_a_plan_knows_its_rows(folder):
     told = planned(config(folder, train={"batch_size": 10}), 4)
     assert told["batch"] == 4 and told["length"] <= 64
+
+
+def test_pairs_are_refused_before_anything_is_written(tmp_path):
+    main, out = script("task_pairs").main, tmp_path / "pairs"
+    (tmp_path / "train.jsonl").write_text("{}")
+    for given, message in (
+        (["recommenders/sample_sasrec.py"], "expected one of RecSysLLM or P5, of source 'tasks'"),
+        (["recsysllm/sample_glm.py"], "expected one of RecSysLLM or P5, of source 'tasks'"),
+        (["recsysllm/sample.py", "--new=gtp2"], "--new: no language model 'gtp2'; did you mean"),
+        (["recsysllm/sample.py", f"--out={tmp_path}"], "has pairs; expected another folder"),
+    ):
+        arguments = ["--prompt=4-1", f"--out={out}", f"--config=configs/{given[0]}", *given[1:]]
+        with pytest.raises(InputError, match=message):
+            main(arguments)
+    assert not out.exists()
 
 
 def test_pairs_of_a_task_are_of_their_parts(tmp_path):
