@@ -26,6 +26,16 @@ def flag_path(text: str) -> Path:
     return Path(flag_text(text))
 
 
+def flag_file(text: str) -> Path:
+    """The file that a flag names for figures: `type=` of argparse; its folder must be there."""
+    path = flag_path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder; expected the name of a file")
+    if not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}; make it first")
+    return path
+
+
 def flag_text(text: str) -> str:
     """The same as text, for flags that may also be a URL or a name."""
     if not text.strip():

@@ -30,22 +30,23 @@ from _bench import LIKE_BEAUTY, make_run, median_seconds, now
 
 from recjax.arguments import Parser, count, positive
 from recjax.errors import run_script
+from recjax.paths import flag_file, flag_path
 
 
 def parse() -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, help="folder of the raw data; else RECJAX_DATA")
+    parser.add_argument("--data", type=flag_path, help="folder of the raw data; else RECJAX_DATA")
     parser.add_argument("--models", default="sasrec,bert4rec,dreamrec", help="configs, with commas")
     parser.add_argument("--batch", type=positive, default=256, help="sequences a step")
     parser.add_argument("--steps-per-call", type=positive, default=16)
     parser.add_argument("--calls", type=positive, default=8, help="calls of a round")
     parser.add_argument("--rounds", type=positive, default=5, help="of each way, in turns")
     parser.add_argument("--simulated", action="store_true", help="users and items like Beauty's")
-    parser.add_argument("--store", type=Path, help="folder of the prepared data, made once")
+    parser.add_argument("--store", type=flag_path, help="folder of the prepared data, made once")
     parser.add_argument("--rank", action="store_true", help="time ranking, too")
     parser.add_argument("--users", type=count, default=0, help="to rank; 0 = all")
     parser.add_argument("--json", action="store_true", help="one JSON object in place of the table")
-    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
+    parser.add_argument("--out", type=flag_file, help="also write the figures as JSON")
     return parser.parse_args()
 
 

@@ -27,6 +27,7 @@ from bench_llm import matmul_rate
 
 from recjax.arguments import Parser, positive
 from recjax.errors import run_script
+from recjax.paths import flag_file
 
 TARGET = 1.3  # times the peer
 SIZES: dict[str, dict[str, Any]] = {
@@ -50,7 +51,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=positive, help="turns of ours and the peer's")
     parser.add_argument("--repeats", type=positive, default=3, help="timed calls a turn")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: one core's")
-    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
+    parser.add_argument("--out", type=flag_file, help="also write the figures as JSON")
     out = parser.parse_args()
     for name, value in SIZES[out.device].items():
         if getattr(out, name) is None:

@@ -42,6 +42,7 @@ from _interpreter_cases import CATALOGUE, Case, histories, make_model, random_ca
 
 from recjax.arguments import Parser, positive
 from recjax.errors import run_script
+from recjax.paths import flag_file
 
 BATCH = 64
 WEIGHT_DECAY, RATE = 1e-5, 1e-4
@@ -74,7 +75,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--answers", type=positive, default=512, help="of a repetition, N * 64")
     parser.add_argument("--steps", type=positive, default=6, help="training steps a repetition")
     parser.add_argument("--peer-seconds", type=float, metavar="S", help="limit of each peer's turn")
-    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
+    parser.add_argument("--out", type=flag_file, help="also write the figures as JSON")
     args = parser.parse_args()
     if args.clock == "cpu" and args.threads != 1:
         parser.error("--clock=cpu adds up the seconds of threads: expected --threads=1")

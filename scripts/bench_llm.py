@@ -36,6 +36,7 @@ from _bench import (
 
 from recjax.arguments import Parser, positive
 from recjax.errors import run_script
+from recjax.paths import flag_file
 
 PROMPT = (
     "A person has watched a series of movies. The watching list can be represented as: {soft}. "
@@ -62,7 +63,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--new-tokens", type=positive, default=64, help="that each of them writes")
     parser.add_argument("--no-flops", action="store_true", help="no count by the compiler (CPU)")
     parser.add_argument("--peer-seconds", type=float, metavar="S", help="limit of each peer's turn")
-    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
+    parser.add_argument("--out", type=flag_file, help="also write the figures as JSON")
     args = parser.parse_args()
     args.train = args.train.split(",") if args.train else TRAIN[args.device]
     args.rows = [int(n) for n in args.rows.split(",")] if args.rows else ROWS[args.device]

@@ -15,13 +15,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from _bench import ROOT  # recjax needs no installation
 
 from recjax.arguments import Parser, positive
 from recjax.errors import run_script
+from recjax.paths import flag_file
 
 MESHES = ("2,2,2", "1,8,1")
 CASES = (("llama", "full"), ("glm-tiny", "lora"))
@@ -31,7 +31,7 @@ def parse() -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=positive, default=4)
     parser.add_argument("--simulated", action="store_true", help="the other process's part")
-    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
+    parser.add_argument("--out", type=flag_file, help="also write the figures as JSON")
     return parser.parse_args()
 
 

@@ -31,6 +31,7 @@ from _bench import now
 
 from recjax.arguments import Parser, positive
 from recjax.errors import run_script
+from recjax.paths import flag_file
 
 # name -> (rows a device, {devices: mesh})
 CASES: dict[str, tuple[int, dict[int, str]]] = {
@@ -56,7 +57,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=positive, default=4)
     parser.add_argument("--length", type=positive, default=256)
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--out", type=Path, help="also write the figures of `memory` there")
+    parser.add_argument("--out", type=flag_file, help="also write the figures of `memory` there")
     return parser.parse_args()
 
 

@@ -19,19 +19,20 @@ from bench_score import random_model
 
 from recjax.arguments import Parser, positive
 from recjax.errors import run_script
+from recjax.paths import flag_file, flag_path
 
 CONFIG = ROOT / "configs" / "guided" / "ml100k_policy.py"
 
 
 def parse() -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of the raw data")
+    parser.add_argument("--data", type=flag_path, required=True, help="folder of the raw data")
     parser.add_argument("--preset", default="llama-3.2-1b")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--batch", type=positive, default=16, help="users a step")
     parser.add_argument("--samples", type=positive, default=8, help="answers a user")
     parser.add_argument("--repeats", type=positive, default=5)
-    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
+    parser.add_argument("--out", type=flag_file, help="also write the figures as JSON")
     return parser.parse_args()
 
 

@@ -18,13 +18,14 @@ from _bench import peak_gb
 
 from recjax.arguments import Parser, count, positive
 from recjax.errors import run_script
+from recjax.paths import flag_path
 
 CHUNK = 1 << 20
 
 
 def parse() -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--folder", type=flag_path, required=True)
     parser.add_argument("--rows", type=positive, default=5_000_000)
     parser.add_argument("--users", type=count, default=0, help="default: a twentieth of the rows")
     parser.add_argument("--items", type=count, default=0, help="default: a hundredth of the rows")

@@ -32,6 +32,7 @@ from _bench import make_run, median_seconds, pin, profile, train_figures
 
 from recjax.arguments import Parser, positive
 from recjax.errors import run_script
+from recjax.paths import flag_file
 
 # The arguments of beauty_<model>.py: the paper's objective, then later ones.
 TRAINING = {
@@ -94,7 +95,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--peers-only", action="store_true", help="training beside the peers, and nothing else"
     )
-    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
+    parser.add_argument("--out", type=flag_file, help="also write the figures as JSON")
     parser.add_argument(
         "--clock",
         choices=("wall", "cpu"),

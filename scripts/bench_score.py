@@ -27,6 +27,7 @@ from study_scorer import start_model
 
 from recjax.arguments import Parser, positive
 from recjax.errors import run_script
+from recjax.paths import flag_file
 
 _WORDS = ("night", "river", "stone", "garden", "winter", "letter", "shadow", "harbour", "bridge")
 WAYS = {
@@ -119,7 +120,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--threads", type=positive, default=2, help="cores, on a CPU")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="see _bench.py")
-    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
+    parser.add_argument("--out", type=flag_file, help="also write the figures as JSON")
     return parser.parse_args()
 
 

@@ -88,7 +88,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="small sizes, on the CPU")
     parser.add_argument("--only", default="", help="parts of stages' names, with commas")
     parser.add_argument("--missing", action="store_true", help="name what this Python lacks; end")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.out is not None and not args.out.absolute().parent.is_dir():
+        parser.error(f"--out: there is no folder {args.out.parent}; make it first")
+    return args
 
 
 def has_module(name: str) -> bool:

@@ -22,16 +22,17 @@ from _runs import NAMES, differences, end, newest, prepare_runs, read, start
 
 from recjax.arguments import Parser
 from recjax.errors import run_script
+from recjax.paths import flag_file, flag_path
 
 MOST = 1e-3
 
 
 def parse() -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("--folder", type=Path, required=True, help="new folder for the runs")
+    parser.add_argument("--folder", type=flag_path, required=True, help="new folder for the runs")
     parser.add_argument("--only", default=",".join(NAMES), help="runs, with commas")
     parser.add_argument("--ways", default="2,4,4-1-2", help="numbers of processes, with commas")
-    parser.add_argument("--out", type=Path, help="appends a JSON line a row, as it comes")
+    parser.add_argument("--out", type=flag_file, help="appends a JSON line a row, as it comes")
     return parser.parse_args()
 
 

@@ -24,6 +24,7 @@ from recjax.arguments import Parser
 from recjax.config import load_config
 from recjax.errors import InputError, run_script
 from recjax.flags import read_overrides
+from recjax.paths import flag_path
 from recjax.training.criteria import lower_is_better
 from recjax.training.metrics import read_metrics
 from recjax.training.workdir import complete
@@ -32,7 +33,7 @@ from recjax.training.workdir import complete
 def parse() -> tuple[argparse.Namespace, list[tuple[str, str]]]:
     parser = Parser(description=__doc__.split("\n")[0], keys=True)
     parser.add_argument("--config", required=True, help="FILE.py or FILE.py:ARG")
-    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--workdir", type=flag_path, required=True)
     parser.add_argument("--vary", action="append", default=[], help="key=value,value,...")
     parser.add_argument("--part", default="1/1", help="k/n: every n-th run, from the k-th")
     args, rest = parser.parse_known_args()

@@ -30,6 +30,7 @@ from pathlib import Path
 
 from recjax.arguments import Parser
 from recjax.errors import InputError, run_script
+from recjax.paths import flag_path
 
 _NAME = re.compile(r"\{(\w+)\}")  # a stage, in the value of a key
 
@@ -73,7 +74,7 @@ def seeds(text: str) -> list[int]:
 
 def parse() -> tuple[argparse.Namespace, list[Stage]]:
     parser = Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--workdir", type=flag_path, required=True)
     parser.add_argument("--stage", action="append", required=True, metavar="NAME=CONFIG@SEEDS")
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE")
     parser.add_argument("--all", action="store_true", help="every combination of seeds")

@@ -30,6 +30,7 @@ from _runs import NAMES, differences, end, equal, newest, prepare_runs, read, st
 
 from recjax.arguments import Parser, count, positive
 from recjax.errors import run_script
+from recjax.paths import flag_path
 
 # Of each run: many checkpoints, of which few stay.
 TRAIN: dict[str, dict[str, Any]] = {
@@ -43,7 +44,7 @@ LONGEST = 30.0  # seconds in which the others must end after kill -9
 
 def parse() -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("--folder", type=Path, required=True, help="new folder for the runs")
+    parser.add_argument("--folder", type=flag_path, required=True, help="new folder for the runs")
     parser.add_argument("--run", choices=NAMES, default="sasrec", help="what is trained (sasrec)")
     parser.add_argument("--kills", type=positive, default=100)
     parser.add_argument("--processes", type=positive, default=1)

@@ -14,21 +14,21 @@ import dataclasses
 import json
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
 from recjax.arguments import Parser, count
 from recjax.errors import InputError, run_script
+from recjax.paths import flag_file, flag_path
 
 
 def parse() -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--workdir", type=flag_path, required=True)
     parser.add_argument("--guidance", default="0,1,2,4,8")
     parser.add_argument("--samplers", default="ddim:10,ddim:50,ancestral:0")
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--examples", type=count, default=0, help="a seeded sample; 0 = all")
-    parser.add_argument("--out", type=Path, help="also write the rows as JSON")
+    parser.add_argument("--out", type=flag_file, help="also write the rows as JSON")
     return parser.parse_args()
 
 

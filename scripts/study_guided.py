@@ -48,6 +48,7 @@ from recjax.evaluation.ranking import rank_values  # noqa: E402
 from recjax.guided.fusion import FusedRunConfig  # noqa: E402
 from recjax.guided.sources import GuidedConfig, read_guided  # noqa: E402
 from recjax.guided.vectors import RefineConfig  # noqa: E402
+from recjax.paths import flag_path  # noqa: E402
 from recjax.replace import write_text  # noqa: E402
 from recjax.training.recommender import RunConfig  # noqa: E402
 
@@ -60,8 +61,10 @@ def parse(argv=None):
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("data", choices=["ml100k", "steam", "beauty"])
     parser.add_argument("waves", nargs="+", metavar="MODEL-OBJECTIVE:ROWS")
-    parser.add_argument("--out", type=Path, required=True, help="ends in .jsonl")
-    parser.add_argument("--store", type=Path, help="of the prepared data; default: beside --out")
+    parser.add_argument("--out", type=flag_path, required=True, help="ends in .jsonl")
+    parser.add_argument(
+        "--store", type=flag_path, help="of the prepared data; default: beside --out"
+    )
     parser.add_argument(
         "--split",
         choices=["leave_one_out", "rolling", "chronological_time"],

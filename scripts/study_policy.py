@@ -38,6 +38,7 @@ from recjax.guided.score_files import write_scores
 from recjax.guided.user_examples import UserExamples
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama
+from recjax.paths import flag_file, flag_path
 from recjax.text.bpe import train_bpe
 
 CONFIG = Path(__file__).parent.parent / "configs" / "guided" / "ml100k_policy.py"
@@ -126,9 +127,9 @@ def controls(run, params):
 
 def parse():
     parser = Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="the folder of real data")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--results", type=Path, help="default: OUT/results.jsonl")
+    parser.add_argument("--data", type=flag_path, required=True, help="the folder of real data")
+    parser.add_argument("--out", type=flag_path, required=True)
+    parser.add_argument("--results", type=flag_file, help="default: OUT/results.jsonl")
     parser.add_argument("--seeds", type=count, default=3)
     parser.add_argument("--pairs", type=positive, default=8000)
     parser.add_argument("--start-epochs", type=float, default=20.0, help="of the start, at most")

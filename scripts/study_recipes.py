@@ -18,7 +18,6 @@ import json
 import shlex
 import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +31,7 @@ from recjax.flags import read_overrides
 from recjax.models.definition import params_of
 from recjax.models.layered import LayeredConfig
 from recjax.models.recommender import read_config
+from recjax.paths import flag_path
 from recjax.training.cross_entropy import above_mean, softmax_cross_entropy
 from recjax.training.optim import decay_of
 from recjax.training.recommender import RunConfig
@@ -220,7 +220,7 @@ class SideBySide:
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__.split("\n")[0], keys=True)
     parser.add_argument("--config", required=True, help="FILE.py or FILE.py:ARG")
-    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--workdir", type=flag_path, required=True)
     parser.add_argument("--size", type=positive, default=8, help="settings side by side")
     parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument(

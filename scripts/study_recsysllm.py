@@ -45,6 +45,7 @@ from recjax.config import load_config  # noqa: E402
 from recjax.errors import run_script  # noqa: E402
 from recjax.evaluation.intervals import paired_bootstrap  # noqa: E402
 from recjax.evaluation.ranking import rank_values  # noqa: E402
+from recjax.paths import flag_path  # noqa: E402
 from recjax.recsysllm.recipes import scratch  # noqa: E402
 from recjax.recsysllm.scores import kind_of  # noqa: E402
 from recjax.training.workdir import open_run  # noqa: E402
@@ -65,8 +66,8 @@ TASKS = ("gift_cards", "musical_instruments")
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("study", choices=[*STUDIES, "effects"])
-    parser.add_argument("--out", type=Path, required=True, help="ends in .jsonl")
-    parser.add_argument("--runs", type=Path, help="workdirs and stores; default: beside --out")
+    parser.add_argument("--out", type=flag_path, required=True, help="ends in .jsonl")
+    parser.add_argument("--runs", type=flag_path, help="workdirs and stores; default: beside --out")
     parser.add_argument("--seconds", type=float, default=200.0, help="of training, without setup")
     parser.add_argument("--epochs", type=float, default=0.4, help="of `ablation`")
     parser.add_argument("--seeds", type=positive, default=3, help="of `ablation`")
@@ -76,7 +77,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--users", type=count, default=0, help="measured; 0 = all")
     parser.add_argument("--batch", type=positive, default=128, help="questions at a time")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-    parser.add_argument("--recommender", type=Path, help="workdir; default: trained first")
+    parser.add_argument("--recommender", type=flag_path, help="workdir; default: trained first")
     args = parser.parse_args(argv)
     sets = {"ablation": ("ml100k", "steam"), "tasks": TASKS}.get(args.study, ())
     if args.data and args.data not in sets:

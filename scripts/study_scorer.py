@@ -27,6 +27,7 @@ if str(ROOT) not in sys.path:  # recjax needs no installation to be measured
 
 from recjax.arguments import Parser, positive  # noqa: E402
 from recjax.errors import run_script  # noqa: E402
+from recjax.paths import flag_file, flag_path  # noqa: E402
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -91,9 +92,9 @@ def start_model(folder: Path, pairs: Path, size: int, layers: int, vocab: int, s
 
 def parse() -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("--scores", type=Path, required=True, help="of the teacher, all items")
-    parser.add_argument("--out", type=Path, required=True, help="a folder")
-    parser.add_argument("--results", type=Path, help="a line of JSON a seed and way to score")
+    parser.add_argument("--scores", type=flag_path, required=True, help="of the teacher, all items")
+    parser.add_argument("--out", type=flag_path, required=True, help="a folder")
+    parser.add_argument("--results", type=flag_file, help="a line of JSON a seed and way to score")
     parser.add_argument("--seeds", type=positive, default=1)
     parser.add_argument("--dim", type=positive, default=128)
     parser.add_argument("--layers", type=positive, default=2)

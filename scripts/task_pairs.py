@@ -24,6 +24,7 @@ from recjax.convert.writing import write_language_model
 from recjax.errors import run_script
 from recjax.models.definition import params_of
 from recjax.models.language import find_family
+from recjax.paths import flag_path
 from recjax.recsysllm.passages import plain
 from recjax.recsysllm.prompts import PROMPTS
 from recjax.text.bpe import train_bpe
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--config", required=True, help="of RecSysLLM (source tasks) or P5")
     parser.add_argument("--prompt", required=True, choices=PROMPTS, metavar="ID")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--out", type=flag_path, required=True, metavar="FOLDER")
     parser.add_argument("--store", help="config.data.store in place of the config's")
     parser.add_argument("--new", action="append", default=[], metavar="FAMILY")
     parser.add_argument("--vocab-size", type=positive, default=4000, help="of new models (4000)")

@@ -19,6 +19,7 @@ Letters: I items and padding, D the model's width, A numbers of a given vector.
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ from recjax.data.prepare import resolve
 from recjax.errors import InputError
 from recjax.models.given_items import FEATURES, KNOWN, OWN
 from recjax.ranges import Checked, Size
+from recjax.replace import new_file
 from recjax.training.freezing import Rules
 
 
@@ -93,12 +95,12 @@ def item_arrays(
 
 
 def write_vectors(
-    path: str, given: Attributes, catalog: Sequence[dict[str, Any] | None], most: int
+    path: Path, given: Attributes, catalog: Sequence[dict[str, Any] | None], most: int
 ) -> int:
     """Writes vectors for `config.items.vectors`: the file's number of items.
 
     Args:
-        path: FILE.parquet.
+        path: FILE.parquet, which is there when it is whole.
         given: a row an item of the catalogue.
         catalog: `store.catalog`.
         most: numbers of a vector; of longer ones the principal components that vary most.
@@ -114,5 +116,6 @@ def write_vectors(
     rows = np.flatnonzero(given.known).tolist()
     columns: dict[str, Any] = {"item_id": [str((catalog[row] or {})["key"]) for row in rows]}
     columns |= {f"v{n}": values[rows, n].astype(np.float32) for n in range(values.shape[1])}
-    parquet.write_table(pyarrow.table(columns), path)
+    with new_file(path) as file:
+        parquet.write_table(pyarrow.table(columns), file)
     return len(rows)

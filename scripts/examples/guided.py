@@ -23,13 +23,14 @@ from recjax.data.simulate import SimulateConfig, simulate, write_raw
 from recjax.errors import run_script
 from recjax.guided.aspects import Aspect, AspectSet
 from recjax.guided.score_files import write_scores
+from recjax.paths import flag_path
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("--folder", type=Path, help="keeps the store, the scores and the runs")
-    parser.add_argument("--csv", type=Path, help="one row per interaction, with a header")
-    parser.add_argument("--scores", type=Path, help="item_id and a column for each aspect")
+    parser.add_argument("--folder", type=flag_path, help="keeps the store, the scores and the runs")
+    parser.add_argument("--csv", type=flag_path, help="one row per interaction, with a header")
+    parser.add_argument("--scores", type=flag_path, help="item_id and a column for each aspect")
     parser.add_argument("--user", default="user", help="name of the user's column")
     parser.add_argument("--item", default="item", help="name of the item's column")
     parser.add_argument("--timestamp", default="timestamp", help="name of the time's column")

@@ -22,6 +22,7 @@ from recjax.errors import run_script
 from recjax.models.definition import params_of
 from recjax.models.llama import Config, Llama
 from recjax.nn.lora import LoRAConfig, add_lora, merge_lora
+from recjax.paths import flag_path
 from recjax.text.bpe import train_bpe
 
 PROMPTS = ["The Matrix is a film", "Alien is"]
@@ -42,8 +43,8 @@ def write_tiny(folder: Path) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("--folder", type=Path, help="keeps the models")
-    parser.add_argument("--model", type=Path, help="a Hugging Face folder of a LLaMA")
+    parser.add_argument("--folder", type=flag_path, help="keeps the models")
+    parser.add_argument("--model", type=flag_path, help="a Hugging Face folder of a LLaMA")
     parser.add_argument("--dtype", help="float32, bfloat16 or float16; default: the files' own")
     args = parser.parse_args(argv)
     folder = args.folder or Path(tempfile.mkdtemp())

@@ -20,6 +20,7 @@ from recjax.arguments import Parser
 from recjax.errors import run_script
 from recjax.interpreter.adapters import Config as AdapterConfig
 from recjax.interpreter.starting import StartConfig
+from recjax.paths import flag_path
 
 LENGTH = 10  # items of a history
 
@@ -68,7 +69,7 @@ def states(run, histories: list[np.ndarray]) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("--folder", type=Path, help="keeps the runs")
+    parser.add_argument("--folder", type=flag_path, help="keeps the runs")
     args = parser.parse_args(argv)
     folder = args.folder or Path(tempfile.mkdtemp())
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import recjax
 from recjax.arguments import Parser, positive
 from recjax.errors import run_script
+from recjax.paths import flag_path
 from recjax.report.page import write_report
 from recjax.report.sections import Bars, Case, Cases, Item, Table, write_results
 
@@ -39,7 +40,7 @@ RATING = ("rating/rmse", "rating/expected/rmse", "rating/baseline/rmse")
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("--folder", type=Path, help="keeps the runs")
+    parser.add_argument("--folder", type=flag_path, help="keeps the runs")
     parser.add_argument("--epochs", type=float, default=4.0)
     parser.add_argument("--users", type=positive, default=SMALL["data.options.users"])
     parser.add_argument(

@@ -57,6 +57,14 @@ def test_the_script_writes_what_a_recommender_reads(lm, sample_store, tmp_path, 
     assert found.values.shape == (sample_store.n_items, 8) and found.known[1:].all()
     titles = [f"A film: {title}" for title in sample_store.titles[1:3]]
     np.testing.assert_allclose(found.values[1:3], text_vectors(lm, titles), atol=1e-5)
-    with pytest.raises(InputError, match=r"--text {nothing}: no item of .* has these keys"):
-        script.main([*store, f"--out={tmp_path / 'w.parquet'}", "--text={nothing}"])
+    for text, message in (
+        ("{nothing}", "no item of .* has these keys"),
+        ("{title", "expected '}' before end of string; expected keys such as {title}"),
+        ("{title.upper}", "expected keys of an item, such as {title}"),
+        ("plain", "expected keys of an item, such as {title}"),
+    ):
+        with pytest.raises(InputError, match=message):
+            script.main([*store, f"--out={tmp_path / 'w.parquet'}", f"--text={text}"])
+    with pytest.raises(InputError, match="v.parquet: exists already; choose another name"):
+        script.main([*store, f"--out={out}"])
     assert not (tmp_path / "w.parquet").exists()

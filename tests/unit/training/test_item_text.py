@@ -20,7 +20,7 @@ def vectors(sample_store, tmp_path_factory):
     path = tmp_path_factory.mktemp("vectors") / "v.parquet"
     names = tuple(f"v{k}" for k in range(12))
     given = Attributes(names, np.where(known[:, None], values, 0), known)
-    assert write_vectors(str(path), given, sample_store.catalog, 12) == n - 2
+    assert write_vectors(path, given, sample_store.catalog, 12) == n - 2
     return path
 
 
@@ -46,7 +46,7 @@ def test_principal_components_are_white_and_keep_what_varies(sample_store, vecto
 
 def test_fewer_numbers_keep_the_geometry(sample_store, vectors, tmp_path):
     given = read_scores(vectors, sample_store.catalog)
-    write_vectors(str(tmp_path / "few.parquet"), given, sample_store.catalog, 6)
+    write_vectors(tmp_path / "few.parquet", given, sample_store.catalog, 6)
     few = read_scores(tmp_path / "few.parquet", sample_store.catalog)
     assert len(few.names) == 6
     centred = given.values[given.known] - given.values[given.known].mean(0)
