@@ -96,6 +96,7 @@ HARMLESS = {
     "trust_remote_code", "use_flash_attention", "use_flash_attention_2", "num_logits_to_keep",
     "logits_to_keep", "bos_token", "eos_token", "pad_token",
 }  # fmt: skip
+_THETA, _APART = 10000.0, ("rope_theta", "partial_rotary_factor")  # beside the others or inside
 _LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
@@ -221,36 +222,36 @@ def read_rope(attributes: Mapping[str, Any], where: str) -> Rope:
     Raises:
         InputError: naming the key: unknown, of a wrong type, or not implemented.
     """
+    apart = {key: attributes[key] for key in _APART if attributes.get(key) is not None}
     forms = [key for key in ("rope_scaling", "rope_parameters") if attributes.get(key)]
-    given = [attributes[key] for key in forms]
-    for key, value in zip(forms, given, strict=True):
+    told = []
+    for key in forms:
+        value = attributes[key]
         if not isinstance(value, dict):
             raise InputError(f"{where}: '{key}' is {short(value)}, expected an object or null")
-    if len(forms) == 2 and any(given[1].get(k, v) != v for k, v in given[0].items()):
+        kind = value.get("rope_type", value.get("type", "default"))
+        own = {k: v for k, v in value.items() if k != "type" and v is not None}
+        told.append({"rope_theta": _THETA, **apart, **own, "rope_type": kind})
+    if len(told) == 2 and told[0] != told[1]:  # transformers 4 and 5 read one alone
         raise InputError(f"{where}: 'rope_scaling' and 'rope_parameters' differ")
-    rope = {k: v for value in given for k, v in value.items()}
+    rope = told[-1] if told else {"rope_theta": _THETA, **apart, "rope_type": "default"}
     where = f"{where}: {forms[-1]}" if forms else where
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    kind = rope["rope_type"]
     wanted = _LLAMA3 if kind == "llama3" else ()
     if kind not in ("default", "llama3"):
         raise InputError(
             f"{where}: rope_type {short(kind)}; only default and llama3 are implemented"
         )
-    known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *wanted}
+    known = {"rope_type", *_APART, *wanted}
     for key in rope:
         if key not in known:
             raise InputError(f"{where}: unknown key '{key}'; {nearest(key, known)}")
-
-    def number(key: str) -> float | None:
-        source = rope if rope.get(key) is not None else attributes
-        return None if source.get(key) is None else positive(source, key, float, where)
-
-    theta, share = number("rope_theta"), number("partial_rotary_factor")
-    theta = 10000.0 if theta is None else theta
+    theta, at = positive(rope, "rope_theta", float, where), "partial_rotary_factor"
+    share = positive(rope, at, float, where) if at in rope else None
     if not wanted:
         return Rope(theta, None, share)
     for key in wanted:
-        if rope.get(key) is None:
+        if key not in rope:
             raise InputError(f"{where}: lacks the key '{key}'")
     kinds = (float, float, float, int)
     numbers: list[Any] = [

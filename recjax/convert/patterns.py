@@ -44,8 +44,9 @@ class Budget:
             raise PatternError("too many ways to match; expected a simpler pattern")
 
 
-def matcher(pattern: str, budget: Budget) -> Callable[[str], bool]:
-    """Whether the pattern matches a text in full, as `re.fullmatch` tells it.
+def matcher(pattern: str, budget: Budget) -> Callable[..., bool]:
+    """`(text, start=0)`: whether the pattern matches the text from there to its end, as
+    `re.compile(pattern).fullmatch(text, start)` tells it: `^` is the text's beginning alone.
 
     Args:
         pattern: of Python's `re`, without flags, references back, and looks behind.
@@ -60,7 +61,7 @@ def matcher(pattern: str, budget: Budget) -> Callable[[str], bool]:
     try:
         if _PLAIN.fullmatch(pattern):
             compiled = re.compile(pattern)
-            return lambda text: compiled.fullmatch(text) is not None
+            return lambda text, start=0: compiled.fullmatch(text, start) is not None
         tree = parser.parse(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         raise PatternError(f"no regular expression ({error})") from None
@@ -68,10 +69,11 @@ def matcher(pattern: str, budget: Budget) -> Callable[[str], bool]:
         raise PatternError("flags in a pattern are not implemented")
     search = _Search(budget)
 
-    def matches(text: str) -> bool:
-        search.text, search.known = text, {}
+    def matches(text: str, start: int = 0) -> bool:
+        if text != search.text:
+            search.text, search.known = text, {}
         try:
-            return len(text) in search.sequence(tree, frozenset({0}))
+            return len(text) in search.sequence(tree, frozenset({start}))
         except RecursionError:
             raise PatternError("nested too deeply") from None
 

@@ -143,7 +143,8 @@ def _by_pattern(
         try:
             matches = matcher(pattern, budget)
             for name in names:
-                if name not in out and any(map(matches, _ends(name))):
+                starts = (len(name) - len(end) for end in _ends(name))
+                if name not in out and any(matches(name, start) for start in starts):
                     out[name] = value
         except PatternError as error:
             raise InputError(f"{where}: {_short(pattern)}: {error}") from None

@@ -2,7 +2,8 @@
 
 Every attribute is accounted for. A head of its own, over states that are not scaled (v1.1, T0), is
 told by `tie_word_embeddings` false, or by `scale_decoder_outputs` false, which transformers 5
-writes; a file without that head has the embedding in its place. P5 adds
+writes; a file without that head has the embedding in its place. `dense_act_fn` and `is_gated_act`
+repeat `feed_forward_proj`; where they say something else, transformers goes by them. P5 adds
 `encoder.whole_word_embeddings`, whose rows `whole_word_embeddings` counts.
 """
 
@@ -88,15 +89,16 @@ _FIXED: dict[str, Any] = {
     "pruned_heads": {},
     "quantization_config": None,
     "auto_map": None,
+    "decoder_start_token_id": 0,
 }
 _FORWARD, _TIED, _SCALED, _WORDS = (
     "feed_forward_proj", "tie_word_embeddings", "scale_decoder_outputs", "whole_word_embeddings",
 )  # fmt: skip
-_OTHERS = {
-    "dropout_rate", "classifier_dropout", "dense_act_fn", "is_gated_act", "output_past",
-    "gradient_checkpointing",
-}  # fmt: skip
-_HARMLESS = {*causal_hf.HARMLESS, *_OTHERS, _FORWARD, _TIED, _SCALED, _WORDS}
+_ACT, _GATED = "dense_act_fn", "is_gated_act"
+_ACTS = {"relu": ("relu",), "gated-gelu": ("gelu_new", "gelu_pytorch_tanh")}
+_OTHERS = {"dropout_rate", "classifier_dropout", "output_past", "gradient_checkpointing"}
+_APART = {_FORWARD, _ACT, _GATED, _TIED, _SCALED, _WORDS}
+_HARMLESS = {*causal_hf.HARMLESS, *_OTHERS, *_APART}
 _ATTRIBUTES = Attributes("T5", _SIZES, _OPTIONS, _FIXED, _HARMLESS - _FIXED.keys())
 
 
@@ -114,13 +116,24 @@ def read_config(attributes: Mapping[str, Any], where: str) -> Config:
     causal_hf.check_architecture(attributes, where, _KINDS)
     fields = _ATTRIBUTES.read(attributes, where)
     forward = attributes.get(_FORWARD) or "relu"
-    if forward not in ("relu", "gated-gelu"):
+    if forward not in _ACTS:
         raise InputError(f"{where}: '{_FORWARD}' is {short(forward)}; expected relu or gated-gelu")
-    for key in (_TIED, _SCALED):
-        if attributes.get(key) not in (None, True, False):
+    for key, said in ((_ACT, _ACTS[forward]), (_GATED, (forward == "gated-gelu",))):
+        if key in attributes and attributes[key] not in said:
+            raise InputError(
+                f"{where}: '{key}' is {short(attributes[key])}, but '{_FORWARD}' is {forward}; "
+                f"expected {short(said[0])}"
+            )
+    # Of a null, transformers takes the one for true and the other for false.
+    for key, known in ((_TIED, (True, False, None)), (_SCALED, (True, False))):
+        if key in attributes and attributes[key] not in known:
             raise InputError(
                 f"{where}: '{key}' is {short(attributes[key])}, expected true or false"
             )
+    if attributes.get(_TIED) is False and attributes.get(_SCALED):
+        raise InputError(
+            f"{where}: '{_TIED}' is False, but '{_SCALED}' is True: one of them is wrong"
+        )
     words = attributes.get(_WORDS) or 0
     if type(words) is not int or words < 0:
         raise InputError(f"{where}: '{_WORDS}' is {short(words)}, expected the rows of a table")

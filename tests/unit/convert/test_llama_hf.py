@@ -133,6 +133,10 @@ def test_harmless_attributes():
             {"rope_parameters": ROPE5, "rope_scaling": ROPE5 | {"factor": 8.0}},
             "'rope_scaling' and 'rope_parameters' differ",
         ),
+        (  # transformers 5 takes rope_scaling and a theta beside it, here 10,000
+            {"rope_parameters": {"rope_theta": 7.0}, "rope_scaling": {"rope_type": "default"}},
+            "'rope_scaling' and 'rope_parameters' differ",
+        ),
         ({"model_type": "glm"}, "model_type 'glm', expected 'llama'"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "architectures ['LlamaForSequenc"),
     ],

@@ -27,8 +27,9 @@ def test_it_agrees_with_re():
         matches = matcher(pattern, Budget())
         for _ in range(4):
             text = "".join(rng.choice("ab1. ") for _ in range(rng.randint(1, 6)))
-            found = expected.fullmatch(text) is not None
-            assert matches(text) == found, (pattern, text)
+            start = rng.choice((0, 0, 1))
+            found = expected.fullmatch(text, start) is not None
+            assert matches(text, start) == found, (pattern, text, start)
             seen[found] += 1
     assert min(seen.values()) > 400
 

@@ -205,9 +205,10 @@ def test_what_is_empty_is_none(base, tmp_path, key, empty):
     assert lora.rank == 4
 
 
-# Modules' ranks and alphas by patterns as peft reads them: the first that matches a name's end.
-RANKS = {r"layers\.1\.self_attn\.q_proj": 2, "q_proj": 3, "v_proj": 6, ".*k_proj": 9}
-ALPHAS = {r".*\.0\..*_proj": 5, "model.layers.2.mlp.down_proj": 0.5}
+# Modules' ranks and alphas by patterns as peft reads them: the first that matches a name's end; ^
+# is the beginning of a whole name.
+RANKS = {"^q_proj": 7, r"layers\.1\.self_attn\.q_proj": 2, "q_proj": 3, "v_proj": 6, ".*k_proj": 9}
+ALPHAS = {"^(q|k)_proj": 70, r".*\.0\..*_proj": 5, "model.layers.2.mlp.down_proj": 0.5}
 
 
 def expected_pair(name):
