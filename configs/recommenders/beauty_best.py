@@ -28,6 +28,7 @@ BEAUTY = {
 DATA = {
     None: BEAUTY,
     "kept": BEAUTY,
+    "words": BEAUTY,
     "ml100k": {"source": "movielens", "path": "ml-100k", "store": "prepared/ml-100k"},
     "steam": {
         "source": "steam",
@@ -42,20 +43,23 @@ DATA = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in DATA:
-        raise wrong_argument(__file__, arg, "none, 'kept', 'ml100k' or 'steam'")
+        raise wrong_argument(__file__, arg, "none, 'words', 'kept', 'ml100k' or 'steam'")
+    history_out = arg in (None, "words")
     config = ConfigDict()
     config.data = DATA[arg]
-    config.model = {"name": "filtered", "preset": "bsarec-beauty", "repeats": arg is not None}
+    config.model = {"name": "filtered", "preset": "bsarec-beauty", "repeats": not history_out}
     if arg == "ml100k":
         config.model.max_length = 200
     config.objective = {"name": "softmax"}
     config.optim = {"warmup_steps": 200}
     config.train = {"batch_size": 256, "prefixes": True, "patience": 4}
-    if arg is None:
+    if history_out:
         config.optim.update({"learning_rate": 5e-4, "average": 0.9995})
         config.train.update({"epochs": 80.0, "evaluate_every": 3.0})
     else:
         config.optim.update({"learning_rate": 1e-3, "decay_epochs": 30.0, "average": 0.999})
         config.train.update({"epochs": 30.0, "evaluate_every": 2.0})
+    if arg == "words":
+        config.items = {"vectors": "words:title,categories", "use": "features"}
     config.evaluation = {"protocols": ("full", "full_with_seen")}
     return config

@@ -77,7 +77,7 @@ def multi_hot(catalog: Catalog, key: str, at_least: int = 1) -> Attributes:
         InputError: no record has the key, or one has something else than labels there.
     """
     try:
-        labels = [frozenset(_labels(value)) for value in _column(catalog, key)]
+        labels = [frozenset(labels_of(value)) for value in column(catalog, key)]
     except InputError:
         raise
     except ValueError as error:
@@ -100,7 +100,7 @@ def numbers(catalog: Catalog, key: str) -> Attributes:
     """
     values = np.zeros((len(catalog), 1), np.float32)
     known = np.zeros(len(catalog), bool)
-    for item, value in enumerate(_column(catalog, key)):
+    for item, value in enumerate(column(catalog, key)):
         if value is None or value == "":
             continue
         try:
@@ -241,7 +241,7 @@ def _parquet_cells(path: Path) -> Iterator[tuple[int, list[Any]]]:
         yield 0, header
 
 
-def _column(catalog: Catalog, key: str) -> list[Any]:
+def column(catalog: Catalog, key: str) -> list[Any]:
     """The value of every record, None where it has none."""
     known = sorted({k for record in catalog if record for k in record})
     if key not in known:
@@ -249,9 +249,10 @@ def _column(catalog: Catalog, key: str) -> list[Any]:
     return [record.get(key) if record else None for record in catalog]
 
 
-def _labels(value: Any) -> Iterator[str]:
+def labels_of(value: Any) -> Iterator[str]:
+    """A label, a list of labels, or lists of them, one after another."""
     if isinstance(value, (list, tuple)):
         for part in value:
-            yield from _labels(part)
+            yield from labels_of(part)
     elif label := text(value):
         yield label

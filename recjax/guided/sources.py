@@ -5,6 +5,7 @@ One door: `config.guided.items` names sources, and each becomes columns by item 
     scores:item_scores.tsv    a score file (`recjax.guided.aspects`)
     labels:genres             labels of the catalogue, a column of zeros and ones each
     number:price              a number of the catalogue
+    words:title,genres        vectors of words of the catalogue (`recjax.data.words`)
     array:vectors.npz         `item_id` [n] raw ids and `values` [n A], e.g. an LLM's text vectors
 
 Columns are standardised over the items that have them. An item that a source does not have gets the
@@ -24,12 +25,14 @@ from recjax.config import nearest
 from recjax.data.attributes import Attributes, multi_hot, numbers
 from recjax.data.prepare import resolve
 from recjax.data.store import Store
+from recjax.data.words import word_vectors
 from recjax.errors import InputError
 from recjax.guided.aspects import AspectSet
 from recjax.guided.score_files import read_item_scores, read_user_scores
+from recjax.paths import names as names_of
 from recjax.ranges import Checked, Count, FieldError
 
-KINDS = ("scores", "labels", "number", "array")
+KINDS = ("scores", "labels", "number", "words", "array")
 _RECENT = "recent"
 
 
@@ -202,6 +205,8 @@ def _source(spec: str, config: GuidedConfig, store: Store) -> Attributes:
             return found
         if kind == "number":
             return numbers(store.catalog, name)
+        if kind == "words":
+            return word_vectors(store.catalog, names_of(name))
     except InputError as error:
         raise InputError(f"config.guided.items: {spec}: {error}") from None
     return _read_array(Path(name), store.catalog)

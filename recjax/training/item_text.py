@@ -1,11 +1,13 @@
-"""Given vectors of the items (a language model's, of their texts) in any recommender's item table.
+"""Given vectors of the items (of their texts, say) in any recommender's item table.
 
 Section `items`:
 
+    config.items = {"vectors": "words:title,categories", "use": "features"}
     config.items = {"vectors": "beauty_vectors.parquet", "use": "null_space", "kept": 32}
 
-The file has a column `item_id` and columns of numbers (`recjax.data.attributes.read_scores`);
-`scripts/item_vectors.py` writes one.
+`words:KEYS` makes them of the catalogue's own texts (`recjax.data.words`). A file has a column
+`item_id` and columns of numbers (`recjax.data.attributes.read_scores`); `scripts/item_vectors.py`
+writes one of a language model's vectors.
 
 - "start": the vectors' D first principal components are where the table starts; it is trained.
 - "adapter": an item's vector is a trained linear map of its given one, which is frozen.
@@ -18,16 +20,17 @@ Letters: I items and padding, D the model's width, A numbers of a given vector.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from recjax.data.attributes import Attributes, read_scores
+from recjax.data.attributes import Attributes, Catalog, read_scores
 from recjax.data.prepare import resolve
+from recjax.data.words import word_vectors
 from recjax.errors import InputError
 from recjax.models.given_items import FEATURES, KNOWN, OWN
+from recjax.paths import names
 from recjax.ranges import Checked, Size
 from recjax.replace import new_file
 from recjax.training.freezing import Rules
@@ -37,7 +40,8 @@ from recjax.training.freezing import Rules
 class ItemsConfig(Checked):
     """Section `items`: vectors of the items that are given."""
 
-    vectors: str = ""  # csv, tsv or parquet, as given or under RECJAX_DATA; "" = none
+    # words:KEYS; or a csv, tsv or parquet file, as given or under RECJAX_DATA; "" = none
+    vectors: str = ""
     use: Literal["start", "adapter", "features", "null_space"] = "start"
     kept: Size = 32  # null_space: principal components that are frozen
 
@@ -58,8 +62,18 @@ def principal(given: Attributes, count: int) -> np.ndarray:
     return out
 
 
+def _given(source: str, catalog: Catalog) -> Attributes:
+    kind, _, keys = source.partition(":")
+    if kind != "words":
+        return read_scores(resolve(source, "config.items.vectors"), catalog)
+    try:
+        return word_vectors(catalog, names(keys))
+    except InputError as error:
+        raise InputError(f"config.items.vectors: {source}: {error}") from None
+
+
 def item_arrays(
-    config: ItemsConfig, catalog: Sequence[dict[str, Any] | None], model: Any, seed: int
+    config: ItemsConfig, catalog: Catalog, model: Any, seed: int
 ) -> tuple[dict[str, np.ndarray], Rules]:
     """Arrays by parameter path, and rules, for `RecommenderRun`.
 
@@ -70,10 +84,10 @@ def item_arrays(
         seed: of what is drawn for items without a vector.
 
     Raises:
-        InputError: no such file, or one that does not fit (`read_scores`); more components than the
-            model's width.
+        InputError: no such file, or one that does not fit (`read_scores`); no such words
+            (`word_vectors`); more components than the model's width.
     """
-    given = read_scores(resolve(config.vectors, "config.items.vectors"), catalog)
+    given = _given(config.vectors, catalog)
     width = model.dim
     if config.use == "start":
         rng, std = np.random.default_rng(seed), getattr(model, "init_std", 0.02)
@@ -94,9 +108,7 @@ def item_arrays(
     return arrays, rules
 
 
-def write_vectors(
-    path: Path, given: Attributes, catalog: Sequence[dict[str, Any] | None], most: int
-) -> int:
+def write_vectors(path: Path, given: Attributes, catalog: Catalog, most: int) -> int:
     """Writes vectors for `config.items.vectors`: the file's number of items.
 
     Args:

@@ -3,6 +3,7 @@ import pytest
 
 from recjax.config import build
 from recjax.data.store import open_store
+from recjax.data.words import word_vectors
 from recjax.errors import InputError
 from recjax.guided.sources import GuidedConfig, read_guided
 
@@ -50,6 +51,9 @@ def test_attributes_and_arrays_come_through_the_same_door(sample_store, tmp_path
     assert set(np.unique(guided.raw[1:, :genres])) == {0.0, 1.0}
     first = sample_store.item_ids[keys[0]]
     assert guided.known[first] and not guided.items[first, -2:].any()  # genres alone
+    words = read(sample_store, "words:title,genres")
+    own = word_vectors(sample_store.catalog, ("title", "genres"))
+    np.testing.assert_array_equal(words.items, own.standardized())
 
 
 def test_controls_keep_the_shape_and_lose_the_meaning(tastes, store):
@@ -67,9 +71,10 @@ def test_controls_keep_the_shape_and_lose_the_meaning(tastes, store):
     ("keys", "message"),
     [
         ({"items": ()}, "config.guided.items: expected at least one source"),
-        ({"items": ("genres",)}, "expected KIND:NAME (scores, labels, number, array)"),
+        ({"items": ("genres",)}, "expected KIND:NAME (scores, labels, number, words, array)"),
         ({"items": ("scores:none.tsv",)}, "config.guided.items: no file or folder none.tsv"),
         ({"items": ("labels:genre",)}, "config.guided.items: labels:genre: "),
+        ({"items": ("words:titel",)}, "config.guided.items: words:titel: no item of the catalogue"),
         ({"vector": "mean"}, "config.guided.vector: expected recent:K or scores:FILE, got 'mean'"),
         ({"columns": ("pce",)}, "config.guided.columns: no column 'pce'; did you mean 'pace'?"),
         ({"items": ("OWN", "OWN")}, "column 'length' in two sources"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from recjax.data.attributes import Attributes, read_scores
+from recjax.data.words import word_vectors
 from recjax.errors import InputError
 from recjax.training.item_text import principal, write_vectors
 from recjax.training.recommender import RecommenderRun
@@ -82,6 +83,15 @@ def test_what_learns_and_what_stays(sample_store, vectors, use):
         )
     if use == "start":
         np.testing.assert_allclose(table[1:-1], 0.02 * principal(given, 8)[1:-1], rtol=1e-5)
+
+
+def test_vectors_of_the_catalogues_words(sample_store):
+    run = run_of(sample_store, "words:title", use="features")
+    given = word_vectors(sample_store.catalog, ("title",))
+    expected = given.standardized() / np.sqrt(len(given.names))
+    np.testing.assert_allclose(run._arrays["items/features"], expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match="config.items.vectors: words:titel: no item of the"):
+        run_of(sample_store, "words:titel")
 
 
 def test_vectors_that_do_not_fit(sample_store, vectors, tmp_path):
