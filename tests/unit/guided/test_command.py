@@ -1,6 +1,7 @@
 """`recjax score`: whole files, interrupted ones, and what is refused."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -98,22 +99,22 @@ def test_an_interrupted_command_goes_on(run, endpoint, few, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("reply", "message"),
+    ("reply", "timeout", "message"),
     [
-        (lambda asked, n: (503, "busy"), "status 503, after 2 attempts"),
-        (lambda asked, n: (401, "who?"), "status 401 (is the key right?)"),
-        (lambda asked, n: (200, ["a list"]), "an answer of another form"),
-        (lambda asked, n: __import__("time").sleep(0.5) or (200, FULL), "timed out, after 2 attem"),
+        (lambda asked, n: (503, "busy"), 30, "status 503, after 2 attempts"),
+        (lambda asked, n: (401, "who?"), 30, "status 401 (is the key right?)"),
+        (lambda asked, n: (200, ["a list"]), 30, "an answer of another form"),
+        (lambda asked, n: time.sleep(0.5) or (200, FULL), 0.2, "timed out, after "),
     ],
     ids=["down", "denied", "wrong", "slow"],
 )
-def test_endpoints_that_fail(run, endpoint, few, reply, message):
+def test_endpoints_that_fail(run, endpoint, few, reply, timeout, message):
     endpoint.reply = staticmethod(reply)
-    flags = (f"--among={few}", "--llm-model=m", "--retries=1", "--timeout=0.2")
+    flags = (f"--among={few}", "--llm-model=m", "--retries=1", f"--timeout={timeout}")
     status, _, err = run("items", *flags, llm=endpoint.url)
     assert status == 2 and message in err and len(err.strip().split("\n")) == 1
     endpoint.reply = staticmethod(lambda asked, n: (200, FULL))
-    status, result, _ = run("items", *flags, llm=endpoint.url)
+    status, result, _ = run("items", *flags[:-1], llm=endpoint.url)
     assert status == 0 and result["scored"] + result["before"] == 6
 
 
