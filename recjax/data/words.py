@@ -34,7 +34,6 @@ def word_vectors(catalog: Catalog, keys: Sequence[str], width: int = WIDTH) -> A
     Raises:
         InputError: no record has a key; no term is of three items.
     """
-    # A dependency of jax; it takes a third of a second to import.
     from scipy.sparse import csr_array
     from scipy.sparse.linalg import svds
 

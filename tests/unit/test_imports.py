@@ -61,10 +61,10 @@ NEVER = {"torch", "tensorflow", "pandas"}
 # computes the logits that `recjax convert --check` compares ours with.
 WITH_TORCH = ("convert/files.py", "convert/check.py")
 LAZY = {"transformers", "tensorflow_datasets", "pyarrow", "matplotlib", "tensorboardX"}
-LAZY |= {"tokenizers", "sentencepiece"}
+LAZY |= {"tokenizers", "sentencepiece", "scipy"}
 OF_DATA = {"numpy", "recjax"} | set(sys.stdlib_module_names)
 LAZILY = {
-    "data": {"tensorflow_datasets", "pyarrow"},
+    "data": {"tensorflow_datasets", "pyarrow", "scipy"},
     "text": {"tokenizers", "sentencepiece", "jinja2"},
 }
 
