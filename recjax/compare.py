@@ -95,9 +95,9 @@ def compare(
         )
     other = open_ranks(b, mesh, **dataclasses.asdict(evaluation))
     steps = [first.best_step() if step is None else step, other.best_step()]
-    found = [measure(run, split, at) for run, at in zip((first, other), steps, strict=True)]
+    measured = [measure(run, split, at) for run, at in zip((first, other), steps, strict=True)]
     if not all(
-        np.array_equal(getattr(found[0], name), getattr(found[1], name))
+        np.array_equal(getattr(measured[0], name), getattr(measured[1], name))
         for name in ("users", "targets")
     ):
         raise InputError(f"{b}: its examples have other users or targets than those of {a}")
@@ -105,16 +105,16 @@ def compare(
         "a": str(a), "b": str(b), "steps": steps, "split": split,
         "resamples": RESAMPLES, "level": LEVEL, "seed": SEED,
     }  # fmt: skip
-    out |= _differences(found[0], found[1], np.ones(len(found[0].users), bool))
+    out |= _differences(measured[0], measured[1], np.ones(len(measured[0].users), bool))
     groups = {
-        name: _differences(found[0], found[1], chosen)
-        for name, chosen in by_popularity(first, found[0].targets).items()
+        name: _differences(measured[0], measured[1], chosen)
+        for name, chosen in by_popularity(first, measured[0].targets).items()
     }
     return {**out, "popularity": groups}
 
 
 def by_popularity(run: RankingRun, targets: np.ndarray) -> dict[str, np.ndarray]:
-    """Which targets [n] training has how often: [n] bool by the name of `POPULARITY`, where any."""
+    """Targets [n] by how often training has them: a mask [n] for each of `POPULARITY` with any."""
     spans, items = run.split.train, run.store.items
     trained = np.concatenate([items[a:b] for a, b in zip(spans.starts, spans.stops, strict=True)])
     times = np.bincount(trained, minlength=run.store.n_items)[targets]
@@ -141,22 +141,23 @@ def _columns(measured: Measured) -> dict[str, np.ndarray]:
 
 
 def _differences(a: Measured, b: Measured, chosen: np.ndarray) -> dict[str, Any]:
-    """Of some of the examples, in what both have: a run without vectors has no `mmr`."""
+    """Differences over the chosen examples [n] bool, in the metrics that both runs have."""
     columns = _columns(a), _columns(b)
     names = [name for name in columns[0] if name in columns[1]]
     mine, theirs = (np.stack([c[name][chosen] for name in names], axis=1) for c in columns)
-    found: Difference = paired_bootstrap(
+    result: Difference = paired_bootstrap(
         mine, theirs, a.users[chosen], resamples=RESAMPLES, level=LEVEL, seed=SEED
     )
     metrics = {}
     for number, name in enumerate(names):
-        means = float(found.a[number]), float(found.b[number])
-        ends = [None if np.isnan(e[number]) else float(e[number]) for e in (found.low, found.high)]
+        means = float(result.a[number]), float(result.b[number])
+        bounds = [float(bound[number]) for bound in (result.low, result.high)]
+        low, high = (None if np.isnan(bound) else bound for bound in bounds)
         metrics[name] = {
             "a": means[0], "b": means[1], "difference": means[0] - means[1],
-            "low": ends[0], "high": ends[1],
+            "low": low, "high": high,
         }  # fmt: skip
-    return {"users": found.units, "examples": int(chosen.sum()), "metrics": metrics}
+    return {"users": result.units, "examples": int(chosen.sum()), "metrics": metrics}
 
 
 def format_comparison(result: dict[str, Any]) -> str:
@@ -203,7 +204,7 @@ def check_examples_file(path: Path) -> None:
 
 
 def write_examples(measured: Measured, store: Store, path: Path) -> None:
-    """Writes what was found of each example; the file is there when it is whole.
+    """Writes the values of each example. The file appears when it is complete.
 
     Raises:
         InputError: see `check_examples_file`; the disk is full or not writable.

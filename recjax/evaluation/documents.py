@@ -9,7 +9,13 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from recjax.errors import InputError
-from recjax.evaluation.likelihood import MEASURES, LikelihoodConfig, PredictFn, Scored, measures
+from recjax.evaluation.likelihood import (
+    MEASURES,
+    LikelihoodConfig,
+    PackedScorer,
+    PredictFn,
+    measures,
+)
 from recjax.text.corpus import KINDS, Documents
 from recjax.text.documents import Document
 from recjax.text.token_batches import NO_LABEL, Encoded, encode
@@ -20,7 +26,7 @@ WORST: dict[str, Callable[..., float]] = {"loss": max, "exact": min}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class DocumentEvaluator(Scored[Document]):
+class DocumentEvaluator(PackedScorer[Document]):
     """How well a language model continues documents, given what comes before (no generation).
 
     Of each kind of document: `loss` (nats a token), `perplexity`, `accuracy` (share of tokens that
@@ -86,7 +92,7 @@ class DocumentEvaluator(Scored[Document]):
         return names
 
     def check(self) -> None:
-        """Finds out what `run` would: whether every kind and prompt has something to measure.
+        """Checks that every kind and prompt has something to measure, as `run` would.
 
         Raises:
             InputError: all documents of a kind are cut before the text that is measured.
@@ -96,10 +102,10 @@ class DocumentEvaluator(Scored[Document]):
         tokens = np.concatenate(
             [np.bincount(d[learned], minlength=size)[:size] for d, learned in labels]
         )
-        asked = [(document.kind, document.form) for document in self.examples]
-        for kind, form in dict.fromkeys(asked):
-            mine = np.array([one == (kind, form) for one in asked])
-            if not tokens[: len(mine)][mine].any():
+        kinds = [(document.kind, document.form) for document in self.examples]
+        for kind, form in dict.fromkeys(kinds):
+            chosen = np.array([pair == (kind, form) for pair in kinds])
+            if not tokens[: len(chosen)][chosen].any():
                 prompt = "" if form is None else f", prompt {form}"
                 raise InputError(
                     f"config.model.max_length: {self.length} tokens leave no room for what is "
@@ -126,19 +132,19 @@ class DocumentEvaluator(Scored[Document]):
         out: dict[str, float] = {}
         by_prompt: dict[str, float] = {}
         for name in ("text", *self.kinds):
-            mine = np.ones(len(kind_of), bool) if name == "text" else kind_of == number[name]
-            measured = measures(loss[mine], right[mine], tokens[mine])
+            chosen = np.ones(len(kind_of), bool) if name == "text" else kind_of == number[name]
+            measured = measures(loss[chosen], right[chosen], tokens[chosen])
             out |= {f"{self.name}/{name}/{key}": value for key, value in measured.items()}
             if name == "text" or not self.documents.forms(name):
                 continue
-            each = [mine & (forms == form) for form in range(self.documents.forms(name))]
-            of_each = {
-                "loss": [float(loss[one].sum() / tokens[one].sum()) for one in each],
-                "exact": [float(exact[one].mean()) for one in each],
+            rows = [chosen & (forms == form) for form in range(self.documents.forms(name))]
+            values = {
+                "loss": [float(loss[r].sum() / tokens[r].sum()) for r in rows],
+                "exact": [float(exact[r].mean()) for r in rows],
             }
-            for form in range(len(each)):
+            for form in range(len(rows)):
                 for key in WORST:
-                    by_prompt[f"{self.name}/{name}/prompt{form}/{key}"] = of_each[key][form]
+                    by_prompt[f"{self.name}/{name}/prompt{form}/{key}"] = values[key][form]
             for key, worst in WORST.items():
-                by_prompt[f"{self.name}/{name}/worst/{key}"] = worst(of_each[key])
+                by_prompt[f"{self.name}/{name}/worst/{key}"] = worst(values[key])
         return out | by_prompt

@@ -49,29 +49,33 @@ def likelihood(
         targets: [M].
         logits: the model's head, [... E] -> [... V].
         parts: equal parts of M, that different devices may hold: 512 of each are taken at a time.
+
+    Returns:
+        `(loss [M], right [M] bool)`.
     """
 
-    def chunk(part: tuple[Array, Array]) -> tuple[Array, Array]:
-        scores = logits(part[0]).astype(jnp.float32)
-        chosen = jnp.take_along_axis(scores, part[1][..., None], axis=-1)[..., 0]
-        return jax.nn.logsumexp(scores, axis=-1) - chosen, scores.argmax(axis=-1) == part[1]
+    def measured(chunk: tuple[Array, Array]) -> tuple[Array, Array]:
+        h, targets = chunk
+        scores = logits(h).astype(jnp.float32)
+        target_scores = jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
+        loss = jax.nn.logsumexp(scores, axis=-1) - target_scores
+        return loss, scores.argmax(axis=-1) == targets
 
     lead = (parts, -1, _CHUNK) if parts > 1 else (-1, _CHUNK)
     chunks = h.reshape(*lead, h.shape[-1]), targets.reshape(lead)
     if parts == 1:
-        found = jax.lax.map(chunk, chunks)
+        loss, right = jax.lax.map(measured, chunks)
     else:
-        found = jax.lax.map(chunk, tuple(jnp.moveaxis(a, 1, 0) for a in chunks))
-        found = tuple(jnp.moveaxis(a, 1, 0) for a in found)
-    loss, right = found
+        results = jax.lax.map(measured, tuple(jnp.moveaxis(a, 1, 0) for a in chunks))
+        loss, right = (jnp.moveaxis(a, 1, 0) for a in results)
     return loss.reshape(-1), right.reshape(-1)
 
 
 M = TypeVar("M")
 
 
-class Scored(abc.ABC, Generic[M]):
-    """Examples whose learned tokens a language model is asked for, packed into rows.
+class PackedScorer(abc.ABC, Generic[M]):
+    """Scores the learned tokens of examples by a language model; examples are packed into rows.
 
     Attributes:
         config: how many examples, and how many at a time.
@@ -96,13 +100,13 @@ class Scored(abc.ABC, Generic[M]):
         """Examples as tokens."""
 
     def parts(self, example: M) -> int:
-        """How many parts of an example are scored apart, of the numbers in `options` from 1 on."""
+        """The number of an example's parts that are scored apart: 1, ... in the field `options`."""
         del example
         return 1
 
     @functools.cached_property
     def _batches(self) -> list[dict[str, np.ndarray]]:
-        """Packed rows with `places` of the labels, [M] or [S m], the same in all; -1 fills up."""
+        """Packed rows with `places` of the labels, [M] or [S m], padded with -1 to one size."""
         shards = shards_of(self.sharding)
         batches = fixed_batches(
             self.examples, self.encoded, self.length, self.config.batch_size, shards
@@ -111,13 +115,13 @@ class Scored(abc.ABC, Generic[M]):
             [np.flatnonzero(part != NO_LABEL) for part in np.split(batch[self.learned], shards)]
             for batch in batches
         ]
-        most = -(-max(len(place) for parts in places for place in parts) // _CHUNK) * _CHUNK
+        size = -(-max(len(place) for parts in places for place in parts) // _CHUNK) * _CHUNK
         out = []
         for batch, parts in zip(batches, places, strict=True):
-            filled = np.full((shards, most), -1, np.int32)
-            for row, part in zip(filled, parts, strict=True):
+            padded = np.full((shards, size), -1, np.int32)
+            for row, part in zip(padded, parts, strict=True):
                 row[: len(part)] = part
-            out.append({**batch, "places": filled if shards > 1 else filled[0]})
+            out.append({**batch, "places": padded if shards > 1 else padded[0]})
         return out
 
     @functools.cached_property
@@ -127,9 +131,14 @@ class Scored(abc.ABC, Generic[M]):
     def scores(
         self, params: Any, progress: Callable[[int], Any]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of each example, its learned tokens' loss, how many were the likeliest, how many.
+        """`(loss, right, tokens)` [n] of the examples, or of all their parts in turn.
 
-        Of each part, where an example has several.
+        `loss` is summed over an example's learned tokens, `right` counts those that were the
+        likeliest, and `tokens` counts all of them.
+
+        Args:
+            params: the model's parameters.
+            progress: called with the number of examples done.
         """
         size, done = self.config.batch_size, 0
         parts = np.array([self.parts(example) for example in self.examples])

@@ -19,7 +19,7 @@ from recjax.data.requests import Request
 from recjax.errors import InputError
 from recjax.evaluation.protocols import EncodeFn
 from recjax.evaluation.ranking import seen_pairs, top_items
-from recjax.evaluation.shards import fetch, over_items, shards_of, split_batch
+from recjax.evaluation.shards import fetch, over_items, pipelined, shards_of, split_batch
 from recjax.sharded import Split
 
 
@@ -136,21 +136,21 @@ class TopLists:
             packed=self.packed, closing=self.closing, targeted=False, shards=shards,
             users=self.personal and request.users is not None,
         )  # fmt: skip
-        waiting = None  # one batch is computed while the next one is made
-        for index in range(len(batches)):
-            batch = batches(index)
-            order = in_order(batch)
-            examples = batch.pop("examples")
-            del batch["weights"]
-            if filter_seen:
-                pairs = seen_pairs(request.items, request.spans[examples], shards)
-                batch["seen_rows"], batch["seen_items"] = pairs
-            result = self._top(params, split_batch(batch, self.sharding), request.allowed, k=k)
-            if waiting:
-                yield _checked(*waiting)
-            waiting = (order, result)
-        if waiting:
-            yield _checked(*waiting)
+
+        def launched() -> Iterator[tuple[np.ndarray, Any]]:
+            for index in range(len(batches)):
+                batch = batches(index)
+                order = in_order(batch)
+                examples = batch.pop("examples")
+                del batch["weights"]
+                if filter_seen:
+                    pairs = seen_pairs(request.items, request.spans[examples], shards)
+                    batch["seen_rows"], batch["seen_items"] = pairs
+                arrays = split_batch(batch, self.sharding)
+                yield order, self._top(params, arrays, request.allowed, k=k)
+
+        for order, result in pipelined(launched()):
+            yield _checked(order, result)
 
 
 def _checked(order: np.ndarray, result: Any) -> tuple[np.ndarray, np.ndarray]:

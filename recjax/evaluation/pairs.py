@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 from jax.sharding import NamedSharding
 
-from recjax.evaluation.likelihood import MEASURES, LikelihoodConfig, PredictFn, Scored, measures
+from recjax.evaluation.likelihood import (
+    MEASURES,
+    LikelihoodConfig,
+    PackedScorer,
+    PredictFn,
+    measures,
+)
 from recjax.text.pairs import Row, joined
 from recjax.text.token_batches import Encoded
 
@@ -43,20 +49,20 @@ class Pairs:
         return [f"{self.name}/answers/{measure}" for measure in MEASURES]
 
     def check(self) -> None:
-        """Nothing is left to find out: every pair has an answer, and fits."""
+        """Does nothing: every pair has an answer, and fits."""
 
     def named(self, *scores: np.ndarray) -> dict[str, float]:
-        """Metrics by name; the arguments of `measures`."""
+        """Metrics by name, of the arguments of `measures`."""
         return {f"{self.name}/answers/{key}": value for key, value in measures(*scores).items()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PairEvaluator(Pairs, Scored[Row]):
+class PairEvaluator(Pairs, PackedScorer[Row]):
     """How well a language model answers prompts, as `DocumentEvaluator` measures documents.
 
     Attributes:
         config, name, rows: see `Pairs`.
-        length, predict, sharding: see `Scored`.
+        length, predict, sharding: see `PackedScorer`.
     """
 
     length: int

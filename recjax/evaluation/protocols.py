@@ -38,7 +38,7 @@ from recjax.evaluation.ranking import (
     ranks_of,
     seen_pairs,
 )
-from recjax.evaluation.shards import fetch, over_items, shards_of, split_batch
+from recjax.evaluation.shards import fetch, over_items, pipelined, shards_of, split_batch
 from recjax.ranges import Checked, Count, FieldError, Range, Seed, Share, Size
 from recjax.sharded import Split, placing, rows_of
 from recjax.typing import Array
@@ -161,13 +161,13 @@ class Evaluator:
 
     @functools.cached_property
     def _fewest(self) -> int:
-        """Items that the user who has met most of them never met."""
+        """The smallest number of items that a user never met."""
         users = np.unique(self._chosen.users)
         offsets, _ = sort_positives(self.items, self.offsets[users], self.offsets[users + 1])
         return int(self.n_items - 1 - np.diff(offsets).max())
 
     def check(self) -> None:
-        """Finds out what `run` would: whether each protocol has the items that it needs.
+        """Checks that each protocol has the items that it needs, as `run` would.
 
         Raises:
             InputError: too few for `uni100`.
@@ -196,7 +196,7 @@ class Evaluator:
 
     @functools.cached_property
     def _ranks(self):
-        """`(one, stacked)`: what ranks a batch by one set of parameters, and by M of them."""
+        """`(rank, stacked)`: jitted functions that rank a batch by one set of parameters, by M."""
         config = self.config
         k = min(max(config.cutoffs), self.n_items - 1)
 
@@ -235,7 +235,7 @@ class Evaluator:
             return out
 
         def stacked(params, batch, **asked):
-            return jax.vmap(lambda one: rank(one, batch, **asked))(params)
+            return jax.vmap(lambda params: rank(params, batch, **asked))(params)
 
         static = ("lists", "sampled")
         return jax.jit(rank, static_argnames=static), jax.jit(stacked, static_argnames=static)
@@ -263,29 +263,39 @@ class Evaluator:
         return batch
 
     def rank(self, params: Any, *, stacked: bool = False) -> Iterator[dict[str, Any]]:
-        """Raw results a batch: `examples` (index into the evaluated examples) and, for every
-        protocol, `ranks` [b], and for catalogue-wide ones `top` [b k] and `mmr` [b cutoffs];
-        `stacked` ones have a leading axis [M], as all of `params` then have."""
+        """Raw results, batch by batch.
+
+        Args:
+            params: the model's parameters; with `stacked` each has a leading axis [M].
+            stacked: rank by M sets of parameters at once.
+
+        Yields:
+            `examples` [b], numbers of the evaluated examples; for each protocol `ranks` [b], and
+            for those over the whole catalogue `top` [b k] and `mmr` [b cutoffs]; with `stacked`
+            [M b ...].
+        """
         lists = tuple(p for p in self.config.protocols if p != "uni100")
         sampled = "uni100" in self.config.protocols
         self.check()
         one, many = self._ranks
         ranks = many if stacked else one
-        waiting = None  # one batch is computed while the next one is made
-        for index in range(len(self.batches)):
-            batch = self._batch(index)
-            order = in_order(batch)
-            examples = batch.pop("examples")[order]
-            del batch["weights"]
-            result = ranks(params, split_batch(batch, self.sharding), lists=lists, sampled=sampled)
-            if waiting:
-                yield _measured(*waiting)
-            waiting = (examples, np.s_[:, order] if stacked else order, result)
-        if waiting:
-            yield _measured(*waiting)
+
+        def launched() -> Iterator[tuple[np.ndarray, Any, Any]]:
+            for index in range(len(self.batches)):
+                batch = self._batch(index)
+                order = in_order(batch)
+                examples = batch.pop("examples")[order]
+                del batch["weights"]
+                arrays = split_batch(batch, self.sharding)
+                result = ranks(params, arrays, lists=lists, sampled=sampled)
+                yield examples, np.s_[:, order] if stacked else order, result
+
+        for examples, order, result in pipelined(launched()):
+            host = jax.tree.map(lambda x: x[order], fetch(result))  # noqa: B023 - called at once
+            yield {"examples": examples, **host}
 
     def measure(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> Measured:
-        """Evaluates, and keeps what was found of each example.
+        """Evaluates, and keeps the values of each example.
 
         Args:
             params: the model's parameters.
@@ -304,19 +314,16 @@ class Evaluator:
             params: by path, each [M ...].
         """
         parts = list(self.rank(params, stacked=True))
-        count = len(next(iter(parts[0][self.config.protocols[0]].values())))
-        return [
-            self._summed(
-                [
-                    {p: {k: a[m] for k, a in part[p].items()} for p in self.config.protocols}
-                    for part in parts
-                ]
-            )
-            for m in range(count)
-        ]
+        protocols = self.config.protocols
+        count = len(next(iter(parts[0][protocols[0]].values())))
+
+        def of_model(m: int, part: dict[str, Any]) -> dict[str, Any]:
+            return {p: {key: values[m] for key, values in part[p].items()} for p in protocols}
+
+        return [self._summed([of_model(m, part) for part in parts]) for m in range(count)]
 
     def _summed(self, parts: list[dict[str, Any]]) -> Measured:
-        cutoffs, found = self.config.cutoffs, {}
+        cutoffs, by_protocol = self.config.cutoffs, {}
         metrics: dict[str, float] = {}
         for protocol in self.config.protocols:
             columns = {
@@ -330,16 +337,11 @@ class Evaluator:
             means = {key: float(value.mean()) for key, value in values.items()}
             if "top" in columns:
                 means |= coverage(columns["top"], self.n_items, cutoffs)
-            found[protocol] = {"rank": columns["ranks"]} | values
+            by_protocol[protocol] = {"rank": columns["ranks"]} | values
             metrics |= {f"{self.name}/{protocol}/{key}": value for key, value in means.items()}
         chosen = self._chosen
-        return Measured(self.name, chosen.users, self.items[chosen.stops], found, metrics)
+        return Measured(self.name, chosen.users, self.items[chosen.stops], by_protocol, metrics)
 
     def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
         """Metrics by full name (`test/full/ndcg@10`), means over the examples; see `measure`."""
         return self.measure(params, progress).metrics
-
-
-def _measured(examples: np.ndarray, order: Any, result: Any) -> dict[str, Any]:
-    host = jax.tree.map(lambda x: x[order], fetch(result))
-    return {"examples": examples, **host}

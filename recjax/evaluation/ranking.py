@@ -75,16 +75,25 @@ def _stream(
     items: int | None = None,
     origin: Array | int = 0,
 ) -> tuple[Array, Array, Array | None]:
-    """`(ids, scores, counts)`, the one pass over the catalogue that `rank_catalogue` and
-    `top_items` make. `targets` [B] take part in any case, and are counted; `vectors` [B D] are
-    theirs. The table is the part of all `items` that begins with number `origin`; without one, h
-    are the scores [B I]."""
+    """The pass over the catalogue that `rank_catalogue` and `top_items` make.
+
+    Args:
+        h, table, seen, k, chunk, allowed: see `top_items`.
+        targets: [B]; they take part in any case.
+        vectors: [B D] of the targets.
+        items: I of the whole catalogue.
+        origin: number of the table's first row in the whole catalogue.
+
+    Returns:
+        `(ids [B k], scores [B k], counts [B])`: how many items score at least as high as the
+        target, itself among them; None without targets.
+    """
     batch, n_items = h.shape[0], h.shape[1] if table is None else table.shape[0]
     chunk = min(max(chunk, k), n_items)
     items = n_items if items is None else items
     if targets is not None:
-        own = h[jnp.arange(batch), targets][:, None] if vectors is None else h * vectors
-        threshold = own.sum(-1) - _ROUNDING * jnp.abs(own).sum(-1)
+        products = h[jnp.arange(batch), targets][:, None] if vectors is None else h * vectors
+        threshold = products.sum(-1) - _ROUNDING * jnp.abs(products).sum(-1)
         targets = targets - origin
     rows = jnp.arange(batch)
     # Item 0 is seen by everybody.
@@ -99,20 +108,20 @@ def _stream(
         if table is None:
             scores = jax.lax.dynamic_slice_in_dim(h, start, chunk, axis=1)
         else:
-            part = jax.lax.dynamic_slice_in_dim(table, start, chunk)
-            scores = jnp.einsum("BD,CD->BC", h, part, precision=EXACT)
+            table_rows = jax.lax.dynamic_slice_in_dim(table, start, chunk)
+            scores = jnp.einsum("BD,CD->BC", h, table_rows, precision=EXACT)
         ids = start + jnp.arange(chunk)
         inside = (seen_items >= first) & (seen_items < start + chunk)
         column = jnp.where(inside, seen_items - start, chunk)  # a scatter drops column `chunk`
-        out = jnp.zeros((batch, chunk), bool).at[seen_rows, column].set(True, mode="drop")
-        out |= (ids < first) | (ids + origin >= items)
+        excluded = jnp.zeros((batch, chunk), bool).at[seen_rows, column].set(True, mode="drop")
+        excluded |= (ids < first) | (ids + origin >= items)
         if allowed is not None:
-            out |= jnp.logical_not(jax.lax.dynamic_slice_in_dim(allowed, start, chunk))
+            excluded |= jnp.logical_not(jax.lax.dynamic_slice_in_dim(allowed, start, chunk))
         if targets is None:
-            scores = jnp.where(out, -jnp.inf, scores)
+            scores = jnp.where(excluded, -jnp.inf, scores)
         else:
             is_target = (ids == targets[:, None]) & (ids >= first)
-            scores = jnp.where(out & ~is_target, -jnp.inf, scores)
+            scores = jnp.where(excluded & ~is_target, -jnp.inf, scores)
             # The target counts itself: that is the 1 of its rank. Where its score is no number,
             # all that was left out counts too.
             counts = ~(scores < threshold[:, None]) | is_target
@@ -123,13 +132,13 @@ def _stream(
         best, order = jax.lax.top_k(values, k)
         return (count, best, jnp.take_along_axis(candidates, order, axis=-1)), None
 
-    nothing = (
+    start_values = (
         None if targets is None else jnp.zeros(batch, jnp.int32),
         jnp.full((batch, k), -jnp.inf, h.dtype),
         jnp.zeros((batch, k), jnp.int32),
     )
     chunks = jnp.arange(-(-n_items // chunk))
-    (count, best, best_ids), _ = jax.lax.scan(body, nothing, chunks)
+    (count, best, best_ids), _ = jax.lax.scan(body, start_values, chunks)
     return jnp.where(best > -jnp.inf, best_ids + origin, 0), best, count
 
 
@@ -140,29 +149,32 @@ def _over_parts(
     k: int,
     chunk: int,
     split: Split,
-    **given: Any,
+    **options: Any,
 ) -> tuple[Array, Array, Array | None]:
-    """`_stream` on each device over its part of a table that is split: of its own examples."""
-    own = len(h)
-    place = jax.lax.axis_index(split.gathered) if split.gathered else 0
+    """`_stream` inside `split.map`: each device gets the results of its own examples, over the
+    parts of the table on all devices."""
+    batch = len(h)
+    number = jax.lax.axis_index(split.gathered) if split.gathered else 0
     # The devices that share the table work on each other's examples, which are numbered anew.
-    seen = split.gather(seen[0] + place * own), split.gather(seen[1])
+    seen = split.gather(seen[0] + number * batch), split.gather(seen[1])
     for name in ("targets", "vectors"):
-        given[name] = None if given.get(name) is None else split.gather(given[name])
+        options[name] = None if options.get(name) is None else split.gather(options[name])
     top, scores, count = _stream(
-        split.gather(h), table, seen, k, chunk, origin=split.first(table), **given
+        split.gather(h), table, seen, k, chunk, origin=split.first(table), **options
     )
 
     def all_parts(x: Array) -> Array:
         return jax.lax.all_gather(x, split.axes, axis=1, tiled=True)
 
-    mine = jax.lax.dynamic_slice_in_dim
+    def own_rows(x: Array) -> Array:
+        return jax.lax.dynamic_slice_in_dim(x, number * batch, batch)
+
     scores, order = jax.lax.top_k(all_parts(scores), k)
     top = jnp.take_along_axis(all_parts(top), order, axis=-1)
     top = jnp.where(scores > -jnp.inf, top, 0)
     if count is not None:
-        count = mine(jax.lax.psum(count, split.axes), place * own, own)
-    return mine(top, place * own, own), mine(scores, place * own, own), count
+        count = own_rows(jax.lax.psum(count, split.axes))
+    return own_rows(top), own_rows(scores), count
 
 
 def rank_catalogue(
@@ -278,7 +290,7 @@ def _unit(x: Array) -> Array:
 
 
 def rank_values(ranks: np.ndarray, cutoffs: Sequence[int]) -> dict[str, np.ndarray]:
-    """HR, recall, NDCG and MRR at the cutoffs, and MRR of whole lists, of each example.
+    """Each example's HR, recall, NDCG and MRR at the cutoffs, and its MRR over the whole list.
 
     With one target an example, recall@k is HR@k, and the ideal DCG is 1. `mrr` is 1 / rank, however
     far down the target stands.

@@ -6,8 +6,8 @@ None for one device.
 
 import functools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -17,6 +17,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from recjax.sharded import BATCH, Split
 from recjax.typing import Array
 
+T = TypeVar("T")
+
 
 def _axes(sharding: NamedSharding) -> tuple[str, ...]:
     """The mesh axes that split the rows."""
@@ -24,7 +26,7 @@ def _axes(sharding: NamedSharding) -> tuple[str, ...]:
 
 
 def shards_of(sharding: NamedSharding | None) -> int:
-    """Into how many parts rows are split."""
+    """The number of parts that rows are split into."""
     return 1 if sharding is None else math.prod(sharding.mesh.shape[a] for a in _axes(sharding))
 
 
@@ -41,7 +43,7 @@ def split_batch(
 
 
 def filled(batch: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
-    """A batch of arrays [B ...] with its first row repeated at its end, up to so many rows."""
+    """A batch of arrays [B ...], padded to `rows` rows by copies of its first one."""
     return {
         name: np.concatenate([a, np.repeat(a[:1], rows - len(a), axis=0)])
         for name, a in batch.items()
@@ -51,7 +53,7 @@ def filled(batch: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
 def on_each(
     function: Callable[..., Any], sharding: NamedSharding | None, whole: tuple, *rows: Any
 ) -> Any:
-    """`function(*whole, *rows)`, under jit; each device calls it with its part of the rows.
+    """`function(*whole, *rows)` inside a jitted function, each device for its part of the rows.
 
     Nothing is gathered, which sorting would otherwise do: JAX splits no `top_k`.
 
@@ -78,7 +80,7 @@ def by_rows(
     whole: Mapping[str, Any],
     rows: Mapping[str, Any],
 ) -> Any:
-    """`function(**whole, **rows)`, as `on_each` has it."""
+    """`on_each` for a function with keyword arguments: `function(**whole, **rows)`."""
     return on_each(lambda whole, rows: function(**whole, **rows), sharding, (whole,), rows)
 
 
@@ -89,10 +91,10 @@ def over_items(
     table: tuple,
     *rows: Any,
 ) -> Any:
-    """`on_each`, for a table whose rows may be split over devices.
+    """`on_each` where also a table's rows may be split over the devices.
 
     Args:
-        function: of (*table, *rows, split=): `split` is None where each device has all of them.
+        function: `(*table, *rows, split=)`; `split` is None where each device has whole tables.
         sharding: of the rows.
         split: of the table.
         table: arrays [I ...] that are split alike.
@@ -106,6 +108,16 @@ def over_items(
         (*(by_row for _ in table), *(by_example for _ in rows)),
         by_example,
     )(*table, *rows)
+
+
+def pipelined(launched: Iterable[T]) -> Iterator[T]:
+    """Results of batches, each given when the next one is launched: the devices compute a batch
+    while the host makes the next one."""
+    waiting: list[T] = []
+    for result in launched:
+        yield from waiting
+        waiting = [result]
+    yield from waiting
 
 
 def fetch(result: Any) -> Any:

@@ -37,7 +37,7 @@ def answer_scores(
     sharding: NamedSharding | None = None,
     progress: Callable[[int], Any] = lambda n: None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each answer [n] its loss in nats, how many of its tokens were the likeliest, how many.
+    """`(loss, right, tokens)` [n] of the answers; see `likelihood.PackedScorer.scores`.
 
     Args:
         predict: jitted.

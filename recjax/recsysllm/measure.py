@@ -9,14 +9,20 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from recjax.errors import InputError
-from recjax.evaluation.likelihood import MEASURES, LikelihoodConfig, PredictFn, Scored, measures
+from recjax.evaluation.likelihood import (
+    MEASURES,
+    LikelihoodConfig,
+    PackedScorer,
+    PredictFn,
+    measures,
+)
 from recjax.recsysllm.blanks import BlankBatches
 from recjax.text.documents import Document
 from recjax.text.token_batches import Encoded
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class BlankEvaluator(Scored[tuple[int, Document]]):
+class BlankEvaluator(PackedScorer[tuple[int, Document]]):
     """Blanks of held-out documents, drawn once: `NAME/text/loss` and its kin.
 
     Of each kind of document, and of all together ("text"): `loss` (nats a token of the blanks),
