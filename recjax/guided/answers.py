@@ -19,8 +19,8 @@ from recjax.generate.loop import decode
 from recjax.generate.sampling import Sampler, log_prob
 from recjax.guided.policy_loss import advantages, format_advantages
 from recjax.nn.cache import KVCache
-from recjax.scoring._form_programs import Tree, fill
 from recjax.scoring.form_likelihood import choice_log_probs
+from recjax.scoring.form_programs import Tree, fill
 from recjax.scoring.form_states import FormStates
 from recjax.scoring.form_tokens import FormTokens
 from recjax.typing import Array

@@ -10,11 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from recjax.nn.cache import KVCache
-from recjax.scoring._form_programs import Tree, next_words
+from recjax.scoring.form_programs import FORBIDDEN, Tree, in_all_rows, next_words
 from recjax.scoring.form_tokens import FormTokens
 from recjax.typing import Array
-
-_OUT = -1e30
 
 
 def choice_log_probs(
@@ -27,7 +25,7 @@ def choice_log_probs(
 ) -> Array:
     """Log-probabilities [B A] of choices, each given those before it, among the form's options.
 
-    Those of `_form_programs.fill`, which chooses place by place, at the same temperature.
+    Those of `form_programs.fill`, which chooses place by place, at the same temperature.
 
     Args:
         model: the module.
@@ -40,53 +38,47 @@ def choice_log_probs(
     words, options = form.words, form.options
     table, used = next_words(form)
     width, longest = table.shape[-1], max(map(len, options))
-    first = jnp.broadcast_to(jnp.array(words[0], jnp.int32), (rows, len(words[0])))
+    first = in_all_rows(words[0], rows)
     last, last_used = np.zeros((len(options), longest), np.int32), np.zeros((len(options), longest))
     for r, option in enumerate(options):
         last[r, longest - len(option) :], last_used[r, longest - len(option) :] = option, 1
-    at = jnp.arange(places - 1)
-    tokens = [first, jnp.asarray(table)[at, chosen[:, :-1]].reshape(rows, -1)]
-    real = [jnp.ones_like(first, bool), jnp.asarray(used)[at, chosen[:, :-1]].reshape(rows, -1)]
+    later = jnp.arange(places - 1)
+    tokens = [first, jnp.asarray(table)[later, chosen[:, :-1]].reshape(rows, -1)]
+    real = [jnp.ones_like(first, bool), jnp.asarray(used)[later, chosen[:, :-1]].reshape(rows, -1)]
     tokens.append(jnp.asarray(last)[chosen[:, -1]])
     real.append(jnp.asarray(last_used > 0)[chosen[:, -1]])
 
     # Where each of the D decisions of each option is made, at place a: before the option's first
     # token, which is the end of the words before it, and after each token that others share.
-    on_way = np.asarray(tree.path).any(-1)  # [R 1+P]
-    nodes = np.argsort(~on_way, axis=1, kind="stable")[:, : on_way.sum(1).max()]  # by depth
-    real_node = np.take_along_axis(on_way, nodes, axis=1)
+    on_path = np.asarray(tree.path).any(-1)  # [R 1+P]
+    nodes = np.argsort(~on_path, axis=1, kind="stable")[:, : on_path.sum(1).max()]  # by depth
+    real_node = np.take_along_axis(on_path, nodes, axis=1)
     edges = np.take_along_axis(np.asarray(tree.path).argmax(-1), nodes, axis=1)
     depth = np.cumsum(real_node, axis=1) - 1  # tokens before the decision
     starts = len(words[0]) + width * np.arange(places)  # of what is read after place a
-    inside = np.zeros((places, len(options)), np.int64)
-    for a in range(places):
-        for r, option in enumerate(options):
-            behind = len(words[a + 1]) if a + 1 < places else 0
-            block = width if a + 1 < places else longest
-            inside[a, r] = block - len(option) - behind
-    before = starts - 1  # the end of the words
-    after = starts[:, None, None] + inside[..., None] + depth - 1
-    where = np.where(depth > 0, after, before[:, None, None])  # [A R D]
-    where = np.where(real_node, where, before[:, None, None])
-
-    every = jnp.arange(places)
-    wanted = jnp.asarray(where)[every, chosen]  # [B A D]
+    # What is read after place a is padded on the left, to the option and the next words.
+    blocks = np.array([*(width - len(word) for word in words[1:]), longest])
+    padding = blocks[:, None] - np.array([len(option) for option in options])  # [A R]
+    word_ends = (starts - 1)[:, None, None]
+    option_places = starts[:, None, None] + padding[..., None] + depth - 1
+    decided_at = np.where(real_node & (depth > 0), option_places, word_ends)  # [A R D]
+    decisions = jnp.asarray(decided_at)[jnp.arange(places), chosen]  # [B A D]
     h, _ = model.hidden(
         jnp.concatenate(tokens, axis=1),
         mask=jnp.concatenate(real, axis=1),
         cache=cache,
-        places=wanted.reshape(rows, -1),
+        places=decisions.reshape(rows, -1),
     )
-    h = h.reshape(*wanted.shape, -1).astype(jnp.float32) / temperature
+    h = h.reshape(*decisions.shape, -1).astype(jnp.float32) / temperature
     head = model.head_table()
     node = jnp.asarray(nodes)[chosen]  # [B A D]
     ends = jnp.asarray(tree.after)  # [A C]
-    to = jnp.einsum(
+    children = jnp.einsum(
         "BADE,BADKE->BADK", h, head[jnp.asarray(tree.children)[node]].astype(jnp.float32)
     )
     end = jnp.einsum("BADE,ACE->BADC", h, head[jnp.maximum(ends, 0)].astype(jnp.float32))
-    end = jnp.where((ends >= 0)[:, None], end, _OUT)
-    logits = jnp.concatenate([to, jax.nn.logsumexp(end, axis=-1)[..., None]], axis=-1)
-    local = jax.nn.log_softmax(jnp.where(jnp.asarray(tree.real)[node], logits, _OUT), axis=-1)
-    taken = jnp.take_along_axis(local, jnp.asarray(edges)[chosen][..., None], axis=-1)[..., 0]
-    return jnp.where(jnp.asarray(real_node)[chosen], taken, 0.0).sum(-1)
+    end = jnp.where((ends >= 0)[:, None], end, FORBIDDEN)
+    logits = jnp.concatenate([children, jax.nn.logsumexp(end, axis=-1)[..., None]], axis=-1)
+    local = jax.nn.log_softmax(jnp.where(jnp.asarray(tree.real)[node], logits, FORBIDDEN), axis=-1)
+    log_probs = jnp.take_along_axis(local, jnp.asarray(edges)[chosen][..., None], axis=-1)[..., 0]
+    return jnp.where(jnp.asarray(real_node)[chosen], log_probs, 0.0).sum(-1)

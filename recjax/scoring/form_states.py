@@ -4,9 +4,9 @@
     walked = states.walk(tokens)                         # [N T], inside a jitted function
     walked.chosen, walked.whole                          # the options, and which answers are whole
 
-An answer leaves the form at its first token that the form does not have there; nothing after that
-is read. So is the answer's reading the strictest one, and every token's part in it is known: a
-model that keeps to it writes what `Form.text` says.
+An answer leaves the form at its first token that the form does not allow there; nothing after that
+is read. This reading is the strictest one, and the role of every token is known. A model that keeps
+to the form writes the text of `Form.text`.
 
 Letters: N rows, T tokens, S states, K edges of a state, A places, R options, W tokens of a text.
 """
@@ -23,7 +23,7 @@ from recjax.typing import Array
 
 
 class Walked(NamedTuple):
-    """What a form makes of N rows of tokens.
+    """The reading of N rows of tokens by a form.
 
     Attributes:
         at: [N T] the state before each token.
@@ -76,7 +76,7 @@ class FormStates:
         return int(np.asarray(self.used).sum(-1).max(-1).sum()) + 1
 
     def walk(self, tokens: Array) -> Walked:
-        """Reads answers [N T]; what stands behind an answer's end is not looked at."""
+        """Reads answers [N T] up to their ends."""
         places = jnp.arange(self.table.shape[0])
 
         def step(carry: tuple[Array, Array], token: Array) -> tuple[tuple[Array, Array], tuple]:
@@ -142,20 +142,20 @@ def form_states(form: FormTokens, ends: list[int]) -> FormStates:
             to = number[a, name + 1 if name + 1 < len(words[a]) else ()]
             edges.append([(words[a][name], to, -1)])
         else:
-            own = []
+            leaving = []
             for token in form.following(name):
                 below = (*name, token)
                 if below in inner:
-                    own.append((token, number[a, below], -1))
+                    leaving.append((token, number[a, below], -1))
                 else:
-                    own.append((token, number[(a + 1, 0)], whole[below]))
-            if name in whole:  # "1", of which "10" is the other
-                own += [(token, to, whole[name]) for token, to in after(a)]
-            edges.append(own)
+                    leaving.append((token, number[(a + 1, 0)], whole[below]))
+            if name in whole:  # an option that begins another one, as "1" begins "10"
+                leaving += [(token, to, whole[name]) for token, to in after(a)]
+            edges.append(leaving)
     width = max(map(len, edges))
     arrays = np.full((3, last + 2, width), -1, np.int32)
-    for state, own in enumerate(edges):
-        for k, edge in enumerate(own):
+    for state, leaving in enumerate(edges):
+        for k, edge in enumerate(leaving):
             arrays[:, state, k] = edge
     place = [a if isinstance(name, tuple) else -1 for a, name in names] + [-1, -1]
     room = max(map(len, words)) + max(map(len, options))
@@ -163,8 +163,8 @@ def form_states(form: FormTokens, ends: list[int]) -> FormStates:
     used = np.zeros(table.shape, bool)
     for a, word in enumerate(words):
         for r, option in enumerate(options):
-            both = [*word, *option]
-            table[a, r, : len(both)], used[a, r, : len(both)] = both, True
-    tokens, targets, made = arrays
+            text = [*word, *option]
+            table[a, r, : len(text)], used[a, r, : len(text)] = text, True
+    tokens, targets, complete = arrays
     places = np.array(place, np.int32)
-    return FormStates(tokens, targets, made, places, table, used, ends[0])  # type: ignore[arg-type]
+    return FormStates(tokens, targets, complete, places, table, used, ends[0])  # type: ignore[arg-type]

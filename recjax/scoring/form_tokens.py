@@ -85,20 +85,20 @@ def form_tokens(form: Form, tokenizer: Tokenizer) -> FormTokens:
     def encode(texts: Sequence[str]) -> list[list[int]]:
         return tokenizer.encode_batch(list(texts), start=False)
 
-    whole = encode([form.text([r] * len(form.words)) for r in range(len(form.options))])
+    whole_texts = encode([form.text([r] * len(form.words)) for r in range(len(form.options))])
     best: FormTokens | None = None
-    most = -1
+    most_matches = -1
     for moved in (0, 1):  # a blank that all options begin with, to the words
         if moved and not all(option.startswith(" ") for option in form.options):
             break
         words = encode([word + " " * moved for word in form.words])
         options = encode([option[moved:] for option in form.options])
-        same = sum(
-            [token for word in words for token in (*word, *option)] == one
-            for option, one in zip(options, whole, strict=True)
+        matches = sum(
+            [token for word in words for token in (*word, *option)] == text
+            for option, text in zip(options, whole_texts, strict=True)
         )
-        if same > most:
-            most, best = same, FormTokens(words, options, same == len(options))
+        if matches > most_matches:
+            most_matches, best = matches, FormTokens(words, options, matches == len(options))
     assert best is not None
     common = 0
     shortest = min(map(len, best.options))

@@ -29,7 +29,7 @@ from recjax.errors import InputError
 from recjax.generate.prompts import Prompts, lengths, pad_rows
 from recjax.generate.sampling import row_keys
 from recjax.llm import LanguageModel
-from recjax.scoring._form_programs import Tree, apart, chain, tree_of
+from recjax.scoring.form_programs import Tree, apart, chain, tree_of
 from recjax.scoring.form_tokens import Form, FormTokens, form_tokens
 from recjax.text.tokenizers import Tokenizer
 

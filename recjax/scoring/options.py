@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from recjax.errors import InputError
-from recjax.evaluation.likelihood import LikelihoodConfig, PredictFn, Scored
+from recjax.evaluation.likelihood import LikelihoodConfig, PackedScorer, PredictFn
 from recjax.generate.buckets import bucket
 from recjax.generate.prompts import lengths
 from recjax.llm import LanguageModel
@@ -35,7 +35,7 @@ Row = TypeVar("Row", bound=Encoded)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class OptionRows(Scored[Row]):
+class OptionRows(PackedScorer[Row]):
     """Prompts whose options are scored apart.
 
     Attributes:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from recjax.generate.prompts import pad_rows
-from recjax.scoring._form_programs import fill
 from recjax.scoring.form_likelihood import choice_log_probs
+from recjax.scoring.form_programs import fill
 from recjax.scoring.form_tokens import Form, form_tokens
 from recjax.scoring.forms import tree_for
 

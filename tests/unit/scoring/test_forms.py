@@ -103,7 +103,7 @@ def test_options_over_three_tokens():
 def test_a_loop_over_places_is_the_same(monkeypatch):
     form = Form(WORDS, ratings(1, 10))
     spelled = FormFiller(LM, form)(PROMPTS)
-    monkeypatch.setattr("recjax.scoring._form_programs._UNROLLED", 0)
+    monkeypatch.setattr("recjax.scoring.form_programs._UNROLLED", 0)
     looped = FormFiller(LM, form)(PROMPTS)
     assert looped.chosen.tolist() == spelled.chosen.tolist()
     np.testing.assert_allclose(looped.log_probs, spelled.log_probs, atol=1e-4)

@@ -5,6 +5,7 @@ from), K children of a node.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from recjax.typing import Array, Params
 # Layers times places up to which a CPU's program spells out the places, each as long as its words:
 # there the padding of a loop costs time. Larger ones take too long to compile.
 _UNROLLED = 40
-_OUT = -1e30  # a logit of what is not allowed; finite, so that 0 * it is 0
+FORBIDDEN = -1e30  # a logit; finite, so that 0 * it is 0
 
 
 @jax.tree_util.register_dataclass
@@ -49,9 +50,9 @@ class Tree:
 def tree_of(form: FormTokens, after: list[list[int]]) -> Tree:
     """A form's options as a tree, and the tokens that may follow the choice at each place."""
     options = form.options
-    place = {tuple(option): r for r, option in enumerate(options)}
+    option_number = {tuple(option): r for r, option in enumerate(options)}
     nodes: list[tuple[int, ...]] = [(), *form.inner]
-    number = {node: n for n, node in enumerate(nodes)}
+    node_number = {node: n for n, node in enumerate(nodes)}
     children = [form.following(node) for node in nodes]
     width = max(map(len, children))
     tokens = np.zeros((len(nodes), width), np.int32)
@@ -62,18 +63,18 @@ def tree_of(form: FormTokens, after: list[list[int]]) -> Tree:
         for k, token in enumerate(children[n]):
             tokens[n, k], real[n, k] = token, True
             below = (*node, token)
-            target[n, k] = -1 - number[below] if below in number else place[below]
-        if node in place:
-            real[n, width], target[n, width] = True, place[node]
+            target[n, k] = -1 - node_number[below] if below in node_number else option_number[below]
+        if node in option_number:
+            real[n, width], target[n, width] = True, option_number[node]
     for r, option in enumerate(options):
         for depth, token in enumerate(option):
-            n = number[tuple(option[:depth])]
+            n = node_number[tuple(option[:depth])]
             path[r, n, children[n].index(token)] = True
-        if tuple(option) in number:
-            path[r, number[tuple(option)], width] = True
+        if tuple(option) in node_number:
+            path[r, node_number[tuple(option)], width] = True
     ends = np.full((len(after), max(map(len, after))), -1, np.int32)
-    for a, some in enumerate(after):
-        ends[a, : len(some)] = some
+    for a, followers in enumerate(after):
+        ends[a, : len(followers)] = followers
     depth = max(map(len, options)) + 1
     return Tree(tokens, real, target, path, ends, depth)  # type: ignore[arg-type]
 
@@ -84,11 +85,11 @@ def _options(tree: Tree, logits: Array, after: Array, temperature: Array) -> tup
     logits = logits.astype(jnp.float32) / jnp.where(temperature > 0, temperature, 1.0)
     nodes = jnp.arange(tree.children.shape[0])[:, None]
     scores = logits[:, nodes, tree.children]  # [B 1+P K]
-    ends = jnp.where(after >= 0, logits[..., jnp.maximum(after, 0)], _OUT)  # [B 1+P C]
+    ends = jnp.where(after >= 0, logits[..., jnp.maximum(after, 0)], FORBIDDEN)  # [B 1+P C]
 
     def joined(end: Array) -> Array:
-        all_of_them = jnp.concatenate([scores, end[..., None]], axis=-1)
-        return jnp.where(tree.real, all_of_them, _OUT)
+        logits = jnp.concatenate([scores, end[..., None]], axis=-1)
+        return jnp.where(tree.real, logits, FORBIDDEN)
 
     local = jax.nn.log_softmax(joined(jax.nn.logsumexp(ends, axis=-1)), axis=-1)
     log_probs = jnp.where(tree.path, local[:, None], 0.0).sum((-2, -1))
@@ -97,11 +98,11 @@ def _options(tree: Tree, logits: Array, after: Array, temperature: Array) -> tup
         joined(ends.max(-1)).argmax(-1)[..., None],
         axis=-1,
     )[..., 0]  # [B 1+P], where each node leads
-    at = best[:, 0]
+    target = best[:, 0]
     for _ in range(tree.depth - 1):
-        further = jnp.take_along_axis(best, jnp.maximum(-1 - at, 0)[:, None], axis=1)[:, 0]
-        at = jnp.where(at < 0, further, at)
-    return log_probs, at
+        next_target = jnp.take_along_axis(best, jnp.maximum(-1 - target, 0)[:, None], axis=1)[:, 0]
+        target = jnp.where(target < 0, next_target, target)
+    return log_probs, target
 
 
 def _choose(
@@ -111,8 +112,8 @@ def _choose(
     log_probs, best = _options(tree, logits, after, temperature)
 
     def draw() -> Array:
-        own = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
-        return jax.vmap(jax.random.categorical)(own, log_probs).astype(jnp.int32)
+        place_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
+        return jax.vmap(jax.random.categorical)(place_keys, log_probs).astype(jnp.int32)
 
     return jax.lax.cond(temperature > 0, draw, lambda: best.astype(jnp.int32)), log_probs
 
@@ -128,12 +129,12 @@ def chain(
     keys: Array,
     temperature: Array,
 ) -> tuple[Array, Array]:
-    """Place by place behind the prompts."""
+    """Fills the places one by one behind the prompts; see `fill`."""
     model = definition.merge(params).for_decoding()
     rows, length = tokens.shape
     room = length + form.slots
     cache = model.empty_cache(rows, room) if prefix is None else prefix.start(rows, room)
-    first = jnp.broadcast_to(jnp.array(form.words[0], jnp.int32), (rows, len(form.words[0])))
+    first = in_all_rows(form.words[0], rows)
     begun = jnp.concatenate([tokens, first], axis=1)
     real = jnp.concatenate([real, jnp.ones_like(first, bool)], axis=1)
     return fill(model, form, tree, cache, begun, real, keys, temperature)
@@ -161,7 +162,7 @@ def fill(
     keys: Array,
     temperature: Array,
 ) -> tuple[Array, Array]:
-    """Place by place: what was chosen and the next words are read in one call.
+    """Fills the places one by one: a call reads a choice and the words behind it.
 
     Args:
         model: prepared for decoding.
@@ -173,63 +174,75 @@ def fill(
         temperature: [] float; 0 draws nothing.
 
     Returns:
-        What was chosen [B A], and the log-probabilities [B A R].
+        The choices [B A], and the log-probabilities [B A R].
     """
-    rows, words, inner = len(begun), form.words, form.inner
-    probe = inner[0] if inner else ()
-
-    def read(cache: KVCache, inputs: Array, real: Array) -> tuple[KVCache, Array]:
-        """The cache after inputs [B n], and logits [B 1+P V] after them and at the inner nodes."""
-
-        def call(cache: KVCache, inputs: Array, real: Array, places: Any) -> tuple[Array, KVCache]:
-            at = jnp.broadcast_to(jnp.array(places), (rows, len(places)))
-            h, cache = model.hidden(inputs, mask=real, cache=cache, places=at)
-            return model.logits(h), cache
-
-        def back(after: KVCache, to: Array, tokens: int) -> KVCache:
-            """Without the last tokens: the next call writes over them."""
-            return dataclasses.replace(after, length=after.length - tokens, position=to)
-
-        count, position = inputs.shape[1], cache.position + real.sum(-1, dtype=jnp.int32)
-        more = jnp.broadcast_to(jnp.array(probe, jnp.int32), (rows, len(probe)))
-        places = [count - 1, count + len(probe) - 1] if probe else [count - 1]
-        both = jnp.concatenate([real, jnp.ones_like(more, bool)], axis=1)
-        logits, cache = call(cache, jnp.concatenate([inputs, more], axis=1), both, places)
-        cache, found = back(cache, position, len(probe)), [logits]
-        for node in inner[1:]:
-            more = jnp.broadcast_to(jnp.array(node, jnp.int32), (rows, len(node)))
-            logits, cache = call(cache, more, jnp.ones_like(more, bool), [len(node) - 1])
-            cache = back(cache, position, len(node))
-            found.append(logits)
-        return cache, jnp.concatenate(found, axis=1)
-
-    cache, logits = read(cache, begun, real)
+    words = form.words
+    cache, logits = _read_nodes(model, form.inner, cache, begun, real)
     chosen, log_probs = _choose(tree, logits, tree.after[0], temperature, keys, 0)
     if len(words) == 1:
         return chosen[:, None], log_probs[:, None]
     table, used = next_words(form)
 
-    def step(carry: tuple[KVCache, Array], at: tuple) -> tuple[Any, Any]:
-        (cache, chosen), (table, used, after, place) = carry, at
-        cache, logits = read(cache, table[chosen], used[chosen])
+    def step(carry: tuple[KVCache, Array], inputs: tuple) -> tuple[Any, Any]:
+        (cache, chosen), (table, used, after, place) = carry, inputs
+        cache, logits = _read_nodes(model, form.inner, cache, table[chosen], used[chosen])
         chosen, log_probs = _choose(tree, logits, after, temperature, keys, place)
         return (cache, chosen), (chosen, log_probs)
 
     inputs = (jnp.array(table), jnp.array(used), tree.after[1:], jnp.arange(1, len(words)))
     if platform() == "cpu" and model.config.layers * len(words) <= _UNROLLED:
-        carry, each = (cache, chosen), []
+        carry, results = (cache, chosen), []
         for a, word in enumerate(words[1:]):
-            own = max(map(len, form.options)) + len(word)
+            width = max(map(len, form.options)) + len(word)
             table_a, used_a, *rest = (array[a] for array in inputs)
-            carry, found = step(carry, (table_a[:, -own:], used_a[:, -own:], *rest))
-            each.append(found)
-        later: Any = [jnp.stack(some) for some in zip(*each, strict=True)]
+            carry, result = step(carry, (table_a[:, -width:], used_a[:, -width:], *rest))
+            results.append(result)
+        later: Any = [jnp.stack(arrays) for arrays in zip(*results, strict=True)]
     else:
         _, later = jax.lax.scan(step, (cache, chosen), inputs)
     return (
         jnp.concatenate([chosen[:, None], later[0].T], axis=1),
         jnp.concatenate([log_probs[:, None], later[1].swapaxes(0, 1)], axis=1),
     )
+
+
+def _read_nodes(
+    model: Any, nodes: Sequence[Sequence[int]], cache: KVCache, inputs: Array, real: Array
+) -> tuple[KVCache, Array]:
+    """The cache after inputs [B n], and logits [B 1+P V] after them and at each of P inner nodes.
+
+    A node's tokens are read behind the inputs; the cache then forgets them.
+    """
+    rows, count = inputs.shape
+    position = cache.position + real.sum(-1, dtype=jnp.int32)
+
+    def read(cache: KVCache, tokens: Array, real: Array, places: Any) -> tuple[Array, KVCache]:
+        places = jnp.broadcast_to(jnp.array(places), (rows, len(places)))
+        h, cache = model.hidden(tokens, mask=real, cache=cache, places=places)
+        return model.logits(h), cache
+
+    def rewound(cache: KVCache, tokens: int) -> KVCache:
+        """Without the last tokens: the next call writes over them."""
+        return dataclasses.replace(cache, length=cache.length - tokens, position=position)
+
+    # The first node is read together with the inputs.
+    first = nodes[0] if nodes else ()
+    tail = in_all_rows(first, rows)
+    places = [count - 1, count + len(first) - 1] if first else [count - 1]
+    real = jnp.concatenate([real, jnp.ones_like(tail, bool)], axis=1)
+    node_logits, cache = read(cache, jnp.concatenate([inputs, tail], axis=1), real, places)
+    cache, logits = rewound(cache, len(first)), [node_logits]
+    for node in nodes[1:]:
+        tokens = in_all_rows(node, rows)
+        node_logits, cache = read(cache, tokens, jnp.ones_like(tokens, bool), [len(node) - 1])
+        cache = rewound(cache, len(node))
+        logits.append(node_logits)
+    return cache, jnp.concatenate(logits, axis=1)
+
+
+def in_all_rows(tokens: Sequence[int], rows: int) -> Array:
+    """[rows n] int32: the same n tokens in every row."""
+    return jnp.broadcast_to(jnp.array(tokens, jnp.int32), (rows, len(tokens)))
 
 
 def apart(
@@ -243,12 +256,12 @@ def apart(
     keys: Array,
     temperature: Array,
 ) -> tuple[Array, Array]:
-    """All places in one pass: the words of each stand behind the prompt, and see no other's."""
+    """Fills all places in one pass: the words of each stand behind the prompt, and see no other's."""
     model = definition.merge(params)
     words, inner = form.words, form.inner
     rows, length = tokens.shape
     tail: list[int] = []
-    within: list[int] = []
+    offsets: list[int] = []
     segments, places = [], []
     for a, word in enumerate(words):
         # The words once for each inner node: nodes do not see each other.
@@ -256,21 +269,21 @@ def apart(
             if not copy:
                 places.append(length + len(tail) + len(word) - 1)
             tail += [*word, *node]
-            within += range(len(word) + len(node))
+            offsets += range(len(word) + len(node))
             segments += [1 + a * max(1, len(inner)) + copy] * (len(word) + len(node))
             if node:
                 places.append(length + len(tail) - 1)
-    more = jnp.broadcast_to(jnp.array(tail, jnp.int32), (rows, len(tail)))
-    both = jnp.concatenate([real, jnp.ones_like(more, bool)], axis=1)
+    tails = in_all_rows(tail, rows)
+    real_all = jnp.concatenate([real, jnp.ones_like(tails, bool)], axis=1)
     count = real.sum(-1, dtype=jnp.int32)[:, None]
     positions = jnp.concatenate(
-        [jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0), count + jnp.array(within)], axis=1
+        [jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0), count + jnp.array(offsets)], axis=1
     )
     positions += 0 if prefix is None else prefix.prefix_length
     segment = jnp.array([0] * length + segments)
-    mask = make_mask(both, 1, jnp.broadcast_to(segment, both.shape))
+    mask = make_mask(real_all, 1, jnp.broadcast_to(segment, real_all.shape))
     h, _ = model.hidden(
-        jnp.concatenate([tokens, more], axis=1),
+        jnp.concatenate([tokens, tails], axis=1),
         positions=positions,
         mask=mask,
         prefix=prefix,
