@@ -29,7 +29,7 @@ from recjax.typing import Array, Params
 
 
 def open_recommender(workdir: str | Path, **evaluation: Any) -> RecommenderRun:
-    """The run of a workdir; `InputError` where it is another system's, which ranks nothing."""
+    """Opens a recommender's run from its workdir; `InputError` for another system's."""
     run = open_run(workdir, **evaluation)
     if not isinstance(run, RecommenderRun):
         raise InputError(f"{workdir}: a run of another kind; expected a recommender's")
@@ -39,7 +39,7 @@ def open_recommender(workdir: str | Path, **evaluation: Any) -> RecommenderRun:
 def open_ranks(
     workdir: str | Path, mesh: tuple[int, int, int] = (-1, 1, 1), **evaluation: Any
 ) -> RankingRun:
-    """The run of a workdir, a recommender's or a reference's; `InputError` for others.
+    """Opens the run of a recommender or a reference; `InputError` for another system's.
 
     Args:
         workdir, mesh, evaluation: see `open_run`.
@@ -156,10 +156,10 @@ class Windows:
         return own if self.drawn is None else np.where(self.drawn > 0, self.drawn, own)
 
     def with_drawn(self, share: float, n_items: int, seed: int) -> "Windows":
-        """These, and as many more as `share` of them whose newest item is another.
+        """These histories, and copies of a `share` of them with another newest item.
 
-        That item is drawn evenly from the catalogue: rare ones are seen as often as popular ones,
-        and after histories that do not suggest them.
+        That item is drawn uniformly from the catalogue: rare items are seen as often as popular
+        ones, and after histories that do not suggest them.
 
         Args:
             share: 0.5 for half as many again; at most 1.

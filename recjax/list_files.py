@@ -43,7 +43,7 @@ def check_lists(out: Path, *, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def list_file(out: Path, subject: str, catalog: Catalog) -> Iterator[Write]:
-    """A writer of batches into a file, which is there when all of them are written.
+    """Opens a writer of batches into a file, which appears when all of them are written.
 
     Args:
         out: of `check_lists`.

@@ -6,8 +6,8 @@ lm.generate(["The film is"], max_new_tokens=20).texts
 lm.generate(["Which film is like Alien?"], chat=True).texts     # a chat model, by its template
 
 The prompts' common prefix is encoded once and cached for the next call, where the model allows it
-(`LanguageModule.shares_prefix`). Prompts are padded
-on the left to a few lengths, so that few programs are compiled (`Prompts.lengths`).
+(`LanguageModule.shares_prefix`). Prompts are padded on the left to a few lengths, so that few
+programs are compiled (`Prompts.lengths`).
 """
 
 import dataclasses
@@ -73,7 +73,7 @@ class Generation:
     texts: list[str] | None
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Where an array is asked for, the tokens."""
+        """The tokens as an array."""
         return np.array(self.tokens, dtype, copy=copy)
 
 
@@ -174,7 +174,7 @@ class LanguageModel:
         encoder_mask: Any | None = None,
         words: Any | None = None,
     ) -> Generation:
-        """Goes on from prompts.
+        """Generates the tokens that follow prompts.
 
         Args:
             prompts: B texts (each begins and ends as the folder's own tokenizer has it), B lists
@@ -275,14 +275,17 @@ class LanguageModel:
         return jax.eval_shape(self._read, self.params, np.zeros((1, length), np.int32))
 
     def check_causal(self, user: str) -> None:
-        """Refuses a model that reads prompts both ways or by an encoder, in the name of its user.
+        """Refuses a model that reads prompts both ways or by an encoder.
+
+        Args:
+            user: the thing that needs a causal model, for the error.
 
         Raises:
             InputError: such a model.
         """
-        if told := self.family.not_causal:
+        if reason := self.family.not_causal:
             raise InputError(
-                f"{user} needs a causal language model; the family {self.family.name} {told}"
+                f"{user} needs a causal language model; the family {self.family.name} {reason}"
             )
 
     def save(
@@ -318,7 +321,7 @@ class LanguageModel:
         return Generation(tokens[..., :limit], lengths, scores, texts)
 
     def divisible(self, rows: int) -> int:
-        """The next number of rows that the devices divide."""
+        """`rows`, rounded up to a number that the devices divide."""
         parts = 1 if self.mesh is None else data_size(self.mesh)
         return -(-rows // parts) * parts
 

@@ -23,7 +23,7 @@ _guard = threading.Lock()
 
 
 class Lock:
-    """Held from here to `release`; again by the same process without harm.
+    """A lock that is held until `release`; the same process may take it again.
 
     Args:
         file: of the lock; its folder exists. It is removed by `release`.
@@ -79,7 +79,7 @@ class Lock:
         return True
 
     def release(self) -> None:
-        """Lets go; a second call does nothing."""
+        """Releases the lock; a second call does nothing."""
         with _guard:
             key, self._key = self._key, None
             if key is None:

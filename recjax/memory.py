@@ -47,7 +47,7 @@ def check_memory(needed: Mapping[str, int], available: int | None) -> None:
 
 
 def forget(array: "np.ndarray") -> None:
-    """Has the system drop what was read of an array in a mapped file; all of it stays readable.
+    """Tells the system to drop the pages that were read of a mapped array, which stays readable.
 
     Else each page counts as this process's memory until the system needs it for another.
     """
@@ -57,7 +57,7 @@ def forget(array: "np.ndarray") -> None:
 
 
 def keep_freed() -> bool:
-    """Has this process keep what it frees, for what it allocates next.
+    """Makes this process keep freed memory for its next allocations.
 
     Each step on a CPU allocates its buffers anew. By default glibc maps large ones for each use and
     gives them back, so that the kernel clears all of their pages in every step; what that costs is

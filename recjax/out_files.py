@@ -93,7 +93,7 @@ def parquet(where: Path | str) -> Any:
 
 
 def utf8(text: Any) -> Any:
-    """A text without what has no UTF-8 (halves of surrogate pairs become "?"); others as is."""
+    """A text that UTF-8 can write: halves of surrogate pairs become "?"."""
     return text.encode("utf-8", "replace").decode() if isinstance(text, str) else text
 
 

@@ -17,7 +17,7 @@ from recjax.typing import Array
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Constraint:
-    """Only what a template can write, then a stop token; a `Processor`, made by `constrain`.
+    """Allows the texts of a template, each with a stop token behind it; made by `constrain`.
 
     Of several stop tokens the likeliest ends a text, with the probability of all of them.
     Its state is the node [B] of each row. A row that is forced off the template (by a processor

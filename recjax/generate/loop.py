@@ -30,8 +30,8 @@ class Generated(NamedTuple):
         tokens: [B max_new_tokens] int32, the pad id after a row's end.
         lengths: [B] tokens written, the stop token among them.
         log_probs: [B max_new_tokens] of each token, after the processors and before the sampler's
-            temperature, top-k and top-p; 0 after the end. XLA
-            leaves them out of a jitted function that does not return them.
+            temperature, top-k and top-p; 0 after the end. XLA leaves them out of a jitted function
+            that does not return them.
         stopped: [B] True if a stop token ended the row, False if the limit did.
     """
 
@@ -71,7 +71,8 @@ def no_stop() -> Array:
 
 
 def _stages(rows: int, tokens: int) -> list[tuple[int, int]]:
-    """`(R, n)` in turn: room for half of the tokens, for all; then fewer and fewer of the rows."""
+    """The stages of `decode` as `(rows, tokens with room)`: half of the tokens, all of them, then
+    a half, a quarter and an eighth of the rows."""
     if rows < _MANY:
         return [(rows, tokens)]
     return [(rows, -(-tokens // 2)), *((rows // part, tokens) for part in (1, 2, 4, 8))]
@@ -195,5 +196,5 @@ def decode(
 
 
 def _put(whole: Generated, rows: _Rows) -> Generated:
-    """The result of all rows, updated with that of some."""
+    """The result of all rows, with the rows of `rows` replaced."""
     return jax.tree.map(lambda a, b: a.at[rows.number].set(b), whole, rows.written)

@@ -1,4 +1,4 @@
-"""Logits processors: what may be said, or should be said less, on top of what a model finds likely.
+"""Logits processors: they forbid tokens, or make them less likely, than the model has them.
 
 A processor is a pytree, so that its numbers may change without a new compilation, and carries a
 state a row. `decode` and `beam_search` apply processors in their order, before the sampler:
@@ -35,7 +35,7 @@ class Processor(Protocol):
 
 
 class Stateless:
-    """Half of the contract, for processors that keep nothing of a row."""
+    """The part of the contract about states, for processors without any."""
 
     def init(self, rows: int) -> tuple:
         """See `Processor.init`."""
@@ -55,7 +55,7 @@ def token_mask(tokens: Array, vocab: int) -> Array:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ForbiddenTokens(Stateless):
-    """Never these.
+    """Forbids tokens.
 
     Attributes:
         tokens: [n]; negative ones are none.
@@ -70,7 +70,7 @@ class ForbiddenTokens(Stateless):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KnownTokens(Stateless):
-    """Only ids that the tokenizer has: the rows that pad an embedding stand for nothing.
+    """Forbids ids beyond the tokenizer's: the rows that pad an embedding stand for nothing.
 
     Attributes:
         size: [] number of ids.
@@ -85,7 +85,7 @@ class KnownTokens(Stateless):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MinNewTokens(Stateless):
-    """No end before so many new tokens.
+    """Forbids stop tokens among the first `count` new tokens.
 
     Attributes:
         count: [] new tokens before the first that may be a stop token.

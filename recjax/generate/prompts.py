@@ -1,4 +1,4 @@
-"""Prompts as rows of ids, and what they begin with alike."""
+"""Prompts as rows of ids, and their common beginning."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ class Prompts(NamedTuple):
     soft: list[np.ndarray] | None
 
     def shared(self) -> int:
-        """How many tokens all begin with, soft ones apart: a prefix worth reading once, or 0.
+        """The length of a common prefix without soft tokens that is worth reading once, or 0.
 
         One token at least is left to each row, and the length is a multiple of 16, so that chance
         likenesses do not make a new program a batch. Up to soft tokens that all rows have in one
@@ -43,7 +43,7 @@ class Prompts(NamedTuple):
         return count if question else count // _STEP * _STEP
 
     def lengths(self) -> list[int]:
-        """To what lengths these may be padded; the last holds the longest.
+        """The lengths that these prompts may be padded to; the last one holds the longest.
 
         A question about soft tokens is asked many times: its length has a program of its own (an
         even one: flash attention takes no other).
@@ -119,13 +119,13 @@ def as_flags(array: Any, what: str) -> np.ndarray:
 
 
 def filler(config: Any, tokenizer: Tokenizer) -> Callable[[Sequence[int]], list[int]] | None:
-    """How a model of blank infilling is asked: whole texts up to where their first blank's begins.
+    """A function that completes prompts for a model of blank infilling, or None for other models.
 
     A text without a blank gets [gMASK] before its end, or [MASK] where the vocabulary has no other;
     <sop>, with which the text of a blank begins, comes last. A text that has <sop> stays.
 
     Args:
-        config: of a model; None is returned where it tells no <sop> (`start_id`).
+        config: of a model; one without `start_id` (<sop>) is of another kind.
         tokenizer: of the model.
     """
     start = getattr(config, "start_id", None)
@@ -164,8 +164,8 @@ def check_ids(tokens: Any, vocab_size: int) -> np.ndarray:
 
 
 def lengths(longest: int) -> list[int]:
-    """To what lengths prompts are padded: 16 24 32 40 48 56 64 80 96 112 128 160 ... up to one that
-    holds `longest`."""
+    """The lengths that prompts are padded to, up to one that holds `longest`: 16 24 32 40 48 56 64
+    80 96 112 128 160 ..."""
     top = max(5, math.ceil(math.log2(longest)))
     return [16, 24, *(n * 2**k // 4 for k in range(5, top + 1) for n in (4, 5, 6, 7))]
 

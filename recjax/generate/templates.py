@@ -236,7 +236,7 @@ class Template:
 def _determinise(
     source: np.ndarray, token: np.ndarray, target: np.ndarray, final: np.ndarray
 ) -> Automaton:
-    """The automaton of edges of which several may leave a node by one token."""
+    """The deterministic automaton of edges, several of which may leave a node by one token."""
     order = np.lexsort((target, token, source))
     source, token, target = source[order], token[order], target[order]
     rows = np.append(0, np.cumsum(np.bincount(source, minlength=len(final))))

@@ -51,7 +51,7 @@ class DeviceTrie:
 
     @property
     def off(self) -> int:
-        """The node of whatever has left the automaton."""
+        """The node of rows that have left the automaton."""
         return self.final.size - 1
 
     @property
@@ -148,6 +148,6 @@ def on_device(automaton: Automaton, vocab: int) -> DeviceTrie:
 
 
 def _padded(size: int) -> int:
-    """The next of 64 80 96 112 128 160 ..."""
+    """`size`, rounded up to one of 64 80 96 112 128 160 ..."""
     power = max(64, 1 << (size - 1).bit_length() - 1)
     return -(-max(size, 64) * 4 // power) * power // 4

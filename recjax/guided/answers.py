@@ -38,7 +38,7 @@ class Asked(NamedTuple):
     cache: KVCache
 
     def take(self, rows: Array) -> "Asked":
-        """Those of some rows."""
+        """The prompts of some rows."""
         return Asked(self.state[rows], self.cache.take(rows))
 
 
@@ -64,7 +64,7 @@ class Answered(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ForcedAnswers:
-    """Answers whose words are given.
+    """Answers of given words, whose ratings alone are drawn.
 
     Attributes:
         form: as tokens.

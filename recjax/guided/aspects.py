@@ -79,7 +79,7 @@ class AspectSet:
         return tuple(range(self.least, self.most + 1))
 
     def place(self, name: str) -> int:
-        """The place of an aspect; case, and a last part in brackets, are of no matter.
+        """The place of an aspect by its name, without regard to case and a last part in brackets.
 
         Raises:
             InputError: none of that name; with the nearest.
@@ -90,7 +90,7 @@ class AspectSet:
         return places[plain(name)]
 
     def first(self, count: int) -> "AspectSet":
-        """The set of the first so many aspects."""
+        """The set of the first `count` aspects."""
         if not 0 < count <= len(self):
             raise InputError(f"{count} aspects of '{self.name}': expected 1 to {len(self)}")
         return dataclasses.replace(self, aspects=self.aspects[:count])

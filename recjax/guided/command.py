@@ -145,7 +145,7 @@ COMMAND = Command("score items or users on aspects with a language model", add_s
 
 
 def _given(args: argparse.Namespace, flags: dict[str, Any]) -> dict[str, Any]:
-    """Values of flags, the default where one is not given."""
+    """The values of flags, or their defaults."""
     values = {name: getattr(args, name) for name in flags}
     return {name: flags[name] if value is None else value for name, value in values.items()}
 

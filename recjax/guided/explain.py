@@ -35,12 +35,12 @@ _SHOWN = 2.5  # deviations from the average at a chart's rim
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reason:
-    """One item and what its score is made of.
+    """One recommended item and the parts of its score.
 
     Attributes:
         key, title: of the item.
         score: base + guided.
-        base: what the learned vectors give, and the change of taste's part is in `guided`.
+        base: the part of the learned vectors; a change of taste counts in `guided`.
         guided: the sum of `parts`.
         share: |guided| / (|guided| + |base|), each as it differs from the catalogue's mean.
         aspects: [A] standardised, of the item.

@@ -170,7 +170,7 @@ class FusedRun(RecommenderRun):
         return jnp.eye(len(self.guided.names))
 
     def check(self) -> None:
-        """Finds out what `train` would find out only later."""
+        """Checks what `train` would otherwise find out later."""
         validation = self.evaluator("validation")
         validation.check()
         self.evaluator("test").check()

@@ -103,12 +103,12 @@ class PolicyRun(AdaptingRun):
 
     @property
     def aspects(self) -> AspectSet:
-        """Of the items' scores."""
+        """The aspects of the items' scores."""
         return self.items.aspects
 
     @functools.cached_property
     def form(self) -> FormTokens:
-        """The answer."""
+        """The form of an answer."""
         if told := self.base.family.not_causal:
             raise InputError(
                 f"config.llm: the family {self.base.family.name} {told}; expected a causal "
@@ -135,7 +135,7 @@ class PolicyRun(AdaptingRun):
 
     @functools.cached_property
     def forced(self) -> ForcedAnswers:
-        """Answers whose ratings are drawn; users' scores are measured with them, too."""
+        """Answers whose ratings alone are drawn; evaluation measures with them, too."""
         tree = tree_for(self.form, self._stop, self.tokenizer)
         return ForcedAnswers(self.form, tree, self.config.reward.temperature)
 
@@ -156,7 +156,7 @@ class PolicyRun(AdaptingRun):
 
     @property
     def answers(self) -> ForcedAnswers | FreeAnswers:
-        """What is drawn."""
+        """The answers that training draws: `free` or `forced`."""
         return self.free or self.forced
 
     @functools.cached_property

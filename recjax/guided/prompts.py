@@ -61,7 +61,7 @@ class Question(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Both as the prompt of a model without a chat template; the answer follows."""
+        """The prompt for a model without a chat template: system message and question."""
         return "\n\n".join([*filter(None, self), ""])
 
 
@@ -175,7 +175,7 @@ def answer_form(aspects: AspectSet) -> Form:
 
 @dataclasses.dataclass(frozen=True)
 class Parsed:
-    """Scores as an answer says them.
+    """Scores that were read from an answer.
 
     Attributes:
         scores: A numbers, None where the answer has none within the scale.
@@ -247,7 +247,7 @@ def parse(answer: str, aspects: AspectSet) -> Parsed:
 
 
 def counted(answers: Sequence[Parsed]) -> dict[str, int]:
-    """How many answers were not well-formed, and of what."""
+    """Counts the answers that were not well-formed, by kind of fault."""
     out: collections.Counter[str] = collections.Counter()
     for one in answers:
         out["malformed"] += not one.well_formed

@@ -60,7 +60,7 @@ class Scores:
         return Attributes(self.aspects.names, values, known)
 
     def says(self) -> str:
-        """One line about what is missing; "" where nothing is."""
+        """One line about missing numbers; "" if none is missing."""
         parts = []
         if self.missing:
             parts.append(f"items without scores: {self.missing:,}")
@@ -106,7 +106,7 @@ def read_user_scores(
 def read_scores(
     path: str | Path, ids: Mapping[str, int], rows: int, key: str, aspects: AspectSet | None = None
 ) -> Scores:
-    """Scores by raw id; `read_item_scores` and `read_user_scores` are the usual ways.
+    """Reads scores by raw id, for `read_item_scores` and `read_user_scores`.
 
     Args:
         path: of the table.
@@ -183,7 +183,7 @@ def write_scores(
     aspects: AspectSet,
     key: str = ITEM,
 ) -> None:
-    """Writes a score file, and its set beside it; each is there when it is whole.
+    """Writes a score file, and its set beside it. A file appears when it is complete.
 
     Args:
         path: ends in .tsv, .csv or .parquet; what stands there is replaced.

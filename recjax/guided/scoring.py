@@ -114,7 +114,7 @@ class Rater:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that the scores follow from, JSON-ready: but for the texts."""
+        """All settings that determine the scores, apart from the texts; JSON-ready."""
         return {
             "kind": self.kind,
             "aspects": to_plain(self.aspects),
@@ -179,7 +179,7 @@ class Rater:
         return [Rated(tuple(map(float, row))) for row in scores]
 
     def _written(self, prompts: list[list[int]]) -> Sequence[str]:
-        """Texts that the model writes: after the prompts, in their blanks, or by its decoder."""
+        """The texts that the model writes behind the prompts, in blanks, or by its decoder."""
         lm, tokenizer = self._lm, self._tokenizer
         end = () if self.form == "chat" else tokenizer.end
         whole: Any = [[*row, *end] for row in prompts]

@@ -85,7 +85,7 @@ class Progress:
             self.close()
 
     def close(self) -> None:
-        """Lets the folder go."""
+        """Releases the folder."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -105,7 +105,7 @@ class Progress:
         return (place for place, done in enumerate(self._done) if not done)
 
     def add(self, place: int, row: Mapping[str, Any]) -> None:
-        """Writes the row of a key; it is in the file when this returns."""
+        """Writes the row of a key, and flushes it to the file."""
         shard = place // self._shard
         try:
             if shard != self._open or self._file is None:
@@ -127,7 +127,7 @@ class Progress:
                 yield found.get(place)
 
     def remove(self) -> None:
-        """Removes the folder, whose rows stand elsewhere now; not what others put into it."""
+        """Removes the folder's own files, once their rows stand elsewhere."""
         self.close()
         with contextlib.suppress(OSError):
             for path in [*self._shards(), self._folder / _SETTINGS]:
@@ -141,7 +141,7 @@ class Progress:
         return self._folder / f"{shard:05d}.jsonl"
 
     def _continue(self, overwrite: bool) -> None:
-        """Takes over what is there."""
+        """Continues the shards that are there."""
         shards = range(-(-len(self._keys) // self._shard))
         known = self._folder / _SETTINGS
         parts = self._shards()

@@ -69,7 +69,7 @@ class GuidedConfig(Checked):
         return int(rest) if kind == _RECENT else None
 
     def settled(self) -> "GuidedConfig":
-        """With absolute paths; `InputError` where a file is missing."""
+        """This config with absolute paths; `InputError` if a file is missing."""
         return dataclasses.replace(
             self,
             items=tuple(_absolute(spec, "items") for spec in self.items),
@@ -124,7 +124,7 @@ class Guided:
 
     @property
     def missing(self) -> dict[str, int]:
-        """How many items, and users, no source has: they count as average."""
+        """The numbers of items and of users that no source has; they count as average."""
         out = {"items": int((~self.known[1:]).sum())}
         if self.users_known is not None:
             out["users"] = int((~self.users_known).sum())
@@ -213,7 +213,7 @@ def _source(spec: str, config: GuidedConfig, store: Store) -> Attributes:
 
 
 def _read_array(path: Path, catalog: Any) -> Attributes:
-    """`item_id` [n], `values` [n A] and, if it likes, `names` [A] of an .npz file."""
+    """`item_id` [n], `values` [n A] and the optional `names` [A] of an .npz file."""
     arrays = read_npz(path)
     if not {"item_id", "values"} <= arrays.keys():
         raise InputError(f"{path}: expected arrays item_id [n] and values [n A]")
@@ -247,7 +247,7 @@ def _read_array(path: Path, catalog: Any) -> Attributes:
 
 
 def _places(config: GuidedConfig, names: tuple[str, ...]) -> list[int]:
-    """Where the columns stand that a config asks for."""
+    """The places of the columns that a config asks for."""
     if config.columns == ("all",):
         return list(range(len(names)))
     for name in config.columns:

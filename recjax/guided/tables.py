@@ -143,7 +143,7 @@ def check_scores(out: Path, *, overwrite: bool = False) -> None:
 
 
 def check_pairs(out: Path, *, overwrite: bool = False) -> None:
-    """The same of a file of `write_pairs`."""
+    """Checks that a file of `write_pairs` may be written; see `check_scores`."""
     ours = table_of(["prompt", "answer"], ["system", "prompt", "answer"])
     check_out(out, (".jsonl",), overwrite=overwrite, ours=ours)
 
@@ -208,7 +208,7 @@ def score_all(
 def _score_open(
     subjects: Subjects, rate: Rater | EndpointRater, progress: Progress, parts: Path
 ) -> int:
-    """Scores what has no row yet; returns how many."""
+    """Scores the subjects without a row; returns their number."""
     aspects, scored = rate.aspects, 0
     total, places = len(subjects.keys), list(progress.open_places())
     with progress_bar(total, progress.done, f"scoring {subjects.kind}s", subjects.kind) as bar:

@@ -34,7 +34,7 @@ _STRIDE = 16  # T is a multiple
 
 @dataclasses.dataclass(frozen=True)
 class UserConfig(Checked):
-    """Section `users`: what is told of a user, and what comes after."""
+    """Section `users`: a user's prompt, and the items that follow it."""
 
     history: Annotated[int, Range(1, 1000)] = 14  # H, the newest items that are told, at most
     targets: Annotated[int, Range(1, 1000)] = 10  # C, the next items

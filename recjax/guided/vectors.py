@@ -116,7 +116,7 @@ class RefinedItems(_Form):
 
 
 class GuidedUsers(_Form):
-    """The guided part of users, of their own scores [U A] or of what they chose lately."""
+    """The guided part of users, from their own scores [U A] or from their newest items."""
 
     def __init__(self, config: RefineConfig, columns: int, deviation: float, users: int, *, rngs):
         super().__init__(config, columns, deviation, rngs=rngs)
@@ -141,7 +141,7 @@ def rows_of(table: Array, users: Array | None, count: int) -> Array:
 
 
 def users_at(users: Array | None, last: Array | None) -> Array | None:
-    """Whose each example is: [B] of numbers [R L] at the places `last` of its newest items."""
+    """The user of each example [B], of user numbers [R L] at the newest items (`places.newest`)."""
     return None if users is None else newest(users, last)
 
 

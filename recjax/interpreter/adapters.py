@@ -9,11 +9,11 @@ positions.
 
 An adapter maps h [B L D] (or [B D], L = 1) to [B S E].
 
-Deviations: hidden states are whitened first by the mean and covariance of training states, an
-affine map which a linear adapter absorbs: it changes how fast it learns, not what it can say
-(padding stays zero, or short histories would be told by what is missing). Soft
-tokens are scaled to the size of the model's own embeddings at the start. The paper does not say how
-its adapter starts; the filter starts as the newest position.
+Deviations: hidden states are first whitened by the mean and covariance of training states. A linear
+adapter could absorb this affine map, so it changes the speed of learning only. Padding stays zero;
+otherwise short histories could be recognised by their padding. Soft tokens start at the size of the
+model's own embeddings. The paper does not say how its adapter starts; here the filter starts as the
+newest position.
 """
 
 import dataclasses
@@ -50,14 +50,15 @@ class Config(Checked):
 
 
 class Whitening(nnx.Module):
-    """Centres features and makes them uncorrelated, of variance 1: an affine map, in two parts, so
-    that positions can be summed up in between: one row is then multiplied by a matrix, not L.
+    """Whitens features: subtracts their mean (`centre`), then makes them uncorrelated with variance
+    1 (`even`).
 
-    What tells one item from another may be a small part of a state's variance; after whitening one
-    learning rate finds it. What it knows is measured, not trained.
+    Between the two steps an adapter may sum up positions, so that one row is multiplied by the
+    matrix, not L rows. Items may differ only in a small part of a state's variance; after whitening
+    one learning rate fits all directions. Mean and matrix are measured, not trained.
 
     Args:
-        states: [n D] to measure; None, or a single one, leaves features as they are.
+        states: [n D] to measure; with None, or a single one, features stay as they are.
         dim: D.
     """
 
@@ -79,7 +80,7 @@ class Whitening(nnx.Module):
         return jnp.where(jnp.any(h != 0, axis=-1, keepdims=True), h - mean, 0)
 
     def even(self, x: Array) -> Array:
-        """Centred features [... D], or weighted sums of them, uncorrelated."""
+        """Uncorrelated features [... D], of centred ones or of weighted sums of them."""
         return x @ jax.lax.stop_gradient(self.matrix[...])
 
 

@@ -10,7 +10,7 @@ JAX or a file.
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from recjax.config import build, to_plain
 from recjax.errors import InputError
+from recjax.evaluation.shards import pipelined
 from recjax.interpreter import adapters
 from recjax.interpreter.bridge import Bridge
 from recjax.interpreter.examples import States, check_states
@@ -39,7 +40,7 @@ from recjax.training.item_vectors import has_item_vectors
 from recjax.training.metrics import progress_bar
 from recjax.training.optim import OptimConfig
 from recjax.training.train_config import total_steps
-from recjax.typing import Params
+from recjax.typing import Array, Params
 
 _FILES = ("interpreter.json", "adapter.safetensors")
 _LARGEST = 1 << 28  # bytes of the record, which has the catalogue's titles
@@ -139,10 +140,16 @@ class Interpreter:
         steps, state = learner.make_steps(), learner.init_state()
         losses = []
         total = total_steps(epochs, learner.steps_per_epoch)
-        with progress_bar(total, 0, "fitting", "step") as bar:
+
+        def launched() -> Iterator[Array]:
+            nonlocal state
             for step in range(total):
                 state, metrics = steps(state, learner.place(step))
-                losses.append(float(metrics["loss"][0]))
+                yield metrics["loss"]
+
+        with progress_bar(total, 0, "fitting", "step") as bar:
+            for loss in pipelined(launched()):
+                losses.append(float(loss[0]))
                 bar.update(1)
                 bar.set_postfix_str(f"loss {losses[-1]:.4f}", refresh=False)
         known = [*catalogue, *titles, *(title for row in histories or () for title in row)]
@@ -154,7 +161,7 @@ class Interpreter:
     def residual(
         self, hidden_before: Any, hidden_after: Any, *, decoding: Decoding = "greedy"
     ) -> list[Answer]:
-        """The item that the second history of each pair has more.
+        """Names the item that the second history of each pair has and the first one lacks.
 
         Args:
             hidden_before, hidden_after: [B L D] or [B D].
@@ -173,7 +180,7 @@ class Interpreter:
         return self._reader.read(np.stack(both, axis=1), RESIDUAL, decoding=decoding)
 
     def recover(self, hidden: Any, *, decoding: Decoding = "greedy") -> list[Answer]:
-        """The items of each history, from the newest on.
+        """Names the items of each history, from the newest on.
 
         Args:
             hidden: [B L D] or [B D].
@@ -190,7 +197,7 @@ class Interpreter:
         return check_states(h, name, length=self.bridge.length, dim=self.bridge.dim)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Writes the adapter, its settings and the titles; the language model is named.
+        """Writes the adapter, its settings, the titles, and the language model's path.
 
         Raises:
             InputError: a language model that was read from no folder; what
@@ -267,7 +274,7 @@ class _Record(Checked):
 
 
 def _dtype_of(llm: LanguageModel) -> str:
-    """The type of all its wide parameters; "" where they differ."""
+    """The dtype of all floating-point parameters; "" if they differ."""
     wide = (a for path, a in llm.params.items() if not path.endswith(SCALE))
     kinds = {str(a.dtype) for a in wide if jnp.issubdtype(a.dtype, jnp.floating)}
     return kinds.pop() if len(kinds) == 1 else ""
@@ -283,7 +290,7 @@ def _read(file: Path, read: Callable[[Path], Any]) -> Any:
     try:
         return read(file)
     except InputError as error:
-        said = str(error)
-        raise error if said.startswith(str(file)) else InputError(f"{file}: {said}") from None
+        message = str(error)
+        raise error if message.startswith(str(file)) else InputError(f"{file}: {message}") from None
     except Exception as error:  # safetensors' own
         raise InputError(f"{file}: damaged ({error})") from error

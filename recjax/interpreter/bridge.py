@@ -48,7 +48,7 @@ class Bridge:
         self.adapter: ModelDef[adapters.Adapter] = define(self.build)
 
     def build(self, rngs: nnx.Rngs) -> adapters.Adapter:
-        """An adapter that has measured no states yet."""
+        """An adapter without measured states, for its shapes."""
         return self._make(None, 1.0, rngs)
 
     def _make(self, states: Any, size: float, rngs: nnx.Rngs) -> adapters.Adapter:
@@ -59,9 +59,8 @@ class Bridge:
         """A fresh adapter's parameters.
 
         Args:
-            states: [n L D], whose mean and covariance it takes; positions that are all zero are
-                padding.
-            seed: of the rest.
+            states: [n L D] to measure; positions of zeros are padding.
+            seed: of the drawn parameters.
 
         Raises:
             InputError: states that are all zero.

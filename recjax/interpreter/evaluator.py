@@ -44,7 +44,7 @@ class Interpretation:
 
     @property
     def examples(self) -> range:
-        """As many as there are answers."""
+        """One element for each answer."""
         return range(sum(len(w) * len(self._forms(task)) for _, task, w in self._asked))
 
     def _forms(self, task: Task) -> range:

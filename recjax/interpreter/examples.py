@@ -24,11 +24,11 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
     def states(self, rows: np.ndarray, backs: Sequence[int] = (0,)) -> Array:
-        """[B n L D] states of the histories without so many of their newest items (0 or 1)."""
+        """States [B n L D] of the histories, each without its newest 0 or 1 items (`backs`)."""
         ...
 
     def titles(self, rows: np.ndarray, *, lists: bool = False) -> list[list[str]]:
-        """The title of the newest item, or those of the history from the newest on."""
+        """The newest item's title, or with `lists` all titles of the history, newest first."""
         ...
 
 
@@ -65,7 +65,7 @@ class Histories:
 
 
 def check_states(h: Any, what: str, *, length: int = 0, dim: int = 0) -> np.ndarray:
-    """States from anywhere as float32 [B L D].
+    """Checks states, and gives them as float32 [B L D].
 
     Args:
         h: [B L D] or [B D].

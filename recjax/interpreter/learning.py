@@ -48,7 +48,7 @@ class Batch:
 
 
 class Learner(Trainable):
-    """An adapter, and what it learns from, step by step.
+    """The training of an adapter: its examples, step by step.
 
     Args:
         bridge: the adapter's place.
@@ -94,7 +94,7 @@ class Learner(Trainable):
 
     @property
     def batches(self) -> "Learner":
-        """The object that knows the steps of an epoch."""
+        """This object, which has `steps_per_epoch`."""
         return self
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
@@ -133,7 +133,7 @@ class Learner(Trainable):
         return read_item_vectors(folder)
 
     def check(self) -> None:
-        """Finds out before the first step what training would when it comes to it.
+        """Checks before the first step what would otherwise fail during training.
 
         Raises:
             InputError: a title that does not fit behind a question; no item vectors to start near,
@@ -224,7 +224,7 @@ class Learner(Trainable):
     def loss_fn(
         self, params: Params, batch: dict[str, Array], data: Any, key: Array
     ) -> tuple[Array, Array]:
-        """(sum, number) of the answers' tokens' loss; `data` is that of `inputs`."""
+        """(sum, weight) of the loss of the answers' tokens; `data` as `inputs` gives it."""
         del key
         frozen, maps, prefix = data
         model = self.bridge.llm.definition.merge(frozen)

@@ -80,7 +80,7 @@ class Recovery:
         return np.bincount(self.counts, minlength=self.window + 1) / len(self.counts)
 
     def metrics(self) -> dict[str, float]:
-        """`names`; `outside` is a share of what is said."""
+        """The metrics of `names`; `outside` is a share of the given answers."""
         counts, outside = self.counts, self.outside.sum() / max(1, self.named.sum())
         shares = [(counts == 0).mean(), (counts > 3).mean(), (counts > 5).mean()]
         values = [counts.mean(), self.strict.mean(), *shares, outside]
@@ -110,14 +110,14 @@ def measure_recovery(answers: Sequence[Answer], windows: Windows) -> Recovery:
 
 
 def measure(task: Task, answers: Sequence[Answer], windows: Windows) -> Residual | Recovery:
-    """Answers to a task against the windows that were asked about."""
+    """Measures answers to a task against the windows that they are about."""
     if figures(task) is Residual:
         return measure_residual(answers, windows.newest)
     return measure_recovery(answers, windows)
 
 
 def popularity_recovery(items: np.ndarray, windows: Windows) -> Recovery:
-    """The baseline of Figure 4: these items are said of every history."""
+    """The baseline of Figure 4: the same popular items as the answer for every history."""
     histories = windows.ids()
     counts = _recovered(histories, [frozenset(items.tolist())] * len(histories))
     said = np.full(len(histories), len(items))

@@ -39,7 +39,7 @@ class Oracles:
 
 
 def check_generative(run: InterpreterRun) -> None:
-    """Raises `InputError` where a recommender generates nothing."""
+    """Raises `InputError` for a recommender that is not generative."""
     name = run.recommender.config.model["name"]
     if not model_module(name).Recommender.generative:
         raise InputError(

@@ -54,22 +54,22 @@ class AskConfig(Checked):
         return tuple(TASKS[name] for name in names if name in TASKS and getattr(self, name))
 
     def share(self, task: Task) -> float:
-        """Of the training steps; they need not add up to 1."""
+        """A task's share of the training steps; shares need not add up to 1."""
         return getattr(self, task.name)
 
     def check_trained(self, task: Task) -> None:
-        """Raises `InputError` for another task: what is said of it would mean nothing."""
+        """Raises `InputError` for a task that was not trained: its answers would mean nothing."""
         if task not in self.tasks:
             trained = " and ".join(map(str, self.tasks))
             raise InputError(f"{task}: the adapter was trained for {trained} alone (config.ask)")
 
     def settled(self) -> "AskConfig":
-        """With the path of the prompts made absolute."""
+        """This config with the absolute path of its prompts."""
         prompts = str(Path(self.prompts).absolute()) if self.prompts else ""
         return dataclasses.replace(self, prompts=prompts)
 
     def longest(self, task: Task) -> int:
-        """Tokens of an answer, at most."""
+        """The most tokens of an answer."""
         return {RESIDUAL: self.residual_tokens, RECOVERY: self.recovery_tokens}[task]
 
 
@@ -87,7 +87,7 @@ class Question:
 
     @property
     def before(self) -> int:
-        """P: tokens before the first soft one, the same for everybody."""
+        """P: the number of tokens before the first soft one; the same for all examples."""
         return self.is_soft.index(True)
 
 

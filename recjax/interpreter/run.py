@@ -162,7 +162,7 @@ class InterpreterRun(Run):
 
     @functools.cached_property
     def recommender_params(self) -> Params:
-        """The recommender's parameters: of its best checkpoint."""
+        """The parameters of the recommender's best checkpoint."""
         return self.recommender.restore(self.recommender.best_step())
 
     @functools.cached_property
@@ -175,7 +175,7 @@ class InterpreterRun(Run):
 
     @functools.cached_property
     def bridge(self) -> Bridge:
-        """The adapter's place between the two."""
+        """The bridge between recommender and language model."""
         encoder, config = self.encoder, self.config
         return Bridge(self.llm, config.ask, config.adapter, encoder.length, encoder.dim)
 
@@ -226,7 +226,7 @@ class InterpreterRun(Run):
 
     @property
     def batches(self) -> Learner:
-        """The object that knows the steps of an epoch."""
+        """The learner, which has `steps_per_epoch`."""
         return self.learner
 
     rules = adapters.RULES
@@ -304,7 +304,7 @@ class InterpreterRun(Run):
         return Interpretation(self, name)
 
     def describe(self) -> str:
-        """One line: what is read by what, and how much of it is trained."""
+        """One line: recommender, language model, and the number of trained parameters."""
         llm = sum(math.prod(a.shape) for a in self.llm.params.values())
         trained = sum(math.prod(self.model.shapes[path].shape) for path in self.trained)
         name = self.recommender.config.model["name"]

@@ -144,7 +144,7 @@ class Study:
         self.metrics |= {f"{prefix}/{key}": float(value) for key, value in values.items()}
 
     def _newest(self, task: Task, found: dict[tuple[str, str], Residual]) -> list[Section]:
-        """Which newest items were named, beside the most popular one."""
+        """The accuracy on newest items, beside that of the most popular item."""
         rows: list[list[Any]] = []
         for (decoding, part), one in found.items():
             low, high = one.interval
@@ -169,7 +169,7 @@ class Study:
         return [Table("Residual accuracy (Table 2)", columns, rows, note)]
 
     def _lists(self, task: Task, found: dict[tuple[str, str], Recovery]) -> list[Section]:
-        """How many items of each history were named, beside as many popular ones."""
+        """The recovery of histories, beside that of as many popular items."""
         trained = self._run.windows("train", newest=True)
         window = self._run.config.ask.window
         best = popular(trained, self._run.store.n_items, window)
@@ -267,7 +267,7 @@ class Study:
         return out
 
     def _errors(self, answers: Sequence[Answer]) -> Table:
-        """The wrong answers by item, those of few training interactions apart."""
+        """The wrong answers by item; rare items in a table of their own."""
         windows, names = self._parts["windows"], self._run.names
         spans = self._run.recommender.split.train
         trained = np.zeros(self._run.store.n_items, np.int64)

@@ -59,7 +59,7 @@ def examine(
 
 
 def summary(run: InterpreterRun, metrics: dict[str, float]) -> Text:
-    """The examination in a few sentences."""
+    """A few sentences about an examination."""
     lines = [run.describe() + "."]
     for task in run.config.ask.tasks:
         name, what = ("accuracy", "of the added items are named")

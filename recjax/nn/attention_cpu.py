@@ -68,8 +68,9 @@ def attend_learned(
 
 
 def _bias(mask: Array | None) -> Array | None:
-    """The float32 term of a mask [B T M] in the logits. A sum is several times faster than a choice
-    where it meets the maximum; a row that is all masked has equal logits.
+    """The mask [B T M] as a float32 term of the logits; a row that is all masked has equal logits.
+
+    XLA fuses a sum into the maximum that follows, several times faster than a `where`.
     """
     return None if mask is None else jnp.where(mask, 0.0, -1e30)
 
@@ -80,8 +81,8 @@ def _product(letters: str, a: Array, b: Array) -> Array:
 
 
 def _one_query(x: Array) -> bool:
-    """Whether [B K 1 *] meets its matrices better in a sum: one row times a matrix takes as long as
-    reading the matrix, and XLA does that on all threads for a sum, on one for a product."""
+    """Whether x [B K X *] is one query. Its products are then faster as sums: they take as long as
+    reading the matrix, which XLA does on all threads for a sum, on one for a product."""
     return x.shape[2] == 1
 
 
@@ -175,8 +176,8 @@ def _attend_learned(
     queries: Array,
     keys: Array,
 ) -> Array:
-    """`_attend` to what is known; the gradients are those of its rows `queries` [B (N/K)S] of
-    queries and `keys` [B S] of keys and values, and go to `own`."""
+    """`_attend` of the `known` arrays. Gradients are computed for the rows `queries` [B (N/K)S] of
+    the queries and `keys` [B S] of keys and values alone, and go to `own`."""
     return _attend_fwd(*known)[0]
 
 
@@ -209,8 +210,8 @@ _attend_learned.defvjp(_attend_learned_fwd, _attend_learned_bwd)
 
 
 def _together(x: Array, like: Array) -> Array:
-    """Queries [B K X *] as those of the matrices that they read, [B K M H], [G K M H] or [K M H]:
-    the rows of a group as more queries of one row, [G K (B/G)X *]."""
+    """Queries [B K X *] that share the matrices `like` ([B K M H], [G K M H] or [K M H]), joined:
+    the B / G rows of a group become one row with more queries, [G K (B/G)X *]."""
     if like.ndim == 3 or len(like) == len(x):
         return x
     apart = x.reshape(len(like), -1, *x.shape[1:])
@@ -218,7 +219,7 @@ def _together(x: Array, like: Array) -> Array:
 
 
 def _apart(x: Array, rows: int) -> Array:
-    """[B K X *] of `_together`."""
+    """Undoes `_together`: [G K (B/G)X *] -> [B K X *]."""
     if len(x) == rows:
         return x
     apart = x.reshape(*x.shape[:2], rows // len(x), -1, x.shape[-1])
@@ -226,7 +227,7 @@ def _apart(x: Array, rows: int) -> Array:
 
 
 def _attend_groups(q: Array, groups: Sequence[tuple[Array, Array, Array | None]]) -> Array:
-    """`_attend` to several keys, values and biases; those of many rows are read as one matrix."""
+    """`_attend` to several groups of keys, values and biases; shared ones are one matrix."""
     rows = len(q)
     logits = [_apart(_logits(_together(q, k), k, bias), rows) for k, _, bias in groups]
     top = functools.reduce(jnp.maximum, [a.max(axis=-1, keepdims=True) for a in logits])

@@ -1,4 +1,4 @@
-"""Where a computation runs: the one place that asks, so that all others are told."""
+"""The devices that computations run on; the one module that asks JAX for them."""
 
 from typing import Any, Literal
 

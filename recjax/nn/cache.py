@@ -1,4 +1,4 @@
-"""Keys and values of what a language model has read already."""
+"""The cache of a language model: keys and values of the tokens that it has read."""
 
 import dataclasses
 

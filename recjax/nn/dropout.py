@@ -10,13 +10,13 @@ from recjax.typing import Array
 def dropout(x: Array, rate: float | Array, *, deterministic: bool, rngs: nnx.Rngs | None) -> Array:
     """Inverted dropout (Srivastava et al. 2014).
 
-    Random bits are what a small model's step spends most of its time on, so the mask compares
-    bytes instead of floats: a quarter of the bits. The rate is therefore rounded to 1/256, to
-    255/256 at the most, and the scale is that of the rounded rate, so the expectation is exact.
+    A small model's step spends most of its time on random bits. The mask compares bytes instead of
+    floats, which takes a quarter of the bits. The rate is therefore rounded to 1/256, to 255/256 at
+    the most; the scale is that of the rounded rate, so that the expectation is exact.
 
     Args:
         x: any shape.
-        rate: probability of zeroing, in [0, 1); a traced one, too, of settings side by side.
+        rate: probability of zeroing, in [0, 1); may be traced.
         deterministic: return `x`.
         rngs: its `dropout` stream is used.
     """

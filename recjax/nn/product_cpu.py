@@ -11,9 +11,9 @@ from recjax.typing import Array
 def product(x: Array, weight: Array) -> Array:
     """`x @ weight`, [... in] and [in out] -> [... out], with its derivative by hand.
 
-    The gradient of the weight is a product of two matrices. Autodiff sums over all leading axes of
-    [B T in], for which XLA turns the wider side in memory; that takes up to twice as long. Only
-    what a wanted gradient needs is kept.
+    The gradient of the weight is one product of two matrices. Autodiff sums over all leading axes
+    of [B T in], for which XLA transposes the wider side in memory; that takes up to twice as long.
+    Residuals are kept only for the gradients that are asked for.
     """
     return x @ weight
 

@@ -30,10 +30,10 @@ BUCKETS = 72  # the last one begins after 60 years
 
 
 class TimeBias(nnx.Module):
-    """A learned number for each bucket of times between two items, and head (HSTU's public code).
+    """A learned number for each bucket of the time between two items and each head (HSTU's code).
 
-    Buckets grow by the factor e^0.301 = 1.35: of seconds s it is `floor(log(max(1, s)) / 0.301)`.
-    All begin at 0.
+    The bucket of s seconds is `floor(log(max(1, s)) / 0.301)`: each is e^0.301 = 1.35 times as wide
+    as the one before. All numbers begin at 0.
 
     Args:
         heads: N.
