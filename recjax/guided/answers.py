@@ -20,13 +20,13 @@ from recjax.generate.sampling import Sampler, log_prob
 from recjax.guided.policy_loss import advantages, format_advantages
 from recjax.nn.cache import KVCache
 from recjax.scoring.form_likelihood import choice_log_probs
-from recjax.scoring.form_programs import Tree, fill
+from recjax.scoring.form_programs import Tree, fill, in_all_rows
 from recjax.scoring.form_states import FormStates
 from recjax.scoring.form_tokens import FormTokens
 from recjax.typing import Array
 
 
-class Asked(NamedTuple):
+class ReadPrompts(NamedTuple):
     """Prompts that a model has read.
 
     Attributes:
@@ -37,12 +37,12 @@ class Asked(NamedTuple):
     state: Array
     cache: KVCache
 
-    def take(self, rows: Array) -> "Asked":
+    def take(self, rows: Array) -> "ReadPrompts":
         """The prompts of some rows."""
-        return Asked(self.state[rows], self.cache.take(rows))
+        return ReadPrompts(self.state[rows], self.cache.take(rows))
 
 
-class Answered(NamedTuple):
+class DrawnAnswers(NamedTuple):
     """N answers.
 
     Attributes:
@@ -78,35 +78,38 @@ class ForcedAnswers:
 
     @property
     def slots(self) -> int:
-        """Cached tokens of an answer."""
+        """Cache slots that an answer takes."""
         return self.form.slots + max(map(len, self.form.options))
 
     def filled(
-        self, module: Any, asked: Asked, keys: Array, temperature: float
+        self, module: Any, prompts: ReadPrompts, keys: Array, temperature: float
     ) -> tuple[Array, Array]:
         """Ratings [N A], and the log-probabilities [N A R] of all: see `fill`."""
-        words = jnp.array(self.form.words[0], jnp.int32)
-        first = jnp.broadcast_to(words, (len(keys), len(words)))
+        first = in_all_rows(self.form.words[0], len(keys))
         return fill(
-            module, self.form, self.tree, asked.cache, first, jnp.ones_like(first, bool), keys,
+            module, self.form, self.tree, prompts.cache, first, jnp.ones_like(first, bool), keys,
             jnp.float32(temperature),
         )  # fmt: skip
 
-    def draw(self, module: Any, asked: Asked, keys: Array) -> Answered:
+    def draw(self, module: Any, prompts: ReadPrompts, keys: Array) -> DrawnAnswers:
         """An answer for each key [N]; the module is one for decoding."""
-        chosen, _ = self.filled(module, asked, keys, self.temperature)
-        return Answered(chosen, jnp.ones_like(chosen, bool), chosen, jnp.ones(len(chosen), bool))
+        chosen, _ = self.filled(module, prompts, keys, self.temperature)
+        return DrawnAnswers(
+            chosen, jnp.ones_like(chosen, bool), chosen, jnp.ones(len(chosen), bool)
+        )
 
-    def log_probs(self, module: Any, asked: Asked, answers: Answered) -> Array:
-        """[N D] of the decisions, at the draws' temperature."""
-        return self.taught(module, asked, answers.decided, self.temperature)
+    def log_probs(self, module: Any, prompts: ReadPrompts, answers: DrawnAnswers) -> Array:
+        """Log-probabilities [N D] of the decisions, at the temperature of the draws."""
+        return self.taught(module, prompts, answers.decided, self.temperature)
 
-    def taught(self, module: Any, asked: Asked, chosen: Array, temperature: float = 1.0) -> Array:
-        """[N A] of ratings."""
-        return choice_log_probs(module, self.form, self.tree, asked.cache, chosen, temperature)
+    def taught(
+        self, module: Any, prompts: ReadPrompts, chosen: Array, temperature: float = 1.0
+    ) -> Array:
+        """Log-probabilities [N A] of ratings."""
+        return choice_log_probs(module, self.form, self.tree, prompts.cache, chosen, temperature)
 
-    def gains(self, answers: Answered, rewards: Array, *, scale: bool) -> Array:
-        """[B G D] or [B G] of the task's rewards [B G A] or [B G]."""
+    def gains(self, answers: DrawnAnswers, rewards: Array, *, scale: bool) -> Array:
+        """Advantages [B G D] or [B G] of the task's rewards [B G A] or [B G]."""
         del answers
         return advantages(rewards, scale=scale)
 
@@ -129,65 +132,65 @@ class FreeAnswers:
 
     @property
     def slots(self) -> int:
-        """Cached tokens of an answer."""
+        """Cache slots that an answer takes."""
         return self.states.longest
 
-    def draw(self, module: Any, asked: Asked, keys: Array) -> Answered:
+    def draw(self, module: Any, prompts: ReadPrompts, keys: Array) -> DrawnAnswers:
         """See `ForcedAnswers.draw`."""
 
         def step(tokens: Array, cache: KVCache) -> tuple[Array, KVCache]:
             h, cache = module.hidden(tokens[:, None], cache=cache)
             return module.logits(h[:, 0]), cache
 
-        made = decode(
-            step, module.logits(asked.state), asked.cache, max_new_tokens=self.states.longest,
+        generated = decode(
+            step, module.logits(prompts.state), prompts.cache, max_new_tokens=self.states.longest,
             stop=jnp.array(self.stop, jnp.int32), pad_id=self.pad_id,
             sampler=Sampler(self.temperature), keys=keys,
         )  # fmt: skip
-        walked = self.states.walk(made.tokens)
-        return Answered(
-            made.tokens, walked.real, walked.chosen, walked.whole, walked.at, walked.kept,
-            walked.choice,
+        walk = self.states.walk(generated.tokens)
+        return DrawnAnswers(
+            generated.tokens, walk.real, walk.chosen, walk.whole, walk.at, walk.kept,
+            walk.choice,
         )  # fmt: skip
 
-    def log_probs(self, module: Any, asked: Asked, answers: Answered) -> Array:
+    def log_probs(self, module: Any, prompts: ReadPrompts, answers: DrawnAnswers) -> Array:
         """See `ForcedAnswers.log_probs`."""
-        return self._tokens(module, asked, answers.decided, answers.real, self.temperature)
+        return self._tokens(module, prompts, answers.decided, answers.real, self.temperature)
 
-    def taught(self, module: Any, asked: Asked, chosen: Array) -> tuple[Array, Array]:
+    def taught(self, module: Any, prompts: ReadPrompts, chosen: Array) -> tuple[Array, Array]:
         """Sums [N] of the log-probabilities of whole answers with these ratings [N A]: of the
         words' tokens (the ratings are masked), and of the ratings' tokens."""
         tokens, real = self.states.write(chosen)
         choice = self.states.walk(tokens).choice
-        found = self._tokens(module, asked, tokens, real, 1.0)
-        words = jnp.where(real & ~choice, found, 0.0).sum(-1)
-        return words, jnp.where(choice, found, 0.0).sum(-1)
+        log_probs = self._tokens(module, prompts, tokens, real, 1.0)
+        words = jnp.where(real & ~choice, log_probs, 0.0).sum(-1)
+        return words, jnp.where(choice, log_probs, 0.0).sum(-1)
 
     def _tokens(
-        self, module: Any, asked: Asked, tokens: Array, real: Array, temperature: float
+        self, module: Any, prompts: ReadPrompts, tokens: Array, real: Array, temperature: float
     ) -> Array:
-        """[N T] of tokens, each given those before it; of real ones."""
-        h, _ = module.hidden(tokens[:, :-1], mask=real[:, :-1], cache=asked.cache)
-        h = jnp.concatenate([asked.state[:, None], h], axis=1)
+        """Log-probabilities [N T] of tokens, each given those before it; only real ones count."""
+        h, _ = module.hidden(tokens[:, :-1], mask=real[:, :-1], cache=prompts.cache)
+        h = jnp.concatenate([prompts.state[:, None], h], axis=1)
 
         @jax.checkpoint
-        def at(place: tuple[Array, Array]) -> Array:  # [N V] logits of one place at a time
-            logits = module.logits(place[0]).astype(jnp.float32)
-            return log_prob(logits / temperature, place[1])
+        def token_log_prob(inputs: tuple[Array, Array]) -> Array:  # [N V] logits of one place
+            h, token = inputs
+            return log_prob(module.logits(h).astype(jnp.float32) / temperature, token)
 
-        return jax.lax.map(at, (h.swapaxes(0, 1), tokens.T)).T
+        return jax.lax.map(token_log_prob, (h.swapaxes(0, 1), tokens.T)).T
 
-    def gains(self, answers: Answered, rewards: Array, *, scale: bool) -> Array:
-        """See `ForcedAnswers.gains`; of the words' tokens, whether they keep to the form."""
+    def gains(self, answers: DrawnAnswers, rewards: Array, *, scale: bool) -> Array:
+        """See `ForcedAnswers.gains`. Tokens of the words gain by keeping to the form."""
         shape = (*rewards.shape[:2], -1)
-        at, kept, choice, real = (
+        state, keeps_form, choice, real = (
             a.reshape(shape) for a in (answers.at, answers.kept, answers.choice, answers.real)
         )
-        words = format_advantages(at, kept, real & ~choice, self.states.count)
+        words = format_advantages(state, keeps_form, real & ~choice, self.states.count)
         task = advantages(rewards, scale=scale)
         if task.ndim == 3:
-            place = jnp.maximum(jnp.asarray(self.states.place)[at], 0)
-            task = jnp.take_along_axis(task, place, axis=-1)
+            rating = jnp.maximum(jnp.asarray(self.states.place)[state], 0)
+            task = jnp.take_along_axis(task, rating, axis=-1)
         else:
             task = task[..., None]
         return jnp.where(choice, task, words)

@@ -45,7 +45,7 @@ from recjax.config import build
 from recjax.data.attributes import moments
 from recjax.data.store import Store
 from recjax.errors import InputError
-from recjax.guided.answers import Answered, Asked, ForcedAnswers, FreeAnswers
+from recjax.guided.answers import DrawnAnswers, ForcedAnswers, FreeAnswers, ReadPrompts
 from recjax.guided.aspects import AspectSet, aspect_set
 from recjax.guided.policy_config import PolicyConfig
 from recjax.guided.policy_loss import divergence, policy_loss
@@ -166,7 +166,7 @@ class PolicyRun(AdaptingRun):
 
     @property
     def _slots(self) -> int:
-        """Cached tokens of an answer."""
+        """Cache slots that an answer takes."""
         return max(answers.slots for answers in (self.forced, self.answers))
 
     @property
@@ -176,8 +176,8 @@ class PolicyRun(AdaptingRun):
 
     @functools.cached_property
     def data(self) -> dict[str, Array]:
-        """Standardised scores of the items [I A], the mean and deviation of an aspect, a teacher's
-        ratings [U A] (-1 = none)."""
+        """`items` [I A] standardised scores, `mean` and `deviation` [A] of the aspects, and a
+        `teacher`'s ratings [U A] (-1 = none)."""
         known = self.items.known.sum(1) > 0
         mean, deviation = moments(self.items.values[known])
         items = np.where(known[:, None], (self.items.values - mean) / deviation, 0.0)
@@ -196,47 +196,51 @@ class PolicyRun(AdaptingRun):
         return (ratings - data["mean"]) / data["deviation"]
 
     def rewards(self, users: Array, batch: Mapping[str, Array], data: Mapping[str, Array]) -> Array:
-        """[B G] of standardised scores [B G A]."""
+        """Rewards [B G] of standardised scores [B G A]."""
         return TASKS[self.config.reward.task].reward(users, batch, data["items"])
 
-    def _credited(self, answers: Answered, batch: Any, data: Any, rows: int) -> tuple[Array, Array]:
-        """Rewards [B G] of answers, and what a rating's advantage is made of: the same, or
-        [B G A]."""
+    def _credited(
+        self, answers: DrawnAnswers, batch: Any, data: Any, rows: int
+    ) -> tuple[Array, Array]:
+        """`(rewards [B G], credited)` of answers. Advantages are made of `credited`: the rewards
+        again, or [B G A] each rating's own part of them (`config.reward.credit`)."""
         chosen = answers.chosen.reshape(rows, -1, answers.chosen.shape[-1])
-        whole = answers.whole.reshape(rows, -1)
+        is_read = answers.whole.reshape(rows, -1)
         users = self.vectors(chosen.astype(jnp.float32) + self.aspects.least, data)
-        users = jnp.where(whole[..., None], users, 0.0)
-        rewards = jnp.where(whole, self.rewards(users, batch, data), 0.0)
+        users = jnp.where(is_read[..., None], users, 0.0)
+        rewards = jnp.where(is_read, self.rewards(users, batch, data), 0.0)
         if self.config.reward.credit == "answer":
             return rewards, rewards
         size = users.shape[1]
-        others = (users.sum(1, keepdims=True) - users) / (size - 1)
+        others_mean = (users.sum(1, keepdims=True) - users) / (size - 1)
 
-        def without(place: Array) -> Array:
-            kept = jnp.arange(users.shape[-1]) != place
-            return self.rewards(jnp.where(kept, users, others), batch, data)
+        def without(aspect: Array) -> Array:
+            others = jnp.arange(users.shape[-1]) != aspect
+            return self.rewards(jnp.where(others, users, others_mean), batch, data)
 
-        left = jnp.moveaxis(jax.lax.map(without, jnp.arange(users.shape[-1])), 0, -1)
-        return rewards, jnp.where(whole[..., None], rewards[..., None] - left, 0.0)
+        rewards_without = jnp.moveaxis(jax.lax.map(without, jnp.arange(users.shape[-1])), 0, -1)
+        return rewards, jnp.where(is_read[..., None], rewards[..., None] - rewards_without, 0.0)
 
-    def _read(self, module: Any, batch: Mapping[str, Array]) -> Asked:
+    def _read(self, module: Any, batch: Mapping[str, Array]) -> ReadPrompts:
         rows, length = batch["tokens"].shape
         cache = module.empty_cache(rows, length + self._slots)
         newest = jnp.full((rows, 1), length - 1, jnp.int32)
         h, cache = module.hidden(batch["tokens"], mask=batch["real"], cache=cache, places=newest)
-        return Asked(h[:, 0], cache)
+        return ReadPrompts(h[:, 0], cache)
 
-    def _copies(self, asked: Asked) -> Asked:
-        """Each of B prompts G times."""
-        return asked.take(jnp.repeat(jnp.arange(len(asked.state)), self.config.reward.samples))
+    def _copies(self, prompts: ReadPrompts) -> ReadPrompts:
+        """B prompts, each repeated G times."""
+        return prompts.take(jnp.repeat(jnp.arange(len(prompts.state)), self.config.reward.samples))
 
-    def _drawn(self, params: Params, asked: Asked, batch: Any, data: Any, key: Array) -> Any:
-        """Answers of the prompts [N] as they are read, their rewards and gains."""
+    def _drawn(
+        self, params: Params, prompts: ReadPrompts, batch: Any, data: Any, key: Array
+    ) -> Any:
+        """Answers to the read prompts [N], with their rewards and gains."""
         rows = len(batch["tokens"])
         module = self.model.merge(jax.lax.stop_gradient(params)).for_decoding()
-        asked = jax.lax.stop_gradient(asked)
+        prompts = jax.lax.stop_gradient(prompts)
         keys = jax.random.split(key, rows * self.config.reward.samples)
-        answers = jax.lax.stop_gradient(self.answers.draw(module, asked, keys))
+        answers = jax.lax.stop_gradient(self.answers.draw(module, prompts, keys))
         rewards, credited = self._credited(answers, batch, data, rows)
         gain = self.answers.gains(answers, credited, scale=self.config.reward.scale)
         return {"answers": answers, "rewards": rewards, "gain": gain}
@@ -244,14 +248,14 @@ class PolicyRun(AdaptingRun):
     def draw(self, params: Params, batch: Any, data: Any, key: Array) -> Any:
         """The batch with draws that several updates learn from; see `Trainable`."""
         module = self.model.merge(params)
-        asked = self._copies(self._read(module, batch))
-        drawn = self._drawn(params, asked, batch, data, key)
-        before = self.answers.log_probs(module, asked, drawn["answers"])
+        prompts = self._copies(self._read(module, batch))
+        drawn = self._drawn(params, prompts, batch, data, key)
+        before = self.answers.log_probs(module, prompts, drawn["answers"])
         return {**batch, "drawn": {**drawn, "before": before}}
 
     def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
         """(sum, weight) over users: see `policy_loss`."""
-        asked, rows = self.config.reward, len(batch["tokens"])
+        reward, rows = self.config.reward, len(batch["tokens"])
         module = self.model.merge(params)
         prompts = self._read(module, batch)
         copies = self._copies(prompts)
@@ -259,59 +263,70 @@ class PolicyRun(AdaptingRun):
         answers, before = drawn["answers"], drawn.get("before")
 
         def grouped(flat: Array) -> Array:
-            return flat.reshape(rows, asked.samples, -1)
+            return flat.reshape(rows, reward.samples, -1)
 
         log_probs = grouped(self.answers.log_probs(module, copies, answers))
         real = grouped(answers.real)
         loss = policy_loss(
-            log_probs, drawn["gain"], drawn["rewards"], real=real, clip=asked.clip,
+            log_probs, drawn["gain"], drawn["rewards"], real=real, clip=reward.clip,
             before=None if before is None else grouped(before),
         )  # fmt: skip
-        if asked.kl:
-            first = {p: jnp.zeros_like(a) if p in self.trained else a for p, a in params.items()}
-            frozen = self.model.merge(first)
-            start = self.answers.log_probs(frozen, self._copies(self._read(frozen, batch)), answers)
-            loss += asked.kl * divergence(log_probs, grouped(start), real)
+        if reward.kl:
+            zeros = {path: jnp.zeros_like(params[path]) for path in self.trained}
+            start = self.model.merge({**params, **zeros})
+            start_prompts = self._copies(self._read(start, batch))
+            start_log_probs = grouped(self.answers.log_probs(start, start_prompts, answers))
+            loss += reward.kl * divergence(log_probs, start_log_probs, real)
         return loss + self._taught(module, prompts, answers, batch, data, key), jnp.float32(rows)
 
     def _taught(
-        self, module: Any, prompts: Asked, answers: Answered, batch: Any, data: Any, key: Array
+        self,
+        module: Any,
+        prompts: ReadPrompts,
+        answers: DrawnAnswers,
+        batch: Any,
+        data: Any,
+        key: Array,
     ) -> Array:
-        """The losses of answers that are given: the teacher's, and the form's."""
-        asked, weight = self.config.reward, self.config.format
+        """The losses of given answers: those of the teacher, and those that teach the form."""
+        reward, weight = self.config.reward, self.config.format
         rows, places = len(batch["tokens"]), len(self.aspects)
-        given = jnp.full((rows, places), -1)
-        if asked.teacher:
-            given = data["teacher"][batch["users"]]
-        known = (given >= 0).all(-1)
+        teacher_ratings = jnp.full((rows, places), -1)
+        if reward.teacher:
+            teacher_ratings = data["teacher"][batch["users"]]
+        known = (teacher_ratings >= 0).all(-1)
         if self.free is None:
-            if not asked.teacher:
+            if not reward.teacher:
                 return jnp.float32(0.0)
-            ratings = self.forced.taught(module, prompts, jnp.maximum(given, 0)).sum(-1)
-            return -asked.teacher_weight * jnp.where(known, ratings, 0.0).sum()
-        some = jax.random.randint(key, given.shape, 0, len(self.form.options))
-        words, ratings = self.free.taught(module, prompts, jnp.where(known[:, None], given, some))
-        whole, found = answers.whole, (answers.chosen >= 0).any(-1)
-        of_answer = jnp.where(whole, weight.whole, jnp.where(found, weight.partly, weight.unread))
-        unread = (~found).reshape(rows, -1).mean(1)
-        form = (of_answer.reshape(rows, -1).mean(1) * words).sum()
+            ratings = self.forced.taught(module, prompts, jnp.maximum(teacher_ratings, 0)).sum(-1)
+            return -reward.teacher_weight * jnp.where(known, ratings, 0.0).sum()
+        random_ratings = jax.random.randint(key, teacher_ratings.shape, 0, len(self.form.options))
+        words, ratings = self.free.taught(
+            module, prompts, jnp.where(known[:, None], teacher_ratings, random_ratings)
+        )
+        whole, is_partly_read = answers.whole, (answers.chosen >= 0).any(-1)
+        weights = jnp.where(
+            whole, weight.whole, jnp.where(is_partly_read, weight.partly, weight.unread)
+        )
+        unread = (~is_partly_read).reshape(rows, -1).mean(1)
+        form = (weights.reshape(rows, -1).mean(1) * words).sum()
         fallback = jnp.where(known, unread * (words + ratings), 0.0).sum()
-        return -form - asked.teacher_weight * fallback
+        return -form - reward.teacher_weight * fallback
 
     def ranked(self, params: Params, batch: Any, data: Any) -> tuple[Array, Array, Array]:
-        """Of users [B]: expected ratings [B A], the reward of each of `TASKS` [B n], and whether a
-        drawn answer is read [B]."""
+        """`(ratings, rewards, is_read)` of users: expected ratings [B A], the rewards of `TASKS`
+        [B n], and whether a drawn answer can be read [B]."""
         module = self.model.merge(params).for_decoding()
         rows = len(batch["tokens"])
         keys = jax.random.split(jax.random.key(0), rows)
-        asked = self._read(module, batch)
-        _, log_probs = self.forced.filled(module, asked, keys, 0.0)
+        prompts = self._read(module, batch)
+        _, log_probs = self.forced.filled(module, prompts, keys, 0.0)
         ratings = jnp.exp(log_probs) @ jnp.array(self.aspects.ratings, jnp.float32)
         users = self.vectors(ratings, data)[:, None]
         rewards = [task.reward(users, batch, data["items"])[:, 0] for task in TASKS.values()]
         whole = jnp.ones(rows, bool)
         if self.free is not None:
-            whole = self.free.draw(module, asked, keys).whole
+            whole = self.free.draw(module, prompts, keys).whole
         return ratings, jnp.stack(rewards, 1), whole
 
     def evaluator(self, name: Literal["validation", "test"]) -> PolicyEvaluator:
@@ -326,13 +341,13 @@ class PolicyRun(AdaptingRun):
     def describe(self) -> str:
         """One line: model, parameters, data, devices."""
         examples = self.batches
-        said = self.items.says()
+        gaps = self.items.says()
         return (
             f"{self.base.family.name}: {len(examples.users):,} users of {self.store.n_users:,}, "
             f"{len(self.aspects)} aspects, {self.config.reward.samples} answers each; prompts of "
             f"{examples.length:,} tokens, {examples.steps_per_epoch:,} steps an epoch; "
             f"{self.mesh.size} {jax.devices()[0].platform} device(s)"
-            + (f"; {said}" if said else "")
+            + (f"; {gaps}" if gaps else "")
         )
 
     @functools.cached_property

@@ -37,29 +37,29 @@ def advantages(rewards: Array, *, scale: bool = False) -> Array:
     return jax.lax.stop_gradient(out)
 
 
-def format_advantages(at: Array, kept: Array, words: Array, states: int) -> Array:
-    """Whether tokens keep to the form, less the share of the group's others that do at that place.
+def format_advantages(at: Array, keeps_form: Array, words: Array, states: int) -> Array:
+    """Advantages of keeping to the form: 1 or 0 less the share of the group's others that do so.
 
     Args:
         at: [B G D] the state of the form before each token; an answer is in each once at most.
-        kept: [B G D] bool, tokens that the form has there.
+        keeps_form: [B G D] bool, tokens that the form allows there.
         words: [B G D] bool, tokens that count; the others get 0.
         states: S.
 
     Returns:
-        [B G D]: 1 or 0 less a number that knows nothing of the answer itself; 0 where no other
-        answer came to the place.
+        [B G D]. The others are counted in the same state of the form, so that the baseline does not
+        depend on the answer itself; it is 0 where no other answer reached that state.
     """
     at = jnp.where(words, at, states)
 
-    def placed(some: Array) -> Array:
+    def placed(flags: Array) -> Array:
         zero = jnp.zeros((states + 1,))
-        return jax.vmap(jax.vmap(lambda a, s: zero.at[a].add(s)))(at, some.astype(jnp.float32))
+        return jax.vmap(jax.vmap(lambda a, s: zero.at[a].add(s)))(at, flags.astype(jnp.float32))
 
-    came, right = placed(words), placed(words & kept)
-    others, others_right = (a.sum(1, keepdims=True) - a for a in (came, right))
-    usual = others_right / jnp.maximum(others, 1)
-    gain = kept - jnp.take_along_axis(usual, at, axis=-1)
+    counts, correct = placed(words), placed(words & keeps_form)
+    others, others_correct = (a.sum(1, keepdims=True) - a for a in (counts, correct))
+    others_share = others_correct / jnp.maximum(others, 1)
+    gain = keeps_form - jnp.take_along_axis(others_share, at, axis=-1)
     return jax.lax.stop_gradient(jnp.where(words, gain, 0.0))
 
 
@@ -90,8 +90,8 @@ def policy_loss(
         change = jnp.where(real, change, 0.0)
         gain = jnp.where(real, gain, 0.0)
     ratio = jnp.exp(change)
-    kept = jnp.minimum(ratio * gain, jnp.clip(ratio, 1 - clip, 1 + clip) * gain)
-    surrogate = -kept.sum(-1).mean(1).sum()
+    clipped = jnp.minimum(ratio * gain, jnp.clip(ratio, 1 - clip, 1 + clip) * gain)
+    surrogate = -clipped.sum(-1).mean(1).sum()
     value = (1.0 - rewards.mean(1)).sum()
     return surrogate + jax.lax.stop_gradient(value - surrogate)
 

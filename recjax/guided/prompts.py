@@ -225,23 +225,23 @@ def parse(answer: str, aspects: AspectSet) -> Parsed:
     """
     pattern, places = _pattern(aspects)
     answer = unicodedata.normalize("NFC", answer[:_LONGEST])
-    found: dict[int, float] = {}
+    numbers: dict[int, float] = {}
     extra = 0
-    rest = []
+    unread = []
     end = 0
     for match in pattern.finditer(answer):
-        rest.append(answer[end : match.start()])
+        unread.append(answer[end : match.start()])
         end = match.end()
-        place = places[plain(match["name"])]
-        extra += place in found
-        found.setdefault(place, float(match["number"]))
-    rest.append(answer[end:])
-    extra += sum(bool(_OTHER.match(line)) for line in "\n".join(rest).split("\n"))
-    within = {k: v for k, v in found.items() if aspects.least <= v <= aspects.most}
+        aspect = places[plain(match["name"])]
+        extra += aspect in numbers
+        numbers.setdefault(aspect, float(match["number"]))
+    unread.append(answer[end:])
+    extra += sum(bool(_OTHER.match(line)) for line in "\n".join(unread).split("\n"))
+    on_scale = {k: v for k, v in numbers.items() if aspects.least <= v <= aspects.most}
     return Parsed(
-        tuple(within.get(k) for k in range(len(aspects))),
-        missing=len(aspects) - len(found),
-        out_of_range=len(found) - len(within),
+        tuple(on_scale.get(k) for k in range(len(aspects))),
+        missing=len(aspects) - len(numbers),
+        out_of_range=len(numbers) - len(on_scale),
         extra=extra,
     )
 
@@ -249,8 +249,8 @@ def parse(answer: str, aspects: AspectSet) -> Parsed:
 def counted(answers: Sequence[Parsed]) -> dict[str, int]:
     """Counts the answers that were not well-formed, by kind of fault."""
     out: collections.Counter[str] = collections.Counter()
-    for one in answers:
-        out["malformed"] += not one.well_formed
+    for parsed in answers:
+        out["malformed"] += not parsed.well_formed
         for name in ("missing", "out_of_range", "extra"):
-            out[name] += getattr(one, name)
+            out[name] += getattr(parsed, name)
     return dict(out)

@@ -146,12 +146,12 @@ class Rater:
             count = len(part)
             # The last batch is as large as the others: no program is compiled for it.
             part += part[:1] * (min(self._size, len(texts)) - count)
-            own = list(names[first : first + self._size]) if names else []
-            own += own[:1] * (len(part) - len(own))
-            rated = self._batch(part, own)[:count]
-            for place, one in enumerate(rated, start=first):
+            part_names = list(names[first : first + self._size]) if names else []
+            part_names += part_names[:1] * (len(part) - len(part_names))
+            rated = self._batch(part, part_names)[:count]
+            for place, rating in enumerate(rated, start=first):
                 if done is not None:
-                    done(place, one)
+                    done(place, rating)
             out += rated
         return out
 
@@ -182,17 +182,19 @@ class Rater:
         """The texts that the model writes behind the prompts, in blanks, or by its decoder."""
         lm, tokenizer = self._lm, self._tokenizer
         end = () if self.form == "chat" else tokenizer.end
-        whole: Any = [[*row, *end] for row in prompts]
+        rows: Any = [[*row, *end] for row in prompts]
         fill = filler(lm.config, tokenizer)
         encoder = real = None
         if lm.family.build.reads_encoder:
-            told = encoder_texts(lm.config, tokenizer, whole, special=False, chat=False)
-            whole, encoder, real = told
+            inputs = encoder_texts(lm.config, tokenizer, rows, special=False, chat=False)
+            rows, encoder, real = inputs
         else:
-            whole = prompts if fill is None else list(map(fill, whole))
-        made = lm.generate(whole, max_new_tokens=self.longest, encoder=encoder, encoder_mask=real)
-        assert made.texts is not None
-        return made.texts
+            rows = prompts if fill is None else list(map(fill, rows))
+        generation = lm.generate(
+            rows, max_new_tokens=self.longest, encoder=encoder, encoder_mask=real
+        )
+        assert generation.texts is not None
+        return generation.texts
 
     def _prior(self) -> np.ndarray:
         """[A R] log-probabilities behind prompts without content, their mean."""
@@ -209,10 +211,10 @@ def question_ids(
 ) -> list[list[int]]:
     """The ids of questions, that an answer follows."""
     if form == "chat":
-        systems = [one.system for one in asked]
-        return prompt_ids(tokenizer, [one.user for one in asked], "chat", systems)
+        systems = [question.system for question in asked]
+        return prompt_ids(tokenizer, [question.user for question in asked], "chat", systems)
     # As a model that was fine-tuned on such pairs has read them: an item's text may hold anything.
-    rows = tokenizer.encode_batch([one.text for one in asked])
+    rows = tokenizer.encode_batch([question.text for question in asked])
     return [[*tokenizer.begin, *row] for row in rows]
 
 

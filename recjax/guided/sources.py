@@ -163,9 +163,11 @@ def read_guided(config: GuidedConfig, store: Store, seed: int = 0) -> Guided:
         for spec in absolute.items
     ]
     names = tuple(name for part in parts for name in part.names)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"config.guided.items: column '{twice[0]}' in two sources; expected one")
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
+        raise InputError(
+            f"config.guided.items: column '{duplicates[0]}' in two sources; expected one"
+        )
     raw = np.concatenate([part.values for part in parts], axis=1)
     values = np.concatenate([part.standardized() for part in parts], axis=1)
     known = np.any([part.known for part in parts], axis=0)
@@ -189,8 +191,8 @@ def read_guided(config: GuidedConfig, store: Store, seed: int = 0) -> Guided:
                 "config.guided.items to be one scores:FILE of the same aspects"
             )
         path = absolute.vector.partition(":")[2]
-        own = read_user_scores(path, store.user_numbers, sets[0]).attributes()
-        users, users_known = own.standardized()[:, places], own.known
+        user_scores = read_user_scores(path, store.user_numbers, sets[0]).attributes()
+        users, users_known = user_scores.standardized()[:, places], user_scores.known
     gaps = sum(found.gaps for found in scored.values())
     return Guided(names, raw, values, known, users, users_known, config.recent, sets, gaps)
 
@@ -199,10 +201,10 @@ def _source(spec: str, config: GuidedConfig, store: Store) -> Attributes:
     kind, _, name = spec.partition(":")
     try:
         if kind == "labels":
-            found = multi_hot(store.catalog, name, config.at_least)
-            if not found.names:
+            labels = multi_hot(store.catalog, name, config.at_least)
+            if not labels.names:
                 raise InputError(f"no label of '{name}' is of {config.at_least} items")
-            return found
+            return labels
         if kind == "number":
             return numbers(store.catalog, name)
         if kind == "words":

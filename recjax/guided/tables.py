@@ -180,12 +180,12 @@ def score_all(
     check_scores(out, overwrite=overwrite)
     settings = {**rate.settings, **subjects.settings, "known": _digest(known)}
     parts = out.with_name(out.name + PARTS)
-    taken = _known(known, subjects, rate.aspects)
+    known_rows = _known(known, subjects, rate.aspects)
     with Progress(parts, subjects.keys, settings, shard=shard, overwrite=overwrite) as progress:
-        for place, own in taken.items():
+        for place, row_scores in known_rows.items():
             if not progress.has(place):
-                progress.add(place, {"scores": own, "known": True})
-        before = progress.done - len(taken)
+                progress.add(place, {"scores": row_scores, "known": True})
+        before = progress.done - len(known_rows)
         scored = _score_open(subjects, rate, progress, parts)
         counts = {"malformed": 0, "missing": 0, "out_of_range": 0, "extra": 0, "without_text": 0}
         values = np.full((len(subjects.keys), len(rate.aspects)), np.nan, np.float32)
@@ -197,7 +197,7 @@ def score_all(
         left = len(subjects.keys) - progress.done
         result = {
             "finished": not left, "out": str(out), "total": len(subjects.keys), "scored": scored,
-            "before": before, "known": len(taken), "left": left, **counts,
+            "before": before, "known": len(known_rows), "left": left, **counts,
         }  # fmt: skip
         if not left:
             write_scores(out, subjects.keys, values, rate.aspects, subjects.column)
@@ -230,7 +230,7 @@ def _score_open(
                 continue
             names = [f"{subjects.kind} {subjects.keys[place]}" for place in order]
             try:
-                answered = rate([texts[place] for place in order], done, names)
+                rated_texts = rate([texts[place] for place in order], done, names)
             except InputError as error:
                 if not progress.done:
                     raise
@@ -238,7 +238,7 @@ def _score_open(
                     f"{error}; {progress.done:,} of {total:,} are kept in {parts}, and the same "
                     "command goes on"
                 ) from None
-            if len(answered) < len(order):  # a budget has ended
+            if len(rated_texts) < len(order):  # a budget has ended
                 break
     return scored
 
@@ -268,9 +268,9 @@ def _known(
     if not path:
         return {}
     ids = {key: place for place, key in enumerate(subjects.keys)}
-    found = read_scores(path, ids, len(ids), subjects.column, aspects)
-    values = np.where(found.known, found.values, np.nan)
-    rows = np.flatnonzero(found.known.any(1)).tolist()
+    scores = read_scores(path, ids, len(ids), subjects.column, aspects)
+    values = np.where(scores.known, scores.values, np.nan)
+    rows = np.flatnonzero(scores.known.any(1)).tolist()
     return {place: [None if np.isnan(v) else float(v) for v in values[place]] for place in rows}
 
 
@@ -308,9 +308,9 @@ def write_pairs(
             text = subjects.text(place)
             if not text or not found.known[place].all():
                 continue
-            asked = question(aspects, subjects.kind, text, brief)
-            chosen = np.rint(found.values[place]).astype(int) - aspects.least
-            pair = {**_prompt(asked, form), "answer": answers.text(chosen.tolist())}
+            prompt = question(aspects, subjects.kind, text, brief)
+            ratings = np.rint(found.values[place]).astype(int) - aspects.least
+            pair = {**_prompt(prompt, form), "answer": answers.text(ratings.tolist())}
             file.write((json.dumps(pair, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
             pairs += 1
     return {"out": str(out), "pairs": pairs, "left_out": len(subjects.keys) - pairs}

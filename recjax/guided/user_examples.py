@@ -172,22 +172,22 @@ class UserExamples:
         tokens = np.full((len(users), self.length), self.tokenizer.pad_id, np.int32)
         real = np.zeros(tokens.shape, bool)
         for row, ids in enumerate(self._ids(users, cuts)):
-            kept = self._fitting(int(users[row]), int(cuts[row]), ids)
-            tokens[row, self.length - len(kept) :] = kept
-            real[row, self.length - len(kept) :] = True
-        places = cuts[:, None] + np.arange(self.config.targets)
-        told = cuts[:, None] - 1 - np.arange(self._longest)
-        inside = told >= self.store.offsets[users][:, None]
-        history = np.where(inside, self.store.items[np.maximum(told, 0)], 0)
+            prompt = self._fitting(int(users[row]), int(cuts[row]), ids)
+            tokens[row, self.length - len(prompt) :] = prompt
+            real[row, self.length - len(prompt) :] = True
+        target_places = cuts[:, None] + np.arange(self.config.targets)
+        history_places = cuts[:, None] - 1 - np.arange(self._longest)
+        is_own = history_places >= self.store.offsets[users][:, None]
+        history = np.where(is_own, self.store.items[np.maximum(history_places, 0)], 0)
         for row in history:  # an item that was met again is left out of a ranking once
-            again = np.ones(len(row), bool)
-            again[np.unique(row, return_index=True)[1]] = False
-            row[again] = 0
+            repeated = np.ones(len(row), bool)
+            repeated[np.unique(row, return_index=True)[1]] = False
+            row[repeated] = 0
         return {
             "tokens": tokens,
             "real": real,
-            "targets": self.store.items[places].astype(np.int32),
-            "liked": self.liked[places],
+            "targets": self.store.items[target_places].astype(np.int32),
+            "liked": self.liked[target_places],
             "history": history.astype(np.int32),
             "users": users.astype(np.int32),
         }

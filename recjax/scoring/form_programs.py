@@ -256,7 +256,7 @@ def apart(
     keys: Array,
     temperature: Array,
 ) -> tuple[Array, Array]:
-    """Fills all places in one pass: each place's words stand behind the prompt, hidden from others."""
+    """Fills all places in one pass: each place's words stand alone behind the prompt."""
     model = definition.merge(params)
     words, inner = form.words, form.inner
     rows, length = tokens.shape
