@@ -346,8 +346,7 @@ class PolicyRun(AdaptingRun):
             f"{self.base.family.name}: {len(examples.users):,} users of {self.store.n_users:,}, "
             f"{len(self.aspects)} aspects, {self.config.reward.samples} answers each; prompts of "
             f"{examples.length:,} tokens, {examples.steps_per_epoch:,} steps an epoch; "
-            f"{self.mesh.size} {jax.devices()[0].platform} device(s)"
-            + (f"; {gaps}" if gaps else "")
+            f"{self.devices}" + (f"; {gaps}" if gaps else "")
         )
 
     @functools.cached_property

@@ -306,7 +306,7 @@ class InterpreterRun(Run):
     def describe(self) -> str:
         """One line: recommender, language model, and the number of trained parameters."""
         llm = sum(math.prod(a.shape) for a in self.llm.params.values())
-        trained = sum(math.prod(self.model.shapes[path].shape) for path in self.trained)
+        trained = self.model.size(self.trained)
         name = self.recommender.config.model["name"]
         shape = f"[{self.encoder.length} {self.encoder.dim}]"
         return (

@@ -99,13 +99,7 @@ def _turned(x: Array, angles: Any) -> Array:
 
 
 class ChatGLM(glm.TwoRowModel):
-    """A chat model.
-
-    Args:
-        config: sizes.
-        rngs: initialiser keys (`params`).
-        dtype: of the parameters.
-    """
+    """A chat model; see `LanguageModule`."""
 
     config: Config
 

@@ -6,7 +6,8 @@ tenth (ecosystem measurements), and checkpoints, shardings and conversions want 
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
@@ -32,6 +33,12 @@ class ModelDef(Generic[M]):
     graphdef: Any
     paths: dict[str, tuple]
     shapes: dict[str, jax.ShapeDtypeStruct]
+
+    def size(self, paths: Iterable[str] | None = None) -> int:
+        """The number of parameters at some paths, or of all."""
+        return sum(
+            math.prod(self.shapes[p].shape) for p in (self.shapes if paths is None else paths)
+        )
 
     def merge(self, params: Params) -> M:
         """The module over these arrays (under jit too)."""

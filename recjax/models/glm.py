@@ -343,13 +343,7 @@ def _next(cache: KVCache, positions: Array, real: Array, blank: Array) -> Array:
 
 
 class GLM(TwoRowModel):
-    """A model of blank infilling.
-
-    Args:
-        config: sizes.
-        rngs: initialiser keys (`params`).
-        dtype: of the parameters.
-    """
+    """A model of blank infilling; see `LanguageModule`."""
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
         self.config = config

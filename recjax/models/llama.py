@@ -107,13 +107,7 @@ PARAM_AXES = lora_axes(LAYER_AXES)
 
 
 class Llama(StackedModel):
-    """A decoder-only language model, and the base of its relatives.
-
-    Args:
-        config: sizes.
-        rngs: initialiser keys (`params`).
-        dtype: of the parameters.
-    """
+    """A decoder-only language model, and the base of its relatives; see `LanguageModule`."""
 
     shares_prefix = True
     layers_of: ClassVar[type[Layers]] = Layers

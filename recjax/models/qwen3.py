@@ -61,13 +61,7 @@ class Layers(llama_layers.Layers):
 
 
 class Qwen3(llama.Llama):
-    """A decoder-only language model.
-
-    Args:
-        config: sizes.
-        rngs: initialiser keys (`params`).
-        dtype: of the parameters.
-    """
+    """A decoder-only language model; see `LanguageModule`."""
 
     layers_of = Layers
 

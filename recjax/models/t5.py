@@ -130,13 +130,7 @@ def _own(
 
 
 class T5(StackedModel):
-    """An encoder-decoder language model.
-
-    Args:
-        config: sizes.
-        rngs: initialiser keys (`params`).
-        dtype: of the parameters.
-    """
+    """An encoder-decoder language model; see `LanguageModule`."""
 
     shares_prefix = True  # of the decoder, where there is no encoder
     reads_encoder = True

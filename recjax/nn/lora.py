@@ -170,22 +170,16 @@ def add_lora(model: Any, config: LoRAConfig, rngs: nnx.Rngs) -> Any:
 
 
 def merge_lora(params: Params, config: LoRAConfig) -> Params:
-    """Parameters without adapters that compute the same: W + scale A B, in float32 each at once."""
-    return _with_updates(params, params, config.scale)
-
-
-def unmerge_lora(params: Params, lora: Params, config: LoRAConfig) -> Params:
-    """Takes adapters out of merged parameters.
-
-    Args:
-        params: of `merge_lora`.
-        lora: the adapters' own parameters by path.
-        config: that they were merged with.
-
-    Returns:
-        The base's and the adapters' parameters (up to rounding).
-    """
-    return _with_updates(params, lora, -config.scale) | lora
+    """Parameters without adapters that compute the same: W + scale A B, each in float32."""
+    out = {}
+    for path, kernel in params.items():
+        if is_lora(path):
+            continue
+        own = path.removesuffix("kernel") + "lora/"
+        if path.endswith("/kernel") and f"{own}a" in params:
+            kernel = _shifted(kernel, params[f"{own}a"], params[f"{own}b"], config.scale)
+        out[path] = kernel
+    return out
 
 
 def is_lora(path: str) -> bool:
@@ -210,18 +204,6 @@ def lora_axes(axes: tuple[tuple[str, tuple[str | None, ...]], ...]) -> tuple:
             ]
         out.append((pattern, names))
     return tuple(out)
-
-
-def _with_updates(params: Params, lora: Params, scale: float) -> Params:
-    out = {}
-    for path, kernel in params.items():
-        if is_lora(path):
-            continue
-        own = path.removesuffix("kernel") + "lora/"
-        if path.endswith("/kernel") and f"{own}a" in lora:
-            kernel = _shifted(kernel, lora[f"{own}a"], lora[f"{own}b"], scale)
-        out[path] = kernel
-    return out
 
 
 def _shifted(kernel: Array, a: Array, b: Array, scale: float) -> Array:

@@ -20,7 +20,6 @@ The best checkpoint ends as WORKDIR/hf, which `recjax.load_llm(WORKDIR)` reads.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -109,11 +108,7 @@ def _check_encoder(family: Family, where: str) -> None:
 
 
 def complete(section: Any) -> dict[str, Any]:
-    """A run's config with all defaults filled in.
-
-    Raises:
-        InputError: naming the key that is unknown, missing or of the wrong type.
-    """
+    """See `recjax.training.workdir.complete`."""
     config = build(P5Config, section, "config")
     if not config.model:
         return filled_in(config)
@@ -129,13 +124,7 @@ def _settled(config: P5Config, store: Any) -> P5Config:
 
 
 class P5Run(ByBeams, Run):
-    """Everything that a run of P5 consists of, built from its config.
-
-    Args:
-        config: the run's.
-        store: the prepared data.
-        workdir: the run's folder, or None for a run that keeps nothing.
-    """
+    """Everything that a run of P5 consists of, built from its config; see `SavedRun`."""
 
     config: P5Config
     store: Store
@@ -300,12 +289,11 @@ class P5Run(ByBeams, Run):
 
     def describe(self) -> str:
         """One line: model, parameters, data."""
-        parameters = sum(math.prod(a.shape) for a in self.model.shapes.values())
         text = self.config.text
         return (
-            f"{self._family.name}: {parameters:,} parameters, {self.tokenizer.size:,} tokens; "
-            f"{len(self.source.stream):,} prompts and {self.batches.steps_per_epoch:,} steps an "
-            f"epoch; ids {text.ids}, reviews {text.reviews}"
+            f"{self._family.name}: {self.model.size():,} parameters, {self.tokenizer.size:,} "
+            f"tokens; {len(self.source.stream):,} prompts and {self.batches.steps_per_epoch:,} "
+            f"steps an epoch; ids {text.ids}, reviews {text.reviews}"
         )
 
     @property

@@ -27,7 +27,6 @@ Letters: T row length in tokens, R packed rows, V vocabulary.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -268,13 +267,12 @@ class BlankRun(ByBeams, AdaptingRun):
 
     def describe(self) -> str:
         """One line: model, parameters, data, devices."""
-        shapes = {path: math.prod(a.shape) for path, a in self.model.shapes.items()}
-        trained = sum(shapes[path] for path in self.trained)
+        trained = self.model.size(self.trained)
         return (
-            f"{self.base.family.name}: {sum(shapes.values()):,} parameters, {trained:,} of them "
+            f"{self.base.family.name}: {self.model.size():,} parameters, {trained:,} of them "
             f"trained, {self.tokenizer.size:,} tokens; {len(self.source.stream):,} documents and "
             f"{self.batches.steps_per_epoch:,} steps an epoch, rows of {self.length:,} tokens; "
-            f"{self.mesh.size} {jax.devices()[0].platform} device(s)"
+            f"{self.devices}"
         )
 
     @functools.cached_property

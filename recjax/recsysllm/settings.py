@@ -84,11 +84,7 @@ class BlankRunConfig(AdaptingConfig):
 
 
 def complete(section: Any) -> dict[str, Any]:
-    """A run's config with all defaults filled in: the model's, the source's and the reader's too.
-
-    Raises:
-        InputError: naming the key that is unknown, missing or of the wrong type.
-    """
+    """See `recjax.training.workdir.complete`."""
     config = build(BlankRunConfig, section, "config")
     source = to_plain(source_of(config.text)[1])
     own = {"text": {"source": config.text.get("source", "catalogue"), **source}}

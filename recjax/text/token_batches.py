@@ -239,11 +239,6 @@ class TokenBatches(Generic[D]):
         check_processes(self.batch_size, self.process)
 
     @property
-    def n_documents(self) -> int:
-        """Documents in an epoch."""
-        return len(self.documents)
-
-    @property
     def steps_per_epoch(self) -> int:
         """Steps in which every document of an epoch is seen about once."""
         return max(1, round(len(self.documents) / self.per_step))

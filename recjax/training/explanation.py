@@ -17,7 +17,6 @@ both compare. Of each part:
 import collections
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -106,11 +105,7 @@ class ExplanationConfig(Checked):
 
 
 def complete(section: Any) -> dict[str, Any]:
-    """A run's config with all defaults filled in.
-
-    Raises:
-        InputError: naming the key that is unknown, missing or of the wrong type.
-    """
+    """See `recjax.training.workdir.complete`."""
     config = build(ExplanationConfig, section, "config")
     own = to_plain(read_explainer(config.model)[1])
     return filled_in(config, model={"name": config.model["name"], **own})
@@ -127,12 +122,7 @@ def _asked(batch: Mapping[str, Array]) -> Asked:
 
 
 class ExplanationRun(Run):
-    """A model of explanations with its data, in a workdir.
-
-    Args:
-        config: the run's.
-        store: the prepared data.
-        workdir: the run's folder, or None for a run that keeps nothing.
+    """A model of explanations with its data; see `SavedRun`.
 
     Raises:
         InputError: the data have no ratings, or a part of the split no explanation.
@@ -312,10 +302,10 @@ class ExplanationRun(Run):
 
     def describe(self) -> str:
         """One line: model, parameters, data."""
-        parameters = sum(math.prod(a.shape) for a in self.model.shapes.values())
         return (
-            f"{self.config.model['name']}: {parameters:,} parameters, {self.tokenizer.size:,} "
-            f"tokens; {len(self.batches):,} training reviews of up to {self.length} tokens"
+            f"{self.config.model['name']}: {self.model.size():,} parameters, "
+            f"{self.tokenizer.size:,} tokens; {len(self.batches):,} training reviews of up to "
+            f"{self.length} tokens"
         )
 
     @property

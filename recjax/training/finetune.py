@@ -12,7 +12,6 @@ of pairs are packed (`recjax.text.sides`).
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -253,8 +252,7 @@ class FinetuneRun(AdaptingRun):
 
     def describe(self) -> str:
         """One line: model, parameters, data, devices."""
-        shapes = {path: math.prod(a.shape) for path, a in self.model.shapes.items()}
-        trained = sum(shapes[path] for path in self.trained)
+        trained = self.model.size(self.trained)
         parts = {name: len(rows) for name, rows in self.rows.items()}
         left_out = sum(self.store.manifest["counts"].values()) - sum(parts.values())
         said = f", {left_out:,} too long and left out" if left_out else ""
@@ -262,10 +260,10 @@ class FinetuneRun(AdaptingRun):
         if self.sided:
             width = f"{self._widths.read:,} tokens to read and {self._widths.written:,} to write"
         return (
-            f"{self.base.family.name}: {sum(shapes.values()):,} parameters, {trained:,} of them "
+            f"{self.base.family.name}: {self.model.size():,} parameters, {trained:,} of them "
             f"trained; {', '.join(f'{n:,} {name}' for name, n in parts.items())} pairs{said}; "
             f"rows of {width}, {self.batches.steps_per_epoch:,} steps an epoch; "
-            f"{self.mesh.size} {jax.devices()[0].platform} device(s)"
+            f"{self.devices}"
         )
 
     @functools.cached_property

@@ -14,7 +14,6 @@ Letters: T row length in tokens, R packed rows, S soft tokens a row, W items a b
 
 import dataclasses
 import functools
-import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -279,14 +278,13 @@ class LanguageRun(Run):
 
     def describe(self) -> str:
         """One line: model, parameters, data, devices."""
-        sizes = {path: math.prod(a.shape) for path, a in self.model.shapes.items()}
-        items = sizes.pop("items", 0)
-        devices = f"{self.mesh.size} {jax.devices()[0].platform} device(s)"
+        model = self.model.size()
+        items = self.model.size(["items"]) if "items" in self.model.shapes else 0
         return (
-            f"{self._family.name}: {sum(sizes.values()):,} parameters and {items:,} of the items' "
+            f"{self._family.name}: {model - items:,} parameters and {items:,} of the items' "
             f"vectors, {self.tokenizer.size:,} tokens; "
             f"{len(self.documents):,} documents and {self.batches.steps_per_epoch:,} steps an "
-            f"epoch; {devices}"
+            f"epoch; {self.devices}"
         )
 
     @property

@@ -73,11 +73,7 @@ class RatingConfig(Checked):
 
 
 def complete(section: Any) -> dict[str, Any]:
-    """A run's config with all defaults filled in.
-
-    Raises:
-        InputError: naming the key that is unknown, missing or of the wrong type.
-    """
+    """See `recjax.training.workdir.complete`."""
     return filled_in(build(RatingConfig, section, "config"))
 
 
@@ -157,12 +153,7 @@ class RatingEvaluator:
 
 
 class RatingRun(Run):
-    """A model of ratings with its data, in a workdir.
-
-    Args:
-        config: the run's.
-        store: the prepared data.
-        workdir: the run's folder, or None for a run that keeps nothing.
+    """A model of ratings with its data; see `SavedRun`.
 
     Raises:
         InputError: the data have no ratings.
@@ -249,9 +240,8 @@ class RatingRun(Run):
 
     def describe(self) -> str:
         """One line: model, parameters, data."""
-        parameters = sum(math.prod(a.shape) for a in self.model.shapes.values())
         return (
-            f"{self.config.model.name}: {parameters:,} parameters; "
+            f"{self.config.model.name}: {self.model.size():,} parameters; "
             f"{len(self.batches):,} training ratings"
         )
 

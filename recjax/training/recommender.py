@@ -7,7 +7,6 @@ metrics = run.evaluator("test").run(params)
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -82,11 +81,7 @@ class RunConfig(Checked):
 
 
 def complete(section: Any) -> dict[str, Any]:
-    """A run's config with all defaults filled in: the model's and the reader's too.
-
-    Raises:
-        InputError: naming the key that is unknown, missing or of the wrong type.
-    """
+    """See `recjax.training.workdir.complete`."""
     config = build(RunConfig, section, "config")
     own = to_plain(read_config(config.model)[1])
     return filled_in(config, model={"name": config.model["name"], **own})
@@ -364,12 +359,10 @@ class RecommenderRun(RankingRun, Run):
 
     def describe(self) -> str:
         """One line: model, parameters, data, devices."""
-        parameters = sum(math.prod(a.shape) for a in self.model.shapes.values())
-        devices = f"{self.mesh.size} {jax.devices()[0].platform} device(s)"
         return (
-            f"{self.config.model['name']}: {parameters:,} parameters; "
+            f"{self.config.model['name']}: {self.model.size():,} parameters; "
             f"{self.batches.n_sequences:,} training sequences, "
-            f"{self.batches.steps_per_epoch:,} steps an epoch; {devices}"
+            f"{self.batches.steps_per_epoch:,} steps an epoch; {self.devices}"
         )
 
     @property

@@ -62,24 +62,14 @@ class ReferenceConfig(Checked):
 
 
 def complete(section: Any) -> dict[str, Any]:
-    """A run's config with all defaults filled in.
-
-    Raises:
-        InputError: naming the key that is unknown, missing or of the wrong type.
-    """
+    """See `recjax.training.workdir.complete`."""
     config = build(ReferenceConfig, section, "config")
     own = to_plain(read_reference(config.model)[1])
     return filled_in(config, model={"name": config.model["name"], **own})
 
 
 class ReferenceRun(RankingRun):
-    """A reference with its data, in a workdir.
-
-    Args:
-        config: the run's.
-        store: the prepared data.
-        workdir: the run's folder, or None for a run that keeps nothing.
-    """
+    """A reference with its data; see `SavedRun`."""
 
     config: ReferenceConfig
     packed = False

@@ -1,7 +1,6 @@
 """The cost of a run's training, by its config and data, before anything is allocated."""
 
 import dataclasses
-import math
 from typing import Any
 
 from recjax.errors import InputError
@@ -66,7 +65,5 @@ def plan_run(config: Any, mesh: tuple[int, int, int]) -> RunPlan:
     run = system.run(config, system.store(config, False)).outline()
     if wrong := run.undivided():
         raise InputError(f"mesh {mesh}: {wrong[0]}; expected sizes that divide what they split")
-    sizes = {path: math.prod(a.shape) for path, a in run.model.shapes.items()}
-    step = run_step(run)
-    trained = sum(sizes[path] for path in run.trained)
-    return RunPlan(sum(sizes.values()), trained, step.rows, step, run.held_bytes)
+    step, model = run_step(run), run.model
+    return RunPlan(model.size(), model.size(run.trained), step.rows, step, run.held_bytes)

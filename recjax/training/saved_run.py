@@ -118,6 +118,11 @@ class SavedRun(abc.ABC):
         del params
         return {}
 
+    @property
+    def devices(self) -> str:
+        """The devices in words."""
+        return f"{self.mesh.size} {jax.devices()[0].platform} device(s)"
+
     @functools.cached_property
     def checkpoints(self) -> Checkpoints:
         """The workdir's checkpoints, for reading."""
