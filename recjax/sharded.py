@@ -193,8 +193,8 @@ def _rows_fwd(table: Array, ids: Array, split: Split):
     return _rows(table, ids, split), (ids, jnp.zeros((0, len(table)), table.dtype))
 
 
-def _rows_bwd(split: Split, kept, d_found: Array):
-    ids, like = kept
+def _rows_bwd(split: Split, residuals, d_found: Array):
+    ids, like = residuals
     rows = like.shape[1] // math.prod(split.mesh.shape[a] for a in split.axes)
 
     def one(ids: Array, d_found: Array) -> Array:

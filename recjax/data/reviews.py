@@ -64,9 +64,14 @@ def read_reviews(path: str | Path, store: Store) -> Reviews:
     bodies, headlines = [""] * len(owner), [""] * len(owner)
     names: dict[int, str] = {}
     matched = 0
-    made = store.manifest.get("options") or {}
-    own = made.get("options") or {} if made.get("source") == "table" else {}
-    of_user, of_item = (own.get("user", ""), *_USER), (own.get("item", ""), *_ITEM)
+    data_options = store.manifest.get("options") or {}
+    reader_options = (
+        data_options.get("options") or {} if data_options.get("source") == "table" else {}
+    )
+    of_user, of_item = (
+        (reader_options.get("user", ""), *_USER),
+        (reader_options.get("item", ""), *_ITEM),
+    )
     for line, record in records(path, BadRows()):
         try:
             user = store.user_numbers.get(field("user", key, _first(record, of_user)))
@@ -75,7 +80,7 @@ def read_reviews(path: str | Path, store: Store) -> Reviews:
             raise InputError(f"{path}:{line}: {error}") from None
         places = where.get((-1 if user is None else user, item or 0), [])
         if len(places) > 1 and store.timestamps is not None:
-            time = _seconds(record, own)
+            time = _seconds(record, reader_options)
             places = [k for k in places if int(store.timestamps[k]) == time]
         if not places or user is None or item is None:
             continue
@@ -105,13 +110,13 @@ def _text(value: Any) -> str:
     return " ".join(unescaped(value).split()) if isinstance(value, str) else ""
 
 
-def _seconds(record: dict[str, Any], own: dict[str, Any]) -> int | None:
-    name = own.get("timestamp", "")
+def _seconds(record: dict[str, Any], options: dict[str, Any]) -> int | None:
+    name = options.get("timestamp", "")
     value = _first(record, _TIME)
     try:
         if name and name in record:
-            form = own.get("time_format", "")
-            return moment_of(name, record[name], own.get("time_unit", "s"), form).seconds
+            form = options.get("time_format", "")
+            return moment_of(name, record[name], options.get("time_unit", "s"), form).seconds
         unit: TimeUnit = "ms" if "parent_asin" in record else "s"
         return None if value is None else moment(value, unit).seconds
     except ValueError:

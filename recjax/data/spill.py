@@ -131,14 +131,14 @@ def grouped(log: Any, ranks: np.ndarray, folder: Path) -> "Buckets":
     bucket = np.cumsum(np.diff(bucket, prepend=0) > 0, dtype=np.int32)
     buckets = Buckets(folder, int(bucket[-1]) + 1)
     columns = log.users, log.items, log.timestamps, log.ratings, log.nanoseconds
-    there = [column for column in columns if column is not None]
-    for some in zip(*map(parts, there), strict=True):
-        given = iter(some)
-        taken: Any = [None if column is None else next(given) for column in columns]
+    present = [column for column in columns if column is not None]
+    for chunks in zip(*map(parts, present), strict=True):
+        arrays = iter(chunks)
+        taken: Any = [None if column is None else next(arrays) for column in columns]
         rows = dataclasses.replace(Rows(*taken), users=ranks[taken[0]])
-        which = bucket[rows.users]
-        order = np.argsort(which, kind="stable")
-        ends = np.searchsorted(which[order], np.arange(buckets.count + 1))
+        bucket_of_row = bucket[rows.users]
+        order = np.argsort(bucket_of_row, kind="stable")
+        ends = np.searchsorted(bucket_of_row[order], np.arange(buckets.count + 1))
         for number in np.flatnonzero(np.diff(ends)):
             buckets.append(int(number), rows.take(order[ends[number] : ends[number + 1]]))
     return buckets
@@ -175,7 +175,7 @@ class Buckets:
         self.append(number, rows)
 
     def read(self, number: int, columns: Collection[str] | None = None) -> Rows:
-        """A bucket's rows; of columns that are not named (None: all are) nothing."""
+        """A bucket's rows, with the named columns alone (None: with all)."""
         out: Any = (
             np.fromfile(file, self._there[name])
             if name in self._there and (columns is None or name in columns)

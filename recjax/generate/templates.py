@@ -240,33 +240,35 @@ def _determinise(
     order = np.lexsort((target, token, source))
     source, token, target = source[order], token[order], target[order]
     rows = np.append(0, np.cumsum(np.bincount(source, minlength=len(final))))
-    again = np.append(False, (source[1:] == source[:-1]) & (token[1:] == token[:-1]))
+    is_repeated = np.append(False, (source[1:] == source[:-1]) & (token[1:] == token[:-1]))
     merged: dict[frozenset[int], int] = {}  # nodes that are open at once -> a node of their own
-    waiting: list[frozenset[int]] = []
+    open_sets: list[frozenset[int]] = []
 
     def node(targets: frozenset[int]) -> int:
         if len(targets) == 1:
             return next(iter(targets))
         if targets not in merged:
             merged[targets] = len(final) + len(merged)
-            waiting.append(targets)
+            open_sets.append(targets)
         return merged[targets]
 
-    groups = np.flatnonzero(~again)
+    groups = np.flatnonzero(~is_repeated)
     bounds = np.append(groups, len(source))
     out_target = target[groups].copy()
     for n in np.flatnonzero(np.diff(bounds) > 1):
         out_target[n] = node(frozenset(target[bounds[n] : bounds[n + 1]].tolist()))
-    more: list[tuple[int, int, int]] = []
-    while waiting:
-        members = waiting.pop()
+    new_edges: list[tuple[int, int, int]] = []
+    while open_sets:
+        members = open_sets.pop()
         leaving: dict[int, set[int]] = {}
         for member in members:
             for place in range(rows[member], rows[member + 1]):
                 leaving.setdefault(int(token[place]), set()).add(int(target[place]))
-        here = merged[members]
-        more += [(here, symbol, node(frozenset(to))) for symbol, to in sorted(leaving.items())]
-    added = np.array(more, np.int64).reshape(-1, 3)
+        source_node = merged[members]
+        new_edges += [
+            (source_node, symbol, node(frozenset(to))) for symbol, to in sorted(leaving.items())
+        ]
+    added = np.array(new_edges, np.int64).reshape(-1, 3)
     added = added[np.argsort(added[:, 0], kind="stable")]
     source = np.append(source[groups], added[:, 0])
     degree = np.bincount(source, minlength=len(final) + len(merged))

@@ -224,11 +224,13 @@ class TwoRowModel(StackedModel):
         real = segments > 0
         if within is None:
             within = jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
-        new = jnp.zeros(segments.shape, bool) if written is None else written.astype(bool) & real
-        count = jnp.cumsum(new, axis=-1)
-        before = jax.lax.cummax(jnp.where(within == 0, count - new, 0), axis=1)
-        count = jnp.where(new, count - before, 0)
-        mask = make_mask(real, new, segments)
+        is_written = (
+            jnp.zeros(segments.shape, bool) if written is None else written.astype(bool) & real
+        )
+        count = jnp.cumsum(is_written, axis=-1)
+        count_before = jax.lax.cummax(jnp.where(within == 0, count - is_written, 0), axis=1)
+        count = jnp.where(is_written, count - count_before, 0)
+        mask = make_mask(real, is_written, segments)
         return {"positions": jnp.stack([within - count, count], axis=1), "mask": mask}
 
     def hidden(
@@ -264,40 +266,43 @@ class TwoRowModel(StackedModel):
         mask = mask[:, 0] if mask is not None and mask.ndim == 4 else mask
         square = mask is not None and mask.ndim == 3
         real = jnp.ones(x.shape[:2], bool) if mask is None else mask[:, -1] if square else mask
-        new, blank = self._told(inputs, real)
-        own = self.reading(real, new)
-        usual, own_mask = own["positions"], own["mask"]
+        written, blank = self._blank_text(inputs, real)
+        reading = self.reading(real, written)
+        default_positions, default_mask = reading["positions"], reading["mask"]
         # In a blank's text row 0 stays at the blank.
-        usual = usual.at[:, 0].set(jnp.where(new, blank[:, None], usual[:, 0]))
+        default_positions = default_positions.at[:, 0].set(
+            jnp.where(written, blank[:, None], default_positions[:, 0])
+        )
         if cache is not None:
-            first, within = _is_first(cache), jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
-            later = jnp.stack([jnp.zeros_like(within), within], axis=1)
-            usual = jnp.where(first, usual, cache.position[..., None] + later)
-            own_mask = jnp.where(first, own_mask, make_mask(real))
-        positions = usual if positions is None else positions
-        seen = own_mask if mask is None or not square else mask
+            first, offsets = _is_first(cache), jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
+            later = jnp.stack([jnp.zeros_like(offsets), offsets], axis=1)
+            default_positions = jnp.where(
+                first, default_positions, cache.position[..., None] + later
+            )
+            default_mask = jnp.where(first, default_mask, make_mask(real))
+        positions = default_positions if positions is None else positions
+        attended = default_mask if mask is None or not square else mask
         x, angles = self.begin(x, positions)
         after = None
         if cache is None:
-            x = self._scanned(x, angles, seen, key)
+            x = self._scanned(x, angles, attended, key)
         else:
             after = cache.advance(real, _next(cache, positions, real, blank))
-            x, after = self._cached(x, angles, seen, cache, after)
+            x, after = self._cached(x, angles, attended, cache, after)
         h = self.final_norm(x)
         return h if places is None else jnp.take_along_axis(h, places[..., None], axis=1), after
 
-    def _told(self, inputs: Array, real: Array) -> tuple[Array, Array]:
-        """From tokens: [B T] bool, those after the prompt, and [B], the blank's position."""
-        last = jnp.maximum(real.sum(axis=-1) - 1, 0)
+    def _blank_text(self, inputs: Array, real: Array) -> tuple[Array, Array]:
+        """`(written [B T], blank [B])`: the tokens after the prompt, and the blank's position."""
         if inputs.ndim == 3:
-            return jnp.zeros(real.shape, bool), last
-        new = jnp.cumsum((inputs == self.config.start_id) & real, axis=-1) > 0
-        prompt = real & ~new
+            return jnp.zeros(real.shape, bool), jnp.maximum(real.sum(axis=-1) - 1, 0)
+        written = jnp.cumsum((inputs == self.config.start_id) & real, axis=-1) > 0
+        prompt = real & ~written
         blanks = self.blanks(inputs, prompt)
         place = jnp.cumsum(real, axis=-1) - 1
-        found = jnp.take_along_axis(place, blanks.argmax(axis=-1)[:, None], axis=1)[:, 0]
+        first_blank = jnp.take_along_axis(place, blanks.argmax(axis=-1)[:, None], axis=1)[:, 0]
         last = jnp.maximum(prompt.sum(axis=-1) - 1, 0)
-        return new, jnp.where(blanks.any(axis=-1), found, last)
+        return written, jnp.where(blanks.any(axis=-1), first_blank, last)
 
     def blanks(self, tokens: Array, prompt: Array) -> Array:
         """[B T] bool, blanks among the tokens of the prompts [B T]; the first of them is filled."""
@@ -317,12 +322,12 @@ class TwoRowModel(StackedModel):
     def _cached(
         self, x: Array, angles: Any, mask: Array, cache: KVCache, after: KVCache
     ) -> tuple[Array, KVCache]:
-        before = cache.valid & (jnp.arange(cache.valid.shape[1]) < cache.length)[None]
-        seen = jnp.broadcast_to(before[:, None], (*x.shape[:2], before.shape[1]))
-        mask = jax.lax.dynamic_update_slice_in_dim(seen, mask, cache.length, axis=2)
+        read = cache.valid & (jnp.arange(cache.valid.shape[1]) < cache.length)[None]
+        attended = jnp.broadcast_to(read[:, None], (*x.shape[:2], read.shape[1]))
+        mask = jax.lax.dynamic_update_slice_in_dim(attended, mask, cache.length, axis=2)
 
-        def layer(one: Layers, x: Array, prefix: Any, kept: Pair, places: Any) -> Any:
-            return one(x, angles, mask, None, kept, cache.length, prefix)
+        def layer(layers: Layers, x: Array, prefix: Any, layer_cache: Pair, places: Any) -> Any:
+            return layers(x, angles, mask, None, layer_cache, cache.length, prefix)
 
         return self.cached_layers(layer, x, after)
 
@@ -335,10 +340,10 @@ def _is_first(cache: KVCache) -> Array:
 def _next(cache: KVCache, positions: Array, real: Array, blank: Array) -> Array:
     """Positions [B 2] of the token after these at `positions` [B 2 T]."""
     last = real.shape[1] - 1 - real[:, ::-1].argmax(axis=-1)
-    at = jnp.take_along_axis(positions, last[:, None, None], axis=2)[..., 0]
+    newest = jnp.take_along_axis(positions, last[:, None, None], axis=2)[..., 0]
     # After a prompt alone, the first token of its blank comes.
-    outer = jnp.where(_is_first(cache) & (at[:, 1] == 0), blank, at[:, 0])
-    after = jnp.stack([outer, at[:, 1] + 1], axis=-1)
+    outer = jnp.where(_is_first(cache) & (newest[:, 1] == 0), blank, newest[:, 0])
+    after = jnp.stack([outer, newest[:, 1] + 1], axis=-1)
     return jnp.where(real.any(axis=-1)[:, None], after, cache.position).astype(jnp.int32)
 
 

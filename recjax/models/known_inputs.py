@@ -70,12 +70,12 @@ def map_tokens(model: LanguageModule) -> Maps | None:
     table = model.embed(jnp.arange(model.config.vocab_size))
     if model.config.layers == 1 or backend.platform(table) != "cpu":
         return None
-    one = layers.at(0)
-    return one.attention.maps(one.attention_norm(table), dropout_keys(None))
+    first = layers.at(0)
+    return first.attention.maps(first.attention_norm(table), dropout_keys(None))
 
 
 def first_layer(
-    one: Layers,
+    layer: Layers,
     x: Array,
     call: Call,
     prefix: Pair | None,
@@ -86,14 +86,14 @@ def first_layer(
     Raises:
         InputError: a layer with LoRA, whose gradients would be left out.
     """
-    _refuse_adapters(one)
-    attention, at, keys = one.attention, learned.places, dropout_keys(None)
-    own = attention.maps(one.attention_norm(rows_at(x, at)), keys)
-    there = rows_at(call.angles[0], at), rows_at(call.angles[1], at)
+    _refuse_adapters(layer)
+    attention, at, keys = layer.attention, learned.places, dropout_keys(None)
+    own = attention.maps(layer.attention_norm(rows_at(x, at)), keys)
+    learned_angles = rows_at(call.angles[0], at), rows_at(call.angles[1], at)
     q, k, v = (table[learned.tokens] for table in learned.maps)
-    both = attention.split((q, k, v), call.angles), attention.split(own, there)
-    mixed = attend_learned(*both, at, call.mask, prefix)
-    return one.finish(x, mixed, keys)
+    known = attention.split((q, k, v), call.angles)
+    mixed = attend_learned(known, attention.split(own, learned_angles), at, call.mask, prefix)
+    return layer.finish(x, mixed, keys)
 
 
 def _refuse_adapters(layers: Any) -> None:

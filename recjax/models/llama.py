@@ -175,12 +175,12 @@ class Llama(StackedModel):
         elif mask is None and (learned is not None or self._last_apart(places)):
             mask = make_mask(jnp.ones(x.shape[:2], bool))
         keys = None if key is None else jax.random.split(key, self.config.layers)
-        before = None
+        prefix_layers = None
         if prefix is not None and prefix.prefix_keys:
-            before = (jnp.stack(prefix.prefix_keys), jnp.stack(prefix.prefix_values))
+            prefix_layers = (jnp.stack(prefix.prefix_keys), jnp.stack(prefix.prefix_values))
         x, angles = self.begin(x, positions)
         call = Call(angles, mask)
-        x = self._scanned(x, call, keys, before, places, learned)
+        x = self._scanned(x, call, keys, prefix_layers, places, learned)
         return self.final_norm(x), None
 
     def _last_apart(self, places: Array | None) -> bool:
@@ -195,20 +195,21 @@ class Llama(StackedModel):
         # Behind a barrier, or XLA computes the sines again in every layer, and for every head.
         return x, jax.lax.optimization_barrier(rope_angles(positions, frequencies))
 
-    def _scanned(self, x, call: Call, keys, before, places, learned) -> Array:
+    def _scanned(self, x, call: Call, keys, prefixes, places, learned) -> Array:
         """All layers, by a scan over their stack; keys and prefixes are stacked, too."""
         graph, stacked = nnx.split(self.layers)
 
-        def layer(places: Array | None, x: Array, at: tuple) -> tuple[Array, None]:
+        def layer(places: Array | None, x: Array, inputs: tuple) -> tuple[Array, None]:
             x = constrain(x, "batch", "length", None)
-            return nnx.merge(graph, at[0])(x, call, at[1], at[2], None, places)[0], None
+            params, key, prefix = inputs
+            return nnx.merge(graph, params)(x, call, key, prefix, None, places)[0], None
 
         layer = recomputed(layer, self.config.remat)
-        layers, last_apart = (stacked, keys, before), self._last_apart(places)
+        layers, last_apart = (stacked, keys, prefixes), self._last_apart(places)
         begin, end = int(learned is not None), self.config.layers - last_apart
 
-        def part(which: int | slice) -> Any:
-            return jax.tree.map(lambda a: a[which], layers)
+        def part(layer_numbers: int | slice) -> Any:
+            return jax.tree.map(lambda a: a[layer_numbers], layers)
 
         if learned is not None:
             one, _, first = part(0)
@@ -229,8 +230,10 @@ class Llama(StackedModel):
         x, angles = self.begin(x, positions)
         call = Call(angles, seen, cache.length)
 
-        def layer(one: Layers, x: Array, prefix: Any, kept: Any, places: Array | None) -> Any:
-            return one(x, call, None, prefix, kept, places)
+        def layer(
+            layers: Layers, x: Array, prefix: Any, layer_cache: Any, places: Array | None
+        ) -> Any:
+            return layers(x, call, None, prefix, layer_cache, places)
 
         x, after = self.cached_layers(layer, x, after, places)
         return self.final_norm(x), after

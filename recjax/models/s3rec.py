@@ -64,8 +64,8 @@ PRESETS = {"paper": Config()}
 PARAM_AXES = (*ATTRIBUTE_AXES, *sasrec.PARAM_AXES)
 
 
-def another(key: Array, ids: Array, n_items: int) -> Array:
-    """Any other item than each of `ids`, all alike likely; the same where there is one alone.
+def other_items(key: Array, ids: Array, n_items: int) -> Array:
+    """An item other than each of `ids`, drawn uniformly; the same item if there is only one.
 
     Args:
         key: of the draws.
@@ -90,9 +90,9 @@ def drawn_runs(key: Array, positions: Array, segments: Array, longest: int) -> A
     sizes = (segments[:, :, None] == segments[:, None, :]).sum(axis=-1)
     # One draw a sequence of the row, found by its number.
     coins = jax.random.uniform(key, (2, rows, length + 1), jnp.float32)
-    many, where = (jnp.take_along_axis(some, segments, axis=1) for some in coins)
-    size = 1 + (many * (sizes // 2)).astype(jnp.int32)
-    first = (where * (sizes - size + 1)).astype(jnp.int32)
+    size_coin, place_coin = (jnp.take_along_axis(coin, segments, axis=1) for coin in coins)
+    size = 1 + (size_coin * (sizes // 2)).astype(jnp.int32)
+    first = (place_coin * (sizes - size + 1)).astype(jnp.int32)
     place = positions - (longest - sizes)
     inside = (place >= first) & (place < first + size)
     return inside & (segments > 0) & (sizes > 1)
@@ -103,7 +103,7 @@ def _products(a: Array, b: Array) -> Array:
     return (a * b).sum(axis=-1, dtype=jnp.float32)
 
 
-def against(right: Array, wrong: Array) -> Array:
+def pair_loss(right: Array, wrong: Array) -> Array:
     """The loss `-log s(s(right) - s(wrong))` of pairs' logits [...] (section 4.2, with one wrong
     pair; s is the sigmoid)."""
     return jax.nn.softplus(jax.nn.sigmoid(wrong) - jax.nn.sigmoid(right))
@@ -196,13 +196,14 @@ class Recommender(SequentialRecommender):
             return None
         ids, positions, segments = batch["ids"], batch["positions"], batch["segments"]
         mode: dict[str, Any] = {"deterministic": False, "rngs": rngs}
-        real, own = segments > 0, self.input_vectors(ids)
-        both = make_mask(real, 0, segments)
-        chosen = real & (
-            jax.random.uniform(rngs.noise(), ids.shape, jnp.float32) < config.mask_share
+        real, inputs = segments > 0, self.input_vectors(ids)
+        mask = make_mask(real, 0, segments)
+        coins = jax.random.uniform(rngs.noise(), ids.shape, jnp.float32)
+        is_masked = real & (coins < config.mask_share)
+        h = self._read(
+            jnp.where(is_masked[..., None], self.mask[...], inputs), positions, mask, mode
         )
-        h = self._read(jnp.where(chosen[..., None], self.mask[...], own), positions, both, mode)
-        masked, count = chosen.astype(jnp.float32), chosen.sum()
+        masked, count = is_masked.astype(jnp.float32), is_masked.sum()
         task, table = self.attributes, self.items.embedding[...]
         has = task.values[...][ids]  # [B L A]
 
@@ -214,38 +215,44 @@ class Recommender(SequentialRecommender):
             losses = jax.nn.softplus(logits) - has * logits
             return (losses.sum(axis=-1) * weights).sum()
 
-        drawn = another(rngs.noise(), ids, self.n_items)
+        drawn = other_items(rngs.noise(), ids, self.n_items)
         mapped = task.mip(h)
-        losses = against(*(_products(mapped, table[i]) for i in (ids, drawn)))
-        segments_loss, asked = self._segments(own, positions, segments, both, mode, rngs)
+        losses = pair_loss(*(_products(mapped, table[i]) for i in (ids, drawn)))
+        segments_loss, n_runs = self._segments(inputs, positions, segments, mask, mode, rngs)
         sums = (
             config.mip_weight * (losses * masked).sum(),
             config.map_weight * labels(task.map(h), masked),
-            config.aap_weight * labels(task.aap(own), real.astype(jnp.float32)),
+            config.aap_weight * labels(task.aap(inputs), real.astype(jnp.float32)),
             config.sp_weight * segments_loss,
         )
-        weights = (count, count, real.sum(), asked)
+        weights = (count, count, real.sum(), n_runs)
         return jnp.stack(sums), jnp.stack(weights).astype(jnp.float32)
 
     def _segments(
-        self, own: Array, positions: Array, segments: Array, both: Array, mode: dict, rngs: nnx.Rngs
+        self,
+        inputs: Array,
+        positions: Array,
+        segments: Array,
+        mask: Array,
+        mode: dict,
+        rngs: nnx.Rngs,
     ) -> tuple[Array, Array]:
         """SP: (sum, weight) over sequences."""
         inside = drawn_runs(rngs.noise(), positions, segments, self.config.max_length)
         hidden = inside[..., None]
-        context = self._read(jnp.where(hidden, self.mask[...], own), positions, both, mode)
-        run = self._read(jnp.where(hidden, own, self.mask[...]), positions, both, mode)
+        context = self._read(jnp.where(hidden, self.mask[...], inputs), positions, mask, mode)
+        runs = self._read(jnp.where(hidden, inputs, self.mask[...]), positions, mask, mode)
         numbers = 1 + jnp.arange(segments.shape[1])  # of sequences in a row
         members = (segments[:, None, :] == numbers[None, :, None]) & inside[:, None, :]
         size = members.sum(axis=-1, keepdims=True)
-        share = (members.astype(jnp.float32) / jnp.maximum(size, 1)).astype(own.dtype)
-        around, run = (
+        share = (members.astype(jnp.float32) / jnp.maximum(size, 1)).astype(inputs.dtype)
+        contexts, runs = (
             jnp.einsum("BSL,BLD->BSD", share, states).reshape(-1, states.shape[-1])
-            for states in (context, run)
+            for states in (context, runs)
         )
-        around, asked = self.attributes.sp(around), size.reshape(-1) > 0
-        # Those that are asked about come first; the one before each has its wrong run.
-        order, places = jnp.argsort(~asked, stable=True), jnp.arange(len(asked))
-        others = order[(places - 1) % jnp.maximum(asked.sum(), 1)]
-        right, wrong = (_products(around[order], run[k]) for k in (order, others))
-        return (against(right, wrong) * (places < asked.sum())).sum(), asked.sum()
+        contexts, has_run = self.attributes.sp(contexts), size.reshape(-1) > 0
+        # Sequences with a run come first; the wrong run of each is that of the one before.
+        order, rank = jnp.argsort(~has_run, stable=True), jnp.arange(len(has_run))
+        other_runs = order[(rank - 1) % jnp.maximum(has_run.sum(), 1)]
+        right, wrong = (_products(contexts[order], runs[k]) for k in (order, other_runs))
+        return (pair_loss(right, wrong) * (rank < has_run.sum())).sum(), has_run.sum()

@@ -68,22 +68,27 @@ class StackedModel(LanguageModule):
         Returns:
             [B T E] or [B Q E], and `cache` with the layers' new keys and values.
         """
-        kept: list[Any] = list(zip(cache.keys, cache.values, strict=True))
-        prefix: list[Any] = cache.prefixes()
+        caches: list[Any] = list(zip(cache.keys, cache.values, strict=True))
+        prefixes: list[Any] = cache.prefixes()
         if x.shape[1] > 1 and backend.platform(self.embedding[...]) != "cpu":
             graph, stacked = nnx.split(self.layers)
-            both = (jax.tree.map(lambda *a: jnp.stack(a), *each) for each in (prefix, kept))
+            stacked_inputs = (
+                jax.tree.map(lambda *a: jnp.stack(a), *layers_inputs)
+                for layers_inputs in (prefixes, caches)
+            )
 
-            def scanned(x: Array, at: tuple) -> tuple[Array, Pair]:
-                return layer(nnx.merge(graph, at[0]), x, at[1], at[2], None)
+            def scanned(x: Array, inputs: tuple) -> tuple[Array, Pair]:
+                return layer(nnx.merge(graph, inputs[0]), x, inputs[1], inputs[2], None)
 
-            x, (all_keys, all_values) = jax.lax.scan(scanned, x, (stacked, *both))
+            x, (all_keys, all_values) = jax.lax.scan(scanned, x, (stacked, *stacked_inputs))
             x, keys, values = rows_at(x, places), tuple(all_keys), tuple(all_values)
         else:
-            last = len(kept) - 1
-            for n, one in enumerate(self._apart or self.one_by_one()):
-                x, kept[n] = layer(one, x, prefix[n], kept[n], places if n == last else None)
-            keys, values = zip(*kept, strict=True)
+            last = len(caches) - 1
+            for n, layer_n in enumerate(self._apart or self.one_by_one()):
+                x, caches[n] = layer(
+                    layer_n, x, prefixes[n], caches[n], places if n == last else None
+                )
+            keys, values = zip(*caches, strict=True)
         return x, cache.with_layers(keys, values)
 
 

@@ -233,22 +233,23 @@ class T5(StackedModel):
         """
         states = None
         if packed is not None:
-            read, written = packed
-            mask, encoder_mask = make_mask(written > 0, 1, written), make_mask(read > 0, 0, read)
-            asks = written[:, :, None] == read[:, None, :]
-        ours, theirs = (None, None) if key is None else jax.random.split(key)
+            encoder_texts, decoder_texts = packed
+            mask, encoder_mask = (
+                make_mask(decoder_texts > 0, 1, decoder_texts),
+                make_mask(encoder_texts > 0, 0, encoder_texts),
+            )
+            cross_mask = decoder_texts[:, :, None] == encoder_texts[:, None, :]
+        decoder_key, encoder_key = (None, None) if key is None else jax.random.split(key)
         if encoder is not None:
-            states = self.encode(encoder, encoder_mask, words=words, key=theirs)
+            states = self.encode(encoder, encoder_mask, words=words, key=encoder_key)
             encoder_mask = None if encoder_mask is None else encoder_mask.astype(bool)
-            encoder_mask = encoder_mask if packed is None else asks
+            encoder_mask = encoder_mask if packed is None else cross_mask
         x = self.embed(inputs) if inputs.ndim == 2 else inputs
         if cache is not None:
             x, cache = self._cached(x, positions, mask, cache, states, encoder_mask)
-            x = rows_at(x, places)
         else:
-            x = self._scanned(x, positions, mask, prefix, ours, states, encoder_mask)
-            x = rows_at(x, places)
-        h = self.final_norm(x)
+            x = self._scanned(x, positions, mask, prefix, decoder_key, states, encoder_mask)
+        h = self.final_norm(rows_at(x, places))
         return (h * self.config.dim**-0.5 if self.config.tied else h), cache
 
     def _bias(self, positions: Array, keys: Array, ahead: int) -> Array:
@@ -260,16 +261,18 @@ class T5(StackedModel):
     def _scanned(self, x, positions, mask, prefix, key, states, real) -> Array:
         ahead = 0 if prefix is None else prefix.prefix_length
         if positions is None:
-            there = mask if mask is not None and mask.ndim == 2 else jnp.ones(x.shape[:2], bool)
-            positions = jnp.maximum(jnp.cumsum(there, axis=-1) - 1, 0) + ahead
+            real_tokens = (
+                mask if mask is not None and mask.ndim == 2 else jnp.ones(x.shape[:2], bool)
+            )
+            positions = jnp.maximum(jnp.cumsum(real_tokens, axis=-1) - 1, 0) + ahead
         if mask is None or mask.ndim == 2:
             mask = make_mask(jnp.ones(x.shape[:2], bool) if mask is None else mask)
         mask = jnp.pad(mask, ((0, 0), (0, 0), (ahead, 0)), constant_values=True)
         bias = self._bias(positions, positions, ahead)
         graph, stacked = nnx.split(self.layers)
-        before = None
+        prefixes = None
         if ahead:
-            before = jnp.stack(prefix.prefix_keys), jnp.stack(prefix.prefix_values)
+            prefixes = jnp.stack(prefix.prefix_keys), jnp.stack(prefix.prefix_values)
 
         def layer(x: Array, at: tuple) -> tuple[Array, None]:
             one, keys = nnx.merge(graph, at[0]), dropout_keys(at[1])
@@ -280,7 +283,7 @@ class T5(StackedModel):
 
         keys = None if key is None else jax.random.split(key, self.config.layers)
         layer = recomputed(layer, self.config.remat)
-        return jax.lax.scan(layer, x, (stacked, keys, before), unroll=self.config.unroll)[0]
+        return jax.lax.scan(layer, x, (stacked, keys, prefixes), unroll=self.config.unroll)[0]
 
     def _cached(self, x, positions, real, cache, states, encoder_mask) -> tuple[Array, Any]:
         rows, length, _ = x.shape
@@ -299,13 +302,13 @@ class T5(StackedModel):
         mask = jnp.pad(seen, ((0, 0), (0, 0), (ahead, 0)), constant_values=True)
         slots = jnp.maximum(jnp.cumsum(after.valid, axis=-1) - 1, 0) + ahead
         bias = self._bias(positions, slots, ahead)
-        kept = list(zip(after.keys, after.values, strict=True))
+        caches = list(zip(after.keys, after.values, strict=True))
         for n, one in enumerate(layers):
             prefix = (after.prefix_keys[n], after.prefix_values[n]) if ahead else None
-            x, kept[n] = one.read(x, bias, mask, keys, prefix, kept[n], slot)
+            x, caches[n] = one.read(x, bias, mask, keys, prefix, caches[n], slot)
             if after.cross_valid is not None:
                 memory_n = after.cross_keys[n], after.cross_values[n]
                 x = one.ask(x, memory_n, after.cross_valid, keys)
             x = one.mlp(x, keys)
-        new_keys, new_values = zip(*kept, strict=True)
+        new_keys, new_values = zip(*caches, strict=True)
         return x, after.with_layers(new_keys, new_values)

@@ -107,22 +107,24 @@ class Answerer:
         infiller, trie = self._free if free else self._titles, Trie(self._tokens)
         if among is not None:
             allowed = set(among)
-            kept = [k for k, items in enumerate(self.names.members) if allowed & set(items)]
-            infiller = self._infiller(Template(Trie([self._tokens[k] for k in kept])))
+            allowed_titles = [
+                k for k, items in enumerate(self.names.members) if allowed & set(items)
+            ]
+            infiller = self._infiller(Template(Trie([self._tokens[k] for k in allowed_titles])))
         longest = max(map(len, self._tokens)) + 1
         beams = min(beams or self.config.beams, 1 << 10)
         out: list[list[tuple[list[int], float]]] = []
-        for rows, found in self._asked(passages, infiller, beams=beams, max_new_tokens=longest):
+        for rows, written in self._asked(passages, infiller, beams=beams, max_new_tokens=longest):
             for row in range(rows):
                 lines: list[tuple[list[int], float]] = []
-                for beam in range(found.tokens.shape[1]):
-                    score = float(found.scores[row, beam])
+                for beam in range(written.tokens.shape[1]):
+                    score = float(written.scores[row, beam])
                     if score == -np.inf:
                         continue
-                    ids = found.tokens[row, beam, 0, : found.lengths[row, beam, 0]].tolist()
-                    whole = bool(found.valid[row, beam, 0])
-                    hit = trie.find(ids).tolist() if whole and ids else []
-                    items = [k for title in hit for k in self.names.members[title]]
+                    ids = written.tokens[row, beam, 0, : written.lengths[row, beam, 0]].tolist()
+                    is_complete = bool(written.valid[row, beam, 0])
+                    titles = trie.find(ids).tolist() if is_complete and ids else []
+                    items = [k for title in titles for k in self.names.members[title]]
                     if among is not None:
                         items = [k for k in items if k in allowed]
                     lines.append((items, score))
@@ -217,23 +219,25 @@ class TitleLists:
         users = data.store.user_numbers
         for first in range(0, len(request), size):
             rows = range(first, min(first + size, len(request)))
-            asked, seen = [], []
+            questions, excluded = [], []
             for row in rows:
                 start, stop = int(request.spans.starts[row]), int(request.spans.stops[row])
                 history = request.items[start:stop].tolist()
                 user = None if request.users is None else users[request.users[row]]
-                asked.append(data.asked.question(self.id, history, user))
-                seen.append(set(history) if filter_seen else set())
+                questions.append(data.asked.question(self.id, history, user))
+                excluded.append(set(history) if filter_seen else set())
             beams = k + (answerer.config.beams if filter_seen else 0)
-            found = answerer.titles(asked, among=among, beams=max(beams, answerer.config.beams))
-            ids = np.zeros((len(asked), k), np.int32)
-            scores = np.full((len(asked), k), -np.inf, np.float32)
-            for row, (lines, out) in enumerate(zip(found, seen, strict=True)):
-                done = set(out)
-                kept = []
+            titles = answerer.titles(
+                questions, among=among, beams=max(beams, answerer.config.beams)
+            )
+            ids = np.zeros((len(questions), k), np.int32)
+            scores = np.full((len(questions), k), -np.inf, np.float32)
+            for row, (lines, row_excluded) in enumerate(zip(titles, excluded, strict=True)):
+                listed = set(row_excluded)
+                pairs = []
                 for items, score in lines:
-                    kept += [(item, score) for item in items if item not in done]
-                    done.update(items)
-                for place, (item, score) in enumerate(kept[:k]):
-                    ids[row, place], scores[row, place] = item, score
+                    pairs += [(item, score) for item in items if item not in listed]
+                    listed.update(items)
+                for rank, (item, score) in enumerate(pairs[:k]):
+                    ids[row, rank], scores[row, rank] = item, score
             yield ids, scores

@@ -16,7 +16,7 @@ from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.recsysllm.catalogue import Names, labels
 from recjax.recsysllm.mixture import Mixture, mixture
-from recjax.recsysllm.tasks import Tasks, TasksConfig, Written
+from recjax.recsysllm.tasks import ReviewTexts, Tasks, TasksConfig
 from recjax.recsysllm.text import Behaviour, BehaviourConfig, facts_of, read_sentences
 from recjax.text.reasons import explanations
 from recjax.text.textualize import item_titles
@@ -125,14 +125,14 @@ class Dataset:
         )  # fmt: skip
 
     @functools.cached_property
-    def _written(self) -> Written | None:
+    def _written(self) -> ReviewTexts | None:
         reviews = self.reviews
         if reviews is None:
             return None
         train = self.split.train
         runs = [np.arange(a, b) for a, b in zip(train.starts, train.stops, strict=True)]
         reasons = explanations(reviews.bodies, np.concatenate(runs))
-        return Written(reviews.bodies, reviews.headlines, reasons, reviews.names)
+        return ReviewTexts(reviews.bodies, reviews.headlines, reasons, reviews.names)
 
     @functools.cached_property
     def stream(self) -> Mixture:

@@ -35,8 +35,8 @@ class InnerRule(Protocol):
         """The state after tokens [R]."""
 
 
-class _At(NamedTuple):
-    """Where each row stands.
+class _BlankState(NamedTuple):
+    """The blanks that the rows are writing.
 
     Attributes:
         blank: [R] the blank that it writes.
@@ -48,17 +48,17 @@ class _At(NamedTuple):
     size: Array
     blanks: Array
 
-    def more(self) -> Array:
-        """[R] that another blank follows."""
+    def has_next(self) -> Array:
+        """[R] bool, whether another blank follows."""
         return self.blank + 1 < self.blanks
 
-    def after(self, tokens: Array, sop: Array, limit: Array) -> tuple["_At", Array]:
-        """Where rows stand after tokens [R], and [R] that the token cut its blank off."""
+    def step(self, tokens: Array, sop: Array, limit: Array) -> tuple["_BlankState", Array]:
+        """The state after tokens [R], and [R] bool, whether the token cut its blank off."""
         next_one = tokens == sop
         size = jnp.where(next_one, 0, self.size + 1)
-        cut = self.more() & (size >= limit)
+        cut = self.has_next() & (size >= limit)
         blank = self.blank + (next_one | cut)
-        return _At(blank, jnp.where(cut, 0, size), self.blanks), cut
+        return _BlankState(blank, jnp.where(cut, 0, size), self.blanks), cut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,21 +84,21 @@ class BlankEnds:
     def init(self, rows: int) -> Any:
         """See `Processor.init`."""
         zeros = jnp.zeros(rows, jnp.int32)
-        at = _At(zeros, zeros, jnp.repeat(self.blanks, rows // len(self.blanks)))
+        at = _BlankState(zeros, zeros, jnp.repeat(self.blanks, rows // len(self.blanks)))
         return at, None if self.constraint is None else self.constraint.init(rows)
 
     def __call__(self, state: Any, logits: Array, step: Array) -> Array:
         at, inner = state
         if self.constraint is not None:
             logits = self.constraint(inner, logits, step)
-        more, ends = at.more(), logits[:, self.ends]
+        more, ends = at.has_next(), logits[:, self.ends]
         logits = logits.at[:, self.ends].set(jnp.where(more[:, None], -jnp.inf, ends))
         return logits.at[:, self.sop].set(jnp.where(more, ends.max(axis=1), -jnp.inf))
 
     def update(self, state: Any, tokens: Array, active: Array) -> Any:
         """See `Processor.update`."""
         at, inner = state
-        after, _ = at.after(tokens, self.sop, self.limit)
+        after, _ = at.step(tokens, self.sop, self.limit)
         begins = after.blank != at.blank
         if self.constraint is not None:
             first = self.constraint.init(len(tokens))
@@ -107,36 +107,36 @@ class BlankEnds:
         return jax.tree.map(lambda new, old: jnp.where(active, new, old), after, at), inner
 
     def last(self, states: tuple) -> Array:
-        """`loop.Last`, of the states of processors of which this is the last one."""
+        """`loop.Last`, for processors of which this is the last one."""
         at = states[-1][0]
-        return ~at.more() & (at.size + 1 >= self.limit)
+        return ~at.has_next() & (at.size + 1 >= self.limit)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Cache:
-    """The model's cache, and what gives the next token its positions."""
+    """The model's cache, and the state that determines the next token's positions."""
 
-    kept: Any
-    at: _At
+    model_cache: Any
+    at: _BlankState
     inner: InnerState
     places: Array  # [R K] outer positions of the blanks
 
     def take(self, rows: Array) -> "_Cache":
         """The cache of other rows."""
         at, inner, places = jax.tree.map(lambda a: a[rows], (self.at, self.inner, self.places))
-        return _Cache(self.kept.take(rows), at, inner, places)
+        return _Cache(self.model_cache.take(rows), at, inner, places)
 
     def spread(self, each: int, slots: int) -> "_Cache":
-        """Empty rows, `each` for every row here, which they have read."""
+        """See `KVCache.spread`."""
         at, inner, places = jax.tree.map(
             lambda a: jnp.repeat(a, each, axis=0), (self.at, self.inner, self.places)
         )
-        return _Cache(self.kept.spread(each, slots), at, inner, places)
+        return _Cache(self.model_cache.spread(each, slots), at, inner, places)
 
     def grow(self, slots: int) -> "_Cache":
         """The cache with room for so many tokens a row."""
-        return dataclasses.replace(self, kept=self.kept.grow(slots))
+        return dataclasses.replace(self, model_cache=self.model_cache.grow(slots))
 
 
 def write_blanks(
@@ -191,24 +191,26 @@ def write_blanks(
     if positions is not None:
         inputs = {"mask": make_mask(real, written), "positions": positions}
     newest = jnp.full((rows, 1), length - 1)
-    h, kept = model.hidden(tokens, cache=model.empty_cache(rows, length), places=newest, **inputs)
+    h, model_cache = model.hidden(
+        tokens, cache=model.empty_cache(rows, length), places=newest, **inputs
+    )
     zeros = jnp.zeros(rows, jnp.int32)
     cache = _Cache(
-        kept,
-        _At(zeros, zeros, blanks),
+        model_cache,
+        _BlankState(zeros, zeros, blanks),
         rule.update(rule.init(rows), jnp.broadcast_to(sop, rows)),
         places,
     )
 
     def step(tokens: Array, cache: _Cache) -> tuple[Array, _Cache]:
-        at, cut = cache.at.after(tokens, sop, most)
+        at, cut = cache.at.step(tokens, sop, most)
         read = jnp.where(cut, sop, tokens)
         inner, placed = rule.update(cache.inner, read), {}
         if positions is not None:
             outer = jnp.take_along_axis(cache.places, at.blank[:, None], axis=1, mode="clip")
             placed = {"positions": jnp.stack([outer, inner.inner[:, None]], axis=1)}
-        logits, kept = model(read[:, None], cache=cache.kept, **placed)
-        return logits[:, 0], _Cache(kept, at, inner, cache.places)
+        logits, model_cache = model(read[:, None], cache=cache.model_cache, **placed)
+        return logits[:, 0], _Cache(model_cache, at, inner, cache.places)
 
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
@@ -232,7 +234,7 @@ def write_blanks(
         )  # fmt: skip
 
     def reorder(cache: _Cache, chosen: Array) -> _Cache:
-        """A row's beams begin as the row did, and read the text where it lies."""
+        """At first a row's beams share what the row has read; then as `chosen` says."""
         first = len(cache.places) == rows
         return cache.spread(beams, max_new_tokens) if first else cache.take(chosen)
 

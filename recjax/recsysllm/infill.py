@@ -268,26 +268,26 @@ class Infiller:
 
     def _arrays(self, rows: list[np.ndarray], new: int) -> _Read:
         """Rows of ids as arrays, with positions where the model has two rows of them."""
-        known, longest = self.lm.config.max_length, max(map(len, rows))
+        max_length, longest = self.lm.config.max_length, max(map(len, rows))
         if self._two:
             for number, row in enumerate(rows):
-                if len(row) > known:
+                if len(row) > max_length:
                     raise InputError(
-                        f"text {number} has {len(row)} tokens; expected at most {known}, as far "
-                        "as the model's positions go"
+                        f"text {number} has {len(row)} tokens; expected at most {max_length}, as "
+                        "far as the model's positions go"
                     )
-            if new > known:
-                raise InputError(f"max_new_tokens {new}: expected at most {known}")
-        elif longest + new > known:
+            if new > max_length:
+                raise InputError(f"max_new_tokens {new}: expected at most {max_length}")
+        elif longest + new > max_length:
             warnings.warn(
-                f"up to {longest + new} tokens; the model was trained on {known}", stacklevel=3
+                f"up to {longest + new} tokens; the model was trained on {max_length}", stacklevel=3
             )
-        found = [np.flatnonzero(np.isin(row, blank_ids(self.marks))) for row in rows]
-        blanks = np.array([len(places) for places in found], np.int32)
+        blank_places = [np.flatnonzero(np.isin(row, blank_ids(self.marks))) for row in rows]
+        blanks = np.array([len(places) for places in blank_places], np.int32)
         size = 1 << int(blanks.max() - 1).bit_length()
         places = np.zeros((len(rows), size), np.int32)
-        for row, at in zip(places, found, strict=True):
-            row[: len(at)] = at
+        for row, row_places in zip(places, blank_places, strict=True):
+            row[: len(row_places)] = row_places
         ended = [np.append(row, self.marks.sop) for row in rows]
         tokens, real = pad_rows(ended, pad_id=0, sizes=lengths(longest + 1))
         if not self._two:
@@ -295,10 +295,10 @@ class Infiller:
         positions = np.zeros((len(rows), 2, tokens.shape[1]), np.int32)
         positions[:, 0] = np.maximum(np.cumsum(real, axis=1) - 1, 0)
         if self._pool is not None:
-            part = real.copy()
-            part[:, -1] = False
+            text_only = real.copy()
+            text_only[:, -1] = False
             counts = np.array([len(row) for row in rows])
-            positions[:, 1][part] = self._pool.read(np.concatenate(rows), counts)
+            positions[:, 1][text_only] = self._pool.read(np.concatenate(rows), counts)
         positions[:, :, -1] = np.stack([places[:, 0], np.ones(len(rows), np.int32)], axis=1)
         return _Read(tokens, real, positions, places, blanks)
 
@@ -376,9 +376,9 @@ def text_ids(tokenizer: Tokenizer, texts: Sequence[str], marks: Marks) -> list[l
     end = [token for token in end if token != marks.sop]
     out = []
     for row in rows:
-        own = end
+        row_end = end
         if not set(blanks).isdisjoint(row):
-            own = [token for token in end if token not in blanks]
+            row_end = [token for token in end if token not in blanks]
         row = row if row[: len(begin)] == begin else [*begin, *row]
-        out.append(row if row[len(row) - len(own) :] == own else [*row, *own])
+        out.append(row if row[len(row) - len(row_end) :] == row_end else [*row, *row_end])
     return out

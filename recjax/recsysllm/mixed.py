@@ -105,7 +105,9 @@ class Mixed(Source[Passage]):
                 rng = np.random.default_rng([seed, 3, k])
                 stop = int(part.stops[k]) + 1
                 user = int(part.users[k])
-                out.append(self.dataset.behaviour.told(user, int(part.starts[k]), stop, rng))
+                out.append(
+                    self.dataset.behaviour.user_passage(user, int(part.starts[k]), stop, rng)
+                )
         for family, share in self.options.tasks.shares.items():
             if share:
                 ids = tasks.usable(family, part.stops)

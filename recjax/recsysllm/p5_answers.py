@@ -75,9 +75,11 @@ class P5Answerer:
         """
         trie, members = Trie(self._tokens), self.names.members
         allowed = None if among is None else set(among)
-        kept = [k for k, items in enumerate(members) if allowed is None or allowed & set(items)]
+        allowed_titles = [
+            k for k, items in enumerate(members) if allowed is None or allowed & set(items)
+        ]
         only = constrain(
-            Trie([self._tokens[k] for k in kept]), self.lm.stop, self.lm.config.vocab_size
+            Trie([self._tokens[k] for k in allowed_titles]), self.lm.stop, self.lm.config.vocab_size
         )
         options: dict[str, Any] = {
             "beams": max(2, min(beams or self.config.beams, 1 << 10)),
@@ -85,16 +87,16 @@ class P5Answerer:
             "processors": () if free else (only,),
         }
         out: list[list[tuple[list[int], float]]] = []
-        for rows, found in self._asked(passages, **options):
+        for rows, written in self._asked(passages, **options):
             for row in range(rows):
                 lines: list[tuple[list[int], float]] = []
-                for beam, score in enumerate(found.scores[row].tolist()):
+                for beam, score in enumerate(written.scores[row].tolist()):
                     if score == -np.inf:
                         continue
-                    ids = found.tokens[row, beam, : found.lengths[row, beam]].tolist()
-                    whole = bool(ids) and ids[-1] in self.lm.stop
-                    hit = trie.find(ids[:-1]).tolist() if whole and ids[:-1] else []
-                    items = [k for title in hit for k in members[title]]
+                    ids = written.tokens[row, beam, : written.lengths[row, beam]].tolist()
+                    is_complete = bool(ids) and ids[-1] in self.lm.stop
+                    titles = trie.find(ids[:-1]).tolist() if is_complete and ids[:-1] else []
+                    items = [k for title in titles for k in members[title]]
                     items = [k for k in items if allowed is None or k in allowed]
                     lines.append((items, score))
                 out.append(lines)

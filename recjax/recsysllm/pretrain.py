@@ -117,42 +117,42 @@ class Blanking:
             numbers: [B] of each in its stream; with the seed they fix its blanks.
         """
         tokens, lengths, answers = self._tokens(passages)
-        given = answers >= 0
-        free = np.flatnonzero(~given)
+        has_answer = answers >= 0
+        free = np.flatnonzero(~has_answer)
         text = row_numbers(lengths)
-        rest = ~given[text]
-        sample = self._sample(tokens[rest], lengths[free], numbers[free])
+        is_drawn = ~has_answer[text]
+        sample = self._sample(tokens[is_drawn], lengths[free], numbers[free])
         blocked = None
         if self.blanks.block:
             level = np.full(len(lengths), -1)
             level[free] = sample.level
             draw = Draws(self.seed, numbers)(8, text, row_positions(lengths))
             blocked = (draw < self.blanks.block) & (level[text] == 0)
-        spans = self._merged(sample, free, given, answers, lengths, passages)
+        spans = self._merged(sample, free, has_answer, answers, lengths, passages)
         pool = self.pool if self.entities.positions else None
         return construct(tokens, lengths, spans, self.marks, blocked=blocked, pool=pool)
 
     def questions(self, passages: Sequence[Passage]) -> list[np.ndarray]:
         """The read part of passages with answers: ids with a mask in the answer's place."""
-        given = [dataclasses.replace(p, answer=p.answer or ()) for p in passages]
-        tokens, lengths, answers = self._tokens(given)
+        answered = [dataclasses.replace(p, answer=p.answer or ()) for p in passages]
+        tokens, lengths, answers = self._tokens(answered)
         rows = np.split(tokens, np.cumsum(lengths)[:-1])
         out = []
-        for row, at, passage in zip(rows, answers, given, strict=True):
+        for row, at, passage in zip(rows, answers, answered, strict=True):
             mask = self.marks.document if passage.long else self.marks.mask
             out.append(np.array([*row[:at], mask, self.marks.eos], np.int32))
         return out
 
     def _sample(self, tokens: np.ndarray, lengths: np.ndarray, numbers: np.ndarray) -> Spans:
-        more: dict[str, Any] = {
+        options: dict[str, Any] = {
             "seed": self.seed,
             "places": numbers,
             "ends": self.ends,
             "length": self.length,
         }
         if self.entities.whole and self.pool is not None:
-            return sample_units(tokens, lengths, self.blanks, self.marks, self.pool, **more)
-        return sample_spans(tokens, lengths, self.blanks, self.marks, **more)
+            return sample_units(tokens, lengths, self.blanks, self.marks, self.pool, **options)
+        return sample_spans(tokens, lengths, self.blanks, self.marks, **options)
 
     def _merged(
         self,
@@ -184,23 +184,23 @@ class Blanking:
         """
         cls, eos = self.marks.cls, self.marks.eos
         read = self.encoder([p.pieces for p in passages])
-        asked = [p for p in passages if p.answer is not None]
+        answered = [p for p in passages if p.answer is not None]
         # An answer begins a text, as the targets of GLM's and ChatGLM's own fine-tuning do.
-        written = iter(self.encoder([p.answer or () for p in asked]))
-        most = max(1, min(int(self.length / (1 + self.blanks.ratio)), self.length - 2) - 2)
+        written = iter(self.encoder([p.answer or () for p in answered]))
+        limit = max(1, min(int(self.length / (1 + self.blanks.ratio)), self.length - 2) - 2)
         rows: list[int] = []
         lengths, answers = [], []
         begin = [] if cls < 0 else [cls]
         for passage, ids in zip(passages, read, strict=True):
-            whole = [piece.entity for piece in passage.pieces]
+            are_entities = [piece.entity for piece in passage.pieces]
             if passage.answer is None:
-                row = [*begin, *_first(ids, whole, most), eos]
+                row = [*begin, *_first(ids, are_entities, limit), eos]
                 answers.append(-1)
             else:
                 answer = [t for part in next(written) for t in part]
                 # [CLS], the mask, the end, `<sop>` and `<eop>` have their places, too.
                 answer = answer[: max(1, self.length // 2 - 5)]
-                question = _last(ids, whole, self.length - 5 - len(answer))
+                question = _last(ids, are_entities, self.length - 5 - len(answer))
                 row = [*begin, *question, *answer, eos]
                 answers.append(len(begin) + len(question))
             rows += row
@@ -208,21 +208,21 @@ class Blanking:
         return np.array(rows, np.int32), np.array(lengths, np.int64), np.array(answers, np.int64)
 
 
-def _first(ids: Sequence[Sequence[int]], whole: Sequence[bool], most: int) -> list[int]:
+def _first(ids: Sequence[Sequence[int]], are_entities: Sequence[bool], limit: int) -> list[int]:
     """The first tokens of pieces, at most so many; an entity that does not fit ends them."""
     out: list[int] = []
-    for part, entity in zip(ids, whole, strict=True):
-        room = most - len(out)
+    for part, entity in zip(ids, are_entities, strict=True):
+        room = limit - len(out)
         if entity and len(part) > room:
             break
         out += part[:room]
     return out
 
 
-def _last(ids: Sequence[Sequence[int]], whole: Sequence[bool], most: int) -> list[int]:
+def _last(ids: Sequence[Sequence[int]], are_entities: Sequence[bool], limit: int) -> list[int]:
     """The last tokens of pieces, as `_first` has the first ones."""
     backwards = [part[::-1] for part in reversed(ids)]
-    return _first(backwards, whole[::-1], most)[::-1]
+    return _first(backwards, are_entities[::-1], limit)[::-1]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

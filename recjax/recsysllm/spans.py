@@ -213,15 +213,15 @@ def sample_spans(
         room: [B] spans that fit each text, in place of `length`.
     """
     count = len(lengths)
-    every = np.arange(count)
+    numbers = np.arange(count)
     draws = Draws(seed, places)
     shares = np.cumsum([config.token, config.sentence, config.document])
-    level = np.searchsorted(shares / shares[-1], draws(0, every, np.zeros(1)), side="right")
-    opened = (level == 2) & (draws(1, every, np.zeros(1)) < config.tail)
-    first = row_starts(lengths)
+    level = np.searchsorted(shares / shares[-1], draws(0, numbers, np.zeros(1)), side="right")
+    opened = (level == 2) & (draws(1, numbers, np.zeros(1)) < config.tail)
+    row_start = row_starts(lengths)
     begin = np.zeros(count, np.int64)
-    some = lengths > 0
-    begin[some] = tokens[first[some]] == marks.cls
+    non_empty = lengths > 0
+    begin[non_empty] = tokens[row_start[non_empty]] == marks.cls
     free = np.maximum(lengths - 1 - begin, 0)
     # Each span adds its `<sop>` and `<eop>` or mask to the text.
     if room is None:
@@ -244,7 +244,7 @@ def sample_spans(
     return Spans(text[fits], start[fits], stop[fits], masks[level], opened, level)
 
 
-_Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # text, start, stop
+_SpanArrays = tuple[np.ndarray, np.ndarray, np.ndarray]  # text, start, stop
 
 
 def _short_spans(
@@ -254,7 +254,7 @@ def _short_spans(
     free: np.ndarray,
     config: BlankConfig,
     draws: Draws,
-) -> _Found:
+) -> _SpanArrays:
     """Poisson lengths up to the share of the text, placed with a token between two of them."""
     if not len(texts):
         return texts, texts, texts
@@ -286,7 +286,7 @@ def _sentences(
     config: BlankConfig,
     draws: Draws,
     ends: np.ndarray,
-) -> _Found:
+) -> _SpanArrays:
     """Whole sentences in random order, until they cover the share; the last needs no full stop."""
     text, inside = row_numbers(lengths), row_positions(lengths)
     usable = chosen[text] & (inside >= begin[text]) & (inside < (begin + free)[text])
@@ -313,7 +313,7 @@ def _long_span(
     free: np.ndarray,
     config: BlankConfig,
     draws: Draws,
-) -> _Found:
+) -> _SpanArrays:
     """One span a text, its length uniform; the text's end where `opened`."""
     texts = np.flatnonzero(chosen)
     number = np.zeros(1)

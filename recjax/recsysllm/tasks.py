@@ -71,7 +71,7 @@ _NEEDS = {
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Written:
+class ReviewTexts:
     """The users' reviews, by place in the store's flat `items`; see `recjax.data.reviews`.
 
     Attributes:
@@ -103,7 +103,7 @@ class Tasks:
     behaviour: Behaviour
     ratings: np.ndarray | None
     offsets: np.ndarray
-    written: Written | None = None
+    written: ReviewTexts | None = None
     seed: int = 0
 
     @functools.cached_property
@@ -114,7 +114,7 @@ class Tasks:
         return 1 + rng.permutation(users), 1 + rng.permutation(items)
 
     def _has(self, need: str, places: np.ndarray) -> np.ndarray:
-        """Which places have what a field needs."""
+        """Whether each place has the data that a field needs: [n] bool."""
         if need == "ratings":
             return np.full(len(places), self.ratings is not None)
         if self.written is None:
@@ -150,8 +150,8 @@ class Tasks:
                 "; its prompts ask for 1 to 5 stars, and a 4 is liked: scale them before `recjax "
                 "prepare`"
             )
-        own, only = {id: p for id, p in PROMPTS.items() if p.family == family}, self.config.only
-        ids = [id for id, p in own.items() if (id in only if only else not p.held_out)]
+        prompts, only = {id: p for id, p in PROMPTS.items() if p.family == family}, self.config.only
+        ids = [id for id, p in prompts.items() if (id in only if only else not p.held_out)]
         if not ids:
             raise InputError(
                 f"config.text.tasks.only: no prompt of {family}, whose share is above 0"
@@ -161,8 +161,8 @@ class Tasks:
                 f"config.text.tasks.{family}: config.split leaves no interaction to ask about; "
                 "expected users with longer histories"
             )
-        found = [id for id in ids if self.able(PROMPTS[id], places).any()]
-        if not found:
+        usable = [id for id in ids if self.able(PROMPTS[id], places).any()]
+        if not usable:
             needs = {_NEEDS[f] for id in ids for f in PROMPTS[id].fields if f in _NEEDS}
             lacking = sorted(n for n in needs if not self._has(n, places).any())
             where = "; config.text.tasks.reviews names a file of them"
@@ -172,7 +172,7 @@ class Tasks:
                 f"config.text.tasks.{family}: the data have no {' and no '.join(lacking)}"
                 f"{where if lacking != ['ratings'] else ''}"
             )
-        return found
+        return usable
 
     def passage(
         self, id: str, start: int, place: int, stop: int, rng: np.random.Generator
@@ -227,7 +227,7 @@ class Tasks:
     def unmet(
         self, start: int, stop: int, count: int, rng: np.random.Generator, where: str
     ) -> list[int]:
-        """Different items outside of `items[start:stop]`, all alike likely.
+        """Distinct items outside of `items[start:stop]`, drawn uniformly.
 
         Raises:
             InputError: beginning with `where`: there are not so many.
@@ -269,8 +269,8 @@ class Tasks:
             "item_title": (titles[item],),
             "target_title": (titles[item],),
         }
-        right = bool(rng.random() < 0.5)
-        values["yes_no"] = "yes" if right else "no"
+        is_true = bool(rng.random() < 0.5)
+        values["yes_no"] = "yes" if is_true else "no"
         if "user_desc" in fields:
             name = self.written.names.get(user) if self.written else None
             values["user_desc"] = behaviour.user_text(user) or name or str(values["user_id"])
@@ -278,14 +278,14 @@ class Tasks:
             rating = float(self.ratings[place])
             values["star_rating"] = f"{rating:g}"
             values["like_dislike"] = "like" if rating >= 4 else "dislike"
-            wrong = [r for r in range(1, 6) if r != round(rating)]
-            values["asked_rating"] = f"{rating:g}" if right else str(rng.choice(wrong))
+            others = [r for r in range(1, 6) if r != round(rating)]
+            values["asked_rating"] = f"{rating:g}" if is_true else str(rng.choice(others))
         if fields & {"asked_title", "asked_id"}:
             met = max(stop, place + 1)
             where = f"config.text.tasks: prompt {prompt.id} asks about an item that is unmet"
-            asked = item if right else self.unmet(start, met, 1, rng, where)[0]
-            values["asked_title"] = (titles[asked],)
-            values["asked_id"] = f"item_{item_number[asked]}"
+            asked_item = item if is_true else self.unmet(start, met, 1, rng, where)[0]
+            values["asked_title"] = (titles[asked_item],)
+            values["asked_id"] = f"item_{item_number[asked_item]}"
         if "history" in fields:
             history = behaviour.items[self._history(start, place)]
             values["history"] = tuple(titles[k] for k in history.tolist())

@@ -237,14 +237,14 @@ class Behaviour:
             newest = int(self.timestamps[stop - 1])
             least = newest - self.config.days[number] * _DAY
             start += int(np.searchsorted(self.timestamps[start:stop], least))
-        found = np.arange(start, stop)
-        most = self.config.most
-        if len(found) > most:
+        window = np.arange(start, stop)
+        limit = self.config.most
+        if len(window) > limit:
             if term == "short":
-                return found[-most:]
-            kept = rng.choice(len(found) - 1, most - 1, replace=False)
-            found = found[np.append(np.sort(kept), len(found) - 1)]
-        return found
+                return window[-limit:]
+            kept = rng.choice(len(window) - 1, limit - 1, replace=False)
+            window = window[np.append(np.sort(kept), len(window) - 1)]
+        return window
 
     def profile(self, user: int) -> Pieces:
         """The known facts of a user as a sentence; () where there are none."""
@@ -257,24 +257,28 @@ class Behaviour:
         return self._filled("user", facts, {}, f"the profile of user {user + 1}")
 
     def _filled(
-        self, key: str, facts: Mapping[str, tuple[str, ...]], more: Mapping[str, Value], where: str
+        self,
+        key: str,
+        facts: Mapping[str, tuple[str, ...]],
+        values: Mapping[str, Value],
+        where: str,
     ) -> Pieces:
-        """A sentence whose `{facts}` is a list of facts, or that names columns."""
+        """A sentence with a list of facts in the place of `{facts}`, or with columns by name."""
         text = self.sentences.by_key[key]
-        told = self._told(facts) or (Piece("nothing more that is known"),)
-        own = self.sentences.own
+        fact_pieces = self._fact_list(facts) or (Piece("nothing more that is known"),)
+        words = self.sentences.own
         out: list[Piece] = []
         parts = text.split("{facts}")
         for number, part in enumerate(parts):
-            out += told if number else []
-            out += fill(part, {**facts, **own, **more}, where)
+            out += fact_pieces if number else []
+            out += fill(part, {**facts, **words, **values}, where)
         return joined(out)
 
     def user_text(self, user: int) -> Pieces:
-        """A user's facts without the sentence around them, for prompts; () where none are."""
-        return self._told(facts_of(self.profiles.get(user, {}), self.config.users_facts))
+        """A user's facts without a sentence around them, for prompts; () if none is known."""
+        return self._fact_list(facts_of(self.profiles.get(user, {}), self.config.users_facts))
 
-    def _told(self, facts: Mapping[str, tuple[str, ...]]) -> Pieces:
+    def _fact_list(self, facts: Mapping[str, tuple[str, ...]]) -> Pieces:
         out: list[Piece] = []
         for column, names in facts.items():
             out += [Piece(", ")] if out else []
@@ -285,19 +289,19 @@ class Behaviour:
         """A profile, and a window that ends anywhere in a run."""
         start, end = int(self.spans.starts[run]), int(self.spans.stops[run])
         stop = int(rng.integers(start + 1, end + 1))
-        return self.told(int(self.spans.users[run]), start, stop, rng)
+        return self.user_passage(int(self.spans.users[run]), start, stop, rng)
 
-    def told(self, user: int, start: int, stop: int, rng: np.random.Generator) -> Passage:
+    def user_passage(self, user: int, start: int, stop: int, rng: np.random.Generator) -> Passage:
         """A profile, and a window that ends before `stop`."""
         shares = np.cumsum(self.config.shares)
         term = TERMS[int(np.searchsorted(shares / shares[-1], rng.random(), side="right"))]
-        told = self.window(start, stop, term, rng)
-        titles = tuple(self.names.titles[k] for k in self.items[told])
+        window = self.window(start, stop, term, rng)
+        titles = tuple(self.names.titles[k] for k in self.items[window])
         pieces = self.sentences(term, {"titles": titles})
         profile = self.profile(user)
         if profile:
             pieces = joined([*profile, Piece(" "), *pieces])
-        return Passage("histories", pieces, sources=tuple(told.tolist()))
+        return Passage("histories", pieces, sources=tuple(window.tolist()))
 
     def about_item(self, item: int) -> Passage:
         """The known facts of an item as a sentence."""
@@ -305,6 +309,6 @@ class Behaviour:
         title, where = self.names.titles[item], f"item {item}"
         pieces = self._filled("item", facts, {"title": (title,)}, where)
         if self.named:
-            told = self.sentences("named", {"title": (title,), "name": title}, where)
-            pieces = joined([*told, Piece(" "), *pieces])
+            name_pieces = self.sentences("named", {"title": (title,), "name": title}, where)
+            pieces = joined([*name_pieces, Piece(" "), *pieces])
         return Passage("items", pieces)

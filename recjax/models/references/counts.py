@@ -47,9 +47,9 @@ def _distinct(sequences: Sequences) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(rows, items) of groups of sequences, each item once a sequence, sorted by both."""
     lengths = sequences.stops - sequences.starts
     for group in _groups(lengths**2):
-        some = lengths[group]
-        rows = row_numbers(some)
-        items = sequences.items[sequences.starts[group][rows] + row_positions(some)]
+        group_lengths = lengths[group]
+        rows = row_numbers(group_lengths)
+        items = sequences.items[sequences.starts[group][rows] + row_positions(group_lengths)]
         keys = np.unique(rows * sequences.n_items + items)
         yield np.divmod(keys, sequences.n_items)
 
@@ -85,9 +85,9 @@ def together(sequences: Sequences) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for rows, items in _distinct(sequences):
         lengths = np.bincount(rows)
         first = row_starts(lengths)
-        many = lengths[rows]  # partners of each
-        left = row_numbers(many)
-        right = first[rows[left]] + row_positions(many)
+        partners = lengths[rows]  # partners of each
+        left = row_numbers(partners)
+        right = first[rows[left]] + row_positions(partners)
         out.add(items[left], items[right])
     return out.pairs
 
@@ -129,14 +129,14 @@ def nearest_items(
     """
     order = np.lexsort((columns, -weights, rows))
     rows, columns, weights = rows[order], columns[order], weights[order]
-    many = np.bincount(rows, minlength=n_items)
-    rank = row_positions(many)
-    kept = rank < count
-    width = max(1, min(count, int(many.max(initial=0))))
+    degrees = np.bincount(rows, minlength=n_items)
+    rank = row_positions(degrees)
+    near = rank < count
+    width = max(1, min(count, int(degrees.max(initial=0))))
     neighbours = np.zeros((n_items, width), np.int32)
     heavy = np.zeros((n_items, width), np.float32)
-    neighbours[rows[kept], rank[kept]] = columns[kept]
-    heavy[rows[kept], rank[kept]] = weights[kept]
+    neighbours[rows[near], rank[near]] = columns[near]
+    heavy[rows[near], rank[near]] = weights[near]
     return {"neighbours": neighbours, "weights": heavy}
 
 

@@ -47,18 +47,20 @@ def fit(config: Config, sequences: Sequences) -> dict[str, np.ndarray]:
     )
     to, chance = edges["neighbours"], edges["weights"].astype(np.float64)
     chance /= np.maximum(chance.sum(axis=1, keepdims=True), 1e-12)
-    found: list[tuple[np.ndarray, ...]] = []
+    parts: list[tuple[np.ndarray, ...]] = []
     for start in range(0, n_items, _ROWS):
-        here = np.arange(start, min(start + _ROWS, n_items))
-        second = chance[here, :, None] * chance[to[here]] * config.depth_share
-        targets = np.concatenate([to[here], to[to[here]].reshape(len(here), -1)], axis=1)
-        weights = np.concatenate([chance[here], second.reshape(len(here), -1)], axis=1)
-        keys = (here[:, None].astype(np.int64) * n_items + targets)[weights > 0]
+        items = np.arange(start, min(start + _ROWS, n_items))
+        second = chance[items, :, None] * chance[to[items]] * config.depth_share
+        targets = np.concatenate([to[items], to[to[items]].reshape(len(items), -1)], axis=1)
+        weights = np.concatenate([chance[items], second.reshape(len(items), -1)], axis=1)
+        keys = (items[:, None].astype(np.int64) * n_items + targets)[weights > 0]
         keys, place = np.unique(keys, return_inverse=True)
-        found.append((*np.divmod(keys, n_items), np.bincount(place, weights[weights > 0])))
-    rows, columns, sums = (np.concatenate(part) for part in zip(*found, strict=True))
-    away = rows != columns  # the way back home says nothing
-    return nearest_items(rows[away], columns[away], sums[away], n_items, config.neighbours)
+        parts.append((*np.divmod(keys, n_items), np.bincount(place, weights[weights > 0])))
+    rows, columns, sums = (np.concatenate(part) for part in zip(*parts, strict=True))
+    is_other = rows != columns  # the way back home says nothing
+    return nearest_items(
+        rows[is_other], columns[is_other], sums[is_other], n_items, config.neighbours
+    )
 
 
 def score(config: Config, arrays: dict[str, Array], ids: Array) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from recjax.guided.answers import Asked, FreeAnswers
+from recjax.guided.answers import FreeAnswers, ReadPrompts
 from recjax.guided.policy_loss import policy_loss
 from recjax.scoring.form_states import form_states
 from recjax.scoring.form_tokens import FormTokens
@@ -37,7 +37,7 @@ class Table:
 
 def asked(params, rows):
     state = jnp.broadcast_to(params["table"][0, VOCAB], (rows, VOCAB))
-    return Asked(state, jnp.ones(rows, jnp.int32))
+    return ReadPrompts(state, jnp.ones(rows, jnp.int32))
 
 
 def log_probs(params, answers):

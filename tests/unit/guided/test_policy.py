@@ -10,7 +10,7 @@ import pytest
 import recjax
 from recjax.config import build
 from recjax.errors import InputError
-from recjax.guided.answers import Answered
+from recjax.guided.answers import DrawnAnswers
 from recjax.guided.policy import PolicyRun
 from recjax.guided.policy_config import PolicyConfig
 from recjax.guided.score_files import write_scores
@@ -163,7 +163,9 @@ def test_the_format_has_a_weight_by_how_far_an_answer_is_read(written, policy):
     def both(params):
         module = own.model.merge(params)
         prompts = own._read(module, batch)
-        answers = Answered(0, 0, jnp.asarray(chosen.reshape(-1, 3)), jnp.asarray(whole.reshape(-1)))
+        answers = DrawnAnswers(
+            0, 0, jnp.asarray(chosen.reshape(-1, 3)), jnp.asarray(whole.reshape(-1))
+        )
         some = jax.random.randint(key, (rows, 3), 0, 10)
         given = jnp.where(known[:, None], teacher, some)
         parts = own.free.taught(module, prompts, given)

@@ -6,7 +6,7 @@ from flax import nnx
 
 from recjax.models.definition import define
 from recjax.models.recommender import make_recommender
-from recjax.models.s3rec import against, another, drawn_runs
+from recjax.models.s3rec import drawn_runs, other_items, pair_loss
 
 # Sequences of six items; and of one and of four, behind a place of padding.
 PACKED = {
@@ -17,7 +17,7 @@ PACKED = {
 
 def test_a_drawn_item_is_another_one():
     ids = np.repeat(np.arange(1, 5), 300)
-    drawn = np.asarray(jax.jit(another, static_argnums=2)(jax.random.key(0), ids, 5))
+    drawn = np.asarray(jax.jit(other_items, static_argnums=2)(jax.random.key(0), ids, 5))
     for item in range(1, 5):
         found, counts = np.unique(drawn[ids == item], return_counts=True)
         assert found.tolist() == [k for k in range(1, 5) if k != item]
@@ -42,7 +42,7 @@ def test_a_pair_is_compared_by_its_probabilities():
     right, wrong = np.array([0.0, 2.0, 90.0]), np.array([0.0, -1.0, -90.0])
     differences = 1 / (1 + np.exp(-right)) - 1 / (1 + np.exp(-wrong))
     np.testing.assert_allclose(
-        jax.jit(against)(right, wrong), np.log1p(np.exp(-differences)), rtol=1e-6
+        jax.jit(pair_loss)(right, wrong), np.log1p(np.exp(-differences)), rtol=1e-6
     )
 
 

@@ -11,7 +11,7 @@ from recjax.recsysllm.catalogue import Names
 from recjax.recsysllm.mixture import FamilySamples, Mixture, mixture
 from recjax.recsysllm.passages import plain
 from recjax.recsysllm.prompts import FAMILIES, HELD_OUT, PROMPTS
-from recjax.recsysllm.tasks import Tasks, TasksConfig, Written
+from recjax.recsysllm.tasks import ReviewTexts, Tasks, TasksConfig
 from recjax.recsysllm.text import Behaviour, BehaviourConfig
 from recjax.text.reasons import explanations, sentences
 
@@ -43,7 +43,7 @@ def make(data):
             BehaviourConfig(), names, [None, *({"title": t} for t in names.titles[1:])],
             items, None, split.train, {0: {"age": 30}},
         )  # fmt: skip
-        written = Written(bodies, heads, explanations(bodies, places), {1: "Jo"})
+        written = ReviewTexts(bodies, heads, explanations(bodies, places), {1: "Jo"})
         given = 1.0 + np.arange(len(items), dtype=np.float32) % 5 if ratings else None
         tasks = Tasks(
             TasksConfig(**{"text": 0.0, "sequential": 0.0, "candidates": 5, **config}),
