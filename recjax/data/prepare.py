@@ -141,11 +141,7 @@ def _read(
     config: DataConfig, module: Any, path: Path, options: Any
 ) -> tuple[InteractionLog, Catalog, dict[str, Any]]:
     """The log after the filters, and its record for the manifest."""
-    bad = BadRows(config.skip_bad_rows)
-    log, catalog = module.read(path, options, bad)
-    if not len(log):
-        raise InputError(f"{path}: there is no interaction in it")
-    _check_times(log, options, path)
+    log, catalog, bad_rows = _read_raw(config, module, path, options)
     notes = []
     late = interactions.out_of_order(log)
     if late:
@@ -164,11 +160,23 @@ def _read(
         log,
         catalog,
         {
-            "bad_rows": {"count": bad.count, "examples": bad.examples},
+            "bad_rows": bad_rows,
             "duplicates": {"found": duplicates, "kept": config.deduplicate},
             "warnings": notes,
         },
     )
+
+
+def _read_raw(
+    config: DataConfig, module: Any, path: Path, options: Any
+) -> tuple[InteractionLog, Catalog, dict[str, Any]]:
+    """The log as it is read, the catalogue, and the bad rows."""
+    bad = BadRows(config.skip_bad_rows)
+    log, catalog = module.read(path, options, bad)
+    if not len(log):
+        raise InputError(f"{path}: there is no interaction in it")
+    _check_times(log, options, path)
+    return log, catalog, {"count": bad.count, "examples": bad.examples}
 
 
 def _check_times(log: InteractionLog, options: Any, path: Path) -> None:
@@ -206,17 +214,14 @@ def _from_disk(
     config: DataConfig, module: Any, path: Path, options: Any, made_from: dict, overwrite: bool
 ) -> Store:
     """As `_read` and `write_store` do, with the rows on the disk."""
-    place, bad = home(config.store), BadRows(config.skip_bad_rows)
+    place = home(config.store)
     beside = place.absolute().parent
     beside.mkdir(parents=True, exist_ok=True)
     with spilling(beside) as folder:
-        log, catalog = module.read(path, options, bad)
-        if not len(log):
-            raise InputError(f"{path}: there is no interaction in it")
-        _check_times(log, options, path)
-        told = {"bad_rows": {"count": bad.count, "examples": bad.examples}, "warnings": []}
+        log, catalog, bad_rows = _read_raw(config, module, path, options)
+        manifest = made_from | {"bad_rows": bad_rows, "warnings": []}
         return write_store_from_disk(
-            place, log, catalog, made_from | told, folder, config, overwrite=overwrite
+            place, log, catalog, manifest, folder, config, overwrite=overwrite
         )
 
 

@@ -9,6 +9,13 @@ import numpy as np
 from recjax.data.pipeline import step_size
 
 
+def some_rows(count: int, most: int, seed: int) -> np.ndarray:
+    """[n] at most `most` of the rows 0 .. count - 1 (0 = all), drawn once and in order."""
+    if not 0 < most < count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
+
+
 class RowBatches(abc.ABC):
     """n rows, and batches of them: one shuffled epoch after another; a batch = f(step).
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import NamedSharding
 
+from recjax.data.rows import some_rows
 from recjax.evaluation.likelihood import (
     MEASURES,
     LikelihoodConfig,
@@ -36,11 +37,7 @@ class Pairs:
     @functools.cached_property
     def examples(self) -> Sequence[Row]:
         """The pairs that are measured."""
-        most = self.config.max_examples
-        if not 0 < most < len(self.rows):
-            return self.rows
-        rng = np.random.default_rng(self.config.seed)
-        chosen = np.sort(rng.choice(len(self.rows), most, replace=False))
+        chosen = some_rows(len(self.rows), self.config.max_examples, self.config.seed)
         return [self.rows[k] for k in chosen]
 
     @property

@@ -27,6 +27,7 @@ from jax.sharding import NamedSharding
 from recjax.config import nearest
 from recjax.data.negatives import sort_positives, uniform_negatives
 from recjax.data.pipeline import EvalBatches, in_order
+from recjax.data.rows import some_rows
 from recjax.data.splits import Spans
 from recjax.errors import InputError
 from recjax.evaluation.ranking import (
@@ -152,12 +153,8 @@ class Evaluator:
 
     @functools.cached_property
     def _chosen(self) -> Spans:
-        limit, n = self.config.max_examples, len(self.examples)
-        if not limit or limit >= n:
-            return self.examples
-        return self.examples[
-            np.sort(np.random.default_rng(self.config.seed).choice(n, limit, replace=False))
-        ]
+        limit, seed = self.config.max_examples, self.config.seed
+        return self.examples[some_rows(len(self.examples), limit, seed)] if limit else self.examples
 
     @functools.cached_property
     def _fewest(self) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 
 from recjax.config import build, to_plain
+from recjax.data.rows import some_rows
 from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.frozen import Encoder, Windows, open_recommender, recommender_store, split_windows
@@ -190,11 +191,8 @@ class InterpreterRun(Run):
 
     def sample(self, windows: Windows) -> Windows:
         """`evaluation.max_examples` of them, drawn once."""
-        most = self.config.evaluation.max_examples
-        if not most or len(windows) <= most:
-            return windows
-        rng = np.random.default_rng(self.config.evaluation.seed)
-        return windows[np.sort(rng.choice(len(windows), most, replace=False))]
+        config = self.config.evaluation
+        return windows[some_rows(len(windows), config.max_examples, config.seed)]
 
     def histories(self, windows: Windows, *, untrained: int | None = None) -> Histories:
         """Examples of windows; of a recommender with fresh weights of the seed `untrained`."""

@@ -42,6 +42,22 @@ class AnswersConfig(Checked):
         return tuple(k for k in self.cutoffs if k <= self.beams)
 
 
+def named_items(
+    trie: Trie, members: Sequence[Sequence[int]], tokens: Sequence[int], allowed: set[int] | None
+) -> list[int]:
+    """The items of the titles that are written by exactly these tokens.
+
+    Args:
+        trie: of the titles.
+        members: the items of each title.
+        tokens: of a title, without its end.
+        allowed: items that may be found; None = all.
+    """
+    titles = trie.find(tokens).tolist()
+    items = [item for title in titles for item in members[title]]
+    return items if allowed is None else [item for item in items if item in allowed]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answerer:
     """Writes answers.
@@ -105,12 +121,10 @@ class Answerer:
             beams: in place of the config's.
         """
         infiller, trie = self._free if free else self._titles, Trie(self._tokens)
-        if among is not None:
-            allowed = set(among)
-            allowed_titles = [
-                k for k, items in enumerate(self.names.members) if allowed & set(items)
-            ]
-            infiller = self._infiller(Template(Trie([self._tokens[k] for k in allowed_titles])))
+        members, allowed = self.names.members, None if among is None else set(among)
+        if allowed is not None:
+            titles = [self._tokens[k] for k, items in enumerate(members) if allowed & set(items)]
+            infiller = self._infiller(Template(Trie(titles)))
         longest = max(map(len, self._tokens)) + 1
         beams = min(beams or self.config.beams, 1 << 10)
         out: list[list[tuple[list[int], float]]] = []
@@ -122,12 +136,8 @@ class Answerer:
                     if score == -np.inf:
                         continue
                     ids = written.tokens[row, beam, 0, : written.lengths[row, beam, 0]].tolist()
-                    is_complete = bool(written.valid[row, beam, 0])
-                    titles = trie.find(ids).tolist() if is_complete and ids else []
-                    items = [k for title in titles for k in self.names.members[title]]
-                    if among is not None:
-                        items = [k for k in items if k in allowed]
-                    lines.append((items, score))
+                    ids = ids if written.valid[row, beam, 0] else []
+                    lines.append((named_items(trie, members, ids, allowed), score))
                 out.append(lines)
         return out
 

@@ -16,7 +16,7 @@ from recjax.evaluation.sides import answer_scores
 from recjax.generate.constrained import constrain
 from recjax.generate.templates import Trie
 from recjax.llm import LanguageModel
-from recjax.recsysllm.answers import AnswersConfig
+from recjax.recsysllm.answers import AnswersConfig, named_items
 from recjax.recsysllm.catalogue import Names
 from recjax.recsysllm.p5_data import Prompts
 from recjax.recsysllm.passages import Passage, Piece
@@ -94,11 +94,8 @@ class P5Answerer:
                     if score == -np.inf:
                         continue
                     ids = written.tokens[row, beam, : written.lengths[row, beam]].tolist()
-                    is_complete = bool(ids) and ids[-1] in self.lm.stop
-                    titles = trie.find(ids[:-1]).tolist() if is_complete and ids[:-1] else []
-                    items = [k for title in titles for k in members[title]]
-                    items = [k for k in items if allowed is None or k in allowed]
-                    lines.append((items, score))
+                    ids = ids[:-1] if ids and ids[-1] in self.lm.stop else []
+                    lines.append((named_items(trie, members, ids, allowed), score))
                 out.append(lines)
         return out
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from recjax.config import build, nearest
 from recjax.data.prepare import resolve
+from recjax.data.rows import some_rows
 from recjax.data.sources._lines import text_lines
 from recjax.data.splits import Spans, Split
 from recjax.errors import InputError
@@ -139,9 +140,7 @@ def source_of(section: Mapping[str, Any]) -> tuple[type[Source], Any]:
 
 def some(members: np.ndarray, most: int, seed: int) -> np.ndarray:
     """At most so many of them (0 = all), drawn once and in order."""
-    if not 0 < most < len(members):
-        return members
-    return np.sort(np.random.default_rng(seed).choice(members, most, replace=False))
+    return members[some_rows(len(members), most, seed)]
 
 
 @dataclasses.dataclass(frozen=True)

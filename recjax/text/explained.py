@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from recjax.data.reviews import Reviews
-from recjax.data.rows import RowBatches
+from recjax.data.rows import RowBatches, some_rows
 from recjax.data.splits import Split
 from recjax.data.store import Store
 from recjax.errors import InputError
@@ -42,9 +42,7 @@ class Explained:
 
     def some(self, most: int, seed: int) -> "Explained":
         """At most so many of them (0 = all), drawn once and in order."""
-        if not 0 < most < len(self):
-            return self
-        chosen = np.sort(np.random.default_rng(seed).choice(len(self), most, replace=False))
+        chosen = some_rows(len(self), most, seed)
         return Explained(
             self.users[chosen],
             self.items[chosen],
