@@ -111,10 +111,10 @@ def _trained(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict
     say = _say if current().index == 0 else lambda *lines: None
     say(f"workdir: {args.workdir}", run.describe())
     if isinstance(run, Trainable):
-        wrong = run.undivided()
-        for one in wrong[:1]:
-            others = f" ({len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            say(f"config.train.mesh: {one}{others}; each device keeps the whole")
+        undivided = run.undivided()
+        for line in undivided[:1]:
+            others = f" ({len(undivided) - 1} more)" if len(undivided) > 1 else ""
+            say(f"config.train.mesh: {line}{others}; each device keeps the whole")
     result = run.train()
     if not result["finished"]:
         say(
@@ -280,8 +280,8 @@ def _simulate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dic
 
 def runs() -> dict[str, Run]:
     """Functions of all commands, those of the systems among them."""
-    own = {name: _saying(resolve(place).run) for name, place in COMMANDS.items()}
-    return own | {
+    systems = {name: _saying(resolve(place).run) for name, place in COMMANDS.items()}
+    return systems | {
         "convert": _convert,
         "evaluate": _evaluate,
         "generate": _saying(generate),

@@ -32,13 +32,13 @@ _MANY = 10_000  # names that are compared; among more, a hint would take seconds
 
 def close(name: object, known: Iterable[str]) -> str | None:
     """The known name that is nearest to an unknown one: by its letters, or that it begins."""
-    names = {one.lower(): one for one in known}
+    names = {candidate.lower(): candidate for candidate in known}
     text = str(name).lower()
     if len(names) > _MANY or not text:
         return None
-    found = difflib.get_close_matches(text, names, n=1, cutoff=0.63)
-    found = found or sorted(one for one in names if one.startswith(text))
-    return names[found[0]] if found else None
+    matches = difflib.get_close_matches(text, names, n=1, cutoff=0.63)
+    matches = matches or sorted(candidate for candidate in names if candidate.startswith(text))
+    return names[matches[0]] if matches else None
 
 
 def nearest(name: object, known: Iterable[str], before: str = "") -> str:
@@ -47,10 +47,10 @@ def nearest(name: object, known: Iterable[str], before: str = "") -> str:
     `before` is written before each (the dashes of flags) and not compared.
     """
     known = sorted(known)
-    found = close(name, known)
-    if found is not None:
-        return f"did you mean '{before}{found}'?"
-    return listed(before + one for one in known)
+    match = close(name, known)
+    if match is not None:
+        return f"did you mean '{before}{match}'?"
+    return listed(before + candidate for candidate in known)
 
 
 def listed(known: Iterable[str]) -> str:
@@ -63,9 +63,9 @@ def listed(known: Iterable[str]) -> str:
 def near_file(path: Path) -> str:
     """A hint for a path that is not there: the nearest name in its folder, or nothing."""
     with contextlib.suppress(OSError):
-        found = close(path.name, os.listdir(path.parent))
-        if found is not None and not path.exists():
-            return f"; did you mean '{path.parent / found}'?"
+        match = close(path.name, os.listdir(path.parent))
+        if match is not None and not path.exists():
+            return f"; did you mean '{path.parent / match}'?"
     return ""
 
 
@@ -74,15 +74,15 @@ def _shipped(path: Path) -> Path:
     if path.exists() or path.parts[:1] != (_OWN,):
         return path
     package = Path(__file__).parent
-    own = (folder / path for folder in (package, package.parent))
-    return next((one for one in own if one.exists()), path)
+    candidates = (folder / path for folder in (package, package.parent))
+    return next((candidate for candidate in candidates if candidate.exists()), path)
 
 
 def _split(spec: str) -> tuple[str, str]:
     """`(FILE, ARG)`: FILE is the longest part before a colon that is a file, for its path may have
     colons too; else what comes before the first colon after ".py"."""
-    ends = [len(spec), *(at for at in range(len(spec) - 1, -1, -1) if spec[at] == ":")]
-    end = next((at for at in ends if _shipped(Path(spec[:at])).is_file()), None)
+    ends = [len(spec), *(colon for colon in range(len(spec) - 1, -1, -1) if spec[colon] == ":")]
+    end = next((colon for colon in ends if _shipped(Path(spec[:colon])).is_file()), None)
     if end is None:
         end = spec.find(".py:") + 3 if ".py:" in spec else len(spec)
     return spec[:end], spec[end + 1 :]
@@ -103,7 +103,7 @@ def _errors_of(path: Path, what: str = "") -> Iterator[None]:
 def _load_file(name: Path):
     path = _shipped(name)
     if path.is_dir():
-        files = [one.name for one in path.iterdir() if not one.name.startswith(("_", "."))]
+        files = [file.name for file in path.iterdir() if not file.name.startswith(("_", "."))]
         raise InputError(f"--config: {name} is a folder; expected a file; {listed(files)}")
     if not path.is_file():
         hint = near_file(name) or near_file(_shipped(name.parent) / name.name)
@@ -165,9 +165,9 @@ def _other_kinds(section: ConfigDict, overrides: list[tuple[str, str]]) -> tuple
         changed = apply_overrides(section, [(key, text)])
         changes += changed
         old = _value(section, where) if changed and _value(section, where) else {}
-        for one in [one for one in old if one != "name"]:
-            left.append((f"{where}.{one}", old[one]))
-            del old[one]
+        for field in [field for field in old if field != "name"]:
+            left.append((f"{where}.{field}", old[field]))
+            del old[field]
     return changes, left
 
 
@@ -183,8 +183,8 @@ def wrong_argument(file: str, arg: str | None, expected: str) -> InputError:
     """The error of a config file whose argument is unknown, or missing where one is needed."""
     if arg is None:
         return InputError(f"{Path(file).name}: an argument is missing; expected {expected}")
-    found = close(arg, re.findall(r"[\w+-]{2,}", expected))
-    hint = f"did you mean '{found}'? " if found not in (None, arg) else ""
+    match = close(arg, re.findall(r"[\w+-]{2,}", expected))
+    hint = f"did you mean '{match}'? " if match not in (None, arg) else ""
     return InputError(f"{Path(file).name}: no argument '{arg}'; {hint}expected {expected}")
 
 
@@ -359,9 +359,9 @@ def build(cls: type[T], section: Mapping[str, Any] | ConfigDict, where: str) -> 
         value = _tuples(value)
         if not _matches(value, hint):
             raise InputError(f"{where}.{key}: expected {_describe(hint)}, got {short(value)}")
-        wanted = expected(ranged[key], value)
-        if wanted:
-            raise InputError(f"{where}.{key}: expected {wanted}, got {short(value)}")
+        range_error = expected(ranged[key], value)
+        if range_error:
+            raise InputError(f"{where}.{key}: expected {range_error}, got {short(value)}")
         values[key] = float(value) if hint is float else value
     for name, field in fields.items():
         required = (
@@ -378,9 +378,9 @@ def build(cls: type[T], section: Mapping[str, Any] | ConfigDict, where: str) -> 
 def _sections(cls: type[T], value: Any, where: str) -> tuple[T, ...]:
     """A tuple of sections as dataclasses."""
     known = isinstance(value, (list, tuple))
-    if not known or not all(isinstance(one, (Mapping, ConfigDict)) for one in value):
+    if not known or not all(isinstance(section, (Mapping, ConfigDict)) for section in value):
         raise InputError(f"{where}: expected a tuple of sections, got {short(value)}")
-    return tuple(build(cls, one, f"{where}[{place}]") for place, one in enumerate(value))
+    return tuple(build(cls, section, f"{where}[{place}]") for place, section in enumerate(value))
 
 
 def to_plain(config: Any) -> Any:

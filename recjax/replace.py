@@ -118,16 +118,16 @@ def check_place(path: Path, *, overwrite: bool, known: Known = signed) -> Path:
 
 def _check_protected(path: Path, place: Path) -> None:
     """Refuses folders that are more than a place for ours."""
-    kept = {"the current folder": Path.cwd, "the home folder": Path.home}
-    for what, find in kept.items():
+    protected = {"the current folder": Path.cwd, "the home folder": Path.home}
+    for name, path_of in protected.items():
         try:
-            folder = find().resolve()
+            folder = path_of().resolve()
         except (OSError, RuntimeError):  # removed, or of a user without one
             continue
         if folder == place or place in folder.parents:
             verb = "is" if folder == place else "holds"
             raise InputError(
-                f"{path}: {verb} {what}; recjax never replaces it; name another folder"
+                f"{path}: {verb} {name}; recjax never replaces it; name another folder"
             )
     if os.path.ismount(place):
         raise InputError(f"{path}: is a mount point; recjax never replaces it; name a folder in it")
@@ -184,17 +184,17 @@ class Replacement:
             for name in files:
                 _fsync(Path(place, name))
             _fsync(Path(place))
-        had = self.place.exists()
-        if had:
+        replaces = self.place.exists()
+        if replaces:
             os.rename(self.place, self._old)
         try:
             os.rename(self.folder, self.place)
         except OSError:
-            if had and not self.place.exists():
+            if replaces and not self.place.exists():
                 os.rename(self._old, self.place)
             raise
         _fsync(self.place.parent)
-        if had:
+        if replaces:
             self._discard(self._old)
 
     def _discard(self, old: Path) -> None:
@@ -292,8 +292,8 @@ def _left(place: Path, end: str) -> list[Path]:
     name = re.compile(rf"\.{re.escape(place.name)}\.[0-9a-f]{{8}}\.recjax-{end}")
     if not place.parent.is_dir():
         return []
-    found = [p for p in place.parent.iterdir() if name.fullmatch(p.name) and p.is_dir()]
-    return sorted(found, key=lambda p: p.stat().st_mtime, reverse=True)
+    folders = [p for p in place.parent.iterdir() if name.fullmatch(p.name) and p.is_dir()]
+    return sorted(folders, key=lambda p: p.stat().st_mtime, reverse=True)
 
 
 @contextlib.contextmanager

@@ -101,13 +101,13 @@ class TrainBatches:
         ahead = int(self.shifted)
         keep = np.flatnonzero(self.spans.stops - self.spans.starts > 1)
         inputs = (self.spans.stops - self.spans.starts)[keep] - ahead
-        more = np.maximum(0, inputs - self.length)
-        counts = 1 + (-(-more // self.stride) if self.stride else 0 * more)
+        excess = np.maximum(0, inputs - self.length)
+        counts = 1 + (-(-excess // self.stride) if self.stride else 0 * excess)
         counts = inputs if self.prefixes else counts
-        which = row_numbers(counts)
-        before = (1 if self.prefixes else self.stride) * row_positions(counts)
-        stops = self.spans.stops[keep][which] - ahead - before
-        return keep[which], stops, np.minimum(inputs[which] - before, self.length)
+        run = row_numbers(counts)
+        back = (1 if self.prefixes else self.stride) * row_positions(counts)
+        stops = self.spans.stops[keep][run] - ahead - back
+        return keep[run], stops, np.minimum(inputs[run] - back, self.length)
 
     @property
     def n_sequences(self) -> int:
@@ -146,8 +146,8 @@ class TrainBatches:
         epochs, inside = np.divmod(place, self.n_sequences)
         out = np.empty(share, np.int64)
         for epoch in np.unique(epochs):
-            here = epochs == epoch
-            out[here] = self._permutation(int(epoch))[inside[here]]
+            in_epoch = epochs == epoch
+            out[in_epoch] = self._permutation(int(epoch))[inside[in_epoch]]
         return out
 
     def _packings(self, step: int, count: int, process: int):
@@ -186,8 +186,8 @@ class TrainBatches:
         batch["segments"][tokens.slot] = tokens.segment
         batch["sequences"][tokens.slot] = spans[member][tokens.sequence]
         if self.users:
-            who = self.spans.users[spans[member]] + 1
-            batch["users"][tokens.slot] = who[tokens.sequence]
+            users = self.spans.users[spans[member]] + 1
+            batch["users"][tokens.slot] = users[tokens.sequence]
         if self.spans.times is not None:
             first = (stops - lengths)[member]
             batch["times"][tokens.slot] = _since(self.spans.times, first, tokens)
@@ -252,12 +252,12 @@ class EvalBatches:
         return math.ceil(self.size / self.shards)
 
     def __call__(self, index: int) -> Batch:
-        pack_one = pack if self.packed else one_per_row
+        layout = pack if self.packed else one_per_row
         parts = self._dealt(index)
-        packings = [pack_one(self._lengths[part], self.length) for part in parts]
+        packings = [layout(self._lengths[part], self.length) for part in parts]
         rows = grow_rows(self._usual_rows, max(p.rows for p in packings), 1)
-        done = [self._part(part, p, rows) for part, p in zip(parts, packings, strict=True)]
-        batch = {name: np.concatenate([part[name] for part in done]) for name in done[0]}
+        arrays = [self._part(part, p, rows) for part, p in zip(parts, packings, strict=True)]
+        batch = {name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]}
         if self.shards > 1:
             batch["last"] = batch["last"].reshape(self.shards, -1)
         return batch

@@ -142,7 +142,7 @@ class Learner(Trainable):
         titles: dict[str, None] = {}
         for first in range(0, len(self.examples), _SAMPLE):
             rows = np.arange(first, min(first + _SAMPLE, len(self.examples)))
-            titles |= dict.fromkeys(t for some in self.examples.titles(rows) for t in some)
+            titles |= dict.fromkeys(t for row in self.examples.titles(rows) for t in row)
         questions = self.bridge.questions
         for task in questions.config.tasks:
             for form in range(questions.forms(task)):
@@ -187,9 +187,9 @@ class Learner(Trainable):
         # Laid out for all, so that the shapes agree; then this process's part.
         index, processes = parallel.rows_of_process(self.bridge.mesh)["process"]
         share = len(chosen) // processes
-        mine = slice(index * share, (index + 1) * share)
-        arrays = {key: values[mine] for key, values in arrays.items()}
-        states = np.asarray(self.examples.states(chosen[mine].reshape(-1), task.backs))
+        own_rows = slice(index * share, (index + 1) * share)
+        arrays = {key: values[own_rows] for key, values in arrays.items()}
+        states = np.asarray(self.examples.states(chosen[own_rows].reshape(-1), task.backs))
         arrays["states"] = states.reshape(share, -1, *states.shape[2:])
         prefix = self.bridge.llm.prefix_cache(before) if before else None
         return Batch(prefix, parallel.shard_batch(arrays, self.bridge.mesh))
@@ -212,10 +212,10 @@ class Learner(Trainable):
         """
         questions, llm = self.bridge.questions, self.bridge.llm
         asked = [(task, k) for task in questions.config.tasks for k in range(questions.forms(task))]
-        laid = [(task, *self._laid_out(0, task, form)) for task, form in asked]
-        task, before, chosen, arrays = max(laid, key=lambda found: found[3]["tokens"].size)
-        shown = chosen.shape[1] * len(task.backs)
-        shape = (len(chosen), shown, self.bridge.length, self.bridge.dim)
+        layouts = [(task, *self._laid_out(0, task, form)) for task, form in asked]
+        task, before, chosen, arrays = max(layouts, key=lambda layout: layout[3]["tokens"].size)
+        representations = chosen.shape[1] * len(task.backs)
+        shape = (len(chosen), representations, self.bridge.length, self.bridge.dim)
         batch: dict[str, Any] = {**arrays, "states": jax.ShapeDtypeStruct(shape, np.float32)}
         stacked = {k: jax.ShapeDtypeStruct((1, *a.shape), a.dtype) for k, a in batch.items()}
         prefix = llm.outline_prefix(len(before)) if before else None
@@ -230,15 +230,15 @@ class Learner(Trainable):
         model = self.bridge.llm.definition.merge(frozen)
         soft = self.bridge.soft(params, batch["states"])
         x = place_soft(model.embed(batch["tokens"]), batch["is_soft"], soft)
-        few = {}
+        options = {}
         if maps is not None:
-            few["learned"] = LearnedInputs(batch["tokens"], batch["learned"], maps)
+            options["learned"] = LearnedInputs(batch["tokens"], batch["learned"], maps)
         h, _ = model.hidden(
             x,
             positions=batch["positions"],
             mask=make_mask(batch["segments"] > 0, 1, batch["segments"]),
             prefix=prefix,
             places=batch["places"],
-            **few,
+            **options,
         )
         return label_loss(h, model.head_table(), batch["labels"], mesh=self.bridge.mesh)

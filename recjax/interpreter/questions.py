@@ -145,14 +145,14 @@ class Questions:
             InputError: a question and an answer that are longer together than what the model reads.
         """
         prompt = self.prompt(task, form)
-        texts = [" " + answer(prompt, self.words, some) for some in titles]
+        texts = [" " + answer(prompt, self.words, names) for names in titles]
         ids = self.tokenizer.encode_batch(texts, eos=self.tokenizer.eos_id is not None, start=False)
         rows = [row[: self.config.longest(task)] for row in ids]
-        asked = len(self.question(task, form).ids)
+        used = len(self.question(task, form).ids)
         longest = max(range(len(rows)), key=lambda number: len(rows[number]))
-        if asked + len(rows[longest]) > self._max_length:
+        if used + len(rows[longest]) > self._max_length:
             raise InputError(
-                f"prompt {form} of {task} takes {asked} tokens and its answer about "
+                f"prompt {form} of {task} takes {used} tokens and its answer about "
                 f"'{listed(titles[longest])[:80]}' {len(rows[longest])}; the language model reads "
                 f"{self._max_length} (config.ask.{task}_tokens cuts answers)"
             )
@@ -194,14 +194,14 @@ class Questions:
         for row, members in enumerate(order):
             end = labelled = 0
             for number, ids in enumerate((answers[k] for k in members), start=1):
-                begin, said, first = end, end + len(rest), labelled
-                end, labelled = said + len(ids), labelled + len(ids)
+                begin, question_end, first = end, end + len(rest), labelled
+                end, labelled = question_end + len(ids), labelled + len(ids)
                 tokens[row, begin:end] = [*rest, *ids]
-                is_soft[row, begin:said] = soft
+                is_soft[row, begin:question_end] = soft
                 segments[row, begin:end] = number
                 positions[row, begin:end] = start + np.arange(end - begin)
                 labels[row, first:labelled] = ids
-                places[row, first:labelled] = np.arange(said, end) - 1
+                places[row, first:labelled] = np.arange(question_end, end) - 1
         return asked.ids[:start], order, {
             "tokens": tokens, "is_soft": is_soft, "segments": segments, "positions": positions,
             "labels": labels, "places": places,

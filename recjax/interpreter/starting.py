@@ -96,10 +96,10 @@ def start_near(
     rng = np.random.default_rng([seed, 2])
     rows = rng.permutation(len(examples))[: config.examples]
     place = {title: number for number, title in enumerate(titles)}
-    asked = bridge.questions.config
+    ask = bridge.questions.config
     # What each task's blend is worth, and how older items fade in it.
     parts = [
-        (asked.share(task), config.fade if task.fade is None else task.fade) for task in asked.tasks
+        (ask.share(task), config.fade if task.fade is None else task.fade) for task in ask.tasks
     ]
 
     def blends(rows: np.ndarray) -> np.ndarray:
@@ -157,8 +157,8 @@ def _solved(
     total: list[np.ndarray] | None = None
     for chunk in _chunks(rows):
         states = examples.states(chunk)[:, 0]
-        some = [np.asarray(a, np.float64) for a in moments(params, states, blends(chunk))]
-        total = some if total is None else [a + b for a, b in zip(total, some, strict=True)]
+        sums = [np.asarray(a, np.float64) for a in moments(params, states, blends(chunk))]
+        total = sums if total is None else [a + b for a, b in zip(total, sums, strict=True)]
     assert total is not None
     xx, xy, x, y, n = total
     x, y = x / n, y / n
@@ -200,12 +200,12 @@ def _descended(
         return optax.apply_updates(trained, updates), state
 
     state, chunks = optimizer.init(params), _chunks(rows)
-    kept = -1
+    loaded = -1
     for number in range(steps):
-        if number * len(chunks) // steps != kept:
-            kept = number * len(chunks) // steps
-            states = np.asarray(examples.states(chunks[kept]))
-            wanted = blends(chunks[kept])
+        if number * len(chunks) // steps != loaded:
+            loaded = number * len(chunks) // steps
+            states = np.asarray(examples.states(chunks[loaded]))
+            wanted = blends(chunks[loaded])
         chosen = rng.integers(0, len(states), _BATCH)
         params, state = step(params, state, states[chosen], wanted[chosen])
     return params

@@ -193,13 +193,13 @@ class TaskEvaluator:
         if kind == "number":
             known = self._training(id, float)
             expected = self.expected(answerer, params, passages, sorted(set(known)))
-            found = _of_numbers(written, expected, answers, known)
+            metrics = _of_numbers(written, expected, answers, known)
         else:
             common = collections.Counter(self._training(id, str)).most_common(1)[0][0]
-            found = text_metrics(written, answers)
+            metrics = text_metrics(written, answers)
             trivial = text_metrics([common] * len(answers), answers)
-            found |= {f"baseline/{key}": value for key, value in trivial.items()}
-        return {f"{family}/{key}": value for key, value in found.items()}
+            metrics |= {f"baseline/{key}": value for key, value in trivial.items()}
+        return {f"{family}/{key}": value for key, value in metrics.items()}
 
     def _of_lists(
         self, answerer: Answerer, chosen: np.ndarray, passages: Sequence[Passage]
@@ -260,10 +260,10 @@ class TaskEvaluator:
             return [form(f"{r:g}") for r in dataset.store.ratings[places].tolist()]
         written = dataset.asked.written
         if target == "{review_headline}":
-            found = [written.headlines[k] for k in places.tolist()]
+            texts = [written.headlines[k] for k in places.tolist()]
         else:
-            found = [(written.reasons[k] or ("", ""))[1] for k in places.tolist()]
-        return [form(text) for text in found if text]
+            texts = [(written.reasons[k] or ("", ""))[1] for k in places.tolist()]
+        return [form(text) for text in texts if text]
 
     def ranks(
         self, answerer: Answerer, chosen: np.ndarray, passages: Sequence[Passage]
@@ -271,9 +271,9 @@ class TaskEvaluator:
         """By protocol, the rank of each target among the beams' items; infinite = not found."""
         dataset = self.source.dataset
         part, items = getattr(dataset.split, self.name), dataset.store.items
-        found = answerer.titles(passages)
+        titles = answerer.titles(passages)
         out: dict[str, list[float]] = {"full": [], "full_with_seen": []}
-        for k, lines in zip(chosen.tolist(), found, strict=True):
+        for k, lines in zip(chosen.tolist(), titles, strict=True):
             start, stop = int(part.starts[k]), int(part.stops[k])
             groups = [group for group, _ in lines]
             seen = frozenset(items[start:stop].tolist())

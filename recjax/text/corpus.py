@@ -120,7 +120,7 @@ class Documents:
 
     @functools.cached_property
     def _members(self) -> dict[str, np.ndarray]:
-        """Which items, or which runs, a kind is about."""
+        """The items or the runs that each kind is about."""
         lengths = self.spans.stops - self.spans.starts
         items = np.arange(1, len(self.catalog))
         return {
@@ -161,12 +161,12 @@ class Documents:
         return kind.make(self, member, form, rng)
 
     def random_items(self, rng: np.random.Generator, count: int) -> list[int]:
-        """Different items, all alike likely."""
+        """Distinct items, drawn uniformly."""
         known = len(self.catalog) - 1
         return (1 + rng.choice(known, min(count, known), replace=False)).tolist()
 
     def window(self, member: int, least: int, rng: np.random.Generator | None) -> list[int]:
-        """Up to `window` items of a run, at least `least`: the newest, or such as end anywhere."""
+        """`least` to `window` items of a run that end anywhere; without `rng` the newest ones."""
         start, stop = int(self.spans.starts[member]), int(self.spans.stops[member])
         if rng is None:
             return self.items[max(start, stop - self.config.window) : stop].tolist()
@@ -228,9 +228,9 @@ def _item(
 def _naming(
     documents: Documents, member: int, form: int, rng: np.random.Generator | None
 ) -> Document:
-    """Titles, each after a soft token: the item's vector, or (half of those that train) that of a
-    history which ends with it. After `config.listed` of them all of a short history is named, as in
-    an answer that lists, but for the words around it.
+    """Titles, each after a soft token for the item, or (half of those in training) for a history
+    that ends with it. After a share of `config.listed` of the tokens, all items of a short history
+    are named, as in an answer that lists.
     """
     del form
     config, titles = documents.config, documents.titles

@@ -175,11 +175,13 @@ class SidedBatches:
     def __call__(self, step: int, count: int = 1) -> Mapping[str, np.ndarray]:
         """Batches step .. step + count - 1, stacked: what `lay_out_sides` returns but `pairs`, all
         [K R ...]. R is the same for nearly all calls."""
-        each = [self._of(s, self.process[0]) for s in range(step, step + count)]
-        (needed,) = self.agree([max(map(self._needed, each))])
+        parts = [self._of(s, self.process[0]) for s in range(step, step + count)]
+        (needed,) = self.agree([max(map(self._needed, parts))])
         rows = grow_rows(self._usual_rows, needed, self.row_multiple)
-        laid = [lay_out_sides(pairs, self.widths, rows, self.row_multiple) for pairs in each]
-        return {name: np.stack([a[name] for a in laid]) for name in laid[0] if name != "pairs"}
+        layouts = [lay_out_sides(pairs, self.widths, rows, self.row_multiple) for pairs in parts]
+        return {
+            name: np.stack([a[name] for a in layouts]) for name in layouts[0] if name != "pairs"
+        }
 
 
 def fixed_sides(

@@ -22,17 +22,17 @@ _ARTICLES = ("the ", "a ", "an ")
 _DROPPED = frozenset("'`\u2019\u2018\u00b4\u02bc")  # apostrophes
 
 
-class _Kept(dict[int, str]):
+class _Replacements(dict[int, str]):
     """Replacements of characters, by code: a text has few, and long lists of answers many."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
         is_mark = unicodedata.category(character)[0] in "PSZC"
-        kept = "" if character in _DROPPED else " " if is_mark else character
-        return self.setdefault(code, kept)
+        replacement = "" if character in _DROPPED else " " if is_mark else character
+        return self.setdefault(code, replacement)
 
 
-_KEPT = _Kept()
+_REPLACEMENTS = _Replacements()
 
 
 def normalise(title: str) -> str:
@@ -42,7 +42,7 @@ def normalise(title: str) -> str:
     ('silence of the lambs', 'schindlers list and you')
     """
     plain = unicodedata.normalize("NFKC", title).casefold().replace("&", " and ")
-    words = " ".join(plain.translate(_KEPT).split())
+    words = " ".join(plain.translate(_REPLACEMENTS).split())
     for article in _ARTICLES:
         if words.startswith(article):
             return words.removeprefix(article)
@@ -96,11 +96,11 @@ class TitleIndex:
     def __init__(self, titles: Sequence[str], form: Callable[[str], str] = normalise):
         self._form = form
         self.titles = list(titles)
-        found: dict[str, list[int]] = {}
+        by_form: dict[str, list[int]] = {}
         for item, title in enumerate(titles):
             if title.strip():
-                found.setdefault(form(title), []).append(item)
-        self._items = {name: tuple(items) for name, items in found.items()}
+                by_form.setdefault(form(title), []).append(item)
+        self._items = {name: tuple(items) for name, items in by_form.items()}
         self._longest = max((title.count(",") for title in titles), default=0) + 1
 
     def find(self, text: str) -> tuple[int, ...]:

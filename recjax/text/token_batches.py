@@ -45,11 +45,10 @@ class Encoded:
 
     def fields(self) -> Mapping[str, tuple[np.ndarray, int]]:
         """Arrays [n ...] that `lay_out` packs into rows, each with its value at padding."""
-        _, position = _places(self.lengths)
         return {
             "tokens": (self.tokens, 0),
             "labels": (self.labels, NO_LABEL),
-            "positions": (position, 0),
+            "positions": (row_positions(self.lengths), 0),
         }
 
 
@@ -104,22 +103,20 @@ def encode(documents: Sequence[Document], tokenizer: Tokenizer, length: int) -> 
     )
 
 
-def _places(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of every token: its document, and its position in it."""
-    return row_numbers(lengths), row_positions(lengths)
-
-
 def _rows_needed(encoded: Encoded, length: int, shards: int) -> int:
     """Rows that documents are packed into, rounded up to as many a shard."""
     return -(-pack(encoded.lengths, length).rows // shards) * shards
 
 
 def _dealt(encoded: Encoded, length: int, rows: int, shards: int) -> tuple[Packing, np.ndarray]:
-    """Documents packed into rows, which are dealt to the shards so that all have about as many
-    labels; and each row's number of labels [R]. Rows of padding change no other row's shard."""
+    """Documents packed into rows, and the number of labels of each row [R].
+
+    Rows are dealt to shards so that all have about as many labels. Rows of padding change no other
+    row's shard.
+    """
     packing = pack(encoded.lengths, length)
-    document, _ = _places(encoded.lengths)
-    labels = np.bincount(packing.row[document], encoded.labels != NO_LABEL, rows).astype(int)
+    row = packing.row[row_numbers(encoded.lengths)]
+    labels = np.bincount(row, encoded.labels != NO_LABEL, rows).astype(int)
     if shards == 1:
         return packing, labels
     order = deal(labels, shards).reshape(-1)
@@ -142,12 +139,12 @@ def lay_out(
     Returns:
         All [R T] int32: those of `encoded.fields`, by default `tokens`, `labels` as
         `training.token_loss` takes them and `positions` within the document; `segments`, 1, 2, ...
-        in each row and 0 at padding; `documents`, index of the
-        document. With S > 0 also `is_soft` [R T] bool, and of each row's soft tokens in order
-        `blend_items` [R S W] int32 and `blend_weights` [R S W] float32.
+        in each row and 0 at padding; `documents`, index of the document. With S > 0 also `is_soft`
+        [R T] bool, and of each row's soft tokens in order `blend_items` [R S W] int32 and
+        `blend_weights` [R S W] float32.
     """
     packing, _ = _dealt(encoded, length, rows, shards)
-    document, position = _places(encoded.lengths)
+    document, position = row_numbers(encoded.lengths), row_positions(encoded.lengths)
     slot = (packing.row * length + packing.column)[document] + position
     by_place = np.lexsort((packing.column, packing.row))
     segment = np.empty(len(by_place), np.int64)
@@ -183,8 +180,7 @@ def _soft_shape(encoded: Sequence[Encoded], length: int) -> tuple[int, int]:
     """(S, W): soft tokens in the row that has most of them, items in the largest blend."""
     soft = width = 0
     for part in encoded:
-        document, _ = _places(part.lengths)
-        row = pack(part.lengths, length).row[document[part.soft > 0]]
+        row = pack(part.lengths, length).row[row_numbers(part.lengths)[part.soft > 0]]
         soft = max(soft, int(np.bincount(row).max()) if len(row) else 0)
         width = max([width, *(len(blend.items) for blend in part.blends)])
     return soft, width
