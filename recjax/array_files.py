@@ -38,8 +38,8 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     except InputError:
         raise
     except Exception as error:  # of zip, of each way to compress, of numpy's headers
-        said = f"{type(error).__name__}: {error}"
-        raise InputError(f"{path}: not readable as .npz ({said})") from None
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path}: not readable as .npz ({reason})") from None
 
 
 def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> np.ndarray:

@@ -76,9 +76,9 @@ def compare(
             f"{_counts(first.store)} in {first.store.path}; expected the same prepared data"
         )
     for part in ("train", split):
-        mine, theirs = (getattr(run.split, part) for run in (first, other))
-        if len(mine) != len(theirs) or not all(
-            np.array_equal(getattr(mine, name), getattr(theirs, name))
+        first_spans, other_spans = (getattr(run.split, part) for run in (first, other))
+        if len(first_spans) != len(other_spans) or not all(
+            np.array_equal(getattr(first_spans, name), getattr(other_spans, name))
             for name in ("users", "starts", "stops")
         ):
             raise InputError(
@@ -144,9 +144,9 @@ def _differences(a: Measured, b: Measured, chosen: np.ndarray) -> dict[str, Any]
     """Differences over the chosen examples [n] bool, in the metrics that both runs have."""
     columns = _columns(a), _columns(b)
     names = [name for name in columns[0] if name in columns[1]]
-    mine, theirs = (np.stack([c[name][chosen] for name in names], axis=1) for c in columns)
+    of_a, of_b = (np.stack([c[name][chosen] for name in names], axis=1) for c in columns)
     result: Difference = paired_bootstrap(
-        mine, theirs, a.users[chosen], resamples=RESAMPLES, level=LEVEL, seed=SEED
+        of_a, of_b, a.users[chosen], resamples=RESAMPLES, level=LEVEL, seed=SEED
     )
     metrics = {}
     for number, name in enumerate(names):

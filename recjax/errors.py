@@ -34,9 +34,9 @@ def shorten(text: str, longest: int = 200, known: int | None = None) -> str:
     if len(text) <= longest:
         return text
     gap = f" ... ({known or len(text):,} characters) ... "
-    kept = longest - len(gap)
-    end = kept // 3
-    return text[: kept - end] + gap + text[len(text) - end :]
+    room = longest - len(gap)
+    end = room // 3
+    return text[: room - end] + gap + text[len(text) - end :]
 
 
 def one_line(text: str) -> str:

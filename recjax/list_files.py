@@ -57,11 +57,13 @@ def list_file(out: Path, subject: str, catalog: Catalog) -> Iterator[Write]:
         yield write
 
 
-def as_records(found: Recommendations, subject: str) -> list[dict[str, Any]]:
+def as_records(recommended: Recommendations, subject: str) -> list[dict[str, Any]]:
     """The lines of a jsonl file."""
     file = io.BytesIO()
-    with _jsonl(file, subject, found.catalog) as write:
-        write(found.users or range(1, len(found) + 1), found.ids, found.scores)
+    with _jsonl(file, subject, recommended.catalog) as write:
+        write(
+            recommended.users or range(1, len(recommended) + 1), recommended.ids, recommended.scores
+        )
     return [json.loads(line) for line in file.getvalue().splitlines()]
 
 

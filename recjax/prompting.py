@@ -121,10 +121,10 @@ def generate(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, Any
         args.llm, adapter=args.adapter, dtype=args.dtype, quant=args.quant,
         mesh=mesh_here(args.mesh),
     )  # fmt: skip
-    found = answers(lm, prompts, options)
+    rows = answers(lm, prompts, options)
     if args.out is None:
         out = []
-        for row in found:
+        for row in rows:
             out.append(row)
             if not args.json:
                 print(*map(printable, row["answer"].split("\n")), sep="\n", flush=True)
@@ -136,7 +136,7 @@ def generate(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, Any
             part.open("x", encoding="utf-8") as file,
             progress_bar(len(prompts), 0, "generating", "prompt") as bar,
         ):
-            for row in found:
+            for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 file.flush()
                 bar.update(1)

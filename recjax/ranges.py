@@ -108,9 +108,13 @@ def expected(hint: Any, value: Any) -> str | None:
     return next((f"each {text}" for text in errors if text), None)
 
 
-@functools.cache
 def hints(cls: type) -> dict[str, Any]:
     """The annotations of a dataclass's fields, with their ranges."""
+    return _hints(cls)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
     annotations = typing.get_type_hints(cls, include_extras=True)
     return {field.name: annotations[field.name] for field in dataclasses.fields(cls)}
 

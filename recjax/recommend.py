@@ -93,11 +93,11 @@ def recommend(
     batches = lists.stream(run.restore(step), shown, k, filter_seen=filter_seen)
     if out is None:
         ids, scores = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
-        found = Recommendations(ids, scores, run.store.catalog, shown.users)
-        say(format_lists(found))
+        recommended = Recommendations(ids, scores, run.store.catalog, shown.users)
+        say(format_lists(recommended))
         if len(shown) < len(request):
             say(f"{len(shown)} of {len(request):,} {plural}; --out FILE writes all")
-        return {**done, "lists": as_records(found, subject)}
+        return {**done, "lists": as_records(recommended, subject)}
     with (
         list_file(out, subject, run.store.catalog) as write,
         progress_bar(len(request), 0, "recommending", subject) as bar,
@@ -145,18 +145,18 @@ def split_keys(text: str) -> list[str]:
     return keys
 
 
-def format_lists(found: Recommendations) -> str:
+def format_lists(recommended: Recommendations) -> str:
     """Lists as a table for people: a block each, a line an item (rank, score, key, title)."""
     lines = []
-    keys, titles = found.keys, found.titles
+    keys, titles = recommended.keys, recommended.titles
     width = max((len(_cell(key)) for row in keys for key in row), default=0)
     for number, (row, names) in enumerate(zip(keys, titles, strict=True)):
-        users = found.users
+        users = recommended.users
         lines.append(f"user {_cell(users[number])}" if users else f"history {number + 1}")
         if not row:
             lines.append("    no item is left to recommend")
         for rank, (key, title) in enumerate(zip(row, names, strict=True)):
-            score = found.scores[number, rank]
+            score = recommended.scores[number, rank]
             lines.append(
                 f"{rank + 1:>4} {score:>9.4f}  {_cell(key):<{width}}  {_cell(title or '')}"
             )

@@ -38,11 +38,11 @@ def text_vectors(lm: LanguageModel, texts: Sequence[str]) -> np.ndarray:
     out = np.zeros((len(rows), lm.config.dim), np.float32)
     by_length = sorted(range(len(rows)), key=lambda k: len(rows[k]))
     for first in range(0, len(rows), _BATCH):
-        some = by_length[first : first + _BATCH]
-        width = 1 << (max(1, len(rows[some[-1]])) - 1).bit_length()  # few programs
+        batch = by_length[first : first + _BATCH]
+        width = 1 << (max(1, len(rows[batch[-1]])) - 1).bit_length()  # few programs
         tokens, real = np.zeros((_BATCH, width), np.int32), np.zeros((_BATCH, width), bool)
-        for row, k in enumerate(some):
+        for row, k in enumerate(batch):
             tokens[row, : len(rows[k])], real[row, : len(rows[k])] = rows[k], True
         vectors = mean(lm.params, *lm.placed(tokens, real))
-        out[some] = np.asarray(vectors)[: len(some)]
+        out[batch] = np.asarray(vectors)[: len(batch)]
     return out

@@ -82,14 +82,14 @@ def multi_hot(catalog: Catalog, key: str, at_least: int = 1) -> Attributes:
         raise
     except ValueError as error:
         raise InputError(f"'{key}' of an item of the catalogue: {error}") from None
-    counts = Counter(label for some in labels for label in some)
-    kept = [c for c in counts.items() if c[1] >= at_least]
-    names = tuple(name for name, _ in sorted(kept, key=lambda c: (-c[1], c[0])))
+    counts = Counter(label for item_labels in labels for label in item_labels)
+    frequent = [c for c in counts.items() if c[1] >= at_least]
+    names = tuple(name for name, _ in sorted(frequent, key=lambda c: (-c[1], c[0])))
     place = {name: k for k, name in enumerate(names)}
     values = np.zeros((len(catalog), len(names)), np.float32)
-    for item, some in enumerate(labels):
-        values[item, [place[label] for label in some if label in place]] = 1.0
-    return Attributes(names, values, np.array([bool(some) for some in labels]))
+    for item, item_labels in enumerate(labels):
+        values[item, [place[label] for label in item_labels if label in place]] = 1.0
+    return Attributes(names, values, np.array([bool(item_labels) for item_labels in labels]))
 
 
 def numbers(catalog: Catalog, key: str) -> Attributes:

@@ -59,20 +59,20 @@ def write_store_from_disk(
     buckets = grouped(log, ranks, spill)
     late = duplicates = 0
     for number in range(buckets.count):
-        some = _as_log(buckets.read(number), user_keys, item_keys, item_ranks)
-        late += out_of_order(some)
-        keep = np.ones(len(some), bool)
+        rows = _as_log(buckets.read(number), user_keys, item_keys, item_ranks)
+        late += out_of_order(rows)
+        keep = np.ones(len(rows), bool)
         if config.min_rating is not None:
-            keep &= some.ratings >= config.min_rating
+            keep &= rows.ratings >= config.min_rating
         if config.drop_untitled:
-            keep &= titled[some.items]
-        some = _chosen(some, keep)
-        duplicates += count_duplicates(some)
+            keep &= titled[rows.items]
+        rows = _chosen(rows, keep)
+        duplicates += count_duplicates(rows)
         if config.deduplicate != "keep":
-            some = deduplicate(some, config.deduplicate)
-        some = _chosen(some, time_order(some))
+            rows = deduplicate(rows, config.deduplicate)
+        rows = _chosen(rows, time_order(rows))
         names = [f.name for f in dataclasses.fields(Rows)]
-        buckets.replace(number, Rows(*(getattr(some, name) for name in names)))
+        buckets.replace(number, Rows(*(getattr(rows, name) for name in names)))
     users, items = _k_core(buckets, len(user_keys), len(item_keys), config)
     total = int(users.sum())
     if not total:
@@ -115,26 +115,26 @@ def _left(counts: np.ndarray, keys: Sequence[str]) -> tuple[np.ndarray, Sequence
     The places rise, unless all that is left are numbers and something else was among the keys.
     """
     left = np.flatnonzero(counts)
-    kept = _taken(keys, left)
-    if len(left) == len(counts) or key_numbers(kept) is None or key_numbers(keys) is not None:
-        return left, kept
-    order = np.asarray(key_order(kept), np.int64)
-    return left[order], _taken(kept, order)
+    left_keys = _taken(keys, left)
+    if len(left) == len(counts) or key_numbers(left_keys) is None or key_numbers(keys) is not None:
+        return left, left_keys
+    order = np.asarray(key_order(left_keys), np.int64)
+    return left[order], _taken(left_keys, order)
 
 
 def _renumbered(items: np.ndarray, keys: Sequence[str]) -> tuple[np.ndarray, Sequence[str]]:
     """[I] int32 ids from 1 of the items that are left, and their keys by id."""
-    left, kept = _left(items, keys)
+    left, left_keys = _left(items, keys)
     ids = np.zeros(len(items), np.int32)
     ids[left] = np.arange(1, len(left) + 1, dtype=np.int32)
-    return ids, kept
+    return ids, left_keys
 
 
 def _in_order(
     buckets: Buckets, users: np.ndarray, items: np.ndarray, keys: Sequence[str], spill: Path
 ) -> tuple[Buckets, np.ndarray, Sequence[str]]:
     """Buckets, interactions of each user and keys, whose users are in the order of those left."""
-    left, kept = _left(users, keys)
+    left, left_keys = _left(users, keys)
     if (np.diff(left) > 0).all():
         return buckets, users, keys
     names = {"users": "i", "items": "i", "timestamps": "q", "ratings": "f"}
@@ -150,12 +150,12 @@ def _in_order(
     ranks[left] = np.arange(len(left), dtype=np.int32)
     folder = spill / "in-order"
     folder.mkdir()
-    log = InteractionLog(**arrays, user_keys=kept, item_keys=())
-    again = grouped(log, ranks, folder)
-    for number in range(again.count):
-        rows = again.read(number)
-        again.replace(number, rows.take(np.argsort(rows.users, kind="stable")))
-    return again, users[left], kept
+    log = InteractionLog(**arrays, user_keys=left_keys, item_keys=())
+    regrouped = grouped(log, ranks, folder)
+    for number in range(regrouped.count):
+        rows = regrouped.read(number)
+        regrouped.replace(number, rows.take(np.argsort(rows.users, kind="stable")))
+    return regrouped, users[left], left_keys
 
 
 def _taken(keys: Sequence[str], which: np.ndarray) -> Sequence[str]:

@@ -79,13 +79,13 @@ def as_numbers(words: np.ndarray) -> np.ndarray | None:
     """[n] int64 of decimal digits in words [n width]; None where a text holds others, or none, or
     more than 18."""
     digits, value = as_bytes(words), np.zeros(len(words), np.int64)
-    there = digits != 0
-    plain = ~there | ((digits >= ord("0")) & (digits <= ord("9")))
-    if not plain.all() or not there[:, 0].all() or there[:, 18:].any():
+    is_digit = digits != 0
+    plain = ~is_digit | ((digits >= ord("0")) & (digits <= ord("9")))
+    if not plain.all() or not is_digit[:, 0].all() or is_digit[:, 18:].any():
         return None
     for place in range(min(18, digits.shape[1])):
         more = value * 10 + digits[:, place] - ord("0")
-        value = np.where(there[:, place], more, value)
+        value = np.where(is_digit[:, place], more, value)
     return value
 
 
@@ -93,9 +93,9 @@ def distinct(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first row [k] of each distinct one of words [n width], in their order; and the number
     [n] of each row among them."""
     order = np.lexsort(words.T[::-1])
-    there = words[order]
+    ordered = words[order]
     new = np.ones(len(words), bool)
-    new[1:] = (there[1:] != there[:-1]).any(1)
+    new[1:] = (ordered[1:] != ordered[:-1]).any(1)
     inverse = np.empty(len(words), np.int64)
     inverse[order] = np.cumsum(new) - 1
     return order[new], inverse
@@ -130,22 +130,22 @@ class _Kind:
 
     def _homes(self, words: np.ndarray) -> np.ndarray:
         """[n] the slots where the search for keys begins."""
-        found = np.zeros(len(words), np.uint64)
+        hashes = np.zeros(len(words), np.uint64)
         for column in words.T:
-            found = (found ^ column) * _ODD
-            found ^= found >> np.uint64(32)
-        return (found & np.uint64(len(self._slots) - 1)).astype(np.int64)
+            hashes = (hashes ^ column) * _ODD
+            hashes ^= hashes >> np.uint64(32)
+        return (hashes & np.uint64(len(self._slots) - 1)).astype(np.int64)
 
     def find(self, words: np.ndarray) -> np.ndarray:
         """[n] places of keys among `words`; -1 of those that are not there."""
         out = np.full(len(words), -1, np.int32)
         left, at = np.arange(len(words)), self._homes(words)
         while len(left):
-            found = self._slots[at]
-            there = found >= 0
-            left, at, found = left[there], at[there], found[there]
-            same = (self._words[found] == words[left]).all(1)
-            out[left[same]] = found[same]
+            places = self._slots[at]
+            is_used = places >= 0
+            left, at, places = left[is_used], at[is_used], places[is_used]
+            same = (self._words[places] == words[left]).all(1)
+            out[left[same]] = places[same]
             left, at = left[~same], (at[~same] + 1) % len(self._slots)
         return out
 

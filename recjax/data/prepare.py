@@ -203,10 +203,10 @@ def _check_times(log: InteractionLog, options: Any, path: Path) -> None:
         except ValueError:
             return
     known = hasattr(options, "time_unit")
-    told = ", or config.data.options.time_unit: date" if known else ""
+    hint = ", or config.data.options.time_unit: date" if known else ""
     raise InputError(
         f"{path}: every time is a date written as a number ({number}); expected seconds since 1970 "
-        f"or ISO dates{told}"
+        f"or ISO dates{hint}"
     )
 
 

@@ -56,9 +56,11 @@ def read_request(
         InputError: unknown users and items, empty histories (all in one error), nobody asked for,
             no candidate, something that is no key.
     """
-    said = {"users": "users", "histories": "histories", "among": "among", **(named or {})}
+    argument_names = {"users": "users", "histories": "histories", "among": "among", **(named or {})}
     problems: list[str] = []
-    allowed = None if among is None else _candidates(store, among, said["among"], problems)
+    allowed = (
+        None if among is None else _candidates(store, among, argument_names["among"], problems)
+    )
     if asked is None:
         numbers = np.arange(store.n_users)
         users: Sequence[str] | None = store.user_keys
@@ -67,11 +69,11 @@ def read_request(
         entries = _entries(asked)
         if isinstance(entries[0], str):
             users = entries
-            numbers = _users(store, entries, said["users"], problems)
+            numbers = _users(store, entries, argument_names["users"], problems)
             items, spans = store.items, _spans_of(store, numbers)
         else:
             users = None
-            items, spans = _histories(store, entries, said["histories"], problems)
+            items, spans = _histories(store, entries, argument_names["histories"], problems)
     if problems:
         raise InputError("; ".join(problems))
     return Request(items, spans, users, allowed)

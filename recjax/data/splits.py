@@ -73,11 +73,11 @@ def leave_one_out(offsets: np.ndarray) -> Split:
     runs = _all_users(offsets)
     short = runs.stops - runs.starts < 3
     train = dataclasses.replace(runs, stops=runs.stops - np.where(short, 0, 2))
-    kept = runs[~short]
+    long_runs = runs[~short]
     return Split(
         train,
-        dataclasses.replace(kept, stops=kept.stops - 2),
-        dataclasses.replace(kept, stops=kept.stops - 1),
+        dataclasses.replace(long_runs, stops=long_runs.stops - 2),
+        dataclasses.replace(long_runs, stops=long_runs.stops - 1),
     )
 
 

@@ -167,11 +167,11 @@ def store_files(folder: Path) -> list[str] | None:
         return None
     names = [*(f"{name}.npy" for name in ARRAYS), *ALWAYS, "manifest.json"]
     try:
-        ours = {"format_version", "files"} <= read_object(folder / "manifest.json").keys()
+        is_store = {"format_version", "files"} <= read_object(folder / "manifest.json").keys()
     except InputError:
-        ours = False
-    ours = ours or all((folder / name).is_file() for name in ALWAYS)
-    return list(dict.fromkeys(names)) if ours else None
+        is_store = False
+    is_store = is_store or all((folder / name).is_file() for name in ALWAYS)
+    return list(dict.fromkeys(names)) if is_store else None
 
 
 def hash_file(path: Path) -> dict[str, Any]:
@@ -276,8 +276,8 @@ def _records(keys: Iterable[str], catalog: Catalog) -> Iterator[str]:
     encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str).encode  # dates
     for index, key in enumerate(keys, start=1):
         known = catalog.get(key, {})
-        ours = {"id": index, "key": key, "title": known.get("title") or None}
-        record = ours | known | ours  # first in order, and a source's own "id" does not win
+        own = {"id": index, "key": key, "title": known.get("title") or None}
+        record = own | known | own  # first in order, and a source's own "id" does not win
         try:
             yield encode(record)
         except ValueError as error:

@@ -85,12 +85,12 @@ def paired_bootstrap(
     if count == 1:
         ends = np.full((2, a.shape[1]), np.nan)
     else:
-        rng, found, chunk = np.random.default_rng(seed), [], max(1, _DRAWS // count)
+        rng, differences, chunk = np.random.default_rng(seed), [], max(1, _DRAWS // count)
         for first in range(0, resamples, chunk):
             rows = min(chunk, resamples - first)
             drawn = rng.integers(0, count, (rows, count)) + count * np.arange(rows)[:, None]
             times = np.bincount(drawn.reshape(-1), minlength=rows * count).reshape(rows, count)
             sums = times.astype(np.float64) @ totals
-            found.append(sums[:, :-1] / sums[:, -1:])
-        ends = np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2], axis=0)
+            differences.append(sums[:, :-1] / sums[:, -1:])
+        ends = np.quantile(np.concatenate(differences), [(1 - level) / 2, (1 + level) / 2], axis=0)
     return Difference(a.mean(axis=0), b.mean(axis=0), ends[0], ends[1], count)

@@ -55,8 +55,8 @@ def seen_pairs(items: np.ndarray, spans: Spans, parts: int = 1) -> np.ndarray:
         parts: equal parts of the examples, which are numbered within each.
     """
     lengths = (spans.stops - spans.starts).reshape(parts, -1)
-    starts, most = spans.starts.reshape(parts, -1), int(lengths.sum(axis=1).max())
-    pairs = np.zeros((2, parts, 1 << (most - 1).bit_length()), np.int32)
+    starts, largest = spans.starts.reshape(parts, -1), int(lengths.sum(axis=1).max())
+    pairs = np.zeros((2, parts, 1 << (largest - 1).bit_length()), np.int32)
     for part, (start, length) in enumerate(zip(starts, lengths, strict=True)):
         places = np.repeat(start, length) + row_positions(length)
         pairs[:, part, : len(places)] = row_numbers(length), items[places]

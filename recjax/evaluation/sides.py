@@ -52,8 +52,8 @@ def answer_scores(
     batches = fixed_sides(pairs, widths, batch_size, shards_of(sharding))
     for first, batch in zip(range(0, len(pairs), batch_size), batches, strict=True):
         real, owner = batch["labels"] >= 0, first + batch.pop("pairs")
-        found = fetch(predict(params, split_batch(batch, sharding)))
-        for total, values in zip((loss, right), found, strict=True):
+        results = fetch(predict(params, split_batch(batch, sharding)))
+        for total, values in zip((loss, right), results, strict=True):
             total += np.bincount(owner[real], values[real], minlength=len(pairs))
         tokens += np.bincount(owner[real], minlength=len(pairs))
         progress(min(batch_size, len(pairs) - first))

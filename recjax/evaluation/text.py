@@ -77,12 +77,12 @@ def bleu(texts: Sequence[str], references: Sequence[str], order: int = 4) -> flo
     right, total = np.zeros(order), np.zeros(order)
     written = wanted = 0
     for text, reference in zip(texts, references, strict=True):
-        found, known = bleu_tokens(text), bleu_tokens(reference)
-        written, wanted = written + len(found), wanted + len(known)
+        tokens, expected = bleu_tokens(text), bleu_tokens(reference)
+        written, wanted = written + len(tokens), wanted + len(expected)
         for n in range(1, order + 1):
-            grams = _ngrams(found, n)
+            grams = _ngrams(tokens, n)
             total[n - 1] += sum(grams.values())
-            right[n - 1] += sum((grams & _ngrams(known, n)).values())
+            right[n - 1] += sum((grams & _ngrams(expected, n)).values())
     if not right[0] or not written:
         return 0.0
     log, smooth = 0.0, 1.0
@@ -126,12 +126,12 @@ def rouge(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     _pairs(texts, references)
     sums = {"rouge1": 0.0, "rouge2": 0.0, "rougeL": 0.0}
     for text, reference in zip(texts, references, strict=True):
-        found, known = _words(text), _words(reference)
+        words, expected = _words(text), _words(reference)
         for n in (1, 2):
-            grams, other = _ngrams(found, n), _ngrams(known, n)
+            grams, other = _ngrams(words, n), _ngrams(expected, n)
             hits = sum((grams & other).values())
             sums[f"rouge{n}"] += _f_measure(hits, sum(grams.values()), sum(other.values()))
-        sums["rougeL"] += _f_measure(_common(found, known), len(found), len(known))
+        sums["rougeL"] += _f_measure(_common(words, expected), len(words), len(expected))
     return {name: 100 * value / len(texts) for name, value in sums.items()}
 
 

@@ -166,25 +166,25 @@ def decode(
         return tokens, cache, run
 
     shape = (count, max_new_tokens)
-    whole = Generated(
+    result = Generated(
         jnp.full(shape, pad_id, jnp.int32),
         jnp.zeros(count, jnp.int32),
         jnp.zeros(shape),
         jnp.zeros(count, bool),
     )
     states = tuple(processor.init(count) for processor in processors)
-    rows = _Rows(jnp.arange(count), whole, limit <= 0, limit, keys, states)
+    rows = _Rows(jnp.arange(count), result, limit <= 0, limit, keys, states)
     # Before the loop, so that no step is for nothing.
     tokens, run = choose(_Run(jnp.int32(0), rows), logits)
     stages = [(count, max_new_tokens)] if fit is None else _stages(count, max_new_tokens)
     for stage, (size, room) in enumerate(stages):
-        kept = None
+        chosen = None
         if size < len(tokens):  # those that go on, and some that have ended to make up the number
-            whole = _put(whole, run.rows)
-            kept = jnp.argsort(run.rows.done, stable=True)[:size]
-            tokens, run = tokens[kept], _Run(run.length, run.rows.take(kept))
+            result = _put(result, run.rows)
+            chosen = jnp.argsort(run.rows.done, stable=True)[:size]
+            tokens, run = tokens[chosen], _Run(run.length, run.rows.take(chosen))
         if fit is not None:
-            cache = fit(cache, kept, room)
+            cache = fit(cache, chosen, room)
         fewer = max((n for n, _ in stages[stage + 1 :] if n < size), default=0)
 
         def goes_on(carry: tuple[Array, Any, _Run], room: int = room, fewer: int = fewer) -> Array:
@@ -192,9 +192,9 @@ def decode(
             return (length < room) & ((~rows.done).sum() > fewer)
 
         tokens, cache, run = lax.while_loop(goes_on, body, (tokens, cache, run))
-    return _put(whole, run.rows)
+    return _put(result, run.rows)
 
 
-def _put(whole: Generated, rows: _Rows) -> Generated:
+def _put(result: Generated, rows: _Rows) -> Generated:
     """The result of all rows, with the rows of `rows` replaced."""
-    return jax.tree.map(lambda a, b: a.at[rows.number].set(b), whole, rows.written)
+    return jax.tree.map(lambda a, b: a.at[rows.number].set(b), result, rows.written)

@@ -87,11 +87,11 @@ def read_prompts(
         if (np.diff(row.astype(np.int8)) < 0).any():
             raise InputError(f"prompt {number} has padding after a token; it stands on the left")
     both = list(zip(prompts, real, strict=True))
-    rows = [check_ids(np.asarray(row)[None], vocab_size)[0][kept] for row, kept in both]
+    rows = [check_ids(np.asarray(row)[None], vocab_size)[0][is_real] for row, is_real in both]
     if is_soft is None:
         return Prompts(rows, None)
     marks = zip(_like(is_soft, prompts, "soft places", False), real, strict=True)
-    return Prompts(rows, [row[kept].astype(np.int32) for row, kept in marks])
+    return Prompts(rows, [row[is_real].astype(np.int32) for row, is_real in marks])
 
 
 def _like(array: Any | None, prompts: Any, what: str, default: bool) -> list[np.ndarray]:

@@ -170,6 +170,6 @@ def _draw(mass: Array, top_p: Array | None, keys: Array) -> Array:
 def _invert(mass: Array, luck: Array) -> Array:
     """Places [B] where the running sum of `mass` [B n] passes the share `luck` [B] in [0, 1)."""
     sums = jnp.cumsum(mass, -1)
-    some = mass > 0  # rounding may end a running sum above a place without mass
-    total = jnp.where(some, sums, 0.0).max(-1)
-    return jnp.argmax(some & (sums > (luck * total)[:, None]), -1).astype(jnp.int32)
+    has_mass = mass > 0  # rounding may end a running sum above a place without mass
+    total = jnp.where(has_mass, sums, 0.0).max(-1)
+    return jnp.argmax(has_mass & (sums > (luck * total)[:, None]), -1).astype(jnp.int32)

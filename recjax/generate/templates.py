@@ -114,8 +114,8 @@ class Trie:
     def find(self, tokens: Sequence[int]) -> np.ndarray:
         """The titles [n] with exactly these tokens."""
         nodes = self.walk(tokens)
-        whole = len(nodes) == len(tokens) > 0
-        return self.titles_at(nodes[-1]) if whole else self._by_node[:0]
+        is_complete = len(nodes) == len(tokens) > 0
+        return self.titles_at(nodes[-1]) if is_complete else self._by_node[:0]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,25 +76,25 @@ class DeviceTrie:
             listed = jnp.concatenate([listed, more], axis=1)
         bits = (self.bits[row][:, :, None] >> jnp.arange(32, dtype=jnp.uint32)) & 1 > 0
         out = jnp.where(bits.reshape(len(node), -1)[:, :vocab], logits, -jnp.inf)
-        there = jnp.take_along_axis(logits, jnp.minimum(listed, vocab - 1), axis=1)
-        return out.at[jnp.arange(len(node))[:, None], listed].set(there, mode="drop")
+        listed_logits = jnp.take_along_axis(logits, jnp.minimum(listed, vocab - 1), axis=1)
+        return out.at[jnp.arange(len(node))[:, None], listed].set(listed_logits, mode="drop")
 
     def child(self, node: Array, tokens: Array) -> Array:
         """The nodes [R] that tokens [R] lead to from nodes [R]; -1 = none."""
         row, places = self.long[node], jnp.arange(self.short)
-        there, place = self._dense(row, tokens)
+        in_bits, place = self._dense(row, tokens)
         first, count = self.offsets[node], self.offsets[node + 1] - self.offsets[node]
         same = self.tokens[first[:, None] + places] == tokens[:, None]
         same &= places < count[:, None]
         listed = jnp.where(same, places, 0).sum(axis=1)  # one at most
-        found = jnp.where(row > 0, there, same.any(axis=1))
+        exists = jnp.where(row > 0, in_bits, same.any(axis=1))
         place = first + jnp.where(row > 0, place, listed)
-        return jnp.where(found, self.targets[place], -1)
+        return jnp.where(exists, self.targets[place], -1)
 
     def begin(self, tokens: Array) -> Array:
         """The nodes [R] that tokens [R] lead to from the root; -1 = none."""
-        there, place = self._dense(jnp.ones_like(tokens), tokens)
-        return jnp.where(there, self.targets[self.offsets[0] + place], -1)
+        exists, place = self._dense(jnp.ones_like(tokens), tokens)
+        return jnp.where(exists, self.targets[self.offsets[0] + place], -1)
 
     def _dense(self, row: Array, tokens: Array) -> tuple[Array, Array]:
         """Whether rows of bits have tokens [R], and how many edges come before."""

@@ -201,7 +201,7 @@ def _fields(found: Mapping[str, Any], kind: type, where: str) -> dict[str, Any]:
     return out
 
 
-def check_same(one: AspectSet, other: AspectSet, where: str, expected: str) -> None:
+def check_same(given: AspectSet, other: AspectSet, where: str, expected: str) -> None:
     """Whether two sets have the same names and the same scale.
 
     Args:
@@ -212,14 +212,14 @@ def check_same(one: AspectSet, other: AspectSet, where: str, expected: str) -> N
     Raises:
         InputError: naming an aspect that only one of them has, or both scales.
     """
-    for first, second, said in ((other, one, "lacks"), (one, other, "has, beyond it,")):
+    for first, second, verb in ((other, given, "lacks"), (given, other, "has, beyond it,")):
         names = set(map(plain, second.names))
         for name in first.names:
             if plain(name) not in names:
-                raise InputError(f"{where}: expected the aspects of {expected}; it {said} '{name}'")
-    if (one.least, one.most) != (other.least, other.most):
+                raise InputError(f"{where}: expected the aspects of {expected}; it {verb} '{name}'")
+    if (given.least, given.most) != (other.least, other.most):
         raise InputError(
-            f"{where}: a scale from {one.least} to {one.most}; {expected} has one from "
+            f"{where}: a scale from {given.least} to {given.most}; {expected} has one from "
             f"{other.least} to {other.most}"
         )
 

@@ -223,18 +223,18 @@ def read_change(text: str, names: Sequence[str], aspects: Sequence[Aspect] = ())
     for part in filter(None, (part.strip().casefold() for part in text.split(","))):
         word, _, rest = part.partition(" ")
         if word in ("more", "less") and rest:
-            found = [n for n, name in enumerate(names) if rest.strip() in name.casefold()]
-            exact = [n for n in found if names[n].casefold() == rest.strip()]
-            found, sign = exact or found, 1.0 if word == "more" else -1.0
+            matches = [n for n, name in enumerate(names) if rest.strip() in name.casefold()]
+            exact = [n for n in matches if names[n].casefold() == rest.strip()]
+            matches, sign = exact or matches, 1.0 if word == "more" else -1.0
         else:
-            found, sign = _comparative(part, names, aspects)
-        if len(found) != 1:
-            said = "several aspects" if found else "no aspect"
+            matches, sign = _comparative(part, names, aspects)
+        if len(matches) != 1:
+            fault = "several aspects" if matches else "no aspect"
             raise InputError(
-                f"change '{part}': names {said}; expected 'more NAME' or 'less NAME'; "
+                f"change '{part}': names {fault}; expected 'more NAME' or 'less NAME'; "
                 f"{nearest(rest or part, names)}"
             )
-        steps[found[0]] += sign
+        steps[matches[0]] += sign
     if not steps.any():
         raise InputError(f"change '{text}': changes nothing; expected 'more NAME' or 'less NAME'")
     return steps
@@ -247,12 +247,12 @@ def _comparative(
     if not word.endswith("er") or len(stem) < 3:
         return [], 1.0
     stems = {stem, stem + "e", stem[:-1] if stem[-1] == stem[-2] else stem}
-    found: dict[int, float] = {}
+    signs: dict[int, float] = {}
     for aspect in aspects:
         for words, sign in ((aspect.low, -1.0), (aspect.high, 1.0)):
             if stems & set(re.findall(r"\w+", words.casefold())) and aspect.name in names:
-                found[list(names).index(aspect.name)] = sign
-    return list(found), next(iter(found.values()), 1.0)
+                signs[list(names).index(aspect.name)] = sign
+    return list(signs), next(iter(signs.values()), 1.0)
 
 
 def changed_lists(run: Refined, steps: np.ndarray) -> TopLists:
@@ -281,4 +281,6 @@ def changed_lists(run: Refined, steps: np.ndarray) -> TopLists:
 
 def aspects_of(run: Refined) -> Mapping[str, Aspect]:
     """The aspects of a run's score files, by name."""
-    return {aspect.name: aspect for found in run.guided.aspects for aspect in found.aspects}
+    return {
+        aspect.name: aspect for aspect_set in run.guided.aspects for aspect in aspect_set.aspects
+    }

@@ -45,23 +45,23 @@ def explain_command(args: argparse.Namespace, say: Callable[..., Any]) -> dict[s
     steps = None
     if args.change is not None:
         steps = read_change(args.change, run.guided.names, list(aspects_of(run).values()))
-    found = explain(run, asked, args.k, items=args.item, steps=steps)
-    for item in found.items:
+    explanation = explain(run, asked, args.k, items=args.item, steps=steps)
+    for item in explanation.items:
         say(printable(f"{item.score:>9.4f}  {item.title}: {item.sentence}"))
     results = args.workdir / "results.json"
-    write_results(results, found.sections())
+    write_results(results, explanation.sections())
     say(f"{results}: `recjax report` shows it")
     items = [
         {
             "key": item.key, "title": item.title, "score": item.score, "base": item.base,
             "guided": item.guided, "share": item.share, "sentence": item.sentence,
-            "aspects": dict(zip(found.names, item.aspects.tolist(), strict=True)),
-            "parts": dict(zip(found.names, item.parts.tolist(), strict=True)),
+            "aspects": dict(zip(explanation.names, item.aspects.tolist(), strict=True)),
+            "parts": dict(zip(explanation.names, item.parts.tolist(), strict=True)),
         }
-        for item in found.items
+        for item in explanation.items
     ]  # fmt: skip
-    leaning = dict(zip(found.names, found.leaning.tolist(), strict=True))
-    return {"who": found.who, "leaning": leaning, "items": items}
+    leaning = dict(zip(explanation.names, explanation.leaning.tolist(), strict=True))
+    return {"who": explanation.who, "leaning": leaning, "items": items}
 
 
 COMMAND = Command("say why items are recommended", add_explain_flags, explain_command)

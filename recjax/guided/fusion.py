@@ -208,7 +208,7 @@ class FusedRun(RecommenderRun):
         return result
 
     def _chosen(self, claim: Claim, stop: Any) -> dict[str, Any]:
-        metric, found = self.config.train.metric, []
+        metric, results = self.config.train.metric, []
         validation, params = self.evaluator("validation"), self.with_weight(0.0)
         writer = MetricWriter(claim.folder, 0)
         try:
@@ -216,9 +216,9 @@ class FusedRun(RecommenderRun):
             for number, weight in enumerate(weights, start=1):
                 params[WEIGHT] = jnp.float32(weight)
                 values = validation.run(params, stop.check)
-                found.append(values[metric])
+                results.append(values[metric])
                 writer.write(number, {"weight": weight, **values})
-            best = weights[int(np.argmax(found))]  # of equal ones, the smallest
+            best = weights[int(np.argmax(results))]  # of equal ones, the smallest
             params[WEIGHT] = jnp.float32(best)
             values = self.evaluator("test").run(params, stop.check)
             number = weights.index(best) + 1

@@ -109,9 +109,9 @@ class PolicyRun(AdaptingRun):
     @functools.cached_property
     def form(self) -> FormTokens:
         """The form of an answer."""
-        if told := self.base.family.not_causal:
+        if reason := self.base.family.not_causal:
             raise InputError(
-                f"config.llm: the family {self.base.family.name} {told}; expected a causal "
+                f"config.llm: the family {self.base.family.name} {reason}; expected a causal "
                 "language model"
             )
         return form_tokens(answer_form(self.aspects), self.tokenizer)
@@ -186,9 +186,9 @@ class PolicyRun(AdaptingRun):
             users = self.store.user_numbers
             given = read_user_scores(self.config.reward.teacher, users, self.aspects)
             rounded = np.clip(np.rint(given.values), self.aspects.least, self.aspects.most)
-            whole = given.known.sum(1) == len(self.aspects)
+            is_complete = given.known.sum(1) == len(self.aspects)
             ratings = rounded.astype(np.int32) - self.aspects.least
-            out["teacher"] = np.where(whole[:, None], ratings, -1)
+            out["teacher"] = np.where(is_complete[:, None], ratings, -1)
         return parallel.replicate(out, self.mesh)
 
     def vectors(self, ratings: Array, data: Mapping[str, Array]) -> Array:
@@ -324,10 +324,10 @@ class PolicyRun(AdaptingRun):
         ratings = jnp.exp(log_probs) @ jnp.array(self.aspects.ratings, jnp.float32)
         users = self.vectors(ratings, data)[:, None]
         rewards = [task.reward(users, batch, data["items"])[:, 0] for task in TASKS.values()]
-        whole = jnp.ones(rows, bool)
+        is_read = jnp.ones(rows, bool)
         if self.free is not None:
-            whole = self.free.draw(module, prompts, keys).whole
-        return ratings, jnp.stack(rewards, 1), whole
+            is_read = self.free.draw(module, prompts, keys).whole
+        return ratings, jnp.stack(rewards, 1), is_read
 
     def evaluator(self, name: Literal["validation", "test"]) -> PolicyEvaluator:
         """Measures the users' scores on what they did next."""

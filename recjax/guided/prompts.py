@@ -95,8 +95,8 @@ def _described(aspect: Aspect, aspects: AspectSet) -> str:
     if aspect.description:
         parts.append(f": {aspect.description}")
     ends = [(aspects.least, aspect.low), (aspects.most, aspect.high)]
-    told = "; ".join(f"{number} = {text}" for number, text in ends if text)
-    return "".join(parts) + (f" ({told})" if told else "")
+    ends_text = "; ".join(f"{number} = {text}" for number, text in ends if text)
+    return "".join(parts) + (f" ({ends_text})" if ends_text else "")
 
 
 def item_text(
@@ -154,8 +154,8 @@ def user_text(
     lines = []
     for place, record in enumerate(records):
         rated = [] if ratings is None else [f"rating: {float(ratings[place]):g}"]
-        told = "; ".join([*rated, *item_text(record, fields, longest).split("\n")])
-        lines.append(f"{place + 1}. {told}")
+        facts = "; ".join([*rated, *item_text(record, fields, longest).split("\n")])
+        lines.append(f"{place + 1}. {facts}")
     return "\n".join(lines)
 
 

@@ -133,8 +133,8 @@ def read_scores(
         _check_columns(names, sets[0], path)
 
     names, values = read_numbers(path, ids, rows, key, within=ends, gaps=True, check=check)
-    chosen, found = sets[0], list(map(plain, names))
-    values = values[:, [found.index(plain(name)) for name in chosen.names]]
+    chosen, columns = sets[0], list(map(plain, names))
+    values = values[:, [columns.index(plain(name)) for name in chosen.names]]
     known = ~np.isnan(values)
     if not known.any():
         raise InputError(f"{path}: no score of a known {key.removesuffix('_id')} (column '{key}')")
@@ -158,21 +158,21 @@ def _set_beside(path: Path) -> AspectSet | None:
 
 def _check_columns(names: Sequence[str], aspects: AspectSet, path: Path) -> None:
     """Whether the columns are the aspects of a set, one for each."""
-    wanted, found = set(map(plain, aspects.names)), list(map(plain, names))
+    expected, columns = set(map(plain, aspects.names)), list(map(plain, names))
     for name in aspects.names:
-        if plain(name) not in found:
+        if plain(name) not in columns:
             raise InputError(
                 f"{path}:1: no column for the aspect '{name}' of '{aspects.name}'; "
                 f"{nearest(name, names)}"
             )
     for place, name in enumerate(names):
-        if plain(name) not in wanted:
+        if plain(name) not in expected:
             raise InputError(
                 f"{path}:1: the column '{name}' is no aspect of '{aspects.name}'; "
                 f"{nearest(name, aspects.names)}"
             )
-        if plain(name) in found[:place]:
-            first = names[found.index(plain(name))]
+        if plain(name) in columns[:place]:
+            first = names[columns.index(plain(name))]
             raise InputError(f"{path}:1: the columns '{first}' and '{name}' are one aspect")
 
 

@@ -122,9 +122,9 @@ class Progress:
     def rows(self) -> Iterator[dict[str, Any] | None]:
         """The row of every key in order, None where it has none."""
         for first in range(0, len(self._keys), self._shard):
-            found = {row["place"]: row for row in self._read(first // self._shard)}
+            rows = {row["place"]: row for row in self._read(first // self._shard)}
             for place in range(first, min(first + self._shard, len(self._keys))):
-                yield found.get(place)
+                yield rows.get(place)
 
     def remove(self) -> None:
         """Removes the folder's own files, once their rows stand elsewhere."""

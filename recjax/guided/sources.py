@@ -182,7 +182,7 @@ def read_guided(config: GuidedConfig, store: Store, seed: int = 0) -> Guided:
         values = rng.standard_normal(values.shape).astype(np.float32)
         values[0], known[1:] = 0, True
         raw = values
-    sets = tuple(found.aspects for found in scored.values())
+    sets = tuple(scores.aspects for scores in scored.values())
     users = users_known = None
     if config.recent is None:
         if len(parts) != 1 or not sets:
@@ -193,7 +193,7 @@ def read_guided(config: GuidedConfig, store: Store, seed: int = 0) -> Guided:
         path = absolute.vector.partition(":")[2]
         user_scores = read_user_scores(path, store.user_numbers, sets[0]).attributes()
         users, users_known = user_scores.standardized()[:, places], user_scores.known
-    gaps = sum(found.gaps for found in scored.values())
+    gaps = sum(scores.gaps for scores in scored.values())
     return Guided(names, raw, values, known, users, users_known, config.recent, sets, gaps)
 
 

@@ -101,9 +101,9 @@ class PolicyEvaluator:
         for first in range(0, count, size):
             rows = np.minimum(np.arange(first, first + size), count - 1)
             batch = {name: array[rows] for name, array in self.users.items()}
-            found = fetch(self._jitted(params, split_batch(batch, self.sharding), self.data))
+            results = fetch(self._jitted(params, split_batch(batch, self.sharding), self.data))
             done = min(size, count - first)
-            yield tuple(array[:done] for array in found)
+            yield tuple(array[:done] for array in results)
             progress(done)
 
     def ratings(self, params: Any) -> np.ndarray:

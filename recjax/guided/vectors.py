@@ -162,9 +162,11 @@ def recent_means(
     """
     n_items, length = scores.shape[0], ids.shape[1]
     real = (segments > 0) & (ids > 0) & (ids < n_items)
-    found = jnp.where(real[..., None], scores[jnp.minimum(ids, n_items - 1)], 0.0)
-    both = jnp.concatenate([found, real[..., None].astype(found.dtype)], axis=-1)
-    sums = jnp.pad(jnp.cumsum(both, axis=1), ((0, 0), (1, 0), (0, 0)))
+    item_scores = jnp.where(real[..., None], scores[jnp.minimum(ids, n_items - 1)], 0.0)
+    scores_and_counts = jnp.concatenate(
+        [item_scores, real[..., None].astype(item_scores.dtype)], axis=-1
+    )
+    sums = jnp.pad(jnp.cumsum(scores_and_counts, axis=1), ((0, 0), (1, 0), (0, 0)))
     place = jnp.arange(length)
     before = jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
     first = jax.lax.cummax(jnp.where(segments != before, place, 0), axis=1)
@@ -272,7 +274,7 @@ class Refined(SequentialRecommender):
         **layout: Any,
     ) -> Array:
         """See `SequentialRecommender.predict`; with the users' own scores."""
-        personal = {"users": users} if self.personal else {}
+        personal: dict[str, Any] = {"users": users} if self.personal else {}
         h = super().predict(ids, last=last, **layout, **personal)
         if not self._own_scores:
             return h
@@ -286,5 +288,5 @@ def refined(base: type[SequentialRecommender]) -> Any:
     Args:
         base: the `Recommender` of a module of `recjax.models`.
     """
-    name = f"Refined_{base.__module__.rpartition('.')[2]}"
-    return type(base)(name, (Refined, base), {})
+    make: Any = type(base)  # NNX's metaclass
+    return make(f"Refined_{base.__module__.rpartition('.')[2]}", (Refined, base), {})

@@ -94,7 +94,7 @@ def figures(task: Task) -> type[Residual] | type[Recovery]:
 
 def _recovered(histories: np.ndarray, named: Sequence[frozenset[int]]) -> np.ndarray:
     pairs = zip(histories, named, strict=True)
-    return np.array([sum(int(item) in some for item in row if item) for row, some in pairs])
+    return np.array([sum(int(item) in items for item in row if item) for row, items in pairs])
 
 
 def measure_recovery(answers: Sequence[Answer], windows: Windows) -> Recovery:

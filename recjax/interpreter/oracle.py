@@ -134,6 +134,6 @@ def nearest_titles(
     out = []
     for answer in answers:
         if not answer.known and answer.named:
-            said = answer.named[0].text
-            out.append((said, list(nearest(said))))
+            title = answer.named[0].text
+            out.append((title, list(nearest(title))))
     return out

@@ -44,7 +44,7 @@ class Answer:
     @property
     def items(self) -> frozenset[int]:
         """All items that are named; those of one title all count."""
-        return frozenset(item for one in self.named for item in one.items)
+        return frozenset(item for title in self.named for item in title.items)
 
     @property
     def strict_items(self) -> frozenset[int]:
@@ -114,8 +114,8 @@ class Reader:
         asked, config = self.bridge.questions.question(task, form), self.bridge.llm.config
         slots = len(asked.ids) - asked.before + self.bridge.questions.config.longest(task)
         row = slots * config.layers * 2 * config.kv_heads * config.head_dim * 4
-        most = max(1, min(_MANY, _ROOM // row) // _BATCH) * _BATCH
-        parts = -(-count // most)
+        limit = max(1, min(_MANY, _ROOM // row) // _BATCH) * _BATCH
+        parts = -(-count // limit)
         return -(-count // (parts * _BATCH)) * _BATCH
 
     def _around(self, task: Task, form: int) -> tuple[str, str]:
@@ -155,4 +155,4 @@ class Reader:
             named = tuple(self.index.named(inside))
         else:
             named = (Named(inside, self.index.find(inside)),) if inside else ()
-        return Answer(text, named, tuple(self._strict.find(one.text) for one in named))
+        return Answer(text, named, tuple(self._strict.find(title.text) for title in named))

@@ -143,15 +143,15 @@ class Study:
         prefix = f"{self._config.split}/{name}"
         self.metrics |= {f"{prefix}/{key}": float(value) for key, value in values.items()}
 
-    def _newest(self, task: Task, found: dict[tuple[str, str], Residual]) -> list[Section]:
+    def _newest(self, task: Task, measures: dict[tuple[str, str], Residual]) -> list[Section]:
         """The accuracy on newest items, beside that of the most popular item."""
         rows: list[list[Any]] = []
-        for (decoding, part), one in found.items():
-            low, high = one.interval
-            values = {**one.metrics(), "accuracy_low": low, "accuracy_high": high}
+        for (decoding, part), residual in measures.items():
+            low, high = residual.interval
+            values = {**residual.metrics(), "accuracy_low": low, "accuracy_high": high}
             self._note(f"{part}/{task}/{decoding}", values)
-            accuracy, strict, outside = one.metrics().values()
-            rows.append([decoding, part, len(one.right), accuracy, low, high, strict, outside])
+            accuracy, strict, outside = residual.metrics().values()
+            rows.append([decoding, part, len(residual.right), accuracy, low, high, strict, outside])
         trained = self._run.windows("train", newest=True)
         (top,) = popular(trained, self._run.store.n_items, 1)
         for part, windows in self._parts.items():
@@ -168,14 +168,14 @@ class Study:
         )
         return [Table("Residual accuracy (Table 2)", columns, rows, note)]
 
-    def _lists(self, task: Task, found: dict[tuple[str, str], Recovery]) -> list[Section]:
+    def _lists(self, task: Task, measures: dict[tuple[str, str], Recovery]) -> list[Section]:
         """The recovery of histories, beside that of as many popular items."""
         trained = self._run.windows("train", newest=True)
         window = self._run.config.ask.window
         best = popular(trained, self._run.store.n_items, window)
         series: dict[str, list[Number]] = {}
         rows: list[list[Any]] = []
-        for (decoding, part), recovery in found.items():
+        for (decoding, part), recovery in measures.items():
             self._note(f"{part}/{task}/{decoding}", recovery.metrics())
             rows.append([decoding, part, len(recovery.counts), *recovery.metrics().values()])
             if part == "sequences":
@@ -239,13 +239,13 @@ class Study:
             "The same questions about states that say nothing of the history.",
         )  # fmt: skip
 
-    def _cases(self, said: dict[tuple[Task, str], list[Answer]]) -> list[Section]:
+    def _cases(self, answers: dict[tuple[Task, str], list[Answer]]) -> list[Section]:
         names, windows = self._run.names, self._parts["sequences"]
         histories = windows.ids()
         out: list[Section] = []
         for task in self._run.config.ask.tasks:
             cases = []
-            for number, answer in enumerate(said[task, "sequences"][:_CASES]):
+            for number, answer in enumerate(answers[task, "sequences"][:_CASES]):
                 row = [int(item) for item in histories[number] if item]
                 wanted = set(row) if task.lists else set(row[-1:])
                 history = [
@@ -305,15 +305,15 @@ class Study:
         oracles = generate_oracles(run, windows, self._config.seed)
         states = np.stack([oracles.before, oracles.after], axis=1)
         answers = self._reader.read(states, RESIDUAL)
-        found = measure_oracles(answers, oracles, windows.newest)
-        self._note("sequences", found.metrics())
-        rows: list[list[Any]] = [[name, value] for name, value in found.metrics().items()]
+        measured = measure_oracles(answers, oracles, windows.newest)
+        self._note("sequences", measured.metrics())
+        rows: list[list[Any]] = [[name, value] for name, value in measured.metrics().items()]
         out: list[Section] = [Table("Oracle items (section 4.4)", ["figure", "value"], rows)]
         beyond = nearest_titles(answers, self._reader.index.nearest)
         if beyond:
             rows = [
-                [said, "; ".join(f"{run.names[item]} ({like:.2f})" for item, like in near)]
-                for said, near in beyond[:_ERRORS]
+                [title, "; ".join(f"{run.names[item]} ({like:.2f})" for item, like in near)]
+                for title, near in beyond[:_ERRORS]
             ]
             note = f"{len(beyond)} of {len(answers)} answers are in no catalogue."
             out.append(Table("Beyond the catalogue", ["said", "most alike titles"], rows, note))

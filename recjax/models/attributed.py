@@ -34,15 +34,15 @@ def item_attributes(config: AttributedConfig, catalog: Sequence[dict[str, Any] |
         InputError: no item has the key, or no label is left.
     """
     try:
-        found: Attributes = multi_hot(catalog, config.attributes, config.attribute_min)
+        attributes: Attributes = multi_hot(catalog, config.attributes, config.attribute_min)
     except InputError as error:
         raise InputError(f"config.model.attributes: {error}") from None
-    if not found.names:
+    if not attributes.names:
         raise InputError(
             f"config.model.attribute_min: {config.attribute_min}: no label of "
             f"'{config.attributes}' has so many items"
         )
-    return found
+    return attributes
 
 
 class ItemAttributes(nnx.Module):

@@ -121,8 +121,8 @@ class ChatGLM(glm.TwoRowModel):
 
     def blanks(self, tokens: Array, prompt: Array) -> Array:
         """Those of [gMASK], or of [MASK] where a prompt has no [gMASK]."""
-        found = jnp.zeros(tokens.shape, bool)
+        chosen = jnp.zeros(tokens.shape, bool)
         for blank in reversed(self.config.blank_ids):
-            here = (tokens == blank) & prompt
-            found = jnp.where(here.any(axis=1, keepdims=True), here, found)
-        return found
+            is_blank = (tokens == blank) & prompt
+            chosen = jnp.where(is_blank.any(axis=1, keepdims=True), is_blank, chosen)
+        return chosen

@@ -143,7 +143,7 @@ class Layers(StackedLayers):
         angles: Any,
         mask: Array,
         key: Array | None = None,
-        kept: Pair | None = None,
+        cache: Pair | None = None,
         slot: Array | int = 0,
         prefix: tuple[Array, ...] | None = None,
     ) -> tuple[Array, Pair | None]:
@@ -161,10 +161,10 @@ class Layers(StackedLayers):
         keys = [None] * 4 if key is None else list(jax.random.split(key, 4))
         normed = self.attention_norm(x)
         q, k, v = self.project(normed, angles, keys[0])
-        if kept is not None:
-            kept = k, v = written(kept, (k, v), slot)
+        if cache is not None:
+            cache = k, v = written(cache, (k, v), slot)
         mixed = attend(q, k, v, mask, prefix=prefix)
-        return self.mlp(self.attended(x, normed, mixed, keys[1]), keys), kept
+        return self.mlp(self.attended(x, normed, mixed, keys[1]), keys), cache
 
     def project(self, x: Array, angles: Any, key: Array | None) -> tuple[Array, Array, Array]:
         """Queries, keys and values [B N T H] of normed states [B T E]."""

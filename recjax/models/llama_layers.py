@@ -93,10 +93,10 @@ class Attention(nnx.Module):
             jnp.einsum("BTNH->BNTH", y.reshape(*y.shape[:2], n, self.head_dim))
             for y, n in zip(mapped, heads, strict=True)
         )
-        there = rows_at(angles[0], places), rows_at(angles[1], places)
+        query_angles = rows_at(angles[0], places), rows_at(angles[1], places)
         q = q if self.query_norm is None else self.query_norm(q)
         k = k if self.key_norm is None else self.key_norm(k)
-        return self.rotate(q, there), self.rotate(k, angles), v
+        return self.rotate(q, query_angles), self.rotate(k, angles), v
 
     def rotate(self, x: Array, angles: tuple[Array, Array]) -> Array:
         """Heads [B N T H] of queries or keys, rotated."""
@@ -141,7 +141,7 @@ class Layers(StackedLayers):
         call: Call,
         key: Array | None,
         prefix: Pair | None,
-        kept: Pair | None,
+        cache: Pair | None,
         places: Array | None = None,
     ) -> tuple[Array, Pair | None]:
         """One layer, [B T E] -> [B T E] (of `places` [B Q] alone: [B Q E]).
@@ -157,11 +157,11 @@ class Layers(StackedLayers):
         attention, keys = self.attention, dropout_keys(key)
         mapped = attention.maps(self.attention_norm(x), keys, places)
         q, k, v = attention.split(mapped, call.angles, places)
-        if kept is not None:
-            kept = k, v = written(kept, (k, v), call.slot)
+        if cache is not None:
+            cache = k, v = written(cache, (k, v), call.slot)
         seen = None if call.mask is None else rows_at(call.mask, places)
         mixed = attend(q, k, v, seen, causal=call.mask is None, prefix=prefix)
-        return self.finish(rows_at(x, places), mixed, keys), kept
+        return self.finish(rows_at(x, places), mixed, keys), cache
 
     def finish(self, x: Array, mixed: Array, keys: list) -> Array:
         """x [B T E] after attention, of its heads [B N T H], and after the feed-forward network."""

@@ -195,8 +195,8 @@ class T5(StackedModel):
         graph, stacked = nnx.split(self.encoder)
 
         def layer(x: Array, at: tuple) -> tuple[Array, None]:
-            one, keys = nnx.merge(graph, at[0]), dropout_keys(at[1])
-            return one.mlp(one.read(x, bias, seen, keys)[0], keys), None
+            layers, keys = nnx.merge(graph, at[0]), dropout_keys(at[1])
+            return layers.mlp(layers.read(x, bias, seen, keys)[0], keys), None
 
         keys = None if key is None else jax.random.split(key, self.config.encoder_layers)
         layer = recomputed(layer, self.config.remat)
@@ -275,11 +275,11 @@ class T5(StackedModel):
             prefixes = jnp.stack(prefix.prefix_keys), jnp.stack(prefix.prefix_values)
 
         def layer(x: Array, at: tuple) -> tuple[Array, None]:
-            one, keys = nnx.merge(graph, at[0]), dropout_keys(at[1])
-            x, _ = one.read(x, bias, mask, keys, at[2])
+            layers, keys = nnx.merge(graph, at[0]), dropout_keys(at[1])
+            x, _ = layers.read(x, bias, mask, keys, at[2])
             if states is not None:
-                x = one.ask(x, one.cross.memory(states, keys[4:]), real, keys)
-            return one.mlp(x, keys), None
+                x = layers.ask(x, layers.cross.memory(states, keys[4:]), real, keys)
+            return layers.mlp(x, keys), None
 
         keys = None if key is None else jax.random.split(key, self.config.layers)
         layer = recomputed(layer, self.config.remat)
@@ -293,7 +293,7 @@ class T5(StackedModel):
         ahead, slot, after = cache.prefix_length, cache.length, cache.advance(real)
         layers, keys = self._apart or self.one_by_one(), dropout_keys(None)
         if states is not None:
-            memory = [one.cross.memory(states, keys) for one in layers]
+            memory = [layer.cross.memory(states, keys) for layer in layers]
             valid = jnp.ones(states.shape[:2], bool) if encoder_mask is None else encoder_mask
             cross_keys, cross_values = zip(*memory, strict=True)
             after = _own(after, cross_keys, cross_values, valid)
@@ -303,12 +303,12 @@ class T5(StackedModel):
         slots = jnp.maximum(jnp.cumsum(after.valid, axis=-1) - 1, 0) + ahead
         bias = self._bias(positions, slots, ahead)
         caches = list(zip(after.keys, after.values, strict=True))
-        for n, one in enumerate(layers):
+        for n, layer in enumerate(layers):
             prefix = (after.prefix_keys[n], after.prefix_values[n]) if ahead else None
-            x, caches[n] = one.read(x, bias, mask, keys, prefix, caches[n], slot)
+            x, caches[n] = layer.read(x, bias, mask, keys, prefix, caches[n], slot)
             if after.cross_valid is not None:
                 memory_n = after.cross_keys[n], after.cross_values[n]
-                x = one.ask(x, memory_n, after.cross_valid, keys)
-            x = one.mlp(x, keys)
+                x = layer.ask(x, memory_n, after.cross_valid, keys)
+            x = layer.mlp(x, keys)
         new_keys, new_values = zip(*caches, strict=True)
         return x, after.with_layers(new_keys, new_values)

@@ -122,18 +122,18 @@ class Layers(StackedLayers):
         mask: Array,
         keys: list,
         prefix: Pair | None = None,
-        kept: Pair | None = None,
+        cache: Pair | None = None,
         slot: Array | int = 0,
     ) -> tuple[Array, Pair | None]:
         """x [B T E] after self-attention, and its cache [B N M H] with these tokens in it."""
         normed = self.attention_norm(x)
         q = self.attention.split(self.attention.query(normed, keys[0]))
         k, v = self.attention.memory(normed, keys)
-        if kept is not None:
-            kept = k, v = written(kept, (k, v), slot)
+        if cache is not None:
+            cache = k, v = written(cache, (k, v), slot)
         if prefix is not None:
             k, v, _ = behind(prefix, k, v, None)
-        return x + self.attention.merge(mix(q, k, v, bias, mask), keys[3]), kept
+        return x + self.attention.merge(mix(q, k, v, bias, mask), keys[3]), cache
 
     def ask(self, x: Array, memory: Pair, real: Array | None, keys: list) -> Array:
         """x [B T E] after attention to the encoder's keys and values, of which `real` [B M] count,

@@ -76,7 +76,7 @@ class Layer(MixerLayer):
         moved = self.adapt(jax.nn.gelu(self.read(context)))
         moved = moved.reshape(*x.shape[:2], groups, -1, 2)  # [B L N M 2]
         gains = self.gains[...][None, None] * (1 + moved[..., 0])
-        found = filtered_each(
+        filtered = filtered_each(
             x.reshape(*x.shape[:2], groups, -1), gains, length, rows.mask, rows.positions
         )
         # Offsets are added to the frequencies of the transform of unit norm; this is what they
@@ -84,7 +84,7 @@ class Layer(MixerLayer):
         cosines, _, weights = waves(length)
         newest = jnp.asarray(cosines[-1] * weights * length**0.5, x.dtype)
         added = (self.offsets[...][None, None] + moved[..., 1]) @ newest
-        return (found + added[..., None]).reshape(x.shape)
+        return (filtered + added[..., None]).reshape(x.shape)
 
     def mixed(self, x: Array, rows: Rows, **mode: Any) -> Array:
         """See `MixerLayer`."""

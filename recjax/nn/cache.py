@@ -46,7 +46,7 @@ class KVCache:
 
         Where groups of rows have prefixes, it must be of the same group.
         """
-        keys, values = (tuple(a[rows] for a in some) for some in (self.keys, self.values))
+        keys, values = (tuple(a[rows] for a in arrays) for arrays in (self.keys, self.values))
         valid, position = self.valid[rows], self.position[rows]
         return dataclasses.replace(self, keys=keys, values=values, valid=valid, position=position)
 
@@ -57,7 +57,7 @@ class KVCache:
         def widen(a: Array) -> Array:
             return jnp.pad(a, ((0, 0), (0, 0), (0, new), (0, 0)))
 
-        keys, values = (tuple(widen(a) for a in some) for some in (self.keys, self.values))
+        keys, values = (tuple(widen(a) for a in arrays) for arrays in (self.keys, self.values))
         valid = jnp.pad(self.valid, ((0, 0), (0, new)))
         return dataclasses.replace(self, keys=keys, values=values, valid=valid)
 
@@ -65,7 +65,7 @@ class KVCache:
         """Row 0, all of its slots full, as a prefix; `start` makes the rows."""
         if self.prefix_keys:
             raise ValueError("the cache has a prefix already")
-        keys, values = (tuple(a[0] for a in some) for some in (self.keys, self.values))
+        keys, values = (tuple(a[0] for a in arrays) for arrays in (self.keys, self.values))
         return dataclasses.replace(self, prefix_keys=keys, prefix_values=values).start(1, 0)
 
     def spread(self, each: int, slots: int) -> "KVCache":
@@ -135,10 +135,10 @@ class KVCache:
         return dataclasses.replace(self, keys=keys, values=values)
 
 
-def written(kept: tuple[Array, Array], new: tuple[Array, Array], slot: Array | int) -> tuple:
+def written(cached: tuple[Array, Array], new: tuple[Array, Array], slot: Array | int) -> tuple:
     """A layer's keys and values [B K M H] with those of T tokens, [B K T H], from `slot` on."""
     put = jax.lax.dynamic_update_slice_in_dim
-    return tuple(put(a, b, slot, axis=2) for a, b in zip(kept, new, strict=True))
+    return tuple(put(a, b, slot, axis=2) for a, b in zip(cached, new, strict=True))
 
 
 def empty_cache(layers: int, rows: int, slots: int, kv_heads: int, head_dim: int, dtype) -> KVCache:

@@ -20,15 +20,15 @@ def dropout(x: Array, rate: float | Array, *, deterministic: bool, rngs: nnx.Rng
         deterministic: return `x`.
         rngs: its `dropout` stream is used.
     """
-    kept: float | Array
+    keep: float | Array
     if isinstance(rate, jax.Array):
-        kept = jnp.maximum(256 - jnp.round(rate * 256), 1)
+        keep = jnp.maximum(256 - jnp.round(rate * 256), 1)
     else:
-        kept = max(256 - round(rate * 256), 1)
-        deterministic = deterministic or kept == 256
+        keep = max(256 - round(rate * 256), 1)
+        deterministic = deterministic or keep == 256
     if deterministic:
         return x
     if rngs is None:
         raise ValueError("dropout in training needs rngs=nnx.Rngs(dropout=key)")
     bits = jax.random.bits(rngs.dropout(), x.shape, jnp.uint8)
-    return jnp.where(bits < kept, x * (256 / kept), jnp.zeros((), x.dtype))
+    return jnp.where(bits < keep, x * (256 / keep), jnp.zeros((), x.dtype))

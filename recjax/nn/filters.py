@@ -65,10 +65,10 @@ def filtered(x: Array, kernel: Array, segments: Array) -> Array:
     @jax.checkpoint
     def add(total, at):
         lag, weight = at
-        there = jax.lax.dynamic_slice_in_dim(padded, length - lag, length, axis=1)
+        vectors = jax.lax.dynamic_slice_in_dim(padded, length - lag, length, axis=1)
         owner = jax.lax.dynamic_slice_in_dim(owners, length - lag, length, axis=1)
         return total + jnp.where(
-            (owner == segments)[..., None], there * weight[None, None], 0.0
+            (owner == segments)[..., None], vectors * weight[None, None], 0.0
         ), None
 
     lags = min(length, len(kernel))
@@ -105,9 +105,9 @@ def filtered_each(x: Array, gains: Array, length: int, mask: Array, positions: A
         positions: [B L], in the window, 0 to W - 1.
     """
     cosines, sines, weights = (jnp.asarray(a, x.dtype) for a in waves(length))
-    there = jnp.concatenate([cosines, sines], axis=-1)[positions]  # [B L 2 M]
-    asked = jnp.tile(gains * weights[None, None, None], 2) * there[:, :, None]
-    kernels = jnp.einsum("BLNF,BMF->BNLM", asked, there)
+    basis = jnp.concatenate([cosines, sines], axis=-1)[positions]  # [B L 2 M]
+    queries = jnp.tile(gains * weights[None, None, None], 2) * basis[:, :, None]
+    kernels = jnp.einsum("BLNF,BMF->BNLM", queries, basis)
     kernels = jnp.where(mask[:, None], kernels, 0.0)
     return jnp.einsum("BNLM,BMNH->BLNH", kernels, x)
 

@@ -81,8 +81,8 @@ def _forward(x: Array, kernel: Array, scale: Array) -> tuple[Array, tuple[Array,
     return product(x, kernel, scale), (kernel, scale)
 
 
-def _backward(kept: tuple[Array, Array], dy: Array) -> tuple[Array, None, None]:
-    return dy @ widened(*kept, dy.dtype).T, None, None
+def _backward(residuals: tuple[Array, Array], dy: Array) -> tuple[Array, None, None]:
+    return dy @ widened(*residuals, dy.dtype).T, None, None
 
 
 product.defvjp(_forward, _backward)

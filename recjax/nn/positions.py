@@ -37,8 +37,8 @@ def rope_frequencies(dim: int, theta: float, scaling: RopeScaling | None = None)
     if scaling is not None:
         low, high = scaling.low_freq_factor, scaling.high_freq_factor
         turns = scaling.original_max_position_embeddings * frequencies / (2 * np.pi)
-        kept = np.clip((turns - low) / (high - low), 0, 1)
-        frequencies = kept * frequencies + (1 - kept) * frequencies / scaling.factor
+        share = np.clip((turns - low) / (high - low), 0, 1)
+        frequencies = share * frequencies + (1 - share) * frequencies / scaling.factor
     return frequencies.astype(np.float32)
 
 

@@ -19,12 +19,12 @@ def product(x: Array, weight: Array) -> Array:
 
 
 def _fwd(x: Any, weight: Any):
-    kept = (x.value if weight.perturbed else None, weight.value if x.perturbed else None)
-    return x.value @ weight.value, kept
+    residuals = (x.value if weight.perturbed else None, weight.value if x.perturbed else None)
+    return x.value @ weight.value, residuals
 
 
-def _bwd(kept, d_out):
-    x, weight = kept
+def _bwd(residuals, d_out):
+    x, weight = residuals
     d_x = None if weight is None else d_out @ weight.T
     d_weight = None if x is None else _rows(x).T @ _rows(d_out)
     return d_x, d_weight

@@ -145,9 +145,9 @@ class Answerer:
         """The likeliest text of each answer, token by token."""
         out: list[str] = []
         options = {"max_new_tokens": self.config.tokens}
-        for rows, found in self._asked(passages, self._free, **options):
+        for rows, written in self._asked(passages, self._free, **options):
             for row in range(rows):
-                tokens = found.tokens[row, 0, 0, : found.lengths[row, 0, 0]].tolist()
+                tokens = written.tokens[row, 0, 0, : written.lengths[row, 0, 0]].tolist()
                 out.append(" ".join(self.blanking.encoder.text(tokens).split()))
         return out
 

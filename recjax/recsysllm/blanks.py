@@ -193,14 +193,14 @@ class BlankBatches(TokenBatches[D]):
 
     def encoded(self, documents: Sequence[D]) -> Encoded:
         """Documents as `[CLS]`, their text and its end, cut, before blanks are drawn."""
-        most = min(int(self.length / (1 + self.config.ratio)), self.length - 2)
+        limit = min(int(self.length / (1 + self.config.ratio)), self.length - 2)
         found = cast(Sequence[Document], documents)
         if any(document.blends for document in found):
             raise ValueError("texts with soft tokens have no blanks")
         texts = ["".join(text or "" for text, _ in document.pieces) for document in found]
         cls, eos = self.marks.cls, self.marks.eos
         begin = [] if cls < 0 else [cls]
-        rows = [[*begin, *ids, eos][:most] for ids in self.tokenizer.encode_batch(texts)]
+        rows = [[*begin, *ids, eos][:limit] for ids in self.tokenizer.encode_batch(texts)]
         tokens = np.fromiter(itertools.chain.from_iterable(rows), np.int32)
         labels = np.where(tokens == cls, NO_LABEL, tokens)
         lengths = np.array([len(row) for row in rows], np.int64)

@@ -108,15 +108,15 @@ def option_scores(
         sharding: how a batch's rows are split over devices (`recjax.evaluation.shards`).
     """
     counts = np.array([len(those) for those in options])
-    asked = [
+    questions = [
         dataclasses.replace(passage, answer=option)
         for passage, those in zip(passages, options, strict=True)
         for option in those
     ]
     owners, rows = row_numbers(counts), []
-    for start in range(0, len(asked), _ENCODED):
-        some = asked[start : start + _ENCODED]
-        blanked = blanking(some, np.zeros(len(some), np.int64))
+    for start in range(0, len(questions), _ENCODED):
+        part = questions[start : start + _ENCODED]
+        blanked = blanking(part, np.zeros(len(part), np.int64))
         rows += beside(blanked, owners[start : start + _ENCODED], blanking.length)
     scorer = OptionRows(config, blanking.length, rows, predict, sharding)
     return np.split(scorer.log_probs(params, mean=mean), np.cumsum(counts)[:-1])

@@ -59,7 +59,7 @@ class Dataset:
                 )
             return {}
         path = resolve(config.users, f"{_SECTION}.users")
-        found = read_records(
+        records = read_records(
             path,
             config.users_key,
             config.users_names,
@@ -68,7 +68,7 @@ class Dataset:
         )
         numbers = self.store.user_numbers
         out: dict[int, Mapping[str, Any]] = {
-            numbers[key]: record for key, record in found.items() if key in numbers
+            numbers[key]: record for key, record in records.items() if key in numbers
         }
         if not out:
             raise InputError(

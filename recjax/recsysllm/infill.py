@@ -210,7 +210,7 @@ class Infiller:
         read = self._arrays(rows, max_new_tokens)
         # A blank's tokens and the <sop> between two, or the end of the last.
         total = read.blanks * (max_new_tokens + 1)
-        most = read.places.shape[1] * (max_new_tokens + 1)
+        longest = read.places.shape[1] * (max_new_tokens + 1)
         keys = row_keys(jax.random.key(seed), first_row + jnp.arange(len(rows)))
         placed = lm.placed(*read, total, keys)
         whole = {
@@ -231,7 +231,7 @@ class Infiller:
             dict(zip((*read._fields, "limit", "keys"), placed, strict=True)),
             sharding=lm.rows_sharding(len(rows)),
             early_stopping=early_stopping,
-            max_new_tokens=bucket(most, lengths(most)),
+            max_new_tokens=bucket(longest, lengths(longest)),
             beams=beams,
         )
         return self._infilled(written, read.blanks, max_new_tokens, length_penalty)
@@ -312,8 +312,8 @@ class Infiller:
             tokens, counts = tokens[:, None], counts[:, None]
         else:
             scores = written.scores
-        beams, most = tokens.shape[1], int(blanks.max())
-        out = np.full((len(blanks), beams, most, limit), -1, np.int32)
+        beams, n_blanks = tokens.shape[1], int(blanks.max())
+        out = np.full((len(blanks), beams, n_blanks, limit), -1, np.int32)
         sizes = np.zeros(out.shape[:3], np.int32)
         valid = np.zeros(out.shape[:3], bool)
         allowed = self._allowed()

@@ -83,9 +83,9 @@ def item_vectors(folder: str, store: Any, split: Any, names: Names) -> np.ndarra
     run = open_recommender(folder)
     if run.store.fingerprint != store.fingerprint:
         raise InputError(f"{KEY}: {folder} has learned other data than {Path(store.path)}")
-    theirs, ours = to_plain(run.config.split), to_plain(split)
-    if theirs != ours:
-        raise InputError(f"{KEY}: {folder} was trained on split {theirs}; expected {ours}")
+    run_split, own_split = to_plain(run.config.split), to_plain(split)
+    if run_split != own_split:
+        raise InputError(f"{KEY}: {folder} was trained on split {run_split}; expected {own_split}")
     table = run.model.merge(run.restore(run.best_step())).item_table()
     table = np.asarray(table, np.float32)
     return np.stack([table[items].mean(axis=0) for items in names.members])

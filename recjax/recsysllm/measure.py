@@ -102,7 +102,7 @@ class BlankEvaluator(PackedScorer[tuple[int, Document]]):
         kinds = np.array([document.kind for document in self.documents])
         out: dict[str, float] = {}
         for name in ("text", *self._kinds):
-            mine = np.ones(len(kinds), bool) if name == "text" else kinds == name
-            values = measures(loss[mine], right[mine], tokens[mine])
+            chosen = np.ones(len(kinds), bool) if name == "text" else kinds == name
+            values = measures(loss[chosen], right[chosen], tokens[chosen])
             out |= {f"{self.name}/{name}/{key}": value for key, value in values.items()}
         return out

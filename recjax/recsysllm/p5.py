@@ -139,9 +139,9 @@ class P5Run(ByBeams, Run):
         """
         if not self.config.llm:
             return None
-        found = outline(Path(self.config.llm), dtype="float32")
-        _check_encoder(found.family, f"config.llm: {self.config.llm}")
-        return found
+        base = outline(Path(self.config.llm), dtype="float32")
+        _check_encoder(base.family, f"config.llm: {self.config.llm}")
+        return base
 
     @functools.cached_property
     def _family(self) -> Family:

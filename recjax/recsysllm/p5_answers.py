@@ -54,8 +54,8 @@ class P5Answerer:
             part = {name: a[first : first + size] for name, a in read.items()}
             batch: dict[str, Any] = filled(part, whole)
             real = batch["encoder"] > 0
-            found = self.lm.generate(starts, encoder_mask=real, **batch, **options)
-            yield len(part["encoder"]), found
+            generation = self.lm.generate(starts, encoder_mask=real, **batch, **options)
+            yield len(part["encoder"]), generation
 
     def titles(
         self,
@@ -102,8 +102,8 @@ class P5Answerer:
     def texts(self, passages: Sequence[Passage]) -> list[str]:
         """The likeliest text of each answer, token by token."""
         out: list[str] = []
-        for rows, found in self._asked(passages, max_new_tokens=self.config.tokens):
-            out += [" ".join(text.split()) for text in found.texts[:rows]]
+        for rows, generation in self._asked(passages, max_new_tokens=self.config.tokens):
+            out += [" ".join(text.split()) for text in generation.texts[:rows]]
         return out
 
 
@@ -183,7 +183,7 @@ class P5Evaluator(TaskEvaluator):
         for passage, lines in zip(passages, answerer.titles(passages), strict=True):
             right = (passage.answer or ())[0].text
             candidates = [names.items(option)[0] for option in passage.options]
-            found = [k for items, _ in lines for k in items if k in candidates]
+            ranked = [k for items, _ in lines for k in items if k in candidates]
             target = names.items(right)[0]
-            ranks.append(1 + found.index(target) if target in found else math.inf)
+            ranks.append(1 + ranked.index(target) if target in ranked else math.inf)
         return np.array(ranks, np.float64)

@@ -112,8 +112,8 @@ class BlankRun(ByBeams, AdaptingRun):
         two = read_model(self.config.model, 1 << 20)
         ends = family_for(two).build.position_rows == 2
         size = self.config.tokenizer.vocab_size
-        found = train_bpe(self.source.corpus(), size, commands=COMMANDS, ends=ends)
-        return self.source.completed(found)
+        tokenizer = train_bpe(self.source.corpus(), size, commands=COMMANDS, ends=ends)
+        return self.source.completed(tokenizer)
 
     @functools.cached_property
     def marks(self) -> Marks:
@@ -305,13 +305,16 @@ def planned(config: BlankRunConfig, rows: int) -> dict[str, Any]:
     """See `System.plan`: as if every text filled a row of its own; no data are read."""
     if config.llm:
         run = BlankRun(_on_one(config), None)
-        told, known = run.plan_settings, run.base.config.max_length
+        arguments, known = run.plan_settings, run.base.config.max_length
     else:
-        told = {"config": read_model(config.model, config.tokenizer.vocab_size), "train": "full"}
-        told |= {"dtype": "float32"}
-        known = told["config"].max_length
+        arguments = {
+            "config": read_model(config.model, config.tokenizer.vocab_size),
+            "train": "full",
+        }
+        arguments |= {"dtype": "float32"}
+        known = arguments["config"].max_length
     batch = -(-config.train.batch_size // rows) * rows
-    return told | {"batch": batch, "length": config.length or known}
+    return arguments | {"batch": batch, "length": config.length or known}
 
 
 def _on_one(config: BlankRunConfig) -> BlankRunConfig:

@@ -317,10 +317,10 @@ def _long_span(
     """One span a text, its length uniform; the text's end where `opened`."""
     texts = np.flatnonzero(chosen)
     number = np.zeros(1)
-    most = np.minimum(lengths - 2, free + opened)[texts]
-    most = np.maximum(most, 1)
-    least = np.clip((config.least * lengths[texts]).astype(np.int64), 1, most)
-    size = least + np.floor(draws(6, texts, number) * (most - least + 1)).astype(np.int64)
+    longest = np.minimum(lengths - 2, free + opened)[texts]
+    longest = np.maximum(longest, 1)
+    shortest = np.clip((config.least * lengths[texts]).astype(np.int64), 1, longest)
+    size = shortest + np.floor(draws(6, texts, number) * (longest - shortest + 1)).astype(np.int64)
     slack = np.maximum(free[texts] - size, 0)
     start = begin[texts] + np.floor(draws(7, texts, number) * (slack + 1)).astype(np.int64)
     start = np.where(opened[texts], lengths[texts] - size, start)

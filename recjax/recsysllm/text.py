@@ -146,9 +146,9 @@ def facts_of(record: Mapping[str, Any], columns: Sequence[str]) -> dict[str, tup
         columns: which; () = all whose names are short enough to be attributes.
     """
     chosen = columns or [c for c in record if c not in _NO_FACTS]
-    found = {column: labels(record.get(column)) for column in chosen}
+    facts = {column: labels(record.get(column)) for column in chosen}
     return {
-        column: names for column, names in found.items()
+        column: names for column, names in facts.items()
         if names and (columns or max(map(len, names)) <= _LONGEST_FACT)
     }  # fmt: skip
 

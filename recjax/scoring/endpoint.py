@@ -103,21 +103,21 @@ class Endpoint:
         pending: queue.SimpleQueue[tuple[int, str | Messages]] = queue.SimpleQueue()
         for pair in enumerate(prompts):
             pending.put(pair)
-        found: queue.Queue[tuple[int, str | BaseException]] = queue.Queue()
+        answered: queue.Queue[tuple[int, str | BaseException]] = queue.Queue()
         for _ in range(min(self.concurrency, len(prompts))):
             # Daemons: neither an error nor an interrupt waits for them.
-            threading.Thread(target=call.work, args=(pending, found), daemon=True).start()
+            threading.Thread(target=call.work, args=(pending, answered), daemon=True).start()
         answers: dict[int, str] = {}
         try:
             while len(answers) < len(prompts):
                 try:
-                    place, answer = found.get(timeout=0.25)
+                    place, answer = answered.get(timeout=0.25)
                 except queue.Empty:
                     call.check_time()
                     continue
                 if isinstance(answer, BaseException):
-                    while done is not None and not found.empty():
-                        place, other = found.get()
+                    while done is not None and not answered.empty():
+                        place, other = answered.get()
                         if isinstance(other, str):
                             done(place, other)
                     raise answer

@@ -86,8 +86,8 @@ class FormStates:
             kept = allowed.any(-1) & inside
             to = jnp.where(kept, jnp.asarray(self.targets)[at, edge], self.count + 1)
             option = jnp.where(kept, jnp.asarray(self.options)[at, edge], -1)
-            here = (jnp.asarray(self.place)[at][:, None] == places) & (option >= 0)[:, None]
-            chosen = jnp.where(here, option[:, None], chosen)
+            is_chosen = (jnp.asarray(self.place)[at][:, None] == places) & (option >= 0)[:, None]
+            chosen = jnp.where(is_chosen, option[:, None], chosen)
             return (jnp.where(inside, to, at), chosen), (at, kept)
 
         rows = len(tokens)

@@ -51,8 +51,8 @@ class FormTokens:
     @functools.cached_property
     def inner(self) -> list[tuple[int, ...]]:
         """P beginnings of options, the shorter ones first: some option goes on from each."""
-        found = {tuple(o[:n]) for o in self.options for n in range(1, len(o))}
-        return sorted(found, key=lambda begun: (len(begun), begun))
+        beginnings = {tuple(o[:n]) for o in self.options for n in range(1, len(o))}
+        return sorted(beginnings, key=lambda begun: (len(begun), begun))
 
     def following(self, begun: Sequence[int]) -> list[int]:
         """The tokens with which options go on from a beginning."""

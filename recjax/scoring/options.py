@@ -145,8 +145,8 @@ class OptionScorer:
         out = [np.zeros(0)] * len(prompts)
         for members, scorer in self._by_length(prompts, options, names):
             counts = [scorer.parts(row) for row in scorer.rows]
-            found = np.split(scorer.log_probs(self._lm.params), np.cumsum(counts)[:-1])
-            for index, scores in zip(members, found, strict=True):
+            log_probs = np.split(scorer.log_probs(self._lm.params), np.cumsum(counts)[:-1])
+            for index, scores in zip(members, log_probs, strict=True):
                 out[index] = scores
         return out
 
@@ -225,10 +225,10 @@ def named_option(text: str, options: Sequence[str]) -> int | None:
     1
     """
     left = f" {normalise(text)} "
-    found = []
+    named = []
     for place, name in sorted(enumerate(map(normalise, options)), key=lambda pair: -len(pair[1])):
         if f" {name} " in left:
-            found.append(place)
+            named.append(place)
             while f" {name} " in left:  # twice over a shared blank, too
                 left = left.replace(f" {name} ", " | ")
-    return found[0] if len(found) == 1 else None
+    return named[0] if len(named) == 1 else None

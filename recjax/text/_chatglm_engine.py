@@ -117,8 +117,8 @@ class ChatGLMEngine:
         """See `Engine.decode`."""
         unknown = self.first + self.model.unk_id()
         hidden = {*self._controls.values(), unknown} if skip_special else set()
-        kept = [k - self.first for k in ids if k not in hidden and self.first <= k < self.size]
-        text = self.model.decode(kept).replace(_BREAK, "\n").replace(_TAB, "\t")
+        pieces = [k - self.first for k in ids if k not in hidden and self.first <= k < self.size]
+        text = self.model.decode(pieces).replace(_BREAK, "\n").replace(_TAB, "\t")
         return re.sub(r"<\|blank_(\d{1,2})\|>", lambda run: " " * int(run[1]), text)
 
     def token(self, index: int) -> str | None:

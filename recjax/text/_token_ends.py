@@ -46,30 +46,30 @@ def gpt2_added(vocab: Path, glm: bool) -> dict[str, tuple[int, bool]]:
     """
     folder = vocab.parent
     known = read_object(vocab, largest=1 << 27)
-    found = added_tokens(folder)
-    if glm and not found and len(known) == _GPT2_IDS:
-        found = {name: (_GPT2_IDS + k, True) for k, name in enumerate(GLM_COMMANDS)}
+    added = added_tokens(folder)
+    if glm and not added and len(known) == _GPT2_IDS:
+        added = {name: (_GPT2_IDS + k, True) for k, name in enumerate(GLM_COMMANDS)}
     roberta = glm and all(name in known for name in _ROBERTA)
-    if roberta and not found and len(known) == _ROBERTA_IDS:
-        found = {name: (_ROBERTA_IDS + k, True) for k, name in enumerate(GLM_COMMANDS[:2])}
+    if roberta and not added and len(known) == _ROBERTA_IDS:
+        added = {name: (_ROBERTA_IDS + k, True) for k, name in enumerate(GLM_COMMANDS[:2])}
     if roberta:
-        found |= {name: (known[name], True) for name in _ROBERTA if type(known[name]) is int}
+        added |= {name: (known[name], True) for name in _ROBERTA if type(known[name]) is int}
     if glm:
-        found = {name: (index, True) for name, (index, _) in found.items()}
-    new = sorted(index for name, (index, _) in found.items() if name not in known)
+        added = {name: (index, True) for name, (index, _) in added.items()}
+    new = sorted(index for name, (index, _) in added.items() if name not in known)
     first = 1 + max((i for i in known.values() if type(i) is int), default=-1)
     if new != list(range(first, first + len(new))):
         raise InputError(
             f"{folder / 'added_tokens.json'}: ids {short(new)}; expected those from {first} on, "
             "which follow vocab.json's"
         )
-    for name, (index, _) in found.items():
+    for name, (index, _) in added.items():
         if known.get(name, index) != index:
             raise InputError(
                 f"{folder / 'added_tokens.json'}: '{name}' has the id {index}, but "
                 f"{known[name]} in vocab.json"
             )
-    return found
+    return added
 
 
 def folder_ends(

@@ -100,9 +100,9 @@ class FastEngine:
 
         spec = json.loads(self.tokenizer.to_str())
         normalizer = _parts(spec["normalizer"], "normalizers")
-        kept = [part for part in normalizer if part["type"] != "Prepend"]
-        if len(kept) < len(normalizer):
-            spec["normalizer"] = {"type": "Sequence", "normalizers": kept}
+        steps = [part for part in normalizer if part["type"] != "Prepend"]
+        if len(steps) < len(normalizer):
+            spec["normalizer"] = {"type": "Sequence", "normalizers": steps}
         for part in _parts(spec["pre_tokenizer"], "pretokenizers"):
             if part["type"] == "Metaspace":
                 part["prepend_scheme"] = "never"

@@ -72,10 +72,10 @@ def prompt_ids(
 def _warn(tokenizer: Tokenizer, prompts: Sequence[str]) -> None:
     """Tells of a control token's name in a plain prompt: once a call."""
     names = sorted(tokenizer.controls, key=len, reverse=True)
-    found = re.search("|".join(map(re.escape, names)), "\n".join(prompts)) if names else None
-    if found:
+    match = re.search("|".join(map(re.escape, names)), "\n".join(prompts)) if names else None
+    if match:
         warnings.warn(
-            f"a prompt has the text {found[0]!r}, which is the name of a control token; as plain "
+            f"a prompt has the text {match[0]!r}, which is the name of a control token; as plain "
             "text it is spelled out (special=True makes it the token, chat=True a message)",
             stacklevel=5,
         )
@@ -163,8 +163,8 @@ def _read_template(folder: Path | None) -> tuple[str, str]:
             file = folder / name
             text = read_object(file).get(_TEMPLATE)
     if isinstance(text, list):  # several, by name
-        found = [t for t in text if isinstance(t, dict) and t.get("name") == "default"]
-        text = found[0].get("template") if found else None
+        defaults = [t for t in text if isinstance(t, dict) and t.get("name") == "default"]
+        text = defaults[0].get("template") if defaults else None
     if text is None:
         raise InputError(
             f"{folder}: no chat template in {_TEMPLATE}.jinja or tokenizer_config.json; this is no "

@@ -142,23 +142,23 @@ def _object(value: Any, where: str) -> dict[str, Any]:
 
 def _fields(value: Any, names: Sequence[str], where: str, *, places: bool = True) -> dict[str, str]:
     """Exactly these keys, all of them text, with no braces but those of places."""
-    found = _object(value, where)
-    if set(found) != set(names) or not all(isinstance(text, str) for text in found.values()):
+    fields = _object(value, where)
+    if set(fields) != set(names) or not all(isinstance(text, str) for text in fields.values()):
         raise InputError(f"{where}: expected the texts {', '.join(names)}")
-    for text in found.values():
+    for text in fields.values():
         if set("{}") & set(_PLACE.sub("", text) if places else text):
             raise InputError(f"{where}: a brace in '{text}'")
-    return found
+    return fields
 
 
 def _prompt(value: Any, count: int, where: str) -> Prompt:
     prompt = Prompt(**_fields(value, ("question", "answer"), where))
     for text, name, times in ((prompt.question, "soft", count), (prompt.answer, "titles", 1)):
-        found = _PLACE.findall(text)
-        unknown = sorted(set(found) - {name, *_WORDS})
+        places = _PLACE.findall(text)
+        unknown = sorted(set(places) - {name, *_WORDS})
         if unknown:
             raise InputError(f"{where}: unknown place '{{{unknown[0]}}}' in '{text}'")
-        if found.count(name) != times:
+        if places.count(name) != times:
             raise InputError(f"{where}: '{text}' needs {times} of '{{{name}}}'")
     before = prompt.answer.partition("{titles}")[0]
     if before and (before.isspace() or before != before.rstrip() + " "):

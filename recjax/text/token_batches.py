@@ -66,9 +66,9 @@ def encode(documents: Sequence[Document], tokenizer: Tokenizer, length: int) -> 
     ids: list[list[int]] = [[tokenizer.pad_id] if text is None else [] for text, _ in pieces]
     for begins in (True, False):
         places = [k for k, (text, first) in enumerate(pieces) if text and first == begins]
-        done = tokenizer.encode_batch([pieces[k][0] or "" for k in places], start=begins)
-        for k, found in zip(places, done, strict=True):
-            ids[k] = found
+        encoded = tokenizer.encode_batch([pieces[k][0] or "" for k in places], start=begins)
+        for k, piece_ids in zip(places, encoded, strict=True):
+            ids[k] = piece_ids
     bos, eos = tokenizer.encode("", bos=True), tokenizer.encode("", eos=True)
     blends = [blend for document in documents for blend in document.blends]
     tokens, labels, soft, lengths = [], [], [], []
@@ -76,11 +76,11 @@ def encode(documents: Sequence[Document], tokenizer: Tokenizer, length: int) -> 
     for document in documents:
         row, learned, places = [*bos], [False] * len(bos), [0] * len(bos)
         number = first
-        for text, wanted in document.pieces:
-            found = ids[piece]
-            row += found
-            learned += [wanted] * len(found)
-            places += [number if text is None else 0] * len(found)
+        for text, is_learned in document.pieces:
+            piece_ids = ids[piece]
+            row += piece_ids
+            learned += [is_learned] * len(piece_ids)
+            places += [number if text is None else 0] * len(piece_ids)
             number += text is None
             piece += 1
         row += eos
@@ -269,11 +269,11 @@ class TokenBatches(Generic[D]):
         A batch that would gets more rows. The loss needs to look at so many places only.
         """
         labels = [self._most_labels(e) for e in self._sample]
-        most = max(labels)
+        largest = max(labels)
         if self.row_multiple > 1:  # few labels vary much, and rows grow by one on each device
-            most = max(most, math.ceil(np.mean(labels) + 4 * np.std(labels)))
+            largest = max(largest, math.ceil(np.mean(labels) + 4 * np.std(labels)))
         rows = max(_rows_needed(e, self.length, self.row_multiple) for e in self._sample)
-        return min(1.0, max(1, most) * self.row_multiple / (rows * self.length))
+        return min(1.0, max(1, largest) * self.row_multiple / (rows * self.length))
 
     def _most_labels(self, encoded: Encoded) -> int:
         """Labels of the device that has most of them."""
@@ -306,11 +306,11 @@ class TokenBatches(Generic[D]):
         is compiled once more).
         """
         encoded = [self._encoded(s, self.process[0]) for s in range(step, step + count)]
-        ours = [max(map(self._needed, encoded)), *_soft_shape(encoded, self.length)]
-        needed, *most = self.agree(ours)
+        sizes = [max(map(self._needed, encoded)), *_soft_shape(encoded, self.length)]
+        needed, *soft_sizes = self.agree(sizes)
         rows = grow_rows(self._usual_rows, needed, self.row_multiple)
-        usual = self._usual_soft
-        soft, width = (grow_rows(u, m, 8) for u, m in zip(usual, most, strict=True))
+        usual_soft = self._usual_soft
+        soft, width = (grow_rows(u, m, 8) for u, m in zip(usual_soft, soft_sizes, strict=True))
         shape = (rows, soft, width, self.row_multiple)
         batches = [lay_out(e, self.length, *shape) for e in encoded]
         return {k: np.stack([b[k] for b in batches]) for k in batches[0] if k != "documents"}

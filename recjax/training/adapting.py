@@ -193,10 +193,10 @@ class AdaptingRun(Run):
                 )  # fmt: skip
         if self.adapting.method == "full" or self.adapting.merge:
             out["folder"] = str(self.workdir / "hf")
-            whole = {path: params[path] for path in self.trained}
+            model_params = {path: params[path] for path in self.trained}
             if self.adapting.method == "lora":
                 base = self._read_base(None) if self.adapting.quant else self.loaded
-                whole = merged(base, self.lora, params).params
-            model = language_model(self.base.config, whole, self.base.folder)
+                model_params = merged(base, self.lora, params).params
+            model = language_model(self.base.config, model_params, self.base.folder)
             write_of_all(Path(out["folder"]), model, overwrite=True)
         return out

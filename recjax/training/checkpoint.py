@@ -113,9 +113,9 @@ class Checkpoints:
                     raise OSError(errno.EIO, "Orbax has not completed the step")
                 write_checksums(self.folder / str(step))
                 self._whole.add(step)
-                kept = {*self.steps()[-self._keep :], best}
+                keep = {*self.steps()[-self._keep :], best}
                 for old in self.steps():
-                    if old not in kept:
+                    if old not in keep:
                         self._retire(old)
                 self._empty_trash()
         except BaseException as error:

@@ -103,10 +103,10 @@ def _cross_entropy(
 
 
 def _fwd(h, table, targets, weights, seen, static):
-    asked = h.perturbed, table.perturbed
+    grads = h.perturbed, table.perturbed
     h, table, targets, weights = (a.value for a in (h, table, targets, weights))
     seen = None if seen is None else tuple(a.value for a in seen)
-    return _on_devices(h, table, targets, weights, seen, static, asked)
+    return _on_devices(h, table, targets, weights, seen, static, grads)
 
 
 def _bwd(static, residuals, cotangent):
@@ -148,12 +148,12 @@ def _on_devices(h, table, targets, weights, seen, static, grads=(False, False)):
             sums, d_h, d_table, d_bias = on_one(h, table, targets, weights, seen)
             return *jax.lax.psum((sums, d_table, d_bias), axes), d_h
 
-        rows, whole = PartitionSpec(axes), PartitionSpec()
+        rows, replicated = PartitionSpec(axes), PartitionSpec()
         over_mesh = jax.shard_map(
             on_shard,
             mesh=static.mesh,
-            in_specs=(rows, whole, rows, rows, None if seen is None else (rows, whole)),
-            out_specs=(whole, whole, whole, rows),
+            in_specs=(rows, replicated, rows, rows, None if seen is None else (rows, replicated)),
+            out_specs=(replicated, replicated, replicated, rows),
             axis_names=set(axes),
             check_vma=False,  # nothing is differentiated through it
         )

@@ -225,14 +225,14 @@ class ExplanationRun(Run):
         module, config = self.model.merge(params), self.config.loss
         labels = batch["labels"]
         rngs = nnx.Rngs(dropout=key)
-        said = module.learn(_asked(batch), batch["tokens"], deterministic=False, rngs=rngs)
-        terms = [label_loss(said.states, module.head[...], labels, mesh=self.mesh)]
-        if said.rating is not None:
-            off = jnp.sum((said.rating - batch["ratings"]) ** 2)
+        outputs = module.learn(_asked(batch), batch["tokens"], deterministic=False, rngs=rngs)
+        terms = [label_loss(outputs.states, module.head[...], labels, mesh=self.mesh)]
+        if outputs.rating is not None:
+            off = jnp.sum((outputs.rating - batch["ratings"]) ** 2)
             terms.append((config.rating * off, jnp.float32(len(labels))))
-        if said.context is not None and config.context:
+        if outputs.context is not None and config.context:
             words = (labels >= 0) & (labels != self.tokenizer.eos_id)
-            logs = jax.nn.log_softmax(module.logits(said.context).astype(jnp.float32))
+            logs = jax.nn.log_softmax(module.logits(outputs.context).astype(jnp.float32))
             each = jnp.take_along_axis(logs, jnp.maximum(labels, 0), axis=1)
             terms.append((-config.context * (each * words).sum(), jnp.float32(words.sum())))
         sums, weights = map(jnp.stack, zip(*terms, strict=True))
@@ -242,10 +242,10 @@ class ExplanationRun(Run):
     def _read(self) -> Callable[..., tuple[Array, Array, Array | None]]:
         def read(params: Params, batch: Mapping[str, Array]) -> tuple[Array, Array, Array | None]:
             module = self.model.merge(params)
-            said = module.learn(_asked(batch), batch["tokens"])
+            outputs = module.learn(_asked(batch), batch["tokens"])
             labels = batch["labels"]
-            loss, weight = label_loss(said.states, module.head[...], labels, mesh=self.mesh)
-            return loss, weight, said.rating
+            loss, weight = label_loss(outputs.states, module.head[...], labels, mesh=self.mesh)
+            return loss, weight, outputs.rating
 
         return jax.jit(read)
 

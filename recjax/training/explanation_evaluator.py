@@ -85,8 +85,8 @@ class ExplanationEvaluator:
         ratings: list[np.ndarray] = []
         texts: list[str] = []
         for rows, batch in self._batches():
-            found = self.read(params, split_batch(batch, self.sharding))
-            loss, count, rating = fetch(found)
+            outputs = self.read(params, split_batch(batch, self.sharding))
+            loss, count, rating = fetch(outputs)
             losses, tokens = losses + float(loss), tokens + float(count)
             if rating is not None:
                 ratings.append(np.asarray(rating, np.float64)[:rows])

@@ -255,13 +255,13 @@ class FinetuneRun(AdaptingRun):
         trained = self.model.size(self.trained)
         parts = {name: len(rows) for name, rows in self.rows.items()}
         left_out = sum(self.store.manifest["counts"].values()) - sum(parts.values())
-        said = f", {left_out:,} too long and left out" if left_out else ""
+        omitted = f", {left_out:,} too long and left out" if left_out else ""
         width = f"{self.length:,} tokens"
         if self.sided:
             width = f"{self._widths.read:,} tokens to read and {self._widths.written:,} to write"
         return (
             f"{self.base.family.name}: {self.model.size():,} parameters, {trained:,} of them "
-            f"trained; {', '.join(f'{n:,} {name}' for name, n in parts.items())} pairs{said}; "
+            f"trained; {', '.join(f'{n:,} {name}' for name, n in parts.items())} pairs{omitted}; "
             f"rows of {width}, {self.batches.steps_per_epoch:,} steps an epoch; "
             f"{self.devices}"
         )

@@ -328,18 +328,18 @@ def join(
     if index == 0:
         hub = _Hub(count)
         store.key_value_set(_PLACE, json.dumps({"port": hub.port, "token": hub.token}))
-        found = {"port": hub.port, "token": hub.token}
+        address = {"port": hub.port, "token": hub.token}
         host = "localhost"
     else:
-        found = json.loads(store.blocking_key_value_get(_PLACE, int(PATIENCE * 1000)))
+        address = json.loads(store.blocking_key_value_get(_PLACE, int(PATIENCE * 1000)))
     try:
-        channel = socket.create_connection((host, found["port"]), timeout=SILENCE)
+        channel = socket.create_connection((host, address["port"]), timeout=SILENCE)
     except OSError as error:
         raise GroupError(
-            f"process 0 at {host}:{found['port']}: cannot be reached ({error}); the processes need "
-            "to connect to each other on any port"
+            f"process 0 at {host}:{address['port']}: cannot be reached ({error}); the processes "
+            "need to connect to each other on any port"
         ) from None
-    group = _Joined(index, count, _Connection(channel), found["token"], hub, end)
+    group = _Joined(index, count, _Connection(channel), address["token"], hub, end)
     group.gather("all processes")  # from now on each would be missed
     return group
 

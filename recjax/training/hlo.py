@@ -30,10 +30,10 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 
 def _arrays(shape: str) -> list[tuple[int, int]]:
     """(elements, bytes of an element) of each array in a shape, which may be a tuple."""
-    found = _ARRAY.findall(shape)
+    arrays = _ARRAY.findall(shape)
     return [
         (math.prod(int(n) for n in sizes.split(",") if n), _BYTES.get(kind, 4))
-        for kind, sizes in found
+        for kind, sizes in arrays
     ]
 
 
@@ -57,10 +57,10 @@ class Program:
                 name = line.removeprefix("ENTRY ").split()[0].lstrip("%")
                 self._bodies[name] = body = []
                 self._main = name if line.startswith("ENTRY") else self._main
-            elif found := _INSTRUCTION.match(line):
-                body.append((found, line))
-                if found["kind"].startswith("all-gather"):
-                    sizes = [elements for elements, _ in _arrays(found["shape"])]
+            elif match := _INSTRUCTION.match(line):
+                body.append((match, line))
+                if match["kind"].startswith("all-gather"):
+                    sizes = [elements for elements, _ in _arrays(match["shape"])]
                     self.gathered = max(self.gathered, *sizes)
         counts = self._count(self._main)
         self.flops = 2 * counts.pop("products", 0)
@@ -74,19 +74,19 @@ class Program:
             self.peak_bytes = self.argument_bytes + results + self.working_bytes
 
     def _count(self, name: str) -> Counter:
-        shapes = {found["name"]: found["shape"] for found, _ in self._bodies[name]}
+        shapes = {match["name"]: match["shape"] for match, _ in self._bodies[name]}
         total: Counter = Counter()
-        for found, line in self._bodies[name]:
-            kind = found["kind"].removesuffix("-start")
+        for match, line in self._bodies[name]:
+            kind = match["kind"].removesuffix("-start")
             if kind == "dot":
-                left = shapes[found["operands"].split(",")[0].split()[-1].lstrip("%")]
+                left = shapes[match["operands"].split(",")[0].split()[-1].lstrip("%")]
                 sizes = _ARRAY.findall(left)[0][1].split(",")
                 over = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", line)
                 summed = over[1].split(",") if over else []
-                result = _arrays(found["shape"])[0][0]
+                result = _arrays(match["shape"])[0][0]
                 total["products"] += result * math.prod(int(sizes[int(k)]) for k in summed if k)
             elif kind in COLLECTIVES:
-                total[kind] += _sent(kind, found, line)
+                total[kind] += _sent(kind, match, line)
             known = _TRIPS.search(line)
             trips = int(known[1]) if kind == "while" and known else 1
             for called in _CALLED.findall(line):
@@ -106,11 +106,11 @@ def _group(line: str) -> int:
     return 1
 
 
-def _sent(kind: str, found: re.Match, line: str) -> int:
+def _sent(kind: str, match: re.Match, line: str) -> int:
     """Bytes that a device sends for one collective."""
     devices = _group(line)
-    arrays = _arrays(found["shape"])
-    if found["kind"].endswith("-start"):  # operands stand before the results
+    arrays = _arrays(match["shape"])
+    if match["kind"].endswith("-start"):  # operands stand before the results
         arrays = arrays[len(arrays) // 2 :]
     size = sum(elements * each for elements, each in arrays)
     if kind == "collective-permute":

@@ -143,11 +143,13 @@ class _Reader(nnx.Module):
         table = self.items[...]
         soft = jnp.einsum("RSW,RSWE->RSE", batch["blend_weights"], table[batch["blend_items"]])
         if key is not None and noise:
-            how, what = jax.random.split(key)
+            scale_key, noise_key = jax.random.split(key)
             size = jnp.sqrt(jnp.mean(jnp.square(jax.lax.stop_gradient(table))))
-            strength = jax.random.uniform(how, (*soft.shape[:2], 1), soft.dtype, maxval=noise)
+            strength = jax.random.uniform(
+                scale_key, (*soft.shape[:2], 1), soft.dtype, maxval=noise
+            )
             strength *= batch["blend_weights"].max(axis=-1, keepdims=True)
-            soft += size * strength * jax.random.normal(what, soft.shape, soft.dtype)
+            soft += size * strength * jax.random.normal(noise_key, soft.shape, soft.dtype)
         return place_soft(x, batch["is_soft"], soft)
 
 

@@ -289,8 +289,8 @@ class Loop:
         Raises:
             DivergedError: the given one, where no rollback is left.
         """
-        progress, most = self._progress, self.config.rollbacks
-        if progress.rolled_back >= most or self.restore is None:
+        progress, limit = self._progress, self.config.rollbacks
+        if progress.rolled_back >= limit or self.restore is None:
             raise error
         self.checkpoints.wait()
         self._state, old = self.restore()
@@ -301,7 +301,7 @@ class Loop:
         self._standing = self._tried = (progress.best_step, progress.best_value)
         self._say(
             f"{str(error).partition(';')[0]}; back to step {self._step}, without the batches since "
-            f"then ({progress.rolled_back} of config.train.rollbacks={most})"
+            f"then ({progress.rolled_back} of config.train.rollbacks={limit})"
         )
         self._bar.reset(self._cap)
         self._bar.update(self._step)
@@ -331,7 +331,7 @@ def leave(stop: Stop) -> None:
         raise Stopped(stop.received or signal.SIGTERM)
 
 
-def _checked(metrics: dict[str, Any], first: int, most: float = 0.0) -> np.ndarray:
+def _checked(metrics: dict[str, Any], first: int, limit: float = 0.0) -> np.ndarray:
     """The losses [n] of a call's steps.
 
     Raises:
@@ -340,7 +340,7 @@ def _checked(metrics: dict[str, Any], first: int, most: float = 0.0) -> np.ndarr
     """
     host = {key: np.asarray(value) for key, value in metrics.items()}
     bad = ~(np.isfinite(host["loss"]) & np.isfinite(host["grad_norm"]))
-    bad |= (host["loss"] > most) & (most > 0)
+    bad |= (host["loss"] > limit) & (limit > 0)
     if bad.any():
         k = int(bad.argmax())
         raise DivergedError(

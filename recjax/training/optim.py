@@ -57,11 +57,11 @@ class OptimRule(Checked):
             re.compile(self.match)
         except re.error as error:
             raise FieldError("match", f"{self.match!r} is no regular expression: {error}") from None
-        if all(value is None for value in self._said):
+        if all(value is None for value in self._settings):
             raise FieldError("match", f"{self.match!r}: expected one of rate, decay, muon, frozen")
 
     @property
-    def _said(self) -> tuple[Any, ...]:
+    def _settings(self) -> tuple[Any, ...]:
         return self.rate, self.decay, self.muon, self.frozen
 
 
@@ -185,26 +185,26 @@ def check_rules(config: OptimConfig, params: Mapping[str, Any]) -> None:
     """
     for place, rule in enumerate(config.rules):
         where = f"config.optim.rules[{place}]"
-        found = [path for path in params if re.fullmatch(rule.match, path)]
-        if not found:
+        matched = [path for path in params if re.fullmatch(rule.match, path)]
+        if not matched:
             hint = nearest(rule.match, params)
             raise InputError(f"{where}: '{rule.match}' matches no trained parameter; {hint}")
-        vectors = [path for path in found if params[path].ndim < 2]
+        vectors = [path for path in matched if params[path].ndim < 2]
         if rule.muon and vectors:
             raise InputError(f"{where}.muon: '{vectors[0]}' is a vector; expected matrices only")
 
 
 def decay_of(config: OptimConfig, path: str, value: Any) -> float:
     """What a config's rules multiply the weight decay of a parameter by."""
-    return _said(config, "decay", path, value)
+    return _setting(config, "decay", path, value)
 
 
 def frozen_by(config: OptimConfig, params: Mapping[str, Any]) -> list[str]:
     """The paths of parameters that a config's rules freeze."""
-    return [path for path, value in params.items() if _said(config, "frozen", path, value)]
+    return [path for path, value in params.items() if _setting(config, "frozen", path, value)]
 
 
-def _said(config: OptimConfig, field: str, path: str, value: Any) -> Any:
+def _setting(config: OptimConfig, field: str, path: str, value: Any) -> Any:
     """The value of one field by the first rule that sets it for a parameter."""
     rules = [*config.rules, *RULES]
     if value.ndim < 2:  # biases and norms are vectors
@@ -216,13 +216,13 @@ def _said(config: OptimConfig, field: str, path: str, value: Any) -> Any:
 
 def _values(config: OptimConfig, field: str) -> list[float]:
     """The numbers other than 0 that rules give a field, 1 first; of `rate`, 0 too."""
-    said = {getattr(rule, field) for rule in config.rules} - {None, 1.0}
-    return [1.0, *sorted(said if field == "rate" else said - {0.0})]
+    numbers = {getattr(rule, field) for rule in config.rules} - {None, 1.0}
+    return [1.0, *sorted(numbers if field == "rate" else numbers - {0.0})]
 
 
 def _having(config: OptimConfig, field: str, wanted: Any, params: Params) -> dict[str, bool]:
     """Whether the rules give each parameter's field a value."""
-    return {path: _said(config, field, path, value) == wanted for path, value in params.items()}
+    return {path: _setting(config, field, path, value) == wanted for path, value in params.items()}
 
 
 class CooldownState(NamedTuple):
@@ -278,9 +278,9 @@ def _average(decay: float) -> optax.GradientTransformation:
 
     def update(updates: Any, state: AverageState, params: Any = None):
         # The first steps are forgotten soon: at step 0 nothing of the zeros stays.
-        kept = jnp.minimum(decay, state.done / (state.done + 10))
+        weight = jnp.minimum(decay, state.done / (state.done + 10))
         new = jax.tree.map(
-            lambda a, p, u: (kept * a + (1 - kept) * (p + u)).astype(a.dtype),
+            lambda a, p, u: (weight * a + (1 - weight) * (p + u)).astype(a.dtype),
             state.params, params, updates,
         )  # fmt: skip
         return updates, AverageState(state.done + 1, new)
@@ -291,8 +291,8 @@ def _average(decay: float) -> optax.GradientTransformation:
 def averaged(opt_state: Any) -> dict[str, Any]:
     """The moving averages of parameters by path; none where the optimiser has none, or no step."""
     leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, AverageState))
-    found = [one for one in leaves if isinstance(one, AverageState)]
-    return dict(found[0].params) if found and int(found[0].done) else {}
+    averages = [leaf for leaf in leaves if isinstance(leaf, AverageState)]
+    return dict(averages[0].params) if averages and int(averages[0].done) else {}
 
 
 def _muon(

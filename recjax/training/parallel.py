@@ -143,8 +143,8 @@ def undivided(shapes: Mapping[str, Any], axes: AxisRules, mesh: Any) -> list[str
         for size, (wanted, _) in parts:
             if not used.issuperset(wanted):
                 count = math.prod(mesh.shape[w] for w in wanted)
-                said = " x ".join(wanted)
-                out.append(f"{said} = {count} does not divide the {size:,} of '{path}'")
+                axes_text = " x ".join(wanted)
+                out.append(f"{axes_text} = {count} does not divide the {size:,} of '{path}'")
     return out
 
 
@@ -184,10 +184,10 @@ def row_multiple(batch_size: int, mesh: Mesh, parts: int = 1) -> int:
     """
     shards = data_size(mesh)
     if batch_size % (shards * parts):
-        said = f"the {shards} parts that config.train.mesh splits a batch into"
+        divisor = f"the {shards} parts that config.train.mesh splits a batch into"
         if parts > 1:
-            said += f", times config.train.accumulate={parts}"
-        raise InputError(f"config.train.batch_size: {batch_size} is no multiple of {said}")
+            divisor += f", times config.train.accumulate={parts}"
+        raise InputError(f"config.train.batch_size: {batch_size} is no multiple of {divisor}")
     return shards * parts
 
 

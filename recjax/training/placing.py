@@ -44,17 +44,17 @@ def placed(params: Mapping[str, Any], axes: AxisRules, mesh: Any) -> tuple[Place
         split = tuple("-" if s is None else s if isinstance(s, str) else "+".join(s) for s in spec)
         size = math.prod(sharding.shard_shape(leaf.shape)) * jnp.dtype(leaf.dtype).itemsize
         out.append(Placed(path, tuple(leaf.shape), str(jnp.dtype(leaf.dtype)), split, size))
-    return tuple(sorted(out, key=lambda one: (-one.device_bytes, one.path)))
+    return tuple(sorted(out, key=lambda parameter: (-parameter.device_bytes, parameter.path)))
 
 
 def table(rows: tuple[Placed, ...]) -> list[str]:
     """Lines of text: path, shape, type, what splits each dimension, MB on each device."""
     cells = [
         (
-            one.path, " ".join(map(str, one.shape)), one.dtype, " ".join(one.split),
-            f"{one.device_bytes / 1e6:,.3f}",
+            parameter.path, " ".join(map(str, parameter.shape)), parameter.dtype,
+            " ".join(parameter.split), f"{parameter.device_bytes / 1e6:,.3f}",
         )
-        for one in rows
+        for parameter in rows
     ]  # fmt: skip
     cells.insert(0, ("parameter", "shape", "type", "split over", "MB on each device"))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

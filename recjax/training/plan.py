@@ -161,8 +161,8 @@ def planned(run: Any, mesh: str = "1,1,1", *, remat: str | None = None) -> dict[
             f"config.system: '{run.system}'; expected one that trains a language model"
         )
     data, fsdp, _ = mesh_sizes(mesh, rest=False)
-    told = plan(run, data * fsdp)
-    return told | {"config": recomputing(told["config"], remat)}
+    arguments = plan(run, data * fsdp)
+    return arguments | {"config": recomputing(arguments["config"], remat)}
 
 
 def make_plan(
@@ -205,11 +205,11 @@ def make_plan(
         raise InputError(
             f"batch {batch}: expected a multiple of data x fsdp, {rows}, up to {MOST * rows:,}"
         )
-    told: dict[str, Any] = {
+    options: dict[str, Any] = {
         "batch": batch, "length": length, "train": train, "dtype": dtype, "rank": rank,
         "lora": lora, "quant": quant,
     }  # fmt: skip
-    step = planned_step(config, **told)
+    step = planned_step(config, **options)
     places: Any = AbstractMesh(
         (data, fsdp, tensor), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES)
     )
@@ -226,7 +226,7 @@ def make_plan(
     jaxpr = jax.make_jaxpr(jax.value_and_grad(step.loss()))(step.trained, step.frozen, *step.inputs)
     kept_all = step
     if getattr(config, "remat", "none") != "none":
-        kept_all = planned_step(recomputing(config, "none"), **told)
+        kept_all = planned_step(recomputing(config, "none"), **options)
     return Plan(
         parameters=step.parameters,
         trained=sum(leaf.size for leaf in step.trained.values()),

@@ -36,18 +36,21 @@ def plan(args: argparse.Namespace, run: Any, say: Callable[..., None]) -> dict[s
             )
         return _fitting(plan_run(run, sizes), device, say)
     if run is None:
-        told = {"config": find_config(args.preset, args.source, remat=args.remat)}
+        options = {"config": find_config(args.preset, args.source, remat=args.remat)}
     else:
-        told = planned(run, args.mesh, remat=args.remat)
-    if "lora" in told and "rank" in given:
+        options = planned(run, args.mesh, remat=args.remat)
+    if "lora" in options and "rank" in given:
         raise InputError("--rank: expected --config.lora.rank=N")
-    if "rank" in given and given.get("train", told.get("train", "lora")) != "lora":
+    if "rank" in given and given.get("train", options.get("train", "lora")) != "lora":
         raise InputError("--rank: of adapters; expected --train=lora")
-    usual = {"batch": 8, "length": 512, "train": "lora", "dtype": "bfloat16"}
-    told = {**usual, **told, **given}
-    counted = make_plan(mesh=args.mesh, compiled=args.compiled, **told)
-    if told["length"] > told["config"].max_length:
-        say(f"rows of {told['length']:,}; the model was trained on {told['config'].max_length:,}")
+    defaults = {"batch": 8, "length": 512, "train": "lora", "dtype": "bfloat16"}
+    options = {**defaults, **options, **given}
+    counted = make_plan(mesh=args.mesh, compiled=args.compiled, **options)
+    if options["length"] > options["config"].max_length:
+        say(
+            f"rows of {options['length']:,}; the model was trained on "
+            f"{options['config'].max_length:,}"
+        )
     return _fitting(counted, device, say)
 
 
@@ -56,8 +59,8 @@ def _fitting(plan: Any, device: Device | None, say: Callable[..., None]) -> dict
     result = plan.as_dict()
     say(plan.table(device))
     if device is not None:
-        needed, there = result["total_bytes"] / 1e9, device.memory / 1e9
-        result["fits"] = needed <= there
-        said = "fits" if result["fits"] else "does NOT fit"
-        say(f"{said} {device.name}: {needed:.1f} GB of {there:.1f} GB on each device")
+        needed, memory = result["total_bytes"] / 1e9, device.memory / 1e9
+        result["fits"] = needed <= memory
+        verdict = "fits" if result["fits"] else "does NOT fit"
+        say(f"{verdict} {device.name}: {needed:.1f} GB of {memory:.1f} GB on each device")
     return result

@@ -152,10 +152,10 @@ def planned_step(
         return quantize(module(rngs), cast(Form, quant)) if quant else module(rngs)
 
     definition = define(stored)
-    whole, params = definition.shapes, dict(definition.shapes)
+    unquantized, params = definition.shapes, dict(definition.shapes)
     if quant:
-        whole = define(module).shapes
-    parameters = sum(leaf.size for leaf in whole.values())
+        unquantized = define(module).shapes
+    parameters = sum(leaf.size for leaf in unquantized.values())
     if train == "adapter":
         params[_ADAPTER] = jax.ShapeDtypeStruct((_WIDTH, config.dim), jnp.float32)
         parameters += params[_ADAPTER].size

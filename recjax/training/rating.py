@@ -137,7 +137,7 @@ class RatingEvaluator:
     def run(self, params: Params, progress: Callable[[int], Any] = lambda n: None) -> dict:
         """Metrics by name."""
         self.check()
-        found, shards = [], shards_of(self.sharding)
+        errors, shards = [], shards_of(self.sharding)
         size = -(-self.batch_size // shards) * shards
         for start in range(0, len(self.examples), size):
             part = slice(start, start + size)
@@ -145,9 +145,9 @@ class RatingEvaluator:
             rows = len(batch["users"])
             placed = split_batch(filled(batch, size), self.sharding)
             given = fetch(self.predict(params, placed["users"], placed["items"]))
-            found.append(given[:rows].astype(np.float64))
+            errors.append(given[:rows].astype(np.float64))
             progress(rows)
-        off = np.clip(np.concatenate(found), *self.limits) - self.examples.ratings
+        off = np.clip(np.concatenate(errors), *self.limits) - self.examples.ratings
         values = math.sqrt(np.mean(off**2)), float(np.mean(np.abs(off)))
         return dict(zip(self.metric_names, values, strict=True))
 
@@ -187,7 +187,7 @@ class RatingRun(Run):
         train, size = self.split.train, self.config.train.batch_size
         lengths = train.stops - train.starts
         places = np.repeat(train.starts, lengths) + row_positions(lengths)
-        found = self._at(
+        ratings = self._at(
             places,
             np.repeat(train.users, lengths),
             batch_size=size,
@@ -195,9 +195,9 @@ class RatingRun(Run):
             multiple=parallel.row_multiple(size, self.mesh, self.parts_of_batch),
             process=parallel.rows_of_process(self.mesh)["process"],
         )
-        if not len(found):
+        if not len(ratings):
             raise InputError("the training split has no rating")
-        return found
+        return ratings
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """See `Trainable`."""
@@ -218,8 +218,8 @@ class RatingRun(Run):
         del data
         model = self.model.merge(params)
         rngs = nnx.Rngs(dropout=key)
-        found = model(batch["users"], batch["items"], deterministic=False, rngs=rngs)
-        return ((found - batch["ratings"]) ** 2).sum(), jnp.float32(found.shape[0])
+        ratings = model(batch["users"], batch["items"], deterministic=False, rngs=rngs)
+        return ((ratings - batch["ratings"]) ** 2).sum(), jnp.float32(ratings.shape[0])
 
     @functools.cached_property
     def _predict(self) -> Callable[..., Array]:

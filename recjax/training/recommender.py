@@ -199,7 +199,7 @@ class RecommenderRun(RankingRun, Run):
         """
         if not self.config.start:
             return {}
-        other, mine = Path(self.config.start), self.model.shapes
+        other, shapes = Path(self.config.start), self.model.shapes
         record = read_json(other / "config.json", "config.start to name a recommender's workdir")
         try:
             config = build(RunConfig, _without_system(record["config"]), "config")
@@ -207,17 +207,17 @@ class RecommenderRun(RankingRun, Run):
             params = run.restore(run.latest_step())  # pre-training has no best one
         except (InputError, KeyError, TypeError) as error:
             raise InputError(f"config.start: {other}: {error}") from None
-        found = {
+        started = {
             path: np.asarray(value)
             for path, value in params.items()
-            if path in mine and mine[path].shape == value.shape and self.roles[path] != "frozen"
+            if path in shapes and shapes[path].shape == value.shape and self.roles[path] != "frozen"
         }
-        if not found:
+        if not started:
             raise InputError(
-                f"config.start: {other} has no parameter of this model ({', '.join(list(mine)[:3])}"
-                ", ...) in its shape"
+                f"config.start: {other} has no parameter of this model "
+                f"({', '.join(list(shapes)[:3])}, ...) in its shape"
             )
-        return found
+        return started
 
     @functools.cached_property
     def frozen(self) -> Params:  # type: ignore[override]
@@ -288,14 +288,14 @@ class RecommenderRun(RankingRun, Run):
         """The objective, with what it draws negatives from."""
         # Of prefixes each has one target; several devices have their share, which may be larger.
         single = self._module.Recommender.one_target and parallel.data_size(self.mesh) == 1
-        one = self.config.train.prefixes and single
+        one_target = self.config.train.prefixes and single
         return Objective(
             self.config.objective,
             self.store.items,
             self.split.train,
             self.store.n_items,
             self.mesh,
-            self.batches.per_step if one else None,
+            self.batches.per_step if one_target else None,
         )
 
     def needed_bytes(self) -> dict[str, int]:

@@ -40,14 +40,14 @@ class RunPlan:
     def table(self, device: Device | None = None) -> str:
         """The numbers as text, beside the rates of a device."""
         step = self.compiled
-        said = (
+        summary = (
             f"{self.parameters:,} parameters, {self.trained:,} trained; {self.rows:,} rows a step "
             f"on {step.devices} device(s), {step.input_bytes / 1e6:.3f} MB of input"
         )
         held = []
         if self.held_bytes:
             held = [f"beside the step, GB: {self.held_bytes / 1e9:.3f} of frozen models"]
-        return "\n".join([said, *step.lines(device), *held])
+        return "\n".join([summary, *step.lines(device), *held])
 
 
 def plan_run(config: Any, mesh: tuple[int, int, int]) -> RunPlan:

@@ -106,10 +106,12 @@ def _mean_gradient(
     means are added; of several parts of a batch, one after the other."""
 
     def mean_loss(
-        params: Params, batch: Any, key: Array, whole: Array | None = None
+        params: Params, batch: Any, key: Array, total_weight: Array | None = None
     ) -> tuple[Array, Array]:
         total, weight = loss_fn(params, batch, key)
-        return jnp.sum(total / jnp.maximum(weight if whole is None else whole, 1e-9)), weight
+        return jnp.sum(
+            total / jnp.maximum(weight if total_weight is None else total_weight, 1e-9)
+        ), weight
 
     gradient = jax.value_and_grad(mean_loss, has_aux=True)
     if parts == 1:

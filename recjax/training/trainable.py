@@ -174,9 +174,9 @@ class Trainable(abc.ABC):
         """A fresh state, born sharded (a training step donates it)."""
         given = dict(self.given)
         own = [path for path, role in self.roles.items() if role != "frozen"]
-        but = {*given, *(path for path in self.roles if path not in own)}
-        if not but.issuperset(own):
-            given |= init_params(self.build, self.seed, self.placed_axes, self.mesh, but=but)
+        exclude = {*given, *(path for path in self.roles if path not in own)}
+        if not exclude.issuperset(own):
+            given |= init_params(self.build, self.seed, self.placed_axes, self.mesh, but=exclude)
         return state_of(
             {path: given[path] for path in own},
             self.optimizer,

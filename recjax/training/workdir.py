@@ -110,13 +110,14 @@ def _check_alike(plain: dict[str, Any], data: str, paths: Collection[str]) -> No
         paths: keys that may differ: hosts may have what they read at other places.
     """
     plain, data = json.loads(json.dumps([plain, data]))
-    each = current().gather("the config and the data", [plain, data])
-    for number, (other, theirs) in enumerate(each):
-        changed = [k for k in _differences(each[0][0], other) if k not in paths]
-        if changed or theirs != each[0][1]:
-            what = f"another config ({', '.join(changed)})" if changed else "other data"
+    of_processes = current().gather("the config and the data", [plain, data])
+    for number, (other, other_data) in enumerate(of_processes):
+        changed = [k for k in _differences(of_processes[0][0], other) if k not in paths]
+        if changed or other_data != of_processes[0][1]:
+            difference = f"another config ({', '.join(changed)})" if changed else "other data"
             raise InputError(
-                f"process {number} has {what} than process 0; start the same command on all hosts"
+                f"process {number} has {difference} than process 0; start the same command on all "
+                "hosts"
             )
 
 

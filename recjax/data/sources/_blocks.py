@@ -148,7 +148,7 @@ def _kept(given: Texts, keeps: Callable[[str], bool]) -> np.ndarray:
         raise ValueError("expected a shorter text")
     words = given.words(slice(None), width)
     first, which = distinct(words)
-    return np.array([keeps(text(one)) for one in as_texts(words[first])])[which]
+    return np.array([keeps(text(cell)) for cell in as_texts(words[first])])[which]
 
 
 def _check_keys(found: Found) -> None:
@@ -156,9 +156,9 @@ def _check_keys(found: Found) -> None:
     for new in found.new:
         # Longer than the words for what is missing, shorter than ids may be.
         long = new.words[:, 0] & 0xFFFFFF != 0 if new.words.shape[1] < 125 else False
-        for one in as_texts(new.words[~(are_plain(new.words) & long)]):
-            if key(one) != one:
-                raise ValueError(one)
+        for cell in as_texts(new.words[~(are_plain(new.words) & long)]):
+            if key(cell) != cell:
+                raise ValueError(cell)
 
 
 def _ratings(given: Texts) -> np.ndarray:
@@ -168,7 +168,7 @@ def _ratings(given: Texts) -> np.ndarray:
         raise ValueError("expected a number")
     words = given.words(slice(None), width)
     first, which = distinct(words)
-    return np.array([number(one) for one in as_texts(words[first])], np.float32)[which]
+    return np.array([number(cell) for cell in as_texts(words[first])], np.float32)[which]
 
 
 def _times(given: Texts, places: Places) -> tuple[np.ndarray, np.ndarray | None]:

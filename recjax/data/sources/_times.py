@@ -85,8 +85,10 @@ def moment_of(name: str, value: Any, unit: TimeUnit, form: str | None = None) ->
     except ValueError as error:
         known = _known_forms(value) if isinstance(value, str) and form is not None else ""
         hint = _other_unit(value) or known
-        said = f"'{name}' is {shown(value)}; {error} (config.data.options.time_unit: {unit}){hint}"
-        raise ValueError(said) from None
+        message = (
+            f"'{name}' is {shown(value)}; {error} (config.data.options.time_unit: {unit}){hint}"
+        )
+        raise ValueError(message) from None
 
 
 def _formatted(value: Any, form: str) -> Time:

@@ -152,8 +152,8 @@ def plain(value: Any, depth: int = 0) -> Any:
     """
     value = scalar(value)
     if isinstance(value, str):
-        found = unescaped(_HALF.sub("?", _joined(value)))
-        return None if found.strip() in MISSING else found
+        clean = unescaped(_HALF.sub("?", _joined(value)))
+        return None if clean.strip() in MISSING else clean
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, (float, Decimal)):

@@ -73,13 +73,13 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
         item = "asin" if old else _item(record)
         try:
             who = field(user, key, record.get(user))
-            what = field(item, key, record.get(item))
+            item_key = field(item, key, record.get(item))
             stars = field(rating, number, record.get(rating))
             when = field(time, moment, record.get(time), unit)
         except ValueError as error:
             bad.report(reviews, line, str(error))
             continue
-        log.add(who, what, when.seconds, stars, when.nanoseconds)
+        log.add(who, item_key, when.seconds, stars, when.nanoseconds)
     return log.build(), _catalog(metadata, bad) if metadata else {}
 
 

@@ -68,10 +68,10 @@ def articles_first(title: str) -> str:
     """ "Postman, The (Postino, Il)" -> "The Postman (Il Postino)"."""
 
     def forward(text: str) -> str:
-        found = _TRAILING.match(text.strip())
-        if not found:
+        match = _TRAILING.match(text.strip())
+        if not match:
             return text.strip()
-        prefix, rest, article = found[1] or "", found[2], found[3]
+        prefix, rest, article = match[1] or "", match[2], match[3]
         space = "" if article.endswith("'") else " "
         return f"{prefix}{article}{space}{rest}"
 
@@ -99,8 +99,8 @@ def files(path: Path, options: Options) -> list[Path]:
     """The raw files that `read` reads."""
     del options
     layout = _layout(path)
-    found = [path / layout.ratings, path / layout.movies]
-    return found + [p for p in (path / "u.genre",) if layout.ratings == "u.data" and p.exists()]
+    paths = [path / layout.ratings, path / layout.movies]
+    return paths + [p for p in (path / "u.genre",) if layout.ratings == "u.data" and p.exists()]
 
 
 def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Catalog]:

@@ -81,8 +81,8 @@ def _plain_beginning(
         # A name that stands twice is the last field of it, as in a row.
         last = {name: at for at, name in enumerate(names)}
         user, item, time, rating = (last[name] if name else -1 for name in fields)
-        found = Places(len(names), user, item, time, rating, options.timestamp, options.time_unit)
-        return found, True
+        places = Places(len(names), user, item, time, rating, options.timestamp, options.time_unit)
+        return places, True
 
     separator = separator_of(options.separator, "\t", "config.data.options.separator")
     return add_blocks(path, separator, False, log, places_of) if path.is_file() else (0, 0)

@@ -41,8 +41,8 @@ def files(path: Path, options: Options) -> list[Path]:
 
 def _first(kind: Callable[..., T], record: dict[str, Any], names: tuple[str, ...], *more: Any) -> T:
     """The first of the named fields that holds something, else that is there."""
-    there = [name for name in names if name in record]
-    name = next((n for n in there if record[n] not in (None, "")), [*there, names[0]][0])
+    present = [name for name in names if name in record]
+    name = next((n for n in present if record[n] not in (None, "")), [*present, names[0]][0])
     return field(name, kind, record.get(name), *more)
 
 

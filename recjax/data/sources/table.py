@@ -180,8 +180,8 @@ class _Where:
         """Whether all columns keep a row."""
         for column in self.wanted:
             value = row.get(column)
-            found = str(value).lower() if isinstance(value, bool) else field(column, text, value)
-            if not self.takes(column, found):
+            cell = str(value).lower() if isinstance(value, bool) else field(column, text, value)
+            if not self.takes(column, cell):
                 return False
         return True
 

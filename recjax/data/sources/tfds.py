@@ -96,10 +96,10 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
                 rating = field(options.rating, number, example[options.rating])
             if options.title:
                 raw = field(options.title, title, example[options.title])
-                found: dict[str, Any] = {"title": raw}
+                facts: dict[str, Any] = {"title": raw}
                 if options.clean_titles:
-                    found["title"], found["year"] = clean_title(raw) if raw else (None, None)
-                add_item(catalog, item, found)
+                    facts["title"], facts["year"] = clean_title(raw) if raw else (None, None)
+                add_item(catalog, item, facts)
         except ValueError as error:
             bad.report(path, index + 1, str(error))
             continue

@@ -70,8 +70,8 @@ class Model(Explainer):
     def _attributes(self, asked: Asked) -> Array:
         """[B 3 G]."""
         rated = stars(asked.ratings).argmax(axis=-1)
-        told = self.users(asked.users), self.items(asked.items), self.rates_of(rated)
-        return jnp.stack(told, axis=1)
+        attributes = self.users(asked.users), self.items(asked.items), self.rates_of(rated)
+        return jnp.stack(attributes, axis=1)
 
     def _starts(self, attributes: Array) -> list[Array]:
         """[B 2D] a layer."""

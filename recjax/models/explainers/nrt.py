@@ -84,8 +84,8 @@ class Model(Explainer):
             x = jax.nn.sigmoid(layer(x))
         rating = self.mean[...].astype(jnp.float32) + self.rating(x)[:, 0]
         rounded = stars(jax.lax.stop_gradient(rating)).astype(both.dtype)
-        told = jnp.concatenate([both, rounded], axis=-1)
-        return rating, jnp.tanh(self.start(told))
+        attributes = jnp.concatenate([both, rounded], axis=-1)
+        return rating, jnp.tanh(self.start(attributes))
 
     def learn(
         self,
