@@ -26,10 +26,10 @@ from recjax.convert.writing import write_language_model
 from recjax.decoding import programs
 from recjax.errors import InputError
 from recjax.evaluation.shards import fetch
-from recjax.generate.buckets import bucket
 from recjax.generate.loop import Generated
 from recjax.generate.processors import KnownTokens, Processor
 from recjax.generate.prompts import (
+    bucket,
     check_ids,
     lengths,
     pad_rows,

@@ -94,10 +94,6 @@ def add_generate_flags(parser: argparse.ArgumentParser) -> None:
 def generate(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, Any]:
     """Answers to prompts.
 
-    Args:
-        args: of the flags.
-        say: gets lines for people.
-
     Returns:
         `prompts` (their number), and `out` or `answers`.
 

@@ -170,6 +170,18 @@ def lengths(longest: int) -> list[int]:
     return [16, 24, *(n * 2**k // 4 for k in range(5, top + 1) for n in (4, 5, 6, 7))]
 
 
+def bucket(length: int, sizes: Sequence[int]) -> int:
+    """The smallest size that holds `length`, so that one compiled program serves many lengths.
+
+    Raises:
+        InputError: the length is above every size.
+    """
+    fitting = [size for size in sizes if size >= length]
+    if not fitting:
+        raise InputError(f"length {length}: expected at most {max(sizes, default=0)}")
+    return min(fitting)
+
+
 def pad_rows(
     rows: Sequence[Sequence[int] | np.ndarray], *, pad_id: int, sizes: Sequence[int] = ()
 ) -> tuple[np.ndarray, np.ndarray]:

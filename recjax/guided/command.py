@@ -100,10 +100,6 @@ def add_score_flags(parser: argparse.ArgumentParser) -> None:
 def score(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, Any]:
     """Writes scores, or pairs of prompts and answers.
 
-    Args:
-        args: of the flags.
-        say: gets lines for people.
-
     Raises:
         InputError: a flag that nothing would read, beside those that are given; see
             `recjax.guided.tables`.

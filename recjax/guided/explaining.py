@@ -27,12 +27,7 @@ def add_explain_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def explain_command(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, Any]:
-    """Explains, and writes the sections of the run's report.
-
-    Args:
-        args: of the flags.
-        say: gets lines for people.
-    """
+    """Explains, and writes the sections of the run's report."""
     from recjax.guided.explain import aspects_of, check_refined, explain, read_change
     from recjax.recommend import split_keys
     from recjax.report.sections import write_results

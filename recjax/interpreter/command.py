@@ -52,10 +52,6 @@ def add_interpret_flags(parser: argparse.ArgumentParser) -> None:
 def interpret(args: argparse.Namespace, say: Callable[..., Any]) -> dict[str, Any]:
     """Answers about states in a file, or the figures of a study.
 
-    Args:
-        args: of the flags.
-        say: gets lines for people.
-
     Raises:
         InputError: a flag that nothing would read, beside those that are given.
     """

@@ -83,20 +83,14 @@ class Block(nnx.Module):
 
 
 class Recommender(SequentialRecommender):
-    """BERT4Rec under the recommender contract (its states see later items too).
-
-    Args:
-        config: sizes and masking.
-        n_items: I; the id I is the mask.
-        rngs: initialiser keys.
-    """
+    """BERT4Rec under the recommender contract (its states see later items too)."""
 
     masked = True
 
     def __init__(self, config: Config, n_items: int, *, rngs: nnx.Rngs):
         self.config = config
         init = nnx.initializers.truncated_normal(config.init_std)
-        self.mask_id = n_items
+        self.mask_id = n_items  # behind the items
         self.items = Table(n_items, config.dim, embedding_init=init, rngs=rngs)
         self.mask = nnx.Param(init(rngs.params(), (config.dim,), jnp.float32))
         self.positions = Embedding(config.max_length, config.dim, embedding_init=init, rngs=rngs)

@@ -55,14 +55,7 @@ def _through(layers: nnx.List, x: Array) -> Array:
 
 
 class Recommender(SequentialRecommender):
-    """BPR-MF under the recommender contract.
-
-    Args:
-        config: sizes.
-        n_items: I.
-        n_users: U.
-        rngs: initialiser keys.
-    """
+    """BPR-MF under the recommender contract."""
 
     personal = True
     reads_history = False

@@ -95,13 +95,7 @@ def _leaning(recency: float) -> nnx.Initializer:
 
 
 class Recommender(SequentialRecommender):
-    """Caser under the recommender contract.
-
-    Args:
-        config: sizes.
-        n_items: I.
-        rngs: initialiser keys.
-    """
+    """Caser under the recommender contract."""
 
     one_target = False
     one_state = True  # its convolutions have no positions (RecInterpreter, section 4.1.2)

@@ -147,13 +147,7 @@ class Denoiser(nnx.Module):
 
 
 class Recommender(SequentialRecommender):
-    """DreamRec under the recommender contract.
-
-    Args:
-        config: sizes, diffusion, sampler.
-        n_items: I.
-        rngs: initialiser keys.
-    """
+    """DreamRec under the recommender contract."""
 
     generative = True
 

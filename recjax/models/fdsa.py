@@ -48,14 +48,7 @@ PARAM_AXES = (*ATTRIBUTE_AXES, (r"project/.*", (None,)), *sasrec.PARAM_AXES)
 
 
 class Recommender(SequentialRecommender):
-    """FDSA under the recommender contract.
-
-    Args:
-        config: sizes.
-        n_items: I.
-        n_attributes: A.
-        rngs: initialiser keys.
-    """
+    """FDSA under the recommender contract."""
 
     attributed = True
 

@@ -53,13 +53,7 @@ PARAM_AXES = (
 
 
 class Recommender(SequentialRecommender):
-    """GRU4Rec under the recommender contract.
-
-    Args:
-        config: sizes.
-        n_items: I.
-        rngs: initialiser keys.
-    """
+    """GRU4Rec under the recommender contract."""
 
     def __init__(self, config: Config, n_items: int, *, rngs: nnx.Rngs):
         self.config = config

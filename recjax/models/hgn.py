@@ -51,14 +51,7 @@ PARAM_AXES = (
 
 
 class Recommender(SequentialRecommender):
-    """HGN under the recommender contract.
-
-    Args:
-        config: sizes.
-        n_items: I.
-        n_users: U.
-        rngs: initialiser keys.
-    """
+    """HGN under the recommender contract."""
 
     personal = True
 

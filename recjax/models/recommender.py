@@ -64,7 +64,15 @@ class Learned(NamedTuple):
 
 
 class SequentialRecommender(nnx.Module):
-    """The models' common part: defaults of the packed layout, and scoring by inner product."""
+    """The models' common part: defaults of the packed layout, and scoring by inner product.
+
+    Args:
+        config: the model's own.
+        n_items: I.
+        n_users: U, of a `personal` model.
+        n_attributes: A, of an `attributed` model.
+        rngs: initialiser keys.
+    """
 
     config: Any  # the model's own frozen Config; all have `dim` and `max_length`
     items: nnx.Embed | FeaturedItems | JoinedItems  # [I D]

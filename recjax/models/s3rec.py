@@ -131,14 +131,7 @@ class Pretraining(nnx.Module):
 
 
 class Recommender(SequentialRecommender):
-    """S3-Rec under the recommender contract.
-
-    Args:
-        config: sizes.
-        n_items: I.
-        n_attributes: A.
-        rngs: initialiser keys.
-    """
+    """S3-Rec under the recommender contract."""
 
     attributed = True
 

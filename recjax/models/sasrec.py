@@ -150,13 +150,7 @@ def _row_0_zero(init: Callable) -> Callable:
 
 
 class Recommender(SequentialRecommender):
-    """SASRec under the recommender contract.
-
-    Args:
-        config: sizes.
-        n_items: I.
-        rngs: initialiser keys.
-    """
+    """SASRec under the recommender contract."""
 
     def __init__(self, config: Config, n_items: int, *, rngs: nnx.Rngs):
         self.config = config

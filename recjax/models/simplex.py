@@ -44,14 +44,7 @@ PARAM_AXES = (
 
 
 class Recommender(SequentialRecommender):
-    """SimpleX under the recommender contract.
-
-    Args:
-        config: sizes.
-        n_items: I.
-        n_users: U.
-        rngs: initialiser keys.
-    """
+    """SimpleX under the recommender contract."""
 
     personal = True
 

@@ -25,11 +25,10 @@ from jax.sharding import NamedSharding
 
 from recjax.errors import InputError
 from recjax.evaluation.shards import by_rows, fetch
-from recjax.generate.buckets import bucket
 from recjax.generate.constrained import constrain
 from recjax.generate.loop import Generated
 from recjax.generate.processors import Processor
-from recjax.generate.prompts import lengths, pad_rows
+from recjax.generate.prompts import bucket, lengths, pad_rows
 from recjax.generate.sampling import Sampler, row_keys
 from recjax.generate.templates import Template
 from recjax.llm import LanguageModel

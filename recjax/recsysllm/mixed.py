@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from recjax.data.prepare import resolve
+from recjax.data.rows import some_rows
 from recjax.errors import InputError
 from recjax.paths import home
 from recjax.ranges import Checked
@@ -29,7 +30,7 @@ from recjax.recsysllm.mixture import Mixture
 from recjax.recsysllm.passages import Passage, PieceEncoder, plain
 from recjax.recsysllm.pretrain import Blanking, EntityConfig, PassageBatches
 from recjax.recsysllm.prompts import PROMPTS, Family
-from recjax.recsysllm.sources import Source, some
+from recjax.recsysllm.sources import Source
 from recjax.recsysllm.spans import BlankConfig, Marks
 from recjax.recsysllm.tasks import TasksConfig
 from recjax.recsysllm.text import BehaviourConfig
@@ -101,7 +102,7 @@ class Mixed(Source[Passage]):
         part, tasks = getattr(self.dataset.split, name), self.dataset.asked
         out = []
         if self.options.tasks.text:
-            for k in some(np.arange(len(part)), most, seed).tolist():
+            for k in some_rows(len(part), most, seed).tolist():
                 rng = np.random.default_rng([seed, 3, k])
                 stop = int(part.stops[k]) + 1
                 user = int(part.users[k])
@@ -120,7 +121,7 @@ class Mixed(Source[Passage]):
         """A prompt asked about targets of a part: which examples of it, and the passages."""
         part, tasks = getattr(self.dataset.split, name), self.dataset.asked
         able = np.flatnonzero(tasks.able(PROMPTS[id], part.stops))
-        chosen = some(able, most, seed)
+        chosen = able[some_rows(len(able), most, seed)]
         offsets = self.store.offsets
         passages = []
         for k in chosen.tolist():

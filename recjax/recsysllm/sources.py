@@ -138,11 +138,6 @@ def source_of(section: Mapping[str, Any]) -> tuple[type[Source], Any]:
     return found, build(found.Options, values, "config.text")
 
 
-def some(members: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """At most so many of them (0 = all), drawn once and in order."""
-    return members[some_rows(len(members), most, seed)]
-
-
 @dataclasses.dataclass(frozen=True)
 class CatalogueOptions(Checked):
     """Of the source "catalogue"; documents are those of `recjax.text.corpus`."""
@@ -190,7 +185,8 @@ class Catalogue(Source[Document]):
         part = getattr(self.split, name)
         spans = dataclasses.replace(part, stops=part.stops + 1)
         documents = self.documents_of(spans)
-        members = some(documents.members("histories"), most, seed)
+        members = documents.members("histories")
+        members = members[some_rows(len(members), most, seed)]
         return [documents.fixed("histories", int(member)) for member in members]
 
 
@@ -308,4 +304,4 @@ class Texts(Source[Document]):
     def held_out(self, name: str, most: int, seed: int) -> list[Document]:
         """The texts of a part."""
         part = self.parts[name]
-        return [part[k] for k in some(np.arange(len(part)), most, seed)]
+        return [part[k] for k in some_rows(len(part), most, seed)]

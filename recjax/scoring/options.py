@@ -19,8 +19,7 @@ from jax.sharding import NamedSharding
 
 from recjax.errors import InputError
 from recjax.evaluation.likelihood import LikelihoodConfig, PackedScorer, PredictFn
-from recjax.generate.buckets import bucket
-from recjax.generate.prompts import lengths
+from recjax.generate.prompts import bucket, lengths
 from recjax.llm import LanguageModel
 from recjax.models.definition import ModelDef
 from recjax.nn.masks import make_mask

@@ -34,7 +34,7 @@ from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.evaluation.shards import fetch, on_each, split_batch
 from recjax.generate.loop import decode
-from recjax.models.explainers import RATES, Asked, Sizes, read_explainer
+from recjax.models.explainers import RATES, Inputs, Sizes, read_explainer
 from recjax.ranges import Amount, Checked, Range, Seed
 from recjax.text.bpe import train_bpe
 from recjax.text.explained import Explained, ExplainedBatches, as_arrays, explained
@@ -117,8 +117,8 @@ def _settled(config: ExplanationConfig, store: Any) -> ExplanationConfig:
     return dataclasses.replace(own_settled(config, store), text=text)
 
 
-def _asked(batch: Mapping[str, Array]) -> Asked:
-    return Asked(batch["users"], batch["items"], batch["ratings"], batch["features"])
+def _asked(batch: Mapping[str, Array]) -> Inputs:
+    return Inputs(batch["users"], batch["items"], batch["ratings"], batch["features"])
 
 
 class ExplanationRun(Run):

@@ -25,7 +25,7 @@ NAMES = ("attn2seq", "nrt", "peter")
 RATES = 5  # stars
 
 
-class Asked(NamedTuple):
+class Inputs(NamedTuple):
     """The inputs of an explanation.
 
     Attributes:
@@ -41,7 +41,7 @@ class Asked(NamedTuple):
     features: Array
 
 
-class Said(NamedTuple):
+class Outputs(NamedTuple):
     """A model's outputs for whole texts.
 
     Attributes:
@@ -67,6 +67,11 @@ class Sizes:
 class Explainer(nnx.Module):
     """The interface of every model.
 
+    Args:
+        config: sizes.
+        sizes: of the data.
+        rngs: initialiser keys.
+
     Attributes:
         head: [V D].
         rates: whether it predicts ratings.
@@ -79,16 +84,16 @@ class Explainer(nnx.Module):
 
     def learn(
         self,
-        asked: Asked,
+        asked: Inputs,
         tokens: Array,
         *,
         deterministic: bool = True,
         rngs: nnx.Rngs | None = None,
-    ) -> Said:
-        """See `Said`; `tokens` [B T] begin with `<s>`."""
+    ) -> Outputs:
+        """See `Outputs`; `tokens` [B T] begin with `<s>`."""
         raise NotImplementedError
 
-    def begin(self, asked: Asked, slots: int) -> tuple[Array | None, Any]:
+    def begin(self, asked: Inputs, slots: int) -> tuple[Array | None, Any]:
         """The rating [B] or None, and a cache before `<s>` with room for so many tokens."""
         raise NotImplementedError
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from recjax.models.explainers import RATES, Asked, Explainer, Said, Sizes, stars
+from recjax.models.explainers import RATES, Explainer, Inputs, Outputs, Sizes, stars
 from recjax.nn.dropout import dropout
 from recjax.nn.recurrent import LSTM, unrolled
 from recjax.nn.table import Embedding
@@ -42,13 +42,7 @@ PARAM_AXES = (
 
 
 class Model(Explainer):
-    """Attn2Seq under the contract.
-
-    Args:
-        config: sizes.
-        sizes: of the data.
-        rngs: initialiser keys.
-    """
+    """Attn2Seq under the contract."""
 
     def __init__(self, config: Config, sizes: Sizes, *, rngs: nnx.Rngs):
         self.config = config
@@ -67,7 +61,7 @@ class Model(Explainer):
         self.own = nnx.Linear(dim, dim, kernel_init=init, rngs=rngs)
         self.head = nnx.Param(init(rngs.params(), (sizes.vocab, dim), jnp.float32))
 
-    def _attributes(self, asked: Asked) -> Array:
+    def _attributes(self, asked: Inputs) -> Array:
         """[B 3 G]."""
         rated = stars(asked.ratings).argmax(axis=-1)
         attributes = self.users(asked.users), self.items(asked.items), self.rates_of(rated)
@@ -93,20 +87,20 @@ class Model(Explainer):
 
     def learn(
         self,
-        asked: Asked,
+        asked: Inputs,
         tokens: Array,
         *,
         deterministic: bool = True,
         rngs: nnx.Rngs | None = None,
-    ) -> Said:
+    ) -> Outputs:
         """See the contract; it predicts no rating, it is told."""
         drop: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs}
         attributes, x = self._attributes(asked), self.words(tokens)
         for layer, start in zip(self.layers, self._starts(attributes), strict=True):
             x = dropout(unrolled(layer, x, start), self.config.dropout, **drop)
-        return Said(dropout(self._attend(x, attributes), self.config.dropout, **drop))
+        return Outputs(dropout(self._attend(x, attributes), self.config.dropout, **drop))
 
-    def begin(self, asked: Asked, slots: int) -> tuple[None, Any]:
+    def begin(self, asked: Inputs, slots: int) -> tuple[None, Any]:
         """See the contract."""
         del slots
         attributes = self._attributes(asked)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from recjax.models.explainers import RATES, Asked, Explainer, Said, Sizes, stars
+from recjax.models.explainers import RATES, Explainer, Inputs, Outputs, Sizes, stars
 from recjax.nn.dropout import dropout
 from recjax.nn.recurrent import GRU, unrolled
 from recjax.nn.table import Embedding
@@ -46,13 +46,7 @@ PARAM_AXES = (
 
 
 class Model(Explainer):
-    """NRT under the contract.
-
-    Args:
-        config: sizes.
-        sizes: of the data.
-        rngs: initialiser keys.
-    """
+    """NRT under the contract."""
 
     rates = True
 
@@ -76,7 +70,7 @@ class Model(Explainer):
         self.layer = GRU(config.word_dim, config.dim, kernel_init=xavier, rngs=rngs)
         self.head = nnx.Param(init(rngs.params(), (sizes.vocab, config.dim), jnp.float32))
 
-    def _start(self, asked: Asked) -> tuple[Array, Array]:
+    def _start(self, asked: Inputs) -> tuple[Array, Array]:
         """The rating [B], and the state [B D] before the first word."""
         both = jnp.concatenate([self.users(asked.users), self.items(asked.items)], axis=-1)
         x = both
@@ -89,20 +83,20 @@ class Model(Explainer):
 
     def learn(
         self,
-        asked: Asked,
+        asked: Inputs,
         tokens: Array,
         *,
         deterministic: bool = True,
         rngs: nnx.Rngs | None = None,
-    ) -> Said:
+    ) -> Outputs:
         """See the contract."""
         drop: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs}
         rating, start = self._start(asked)
         x = dropout(self.words(tokens), self.config.dropout, **drop)
         states = unrolled(self.layer, x, start)
-        return Said(dropout(states, self.config.dropout, **drop), rating)
+        return Outputs(dropout(states, self.config.dropout, **drop), rating)
 
-    def begin(self, asked: Asked, slots: int) -> tuple[Array, Any]:
+    def begin(self, asked: Inputs, slots: int) -> tuple[Array, Any]:
         """See the contract."""
         del slots
         return self._start(asked)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from recjax.models.explainers import Asked, Explainer, Said, Sizes
+from recjax.models.explainers import Explainer, Inputs, Outputs, Sizes
 from recjax.nn.attention import attend
 from recjax.nn.cache import KVCache, empty_cache, written
 from recjax.nn.dropout import dropout
@@ -109,13 +109,7 @@ def _places(count: int, dim: int) -> np.ndarray:
 
 
 class Model(Explainer):
-    """PETER under the contract.
-
-    Args:
-        config: sizes.
-        sizes: of the data.
-        rngs: initialiser keys.
-    """
+    """PETER under the contract."""
 
     rates = True
     starred = False
@@ -132,7 +126,7 @@ class Model(Explainer):
         self.rating_up = nnx.Linear(dim, dim, kernel_init=init, rngs=rngs)
         self.rating = nnx.Linear(dim, 1, kernel_init=init, rngs=rngs)
 
-    def _ahead(self, asked: Asked) -> tuple[Array, Array]:
+    def _ahead(self, asked: Inputs) -> tuple[Array, Array]:
         """The places before the text: vectors [B P D], and which are real [B P]."""
         count = self.config.feature_tokens
         features = asked.features[:, :count]
@@ -161,12 +155,12 @@ class Model(Explainer):
 
     def learn(
         self,
-        asked: Asked,
+        asked: Inputs,
         tokens: Array,
         *,
         deterministic: bool = True,
         rngs: nnx.Rngs | None = None,
-    ) -> Said:
+    ) -> Outputs:
         """See the contract."""
         drop: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs}
         ahead, real = self._ahead(asked)
@@ -176,9 +170,9 @@ class Model(Explainer):
         x = dropout(x, self.config.dropout, **drop)
         for block in self.blocks:
             x, _ = block(x, mask, **drop)
-        return Said(x[:, ahead.shape[1] :], self._rate(x[:, 0]), x[:, 1])
+        return Outputs(x[:, ahead.shape[1] :], self._rate(x[:, 0]), x[:, 1])
 
-    def begin(self, asked: Asked, slots: int) -> tuple[Array, KVCache]:
+    def begin(self, asked: Inputs, slots: int) -> tuple[Array, KVCache]:
         """See the contract."""
         c = self.config
         ahead, real = self._ahead(asked)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from recjax.errors import InputError
-from recjax.generate.buckets import bucket
 from recjax.generate.loop import decode
 from recjax.generate.processors import ForbiddenTokens, Stateless
+from recjax.generate.prompts import bucket
 from recjax.generate.sampling import Sampler, row_keys
 
 PROMPTS = np.array([[1, 2], [3, 4], [5, 6], [0, 3]], np.int32)

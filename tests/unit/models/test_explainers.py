@@ -8,7 +8,7 @@ from flax import nnx
 
 from recjax.errors import InputError
 from recjax.models.definition import define, params_of
-from recjax.models.explainers import NAMES, Asked, Sizes, read_explainer
+from recjax.models.explainers import NAMES, Inputs, Sizes, read_explainer
 
 SIZES = Sizes(users=6, items=9, vocab=300)
 SMALL = {
@@ -27,7 +27,7 @@ def asked(seed=0, width=3):
     arrays = (
         rng.integers(0, 6, ROWS), rng.integers(1, 9, ROWS), rng.integers(1, 6, ROWS), features
     )  # fmt: skip
-    return Asked(*(jnp.asarray(a) for a in arrays))
+    return Inputs(*(jnp.asarray(a) for a in arrays))
 
 
 @pytest.fixture(scope="module", params=SMALL)
@@ -81,7 +81,7 @@ def test_nothing_ahead_is_read(made):
 def test_what_each_is_told_counts(made):
     name, _, tokens, learn = made
     states = {}
-    for field in Asked._fields:
+    for field in Inputs._fields:
         array = getattr(asked(), field)
         changed = asked()._replace(**{field: array.at[0].set(1 + array[0] % 4)})
         states[field] = np.abs(learn(changed, tokens).states - learn(asked(), tokens).states)
