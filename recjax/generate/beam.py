@@ -49,7 +49,7 @@ class _Search(NamedTuple):
     length: Array  # [] tokens so far
     tokens: Array  # [B beams max_new_tokens] of the beams that go on
     sums: Array  # [B beams] their log-probabilities, falling; -inf = no beam
-    found: Beams
+    results: Beams
     done: Array  # [B]
     states: Any  # of the processors, B * beams rows
 
@@ -113,8 +113,8 @@ def beam_search(
         sums, places = top_k(sums.reshape(rows, -1), considered)
         parents = places // steps.shape[1]
         tokens = jnp.take_along_axis(tokens.reshape(rows, -1), places, 1)
-        written = jnp.take_along_axis(search.tokens, parents[..., None], 1)
-        written = written.at[..., search.length].set(tokens)
+        sequences = jnp.take_along_axis(search.tokens, parents[..., None], 1)
+        sequences = sequences.at[..., search.length].set(tokens)
         length = search.length + 1
         ends = is_stop(tokens, stop) | (length >= limit)[:, None]
         if last is not None:
@@ -123,14 +123,16 @@ def beam_search(
         scores = sums[:, :beams] / length.astype(jnp.float32) ** length_penalty
         scores = jnp.where(ends[:, :beams] & ~search.done[:, None], scores, -jnp.inf)
         lengths = jnp.where(scores > -jnp.inf, length, 0)
-        new = Beams(jnp.where(lengths[..., None] > 0, written[:, :beams], pad_id), lengths, scores)
-        both = (jnp.concatenate(pair, axis=1) for pair in zip(search.found, new, strict=True))
-        found = _best(Beams(*both), beams)
+        ended = Beams(
+            jnp.where(lengths[..., None] > 0, sequences[:, :beams], pad_id), lengths, scores
+        )
+        joined = (jnp.concatenate(pair, axis=1) for pair in zip(search.results, ended, strict=True))
+        results = _best(Beams(*joined), beams)
 
         sums, chosen = top_k(jnp.where(ends, -jnp.inf, sums), beams)
-        parents, tokens, written = (
+        parents, tokens, sequences = (
             jnp.take_along_axis(a, chosen.reshape(chosen.shape + (1,) * (a.ndim - 2)), 1)
-            for a in (parents, tokens, written)
+            for a in (parents, tokens, sequences)
         )
         rows_before = (first_row + parents).reshape(-1)
         tokens = jnp.where(sums > -jnp.inf, tokens, pad_id).astype(jnp.int32)
@@ -140,16 +142,16 @@ def beam_search(
             processor.update(jax.tree.map(lambda a: a[rows_before], state), flat, alive)
             for processor, state in zip(processors, search.states, strict=True)
         )
-        done = search.done | _done(found.scores, sums[:, 0], length)
-        return flat, rows_before, _Search(length, written, sums, found, done, states)
+        done = search.done | _done(results.scores, sums[:, 0], length)
+        return flat, rows_before, _Search(length, sequences, sums, results, done, states)
 
     def _done(scores: Array, best: Array, length: Array) -> Array:
-        """[B] that nothing better can come of the best sum [B]."""
+        """[B] bool, whether the best sum [B] can no longer lead to a better result."""
         full = scores[:, -1] > -jnp.inf
-        at = jnp.broadcast_to(length, limit.shape).astype(jnp.float32)
+        lengths = jnp.broadcast_to(length, limit.shape).astype(jnp.float32)
         if early_stopping == "never":
-            at = jnp.where(length_penalty > 0, limit, at)
-        hopeless = full & (best / at**length_penalty <= scores[:, -1])
+            lengths = jnp.where(length_penalty > 0, limit, lengths)
+        hopeless = full & (best / lengths**length_penalty <= scores[:, -1])
         return hopeless | (best == -jnp.inf) | (full if early_stopping is True else False)
 
     def body(carry: tuple[Array, Any, _Search]) -> tuple[Array, Any, _Search]:
@@ -159,23 +161,23 @@ def beam_search(
         return tokens, reorder(cache, rows_before), search
 
     empty = jnp.full((rows, beams, max_new_tokens), pad_id, jnp.int32)
-    nothing = jnp.full((rows, beams), -jnp.inf)
+    no_scores = jnp.full((rows, beams), -jnp.inf)
     search = _Search(
         jnp.int32(0),
         empty,
-        nothing.at[:, 0].set(0.0),  # the beams begin alike: one of them counts
-        Beams(empty, jnp.zeros((rows, beams), jnp.int32), nothing),
+        no_scores.at[:, 0].set(0.0),  # the beams begin alike: one of them counts
+        Beams(empty, jnp.zeros((rows, beams), jnp.int32), no_scores),
         jnp.zeros(rows, bool),
         tuple(processor.init(rows * beams) for processor in processors),
     )
     tokens, rows_before, search = select(search, jnp.repeat(logits, beams, axis=0))
     cache = reorder(cache, rows_before // beams)
     carry = tokens, cache, search
-    return lax.while_loop(lambda carry: ~carry[2].done.all(), body, carry)[2].found
+    return lax.while_loop(lambda carry: ~carry[2].done.all(), body, carry)[2].results
 
 
-def _best(found: Beams, beams: int) -> Beams:
-    """The `beams` of highest score, those found first among equals."""
-    scores, order = top_k(found.scores, beams)
-    tokens = jnp.take_along_axis(found.tokens, order[..., None], 1)
-    return Beams(tokens, jnp.take_along_axis(found.lengths, order, 1), scores)
+def _best(results: Beams, beams: int) -> Beams:
+    """The `beams` results of highest score; of equals the earlier ones."""
+    scores, order = top_k(results.scores, beams)
+    tokens = jnp.take_along_axis(results.tokens, order[..., None], 1)
+    return Beams(tokens, jnp.take_along_axis(results.lengths, order, 1), scores)

@@ -81,7 +81,7 @@ class FormFiller:
         if lm.tokenizer is None:
             raise InputError("forms need a language model with a tokenizer; it has none")
         lm.check_causal("a form")
-        self._lm, self._mode = lm, mode
+        self._lm = lm
         self.tokens = form_tokens(form, lm.tokenizer)
         self._tree = tree_for(self.tokens, lm.stop, lm.tokenizer)
         self._shared: list[int] = []

@@ -117,7 +117,7 @@ def _settled(config: ExplanationConfig, store: Any) -> ExplanationConfig:
     return dataclasses.replace(own_settled(config, store), text=text)
 
 
-def _asked(batch: Mapping[str, Array]) -> Inputs:
+def _inputs(batch: Mapping[str, Array]) -> Inputs:
     return Inputs(batch["users"], batch["items"], batch["ratings"], batch["features"])
 
 
@@ -225,7 +225,7 @@ class ExplanationRun(Run):
         module, config = self.model.merge(params), self.config.loss
         labels = batch["labels"]
         rngs = nnx.Rngs(dropout=key)
-        outputs = module.learn(_asked(batch), batch["tokens"], deterministic=False, rngs=rngs)
+        outputs = module.learn(_inputs(batch), batch["tokens"], deterministic=False, rngs=rngs)
         terms = [label_loss(outputs.states, module.head[...], labels, mesh=self.mesh)]
         if outputs.rating is not None:
             off = jnp.sum((outputs.rating - batch["ratings"]) ** 2)
@@ -242,7 +242,7 @@ class ExplanationRun(Run):
     def _read(self) -> Callable[..., tuple[Array, Array, Array | None]]:
         def read(params: Params, batch: Mapping[str, Array]) -> tuple[Array, Array, Array | None]:
             module = self.model.merge(params)
-            outputs = module.learn(_asked(batch), batch["tokens"])
+            outputs = module.learn(_inputs(batch), batch["tokens"])
             labels = batch["labels"]
             loss, weight = label_loss(outputs.states, module.head[...], labels, mesh=self.mesh)
             return loss, weight, outputs.rating
@@ -255,7 +255,7 @@ class ExplanationRun(Run):
 
         def write(params: Params, batch: Mapping[str, Array]) -> tuple[Array, Array]:
             module = self.model.merge(params)
-            _, cache = module.begin(_asked(batch), length + 1)
+            _, cache = module.begin(_inputs(batch), length + 1)
 
             def step(tokens: Array, cache: Any) -> tuple[Array, Any]:
                 h, cache = module.step(tokens, cache)

@@ -145,9 +145,7 @@ class _Reader(nnx.Module):
         if key is not None and noise:
             scale_key, noise_key = jax.random.split(key)
             size = jnp.sqrt(jnp.mean(jnp.square(jax.lax.stop_gradient(table))))
-            strength = jax.random.uniform(
-                scale_key, (*soft.shape[:2], 1), soft.dtype, maxval=noise
-            )
+            strength = jax.random.uniform(scale_key, (*soft.shape[:2], 1), soft.dtype, maxval=noise)
             strength *= batch["blend_weights"].max(axis=-1, keepdims=True)
             soft += size * strength * jax.random.normal(noise_key, soft.shape, soft.dtype)
         return place_soft(x, batch["is_soft"], soft)

@@ -3,8 +3,8 @@
 A module has `Config` (frozen, each field's source named), `PRESETS`, `PARAM_AXES` and `Model`, an
 `Explainer`. A text begins after the token `<s>`.
 
-    said = model.learn(asked, tokens)             # states of every place, the rating, the context
-    rating, cache = model.begin(asked, slots)     # then word by word
+    outputs = model.learn(inputs, tokens)          # states of every place, the rating, the context
+    rating, cache = model.begin(inputs, slots)     # then word by word
     h, cache = model.step(tokens, cache)
     logits = model.logits(h)
 
@@ -84,7 +84,7 @@ class Explainer(nnx.Module):
 
     def learn(
         self,
-        asked: Inputs,
+        inputs: Inputs,
         tokens: Array,
         *,
         deterministic: bool = True,
@@ -93,7 +93,7 @@ class Explainer(nnx.Module):
         """See `Outputs`; `tokens` [B T] begin with `<s>`."""
         raise NotImplementedError
 
-    def begin(self, asked: Inputs, slots: int) -> tuple[Array | None, Any]:
+    def begin(self, inputs: Inputs, slots: int) -> tuple[Array | None, Any]:
         """The rating [B] or None, and a cache before `<s>` with room for so many tokens."""
         raise NotImplementedError
 

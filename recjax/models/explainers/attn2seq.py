@@ -61,10 +61,10 @@ class Model(Explainer):
         self.own = nnx.Linear(dim, dim, kernel_init=init, rngs=rngs)
         self.head = nnx.Param(init(rngs.params(), (sizes.vocab, dim), jnp.float32))
 
-    def _attributes(self, asked: Inputs) -> Array:
+    def _attributes(self, inputs: Inputs) -> Array:
         """[B 3 G]."""
-        rated = stars(asked.ratings).argmax(axis=-1)
-        attributes = self.users(asked.users), self.items(asked.items), self.rates_of(rated)
+        rated = stars(inputs.ratings).argmax(axis=-1)
+        attributes = self.users(inputs.users), self.items(inputs.items), self.rates_of(rated)
         return jnp.stack(attributes, axis=1)
 
     def _starts(self, attributes: Array) -> list[Array]:
@@ -87,7 +87,7 @@ class Model(Explainer):
 
     def learn(
         self,
-        asked: Inputs,
+        inputs: Inputs,
         tokens: Array,
         *,
         deterministic: bool = True,
@@ -95,15 +95,15 @@ class Model(Explainer):
     ) -> Outputs:
         """See the contract; it predicts no rating, it is told."""
         drop: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs}
-        attributes, x = self._attributes(asked), self.words(tokens)
+        attributes, x = self._attributes(inputs), self.words(tokens)
         for layer, start in zip(self.layers, self._starts(attributes), strict=True):
             x = dropout(unrolled(layer, x, start), self.config.dropout, **drop)
         return Outputs(dropout(self._attend(x, attributes), self.config.dropout, **drop))
 
-    def begin(self, asked: Inputs, slots: int) -> tuple[None, Any]:
+    def begin(self, inputs: Inputs, slots: int) -> tuple[None, Any]:
         """See the contract."""
         del slots
-        attributes = self._attributes(asked)
+        attributes = self._attributes(inputs)
         return None, (attributes, self._starts(attributes))
 
     def step(self, tokens: Array, cache: Any) -> tuple[Array, Any]:

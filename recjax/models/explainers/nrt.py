@@ -70,9 +70,9 @@ class Model(Explainer):
         self.layer = GRU(config.word_dim, config.dim, kernel_init=xavier, rngs=rngs)
         self.head = nnx.Param(init(rngs.params(), (sizes.vocab, config.dim), jnp.float32))
 
-    def _start(self, asked: Inputs) -> tuple[Array, Array]:
+    def _start(self, inputs: Inputs) -> tuple[Array, Array]:
         """The rating [B], and the state [B D] before the first word."""
-        both = jnp.concatenate([self.users(asked.users), self.items(asked.items)], axis=-1)
+        both = jnp.concatenate([self.users(inputs.users), self.items(inputs.items)], axis=-1)
         x = both
         for layer in self.network:
             x = jax.nn.sigmoid(layer(x))
@@ -83,7 +83,7 @@ class Model(Explainer):
 
     def learn(
         self,
-        asked: Inputs,
+        inputs: Inputs,
         tokens: Array,
         *,
         deterministic: bool = True,
@@ -91,15 +91,15 @@ class Model(Explainer):
     ) -> Outputs:
         """See the contract."""
         drop: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs}
-        rating, start = self._start(asked)
+        rating, start = self._start(inputs)
         x = dropout(self.words(tokens), self.config.dropout, **drop)
         states = unrolled(self.layer, x, start)
         return Outputs(dropout(states, self.config.dropout, **drop), rating)
 
-    def begin(self, asked: Inputs, slots: int) -> tuple[Array, Any]:
+    def begin(self, inputs: Inputs, slots: int) -> tuple[Array, Any]:
         """See the contract."""
         del slots
-        return self._start(asked)
+        return self._start(inputs)
 
     def step(self, tokens: Array, cache: Any) -> tuple[Array, Any]:
         """See the contract."""

@@ -126,11 +126,11 @@ class Model(Explainer):
         self.rating_up = nnx.Linear(dim, dim, kernel_init=init, rngs=rngs)
         self.rating = nnx.Linear(dim, 1, kernel_init=init, rngs=rngs)
 
-    def _ahead(self, asked: Inputs) -> tuple[Array, Array]:
+    def _ahead(self, inputs: Inputs) -> tuple[Array, Array]:
         """The places before the text: vectors [B P D], and which are real [B P]."""
         count = self.config.feature_tokens
-        features = asked.features[:, :count]
-        both = jnp.stack([self.users(asked.users), self.items(asked.items)], axis=1)
+        features = inputs.features[:, :count]
+        both = jnp.stack([self.users(inputs.users), self.items(inputs.items)], axis=1)
         real = jnp.ones((len(both), _AHEAD), bool)
         if not count:
             return both, real
@@ -155,7 +155,7 @@ class Model(Explainer):
 
     def learn(
         self,
-        asked: Inputs,
+        inputs: Inputs,
         tokens: Array,
         *,
         deterministic: bool = True,
@@ -163,7 +163,7 @@ class Model(Explainer):
     ) -> Outputs:
         """See the contract."""
         drop: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs}
-        ahead, real = self._ahead(asked)
+        ahead, real = self._ahead(inputs)
         x = self._placed(jnp.concatenate([ahead, self.words(tokens)], axis=1))
         real = jnp.concatenate([real, jnp.ones(tokens.shape, bool)], axis=1)
         mask = make_mask(real, self._order(x.shape[1]))
@@ -172,10 +172,10 @@ class Model(Explainer):
             x, _ = block(x, mask, **drop)
         return Outputs(x[:, ahead.shape[1] :], self._rate(x[:, 0]), x[:, 1])
 
-    def begin(self, asked: Inputs, slots: int) -> tuple[Array, KVCache]:
+    def begin(self, inputs: Inputs, slots: int) -> tuple[Array, KVCache]:
         """See the contract."""
         c = self.config
-        ahead, real = self._ahead(asked)
+        ahead, real = self._ahead(inputs)
         count, before = ahead.shape[1], ahead.shape[1] + slots
         cache = empty_cache(c.layers, len(ahead), before, c.heads, c.dim // c.heads, ahead.dtype)
         mask = make_mask(real, self._order(count))
