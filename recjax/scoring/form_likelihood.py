@@ -71,14 +71,12 @@ def choice_log_probs(
     )
     h = h.reshape(*decisions.shape, -1).astype(jnp.float32) / temperature
     head = model.head_table()
-    node = jnp.asarray(nodes)[chosen]  # [B A D]
-    ends = jnp.asarray(tree.after)  # [A C]
-    children = jnp.einsum(
-        "BADE,BADKE->BADK", h, head[jnp.asarray(tree.children)[node]].astype(jnp.float32)
-    )
+    node, tree = jnp.asarray(nodes)[chosen], jax.tree.map(jnp.asarray, tree)  # [B A D]
+    ends = tree.after  # [A C]
+    children = jnp.einsum("BADE,BADKE->BADK", h, head[tree.children[node]].astype(jnp.float32))
     end = jnp.einsum("BADE,ACE->BADC", h, head[jnp.maximum(ends, 0)].astype(jnp.float32))
     end = jnp.where((ends >= 0)[:, None], end, FORBIDDEN)
     logits = jnp.concatenate([children, jax.nn.logsumexp(end, axis=-1)[..., None]], axis=-1)
-    local = jax.nn.log_softmax(jnp.where(jnp.asarray(tree.real)[node], logits, FORBIDDEN), axis=-1)
+    local = jax.nn.log_softmax(jnp.where(tree.real[node], logits, FORBIDDEN), axis=-1)
     log_probs = jnp.take_along_axis(local, jnp.asarray(edges)[chosen][..., None], axis=-1)[..., 0]
     return jnp.where(jnp.asarray(real_node)[chosen], log_probs, 0.0).sum(-1)

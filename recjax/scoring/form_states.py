@@ -77,16 +77,16 @@ class FormStates:
 
     def walk(self, tokens: Array) -> Walked:
         """Reads answers [N T] up to their ends."""
-        places = jnp.arange(self.table.shape[0])
+        places, form = jnp.arange(self.table.shape[0]), jax.tree.map(jnp.asarray, self)
 
         def step(carry: tuple[Array, Array], token: Array) -> tuple[tuple[Array, Array], tuple]:
             at, chosen = carry
-            allowed = jnp.asarray(self.tokens)[at] == token[:, None]
+            allowed = form.tokens[at] == token[:, None]
             inside, edge = at < self.count, allowed.argmax(-1)
             kept = allowed.any(-1) & inside
-            to = jnp.where(kept, jnp.asarray(self.targets)[at, edge], self.count + 1)
-            option = jnp.where(kept, jnp.asarray(self.options)[at, edge], -1)
-            is_chosen = (jnp.asarray(self.place)[at][:, None] == places) & (option >= 0)[:, None]
+            to = jnp.where(kept, form.targets[at, edge], self.count + 1)
+            option = jnp.where(kept, form.options[at, edge], -1)
+            is_chosen = (form.place[at][:, None] == places) & (option >= 0)[:, None]
             chosen = jnp.where(is_chosen, option[:, None], chosen)
             return (jnp.where(inside, to, at), chosen), (at, kept)
 
@@ -95,7 +95,7 @@ class FormStates:
         (last, chosen), (at, kept) = jax.lax.scan(step, start, tokens.T)
         at, kept = at.T, kept.T
         real = at < self.count
-        choice = real & (jnp.asarray(self.place)[at] >= 0)
+        choice = real & (form.place[at] >= 0)
         return Walked(at, real, kept, choice, chosen, last == self.count)
 
     def write(self, chosen: Array) -> tuple[Array, Array]:
