@@ -76,10 +76,10 @@ class StudyConfig(Checked):
 
 
 def deranged(count: int, rng: np.random.Generator) -> np.ndarray:
-    """[count] a random order in which nothing keeps its place: one cycle through all.
+    """A random permutation [count] without fixed points: one cycle through all indices.
 
     Raises:
-        InputError: fewer than two.
+        InputError: `count` is less than two.
     """
     if count < 2:
         raise InputError(f"controls: {count} window to shuffle; expected at least 2")
@@ -119,21 +119,21 @@ class Study:
         tasks = self._run.config.ask.tasks
         sections: list[Section] = []
         decodings = tuple(dict.fromkeys(("greedy", *config.decodings)))
-        said: dict[tuple[Task, str], list[Answer]] = {}
+        greedy: dict[tuple[Task, str], list[Answer]] = {}
         for task in tasks:
-            found: dict[tuple[str, str], Any] = {}
+            measured: dict[tuple[str, str], Any] = {}
             for decoding in decodings:
                 for part, windows in self._parts.items():
                     answers = self._run.ask(self._reader, windows, task, decoding)
-                    said.setdefault((task, part), answers)
-                    found[decoding, part] = measure(task, answers, windows)
-            sections += (self._lists if task.lists else self._newest)(task, found)
+                    greedy.setdefault((task, part), answers)
+                    measured[decoding, part] = measure(task, answers, windows)
+            sections += (self._lists if task.lists else self._newest)(task, measured)
         if config.controls:
             sections.append(self._controls(tasks))
-        sections += self._cases(said)
+        sections += self._cases(greedy)
         for task in tasks:
             if not task.lists:
-                sections.append(self._errors(said[task, "windows"]))
+                sections.append(self._errors(greedy[task, "windows"]))
         sections += self._filter()
         if config.oracle:
             sections += self._oracle()
@@ -205,15 +205,15 @@ class Study:
         ]  # fmt: skip
 
     def _controls(self, tasks: Sequence[Task]) -> Table:
-        """The score where the states cannot tell: it must be no more than popularity's.
+        """The scores for states without information: they must not exceed popularity's.
 
-        Shuffled, no history has its own states. It may have those of an equal one, or of one with
-        the same newest item, which then say the truth.
+        After shuffling no history has its own states, but it may get those of an equal history,
+        or of one with the same newest item, and then a right answer is no surprise.
         """
         run, rng = self._run, np.random.default_rng(self._config.seed)
         windows = self._parts["windows"]
         rows = np.arange(len(windows))
-        # Other seeds than theirs: what a model started from is still in its weights.
+        # Seeds other than theirs: trained weights still resemble their initial values.
         other_encoder = run.recommender.config.seed + self._config.seed + 1
         other_adapter = run.config.seed + self._config.seed + 1
         untrained = run.bridge.initial(
@@ -253,10 +253,10 @@ class Study:
                     for item in row
                 ]
                 items = []
-                for one in answer.named:
-                    hit = bool(wanted & set(one.items))
+                for title in answer.named:
+                    hit = bool(wanted & set(title.items))
                     items.append(
-                        Item(one.text, "hit" if hit else "miss" if one.items else "unknown")
+                        Item(title.text, "hit" if hit else "miss" if title.items else "unknown")
                     )
                 right = None if task.lists else bool(answer.items & wanted)
                 heading = f"Sequence {number + 1}: {answer.text.strip()}"
