@@ -84,23 +84,6 @@ class _Read(NamedTuple):
     blanks: np.ndarray  # [B]
 
 
-def infill(
-    lm: LanguageModel,
-    texts: Sequence[str] | Sequence[Sequence[int]],
-    *,
-    marks: Marks | None = None,
-    pool: EntityPool | None = None,
-    constraint: Literal["pool"] | Template | None = None,
-    **options: Any,
-) -> Infilled:
-    """Fills the blanks of texts: `Infiller(lm, ...)(texts, **options)`, for one call.
-
-    >>> infill(lm, ["A good film is [MASK]."]).texts                       # doctest: +SKIP
-    [[" Alien"]]
-    """
-    return Infiller(lm, marks=marks, pool=pool, constraint=constraint)(texts, **options)
-
-
 class Infiller:
     """A model that fills blanks, with its pool of entities on the device.
 
@@ -145,11 +128,11 @@ class Infiller:
             raise InputError(f"infilling: a command token {highest}; expected at most {vocab - 1}")
         if pool is not None and pool.sop != marks.sop:
             raise InputError(f"entity pool: <sop> is {pool.sop}; expected {marks.sop}, the model's")
-        self._most, by_pool = 64, constraint == "pool"
+        self._default_new, by_pool = 64, constraint == "pool"
         if by_pool:
             if pool is None:
                 raise InputError("infilling: constraint 'pool', but no pool; expected pool=")
-            constraint, self._most = Template(pool.trie), pool.longest + 1
+            constraint, self._default_new = Template(pool.trie), pool.longest + 1
         elif not (constraint is None or isinstance(constraint, Template)):
             raise InputError(f"infilling: constraint {constraint!r}; expected 'pool' or a template")
         self.lm, self.marks, self._pool, self._template = lm, marks, pool, constraint
@@ -203,7 +186,7 @@ class Infiller:
         """
         lm, marks = self.lm, self.marks
         if max_new_tokens is None:
-            max_new_tokens = self._most
+            max_new_tokens = self._default_new
         check_drawing(max_new_tokens, temperature, top_k, top_p, beams)
         rows = self._rows(texts)
         read = self._arrays(rows, max_new_tokens)

@@ -15,7 +15,7 @@ from recjax.convert.language_model import read_language_model
 from recjax.llm import LanguageModel
 from recjax.models import chatglm
 from recjax.nn.positions import rope_angles, rope_frequencies
-from recjax.recsysllm.infill import infill
+from recjax.recsysllm.infill import Infiller
 from recjax.recsysllm.spans import Marks
 from recjax.testing.compiled import Compiled
 
@@ -143,7 +143,7 @@ def test_infilling_writes_what_the_original_writes(small):
     loaded, io = read_language_model(DATA / "chatglm_v1"), small[1]
     lm = LanguageModel(loaded.definition, loaded.params, loaded.config)
     marks = Marks(cls=0, eos=1, sop=154, eop=155, mask=150, sentence=150, document=151)
-    found = infill(lm, io["gen_prompt_ids"], marks=marks, max_new_tokens=16)
+    found = Infiller(lm, marks=marks)(io["gen_prompt_ids"], max_new_tokens=16)
     for row, expected in enumerate(io["gen_tokens"]):
         before = int(np.argmax(expected == marks.sop))
         assert before >= 2

@@ -14,7 +14,7 @@ from recjax.convert.language_model import read_language_model
 from recjax.llm import LanguageModel
 from recjax.models import glm
 from recjax.nn.masks import make_mask
-from recjax.recsysllm.infill import infill
+from recjax.recsysllm.infill import Infiller
 from recjax.recsysllm.spans import Marks
 from recjax.testing.compiled import Compiled
 
@@ -211,7 +211,7 @@ def test_infilling_writes_what_the_original_writes(io, gelu, name):
         expected = output[None, None, :, 1:]
     else:
         expected = io["gen_tokens"][:, None, None]
-    found = infill(lm, prompts, marks=MARKS, max_new_tokens=new)
+    found = Infiller(lm, marks=MARKS)(prompts, max_new_tokens=new)
     np.testing.assert_array_equal(found.tokens, expected)
     assert not found.valid.any() and (found.lengths == new).all()
 

@@ -17,7 +17,7 @@ from recjax.models.definition import define, params_of
 from recjax.models.language import family_for
 from recjax.recsysllm.blanks import construct
 from recjax.recsysllm.entities import EntityPool
-from recjax.recsysllm.infill import Infiller, infill, text_ids
+from recjax.recsysllm.infill import Infiller, text_ids
 from recjax.recsysllm.spans import Marks, Spans
 from recjax.testing.language_contracts import build
 from recjax.text.bpe import train_bpe
@@ -115,7 +115,7 @@ def count(text):
 def test_greedy_at_every_place_as_without_a_cache(name, pool):
     """The likeliest token at each place; ends and cut texts, one blank and two, padded rows."""
     lm = model(name)
-    found = infill(lm, TEXTS, marks=MARKS, pool=pool, max_new_tokens=NEW)
+    found = Infiller(lm, marks=MARKS, pool=pool)(TEXTS, max_new_tokens=NEW)
     for row, text in enumerate(TEXTS):
         pieces, ended = found_in(found, row, 0, count(text))
         logs, targets = reread(lm, text, pieces, ended, pool)
@@ -147,7 +147,7 @@ def assert_scores(lm, found, pool, texts, penalty=1.0):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_beams_over_two_blanks_score_as_without_a_cache(name):
     lm, pool = model(name), pool_of(ENTITIES)
-    found = infill(lm, TEXTS, marks=MARKS, pool=pool, max_new_tokens=NEW, beams=4)
+    found = Infiller(lm, marks=MARKS, pool=pool)(TEXTS, max_new_tokens=NEW, beams=4)
     assert (found.scores > -np.inf).all()
     assert_scores(lm, found, pool, TEXTS)
     assert {len(p) for row in range(3) for p in found_in(found, row, 0, 2)[0]} - {NEW}
@@ -266,7 +266,7 @@ BAD = {
 def test_bad_texts(message):
     texts, options = BAD[message]
     with pytest.raises(InputError, match=message):
-        infill(model("glm"), texts, marks=MARKS, **options)
+        Infiller(model("glm"), marks=MARKS)(texts, **options)
 
 
 def test_bad_models_and_pools():

@@ -15,7 +15,7 @@ from recjax.convert.language_model import language_model
 from recjax.convert.writing import write_language_model
 from recjax.errors import InputError
 from recjax.models.definition import params_of
-from recjax.recsysllm.infill import infill
+from recjax.recsysllm.infill import Infiller
 from recjax.recsysllm.run import BlankRun
 from recjax.recsysllm.sources import Texts
 from recjax.text.bpe import train_bpe
@@ -103,7 +103,7 @@ def test_the_loss_falls_and_the_folder_is_a_model(trained, texts, monkeypatch):
 
 
 def test_the_folder_generates_and_fills(trained):
-    """`lm.generate` goes on in a text's first blank, or at its end, as `infill` does."""
+    """`lm.generate` goes on in a text's first blank, or at its end, as `Infiller` does."""
     workdir, _ = trained
     lm = recjax.load_llm(workdir)
     marks, tokenizer = open_run(workdir).marks, lm.tokenizer
@@ -115,7 +115,7 @@ def test_the_folder_generates_and_fills(trained):
     ids[-3] = marks.document
     plain = lm.generate(["a user read"], max_new_tokens=6)
     np.testing.assert_array_equal(plain.tokens, lm.generate([ids], max_new_tokens=6).tokens)
-    found = infill(lm, [text], max_new_tokens=6)
+    found = Infiller(lm)([text], max_new_tokens=6)
     size = int(found.lengths[0, 0, 0])
     np.testing.assert_array_equal(found.tokens[0, 0, 0, :size], asked.tokens[0, :size])
 
