@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from _bench import ROOT, now, pin, use_clock
-from study_scorer import start_model
+from study_scorer import done, start_model
 
 from recjax.arguments import Parser, positive
 from recjax.errors import run_script
@@ -52,7 +52,6 @@ def items(count: int) -> list[str]:
 
 def learned(folder: Path, texts: list[str], brief: bool, dim: int) -> Path:
     """A small model that has learned the form; its ratings follow from the text's letters."""
-    from recjax.cli import main as recjax
     from recjax.guided.aspects import aspect_set
     from recjax.guided.prompts import answer_form, question
 
@@ -65,12 +64,11 @@ def learned(folder: Path, texts: list[str], brief: bool, dim: int) -> Path:
             row = {"prompt": asked.text, "answer": form.text(rng.integers(0, 10, 12).tolist())}
             file.write(json.dumps(row) + "\n")
     start_model(folder / "start", pairs, dim, 2, 600, 0)
-    done = recjax([
+    done([
         "train", f"--config={ROOT / 'configs' / 'guided' / 'scorer.py'}:small",
         f"--config.llm={folder / 'start'}", f"--config.data.path={pairs}",
         "--config.train.epochs=3", "--config.train.batch_size=16", f"--workdir={folder / 'run'}",
     ])  # fmt: skip
-    assert done == 0
     return folder / "run"
 
 

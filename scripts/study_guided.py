@@ -24,6 +24,7 @@ that ended. `scripts/table.py guided FILE` prints the table.
 import dataclasses
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -85,6 +86,10 @@ def parse(argv=None):
         if not colon or not rows:
             parser.error(f"{text}: expected MODEL-OBJECTIVE:ROWS")
         waves.append((head, rows.split(",")))
+    for text in args.users:
+        name, equals, path = text.partition("=")
+        if not (name and equals and Path(path).is_file()):
+            parser.error(f"--users {text}: expected NAME=FILE, and the file")
     return args, waves
 
 
@@ -95,20 +100,21 @@ def section_of(data, argument):
 def row_of(data, head, name, store):
     """A row by its name."""
     kind, _, change = name.partition("@")
+    key, _, value = change.partition("=")
     section = section_of(data, f"{head}-{'base' if kind == 'wide' else kind}")
-    if "guided" not in section:
-        key, _, value = change.partition("=")
-        return Row(name, dim=int(value) if key == "dim" else 0)
+    refined = "guided" in section
+    form = {"alpha": r"\d+(\.\d+)?", "aspects": r"\d+"} if refined else {"dim": r"\d+"}
+    if change and not (key in form and re.fullmatch(form[key], value)):
+        raise InputError(f"row {name}: expected a change of {' or '.join(form)}, a number")
+    if not refined:
+        return Row(name, dim=int(value) if key else 0)
     guided = build(GuidedConfig, section["guided"], "config.guided")
     refine = build(RefineConfig, section.get("refine", {}), "config.refine")
-    key, _, value = change.partition("=")
     if key == "alpha":
         refine = dataclasses.replace(refine, alpha=float(value))
     elif key == "aspects":
         names = read_guided(guided, store).names[: int(value)]
         guided = dataclasses.replace(guided, columns=names)
-    elif key:
-        raise InputError(f"row {name}: expected a change of alpha, aspects or dim")
     return Row(name, guided, refine)
 
 

@@ -42,7 +42,7 @@ if str(ROOT) not in sys.path:  # recjax needs no installation to be measured
 import recjax  # noqa: E402
 from recjax.arguments import Parser, count, positive  # noqa: E402
 from recjax.config import load_config  # noqa: E402
-from recjax.errors import run_script  # noqa: E402
+from recjax.errors import InputError, run_script  # noqa: E402
 from recjax.evaluation.intervals import paired_bootstrap  # noqa: E402
 from recjax.evaluation.ranking import rank_values  # noqa: E402
 from recjax.paths import flag_path  # noqa: E402
@@ -254,6 +254,8 @@ def ablation(args: argparse.Namespace) -> None:
 def effects(args: argparse.Namespace) -> None:
     """Prints each variant beside the one before it, over the seeds that both have."""
     found: dict[tuple[str, str], dict[int, np.ndarray]] = collections.defaultdict(dict)
+    if not args.out.is_file():
+        raise InputError(f"--out {args.out}: no such file; the study `ablation` writes it")
     for line in map(json.loads, args.out.read_text(encoding="utf-8").splitlines()):
         if line.get("study") == "ablation":
             ranks = np.array([np.inf if r is None else r for r in line["ranks"]])

@@ -14,7 +14,6 @@ genres and the year (its penalty by validation).
 import argparse
 import json
 import logging
-import os
 import sys
 import time
 from pathlib import Path
@@ -90,6 +89,14 @@ def start_model(folder: Path, pairs: Path, size: int, layers: int, vocab: int, s
     (folder / "generation_config.json").write_text(eos)
 
 
+def done(words: list[str]) -> None:
+    """Runs a command of `recjax`; one that fails has told why, and ends the script."""
+    from recjax.cli import main
+
+    if status := main(words):
+        raise SystemExit(status)
+
+
 def parse() -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--scores", type=flag_path, required=True, help="of the teacher, all items")
@@ -105,7 +112,6 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     logging.getLogger("absl").setLevel(logging.ERROR)
-    from recjax.cli import main as recjax
     from recjax.data.attributes import multi_hot, numbers
     from recjax.data.prepare import DataConfig, prepare
     from recjax.guided.aspects import aspect_set
@@ -113,8 +119,7 @@ def main() -> None:
 
     aspects = aspect_set("movies")
     args.out.mkdir(parents=True, exist_ok=True)
-    data = str(Path(os.environ["RECJAX_DATA"]) / "ml-100k")
-    store = prepare(DataConfig("movielens", str(args.out / "store"), path=data))
+    store = prepare(DataConfig("movielens", str(args.out / "store"), path="ml-100k"))
     scores = read_item_scores(args.scores, store.catalog, aspects).values[1:]
     genres = multi_hot(store.catalog, "genres").values[1:]
     years = numbers(store.catalog, "year")
@@ -132,7 +137,7 @@ def main() -> None:
         names["held.txt"].write_text("".join(f"{key}\n" for key in keys[held]))
         own = [f"--data={store.path}", "--aspects=movies", "--brief", "--overwrite"]
         told = ["score", "items", *own, f"--teacher={names['teacher.tsv']}"]
-        assert recjax([*told, f"--out={names['pairs.jsonl']}"]) == 0
+        done([*told, f"--out={names['pairs.jsonl']}"])
         start_model(names["start"], names["pairs.jsonl"], args.dim, args.layers, args.vocab, seed)
         begun = time.perf_counter()
         config = ROOT / "configs" / "guided" / "scorer.py"
@@ -141,7 +146,7 @@ def main() -> None:
             f"--config.data.path={names['pairs.jsonl']}", f"--config.seed={seed}",
             f"--workdir={names['run']}", "--overwrite",
         ]  # fmt: skip
-        assert recjax(run) == 0
+        done(run)
         print(f"seed {seed}: trained in {time.perf_counter() - begun:.0f} s", flush=True)
         found = {
             "mean by genre": by_genre(genres, scores, train),
@@ -154,7 +159,7 @@ def main() -> None:
         ):
             out = folder / f"{name.replace(', ', '_')}.tsv"
             among = [f"--among={names['held.txt']}", f"--llm={names['run']}", f"--out={out}"]
-            assert recjax(["score", "items", *own, *among, *flags]) == 0
+            done(["score", "items", *own, *among, *flags])
             found[name] = read_item_scores(out, store.catalog, aspects).values[1:]
         for name, values in found.items():
             row = [spearman(values[held, a], scores[held, a]) for a in range(len(aspects))]

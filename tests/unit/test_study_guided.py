@@ -113,7 +113,12 @@ def test_rows_of_the_config_and_their_changes(tmp_path):
         assert row.refine.user == wanted and row.guided is not None
     assert row.refine.alpha == 0.5
     assert study.row_of("ml100k", "sasrec-ce", "base@dim=20", None).dim == 20
+    for name in ("base@alpha=2", "base@dim=x", "added@dim=20", "added@alpha"):
+        with pytest.raises(study.InputError, match=f"row {name}: expected a change of "):
+            study.row_of("ml100k", "sasrec-ce", name, None)
     with pytest.raises(study.InputError, match="no argument 'sasrec-ce-none'"):
         study.row_of("ml100k", "sasrec-ce", "none", None)
     with pytest.raises(study.InputError, match="sasrec-ce: expected MODEL-OBJECTIVE:ROWS"):
         study.parse(["ml100k", "sasrec-ce", "--out", str(tmp_path / "x.jsonl")])
+    with pytest.raises(study.InputError, match="--users a=b: expected NAME=FILE, and the file"):
+        study.parse(["ml100k", "x:base", "--users=a=b", "--out", str(tmp_path / "x.jsonl")])
