@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bench_llm_peers import CLOCKS, DEVICES, Peer, main
+from bench_llm_peers import DEVICES, Peer, main, parse
 
 
 class Reader:
@@ -143,21 +143,8 @@ class Original(Peer):
         return {"seconds": seconds, "tokens": first}
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=Path, required=True, help="folder of a GLM")
-    parser.add_argument("--work", type=Path, required=True, help="npz of bench_glm.py")
-    parser.add_argument("--what", required=True, help="names of measurements, with commas")
-    parser.add_argument("--device", choices=tuple(DEVICES), default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--threads", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    arguments = parse()
+    arguments = parse(__doc__)
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     import torch
 

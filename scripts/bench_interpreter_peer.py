@@ -126,7 +126,7 @@ class Interpreter(Peer):
 
 
 if __name__ == "__main__":
-    arguments = parse()
+    arguments = parse(__doc__)
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     import torch
     import transformers

@@ -23,10 +23,11 @@ import numpy as np
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def parse(doc: str) -> argparse.Namespace:
+    """The flags of a peer's script, of which `doc` is the docstring."""
+    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
     parser.add_argument("--model", type=Path, required=True, help="folder in Hugging Face's form")
-    parser.add_argument("--work", type=Path, required=True, help="npz of bench_llm.py")
+    parser.add_argument("--work", type=Path, required=True, help="npz of the script that calls it")
     parser.add_argument("--what", required=True, help="names of measurements, with commas")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
@@ -159,7 +160,7 @@ def main(peer: Any, packages: Sequence[Any], attention: str) -> None:
 
 
 if __name__ == "__main__":
-    arguments = parse()
+    arguments = parse(__doc__)
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     import peft
     import torch

@@ -61,7 +61,7 @@ def main() -> None:
         lm.tokenizer.save(llm)
         fill_vocabulary(llm / "tokenizer.json", lm.config.vocab_size)
         del lm
-        section = load_config(str(ROOT / "configs" / "guided" / "ml100k_policy.py"))[0].to_dict()
+        section = load_config(str(CONFIG))[0].to_dict()
         section |= {
             "llm": str(llm),
             "items": str(args.data / "ml-100k-aspect-scores/item_scores.tsv"),

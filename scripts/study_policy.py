@@ -71,16 +71,15 @@ def write_pairs(examples, aspects, path, count):
     for place in range(count):
         examples = told[int(np.exp(rng.uniform(0, np.log(most + 1)))) - 1]
         user = int(examples.users[place % len(examples.users)])
-        low, high = int(store_start(examples, user)) + 5, int(examples.store.offsets[user + 1]) - 30
+        low, high = (
+            int(examples.store.offsets[user]) + 5,
+            int(examples.store.offsets[user + 1]) - 30,
+        )
         cut = int(rng.integers(min(low, high), high + 1))
         prompt = examples.asked(user, cut).text
         lines.append({"prompt": prompt, "answer": taught(examples, aspects, rng, user, cut)})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return [line["prompt"] + line["answer"] for line in lines] + [form.text([9] * len(aspects))]
-
-
-def store_start(examples, user):
-    return examples.store.offsets[user]
 
 
 class _NoTokenizer:
