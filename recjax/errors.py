@@ -81,6 +81,6 @@ class TrainingStopped(SystemExit):
         step: of the last checkpoint.
     """
 
-    def __init__(self, message: str, step: int):
+    def __init__(self, message: str, step: int = 0):
         super().__init__(one_line(message))
         self.step = step

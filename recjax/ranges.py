@@ -25,8 +25,9 @@ _LIMITS = {int: 2**31 - 1, float: 3.4028234e38}  # of int32 and float32
 class FieldError(InputError):
     """A field's value is wrong; the message begins with the field's name alone."""
 
-    def __init__(self, field: str, message: str):
-        super().__init__(f"{field}: {message}")
+    def __init__(self, field: str, message: str = ""):
+        # Between processes an exception travels as its one message.
+        super().__init__(f"{field}: {message}" if message else field)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from recjax.data.ragged import row_numbers, row_positions
 from recjax.data.splits import Spans
 from recjax.sharded import Split, rows_of
-from recjax.typing import Array
+from recjax.typing import Array, check_shapes
 
 # Two sums of the same products in another order differ by about this share of their size; scores
 # closer than that are ties.
@@ -39,8 +39,9 @@ def ranks_of(scores: Array, targets: Array) -> Array:
     Returns:
         [B] int32, 1 is best.
     """
+    check_shapes("BC, B", scores=scores, targets=targets)
     target = jnp.take_along_axis(scores, targets[:, None], axis=-1)
-    others = jnp.arange(scores.shape[-1]) != targets[:, None]
+    others = jnp.arange(scores.shape[-1])[None] != targets[:, None]
     return 1 + jnp.sum(~(scores < target) & others, axis=-1, dtype=jnp.int32)
 
 
@@ -110,13 +111,13 @@ def _stream(
         else:
             table_rows = jax.lax.dynamic_slice_in_dim(table, start, chunk)
             scores = jnp.einsum("BD,CD->BC", h, table_rows, precision=EXACT)
-        ids = start + jnp.arange(chunk)
+        ids = (start + jnp.arange(chunk, dtype=jnp.int32))[None]
         inside = (seen_items >= first) & (seen_items < start + chunk)
         column = jnp.where(inside, seen_items - start, chunk)  # a scatter drops column `chunk`
         excluded = jnp.zeros((batch, chunk), bool).at[seen_rows, column].set(True, mode="drop")
         excluded |= (ids < first) | (ids + origin >= items)
         if allowed is not None:
-            excluded |= jnp.logical_not(jax.lax.dynamic_slice_in_dim(allowed, start, chunk))
+            excluded |= jnp.logical_not(jax.lax.dynamic_slice_in_dim(allowed, start, chunk))[None]
         if targets is None:
             scores = jnp.where(excluded, -jnp.inf, scores)
         else:
@@ -134,10 +135,10 @@ def _stream(
 
     start_values = (
         None if targets is None else jnp.zeros(batch, jnp.int32),
-        jnp.full((batch, k), -jnp.inf, h.dtype),
+        jnp.full((batch, k), -jnp.inf, h.dtype if table is None else jnp.result_type(h, table)),
         jnp.zeros((batch, k), jnp.int32),
     )
-    chunks = jnp.arange(-(-n_items // chunk))
+    chunks = jnp.arange(-(-n_items // chunk), dtype=jnp.int32)
     (count, best, best_ids), _ = jax.lax.scan(body, start_values, chunks)
     return jnp.where(best > -jnp.inf, best_ids + origin, 0), best, count
 
@@ -177,6 +178,24 @@ def _over_parts(
     return own_rows(top), own_rows(scores), count
 
 
+def _check_arrays(
+    h: Array,
+    table: Array | None,
+    seen: tuple[Array, Array],
+    targets: Array | None = None,
+    allowed: Array | None = None,
+) -> None:
+    check_shapes(
+        f"{'BI' if table is None else 'BD'}, ID, P, P, B, I",
+        h=h,
+        table=table,
+        seen_rows=seen[0],
+        seen_items=seen[1],
+        targets=targets,
+        allowed=allowed,
+    )
+
+
 def rank_catalogue(
     h: Array,
     table: Array | None,
@@ -213,6 +232,7 @@ def rank_catalogue(
         `(ranks [B] int32, top [B k] int32)`; `top` is sorted by score and holds 0 where fewer than
         k items take part.
     """
+    _check_arrays(h, table, seen, targets=targets)
     items = (h.shape[1] if table is None else table.shape[0]) if items is None else items
     stream = _stream if split is None else functools.partial(_over_parts, split=split)
     if vectors is None and table is not None:
@@ -249,6 +269,7 @@ def top_items(
         `(top [B k] int32, scores [B k])`, best first; 0 and -inf where fewer than k items take
         part. Of scores that are no numbers the items are 0.
     """
+    _check_arrays(h, table, seen, allowed=allowed)
     stream = _stream if split is None else functools.partial(_over_parts, split=split)
     top, scores, _ = stream(h, table, seen, k, chunk, allowed=allowed, items=items)
     return top, scores
@@ -273,11 +294,12 @@ def marginal_relevance(
     Returns:
         [B, len(cutoffs)].
     """
+    check_shapes("BD, ID, Bk", h=h, table=table, top=top)
     items = _unit(rows_of(table, top, "items"))
     relevance = jnp.einsum("BD,BkD->Bk", _unit(h), items, precision=EXACT)
     alike = jnp.einsum("BiD,BjD->Bij", items, items, precision=EXACT)
     places = jnp.arange(alike.shape[-1])
-    earlier = places < places[:, None]
+    earlier = (places[None, :] < places[:, None])[None]
     redundancy = jnp.where(earlier, alike, -jnp.inf).max(-1).at[:, 0].set(0.0)
     gain = jnp.where(top > 0, balance * relevance - (1 - balance) * redundancy, 0.0)
     shown = [jnp.maximum((top[:, :k] > 0).sum(-1), 1) for k in cutoffs]
@@ -323,6 +345,6 @@ def coverage(top: np.ndarray, n_items: int, cutoffs: Sequence[int]) -> dict[str,
     """
     out = {}
     for k in cutoffs:
-        shown = np.unique(top[:, :k])
+        shown = np.unique(np.asarray(top)[:, :k])
         out[f"coverage@{k}"] = int(np.count_nonzero(shown)) / (n_items - 1)
     return out

@@ -24,7 +24,7 @@ from jax import lax
 from recjax.generate.loop import Last, Step, is_stop, no_stop
 from recjax.generate.processors import Processor
 from recjax.generate.sampling import top_k
-from recjax.typing import Array
+from recjax.typing import Array, check_shapes
 
 # `(cache, rows [n]) -> cache` with n rows, of which row b is the old row `rows[b]`.
 Reorder = Callable[[Any, Array], Any]
@@ -92,8 +92,9 @@ def beam_search(
     """
     if max_new_tokens < 1 or beams < 1:
         raise ValueError(f"max_new_tokens {max_new_tokens}, beams {beams}; expected 1 or more")
+    check_shapes("BV", logits=logits)
     rows, vocab = logits.shape
-    stop = no_stop() if stop is None else stop
+    stop = no_stop() if stop is None else jnp.asarray(stop)
     limit = jnp.broadcast_to(max_new_tokens if limit is None else limit, (rows,))
     limit = jnp.minimum(limit, max_new_tokens)
     considered = min(beams * max(2, 1 + stop.size), beams * vocab)
@@ -161,7 +162,7 @@ def beam_search(
         return tokens, reorder(cache, rows_before), search
 
     empty = jnp.full((rows, beams, max_new_tokens), pad_id, jnp.int32)
-    no_scores = jnp.full((rows, beams), -jnp.inf)
+    no_scores = jnp.full((rows, beams), -jnp.inf, jnp.float32)
     search = _Search(
         jnp.int32(0),
         empty,

@@ -9,7 +9,7 @@ from jax import lax
 
 from recjax.generate.processors import Processor
 from recjax.generate.sampling import Sampler, greedy, log_prob
-from recjax.typing import Array
+from recjax.typing import Array, check_shapes
 
 # `(tokens [B] int32, cache) -> (logits [B V] of the token after them, cache)`. The cache is any
 # pytree that knows its own positions; a finished row is fed the pad id, and what comes is dropped.
@@ -62,7 +62,7 @@ class _Rows(NamedTuple):
 
 def is_stop(tokens: Array, stop: Array) -> Array:
     """Which of `tokens` [...] are among `stop` [n]; negative stop ids match none."""
-    return (tokens[..., None] == stop).any(-1)
+    return (tokens[..., None] == stop.reshape((1,) * tokens.ndim + (-1,))).any(-1)
 
 
 def no_stop() -> Array:
@@ -123,8 +123,9 @@ def decode(
         raise ValueError(f"max_new_tokens {max_new_tokens}; expected 1 or more")
     if sampler is not None and keys is None:
         raise ValueError("a sampler needs keys, one a row; see row_keys")
+    check_shapes("BV, B", logits=logits, keys=keys)
     count = logits.shape[0]
-    stop = no_stop() if stop is None else stop
+    stop = no_stop() if stop is None else jnp.asarray(stop)
     limit = jnp.broadcast_to(max_new_tokens if limit is None else limit, (count,))
     limit = jnp.minimum(limit, max_new_tokens)
 
@@ -169,7 +170,7 @@ def decode(
     result = Generated(
         jnp.full(shape, pad_id, jnp.int32),
         jnp.zeros(count, jnp.int32),
-        jnp.zeros(shape),
+        jnp.zeros(shape, jnp.float32),
         jnp.zeros(count, bool),
     )
     states = tuple(processor.init(count) for processor in processors)

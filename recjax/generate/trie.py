@@ -67,21 +67,22 @@ class DeviceTrie:
             logits: [R V].
             more: [R n] further tokens; V = none.
         """
-        places, vocab = jnp.arange(self.short), logits.shape[1]
+        places, vocab = jnp.arange(self.short)[None], logits.shape[1]
         first, count = self.offsets[node], self.offsets[node + 1] - self.offsets[node]
         row = self.long[node]
         few = (places < count[:, None]) & (row == 0)[:, None]
         listed = jnp.where(few, self.tokens[first[:, None] + places], vocab)
         if more is not None:
             listed = jnp.concatenate([listed, more], axis=1)
-        bits = (self.bits[row][:, :, None] >> jnp.arange(32, dtype=jnp.uint32)) & 1 > 0
+        bit = jnp.arange(32, dtype=jnp.uint32)[None, None]
+        bits = (self.bits[row][:, :, None] >> bit) & 1 > 0
         out = jnp.where(bits.reshape(len(node), -1)[:, :vocab], logits, -jnp.inf)
         listed_logits = jnp.take_along_axis(logits, jnp.minimum(listed, vocab - 1), axis=1)
         return out.at[jnp.arange(len(node))[:, None], listed].set(listed_logits, mode="drop")
 
     def child(self, node: Array, tokens: Array) -> Array:
         """The nodes [R] that tokens [R] lead to from nodes [R]; -1 = none."""
-        row, places = self.long[node], jnp.arange(self.short)
+        row, places = self.long[node], jnp.arange(self.short)[None]
         in_bits, place = self._dense(row, tokens)
         first, count = self.offsets[node], self.offsets[node + 1] - self.offsets[node]
         same = self.tokens[first[:, None] + places] == tokens[:, None]

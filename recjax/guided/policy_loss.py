@@ -12,7 +12,7 @@ Letters: B questions, G answers of each, D decisions of an answer, S states of a
 import jax
 import jax.numpy as jnp
 
-from recjax.typing import Array
+from recjax.typing import Array, check_shapes
 
 
 def advantages(rewards: Array, *, scale: bool = False) -> Array:
@@ -27,6 +27,8 @@ def advantages(rewards: Array, *, scale: bool = False) -> Array:
             longer that of the mean reward: groups that differ little weigh as much as others.
     """
     size = rewards.shape[1]
+    if size < 2:
+        raise ValueError(f"rewards: one answer a question has no others; got {rewards.shape}")
     # Less the first one: a group of equal rewards is all 0, without the rounding of its mean, which
     # a deviation of 0 would make large.
     rewards = rewards - rewards[:, :1]
@@ -53,7 +55,7 @@ def format_advantages(at: Array, keeps_form: Array, words: Array, states: int) -
     at = jnp.where(words, at, states)
 
     def placed(flags: Array) -> Array:
-        zero = jnp.zeros((states + 1,))
+        zero = jnp.zeros((states + 1,), jnp.float32)
         return jax.vmap(jax.vmap(lambda a, s: zero.at[a].add(s)))(at, flags.astype(jnp.float32))
 
     counts, correct = placed(words), placed(words & keeps_form)
@@ -83,6 +85,10 @@ def policy_loss(
         clip: a decision whose probability has changed by more than this share in its gain's
             direction has no gradient (Schulman et al. 2017, PPO). Without `before` nothing has.
     """
+    check_shapes(
+        f"BGD, {'BG' if gain.ndim == 2 else 'BGD'}, BG, BGD, BGD",
+        log_probs=log_probs, gain=gain, rewards=rewards, before=before, real=real,
+    )  # fmt: skip
     gain = gain if gain.ndim == log_probs.ndim else gain[..., None]
     before = jax.lax.stop_gradient(log_probs if before is None else before)
     change = log_probs - before
@@ -109,6 +115,7 @@ def divergence(log_probs: Array, start: Array, real: Array | None = None) -> Arr
         start: [B G D], the same of the start.
         real: see `policy_loss`.
     """
+    check_shapes("BGD, BGD, BGD", log_probs=log_probs, start=start, real=real)
     gap = jax.lax.stop_gradient(start) - log_probs
     if real is not None:
         gap = jnp.where(real, gap, 0.0)

@@ -23,7 +23,7 @@ from flax import nnx
 from recjax.models.given_items import FeaturedItems, JoinedItems
 from recjax.models.named import named_module, read_section
 from recjax.nn.places import newest
-from recjax.typing import Array
+from recjax.typing import Array, check_shapes
 
 # Config name -> module of `recjax.models`, with `Config`, `PRESETS`, `PARAM_AXES`, `Recommender`.
 NAMES = (
@@ -256,10 +256,11 @@ class SequentialRecommender(nnx.Module):
         position `max_length - 1`.
 
         Raises:
-            ValueError: rows longer than the model's window.
+            ValueError: other shapes; rows without a place, or longer than the model's window.
         """
+        check_shapes("BL, BL, BL", ids=ids, positions=positions, segments=segments)
         longest, length = self.config.max_length, ids.shape[-1]
-        if length > longest:
+        if not 1 <= length <= longest:
             raise ValueError(f"rows of {length} items; the model's max_length is {longest}")
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(longest - length, longest), ids.shape)

@@ -9,7 +9,7 @@ from recjax.nn.backend import Backend, attention_backend
 from recjax.nn.cache import behind
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import make_mask
-from recjax.typing import Array
+from recjax.typing import Array, check_shapes
 
 _NEVER = -1e30  # a masked logit: finite, so that a row without any other is a mean
 
@@ -63,10 +63,11 @@ class MultiHeadAttention(nnx.Module):
             vector, count = repeated
             memory = jnp.concatenate([memory, jnp.broadcast_to(vector, (batch, 1, dim))], axis=1)
             mask = jnp.concatenate([mask, (count > 0)[..., None]], axis=-1)
-        split = (batch, -1, self.heads, dim // self.heads)
-        q = self.query(queries).reshape(split)
-        k = self.key(memory).reshape(split)
-        v = self.value(memory).reshape(split)
+
+        def split(x: Array) -> Array:
+            return x.reshape(*x.shape[:2], self.heads, dim // self.heads)
+
+        q, k, v = split(self.query(queries)), split(self.key(memory)), split(self.value(memory))
         # The softmax is in float32, whatever is multiplied.
         logits = jnp.einsum("BLNH,BMNH->BNLM", q, k, preferred_element_type=jnp.float32)
         logits /= jnp.sqrt(q.shape[-1]).astype(logits.dtype)
@@ -109,6 +110,9 @@ def attend(
     Returns:
         [B N T H].
     """
+    check_shapes("BNTH, BKMH, BKMH", q=q, k=k, v=v)
+    if q.shape[1] % k.shape[1]:
+        raise ValueError(f"{q.shape[1]} query heads are no multiple of {k.shape[1]} key heads")
     length = q.shape[2]
     if causal and (mask is not None or prefix is not None):
         triangle = make_mask(jnp.ones((1, length), bool))

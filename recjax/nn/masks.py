@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from recjax.typing import Array
+from recjax.typing import Array, check_shapes
 
 
 def make_mask(
@@ -34,6 +34,7 @@ def make_mask(
     Returns:
         [B T T] bool, query by key.
     """
+    check_shapes("BT, BT, BT", real=real, segments=segments, options=options)
     real, length = real.astype(bool), real.shape[-1]
     ar = jnp.atleast_2d(jnp.asarray(ar))
     order = jnp.cumsum(jnp.broadcast_to(ar, (len(ar), length)), axis=-1)

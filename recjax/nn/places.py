@@ -14,7 +14,7 @@ def text_positions(segments: Array, options: Array | None = None) -> Array:
 
     Each option goes on where the beginning ends that all of its text's options have.
     """
-    place = jnp.arange(segments.shape[1])
+    place = jnp.arange(segments.shape[1])[None]
     changes = jnp.diff(segments, axis=1, prepend=-1) != 0
     first = jax.lax.cummax(jnp.where(changes, place, 0), axis=1)
     if options is None:

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from recjax.typing import Array
+from recjax.typing import Array, check_shapes
 
 
 def place_soft(embeddings: Array, is_soft: Array, soft: Array) -> Array:
@@ -20,6 +20,7 @@ def place_soft(embeddings: Array, is_soft: Array, soft: Array) -> Array:
     Returns:
         [B T E] of the embeddings' type.
     """
+    check_shapes("BTE, BT, BSE", embeddings=embeddings, is_soft=is_soft, soft=soft)
     which = jnp.cumsum(is_soft, axis=-1) - 1
     # Before the first place `which` is -1, and is not used.
     taken = jnp.take_along_axis(

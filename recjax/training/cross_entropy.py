@@ -14,7 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from recjax.sharded import BATCH, Split, rows_of, table_axes
 from recjax.training.parallel import data_size
-from recjax.typing import Array
+from recjax.typing import Array, check_shapes
 
 SumWeight = tuple[Array, Array]
 _CHUNK_ELEMENTS = 1 << 23  # logits held at a time: 32 MiB in float32
@@ -51,6 +51,9 @@ def softmax_cross_entropy(
     while its logits are at hand, so nothing is recomputed: three matrix products, as without
     chunks, and memory of chunk x I. A table that is not differentiated costs no gradient: two.
 
+    The gradient is written by hand: `jax.grad` and what is made of it (a Hessian times a vector)
+    are exact, `jax.jvp` of the loss itself is not possible.
+
     Args:
         h: [T D], split over the mesh's batch axes as rows of a batch are.
         table: [I D].
@@ -66,6 +69,7 @@ def softmax_cross_entropy(
         seen: `(ids [T C], bias [])`: what the logits of these rows get, each id once a position;
             0 = none. Not for a table whose rows are split.
     """
+    check_shapes("TD, ID, T, T", h=h, table=table, targets=targets, weights=weights)
     shards = 1 if mesh is None else data_size(mesh)
     rest = -len(h) % shards
     if rest:  # positions that weigh nothing
@@ -200,7 +204,7 @@ def _in_chunks(h, table, targets, weights, seen, static, grads):
     def own(x):
         return x if split is None else split.own(x)
 
-    blocks = -(-positions // chunk)
+    blocks = max(1, -(-positions // chunk))
     chunk = -(-positions // blocks)  # all alike: the last one would be padded to the others' size
     pad = blocks * chunk - positions
 
@@ -277,7 +281,10 @@ def above_mean(
     """
     mean = jnp.mean(table[1:n_items], axis=0)
     over = jnp.einsum(
-        "TD,TD->T", h, rows_of(table, targets, "items") - mean, preferred_element_type=jnp.float32
+        "TD,TD->T",
+        h,
+        rows_of(table, targets, "items") - mean[None],
+        preferred_element_type=jnp.float32,
     )
     if seen is not None:
         ids, bias = seen

@@ -2,7 +2,9 @@
 
 All take `h` [T D] (hidden states of T positions), the item `table` [I D], `targets` [T] and
 `weights` [T] (0 for padding), and return the weighted sum of the losses and the sum of the
-weights. Negatives are drawn inside the step, on the device (`recjax.data.negatives`).
+weights. Other shapes raise `ValueError`.
+
+Negatives are drawn inside the step, on the device (`recjax.data.negatives`).
 """
 
 import dataclasses
@@ -21,7 +23,7 @@ from recjax.errors import InputError
 from recjax.ranges import Amount, Checked, FieldError, Positive, Range, Share
 from recjax.sharded import rows_of
 from recjax.training.cross_entropy import SumWeight, above_mean, softmax_cross_entropy
-from recjax.typing import Array
+from recjax.typing import Array, check_shapes
 
 # Of more items a uniform float32, which has 2**23 values, does not draw all alike, or some never.
 _EVEN = 1 << 20
@@ -81,6 +83,7 @@ def _scores(pattern: str, h: Array, vectors: Array) -> Array:
 
 
 def _reduce(losses: Array, weights: Array) -> SumWeight:
+    check_shapes("T, T", losses=losses, weights=weights)
     return jnp.sum(losses * weights), jnp.sum(weights)
 
 
@@ -98,6 +101,7 @@ def binary_cross_entropy(
         negatives: [T M] ids.
         beta: power of the positive's probability.
     """
+    check_shapes("TD, ID, T, TM", h=h, table=table, targets=targets, negatives=negatives)
     positive = _scores("TD,TD->T", h, rows_of(table, targets, "items"))
     negative = _scores("TD,TMD->TM", h, rows_of(table, negatives, "items"))
     loss = beta * jax.nn.softplus(-positive) + jax.nn.softplus(negative).sum(axis=-1)
@@ -118,6 +122,7 @@ def gbce_beta(n_items: int, negatives: int, calibration: float) -> float:
 
 def _shared_scores(h, table, targets, negatives):
     """Scores of the target [T] and of the shared negatives [T M], and which negatives count."""
+    check_shapes("TD, ID, T, M", h=h, table=table, targets=targets, negatives=negatives)
     positive = _scores("TD,TD->T", h, rows_of(table, targets, "items"))
     negative = _scores("TD,MD->TM", h, rows_of(table, negatives, "items"))
     return positive, negative, negatives[None, :] != targets[:, None]
@@ -132,8 +137,9 @@ def sampled_softmax(
         negatives: [M] ids drawn with probability q.
         log_q: [M] log of the expected count of each (log M q).
     """
+    check_shapes("M, M", negatives=negatives, log_q=log_q)
     positive, negative, counts = _shared_scores(h, table, targets, negatives)
-    negative = jnp.where(counts, negative - log_q, -jnp.inf)
+    negative = jnp.where(counts, negative - log_q[None], -jnp.inf)
     return _reduce(jnp.logaddexp(positive, jax.nn.logsumexp(negative, -1)) - positive, weights)
 
 
@@ -236,6 +242,7 @@ def squared_error(h: Array, table: Array, targets: Array, weights: Array) -> Sum
 
     Its gradient reaches the item vectors too, as in the authors' code.
     """
+    check_shapes("TD, ID, T", h=h, table=table, targets=targets)
     off = h.astype(jnp.float32) - rows_of(table, targets, "items").astype(jnp.float32)
     return _reduce(jnp.mean(off**2, axis=-1), weights)
 
@@ -313,7 +320,7 @@ class Objective:
             table: [I D].
             targets: [T] item ids, 0 = none.
             sequences: [T] indices of the training sequences (see `TrainBatches`).
-            data: `self.data`, as arguments of the jitted step.
+            data: `self.data`; arguments of a jitted step, or they become its constants.
             key: for the negatives.
             states: [T D] of a generative model; `states_weight` times their cross-entropy is
                 added, which makes them recommend by themselves (as DimeRec does, Li et al. 2025).
@@ -324,6 +331,7 @@ class Objective:
         Raises:
             InputError: `states_weight` is set, and the model has no such states.
         """
+        data = {name: jnp.asarray(a) for name, a in data.items()}
         total, weight = self._main(h, table, targets, sequences, data, key, seen)
         if self.config.states_weight:
             if states is None:

@@ -56,7 +56,8 @@ class SavedRun(abc.ABC):
     identity_words: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, config: Any, store: Any, workdir: Path | None, mesh: tuple[int, int, int]):
-        self.config, self.store, self.workdir = config, store, workdir
+        self.config, self.store = config, store
+        self.workdir = None if workdir is None else workdir.absolute()  # the process may move
         self.mesh = parallel.make_mesh(mesh)
         self.claim: Claim | None = None  # while it trains; `start_run` makes it
 
@@ -172,7 +173,7 @@ class SavedRun(abc.ABC):
             return
         with checkpoints.moving(claim.workdir / "checkpoints"):
             claim.stands()
-        self.workdir = claim.workdir
+        self.workdir = claim.workdir.absolute()
 
 
 def _contrast(found: Any, expected: Any) -> str:

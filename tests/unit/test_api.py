@@ -85,6 +85,13 @@ def test_examples_run(name, folder, monkeypatch, capsys):
     assert run_examples(name) == 0, capsys.readouterr().out
 
 
+def test_an_open_run_is_found_from_any_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    run = recjax.open_run("runs/sample")
+    monkeypatch.chdir(tmp_path)
+    assert run.restore(run.best_step()).keys() == run.definition.shapes.keys()
+
+
 def run_examples(name):
     """How many of the examples in a public docstring fail."""
     parts, rest = name.split("."), []

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from recjax.errors import InputError, one_line, printable, run_script, shorten
+from recjax.errors import InputError, TrainingStopped, one_line, printable, run_script, shorten
+from recjax.ranges import FieldError
 
 HOSTILE = {
     "\x1b[2J\x1b]0;title\x07": r"\x1b[2J\x1b]0;title\x07",
@@ -55,6 +56,12 @@ def test_an_error_keeps_both_ends_whatever_it_repeats():
     assert len(text) <= 1000 and "\x1b" not in text
     assert text.startswith("log.csv:7: item '") and text.endswith("one of the catalogue")
     assert one_line(text) == text == str(pickle.loads(pickle.dumps(error)))
+
+
+def test_exceptions_travel_between_processes():
+    for error in (FieldError("dim", "7 is odd"), TrainingStopped("runs/mine: stopped", 12)):
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
 
 
 def test_a_script_ends_with_one_line(capsys):

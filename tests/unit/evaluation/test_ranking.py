@@ -9,6 +9,7 @@ from recjax.evaluation.ranking import (
     rank_catalogue,
     rank_values,
     ranks_of,
+    top_items,
 )
 
 NOTHING = (jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.int32))
@@ -43,6 +44,25 @@ def test_streamed_ranks_against_brute_force(n_items, chunk, k):
         listed = np.asarray(top[b])
         assert len(set(listed)) == k and part[listed].all()
         np.testing.assert_array_equal(scores[b, listed], np.sort(scores[b, part])[::-1][:k])
+
+
+def test_types_of_64_bits_change_no_type_and_no_rank_is_promoted():
+    def both(h, table, targets, rows, items):
+        listed = top_items(h, table, (rows, items), 5, 4, table[:, 0] > 0)
+        ranked = rank_catalogue(h, table, targets, (rows, items), 5, 4)
+        return listed, ranked, ranks_of(h @ table.T, targets)
+
+    ids = jax.ShapeDtypeStruct((3,), "int64")
+    with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
+        found = jax.eval_shape(both, np.ones((3, 2), "f"), np.ones((9, 2), "f"), ids, ids, ids)
+    assert [str(a.dtype) for a in jax.tree.leaves(found)] == ["int32", "float32"] + ["int32"] * 3
+
+
+def test_arrays_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match=r"targets: expected \[B\] with B = 3, which h has"):
+        rank_catalogue(np.ones((3, 2)), np.ones((9, 2)), np.ones(2, int), NOTHING, 5)
+    with pytest.raises(TypeError, match=r"seen_rows: expected \[P\], an array; got list"):
+        top_items(np.ones((3, 2)), np.ones((9, 2)), ([0], [1]), 5)
 
 
 def test_a_list_longer_than_what_takes_part():

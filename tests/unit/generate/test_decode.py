@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from recjax.errors import InputError
+from recjax.generate.beam import beam_search
 from recjax.generate.loop import decode
 from recjax.generate.processors import ForbiddenTokens, Stateless
 from recjax.generate.prompts import bucket
@@ -184,6 +185,23 @@ def test_bad_usage(model):
         run(model, n=0)
     with pytest.raises(ValueError, match="needs keys"):
         run(model, sampler=Sampler())
+
+
+def test_types_of_64_bits_change_no_type_and_no_rank_is_promoted():
+    def step(tokens, cache):
+        return jnp.broadcast_to(cache[None], (len(tokens), 7)), cache
+
+    def both(logits, cache, keys):
+        same = {"max_new_tokens": 3, "stop": [2, 4]}
+        sampler = Sampler(0.7, 0.9, 4)
+        drawn = decode(step, logits, cache, sampler=sampler, keys=keys, **same)
+        return drawn, beam_search(step, logits, cache, lambda cache, rows: cache, beams=2, **same)
+
+    with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 5))
+        found = jax.eval_shape(both, np.ones((5, 7), "f"), np.ones(7, "f"), keys)
+    types = ["int32", "int32", "float32", "bool", "int32", "int32", "float32"]
+    assert [str(a.dtype) for a in jax.tree.leaves(found)] == types
 
 
 def test_half_precision_logits(model):

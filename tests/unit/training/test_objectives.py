@@ -287,6 +287,9 @@ def test_every_objective_has_finite_gradients_and_counts_its_targets(name):
         return total / weight, weight
 
     gradients = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+    with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
+        types = jax.eval_shape(gradients, h, TABLE, objective.data)
+    assert {a.dtype for a in jax.tree.leaves(types)} == {np.dtype(np.float32)}
     (_, weight), (d_h, d_table) = gradients(h, TABLE, objective.data)
     assert weight == 3
     assert np.isfinite(d_h).all() and np.isfinite(d_table).all()
