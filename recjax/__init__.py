@@ -19,9 +19,21 @@ True
 `recjax.models`. All are imported when they are asked for: `import recjax` alone loads no JAX.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recjax.lazy import find
+
+if TYPE_CHECKING:  # for type checkers: the same names as in `_PUBLIC`
+    from recjax import data as data
+    from recjax import models as models
+    from recjax.api import evaluate as evaluate
+    from recjax.api import prepare as prepare
+    from recjax.api import train as train
+    from recjax.errors import InputError as InputError
+    from recjax.errors import TrainingStopped as TrainingStopped
+    from recjax.interpreter.api import Interpreter as Interpreter
+    from recjax.llm_folders import load_llm as load_llm
+    from recjax.training.workdir import open_run as open_run
 
 __version__ = "0.1.0"
 _PUBLIC = {

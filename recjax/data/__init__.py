@@ -7,9 +7,70 @@
 [3, 6]
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recjax.lazy import find
+
+if TYPE_CHECKING:  # for type checkers: the same names as in `_PUBLIC`
+    from recjax.data import (
+        attributes as attributes,
+    )
+    from recjax.data import (
+        interactions as interactions,
+    )
+    from recjax.data import (
+        negatives as negatives,
+    )
+    from recjax.data import (
+        pipeline as pipeline,
+    )
+    from recjax.data import (
+        sequences as sequences,
+    )
+    from recjax.data import (
+        simulate as simulate,
+    )
+    from recjax.data import (
+        sources as sources,
+    )
+    from recjax.data import (
+        splits as splits,
+    )
+    from recjax.data import (
+        store as store,
+    )
+    from recjax.data.attributes import (
+        multi_hot as multi_hot,
+    )
+    from recjax.data.attributes import (
+        numbers as numbers,
+    )
+    from recjax.data.attributes import (
+        read_scores as read_scores,
+    )
+    from recjax.data.interactions import InteractionLog as InteractionLog
+    from recjax.data.prepare import DataConfig as DataConfig
+    from recjax.data.sequences import pad_left as pad_left
+    from recjax.data.splits import (
+        Spans as Spans,
+    )
+    from recjax.data.splits import (
+        Split as Split,
+    )
+    from recjax.data.splits import (
+        chronological_sequences as chronological_sequences,
+    )
+    from recjax.data.splits import (
+        chronological_time as chronological_time,
+    )
+    from recjax.data.splits import (
+        leave_one_out as leave_one_out,
+    )
+    from recjax.data.splits import (
+        rolling as rolling,
+    )
+    from recjax.data.store import Store as Store
+    from recjax.data.store import open_store as open_store
 
 _PUBLIC = {
     "InteractionLog": "recjax.data.interactions",

@@ -11,9 +11,38 @@
 padded on the left with 0.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recjax.lazy import find
+
+if TYPE_CHECKING:  # for type checkers: the same names as in `_PUBLIC`
+    from recjax.models import (
+        bert4rec as bert4rec,
+    )
+    from recjax.models import (
+        caser as caser,
+    )
+    from recjax.models import (
+        dreamrec as dreamrec,
+    )
+    from recjax.models import (
+        gru4rec as gru4rec,
+    )
+    from recjax.models import (
+        language as language,
+    )
+    from recjax.models import (
+        llama as llama,
+    )
+    from recjax.models import (
+        sasrec as sasrec,
+    )
+    from recjax.models.recommender import (
+        SequentialRecommender as SequentialRecommender,
+    )
+    from recjax.models.recommender import (
+        make_recommender as make_recommender,
+    )
 
 _PUBLIC = {
     "SequentialRecommender": "recjax.models.recommender",

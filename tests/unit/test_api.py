@@ -1,11 +1,13 @@
 """The public names: what they are, when they are loaded, and that their examples run."""
 
+import ast
 import contextlib
 import doctest
 import importlib
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,7 +91,17 @@ def test_an_open_run_is_found_from_any_folder(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     run = recjax.open_run("runs/sample")
     monkeypatch.chdir(tmp_path)
-    assert run.restore(run.best_step()).keys() == run.definition.shapes.keys()
+    shapes = {path: a.shape for path, a in run.restore(run.best_step()).items()}
+    assert shapes == {path: a.shape for path, a in run.model.shapes.items()}
+
+
+@pytest.mark.parametrize("package", [recjax, recjax.data, recjax.models])
+def test_type_checkers_see_the_public_names(package):
+    tree = ast.parse(Path(package.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    found = {alias.asname: node.module for node in block.body for alias in node.names}
+    public = {name: module or package.__name__ for name, module in package._PUBLIC.items()}
+    assert found == public
 
 
 def run_examples(name):

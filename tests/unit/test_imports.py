@@ -70,7 +70,8 @@ LAZILY = {
 
 
 def imports(node, lazy=False):
-    """`(module, inside a function)` of every import below a node, dynamic ones too."""
+    """`(module, inside a function, or for type checkers)` of every import below a node, dynamic
+    ones too."""
     if isinstance(node, ast.Import):
         yield from ((alias.name, lazy) for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -86,6 +87,7 @@ def imports(node, lazy=False):
                 what = what.values[0]
             yield (what.value if isinstance(what, ast.Constant) else "?"), lazy
     lazy = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+    lazy = lazy or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
     for child in ast.iter_child_nodes(node):
         yield from imports(child, lazy)
 
