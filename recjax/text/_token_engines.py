@@ -225,8 +225,16 @@ class SentencePieceEngine:
             elif part and (self._legacy if out else start):
                 out += self.model.encode(part)
             elif part:
-                out += self.model.encode(_ANCHOR + part)[len(self._anchor) :]
+                out += self._further(_ANCHOR + part)
         return out
+
+    def _further(self, anchored: str) -> list[int]:
+        """The ids of what follows an anchor."""
+        size = len(self._anchor)
+        ids = self.model.encode(anchored)
+        if ids[size - 1] == self.model.unk_id():  # unknown characters side by side are one piece
+            size -= self.model.encode(anchored, out_type=str)[size - 1] != _ANCHOR
+        return ids[size:]
 
     def decode(self, ids: Sequence[int], skip_special: bool) -> str:
         """See `Engine.decode`."""

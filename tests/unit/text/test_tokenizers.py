@@ -209,6 +209,10 @@ def test_a_t5_folder_with_spiece_model_alone(tmp_path):
         for skip in (True, False):
             expected = theirs.decode(ids, skip_special_tokens=skip)
             assert tokenizer.decode(ids, skip_special=skip) == expected
+    # What goes on may begin with unknown characters, one piece together with those before it.
+    rest = tokenizer.encode("then", start=False)
+    assert tokenizer.encode("Üñthen", start=False) == [2, *rest]
+    assert tokenizer.encode("<extra_id_0>Üthen", special=True) == [139, 2, *rest]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"extra_ids": "100"}))
     with pytest.raises(InputError, match="'extra_ids' is '100', expected a number of tokens"):
         load_tokenizer(tmp_path)
