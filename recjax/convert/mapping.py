@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 
 from recjax.config import nearest
@@ -214,7 +215,7 @@ def load(
 
     Raises:
         InputError: naming the file, the key and what was expected: a key that is unknown or
-            missing, a shape, numbers that are no floats, not finite or beyond float16's range,
+            missing, a shape, numbers that are no floats, not finite or beyond the type's range,
             layers of different types.
     """
     pairs = _matched(rules, state, shapes, source)
@@ -224,8 +225,9 @@ def load(
         if tensor.dtype not in FLOATS.values():
             raise InputError(f"{tensor.source}: '{key}' is {tensor.dtype}, expected floats")
         for path in pair.paths:
-            kind = kinds.setdefault(path, np.dtype(tensor.dtype if dtype is None else dtype))
-            if dtype is None and kind != tensor.dtype:
+            own = jax.dtypes.canonicalize_dtype(tensor.dtype)  # JAX has no float64
+            kind = kinds.setdefault(path, np.dtype(own if dtype is None else dtype))
+            if dtype is None and kind != own:
                 raise InputError(
                     f"{tensor.source}: '{key}' is {tensor.dtype}, other layers are {kind}; "
                     "choose a dtype for all"
@@ -312,9 +314,12 @@ def _check(part: np.ndarray, dtype: np.dtype, source: str, key: str) -> None:
     if not _finite(part):
         found = "NaN" if np.isnan(part).any() else "infinity"
         raise InputError(f"{source}: '{key}' holds {found}, expected finite numbers")
-    narrower = dtype == np.float16 and part.dtype != np.float16
-    if narrower and np.abs(part.astype(np.float32)).max(initial=0) > np.finfo(np.float16).max:
-        raise InputError(f"{source}: '{key}' holds numbers beyond float16's range; use bfloat16")
+    limit = float(ml_dtypes.finfo(dtype).max)
+    if float(ml_dtypes.finfo(part.dtype).max) <= limit or not part.size:
+        return
+    if max(float(part.max()), -float(part.min())) > limit:
+        wider = "bfloat16" if dtype == np.float16 else "a wider type"
+        raise InputError(f"{source}: '{key}' holds numbers beyond {dtype}'s range; use {wider}")
 
 
 def _finite(part: np.ndarray) -> bool:
@@ -343,7 +348,7 @@ def cast(tensor: Tensor, dtype: Any) -> Tensor:
     """A tensor whose numbers are converted when they are read; None: as they are.
 
     Raises:
-        InputError: when read: numbers that are not finite, or beyond float16's range.
+        InputError: when read: numbers that are not finite, or beyond the type's range.
     """
     if dtype is None or np.dtype(dtype) == tensor.dtype:
         return tensor

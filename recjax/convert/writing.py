@@ -75,7 +75,7 @@ def write_language_model(
 
     Raises:
         InputError: an unknown form, or one that cannot express the model; the folder may not
-            be replaced or cannot be written; numbers beyond float16's range.
+            be replaced or cannot be written; numbers beyond the type's range.
     """
     path, family = Path(path), model.family
     if model.quant is not None:

@@ -174,6 +174,15 @@ def other_type(found):
     found["layers.9.up"] = tensor_of(found["layers.9.up"].read().astype("float16"), "shard-2")
 
 
+def doubles(found):
+    """float64, of which JAX makes float32; one number is too large for it."""
+    for key, tensor in found.items():
+        found[key] = tensor_of(tensor.read().astype("float64"), "shard-2")
+    loaded = load(RULES, found, shapes(), "folder")
+    assert {a.dtype for a in loaded.values()} == {np.dtype("float32")}
+    with_value(1e300)(found)
+
+
 def integers(found):
     found["layers.9.up"] = tensor_of(found["layers.9.up"].read().astype("int64"), "shard-2")
 
@@ -188,6 +197,8 @@ def shorter(found):
         (with_value(np.nan), None, "shard-2: 'layers.9.up' holds NaN, expected finite"),
         (with_value(np.inf), "bfloat16", "shard-2: 'layers.9.up' holds infinity, expected finite"),
         (with_value(1e6), "float16", "shard-2: 'layers.9.up' holds numbers beyond float16's ran"),
+        (with_value(-3.4e38), "bfloat16", "holds numbers beyond bfloat16's range; use a wider ty"),
+        (doubles, None, "shard-2: 'layers.9.up' holds numbers beyond float32's range"),
         (other_type, None, "shard-2: 'layers.9.up' is float16, other layers are float32; choose a"),
         (integers, None, "shard-2: 'layers.9.up' is int64, expected floats"),
         (shorter, None, r"shard-2: 'layers.9.up' has shape \(5, 4\), expected \(8, 4\)"),
