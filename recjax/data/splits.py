@@ -7,6 +7,7 @@ import dataclasses
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from recjax.data.ragged import row_positions
 from recjax.errors import InputError
@@ -54,12 +55,19 @@ class Split:
         return Split(*(dataclasses.replace(part, times=times) for part in parts))
 
 
-def _all_users(offsets: np.ndarray) -> Spans:
-    users = np.arange(len(offsets) - 1, dtype=np.int32)
-    return Spans(users, np.asarray(offsets[:-1], np.int64), np.asarray(offsets[1:], np.int64))
+def _all_users(offsets: ArrayLike) -> Spans:
+    """Each user's whole run. `InputError` for what are no offsets."""
+    ends = np.asarray(offsets)
+    whole = ends.ndim == 1 and ends.size and np.issubdtype(ends.dtype, np.integer)
+    if not whole or (ends[1:] < ends[:-1]).any():
+        raise InputError(
+            f"offsets: expected [U+1] whole numbers, none less than the one before; got {ends}"
+        )
+    ends = ends.astype(np.int64)
+    return Spans(np.arange(len(ends) - 1, dtype=np.int32), ends[:-1], ends[1:])
 
 
-def leave_one_out(offsets: np.ndarray) -> Split:
+def leave_one_out(offsets: ArrayLike) -> Split:
     """Each user's last item is the test target, the one before it the validation target.
 
     A test history includes the validation item. Users with fewer than three items train only.
@@ -81,7 +89,7 @@ def leave_one_out(offsets: np.ndarray) -> Split:
     )
 
 
-def rolling(offsets: np.ndarray, last: int = 10, held: int = 1) -> Split:
+def rolling(offsets: ArrayLike, last: int = 10, held: int = 1) -> Split:
     """Each user's last items are test targets, one after another; those before them validation.
 
     More examples than `leave_one_out` has, and so a finer comparison: the history of each is all
@@ -127,7 +135,7 @@ def _floor(count: float) -> int:
 
 
 def chronological_sequences(
-    offsets: np.ndarray,
+    offsets: ArrayLike,
     timestamps: np.ndarray | None,
     ratios: tuple[int, ...] = (8, 1, 1),
     by: Literal["end", "start", "user"] = "end",
@@ -178,7 +186,7 @@ def chronological_sequences(
 
 
 def chronological_time(
-    offsets: np.ndarray, timestamps: np.ndarray | None, ratios: tuple[int, ...] = (8, 1, 1)
+    offsets: ArrayLike, timestamps: np.ndarray | None, ratios: tuple[int, ...] = (8, 1, 1)
 ) -> Split:
     """One cut in time for everybody: training before it, validation and test after it.
 

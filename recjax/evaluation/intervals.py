@@ -75,9 +75,13 @@ def paired_bootstrap(
         level: how often such an interval holds the true difference.
         seed: of the draws; the same seed gives the same interval.
     """
-    if a.shape != b.shape or len(units) != len(a) or not len(a):
-        raise ValueError(f"values {a.shape} and {b.shape} of {len(units)} units")
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.ndim != 2 or a.shape != b.shape or len(units) != len(a) or not len(a):
+        raise ValueError(f"values {a.shape} and {b.shape} of {len(units)} units; expected [n M]")
+    if not 0 < level < 1 or resamples < 1:
+        raise ValueError(
+            f"level {level}, resamples {resamples}; expected more than 0, and a level below 1"
+        )
     _, unit = np.unique(units, return_inverse=True)
     count = int(unit.max()) + 1
     totals = np.zeros((count, a.shape[1] + 1))  # of each unit: differences, and its examples

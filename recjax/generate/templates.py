@@ -11,7 +11,7 @@ with the very tokens that the template has next ("Alien" and "Alien in the previ
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -53,7 +53,8 @@ class Trie:
         InputError: no titles, one without tokens, or a negative token.
     """
 
-    def __init__(self, titles: Sequence[Sequence[int]]):
+    def __init__(self, titles: Iterable[Sequence[int]]):
+        titles = list(titles)
         lengths = np.array([len(title) for title in titles], np.int64)
         if not lengths.all() or not len(lengths):
             empty = f"title {int(np.argmin(lengths))} has no tokens" if len(lengths) else "none"

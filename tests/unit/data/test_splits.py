@@ -21,6 +21,13 @@ def test_leave_one_out():
     assert triples(split.test) == [(0, 0, 3), (3, 7, 9)]
 
 
+@pytest.mark.parametrize("offsets", [[], [0, 4, 2], [0.0, 4.0], [[0, 4]]], ids=str)
+def test_what_are_no_offsets_is_refused(offsets):
+    with pytest.raises(InputError, match=r"offsets: expected \[U\+1\] whole numbers, none less"):
+        splits.leave_one_out(offsets)
+    assert splits.leave_one_out([0, 4]).test.stops.tolist() == [3]
+
+
 def test_rolling_points_have_all_that_was_before_them():
     split = splits.rolling(OFFSETS, 2, 1)
     assert triples(split.train) == [(0, 0, 1), (1, 4, 6), (2, 6, 7), (3, 7, 8)]

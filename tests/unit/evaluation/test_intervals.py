@@ -123,3 +123,5 @@ def test_one_user_has_no_interval():
     assert found.a == [0.5] and np.isnan([found.low, found.high]).all()
     with pytest.raises(ValueError, match="of 3 units"):
         paired_bootstrap(columns([1, 0]), columns([0, 0]), np.arange(3))
+    with pytest.raises(ValueError, match=r"values \(2,\) and \(2,\) of 2 units; expected \[n M\]"):
+        paired_bootstrap([1, 0], [0, 0], [5, 6])
