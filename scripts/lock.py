@@ -11,6 +11,7 @@ macOS. The second file is that of Python 3.12 and newer.
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -95,6 +96,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--upgrade", action="store_true", help="to the newest versions")
     args = parser.parse_args()
+    if shutil.which("uv") is None:
+        parser.error("uv is not on the PATH; `pip install uv` brings it")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"]
     for python, (name, _) in FILES.items():

@@ -38,15 +38,20 @@ def main(arguments: list[str]) -> None:
     source, target = options.source, options.target
     if target.exists():
         raise SystemExit(f"{target}: is there already; choose another name")
-    from safetensors.torch import save_file
+    if not target.absolute().parent.is_dir():
+        raise SystemExit(f"{target}: there is no folder {target.parent}; make it first")
+    pickles = sorted(source.glob("pytorch_model*.bin"))
+    ranks = sorted(source.glob("mp_rank_*.pt"))
+    if not source.is_file() and not pickles and not ranks:
+        raise SystemExit(f"{source}: expected pytorch_model*.bin or mp_rank_*_model_states.pt")
+    try:
+        from safetensors.torch import save_file
+    except ImportError as error:
+        raise SystemExit(f"this Python lacks torch or safetensors ({error})") from None
 
     if source.is_file():
         save_file(read(source), target, metadata={"format": "pt"})
         return
-    pickles = sorted(source.glob("pytorch_model*.bin"))
-    ranks = sorted(source.glob("mp_rank_*.pt"))
-    if not pickles and not ranks:
-        raise SystemExit(f"{source}: expected pytorch_model*.bin or mp_rank_*_model_states.pt")
     whole = {key: tensor for path in pickles for key, tensor in read(path).items()}
     parts = {path.with_suffix(".safetensors").name: read(path) for path in ranks}
     target.mkdir(parents=True)

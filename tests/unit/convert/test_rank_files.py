@@ -117,13 +117,31 @@ def test_pickles_are_opened_by_torch_alone(tmp_path, monkeypatch):
         read_language_model(place)
 
 
-def test_torchs_files(tmp_path):
-    """A training checkpoint's `module`; the script makes safetensors of it, and of `.bin`."""
-    torch = pytest.importorskip("torch")
+@pytest.fixture(scope="module")
+def main():
+    """That of the script which makes safetensors of torch's files."""
     spec = importlib.util.spec_from_file_location("script", SCRIPT)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    main = script.main
+    return script.main
+
+
+def test_the_script_tells_what_it_misses_before_it_loads_torch(tmp_path, main, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "a.bin").write_bytes(b"no pickle")
+    for source, target, message in (
+        ("gone", "new", "gone: expected pytorch_model"),
+        ("a.bin", "a.bin", "a.bin: is there already; choose another name"),
+        ("a.bin", "no/new", "no/new: there is no folder .*no; make it first"),
+        ("a.bin", "new", "this Python lacks torch or safetensors"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            main([str(tmp_path / source), str(tmp_path / target)])
+
+
+def test_torchs_files(tmp_path, main):
+    """A training checkpoint's `module`; the script makes safetensors of it, and of `.bin`."""
+    torch = pytest.importorskip("torch")
     place = folder_of(tmp_path / "in", 2)
     expected = read_language_model(place)
     for rank in range(2):
