@@ -65,6 +65,16 @@ def has_gpu() -> bool:
     return done.stdout.strip() == "gpu"
 
 
+def preset(name: str, known: Mapping[str, Any]) -> Any:
+    """The config of a published size; `InputError` with the nearest one that is known."""
+    from recjax.config import nearest
+    from recjax.errors import InputError
+
+    if name not in known:
+        raise InputError(f"no preset '{name}'; {nearest(name, known)}")
+    return known[name]
+
+
 def make_params(config: Any, dtype: str) -> Any:
     """A LLaMA's random weights."""
     import jax

@@ -39,7 +39,7 @@ class Figure:
         if self.target is None or measured is None:
             return None
         kind, bound = self.target
-        return measured >= bound if kind == "at least" else measured < bound
+        return measured >= bound if kind == "at least" else measured <= bound
 
 
 def recommender(spec: str, source: str) -> Callable[[dict[str, Any]], list[Figure]]:

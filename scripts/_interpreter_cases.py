@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _bench import llama_tokenizer, make_params, write_config_alone
+from _bench import llama_tokenizer, make_params, preset, write_config_alone
 
 WINDOW, LENGTH, WIDTH = 10, 10, 256  # L and D of the recommender
 CATALOGUE = "catalogue"  # the size of the model of configs/llm/catalogue.py
@@ -51,7 +51,7 @@ def make_model(name: str, args: argparse.Namespace, titles: list[str], folder: P
         vocab_size=3000, dim=512, mlp_dim=1024, layers=2, heads=4, kv_heads=4, head_dim=64,
         max_length=256, tied=True,
     )  # fmt: skip
-    config = small if name == CATALOGUE else PRESETS[name]
+    config = small if name == CATALOGUE else preset(name, PRESETS)
     words = WORDS["movie"]
     texts = [question(p, words) for p in RESIDUAL.prompts + RECOVERY.prompts]
     texts += [answer(p, words, ["A", "B"]) for p in RESIDUAL.prompts + RECOVERY.prompts]

@@ -99,6 +99,8 @@ def prepare_runs(
     """
     if unknown := set(names) - set(NAMES):
         raise SystemExit(f"runs {sorted(unknown)}: expected some of {', '.join(NAMES)}")
+    if folder.exists():
+        raise SystemExit(f"{folder}: is there already; expected a new folder")
     folder.mkdir(parents=True)
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_FLAGS"] = _flags(DEVICES)

@@ -36,9 +36,9 @@ def make_model(preset: str, layers: int | None) -> LanguageModel:
     """A GLM with GPT-2's vocabulary and command tokens, whole or its first layers."""
     from flax import nnx
 
-    config = dataclasses.replace(
-        presets()[preset], vocab_size=VOCAB, start_id=MARKS.sop, blank_ids=(MARKS.mask,)
-    )
+    config = _bench.preset(preset, presets())
+    own = {"vocab_size": VOCAB, "start_id": MARKS.sop, "blank_ids": (MARKS.mask,)}
+    config = dataclasses.replace(config, **own)
     config = config if layers is None else dataclasses.replace(config, layers=layers)
     dtype = jnp.dtype(_bench.default_dtype(jax.default_backend()))
 

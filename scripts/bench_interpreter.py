@@ -243,8 +243,9 @@ def show(name: str, figures: dict[str, Any], args: argparse.Namespace) -> None:
             continue
         peer = 1 / statistics.median(theirs["seconds"])
         row["times_faster"] = rate / peer
-        turns = [b / a for a, b in zip(ours["seconds"], theirs["seconds"], strict=True)]
-        notes.append(f"turns {min(turns):.2f} to {max(turns):.2f}")
+        if len(ours["seconds"]) == len(theirs["seconds"]):  # the peer failed in none
+            turns = [b / a for a, b in zip(ours["seconds"], theirs["seconds"], strict=True)]
+            notes.append(f"turns {min(turns):.2f} to {max(turns):.2f}")
         if row["times_faster"] < TARGET:
             notes.append(f"under {TARGET:g}x")
         if what.startswith("train") and args.device == "cpu":

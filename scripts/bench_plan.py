@@ -58,7 +58,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--length", type=positive, default=256)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--out", type=flag_file, help="also write the figures of `memory` there")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not any(name.startswith(args.only) for name in CASES):
+        parser.error(f"--only {args.only}: expected the beginning of {', '.join(CASES)}")
+    return args
 
 
 def sasrec(items: int, batch: int, mesh: tuple[int, int, int], objective: str = "softmax") -> Any:

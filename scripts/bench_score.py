@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from _bench import ROOT, now, pin, use_clock
+from _bench import preset as published
 from study_scorer import done, start_model
 
 from recjax.arguments import Parser, positive
@@ -85,7 +86,7 @@ def random_model(preset: str, dtype: str) -> Any:
     from recjax.text.bpe import train_bpe
 
     aspects = aspect_set("movies")
-    config = presets()[preset]
+    config = published(preset, presets())
     texts = [question(aspects, "item", text).text for text in items(200)]
     texts += [answer_form(aspects).text([k] * 12) for k in range(10)]
     build = family_for(config).build

@@ -14,6 +14,7 @@ steps of its rounding errors). Exit status 1 where one of losses or parameters i
 
 import argparse
 import json
+import re
 import signal
 import time
 from pathlib import Path
@@ -33,7 +34,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", default=",".join(NAMES), help="runs, with commas")
     parser.add_argument("--ways", default="2,4,4-1-2", help="numbers of processes, with commas")
     parser.add_argument("--out", type=flag_file, help="appends a JSON line a row, as it comes")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not re.fullmatch(r"[1-9](-[1-9])*(,[1-9](-[1-9])*)*", args.ways):
+        parser.error(f"--ways {args.ways}: expected numbers of processes, such as 2,4,4-1-2")
+    return args
 
 
 def chain(config: Path, workdir: Path, counts: tuple[int, ...]) -> list[int]:

@@ -13,10 +13,11 @@
 | `ablation` | ML-100K (`--data=steam`): plain GLM, and each switch more; `--seeds` | GLM |
 | `tasks` | gift cards and musical instruments (`--data`: one): ratings, texts, items | GLM |
 
-A run of `vectors`, `causal`, `titles` and `tasks` trains for `--seconds`, then cools down, and is
-measured; those of `ablation` have `--epochs`, equal for all variants. Each result is appended to
---out as a line of JSON as soon as it is there; the first of a run is of few users. Runs stand in
---runs. Processes with one --runs share the runs of `ablation`: each takes the next that none has.
+A run of `vectors`, `causal`, `titles` and `tasks` has `--seconds` for its setup and training, then
+cools down, and is measured; those of `ablation` have `--epochs`, the same for all. A result is
+appended to --out as a line of JSON as soon as it is there; the first of a run is of few users.
+Runs stand in --runs. Processes with one --runs share the runs of `ablation`: each takes the next
+that none has.
 """
 
 import argparse
@@ -68,7 +69,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("study", choices=[*STUDIES, "effects"])
     parser.add_argument("--out", type=flag_path, required=True, help="ends in .jsonl")
     parser.add_argument("--runs", type=flag_path, help="workdirs and stores; default: beside --out")
-    parser.add_argument("--seconds", type=float, default=200.0, help="of training, without setup")
+    parser.add_argument("--seconds", type=float, default=200.0, help="of setup and training")
     parser.add_argument("--epochs", type=float, default=0.4, help="of `ablation`")
     parser.add_argument("--seeds", type=positive, default=3, help="of `ablation`")
     parser.add_argument("--data", help="of `ablation` and `tasks`; default: the study's")

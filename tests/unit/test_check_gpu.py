@@ -33,7 +33,8 @@ def test_targets(check):
         (130.0, None, faster, None),  # nothing to compare with
         (None, 100.0, faster, None),
         (0.04, None, host, True),
-        (0.05, None, host, False),
+        (0.05, None, host, True),
+        (0.051, None, host, False),
         (0.5, None, ("at least", 0.5), True),
         (3.0, None, None, None),
     ):
