@@ -14,6 +14,7 @@ Deviations: a row that is done is left alone, in transformers too it cannot chan
 sequence of probability 0 is no result (transformers may return it with a score of about -1e9).
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -93,72 +94,23 @@ def beam_search(
     if max_new_tokens < 1 or beams < 1:
         raise ValueError(f"max_new_tokens {max_new_tokens}, beams {beams}; expected 1 or more")
     check_shapes("BV", logits=logits)
-    rows, vocab = logits.shape
-    stop = no_stop() if stop is None else jnp.asarray(stop)
+    rows = len(logits)
     limit = jnp.broadcast_to(max_new_tokens if limit is None else limit, (rows,))
-    limit = jnp.minimum(limit, max_new_tokens)
-    considered = min(beams * max(2, 1 + stop.size), beams * vocab)
-    first_row = jnp.arange(rows)[:, None] * beams
-
-    def select(search: _Search, logits: Array) -> tuple[Array, Array, _Search]:
-        """Tokens [B * beams], the rows that they follow [B * beams], and the search after them."""
-        logits = logits.astype(jnp.float32)
-        norm = jax.nn.logsumexp(logits, -1, keepdims=True)
-        if processors:
-            logits, norm = logits - norm, jnp.zeros_like(norm)
-        for processor, state in zip(processors, search.states, strict=True):
-            logits = processor(state, logits, search.length)
-        # The best of each beam first: they are few, and only they need the norm and the sums.
-        steps, tokens = top_k(logits, min(considered, vocab))
-        sums = (steps - norm).reshape(rows, beams, -1) + search.sums[..., None]
-        sums, places = top_k(sums.reshape(rows, -1), considered)
-        parents = places // steps.shape[1]
-        tokens = jnp.take_along_axis(tokens.reshape(rows, -1), places, 1)
-        sequences = jnp.take_along_axis(search.tokens, parents[..., None], 1)
-        sequences = sequences.at[..., search.length].set(tokens)
-        length = search.length + 1
-        ends = is_stop(tokens, stop) | (length >= limit)[:, None]
-        if last is not None:
-            ends |= jnp.take_along_axis(last(search.states).reshape(rows, beams), parents, 1)
-
-        scores = sums[:, :beams] / length.astype(jnp.float32) ** length_penalty
-        scores = jnp.where(ends[:, :beams] & ~search.done[:, None], scores, -jnp.inf)
-        lengths = jnp.where(scores > -jnp.inf, length, 0)
-        ended = Beams(
-            jnp.where(lengths[..., None] > 0, sequences[:, :beams], pad_id), lengths, scores
-        )
-        joined = (jnp.concatenate(pair, axis=1) for pair in zip(search.results, ended, strict=True))
-        results = _best(Beams(*joined), beams)
-
-        sums, chosen = top_k(jnp.where(ends, -jnp.inf, sums), beams)
-        parents, tokens, sequences = (
-            jnp.take_along_axis(a, chosen.reshape(chosen.shape + (1,) * (a.ndim - 2)), 1)
-            for a in (parents, tokens, sequences)
-        )
-        rows_before = (first_row + parents).reshape(-1)
-        tokens = jnp.where(sums > -jnp.inf, tokens, pad_id).astype(jnp.int32)
-        flat = tokens.reshape(-1)
-        alive = (sums > -jnp.inf).reshape(-1)
-        states = tuple(
-            processor.update(jax.tree.map(lambda a: a[rows_before], state), flat, alive)
-            for processor, state in zip(processors, search.states, strict=True)
-        )
-        done = search.done | _done(results.scores, sums[:, 0], length)
-        return flat, rows_before, _Search(length, sequences, sums, results, done, states)
-
-    def _done(scores: Array, best: Array, length: Array) -> Array:
-        """[B] bool, whether the best sum [B] can no longer lead to a better result."""
-        full = scores[:, -1] > -jnp.inf
-        lengths = jnp.broadcast_to(length, limit.shape).astype(jnp.float32)
-        if early_stopping == "never":
-            lengths = jnp.where(length_penalty > 0, limit, lengths)
-        hopeless = full & (best / lengths**length_penalty <= scores[:, -1])
-        return hopeless | (best == -jnp.inf) | (full if early_stopping is True else False)
+    advance = _Step(
+        beams,
+        jnp.minimum(limit, max_new_tokens),
+        no_stop() if stop is None else jnp.asarray(stop),
+        pad_id,
+        length_penalty,
+        early_stopping,
+        processors,
+        last,
+    )
 
     def body(carry: tuple[Array, Any, _Search]) -> tuple[Array, Any, _Search]:
         tokens, cache, search = carry
         logits, cache = step(tokens, cache)
-        tokens, rows_before, search = select(search, logits)
+        tokens, rows_before, search = advance(search, logits)
         return tokens, reorder(cache, rows_before), search
 
     empty = jnp.full((rows, beams, max_new_tokens), pad_id, jnp.int32)
@@ -171,14 +123,86 @@ def beam_search(
         jnp.zeros(rows, bool),
         tuple(processor.init(rows * beams) for processor in processors),
     )
-    tokens, rows_before, search = select(search, jnp.repeat(logits, beams, axis=0))
+    tokens, rows_before, search = advance(search, jnp.repeat(logits, beams, axis=0))
     cache = reorder(cache, rows_before // beams)
     carry = tokens, cache, search
     return lax.while_loop(lambda carry: ~carry[2].done.all(), body, carry)[2].results
 
 
-def _best(results: Beams, beams: int) -> Beams:
-    """The `beams` results of highest score; of equals the earlier ones."""
-    scores, order = top_k(results.scores, beams)
-    tokens = jnp.take_along_axis(results.tokens, order[..., None], 1)
-    return Beams(tokens, jnp.take_along_axis(results.lengths, order, 1), scores)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Step:
+    """A step of `beam_search` with its options; it considers C continuations of each row."""
+
+    beams: int
+    limit: Array  # [B]
+    stop: Array  # [n]
+    pad_id: Array | int
+    length_penalty: Array | float
+    early_stopping: Literal[True, False, "never"]
+    processors: Sequence[Processor]
+    last: Last | None
+
+    def __call__(self, search: _Search, logits: Array) -> tuple[Array, Array, _Search]:
+        """Tokens [B * beams], the rows that they follow [B * beams], and the search after them."""
+        sums, tokens, parents = self._continuations(search, logits)
+        sequences = _take(search.tokens, parents).at[..., search.length].set(tokens)
+        length = search.length + 1
+        ends = is_stop(tokens, self.stop) | (length >= self.limit)[:, None]
+        if self.last is not None:
+            ends |= _take(self.last(search.states).reshape(search.sums.shape), parents)
+        results = self._results(search, sums, sequences, ends)
+
+        sums, chosen = top_k(jnp.where(ends, -jnp.inf, sums), self.beams)
+        parents, tokens, sequences = (_take(a, chosen) for a in (parents, tokens, sequences))
+        rows_before = (jnp.arange(len(sums))[:, None] * self.beams + parents).reshape(-1)
+        alive = (sums > -jnp.inf).reshape(-1)
+        tokens = jnp.where(alive, tokens.reshape(-1), self.pad_id).astype(jnp.int32)
+        states = tuple(
+            processor.update(jax.tree.map(lambda a: a[rows_before], state), tokens, alive)
+            for processor, state in zip(self.processors, search.states, strict=True)
+        )
+        done = search.done | self._done(results.scores, sums[:, 0], length)
+        return tokens, rows_before, _Search(length, sequences, sums, results, done, states)
+
+    def _continuations(self, search: _Search, logits: Array) -> tuple[Array, Array, Array]:
+        """The best continuations [B C]: their sums, their tokens and the beams that they go on."""
+        rows, vocab = len(search.sums), logits.shape[1]
+        logits = logits.astype(jnp.float32)
+        norm = jax.nn.logsumexp(logits, -1, keepdims=True)
+        if self.processors:
+            logits, norm = logits - norm, jnp.zeros_like(norm)
+        for processor, state in zip(self.processors, search.states, strict=True):
+            logits = processor(state, logits, search.length)
+        considered = min(self.beams * max(2, 1 + self.stop.size), self.beams * vocab)
+        # The best of each beam first: they are few, and only they need the norm and the sums.
+        steps, tokens = top_k(logits, min(considered, vocab))
+        sums = (steps - norm).reshape(rows, self.beams, -1) + search.sums[..., None]
+        sums, places = top_k(sums.reshape(rows, -1), considered)
+        return sums, _take(tokens.reshape(rows, -1), places), places // steps.shape[1]
+
+    def _results(self, search: _Search, sums: Array, sequences: Array, ends: Array) -> Beams:
+        """The results so far and those of the first `beams` continuations that end: the best."""
+        first = slice(None), slice(self.beams)
+        length = search.length + 1
+        scores = sums[first] / length.astype(jnp.float32) ** self.length_penalty
+        scores = jnp.where(ends[first] & ~search.done[:, None], scores, -jnp.inf)
+        lengths = jnp.where(scores > -jnp.inf, length, 0)
+        tokens = jnp.where(lengths[..., None] > 0, sequences[first], self.pad_id)
+        ended = Beams(tokens, lengths, scores)
+        joined = jax.tree.map(lambda *pair: jnp.concatenate(pair, axis=1), search.results, ended)
+        order = top_k(joined.scores, self.beams)[1]  # of equals the earlier ones
+        return jax.tree.map(lambda a: _take(a, order), joined)
+
+    def _done(self, scores: Array, best: Array, length: Array) -> Array:
+        """[B] bool, whether the best sum [B] can no longer lead to a better result."""
+        full = scores[:, -1] > -jnp.inf
+        lengths = jnp.broadcast_to(length, self.limit.shape).astype(jnp.float32)
+        if self.early_stopping == "never":
+            lengths = jnp.where(self.length_penalty > 0, self.limit, lengths)
+        hopeless = full & (best / lengths**self.length_penalty <= scores[:, -1])
+        return hopeless | (best == -jnp.inf) | (full if self.early_stopping is True else False)
+
+
+def _take(array: Array, index: Array) -> Array:
+    """Rows [B k ...] of an array [B n ...], chosen for each b by an index [B k]."""
+    return jnp.take_along_axis(array, index.reshape(index.shape + (1,) * (array.ndim - 2)), 1)
