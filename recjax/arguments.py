@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
         self._keys = keys
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
-        """As argparse has it; unknown flags are told before any other error."""
+        """Like argparse's, but unknown flags are reported before any other error."""
         words = sys.argv[1:] if args is None else list(args)
         self._check_flags(words)
         return super().parse_known_args(words, namespace)

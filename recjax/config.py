@@ -70,7 +70,7 @@ def near_file(path: Path) -> str:
 
 
 def _shipped(path: Path) -> Path:
-    """A path under configs/ that is not here: recjax's own, of its package or its clone."""
+    """The path, or in place of a missing one under configs/ recjax's own, if there is one."""
     if path.exists() or path.parts[:1] != (_OWN,):
         return path
     package = Path(__file__).parent

@@ -52,7 +52,7 @@ def make_parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
 
 
 def _all_flags() -> dict[str, _Flags]:
-    """By name, in the order of `recjax --help`."""
+    """All flags by name, in the order of `recjax --help`."""
     systems = {name: resolve(place) for name, place in COMMANDS.items()}
     return {
         "prepare": _Flags("make a raw log ready for training", _prepare, "required"),

@@ -326,7 +326,7 @@ class LanguageModel:
         return -(-rows // parts) * parts
 
     def rows_sharding(self, rows: int) -> NamedSharding | None:
-        """How so many rows are split where every device has all parameters and writes its own rows.
+        """The sharding of `rows` rows when every device has all parameters and writes its own rows.
 
         None on one device, where the rows do not divide, and where parameters are split, too.
         """

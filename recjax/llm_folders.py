@@ -86,7 +86,7 @@ def outline_llm(
     rules: Mapping[str, Axes] = RULES,
     quant: Form | None = None,
 ) -> LanguageModel:
-    """`load_llm` without the weights: `params` are abstract arrays, of which plans are made.
+    """`load_llm` without the weights: `params` are abstract arrays, as plans need them.
 
     Args:
         path, dtype, mesh, rules, quant: see `load_llm`.

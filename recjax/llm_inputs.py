@@ -81,7 +81,7 @@ def given_prompts(
 def reading_inputs(
     config: LanguageConfig, shape: tuple[int, int], positions: Any, mask: Any
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Checked positions, and the mask [B T] or [B T T] as bool, of a forward pass.
+    """The checked positions and the bool mask [B T] or [B T T] for a forward pass.
 
     Args:
         config: the model's.

@@ -103,7 +103,7 @@ def constrain(x: Array, *names: str | None) -> Array:
 
 
 class Split(NamedTuple):
-    """How a table's rows are split, seen from the devices.
+    """The split of a table's rows, as each device sees it.
 
     Attributes:
         mesh: the devices.
@@ -130,7 +130,7 @@ class Split(NamedTuple):
 
     @property
     def together(self) -> int:
-        """How many devices' positions are gathered."""
+        """The number of devices whose positions are gathered."""
         return math.prod(self.mesh.shape[a] for a in self.gathered)
 
     def first(self, table: Array) -> Array:
@@ -144,7 +144,7 @@ class Split(NamedTuple):
         return jax.lax.all_gather(x, self.gathered, tiled=True)
 
     def own(self, x: Array) -> Array:
-        """The sum over the table's parts, of this device's positions."""
+        """This device's positions, summed over the table's parts."""
         if self.summed:
             x = jax.lax.psum(x, self.summed)
         if self.gathered:

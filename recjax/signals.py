@@ -49,7 +49,7 @@ class Stop:
 
     @property
     def name(self) -> str:
-        """Of the signal that was received."""
+        """Name of the received signal."""
         return "" if self.received is None else signal.Signals(self.received).name
 
     def check(self, *_: Any) -> None:
@@ -59,7 +59,7 @@ class Stop:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Where a signal raises `Stopped` when it arrives."""
+        """A context in which a signal raises `Stopped` when it arrives."""
         self.check()
         self._at_once = True
         try:

@@ -21,7 +21,7 @@ Batch = dict[str, np.ndarray]
 
 
 def step_size(batch_size: int, count: int, multiple: int = 1) -> int:
-    """Sequences of a step, of `count`: a batch, or all of them where they are fewer.
+    """Sequences of a step: `batch_size`, or all `count` if those are fewer.
 
     Args:
         batch_size: B.
@@ -126,7 +126,7 @@ class TrainBatches:
 
     @property
     def rows(self) -> int:
-        """R of nearly every batch, of all processes."""
+        """R of nearly every batch, summed over all processes."""
         return self._usual_rows * self.process[1]
 
     @functools.cached_property
@@ -316,7 +316,7 @@ def _since(times: np.ndarray, first: np.ndarray, tokens: Tokens) -> np.ndarray:
 
 
 def in_order(batch: Batch) -> np.ndarray:
-    """Where a batch's examples are in it, in their order: [n], without those that fill it up."""
+    """Indices [n] of a batch's examples in their order, without the padding examples."""
     real = np.flatnonzero(batch["weights"])
     return real[np.argsort(batch["examples"][real])]
 

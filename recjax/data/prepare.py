@@ -213,7 +213,7 @@ def _check_times(log: InteractionLog, options: Any, path: Path) -> None:
 def _from_disk(
     config: DataConfig, module: Any, path: Path, options: Any, made_from: dict, overwrite: bool
 ) -> Store:
-    """As `_read` and `write_store` do, with the rows on the disk."""
+    """Does what `_read` and `write_store` do, with the rows on disk."""
     place = home(config.store)
     beside = place.absolute().parent
     beside.mkdir(parents=True, exist_ok=True)

@@ -71,7 +71,7 @@ def load_catalogue() -> list[dict[str, Any]]:
 
 
 def _records(items: int) -> list[dict[str, Any]]:
-    """That many catalogue records; beyond the bundled ones, further parts of them."""
+    """`items` catalogue records (0 = the bundled ones): the bundled ones, then sequels of them."""
     books = load_catalogue()
     count = items or len(books)
     out = books[:count]

@@ -66,7 +66,7 @@ def word_vectors(catalog: Catalog, keys: Sequence[str], width: int = WIDTH) -> A
 
 
 def _terms(keys: Sequence[str], values: Sequence[Any]) -> Iterator[str | tuple[str, str]]:
-    """Of one item's values: words, pairs of them as tuples, and labels by their key."""
+    """The terms of one item's values: words, pairs of words as tuples, and labels by key."""
     for key, value in zip(keys, values, strict=True):
         if isinstance(value, (list, tuple)):
             yield from ((key, label) for label in labels_of(value))

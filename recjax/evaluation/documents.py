@@ -27,7 +27,7 @@ WORST: dict[str, Callable[..., float]] = {"loss": max, "exact": min}
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DocumentEvaluator(PackedScorer[Document]):
-    """How well a language model continues documents, given what comes before (no generation).
+    """Measures how well a language model predicts documents, teacher-forced (no generation).
 
     Of each kind of document: `loss` (nats a token), `perplexity`, `accuracy` (share of tokens that
     were the likeliest) and `exact` (share of documents whose text was the likeliest at every

@@ -76,7 +76,7 @@ class Explanation:
     items: list[Reason]
 
     def sections(self) -> list[Section]:
-        """As sections of a report."""
+        """The sections of a report."""
         lines = [
             f"{n}. {item.title}: {item.sentence}" for n, item in enumerate(self.items, start=1)
         ]

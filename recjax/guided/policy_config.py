@@ -36,7 +36,7 @@ class RewardConfig(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class FormatConfig(Checked):
-    """Section `format`, of free draws: the weight of the format loss, by how far an answer is read.
+    """Section `format`: the weight of the format loss of free draws, by how far an answer is read.
 
     A user's loss has the mean weight of the user's answers.
     """

@@ -51,7 +51,7 @@ class Scores:
     gaps: int
 
     def attributes(self) -> Attributes:
-        """As item attributes: an item counts as known where any of its numbers is.
+        """The scores as item attributes; an item is known if any of its numbers is.
 
         Standardised, an item without numbers is 0, which is the mean; so is a missing number.
         """

@@ -93,7 +93,7 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """How many keys have a row."""
+        """The number of keys that have a row."""
         return sum(self._done)
 
     def has(self, place: int) -> bool:

@@ -1,4 +1,4 @@
-"""How users' scores rank the items that the users chose next: the evaluation of a policy.
+"""Evaluates a policy: how well users' scores rank the items that they chose next.
 
 Letters: U users, A aspects.
 """

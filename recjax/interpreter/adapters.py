@@ -80,7 +80,7 @@ class Whitening(nnx.Module):
         return jnp.where(jnp.any(h != 0, axis=-1, keepdims=True), h - mean, 0)
 
     def even(self, x: Array) -> Array:
-        """Uncorrelated features [... D], of centred ones or of weighted sums of them."""
+        """Uncorrelated features [... D] from centred features or weighted sums of those."""
         return x @ jax.lax.stop_gradient(self.matrix[...])
 
 

@@ -95,7 +95,7 @@ class Verdict:
 
     @property
     def ballots(self) -> int:
-        """How many there were."""
+        """The number of ballots."""
         return len(self.chosen)
 
     @property
@@ -113,11 +113,11 @@ class Verdict:
         return sum(1 / len(names) for names in self.chosen if source in names)
 
     def share(self, source: str) -> Share:
-        """Of the decided ballots; 0 with the interval from 0 to 1 where none is decided."""
+        """The share of the decided ballots; 0 with the interval from 0 to 1 if none is decided."""
         return self._share(source, self.decided)
 
     def share_of_all(self, source: str) -> Share:
-        """Of all ballots, ties and refusals among them."""
+        """The share of all ballots, ties and refusals included."""
         return self._share(source, self.ballots)
 
     def _share(self, source: str, n: int) -> Share:

@@ -1,4 +1,4 @@
-"""How much of what states stand for is said: residual accuracy, recovered items, baselines.
+"""Measures how much of the states is said: residual accuracy, recovered items, baselines.
 
 A title counts for all items that have it: two items of one title cannot be told apart in words.
 """

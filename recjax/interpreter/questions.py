@@ -126,7 +126,7 @@ class Questions:
         return self.table.prompts[task.name][form]
 
     def forms(self, task: Task) -> int:
-        """How many prompts a task has."""
+        """The number of a task's prompts."""
         return len(self.table.prompts[task.name])
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 - as long-lived as its questions

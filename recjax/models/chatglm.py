@@ -120,7 +120,7 @@ class ChatGLM(glm.TwoRowModel):
         return x, jax.lax.optimization_barrier(angles)
 
     def blanks(self, tokens: Array, prompt: Array) -> Array:
-        """Those of [gMASK], or of [MASK] where a prompt has no [gMASK]."""
+        """The places of [gMASK], or of [MASK] in a prompt without [gMASK]."""
         chosen = jnp.zeros(tokens.shape, bool)
         for blank in reversed(self.config.blank_ids):
             is_blank = (tokens == blank) & prompt

@@ -176,12 +176,12 @@ class Layers(StackedLayers):
         return q, k, v
 
     def add(self, before: Array, normed: Array, new: Array) -> Array:
-        """The states after a sublayer, of those before it, their norm, and its result."""
+        """The states after a sublayer, from those before it, their norm, and its result."""
         del normed
         return before + new
 
     def attended(self, x: Array, normed: Array, mixed: Array, key: Array | None) -> Array:
-        """x [B T E] after attention, of its heads [B N T H]."""
+        """x [B T E] after attention, given its heads [B N T H]."""
         together = jnp.einsum("BNTH->BTNH", mixed).reshape(x.shape)
         return self.add(x, normed, self.dense(together, key))
 

@@ -31,7 +31,7 @@ class Config(llama.Config):
 
     @property
     def rotary_dim(self) -> int:
-        """How many numbers of a head are rotated."""
+        """The number of rotated dimensions of a head."""
         return int(self.head_dim * self.rotary_share)
 
 

@@ -73,7 +73,7 @@ PARAM_AXES = lora_axes(
 
 
 class Attention(llama_layers.Attention):
-    """The projections of self-attention, of all layers."""
+    """The projections of self-attention, stacked over layers."""
 
     def __init__(self, config: Any, *, rngs: nnx.Rngs, dtype: Any):
         options = {**llama_layers.map_options(config, rngs, dtype), "bias": True}

@@ -47,7 +47,7 @@ class Config(LanguageConfig):
 
     @property
     def rotary_dim(self) -> int:
-        """How many numbers of a head are rotated."""
+        """The number of rotated dimensions of a head."""
         return self.head_dim
 
     def __post_init__(self):

@@ -42,7 +42,7 @@ class Call(NamedTuple):
 
 
 class Attention(nnx.Module):
-    """The projections of self-attention, of all layers.
+    """The projections of self-attention, stacked over layers.
 
     Args:
         config: sizes.
@@ -164,7 +164,7 @@ class Layers(StackedLayers):
         return self.finish(rows_at(x, places), mixed, keys), cache
 
     def finish(self, x: Array, mixed: Array, keys: list) -> Array:
-        """x [B T E] after attention, of its heads [B N T H], and after the feed-forward network."""
+        """x [B T E] after attention, given its heads [B N T H], and the feed-forward network."""
         new = self.attention.merge(mixed, keys[3])
         return self.mlp(
             x + (new if self.after_attention is None else self.after_attention(new)), keys
@@ -187,7 +187,7 @@ def map_options(config: llama.Config, rngs: nnx.Rngs, dtype: Any) -> dict[str, A
 
 
 def layer_norms(config: llama.Config, dim: int, dtype: Any) -> RMSNorm:
-    """A norm of each layer, of vectors of `dim`."""
+    """One norm per layer, for vectors of size `dim`."""
     return RMSNorm(dim, config.norm_eps, stack=(config.layers,), dtype=dtype)
 
 

@@ -65,7 +65,7 @@ class Recommender(SequentialRecommender):
         deterministic: bool = True,
         rngs: nnx.Rngs | None = None,
     ) -> Array:
-        """Users' vectors of length 1 [B L D], of the items [B L] up to each place."""
+        """User vectors [B L D] of length 1, from the items [B L] up to each place."""
         _, segments = self.layout(ids, positions, segments)
         x = self.input_vectors(ids)
         seen = make_mask(segments > 0, 1, segments).astype(x.dtype)

@@ -253,7 +253,7 @@ class T5(StackedModel):
         return (h * self.config.dim**-0.5 if self.config.tied else h), cache
 
     def _bias(self, positions: Array, keys: Array, ahead: int) -> Array:
-        """Of queries at `positions` [B T] for a prefix of `ahead` tokens and for keys [B M]."""
+        """The bias of queries at `positions` [B T] to `ahead` prefix tokens and to keys [B M]."""
         first = jnp.broadcast_to(jnp.arange(ahead), (len(keys), ahead))
         keys = jnp.concatenate([first, keys], axis=1)
         return relative_bias(self.decoder_bias[...], positions, keys, self.config, False)

@@ -62,7 +62,7 @@ def mix(q: Array, k: Array, v: Array, bias: Array | None, mask: Array | None) ->
 
 
 class Attention(nnx.Module):
-    """The four maps of attention, of all layers."""
+    """The four projections of attention, stacked over layers."""
 
     def __init__(self, config: t5.Config, layers: int, *, rngs: nnx.Rngs, dtype: Any):
         dim, inner, std = config.dim, config.heads * config.head_dim, config.init_std

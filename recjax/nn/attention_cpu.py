@@ -87,7 +87,7 @@ def _one_query(x: Array) -> bool:
 
 
 def _logits(q: Array, k: Array, bias: Array | None) -> Array:
-    """[B K X M] in float32, of queries [B K X H] with X = (N / K) T and keys [B K M H], [K M H]."""
+    """[B K X M] float32, from queries [B K X H], X = (N / K) T, and keys [B K M H] or [K M H]."""
     scale = q.shape[-1] ** -0.5
     # Logits are more than queries, and XLA would write the factor out for each of them. In
     # half precision the queries would be rounded once more.
@@ -112,7 +112,7 @@ def _logits(q: Array, k: Array, bias: Array | None) -> Array:
 
 
 def _mix(weights: Array, v: Array) -> Array:
-    """[B K X H] float32, of weights [B K X M] and values [B K M H] or [K M H]."""
+    """[B K X H] float32, from weights [B K X M] and values [B K M H] or [K M H]."""
     if v.ndim == 3:
         return _product("BKXM,KMH->BKXH", weights, v)
     if _one_query(weights):
@@ -158,7 +158,7 @@ def _d_logits(weights: Array, scaled: Array, v: Array, mean: Array) -> Array:
 
 
 def _turned(weights: Array, x: Array) -> Array:
-    """[B K M H] in float32, of weights [B K X M] and x [B K X H]."""
+    """[B K M H] float32, from weights [B K X M] and x [B K X H]."""
     # XLA has no fast product that sums over the rows of both: the smaller one is turned, behind
     # barriers, or XLA would turn it back.
     x = jax.lax.optimization_barrier(jnp.swapaxes(x, 2, 3))

@@ -1,4 +1,4 @@
-"""Filters over time, of windows whose newest vector stands last.
+"""Filters over time, for windows whose newest vector is last.
 
 A filter multiplies the frequencies of a window of L vectors. In time that is a circular
 convolution, and for the newest vector, which has the whole window before it, it is

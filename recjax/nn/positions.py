@@ -43,7 +43,7 @@ def rope_frequencies(dim: int, theta: float, scaling: RopeScaling | None = None)
 
 
 def rope_angles(positions: Array, frequencies: np.ndarray) -> tuple[Array, Array]:
-    """`(cos, sin)`, each [B T H/2] float32, of positions [B T]."""
+    """`(cos, sin)`, each [B T H/2] float32, for positions [B T]."""
     each = frequencies.reshape((1,) * positions.ndim + (-1,))
     angles = positions[..., None].astype(jnp.float32) * each
     return jnp.cos(angles), jnp.sin(angles)

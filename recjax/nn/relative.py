@@ -20,7 +20,7 @@ class RelativeBias(nnx.Module):
         self.table = nnx.Param(jnp.zeros((length, heads), jnp.float32))
 
     def __call__(self, positions: Array) -> Array:
-        """[B N L L], query by key, of positions [B L]; later keys have distance 0."""
+        """[B N L L], query by key, for positions [B L]; later keys have distance 0."""
         table = self.table[...]
         distance = positions[:, :, None] - positions[:, None, :]
         return jnp.einsum("BLMN->BNLM", table[jnp.clip(distance, 0, len(table) - 1)])
@@ -43,7 +43,7 @@ class TimeBias(nnx.Module):
         self.table = nnx.Param(jnp.zeros((BUCKETS, heads), jnp.float32))
 
     def __call__(self, times: Array) -> Array:
-        """[B N L L], query by key, of times [B L] in seconds."""
+        """[B N L L], query by key, for times [B L] in seconds."""
         seconds = jnp.abs(times[:, :, None] - times[:, None, :])
         bucket = jnp.log(jnp.maximum(seconds, 1).astype(jnp.float32)) / 0.301
         bucket = jnp.minimum(bucket.astype(jnp.int32), BUCKETS - 1)

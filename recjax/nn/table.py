@@ -9,7 +9,7 @@ from recjax.typing import Array
 
 
 class Embedding(nnx.Embed):
-    """Vectors [n D] by number, of the type that the table has when it is read.
+    """Vectors [n D] by number, in the dtype that the table has when it is read.
 
     Flax gives them the type that the table began with: in a step in bfloat16 the vectors of
     positions would make all that follows float32.

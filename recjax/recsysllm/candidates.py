@@ -34,7 +34,7 @@ class Beside(Blanked):
     options: np.ndarray
 
     def fields(self) -> Mapping[str, tuple[np.ndarray, int]]:
-        """Those of `Blanked`, and `options` [R T]."""
+        """The fields of `Blanked`, and `options` [R T]."""
         return {**super().fields(), "options": (self.options, 0)}
 
 
@@ -95,7 +95,7 @@ def option_scores(
     mean: bool = True,
     sharding: NamedSharding | None = None,
 ) -> list[np.ndarray]:
-    """How likely each option is as the answer to its question: log-probability, with the end.
+    """The log-probability of each option as the answer to its question, with its end.
 
     Args:
         blanking: makes rows.

@@ -46,7 +46,7 @@ class Dataset:
 
     @functools.cached_property
     def profiles(self) -> dict[int, Mapping[str, Any]]:
-        """Records by user number, of the table of users.
+        """The records of the table of users, by user number.
 
         Raises:
             InputError: naming the file, the column or the key.
@@ -141,6 +141,6 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """Of the data, and of the reviews beside them."""
+        """Fingerprint of the data and of the reviews beside them."""
         own = self.reviews.sha256 if self.reviews else ""
         return self.store.fingerprint + own[:16]

@@ -19,7 +19,7 @@ from recjax.typing import Array
 
 
 class InnerState(NamedTuple):
-    """Of each row, after its last token.
+    """The state of each row after its last token.
 
     Attributes:
         node: [B] int32, of the trie: the tokens since the position's last start, or 0.

@@ -285,7 +285,7 @@ class Infiller:
         return _Read(tokens, real, positions, places, blanks)
 
     def _infilled(self, written: Any, blanks: np.ndarray, limit: int, penalty: float) -> Infilled:
-        """The tokens of each blank, of what the loop wrote."""
+        """Splits what the loop wrote into the tokens of each blank."""
         written = fetch(written)
         tokens, counts = written.tokens, written.lengths
         if isinstance(written, Generated):

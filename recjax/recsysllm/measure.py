@@ -1,4 +1,4 @@
-"""How well a model fills blanks that are held out: the loss of its objective."""
+"""Measures the objective's loss on held-out blanks."""
 
 import dataclasses
 import functools

@@ -42,7 +42,7 @@ _CORPUS = 20_000  # passages that a tokenizer is trained on, at most
 
 @dataclasses.dataclass(frozen=True)
 class MixedOptions(Checked):
-    """Of the source "tasks"."""
+    """Options of the source "tasks"."""
 
     behaviour: BehaviourConfig = dataclasses.field(default_factory=BehaviourConfig)
     tasks: TasksConfig = dataclasses.field(default_factory=TasksConfig)
@@ -86,7 +86,7 @@ class Mixed(Source[Passage]):
 
     @property
     def fingerprint(self) -> str:
-        """Of the store and the reviews."""
+        """Fingerprint of the store and the reviews."""
         return self.dataset.fingerprint
 
     def corpus(self) -> Iterable[str]:
@@ -98,7 +98,7 @@ class Mixed(Source[Passage]):
             yield plain((*passage.pieces, *(passage.answer or ())))
 
     def held_out(self, name: str, most: int, seed: int) -> list[Passage]:
-        """Of each family that has a share, questions about the part's targets; and histories."""
+        """Questions about the part's targets for each family with a share, and histories."""
         part, tasks = getattr(self.dataset.split, name), self.dataset.asked
         out = []
         if self.options.tasks.text:
@@ -163,7 +163,7 @@ class Mixed(Source[Passage]):
         return item_vectors(run, self.store, self.split_config, names)
 
     def families(self) -> list[Family]:
-        """Those that have a share."""
+        """The families that have a share."""
         return [family for family, share in self.options.tasks.shares.items() if share]
 
     def blanking(

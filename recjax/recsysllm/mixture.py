@@ -42,7 +42,7 @@ class FamilySamples:
 
     @functools.cached_property
     def _able(self) -> dict[str, np.ndarray]:
-        """By prompt: which of the places it can be asked about."""
+        """Which places each prompt can be asked about, by prompt."""
         ids = self.tasks.usable(self.family, self._all[0])
         return {id: self.tasks.able(PROMPTS[id], self._all[0]) for id in ids}
 
@@ -87,12 +87,12 @@ class Mixture:
 
     @functools.cached_property
     def names(self) -> list[str]:
-        """Of the streams that have a share."""
+        """Names of the streams that have a share."""
         return [name for name in self.streams if self.shares[name] > 0]
 
     @functools.cached_property
     def _plan(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of a cycle: which stream, how many of it before, and how many of each stream."""
+        """A cycle: which stream, how many of it come before, and how many of each stream."""
         shares = np.array([self.shares[name] for name in self.names])
         exact = shares / shares.sum() * _CYCLE
         counts = np.floor(exact).astype(int)

@@ -149,7 +149,7 @@ class P5Run(ByBeams, Run):
 
     @functools.cached_property
     def source(self) -> P5Source:
-        """Where the passages come from."""
+        """The source of the passages."""
         return P5Source(self.config.text, self.store, self.config.split, self.seed)
 
     @functools.cached_property
@@ -220,7 +220,7 @@ class P5Run(ByBeams, Run):
 
     @functools.cached_property
     def _widths(self) -> Widths:
-        """Of rows; they fit the longest prompts and answers."""
+        """Widths of rows that fit the longest prompts and answers."""
         some = self.prompts.sides([self.source.stream(k) for k in range(_SAMPLE)])
         return widths_for(some, self.prompts.length, self.prompts.answer)
 

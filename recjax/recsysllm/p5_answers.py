@@ -160,7 +160,7 @@ class AnswerLoss:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class P5Evaluator(TaskEvaluator):
-    """As `TaskEvaluator`; candidates rank as the beams find them, which is P5's way."""
+    """A `TaskEvaluator` that ranks candidates as the beams find them, which is P5's way."""
 
     by_beams = ("list", "choice")
 

@@ -127,7 +127,7 @@ class P5Dataset(Dataset):
 
     @functools.cached_property
     def numbers(self) -> np.ndarray:
-        """Of items [I]."""
+        """The numbers of items [I]."""
         return item_numbers(self.store, self.split.train, self.ids, self.seed)
 
     @functools.cached_property
@@ -158,7 +158,7 @@ class P5Dataset(Dataset):
 
     @property
     def fingerprint(self) -> str:
-        """Of the data, and of their numbers."""
+        """Fingerprint of the data and of their numbers."""
         return f"{super().fingerprint} {self.ids}{' p5_random' if self.leaky else ''}"
 
 
@@ -225,7 +225,7 @@ class Prompts:
         return np.where(special, 0, numbers).astype(np.int32)
 
     def _asked(self, passages: Sequence[Passage]) -> list[np.ndarray]:
-        """What is read, each with the end of a text."""
+        """The prompts' ids, each with the end of a text."""
         return [
             np.array([*[t for part in parts for t in part][-(self.length - 1) :], self._end])
             for parts in self.encoder([p.pieces for p in passages])

@@ -95,7 +95,7 @@ class BlankRun(ByBeams, AdaptingRun):
 
     @functools.cached_property
     def source(self) -> Source:
-        """Where the texts come from."""
+        """The source of the texts."""
         found, options = source_of(self.config.text)
         return found(options, self.store, self.config.split, self.seed)
 

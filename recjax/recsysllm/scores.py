@@ -52,7 +52,7 @@ _TEXTS = ("bleu2", "bleu4", "rouge1", "rouge2", "rougeL")
 
 
 def kind_of(id: str) -> str:
-    """How a prompt's answer is measured: "list", "choice", "number" or "text"."""
+    """The measure of a prompt's answer: "list", "choice", "number" or "text"."""
     prompt = PROMPTS[id]
     if prompt.target == "{target_title}":
         return "choice" if "candidates" in prompt.fields else "list"
@@ -107,7 +107,7 @@ class TaskEvaluator:
 
     @property
     def examples(self) -> Any:
-        """Those of the blanks, and the questions."""
+        """The examples of the blanks, and the questions."""
         return [*self.blanks.examples, *(p for _, ps in self._questions.values() for p in ps)]
 
     @functools.cached_property
@@ -251,7 +251,7 @@ class TaskEvaluator:
         )  # fmt: skip
 
     def _training(self, id: str, form: Callable[[str], Any]) -> list[Any]:
-        """The answers of the training part to a prompt; to a text's, those of all of its family."""
+        """Training answers to a prompt; for a text prompt, those of its whole family."""
         dataset, target = self.source.dataset, PROMPTS[id].target
         train = dataset.split.train
         runs = [np.arange(a, b) for a, b in zip(train.starts, train.stops, strict=True)]
@@ -268,7 +268,7 @@ class TaskEvaluator:
     def ranks(
         self, answerer: Answerer, chosen: np.ndarray, passages: Sequence[Passage]
     ) -> dict[str, np.ndarray]:
-        """By protocol, the rank of each target among the beams' items; infinite = not found."""
+        """Ranks of the targets among the beams' items, by protocol; infinite = not found."""
         dataset = self.source.dataset
         part, items = getattr(dataset.split, self.name), dataset.store.items
         titles = answerer.titles(passages)
@@ -300,7 +300,7 @@ def _of_numbers(
     answers: Sequence[str],
     known: Sequence[float],
 ) -> dict[str, float]:
-    """Errors of the numbers in n texts, of n expected ones, and of the mean of the known ones."""
+    """Errors of the numbers in n texts against n expected ones, and of the known numbers' mean."""
     mean = float(np.mean(known))
     targets = list(map(float, answers))
 

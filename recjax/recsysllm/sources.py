@@ -140,7 +140,7 @@ def source_of(section: Mapping[str, Any]) -> tuple[type[Source], Any]:
 
 @dataclasses.dataclass(frozen=True)
 class CatalogueOptions(Checked):
-    """Of the source "catalogue"; documents are those of `recjax.text.corpus`."""
+    """Options of the source "catalogue"; documents are those of `recjax.text.corpus`."""
 
     domain: str = "movie"  # the words
     prompts: str = ""  # a file that adds domains; see `recjax.text.prompts`
@@ -195,7 +195,7 @@ _Share = Annotated[float, Range(0, below=1)]
 
 @dataclasses.dataclass(frozen=True)
 class TextsOptions(Checked):
-    """Of the source "texts": a file of texts, one a line, or JSON lines (.jsonl); also .gz."""
+    """Options of the source "texts": a file with one text a line, or JSON lines; also .gz."""
 
     path: str = ""  # as given, else under the folder named by RECJAX_DATA
     key: str = "text"  # of the text in a JSON line
@@ -231,7 +231,7 @@ class TextFile:
 
 
 class Texts(Source[Document]):
-    """Any texts, of a file; a share of them is held out."""
+    """The texts of a file; a share of them is held out."""
 
     Options = TextsOptions
     options: TextsOptions

@@ -47,7 +47,7 @@ class Marks:
     def of(
         cls, tokenizer: Tokenizer, names: Mapping[str, str] = MappingProxyType({}), where: str = ""
     ) -> "Marks":
-        """Those of a tokenizer of GLM or ChatGLM.
+        """The marks of a GLM or ChatGLM tokenizer.
 
         Args:
             tokenizer: of the model.
@@ -177,7 +177,7 @@ class Draws:
 
 
 def _lengths_cdf(mean: float) -> np.ndarray:
-    """Of Poisson lengths from 1 to 39, renormalised."""
+    """Cumulative distribution of Poisson lengths from 1 to 39, renormalised."""
     log = np.arange(1, _MOST + 1) * np.log(mean) - np.cumsum(np.log(np.arange(1, _MOST + 1)))
     weights = np.cumsum(np.exp(log - log.max()))
     return weights / weights[-1]

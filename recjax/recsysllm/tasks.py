@@ -88,7 +88,7 @@ class ReviewTexts:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tasks:
-    """Makes passages of tasks, of the interactions of some runs.
+    """Makes passages of tasks from the interactions of some runs.
 
     Attributes:
         config: the tasks.

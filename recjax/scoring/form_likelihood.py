@@ -1,4 +1,4 @@
-"""How likely a form's choices are, in one pass that gradients go through.
+"""The likelihood of a form's choices, in one differentiable pass.
 
 Letters: B rows, A places, R options, D tokens of an option on whose way something is decided.
 """

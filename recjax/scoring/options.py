@@ -60,7 +60,7 @@ class OptionRows(PackedScorer[Row]):
         return self.rows
 
     def parts(self, example: Row) -> int:
-        """How many options it has."""
+        """The number of its options."""
         return int(example.fields()["options"][0][-1])
 
     def encoded(self, examples: Sequence[Row]) -> Row:
@@ -72,7 +72,7 @@ class OptionRows(PackedScorer[Row]):
         return type(examples[0])(**joined, blends=[])
 
     def log_probs(self, params: Any, *, mean: bool = True) -> np.ndarray:
-        """Of each option, one prompt's after the other's.
+        """The log-probability of each option, one prompt's after the other's.
 
         Args:
             params: of the model.
@@ -103,7 +103,7 @@ class _Prompted(Encoded):
 
 
 class OptionScorer:
-    """How likely a language model holds each of several answers to a prompt.
+    """Scores several answers to a prompt by their likelihood under a language model.
 
     An option's score is the mean log-probability of the tokens of its text, after the prompt and a
     blank. Rows are padded to a few lengths, with one compiled program for each.

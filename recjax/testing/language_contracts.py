@@ -117,7 +117,7 @@ def assert_cached_equals_uncached_at_every_place(config: LanguageConfig) -> None
 
 
 def assert_rows_of_a_cache_can_be_taken(config: LanguageConfig) -> None:
-    """As beam search does."""
+    """Beam search takes rows of a cache."""
     tokens, rows = _tokens(config), np.array([2, 2, 0])
     expected = _uncached(config, tokens[rows])
     _, cache = _cached(config, tokens[:, :6], PARTS[:2])

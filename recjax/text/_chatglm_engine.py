@@ -141,7 +141,7 @@ def _blanks(count: int) -> str:
 
 
 def _images(folder: Path) -> int:
-    """How many ids stand before the text's.
+    """The number of ids before the text's.
 
     Raises:
         InputError: naming the file and the key.

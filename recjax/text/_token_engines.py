@@ -42,7 +42,7 @@ class FastEngine:
 
     @classmethod
     def of_json(cls, path: Path, going_on: bool = False) -> "FastEngine":
-        """Of a tokenizer.json; `InputError` for anything else."""
+        """Reads a tokenizer.json; `InputError` for anything else."""
         import tokenizers
 
         content = read_object(path, largest=LARGEST)
@@ -61,7 +61,7 @@ class FastEngine:
     def of_gpt2(
         cls, vocab: Path, merges: Path, prefix: bool, added: dict[str, tuple[int, bool]]
     ) -> "FastEngine":
-        """Of GPT-2's vocab.json and merges.txt; `InputError` for anything else.
+        """Reads GPT-2's vocab.json and merges.txt; `InputError` for anything else.
 
         Args:
             vocab: ids by token.
@@ -138,7 +138,7 @@ class FastEngine:
 
 @contextlib.contextmanager
 def one_error(message: str) -> Iterator[None]:
-    """Whatever the `tokenizers` library raises, its panics too, as one line."""
+    """Turns all errors of the `tokenizers` library, panics too, into one-line `InputError`s."""
     try:
         yield
     except BaseException as error:

@@ -150,7 +150,7 @@ def chat_messages(system: str, prompt: str) -> list[dict[str, str]]:
 
 
 def _read_template(folder: Path | None) -> tuple[str, str]:
-    """Where a folder's template stands, and its text."""
+    """The file that holds a folder's template, and the template."""
     if folder is None:
         raise InputError("chat: the tokenizer came without files; expected one with a template")
     file = folder / f"{_TEMPLATE}.jinja"

@@ -56,7 +56,7 @@ class TextConfig(Checked):
 
     @property
     def rates(self) -> dict[str, float]:
-        """By kind: documents an item, or documents a training sequence."""
+        """Documents per item or per training sequence, by kind."""
         return {
             "items": self.items,
             "naming": self.naming,

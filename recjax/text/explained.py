@@ -21,7 +21,7 @@ from recjax.text.tokenizers import Tokenizer
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Explained:
-    """Reviews with an explanation, of one part of a split.
+    """One part of a split's reviews with an explanation.
 
     Attributes:
         users: [n] int32, from 0.

@@ -254,7 +254,7 @@ class TokenBatches(Generic[D]):
 
     @property
     def rows(self) -> int:
-        """R of nearly every batch, of all processes."""
+        """R of nearly every batch, summed over all processes."""
         return self._usual_rows * self.process[1]
 
     @functools.cached_property

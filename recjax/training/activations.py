@@ -1,4 +1,4 @@
-"""How much memory a step's activations take, counted on traced functions."""
+"""Memory of a step's activations, counted on traced functions."""
 
 import math
 import re

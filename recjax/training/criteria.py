@@ -69,7 +69,7 @@ class Progress:
     skipped: int = 0
 
     def note(self, loss: float, part: str | None = None) -> None:
-        """Adds a step's loss to those of the part of the training that it belongs to."""
+        """Adds a step's loss to its part of the training."""
         sums = self.losses.setdefault(part or "", [0.0, 0])
         sums[0], sums[1] = sums[0] + loss, sums[1] + 1
 

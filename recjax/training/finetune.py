@@ -179,7 +179,7 @@ class FinetuneRun(AdaptingRun):
 
     @functools.cached_property
     def _widths(self) -> Widths:
-        """Of rows of an encoder and a decoder."""
+        """Widths of the rows of an encoder and a decoder."""
         return widths_for([self._sides(row) for rows in self.rows.values() for row in rows])
 
     def _hidden(self, module: Any, batch: Mapping[str, Array], key: Array | None = None) -> Array:
@@ -199,7 +199,7 @@ class FinetuneRun(AdaptingRun):
         return module.hidden(batch["tokens"], **reading, key=key)[0]
 
     def loss_fn(self, params: Params, batch: Any, data: Any, key: Array) -> tuple[Array, Array]:
-        """(sum, weight) of the answers' tokens' loss, of all parameters together."""
+        """(sum, weight) of the loss over the answers' tokens, given all parameters."""
         del data
         module = self.model.merge(params)
         labels = batch["labels"]

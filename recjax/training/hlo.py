@@ -96,7 +96,7 @@ class Program:
 
 
 def _group(line: str) -> int:
-    """How many devices take part in a collective together."""
+    """The number of devices that take part in a collective together."""
     if groups := _GROUPS.search(line):
         return len(groups[1].split(",")) if groups[1] else int(groups[3])
     if mesh := _MESH.search(line):

@@ -1,4 +1,4 @@
-"""How long the devices have nothing to do because the next batch is not there yet."""
+"""Measures how long the devices wait for the next batch."""
 
 import time
 from concurrent.futures import Future, wait

@@ -195,7 +195,7 @@ def check_rules(config: OptimConfig, params: Mapping[str, Any]) -> None:
 
 
 def decay_of(config: OptimConfig, path: str, value: Any) -> float:
-    """What a config's rules multiply the weight decay of a parameter by."""
+    """The factor of a parameter's weight decay by the config's rules."""
     return _setting(config, "decay", path, value)
 
 

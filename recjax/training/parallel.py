@@ -92,7 +92,7 @@ def spec_for(path: str, shape: tuple[int, ...], axes: AxisRules, mesh: Mesh) -> 
 
 
 def _names(path: str, shape: Sequence[int], axes: AxisRules) -> Sequence[Axes | None]:
-    """Of each dimension the name that the first matching rule gives."""
+    """Names of the dimensions by the first matching rule."""
     logical = next((names for pattern, names in axes if re.fullmatch(pattern, path)), None)
     if logical is None:
         raise ValueError(f"no sharding rule covers parameter {path}")
@@ -106,7 +106,7 @@ def _names(path: str, shape: Sequence[int], axes: AxisRules) -> Sequence[Axes | 
 def _parts(
     shape: Sequence[int], names: Sequence[Axes | None], mesh: Any
 ) -> list[tuple[tuple[str, ...], bool]]:
-    """Of each dimension the mesh axes that would split it, and whether they do."""
+    """The mesh axes that would split each dimension, and whether they do."""
     used: set[str] = set()
     out = []
     for size, name in zip(shape, names, strict=True):
@@ -224,14 +224,14 @@ def rows_of_process(mesh: Mesh, parts: int = 1) -> dict[str, Any]:
 
 
 def most_of_all(values: Sequence[int]) -> list[int]:
-    """Of several numbers the largest that any process has."""
+    """The maximum over processes of each of several numbers."""
     return [
         max(each) for each in zip(*current().gather("sizes of a batch", list(values)), strict=True)
     ]
 
 
 def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """How a batch is split over `axis` (the rows)."""
+    """The sharding of a batch along `axis` (the rows)."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, BATCH))
 
 

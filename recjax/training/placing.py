@@ -1,4 +1,4 @@
-"""Where each parameter of a model lies on a mesh, as a table."""
+"""A table of each parameter's place on a mesh."""
 
 import dataclasses
 import math

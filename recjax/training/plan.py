@@ -80,7 +80,7 @@ class Plan:
 
     @property
     def total_bytes(self) -> int:
-        """Of one device in training: all parts together, or what XLA assigns."""
+        """Bytes of one device in training: the sum of the parts, or what XLA assigns."""
         if self.compiled is not None:
             return self.compiled.peak_bytes
         return sum(getattr(self, name) for name in _PARTS)

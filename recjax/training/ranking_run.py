@@ -79,7 +79,7 @@ class RankingRun(SavedRun):
 
     @property
     def table(self) -> Split | None:
-        """How the table of items is split over devices; None where each has all of it."""
+        """The split of the item table over devices; None if each has all of it."""
         return None
 
     @functools.cached_property

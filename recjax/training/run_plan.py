@@ -30,7 +30,7 @@ class RunPlan:
 
     @property
     def total_bytes(self) -> int:
-        """Of the step, and what is held beside it."""
+        """Bytes of the step, and of what is held beside it."""
         return self.compiled.peak_bytes + self.held_bytes
 
     def as_dict(self) -> dict[str, Any]:

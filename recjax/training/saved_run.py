@@ -67,7 +67,7 @@ class SavedRun(abc.ABC):
 
     @abc.abstractmethod
     def restore(self, step: int) -> Params:
-        """All parameters of the model, of a checkpoint."""
+        """All parameters of the model, from a checkpoint."""
 
     @property
     @abc.abstractmethod
@@ -99,7 +99,7 @@ class SavedRun(abc.ABC):
         return read_request(self.store, asked, among, named=named)
 
     def recommend(self, *asked: Any, **options: Any) -> Any:
-        """Lists of items, of a recommender's run (`RecommenderRun.recommend`).
+        """Lists of items from a recommender's run (`RecommenderRun.recommend`).
 
         Raises:
             InputError: a run of another kind.

@@ -83,7 +83,7 @@ def abstract_state_of(
 
 
 def trained_of(params: Mapping[str, T], trained: Collection[str] | None) -> dict[str, T]:
-    """Those parameters that are trained; None = all."""
+    """The trained parameters; None = all."""
     return {path: a for path, a in params.items() if trained is None or path in trained}
 
 

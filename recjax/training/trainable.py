@@ -49,7 +49,7 @@ class Trainable(abc.ABC):
     @property
     @abc.abstractmethod
     def seed(self) -> int:
-        """Of the initial weights and of all that the steps draw."""
+        """Seed of the initial weights and of all that the steps draw."""
 
     @property
     @abc.abstractmethod
@@ -78,7 +78,7 @@ class Trainable(abc.ABC):
 
     @property
     def updates_of_batch(self) -> int:
-        """How often a step updates the parameters: where more than once, by what `draw` gives."""
+        """Updates of the parameters per step; if more than one, on the batch that `draw` gives."""
         return 1
 
     def draw(self, params: Params, batch: Any, data: Any, key: Array) -> Any:
@@ -98,12 +98,12 @@ class Trainable(abc.ABC):
 
     @property
     def parts_of_batch(self) -> int:
-        """How many parts of a batch a step takes one after the other."""
+        """The number of parts of a batch that a step takes one after the other."""
         return 1
 
     @property
     def dtype(self) -> str:
-        """Of what a step computes."""
+        """The dtype of a step's computations."""
         return "float32"
 
     @property
@@ -218,7 +218,7 @@ class Trainable(abc.ABC):
 
     @property
     def held_bytes(self) -> int:
-        """Bytes on each device, in training, of what no step reads."""
+        """Bytes on each device, in training, that no step reads."""
         return 0
 
     def jitted_steps(self) -> Any:

@@ -39,7 +39,7 @@ def complete(section: Any) -> dict[str, Any]:
 
 
 def build_config(section: Any) -> Any:
-    """The config's dataclass, of the system that it names."""
+    """The config's dataclass, for the system that it names."""
     _, system, rest = _system(section)
     return build(system.config, rest, "config")
 
@@ -136,7 +136,7 @@ def write_records(run: Any, folder: Path) -> None:
 def open_run(
     workdir: str | Path, mesh: tuple[int, int, int] = (-1, 1, 1), **evaluation: Any
 ) -> Any:
-    """Opens a run from its workdir alone, of any system.
+    """Opens a run of any system from its workdir alone.
 
     >>> import recjax
     >>> run = recjax.open_run("runs/sample")

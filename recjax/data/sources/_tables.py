@@ -76,7 +76,7 @@ class Form:
         return [name.strip() for name in (self.names.split(",") if self.names else first)]
 
     def hint(self, option: str) -> str:
-        """What an option of the table's reader would read; others have no such option."""
+        """The end of a message that names an option of the table's reader; "" in other readers."""
         return f"; {self.prefix}{option}" if self.prefix == "config.data.options." else ""
 
 
@@ -131,7 +131,7 @@ def _flat(found: Iterator[tuple[int, Row]], form: Form) -> Iterator[tuple[int, R
 
 
 def _inside(value: Any, name: str) -> Any:
-    """What a record has at a path; of a list of records the list of these."""
+    """The value at a path of a record; for a list of records, the list of their values."""
     if isinstance(value, list):
         return [_inside(one, name) for one in value]
     first, _, rest = name.partition(".")

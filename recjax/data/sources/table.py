@@ -249,7 +249,7 @@ def _labels(value: Any, separator: str) -> Any:
 
 
 def read_records(path: Path, key_column: str, columns: str, separator: str, prefix: str) -> Catalog:
-    """Records by raw key, of a table of users or items with any columns.
+    """The records of a table of users or items, with any columns, by raw key.
 
     Args:
         path: csv, tsv, parquet or JSON lines, plain or gzip.

@@ -57,7 +57,7 @@ class Outputs(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Of the data: U users, I items with the padding, V tokens."""
+    """Sizes of the data: U users, I items with the padding, V tokens."""
 
     users: int
     items: int

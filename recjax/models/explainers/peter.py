@@ -150,7 +150,7 @@ class Model(Explainer):
 
     @staticmethod
     def _order(count: int) -> Array:
-        """Of `make_mask`: the item is seen by the user, all else by later places alone."""
+        """For `make_mask`: the user sees the item, all else is seen by later places alone."""
         return jnp.ones(count, jnp.int32).at[1].set(0)
 
     def learn(

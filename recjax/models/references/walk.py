@@ -64,5 +64,5 @@ def fit(config: Config, sequences: Sequences) -> dict[str, np.ndarray]:
 
 
 def score(config: Config, arrays: dict[str, Array], ids: Array) -> Array:
-    """Where the walks from the history's items are: [B I]."""
+    """Scores [B I] by the walks from the history's items."""
     return votes(arrays, ids, config.recency)
