@@ -182,8 +182,8 @@ def _rows(table: Array, ids: Array, split: Split) -> Array:
     def one(table: Array, ids: Array) -> Array:
         place = split.gather(ids) - split.first(table)
         inside = (place >= 0) & (place < len(table))
-        found = table[jnp.clip(place, 0, len(table) - 1)]
-        return split.own(jnp.where(inside[:, None], found, 0))
+        local = table[jnp.clip(place, 0, len(table) - 1)]
+        return split.own(jnp.where(inside[:, None], local, 0))
 
     by_row, by_position = PartitionSpec(split.axes), PartitionSpec(BATCH)
     return split.map(one, (by_row, by_position), by_position)(table, ids)
@@ -193,19 +193,19 @@ def _rows_fwd(table: Array, ids: Array, split: Split):
     return _rows(table, ids, split), (ids, jnp.zeros((0, len(table)), table.dtype))
 
 
-def _rows_bwd(split: Split, residuals, d_found: Array):
+def _rows_bwd(split: Split, residuals, d_rows: Array):
     ids, like = residuals
     rows = like.shape[1] // math.prod(split.mesh.shape[a] for a in split.axes)
 
-    def one(ids: Array, d_found: Array) -> Array:
-        out = jnp.zeros((rows, d_found.shape[1]), like.dtype)
+    def one(ids: Array, d_rows: Array) -> Array:
+        out = jnp.zeros((rows, d_rows.shape[1]), like.dtype)
         place = split.gather(ids) - split.first(out)
         place = jnp.where((place >= 0) & (place < rows), place, rows)
-        out = out.at[place].add(split.gather(d_found).astype(like.dtype), mode="drop")
+        out = out.at[place].add(split.gather(d_rows).astype(like.dtype), mode="drop")
         return jax.lax.psum(out, split.rest) if split.rest else out
 
     by_row, by_position = PartitionSpec(split.axes), PartitionSpec(BATCH)
-    return split.map(one, (by_position, by_position), by_row)(ids, d_found), None
+    return split.map(one, (by_position, by_position), by_row)(ids, d_rows), None
 
 
 _rows.defvjp(_rows_fwd, _rows_bwd)

@@ -181,17 +181,17 @@ def read_numbers(
             if raw in seen:
                 raise ValueError(f"{key.removesuffix('_id')} {raw} a second time")
             seen.add(raw)
-            found = [
+            numbers = [
                 np.nan if gaps and is_missing(cell) else field(name, number, cell)
                 for name, cell in zip(names, cells, strict=True)
             ]
-            for name, value in zip(names, found, strict=True):
+            for name, value in zip(names, numbers, strict=True):
                 if value < low or value > high:
                     raise ValueError(f"'{name}' is {value:.9g}; expected {low:g} to {high:g}")
         except ValueError as error:
             raise InputError(f"{path}:{line}: {error}") from None
         if raw in ids:
-            values[ids[raw]] = found
+            values[ids[raw]] = numbers
     return names, values
 
 

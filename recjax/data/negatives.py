@@ -98,8 +98,8 @@ def uniform_negatives(
             ranks[:, column] = np.where(taken, top, drawn)
     else:
         ranks[:] = (rng.random(ranks.shape) * free[:, None]).astype(np.int64)
-    found = nth_negative(ranks, offsets[:-1, None], offsets[1:, None], positives, longest)
-    return found.astype(np.int32)
+    negatives = nth_negative(ranks, offsets[:-1, None], offsets[1:, None], positives, longest)
+    return negatives.astype(np.int32)
 
 
 def popularity_cdf(counts: np.ndarray, power: float) -> np.ndarray:

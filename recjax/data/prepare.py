@@ -73,13 +73,13 @@ def _origin(files: list[Path]) -> list[dict[str, Any]]:
     for file in files:
         if not file.is_file():
             raise InputError(f"{file}: no such file")
-    found = []
+    entries = []
     for file in files:
         try:
-            found.append({"name": file.name, **hash_file(file)})
+            entries.append({"name": file.name, **hash_file(file)})
         except OSError as error:
             raise InputError(f"cannot read {file}: {error.strerror}") from error
-    return found
+    return entries
 
 
 def read_options(config: DataConfig) -> tuple[Any, Any]:

@@ -174,8 +174,8 @@ def _unknown(keys: list[str], kind: str, known: Iterable[str]) -> str:
     names = ", ".join(map(_short, different[:_NAMED]))
     more = f" and {count - _NAMED} more" if count > _NAMED else ""
     are = f"{kind} that is" if count == 1 else f"{kind}s that are"
-    found = close(different[0], known) if count == 1 else None
-    hint = "" if found is None else f"; did you mean {_short(found)}?"
+    similar = close(different[0], known) if count == 1 else None
+    hint = "" if similar is None else f"; did you mean {_short(similar)}?"
     return f"{count:,} {are} not in the data: {names}{more}{hint}"
 
 

@@ -104,8 +104,8 @@ def _at(manifest: Any, key: str) -> Any:
 
 def _check(file: Path, key: str, value: Any, kind: Any, expected: str) -> None:
     if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and value < 0):
-        found = "missing" if value is _NOTHING else repr(value)[:60]
-        raise InputError(f"{file}: '{key}' is {found}; expected {expected}; {AGAIN}")
+        shown = "missing" if value is _NOTHING else repr(value)[:60]
+        raise InputError(f"{file}: '{key}' is {shown}; expected {expected}; {AGAIN}")
 
 
 def check_files(folder: Path, manifest: dict[str, Any]) -> None:
@@ -114,17 +114,17 @@ def check_files(folder: Path, manifest: dict[str, Any]) -> None:
     Raises:
         InputError: naming the file, and what is wrong with it.
     """
-    found: dict[str, list[int]] = {}
+    files: dict[str, list[int]] = {}
     for name, entry in manifest["files"].items():
         file = folder / name
         state = file.stat() if file.is_file() else None
         if state is None or state.st_size != entry["bytes"]:
             size = "missing" if state is None else f"{state.st_size} bytes"
             raise InputError(f"{file}: {size}, expected {entry['bytes']} bytes; {AGAIN}")
-        found[name] = [state.st_size, state.st_mtime_ns]
+        files[name] = [state.st_size, state.st_mtime_ns]
     text = json.dumps(manifest, sort_keys=True)
-    good = {"manifest": hashlib.sha256(text.encode()).hexdigest(), "files": found}
-    large = sum(size for size, _ in found.values()) > _SMALL
+    good = {"manifest": hashlib.sha256(text.encode()).hexdigest(), "files": files}
+    large = sum(size for size, _ in files.values()) > _SMALL
     memory = _memory(folder) if large else None
     if memory is not None and _remembered(memory) == good:
         return

@@ -101,8 +101,8 @@ def _words(text: str) -> list[str]:
     if text.isascii():
         return [word for word in _NOT_A_WORD.split(text) if word]
     text = _ALONE.sub(r" \1 ", text)
-    kept = (c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in text)
-    return "".join(kept).split()
+    letters = (c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in text)
+    return "".join(letters).split()
 
 
 def _f_measure(hits: int, written: int, wanted: int) -> float:
@@ -147,8 +147,8 @@ def parse_number(text: str) -> float | None:
     >>> parse_number("about 4,5 stars of 5"), parse_number("five")
     (4.5, None)
     """
-    found = _NUMBER.search(text)
-    return float(found[0].replace(",", ".")) if found else None
+    match = _NUMBER.search(text)
+    return float(match[0].replace(",", ".")) if match else None
 
 
 def number_errors(

@@ -120,5 +120,5 @@ def popularity_recovery(items: np.ndarray, windows: Windows) -> Recovery:
     """The baseline of Figure 4: the same popular items as the answer for every history."""
     histories = windows.ids()
     counts = _recovered(histories, [frozenset(items.tolist())] * len(histories))
-    said = np.full(len(histories), len(items))
-    return Recovery(counts, counts, said, np.zeros_like(said), windows.window)
+    titles = np.full(len(histories), len(items))
+    return Recovery(counts, counts, titles, np.zeros_like(titles), windows.window)

@@ -107,10 +107,10 @@ def start_near(
         total = np.zeros((len(rows), vectors.shape[1]), np.float32)
         for share, fade in parts:
             for row, named in enumerate(examples.titles(rows, lists=fade > 0)):
-                found = [place[title] for title in reversed(named) if title in place]
-                if found:
-                    weights = np.array(blend(found, fade).weights, np.float32)
-                    total[row] += share * (weights @ vectors[found])
+                items = [place[title] for title in reversed(named) if title in place]
+                if items:
+                    weights = np.array(blend(items, fade).weights, np.float32)
+                    total[row] += share * (weights @ vectors[items])
         return total
 
     if not any(blends(chunk).any() for chunk in _chunks(rows)):

@@ -49,8 +49,8 @@ class Config(glm.TwoRowConfig):
     def blank_of(self, prompt: Sequence[int]) -> int:
         """See `TwoRowConfig`; [gMASK] goes before [MASK]."""
         prompt = list(prompt)
-        found = (prompt.index(blank) for blank in self.blank_ids if blank in prompt)
-        return next(found, len(prompt) - 1)
+        places = (prompt.index(blank) for blank in self.blank_ids if blank in prompt)
+        return next(places, len(prompt) - 1)
 
 
 def _sizes(vocab: int, first: int) -> Config:

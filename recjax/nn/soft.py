@@ -23,8 +23,8 @@ def place_soft(embeddings: Array, is_soft: Array, soft: Array) -> Array:
     check_shapes("BTE, BT, BSE", embeddings=embeddings, is_soft=is_soft, soft=soft)
     which = jnp.cumsum(is_soft, axis=-1) - 1
     # Before the first place `which` is -1, and is not used.
-    taken = jnp.take_along_axis(
+    placed = jnp.take_along_axis(
         soft.astype(embeddings.dtype), jnp.maximum(which, 0)[..., None], axis=1,
         mode="fill", fill_value=jnp.nan,
     )  # fmt: skip
-    return jnp.where(is_soft[..., None], taken, embeddings)
+    return jnp.where(is_soft[..., None], placed, embeddings)

@@ -194,10 +194,10 @@ class BlankBatches(TokenBatches[D]):
     def encoded(self, documents: Sequence[D]) -> Encoded:
         """Documents as `[CLS]`, their text and its end, cut, before blanks are drawn."""
         limit = min(int(self.length / (1 + self.config.ratio)), self.length - 2)
-        found = cast(Sequence[Document], documents)
-        if any(document.blends for document in found):
+        plain = cast(Sequence[Document], documents)
+        if any(document.blends for document in plain):
             raise ValueError("texts with soft tokens have no blanks")
-        texts = ["".join(text or "" for text, _ in document.pieces) for document in found]
+        texts = ["".join(text or "" for text, _ in document.pieces) for document in plain]
         cls, eos = self.marks.cls, self.marks.eos
         begin = [] if cls < 0 else [cls]
         rows = [[*begin, *ids, eos][:limit] for ids in self.tokenizer.encode_batch(texts)]

@@ -35,8 +35,8 @@ def labels(value: Any) -> tuple[str, ...]:
 
 def attributes(records: Iterable[Mapping[str, Any] | None], columns: Sequence[str]) -> list[str]:
     """All names in some columns of records, each once."""
-    found = (name for r in records if r for column in columns for name in labels(r.get(column)))
-    return list(dict.fromkeys(found))
+    names = (name for r in records if r for column in columns for name in labels(r.get(column)))
+    return list(dict.fromkeys(names))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -89,15 +89,15 @@ class Dataset:
         words = read_sentences(self.text.sentences, self.text.domain).words
         catalog = self.store.catalog
         titles = item_titles(catalog, words)
-        told: dict[str, None] = {}
+        facts: dict[str, None] = {}
         for record in catalog[1:]:
             for names in facts_of(record or {}, self.text.facts).values():
-                told.update(dict.fromkeys(names))
+                facts.update(dict.fromkeys(names))
         for profile in self.profiles.values():
             for names in facts_of(profile, self.text.users_facts).values():
-                told.update(dict.fromkeys(names))
+                facts.update(dict.fromkeys(names))
         known = set(titles)
-        return Names(titles, [name for name in told if name not in known])
+        return Names(titles, [name for name in facts if name not in known])
 
     @functools.cached_property
     def behaviour(self) -> Behaviour:

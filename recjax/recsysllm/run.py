@@ -96,8 +96,8 @@ class BlankRun(ByBeams, AdaptingRun):
     @functools.cached_property
     def source(self) -> Source:
         """The source of the texts."""
-        found, options = source_of(self.config.text)
-        return found(options, self.store, self.config.split, self.seed)
+        kind, options = source_of(self.config.text)
+        return kind(options, self.store, self.config.split, self.seed)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:

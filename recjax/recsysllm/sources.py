@@ -134,8 +134,8 @@ def source_of(section: Mapping[str, Any]) -> tuple[type[Source], Any]:
     name = values.pop("source", DEFAULT)
     if name not in SOURCES:
         raise InputError(f"config.text.source: no source '{name}'; {nearest(str(name), SOURCES)}")
-    found: type[Source] = resolve_name(SOURCES[name])
-    return found, build(found.Options, values, "config.text")
+    source: type[Source] = resolve_name(SOURCES[name])
+    return source, build(source.Options, values, "config.text")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,8 +71,8 @@ class Marks:
             if chat and key == "cls":
                 ids[key] = -1
                 continue
-            found = (tokenizer.id_of(token) for token in (*_one(names.get(key)), *known))
-            index = next((i for i in found if i is not None), None)
+            candidates = (tokenizer.id_of(token) for token in (*_one(names.get(key)), *known))
+            index = next((i for i in candidates if i is not None), None)
             if index is None:
                 raise InputError(
                     f"{subject} has no {known[0]}; expected one of GLM or ChatGLM with its command "

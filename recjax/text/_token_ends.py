@@ -92,8 +92,8 @@ def folder_ends(
         return FastEngine.of_json(beside).ends()
     if is_glm(main.parent, settings):
         around = ("[CLS]", "<s>"), ("<|endoftext|>", "</s>", "[SEP]")
-        found = ([k for k in map(engine.id_of, names) if k is not None][:1] for names in around)
-        return tuple(tuple(index) for index in found)  # type: ignore[return-value]
+        first_ids = ([k for k in map(engine.id_of, names) if k is not None][:1] for names in around)
+        return tuple(tuple(index) for index in first_ids)  # type: ignore[return-value]
     llama = isinstance(engine, SentencePieceEngine) and "bos" in ids
     wanted = {"bos": llama if settings.add_bos is None else settings.add_bos}
     wanted["eos"] = main.name == T5_PIECES if settings.add_eos is None else settings.add_eos

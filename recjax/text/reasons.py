@@ -28,8 +28,8 @@ _COMMON = frozenset(
 
 def sentences(text: str) -> list[str]:
     """A text's sentences, blanks collapsed."""
-    found = (" ".join(part.split()) for part in _SENTENCE.findall(text))
-    return [part for part in found if part]
+    parts = (" ".join(part.split()) for part in _SENTENCE.findall(text))
+    return [part for part in parts if part]
 
 
 def explanations(

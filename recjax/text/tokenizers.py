@@ -117,11 +117,11 @@ class Tokenizer:
         """The ids of each text; as `encode`, and much faster than text by text."""
         before, after = self._ends(bos, eos)
         try:
-            found = self._engine.encode(texts, start, special)
+            rows = self._engine.encode(texts, start, special)
         except (TypeError, UnicodeEncodeError):
             check_texts(texts)
             raise
-        return [[*before, *ids, *after] for ids in found]
+        return [[*before, *ids, *after] for ids in rows]
 
     def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of whole texts, with `begin` and `end`: what the model's own tokenizer gives."""

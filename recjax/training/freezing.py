@@ -46,10 +46,10 @@ def roles_of(paths: Iterable[str], rules: Rules) -> dict[str, Role]:
     """
     roles: dict[str, Role] = {}
     for path in paths:
-        found = next((role for pattern, role in rules if re.fullmatch(pattern, path)), None)
-        if found is None:
+        role = next((role for pattern, role in rules if re.fullmatch(pattern, path)), None)
+        if role is None:
             raise InputError(f"no freezing rule covers parameter {path}")
-        roles[path] = found
+        roles[path] = role
     if "trained" not in roles.values():
         raise InputError(f"nothing is trained: no parameter matches {_patterns(rules)}")
     return roles

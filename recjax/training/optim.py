@@ -210,8 +210,8 @@ def _setting(config: OptimConfig, field: str, path: str, value: Any) -> Any:
     if value.ndim < 2:  # biases and norms are vectors
         vector = OptimRule(r".*", decay=0.0, muon=False)
         rules.insert(len(config.rules), vector)
-    said = (getattr(rule, field) for rule in rules if re.fullmatch(rule.match, path))
-    return next(one for one in said if one is not None)
+    values = (getattr(rule, field) for rule in rules if re.fullmatch(rule.match, path))
+    return next(setting for setting in values if setting is not None)
 
 
 def _values(config: OptimConfig, field: str) -> list[float]:

@@ -86,18 +86,18 @@ class Block(nnx.Module):
         self,
         x: Array,
         mask: Array,
-        kept: tuple[Array, Array] | None = None,
+        cache: tuple[Array, Array] | None = None,
         slot: Array | int = 0,
         **drop: Any,
     ) -> tuple[Array, Any]:
         """[B T D] -> [B T D], and the cache [B N M H] with these places in it."""
         q, k, v = (self._split(part(x)) for part in (self.query, self.key, self.value))
-        if kept is not None:
-            kept = k, v = written(kept, (k, v), slot)
+        if cache is not None:
+            cache = k, v = written(cache, (k, v), slot)
         mixed = jnp.einsum("BNTH->BTNH", attend(q, k, v, mask)).reshape(x.shape)
         x = self.attention_norm(x + dropout(self.out(mixed), self.rate, **drop))
         inner = dropout(jax.nn.relu(self.up(x)), self.rate, **drop)
-        return self.mlp_norm(x + dropout(self.down(inner), self.rate, **drop)), kept
+        return self.mlp_norm(x + dropout(self.down(inner), self.rate, **drop)), cache
 
 
 def _places(count: int, dim: int) -> np.ndarray:
@@ -187,10 +187,10 @@ class Model(Explainer):
         after, slot = cache.advance(real), cache.length
         fill = after.valid.shape[1] - mask.shape[2]
         mask = jnp.pad(mask, ((0, 0), (0, 0), (0, fill)))
-        kept: list[Any] = list(zip(cache.keys, cache.values, strict=True))
+        layers: list[Any] = list(zip(cache.keys, cache.values, strict=True))
         for n, block in enumerate(self.blocks):
-            x, kept[n] = block(x, mask, kept[n], slot, deterministic=True, rngs=None)
-        keys, values = zip(*kept, strict=True)
+            x, layers[n] = block(x, mask, layers[n], slot, deterministic=True, rngs=None)
+        keys, values = zip(*layers, strict=True)
         return x, after.with_layers(keys, values)
 
     def step(self, tokens: Array, cache: KVCache) -> tuple[Array, KVCache]:
