@@ -20,7 +20,7 @@ from recjax.errors import InputError
 Batch = dict[str, np.ndarray]
 
 
-def step_size(batch_size: int, count: int, multiple: int = 1) -> int:
+def step_size(batch_size: int, count: int, multiple: int) -> int:
     """Sequences of a step: `batch_size`, or all `count` if those are fewer.
 
     Args:

@@ -45,7 +45,7 @@ def ranks_of(scores: Array, targets: Array) -> Array:
     return 1 + jnp.sum(~(scores < target) & others, axis=-1, dtype=jnp.int32)
 
 
-def seen_pairs(items: np.ndarray, spans: Spans, parts: int = 1) -> np.ndarray:
+def seen_pairs(items: np.ndarray, spans: Spans, parts: int) -> np.ndarray:
     """Pairs [2 P] int32 of an example and an item of its whole history, for `rank_catalogue`.
 
     P is a power of two in each part, so that few shapes are compiled; pairs of item 0 fill up.

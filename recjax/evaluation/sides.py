@@ -34,8 +34,8 @@ def answer_scores(
     pairs: Sequence[Sides],
     widths: Widths,
     batch_size: int,
-    sharding: NamedSharding | None = None,
-    progress: Callable[[int], Any] = lambda n: None,
+    sharding: NamedSharding | None,
+    progress: Callable[[int], Any],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`(loss, right, tokens)` [n] of the answers; see `likelihood.PackedScorer.scores`.
 

@@ -206,9 +206,7 @@ class Rater:
         return self._free_prior
 
 
-def question_ids(
-    tokenizer: Any, asked: Sequence[Question], form: PromptForm = "text"
-) -> list[list[int]]:
+def question_ids(tokenizer: Any, asked: Sequence[Question], form: PromptForm) -> list[list[int]]:
     """The ids of questions, that an answer follows."""
     if form == "chat":
         systems = [question.system for question in asked]

@@ -9,7 +9,7 @@ from recjax.config import wrong_argument
 _HEAD = 64  # width of a head
 
 
-def small_glm(dim: int, layers: int, max_length: int = 512) -> dict[str, Any]:
+def small_glm(dim: int, layers: int, max_length: int) -> dict[str, Any]:
     """Section `model` of a new GLM, whose heads are 64 wide or fewer of them narrower."""
     heads = max(4, dim // _HEAD)
     return {

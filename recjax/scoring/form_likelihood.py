@@ -21,7 +21,7 @@ def choice_log_probs(
     tree: Tree,
     cache: KVCache,
     chosen: Array,
-    temperature: float = 1.0,
+    temperature: float,
 ) -> Array:
     """Log-probabilities [B A] of choices, each given those before it, among the form's options.
 

@@ -185,7 +185,7 @@ class SidedBatches:
 
 
 def fixed_sides(
-    pairs: Sequence[Sides], widths: Widths, batch_size: int, shards: int = 1
+    pairs: Sequence[Sides], widths: Widths, batch_size: int, shards: int
 ) -> list[dict[str, np.ndarray]]:
     """Batches of given pairs, in order, for measuring: `lay_out_sides`, R the same in all.
 

@@ -44,7 +44,7 @@ def item_titles(catalog: Sequence[Mapping[str, Any] | None], words: Words) -> li
     return out
 
 
-def history_text(titles: Sequence[str], words: Words, form: int = 0) -> str:
+def history_text(titles: Sequence[str], words: Words, form: int) -> str:
     """A history, oldest item first, as a sentence."""
     return _HISTORIES[form % len(_HISTORIES)].format(
         titles=listed(titles), **dataclasses.asdict(words)

@@ -241,7 +241,7 @@ def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh, axis: int = 0) -> dict
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
-def abstract_batch(batch: Any, mesh: Mesh, axis: int = 0) -> Any:
+def abstract_batch(batch: Any, mesh: Mesh, axis: int) -> Any:
     """The shapes of what `shard_batch` gives."""
     split = batch_sharding(mesh, axis)
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=split), batch)
