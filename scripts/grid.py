@@ -5,10 +5,10 @@
         --vary model.dim=32,64 --vary optim.weight_decay=0,0.01 --vary model.dropout=0.2,0.5
 
 Every combination is an ordinary run in its own folder of the workdir (`recjax train` with
-overrides), so rerunning the command resumes an interrupted grid, and several machines may
-share one grid with `--part 1/4`. Other overrides (`--config.key=value`) go to
-every run. The best setting is chosen by the best validation, never by the test metrics, which are
-shown for it alone. `grid.json` in the workdir has all rows.
+overrides), so rerunning the command resumes an interrupted grid, and several machines may share one
+grid with `--part 1/4`. Other overrides (`--config.key=value`) go to every run. The best setting is
+chosen by the best validation of `config.train.metric` (of losses and errors the lowest), never by
+the test metrics, which are shown for it alone. `grid.json` in the workdir has all rows.
 """
 
 import argparse
