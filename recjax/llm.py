@@ -11,7 +11,6 @@ programs are compiled (`Prompts.lengths`).
 """
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +37,7 @@ from recjax.generate.sampling import Sampler, row_keys
 from recjax.llm_inputs import (
     are_texts,
     check_drawing,
+    check_length,
     encoder_inputs,
     encoder_texts,
     given_prompts,
@@ -204,7 +204,8 @@ class LanguageModel:
 
         Raises:
             InputError: texts for a model without a tokenizer, an empty prompt, ids outside the
-                vocabulary, padding that is not on the left, a chat without a template.
+                vocabulary, padding that is not on the left, a chat without a template, more tokens
+                than a table of positions has (GPT-2, GLM).
         """
         check_drawing(max_new_tokens, temperature, top_k, top_p, beams)
         if encoder is None and self.family.build.reads_encoder and are_texts(prompts):
@@ -215,13 +216,11 @@ class LanguageModel:
         given = given_prompts(
             self.config, self.tokenizer, prompts, mask=mask, soft=soft, special=special, chat=chat
         )
+        check_length(self.config, max(map(len, given.rows)), max_new_tokens)
         read = self._encoder(encoder, encoder_mask, words, len(given.rows))
         shares = self.family.build.shares_prefix and not read
         start = given.shared() if shares else 0
         prefix = self.prefix_cache(given.rows[0][:start].tolist()) if start else None
-        longest, known = max(map(len, given.rows)) + max_new_tokens, self.config.max_length
-        if longest > known:
-            warnings.warn(f"up to {longest} tokens; the model was trained on {known}", stacklevel=2)
         rest, pad_id = given.after(start), 0 if self.tokenizer is None else self.tokenizer.pad_id
         sizes = rest.lengths()
         tokens, real = pad_rows(rest.rows, pad_id=pad_id, sizes=sizes)

@@ -39,7 +39,8 @@ def load_llm(
 
     The tokenizer is that of the folder, if it has one. A generation ends at the tokens that
     `generation_config.json`, else `config.json`, names as `eos_token_id`; else at the tokenizer's
-    token for it.
+    token for it. Nothing else of these files says how to generate (`temperature`,
+    `repetition_penalty`): the arguments of `generate` do.
 
     >>> import recjax
     >>> lm = recjax.load_llm("runs/llm/hf")

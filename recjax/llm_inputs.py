@@ -1,6 +1,7 @@
 """The inputs of a language model, checked: texts, ids, soft vectors, an encoder's ids."""
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,30 @@ def check_drawing(
         raise InputError(f"top_p {top_p}: expected more than 0 and at most 1")
     if beams > 1 and temperature:
         raise InputError("beam search draws nothing: temperature must be 0")
+
+
+def check_length(config: LanguageConfig, longest: int, new: int) -> None:
+    """Warns of more tokens than a model was trained on.
+
+    Args:
+        config: of the model.
+        longest: tokens of the longest prompt.
+        new: how many may follow it; the last of them is not read.
+
+    Raises:
+        InputError: more than the table of positions has, in a family that has one.
+    """
+    build, known = family_for(config).build, config.max_length
+    two = build.position_rows == 2  # prompts and answers are counted apart, answers from 1 on
+    last, end = (max(longest - 1, new), known) if two else (longest + new - 2, known - 1)
+    if build.position_table and last > end:
+        raise InputError(
+            f"prompts of up to {longest:,} tokens and {new:,} new ones; the model's table of "
+            f"positions has {known:,}: expected shorter prompts or a smaller max_new_tokens"
+        )
+    if longest + new > known:
+        text = f"up to {longest + new} tokens; the model was trained on {known}"
+        warnings.warn(text, stacklevel=3)
 
 
 def given_prompts(

@@ -350,6 +350,8 @@ def _next(cache: KVCache, positions: Array, real: Array, blank: Array) -> Array:
 class GLM(TwoRowModel):
     """A model of blank infilling; see `LanguageModule`."""
 
+    position_table = True
+
     def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
         self.config = config
         init = nnx.initializers.normal(config.init_std)

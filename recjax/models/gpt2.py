@@ -118,6 +118,7 @@ class GPT2(llama.Llama):
     """A decoder-only language model; see `LanguageModule`."""
 
     layers_of = Layers
+    position_table = True
 
     def __init__(self, config: Any, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
         super().__init__(config, rngs=rngs, dtype=dtype)

@@ -78,6 +78,7 @@ class LanguageModule(nnx.Module):
         shares_prefix: the states of a prompt's beginning are those of the beginning alone, so that
             prompts may share its cache. Causal models only.
         position_rows: 1: positions are [B T]; 2: [B 2 T].
+        position_table: positions are rows of a table that ends with `max_length`.
         reads_encoder: `hidden` takes `encoder` [B S] and `encoder_mask`, what a decoder attends to.
     """
 
@@ -86,6 +87,7 @@ class LanguageModule(nnx.Module):
     head: Linear | None
     shares_prefix: ClassVar[bool] = False
     position_rows: ClassVar[int] = 1
+    position_table: ClassVar[bool] = False
     reads_encoder: ClassVar[bool] = False
 
     def __init__(self, config: LanguageConfig, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):

@@ -15,7 +15,8 @@ from recjax.errors import InputError
 from recjax.generate.processors import ForbiddenTokens
 from recjax.generate.prompts import Prompts
 from recjax.llm import LanguageModel
-from recjax.llm_inputs import given_prompts
+from recjax.llm_inputs import check_length, given_prompts
+from recjax.models import glm, gpt2
 from recjax.models.definition import define, params_of
 from recjax.models.llama import Config, Llama
 from recjax.text.bpe import train_bpe
@@ -247,6 +248,25 @@ def test_longer_than_what_it_was_trained_on_is_said():
     lm = LanguageModel(definition, params_of(Llama(CONFIG, rngs=nnx.Rngs(0))), config)
     with pytest.warns(UserWarning, match="up to 9 tokens; the model was trained on 8"):
         lm.generate([[1, 2, 3]], max_new_tokens=6)
+
+
+@pytest.mark.parametrize(
+    ("config", "fits", "beyond"),
+    [
+        # The newest token is not read; a blank's text has positions of its own, from 1 on.
+        (gpt2.Config(max_length=9), [(6, 4), (9, 1)], [(6, 5), (10, 1)]),
+        (glm.Config(max_length=9), [(10, 9)], [(11, 1), (1, 10)]),
+        (CONFIG, [(9000, 9000)], []),
+    ],
+    ids=["gpt2", "glm", "llama"],
+)
+@pytest.mark.filterwarnings("ignore:up to")
+def test_no_position_beyond_a_table(config, fits, beyond):
+    for longest, new in fits:
+        check_length(config, longest, new)
+    for longest, new in beyond:
+        with pytest.raises(InputError, match=f"up to {longest} tokens and {new} new .* has 9"):
+            check_length(config, longest, new)
 
 
 def test_texts_need_a_tokenizer():
