@@ -76,7 +76,7 @@ class Whitening(nnx.Module):
 
     def centre(self, h: Array) -> Array:
         """h [... D] less its mean; zeros are padding, and stay zeros."""
-        mean = jax.lax.stop_gradient(self.mean[...])
+        mean = jnp.broadcast_to(jax.lax.stop_gradient(self.mean[...]), h.shape)
         return jnp.where(jnp.any(h != 0, axis=-1, keepdims=True), h - mean, 0)
 
     def even(self, x: Array) -> Array:
@@ -184,7 +184,7 @@ class QFormer(nnx.Module):
 
     def __call__(self, h: Array) -> Array:
         """h [B L D] -> [B S E]."""
-        memory = self.read(h) + self.positions[...]
+        memory = self.read(h) + self.positions[...][None]
         x = jnp.broadcast_to(self.queries[...], (len(h), *self.queries.shape))
         for block in self.blocks:
             x = block(x, memory)

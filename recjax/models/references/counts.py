@@ -151,7 +151,7 @@ def votes(arrays: dict[str, Array], ids: Array, recency: float) -> Array:
     length = ids.shape[1]
     ages = jnp.arange(length)[::-1]
     share = jnp.where(ids > 0, jnp.power(recency, ages.astype(jnp.float32)), 0.0)
-    out = jnp.zeros((len(ids), len(arrays["neighbours"])))
+    out = jnp.zeros((len(ids), len(arrays["neighbours"])), jnp.float32)
     rows = jnp.arange(len(ids))[:, None, None]
     given = arrays["weights"][ids] * share[..., None]
     return out.at[rows, arrays["neighbours"][ids]].add(given)

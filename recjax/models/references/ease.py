@@ -50,6 +50,6 @@ def score(config: Config, arrays: dict[str, Array], ids: Array) -> Array:
     length, weights = ids.shape[1], arrays["weights"]
     ages = jnp.arange(length)[::-1].astype(jnp.float32)
     share = jnp.where(ids > 0, jnp.power(config.recency, ages), 0.0)
-    history = jnp.zeros((len(ids), len(weights)))
+    history = jnp.zeros((len(ids), len(weights)), jnp.float32)
     history = history.at[jnp.arange(len(ids))[:, None], ids].add(share)
     return jnp.matmul(history, weights, precision="highest")  # a GPU or TPU would round them

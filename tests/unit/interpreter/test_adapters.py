@@ -40,7 +40,9 @@ def white(adapter, states):
 
 @pytest.mark.parametrize("name", ["linear", "mlp", "qformer"])
 def test_shapes_with_and_without_positions(name):
-    assert jax.eval_shape(make(name), H).shape == (5, 3, E)
+    with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
+        found = jax.eval_shape(make(name), H)
+    assert (found.shape, found.dtype) == ((5, 3, E), np.float32)
     assert called(make(name, length=1))(H[:, -1]).shape == (5, 3, E)
 
 

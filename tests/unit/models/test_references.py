@@ -132,6 +132,8 @@ def test_padding_changes_nothing(sequences, name):
     short, long = (np.asarray(score(arrays, np.array([row]))) for row in ([3, 1], [0, 0, 0, 3, 1]))
     np.testing.assert_allclose(short[:, 1:], long[:, 1:], rtol=1e-6)
     assert np.isfinite(short).all()
+    with jax.enable_x64(True):
+        assert jax.eval_shape(score, arrays, np.array([[3, 1]])).dtype == np.float32
 
 
 def test_names():
