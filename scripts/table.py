@@ -236,7 +236,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--data {args.data}: no published rows; {nearest(args.data, known)}")
     runs: dict[str, list[Path]] = {}
     for text in args.run:
-        name, equals, pattern = text.rpartition("=")
+        name, equals, pattern = text.partition("=")  # those of grid.py have "="
         if not equals or not name or name in runs:
             parser.error(f"--run {text}: expected NAME=WORKDIRS, and each NAME once")
         runs[name] = [Path(found) for found in sorted(glob.glob(pattern)) if Path(found).is_dir()]

@@ -66,8 +66,8 @@ def test_what_does_not_fit_is_named(tmp_path):
     with pytest.raises(InputError, match=r"--run x: its test has none of test/uni100"):
         table.main(["direct", f"--run=x={tmp_path}/b0"])
     # Texts are found under the names that runs write.
-    workdir(tmp_path / "texts", [1.0] * 4, track="test/explanation", keys=TEXTS)
-    table.main(["explanation", f"--run=x={tmp_path}/texts"])
+    workdir(tmp_path / "dim=4", [1.0] * 4, track="test/explanation", keys=TEXTS)
+    table.main(["explanation", f"--run=x={tmp_path}/dim=4"])
     with pytest.raises(InputError, match="no such folder"):
         table.main(["direct", f"--run=x={tmp_path}/c"])
     with pytest.raises(InputError, match="--data beuaty: no published rows; did you mean 'beauty'"):
