@@ -110,7 +110,7 @@ def write_adapter(
     alpha = int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha
     values = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "SEQ_2_SEQ_LM" if base.family.build.reads_encoder else "CAUSAL_LM",
         "base_model_name_or_path": None if base.folder is None else str(base.folder),
         "r": lora.rank,
         "lora_alpha": alpha,

@@ -78,6 +78,7 @@ def test_a_part_of_the_maps_with_one_end_returns(tmp_path, folder, targets, writ
     write_adapter(tmp_path / "out", base, lora, own)
     values = json.loads((tmp_path / "out" / CONFIG).read_text())
     assert values["target_modules"] == written
+    assert (values["task_type"] == "SEQ_2_SEQ_LM") == folder.startswith("t5")
     again, params = read_adapter(tmp_path / "out", base)
     assert again == lora and params.keys() == own.keys()
 
