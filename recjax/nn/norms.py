@@ -7,6 +7,11 @@ from jax import lax
 from recjax.typing import Array
 
 
+def _last(a: Array, x: Array) -> Array:
+    """[D] as [1 ... D] beside x [... D]: as x's shape it would be kept for the gradient."""
+    return a.reshape((1,) * (x.ndim - 1) + a.shape)
+
+
 def unit(x: Array) -> Array:
     """Vectors [... D] at length 1."""
     return x / jnp.sqrt(jnp.maximum((x * x).sum(axis=-1, keepdims=True), 1e-12))
@@ -32,7 +37,7 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: Array) -> Array:
         wide = x.astype(jnp.float32)
         wide *= lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
-        return wide.astype(x.dtype) * jnp.broadcast_to(self.scale[...].astype(x.dtype), x.shape)
+        return wide.astype(x.dtype) * _last(self.scale[...], x).astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -54,5 +59,5 @@ class LayerNorm(nnx.Module):
         wide = x.astype(jnp.float32)
         wide -= jnp.mean(wide, axis=-1, keepdims=True)
         wide *= lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
-        scale, bias = (jnp.broadcast_to(a[...], x.shape) for a in (self.scale, self.bias))
+        scale, bias = (_last(a[...], x) for a in (self.scale, self.bias))
         return (wide * scale + bias).astype(x.dtype)
