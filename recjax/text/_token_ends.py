@@ -77,7 +77,8 @@ def folder_ends(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Tokens that the folder of a tokenizer's main file puts before and after a text.
 
-    By the post-processor of a tokenizer.json; by the rule of GLM, ChatGLM and T5; else by
+    By the post-processor of a tokenizer.json; by the rule of GLM, ChatGLM, BERT and T5; else
+    by
     `add_bos_token` and `add_eos_token`.
 
     Raises:
@@ -90,7 +91,7 @@ def folder_ends(
         return engine.ends()
     if beside.is_file():
         return FastEngine.of_json(beside).ends()
-    if is_glm(main.parent, settings):
+    if main.name == WORDS or is_glm(main.parent, settings):
         around = ("[CLS]", "<s>"), ("<|endoftext|>", "</s>", "[SEP]")
         first_ids = ([k for k in map(engine.id_of, names) if k is not None][:1] for names in around)
         return tuple(tuple(index) for index in first_ids)  # type: ignore[return-value]

@@ -87,7 +87,11 @@ class FastEngine:
 
     def ends(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Tokens that its post-processor puts before and after a text."""
-        encoding = self.tokenizer.encode("a")
+        tokens = ("a", *self.tokenizer.get_vocab())  # some alphabets have no "a"
+        encodings = (self.tokenizer.encode(token) for token in tokens)
+        encoding = next((e for e in encodings if not all(e.special_tokens_mask)), None)
+        if encoding is None:
+            return (), ()
         added = encoding.special_tokens_mask
         first = next((k for k, mark in enumerate(added) if not mark), len(added))
         last = next((k for k, mark in enumerate(reversed(added)) if not mark), 0)
@@ -99,15 +103,22 @@ class FastEngine:
         from tokenizers import Tokenizer
 
         spec = json.loads(self.tokenizer.to_str())
-        normalizer = _parts(spec["normalizer"], "normalizers")
-        steps = [part for part in normalizer if part["type"] != "Prepend"]
-        if len(steps) < len(normalizer):
-            spec["normalizer"] = {"type": "Sequence", "normalizers": steps}
-        for part in _parts(spec["pre_tokenizer"], "pretokenizers"):
+        steps = [p for p in _parts(spec["normalizer"], "normalizers") if p["type"] != "Prepend"]
+        cuts = _parts(spec["pre_tokenizer"], "pretokenizers")
+        if {"WhitespaceSplit", "Metaspace"} <= {part["type"] for part in cuts}:
+            # T5's: its cut drops all blanks, and a blank is put before each word instead.
+            cuts = [part for part in cuts if part["type"] != "WhitespaceSplit"]
+            steps += [
+                {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+                {"type": "Strip", "strip_left": False, "strip_right": True},
+            ]
+        for part in cuts:
             if part["type"] == "Metaspace":
                 part["prepend_scheme"] = "never"
             elif part["type"] == "ByteLevel":
                 part["add_prefix_space"] = False
+        spec["normalizer"] = {"type": "Sequence", "normalizers": steps}
+        spec["pre_tokenizer"] = cuts and {"type": "Sequence", "pretokenizers": cuts} or None
         return Tokenizer.from_str(json.dumps(spec))
 
     @functools.cached_property

@@ -60,8 +60,9 @@ class Tokenizer:
             text, or 0. Which one is of no matter to a model that is given the mask.
         begin, end: ids that the tokenizer's folder puts before and after every text of its model
             (`encode_prompts`): by the post-processor of a tokenizer.json; [CLS] and <|endoftext|>
-            of GLM, [gMASK] and <sop> of ChatGLM; else by `add_bos_token` and `add_eos_token` of
-            tokenizer_config.json, where LLaMA's begins a text unless that says otherwise.
+            of GLM, [CLS] and [SEP] of BERT, [gMASK] and <sop> of ChatGLM; else by `add_bos_token`
+            and `add_eos_token` of tokenizer_config.json, where LLaMA's begins a text unless that
+            says otherwise.
         folder: where its files stand; None for one that was made here.
     """
 
@@ -180,8 +181,14 @@ class Tokenizer:
         Args:
             ids: [T].
             skip_special: leave control tokens out.
+
+        Raises:
+            InputError: an id below 0 (a label that is none).
         """
-        return self._engine.decode([int(index) for index in ids], skip_special)
+        known = [int(index) for index in ids if index < self.size]
+        if known and min(known) < 0:
+            raise InputError(f"a token's id is {min(known)}; expected numbers from 0 on")
+        return self._engine.decode(known, skip_special)
 
     @property
     def controls(self) -> frozenset[str]:
@@ -190,7 +197,7 @@ class Tokenizer:
 
     def token(self, index: int) -> str | None:
         """The token as the vocabulary spells it ("▁the"); None where the id is not used."""
-        return self._engine.token(index)
+        return self._engine.token(index) if 0 <= index < self.size else None
 
     def id_of(self, token: str) -> int | None:
         """The id of a token as the vocabulary spells it, or None."""

@@ -172,6 +172,8 @@ def test_berts_word_pieces(bert, settings):
         (bert / "tokenizer_config.json").write_text(json.dumps(settings))
     glm = load_tokenizer(bert)
     theirs = transformers.BertTokenizer(str(bert / "vocab.txt"), **settings)
+    (bert / "config.json").write_text("{}")  # BERT's own begins and ends a text, too
+    assert load_tokenizer(bert).encode_prompts(["the movie"]) == [theirs("the movie").input_ids]
     for text in (
         "The movies, we saw!",
         "Café  the\tcafeter",

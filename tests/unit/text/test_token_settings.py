@@ -98,6 +98,14 @@ def test_a_tokenizer_json_s_post_processor_decides(fast, tmp_path, post, kind):
     assert end == ([2] if post in ("both", "eos", "roberta") else [])
 
 
+def test_the_ends_of_an_alphabet_without_an_a(tmp_path):
+    tokenizer = Tokenizer(models.BPE({"ü": 0, "<s>": 1, "</s>": 2, "<unk>": 3}, []))
+    tokenizer.add_special_tokens([BOS[0], EOS[0]])
+    write(tmp_path, {}, tokenizer=tokenizer, post=template("<s>", "$A", "</s>"))
+    ours = load_tokenizer(tmp_path)
+    assert (ours.begin, ours.end, ours.encode_prompts(["ü"])) == ((1,), (2,), [[1, 0, 2]])
+
+
 @pytest.mark.parametrize("bos", [True, False])
 @pytest.mark.parametrize("eos", [True, False, None])
 def test_a_sentencepiece_model_follows_the_config(pieces, tmp_path, bos, eos):

@@ -69,6 +69,13 @@ def test_llama_is_sentencepiece_itself(llama, pieces, data_root):
     assert (llama.token(263), llama.id_of("▁a"), llama.id_of("no such")) == ("▁a", 263, None)
 
 
+def test_ids_that_no_token_has(small):
+    assert small.decode([*small.encode("Heat"), small.size, 1 << 40]) == "Heat"
+    assert (small.token(-1), small.token(1 << 40)) == (None, None)
+    with pytest.raises(InputError, match="a token's id is -100; expected numbers from 0 on"):
+        small.decode(np.array([5, -100]))
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2", "small"])
 def test_texts_come_back(name, request):
     tokenizer = request.getfixturevalue(name)
@@ -179,6 +186,7 @@ def test_tokens_added_to_a_sentencepiece_model(folders, tmp_path):
 def test_a_t5_folder_with_spiece_model_alone(tmp_path):
     """As google/t5-v1_1-* and T0 are published: sentinels behind the pieces, </s> at the end."""
     import sentencepiece
+    import tokenizers
 
     texts = [f"The Matrix ({1900 + n}), then Heat and the Alien." for n in range(200)]
     with (tmp_path / "spiece.model").open("wb") as file:
@@ -213,6 +221,15 @@ def test_a_t5_folder_with_spiece_model_alone(tmp_path):
     rest = tokenizer.encode("then", start=False)
     assert tokenizer.encode("Üñthen", start=False) == [2, *rest]
     assert tokenizer.encode("<extra_id_0>Üthen", special=True) == [139, 2, *rest]
+    # As t5-small and T0 have it beside: cut at blanks, which a blank before each word replaces.
+    backend = theirs.backend_tokenizer
+    pre = tokenizers.pre_tokenizers
+    backend.pre_tokenizer = pre.Sequence([pre.WhitespaceSplit(), pre.Metaspace()])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    fast = load_tokenizer(tmp_path)
+    for text in (" then Heat", "then  the\tAlien ", ", Heat\nand", " "):
+        for start in (True, False):
+            assert fast.encode(text, start=start) == tokenizer.encode(text, start=start), text
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"extra_ids": "100"}))
     with pytest.raises(InputError, match="'extra_ids' is '100', expected a number of tokens"):
         load_tokenizer(tmp_path)
