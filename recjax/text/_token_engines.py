@@ -118,7 +118,7 @@ class FastEngine:
             elif part["type"] == "ByteLevel":
                 part["add_prefix_space"] = False
         spec["normalizer"] = {"type": "Sequence", "normalizers": steps}
-        spec["pre_tokenizer"] = cuts and {"type": "Sequence", "pretokenizers": cuts} or None
+        spec["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": cuts} if cuts else None
         return Tokenizer.from_str(json.dumps(spec))
 
     @functools.cached_property
