@@ -1,7 +1,7 @@
 """BPR-MF (Rendle et al., UAI 2009), and with `hidden` layers BPR-MLP: users and items, no order.
 
 A user's vector scores items by inner product, with a bias of the item; the loss is BPR
-(`recjax.training.objectives`). With `hidden`, the vectors of users and of items each go through
+(`recjax.training.losses`). With `hidden`, the vectors of users and of items each go through
 layers first.
 
 Deviations: negatives are uniform and shared by the batch, in place of one for each pair. BPR-MLP is

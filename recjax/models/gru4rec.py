@@ -1,7 +1,7 @@
 """GRU4Rec: session-based recommendation with recurrent networks (Hidasi et al., ICLR 2016).
 
 Item embeddings, GRU layers, items scored by inner product. Its losses are in
-`recjax.training.objectives`: BPR and TOP1, and those of GRU4Rec+ (Hidasi and Karatzoglou, CIKM
+`recjax.training.losses`: BPR and TOP1, and those of GRU4Rec+ (Hidasi and Karatzoglou, CIKM
 2018), cross-entropy, BPR-max and TOP1-max with additional negatives by popularity.
 
 Deviations: sequences of users, packed into rows, in place of session-parallel mini-batches (a state

@@ -2,7 +2,7 @@
 
 A user is `g u + (1 - g) V mean(items)`: an own vector, and the mean of the items that the user has
 met (section 3.3, average pooling); items are scored by the cosine. Its loss is "ccl", the cosine
-contrastive loss (`recjax.training.objectives`).
+contrastive loss (`recjax.training.losses`).
 
 Deviations: the mean is over the items up to a position, and the next item is its target, where the
 paper's mean has all of the user's training items, the target among them; negatives are shared by

@@ -1,10 +1,7 @@
-"""Training objectives of the recommenders: hidden states and targets in, (sum, weight) out.
+"""Training objectives of the recommenders: a loss, and what it draws its negatives from.
 
-All take `h` [T D] (hidden states of T positions), the item `table` [I D], `targets` [T] and
-`weights` [T] (0 for padding), and return the weighted sum of the losses and the sum of the
-weights. Other shapes raise `ValueError`.
-
-Negatives are drawn inside the step, on the device (`recjax.data.negatives`).
+The losses themselves are functions of arrays (`recjax.training.losses`). Negatives are drawn
+inside the step, on the device (`recjax.data.negatives`).
 """
 
 import dataclasses
@@ -21,9 +18,9 @@ from recjax.data.negatives import nth_negative, popularity_cdf, sort_positives
 from recjax.data.splits import Spans
 from recjax.errors import InputError
 from recjax.ranges import Amount, Checked, FieldError, Positive, Range, Share
-from recjax.sharded import rows_of
+from recjax.training import losses
 from recjax.training.cross_entropy import SumWeight, above_mean, softmax_cross_entropy
-from recjax.typing import Array, check_shapes
+from recjax.typing import Array
 
 # Of more items a uniform float32, which has 2**23 values, does not draw all alike, or some never.
 _EVEN = 1 << 20
@@ -75,176 +72,6 @@ class ObjectiveConfig(Checked):
     def shared(self) -> bool:
         """Whether the negatives are shared by the batch."""
         return self.name in ("sampled_softmax", "ccl", *_PAIRWISE)
-
-
-def _scores(pattern: str, h: Array, vectors: Array) -> Array:
-    """Inner products in float32, whatever is multiplied: a loss is made of their differences."""
-    return jnp.einsum(pattern, h, vectors, preferred_element_type=jnp.float32)
-
-
-def _reduce(losses: Array, weights: Array) -> SumWeight:
-    check_shapes("T, T", losses=losses, weights=weights)
-    return jnp.sum(losses * weights), jnp.sum(weights)
-
-
-def binary_cross_entropy(
-    h: Array, table: Array, targets: Array, weights: Array, negatives: Array, beta: float = 1.0
-) -> SumWeight:
-    """SASRec's loss (section III-E): `-log s(r+) - sum_j log(1 - s(r-_j))`, s the sigmoid.
-
-    With `beta` < 1 the positive's probability is `s(r+) ** beta`: the gBCE of gSASRec (Petrov and
-    Macdonald, RecSys 2023), which undoes the overconfidence that negative sampling brings. Theirs
-    is the mean of the M + 1 terms, this is their sum, and their negatives may be items that the
-    user had.
-
-    Args:
-        negatives: [T M] ids.
-        beta: power of the positive's probability.
-    """
-    check_shapes("TD, ID, T, TM", h=h, table=table, targets=targets, negatives=negatives)
-    positive = _scores("TD,TD->T", h, rows_of(table, targets, "items"))
-    negative = _scores("TD,TMD->TM", h, rows_of(table, negatives, "items"))
-    loss = beta * jax.nn.softplus(-positive) + jax.nn.softplus(negative).sum(axis=-1)
-    return _reduce(loss, weights)
-
-
-def gbce_beta(n_items: int, negatives: int, calibration: float) -> float:
-    """gSASRec's beta: `a (t (1 - 1/a) + 1/a)` with a = M / (I - 2) the sampling rate.
-
-    Args:
-        n_items: I, padding included: a position has I - 2 candidate negatives.
-        negatives: M.
-        calibration: t, 0 = plain BCE, 1 = fully calibrated.
-    """
-    rate = min(1.0, negatives / max(1, n_items - 2))
-    return rate * (calibration * (1 - 1 / rate) + 1 / rate)
-
-
-def _shared_scores(h, table, targets, negatives):
-    """Scores of the target [T] and of the shared negatives [T M], and which negatives count."""
-    check_shapes("TD, ID, T, M", h=h, table=table, targets=targets, negatives=negatives)
-    positive = _scores("TD,TD->T", h, rows_of(table, targets, "items"))
-    negative = _scores("TD,MD->TM", h, rows_of(table, negatives, "items"))
-    return positive, negative, negatives[None, :] != targets[:, None]
-
-
-def sampled_softmax(
-    h: Array, table: Array, targets: Array, weights: Array, negatives: Array, log_q: Array
-) -> SumWeight:
-    """Softmax over the target and M shared negatives with logQ correction (Bengio 2008).
-
-    Args:
-        negatives: [M] ids drawn with probability q.
-        log_q: [M] log of the expected count of each (log M q).
-    """
-    check_shapes("M, M", negatives=negatives, log_q=log_q)
-    positive, negative, counts = _shared_scores(h, table, targets, negatives)
-    negative = jnp.where(counts, negative - log_q[None], -jnp.inf)
-    return _reduce(jnp.logaddexp(positive, jax.nn.logsumexp(negative, -1)) - positive, weights)
-
-
-def bpr(h: Array, table: Array, targets: Array, weights: Array, negatives: Array) -> SumWeight:
-    """BPR of GRU4Rec (Hidasi et al., ICLR 2016, section 3.1.3): mean of `-log sg(r+ - r_j)`.
-
-    Args:
-        negatives: [M] ids shared by all positions; a position's own target does not count.
-    """
-    positive, negative, counts = _shared_scores(h, table, targets, negatives)
-    loss = jax.nn.softplus(negative - positive[:, None])
-    return _reduce(_mean_over(loss, counts), weights)
-
-
-def top1(h: Array, table: Array, targets: Array, weights: Array, negatives: Array) -> SumWeight:
-    """TOP1 (Hidasi et al., ICLR 2016, section 3.1.3): mean of `sg(r_j - r+) + sg(r_j^2)`.
-
-    Args:
-        negatives: [M] ids shared by all positions; a position's own target does not count.
-    """
-    positive, negative, counts = _shared_scores(h, table, targets, negatives)
-    loss = jax.nn.sigmoid(negative - positive[:, None]) + jax.nn.sigmoid(negative**2)
-    return _reduce(_mean_over(loss, counts), weights)
-
-
-def _mean_over(losses: Array, counts: Array) -> Array:
-    """Mean over the negatives that count: [T M] -> [T]."""
-    return jnp.where(counts, losses, 0.0).sum(-1) / jnp.maximum(counts.sum(-1), 1)
-
-
-def _log_shares(negative: Array, counts: Array) -> Array:
-    """Logs of the softmax over the negatives that count [T M]; -1e9 of others, as -inf has no
-    gradient."""
-    log_s = jax.nn.log_softmax(jnp.where(counts, negative, -jnp.inf), axis=-1)
-    return jnp.where(counts, log_s, -1e9)
-
-
-def bpr_max(
-    h: Array,
-    table: Array,
-    targets: Array,
-    weights: Array,
-    negatives: Array,
-    regularization: float = 1.0,
-) -> SumWeight:
-    """BPR-max with score regularisation (Hidasi and Karatzoglou, CIKM 2018).
-
-    `-log sum_j s_j sigmoid(r+ - r_j) + lambda sum_j s_j r_j^2`, s the softmax over the negatives.
-
-    Args:
-        negatives: [M] ids shared by all positions; a position's own target does not count.
-        regularization: lambda.
-    """
-    positive, negative, counts = _shared_scores(h, table, targets, negatives)
-    log_s = _log_shares(negative, counts)
-    won = jax.nn.log_sigmoid(positive[:, None] - negative)
-    loss = jnp.where(counts.any(axis=-1), -jax.nn.logsumexp(log_s + won, axis=-1), 0.0)
-    return _reduce(loss + regularization * (jnp.exp(log_s) * negative**2).sum(-1), weights)
-
-
-def top1_max(h: Array, table: Array, targets: Array, weights: Array, negatives: Array) -> SumWeight:
-    """TOP1-max (Hidasi and Karatzoglou, CIKM 2018): `sum_j s_j (sg(r_j - r+) + sg(r_j^2))`.
-
-    s is the softmax over the negatives, sg the sigmoid.
-
-    Args:
-        negatives: [M] ids shared by all positions; a position's own target does not count.
-    """
-    positive, negative, counts = _shared_scores(h, table, targets, negatives)
-    s = jnp.exp(_log_shares(negative, counts))
-    loss = jax.nn.sigmoid(negative - positive[:, None]) + jax.nn.sigmoid(negative**2)
-    return _reduce((s * loss).sum(-1), weights)
-
-
-def cosine_contrastive(
-    h: Array,
-    table: Array,
-    targets: Array,
-    weights: Array,
-    negatives: Array,
-    margin: float,
-    negative_weight: float,
-) -> SumWeight:
-    """SimpleX's loss (Mao et al., CIKM 2021, equation 2) of vectors of length 1.
-
-    `1 - r+ + mu mean_j max(0, r_j - margin)`.
-
-    Args:
-        negatives: [M] ids shared by all positions; a position's own target does not count.
-        margin: m.
-        negative_weight: mu.
-    """
-    positive, negative, counts = _shared_scores(h, table, targets, negatives)
-    close = _mean_over(jax.nn.relu(negative - margin), counts)
-    return _reduce(1.0 - positive + negative_weight * close, weights)
-
-
-def squared_error(h: Array, table: Array, targets: Array, weights: Array) -> SumWeight:
-    """Mean squared difference of `h` and the target's vector: DreamRec's loss (2023, equation 10).
-
-    Its gradient reaches the item vectors too, as in the authors' code.
-    """
-    check_shapes("TD, ID, T", h=h, table=table, targets=targets)
-    off = h.astype(jnp.float32) - rows_of(table, targets, "items").astype(jnp.float32)
-    return _reduce(jnp.mean(off**2, axis=-1), weights)
 
 
 class Objective:
@@ -324,7 +151,6 @@ class Objective:
             key: for the negatives.
             states: [T D] of a generative model; `states_weight` times their cross-entropy is
                 added, which makes them recommend by themselves (as DimeRec does, Li et al. 2025).
-
             seen: of a model with `repeats` (`recjax.models.recommender.Learned`); a softmax alone
                 reads it.
 
@@ -343,47 +169,57 @@ class Objective:
         return total, weight
 
     def _main(self, h, table, targets, sequences, data, key, seen) -> SumWeight:
-        config = self.config
         weights = (targets != 0).astype(jnp.float32)
-        if config.name == "softmax":
-            if config.temperature != 1:
-                h = h / config.temperature
-                seen = None if seen is None else (seen[0], seen[1] / config.temperature)
-            total, weight = self._softmax(h, table, targets, weights, seen=seen)
-            if config.smoothing:
-                over = above_mean(h, table, targets, self.n_items, seen)
-                total += config.smoothing * jnp.sum(over * weights)
-            return total, weight
-        if config.name == "mse":
-            return squared_error(h, table, targets, weights)
-        if config.shared:
+        if self.config.name == "softmax":
+            return self._full_softmax(h, table, targets, weights, seen)
+        if self.config.name == "mse":
+            return losses.squared_error(h, table, targets, weights)
+        if self.config.shared:
             negatives = self._shared_negatives(targets, data, key)
-            if config.name == "bpr_max":
-                return bpr_max(h, table, targets, weights, negatives, config.regularization)
-            if config.name == "ccl":
-                settings = config.margin, config.negative_weight
-                return cosine_contrastive(h, table, targets, weights, negatives, *settings)
-            if config.name == "sampled_softmax":
-                drawn = data["counts"][negatives].astype(jnp.float32)
-                log_q = self._log_scale + config.popularity_power * jnp.log(drawn)
-                return sampled_softmax(h, table, targets, weights, negatives, log_q)
-            loss = {"bpr": bpr, "top1": top1, "top1_max": top1_max}[config.name]
-            return loss(h, table, targets, weights, negatives)
+            return self._beside_shared(h, table, targets, weights, negatives, data)
+        negatives = self._own_negatives(sequences, data, key)
+        beta = 1.0
+        if self.config.name == "gbce":
+            beta = losses.gbce_beta(self.n_items, self.config.negatives, self.config.calibration)
+        return losses.binary_cross_entropy(h, table, targets, weights, negatives, beta)
+
+    def _full_softmax(self, h, table, targets, weights, seen) -> SumWeight:
+        config = self.config
+        if config.temperature != 1:
+            h = h / config.temperature
+            seen = None if seen is None else (seen[0], seen[1] / config.temperature)
+        total, weight = self._softmax(h, table, targets, weights, seen=seen)
+        if config.smoothing:
+            over = above_mean(h, table, targets, self.n_items, seen)
+            total += config.smoothing * jnp.sum(over * weights)
+        return total, weight
+
+    def _beside_shared(self, h, table, targets, weights, negatives, data) -> SumWeight:
+        config, given = self.config, (h, table, targets, weights, negatives)
+        if config.name == "bpr_max":
+            return losses.bpr_max(*given, config.regularization)
+        if config.name == "ccl":
+            return losses.cosine_contrastive(*given, config.margin, config.negative_weight)
+        if config.name == "sampled_softmax":
+            drawn = data["counts"][negatives].astype(jnp.float32)
+            log_q = self._log_scale + config.popularity_power * jnp.log(drawn)
+            return losses.sampled_softmax(*given, log_q)
+        loss = {"bpr": losses.bpr, "top1": losses.top1, "top1_max": losses.top1_max}[config.name]
+        return loss(*given)
+
+    def _own_negatives(self, sequences: Array, data: dict[str, Array], key: Array) -> Array:
+        """Ids [T M] that the position's training sequence does not have."""
         runs = sequences[:, None]
         starts, stops = data["offsets"][runs], data["offsets"][runs + 1]
         free = self.n_items - 1 - (stops - starts)
-        shape = (targets.shape[0], config.negatives)
+        shape = (sequences.shape[0], self.config.negatives)
         if self.n_items > _EVEN:
             ranks = jax.random.randint(key, shape, 0, free)
         else:
             ranks = jnp.minimum(
                 (jax.random.uniform(key, shape, jnp.float32) * free).astype(jnp.int32), free - 1
             )
-        negatives = nth_negative(ranks, starts, stops, data["positives"], self._longest, jnp)
-        if config.name == "bce":
-            return binary_cross_entropy(h, table, targets, weights, negatives)
-        beta = gbce_beta(self.n_items, config.negatives, config.calibration)
-        return binary_cross_entropy(h, table, targets, weights, negatives, beta)
+        return nth_negative(ranks, starts, stops, data["positives"], self._longest, jnp)
 
     def _shared_negatives(self, targets: Array, data: dict[str, Array], key: Array) -> Array:
         """Ids [M] from the catalogue, then from the batch's targets (with replacement)."""

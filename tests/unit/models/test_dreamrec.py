@@ -88,7 +88,7 @@ def test_learns_the_one_successor():
                "schedule": "cosine", "dropout": 0.0, "guidance": 1.0}  # fmt: skip
     import optax
 
-    from recjax.training.objectives import squared_error
+    from recjax.training.losses import squared_error
 
     definition = define(lambda rngs: make_recommender(section, 9, rngs))
     model = make_recommender(section, 9, nnx.Rngs(params=0))
