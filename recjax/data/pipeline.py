@@ -18,6 +18,7 @@ from recjax.data.splits import Spans
 from recjax.errors import InputError
 
 Batch = dict[str, np.ndarray]
+_SAMPLE = 16  # batches that are packed to tell how many rows one needs
 
 
 def step_size(batch_size: int, count: int, multiple: int) -> int:
@@ -326,9 +327,11 @@ def _round_up(n: int, multiple: int) -> int:
 
 
 def _rows_for(lengths: np.ndarray, count: int, length: int, multiple: int) -> int:
-    """Rows that nearly every batch of `count` sequences fits: mean + 4 deviations, some slack."""
-    tokens = count * lengths.mean() + 4 * math.sqrt(count) * lengths.std()
-    return _round_up(min(count, math.ceil(tokens / length * 1.02) + 1), multiple)
+    """Rows that nearly every batch of `count` sequences fits: those of some, and 3 deviations."""
+    draw = np.random.default_rng(0).choice
+    rows = np.mean([pack(draw(lengths, count), length).rows for _ in range(_SAMPLE)])
+    spread = 3 * math.sqrt(count) * lengths.std() / length
+    return _round_up(min(count, math.ceil(rows + spread)), multiple)
 
 
 def grow_rows(rows: int, needed: int, multiple: int) -> int:

@@ -35,28 +35,55 @@ class Packing:
 
 
 def pack(lengths: np.ndarray, length: int) -> Packing:
-    """Packs sequences into rows, longest first, opening a new row when the next does not fit.
+    """Packs sequences into rows by best fit: longest first, each where the least room is left.
+
+    That needs hardly more rows than the tokens would fill. Sequences of one length are placed at
+    once, so that the time grows with the number of different lengths.
 
     Args:
         lengths: [n] items in each sequence, between 0 and `length`.
         length: L.
     """
     order = np.argsort(-lengths, kind="stable")
-    ends = np.cumsum(lengths[order])
-    known = ends.tolist()  # of Python's numbers `bisect` asks many times as fast
-    firsts: list[int] = []
-    first, base, count = 0, 0, len(known)
-    while first < count:
-        firsts.append(first)
-        first = bisect.bisect_right(known, base + length, first)
-        base = known[first - 1]
-    starts = np.array(firsts, np.int64)
-    counts = np.diff(starts, append=len(order))
-    bases = np.concatenate([[0], ends])[starts]
-    row, column = np.empty((2, len(lengths)), np.int64)
-    row[order] = np.repeat(np.arange(len(starts)), counts)
-    column[order] = ends - lengths[order] - np.repeat(bases, counts)
-    return Packing(len(starts), row, column)
+    row, column = np.zeros((2, len(lengths)), np.int64)
+    sizes, counts = np.unique(lengths[order], return_counts=True)
+    rows, first = 0, 0
+    rooms: list[int] = []  # that rows have left, in order
+    free: dict[int, np.ndarray] = {}  # the rows of each room
+
+    def leave(room: int, numbers: np.ndarray) -> None:
+        if not room or not len(numbers):
+            return
+        if room in free:
+            free[room] = np.concatenate([free[room], numbers])
+        else:
+            bisect.insort(rooms, room)
+            free[room] = numbers
+
+    for size, count in zip(sizes[::-1].tolist(), counts[::-1].tolist(), strict=True):
+        if size == 0:  # has no place, and needs none
+            break
+        while count:
+            place = bisect.bisect_left(rooms, size)
+            if place < len(rooms):
+                room = rooms.pop(place)
+                numbers = free.pop(room)
+            else:
+                room, new = length, -(-count // (length // size))
+                numbers = np.arange(rows, rows + new)
+                rows += new
+            each = room // size  # as many fit; the next best fit is the same row
+            taken = min(count, each * len(numbers))
+            nth, inside = np.divmod(np.arange(taken), each)
+            placed = order[first : first + taken]
+            row[placed] = numbers[nth]
+            column[placed] = length - room + size * inside
+            last = int(nth[-1])
+            leave(room - each * size, numbers[:last])
+            leave(room - (taken - each * last) * size, numbers[last : last + 1])
+            leave(room, numbers[last + 1 :])
+            first, count = first + taken, count - taken
+    return Packing(max(rows, int(len(lengths) > 0)), row, column)
 
 
 def deal(sizes: np.ndarray, shards: int) -> np.ndarray:

@@ -19,6 +19,14 @@ def test_packing_overlaps_nothing_and_loses_nothing(lengths):
 
 def test_packing_saves_rows():
     assert pack(np.array([5, 5, 5, 5]), 10).rows == 2
+    # The short ones go behind the long ones, where the least room is left.
+    packing = pack(np.array([6, 2, 6, 3, 4, 8]), 10)
+    assert packing.rows == 3
+    assert packing.row.tolist() == [1, 0, 2, 2, 1, 0]
+    assert packing.column.tolist() == [0, 8, 0, 6, 6, 0]
+    # Of short histories hardly more rows than their items fill.
+    lengths = np.minimum(np.random.default_rng(0).geometric(0.15, 512), 50)
+    assert pack(lengths, 50).rows == -(-lengths.sum() // 50)
 
 
 def test_pad_left_keeps_the_newest_on_the_right():
