@@ -22,6 +22,7 @@ from typing import Any, Literal
 from recjax.errors import InputError
 from recjax.json_files import read_object
 from recjax.text._token_engines import check_texts
+from recjax.text._token_settings import CONFIG, read_optional
 from recjax.text.tokenizers import Tokenizer
 
 Form = Literal["text", "special", "chat"]
@@ -94,8 +95,11 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Tokenizer):
         self._where, text = _read_template(tokenizer.folder)
-        names = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
-        self._names = {n: "" if k is None else tokenizer.token(k) for n, k in names.items()}
+        config = read_optional(Path(self._where).with_name(CONFIG))
+        self._names: dict[str, str | None] = {"bos_token": "", "eos_token": ""}
+        for role, index in tokenizer.roles.items():
+            if config.get(f"{role}_token", ...) is not None:  # null: a prompt has none (Qwen's bos)
+                self._names[f"{role}_token"] = tokenizer.token(index)
         self._template = _compile(text, self._where)
 
     def __call__(self, messages: Sequence[dict[str, str]]) -> str:
@@ -158,7 +162,7 @@ def _read_template(folder: Path | None) -> tuple[str, str]:
     if file.is_file():
         with file.open(encoding="utf-8", errors="replace") as opened:
             text = opened.read(_LONGEST + 1)
-    for name in (f"{_TEMPLATE}.json", "tokenizer_config.json"):
+    for name in (f"{_TEMPLATE}.json", CONFIG):
         if text is None and (folder / name).is_file():
             file = folder / name
             text = read_object(file).get(_TEMPLATE)

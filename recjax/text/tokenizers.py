@@ -55,6 +55,8 @@ class Tokenizer:
     Attributes:
         size: number of ids; every id is below it.
         rows: of the embeddings that are known to go with it; () = see `check_size`.
+        roles: ids of the tokens that begin ("bos"), end ("eos") and pad a text and of the unknown
+            one, as far as there are any.
         bos_id, eos_id: or None where the tokenizer has no such token.
         pad_id: the tokenizer's own; else LLaMA 3's token for it, the unknown token, the end of a
             text, or 0. Which one is of no matter to a model that is given the mask.
@@ -73,7 +75,7 @@ class Tokenizer:
         files: tuple[Path, ...] = (),
         ends: tuple[tuple[int, ...], tuple[int, ...]] = ((), ()),
     ):
-        self._engine, self._roles, self._files = engine, roles, files
+        self._engine, self.roles, self._files = engine, roles, files
         self.begin, self.end = ends
         self.folder = files[0].parent if files else None
         self.size = engine.size
@@ -219,7 +221,7 @@ class Tokenizer:
         engine.add_special_tokens(
             [tokenizers.AddedToken(name, normalized=False, special=True) for name in names]
         )
-        return Tokenizer(FastEngine(engine), self._roles, ends=(self.begin, self.end))
+        return Tokenizer(FastEngine(engine), self.roles, ends=(self.begin, self.end))
 
     def save(self, folder: str | Path) -> None:
         """Writes files that `load_tokenizer` and Transformers' `AutoTokenizer` read alike.
@@ -256,7 +258,7 @@ class Tokenizer:
         tokenizer = engine.fast() if isinstance(engine, SentencePieceEngine) else engine.tokenizer
         if tokenizer is None:  # no BPE of SentencePiece: tokenizer.model alone is exact
             return
-        names = {role: self.token(index) for role, index in self._roles.items()}
+        names = {role: self.token(index) for role, index in self.roles.items()}
         if self.begin or self.end:
             add_ends(tokenizer, self.begin, self.end)
         tokenizer.save(str(folder / "tokenizer.json"))

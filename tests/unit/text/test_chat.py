@@ -66,6 +66,16 @@ def test_templates(tmp_path, file, template):
     assert ChatTemplate(tokenizer)(talk) == "<s>[system]x</s>[user]y</s>[assistant]"
 
 
+def test_a_token_that_the_folder_says_is_none_is_not_in_a_chat(tmp_path):
+    """As Qwen's folders say of the token that begins a text; other names are told."""
+    pytest.importorskip("jinja2")
+    folder_with(tmp_path, TEMPLATE + "{{ pad_token }}")
+    file = tmp_path / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"bos_token": None}))
+    (ids,) = prompt_ids(load_tokenizer(tmp_path), ["a"], "chat")
+    assert ids == BPE.encode("[user]a</s>[assistant]<pad>", special=True)
+
+
 def test_a_template_has_what_transformers_gives_it(tmp_path):
     pytest.importorskip("jinja2")
     template = (
