@@ -170,7 +170,11 @@ def add_lora(model: Any, config: LoRAConfig, rngs: nnx.Rngs) -> Any:
 
 
 def merge_lora(params: Params, config: LoRAConfig) -> Params:
-    """Parameters without adapters that compute the same: W + scale A B, each in float32."""
+    """Parameters without adapters that compute the same: W + scale A B, each in float32.
+
+    Raises:
+        InputError: a kernel of few bits (`recjax.nn.quant`), which cannot hold the sum.
+    """
     out = {}
     for path, kernel in params.items():
         if is_lora(path):
@@ -208,5 +212,7 @@ def lora_axes(axes: tuple[tuple[str, tuple[str | None, ...]], ...]) -> tuple:
 
 def _shifted(kernel: Array, a: Array, b: Array, scale: float) -> Array:
     """The kernel and what an adapter adds to it, in float32."""
+    if not jnp.issubdtype(kernel.dtype, jnp.floating):
+        raise InputError(f"a kernel of {kernel.dtype} takes no adapter; expected one without quant")
     update = scale * (a.astype(jnp.float32) @ b.astype(jnp.float32))
     return (kernel.astype(jnp.float32) + update).astype(kernel.dtype)

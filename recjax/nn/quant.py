@@ -30,12 +30,12 @@ def check_form(form: Any) -> None:
 
 
 def quantize(model: Any, form: Form) -> Any:
-    """The layers' linear maps of a model with narrow kernels; changed in place, adapters stay.
+    """The layers' linear maps with narrow kernels, an encoder's too; in place, adapters stay.
 
     Embeddings, heads, norms and biases keep their type.
     """
-    for path, module in nnx.iter_modules(model):
-        if isinstance(module, Linear) and "layers" in map(str, path):
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, Linear) and module.kernel.ndim > 2:  # stacked: of layers
             kernel, scale = narrow(module.kernel[...], form)
             module.kernel, module.quant_scale = nnx.Param(kernel), nnx.Param(scale)
     return model

@@ -9,7 +9,9 @@ from flax import nnx
 from recjax.errors import InputError
 from recjax.models.definition import define, params_of
 from recjax.models.llama import PARAM_AXES, Config, Llama
-from recjax.nn.lora import LoRAConfig, add_lora
+from recjax.models.t5 import T5
+from recjax.models.t5 import Config as T5Config
+from recjax.nn.lora import LoRAConfig, add_lora, merge_lora
 from recjax.nn.narrow import NF4, narrow, product, widened
 from recjax.nn.quant import narrower, quantize
 from recjax.testing.compiled import Compiled
@@ -70,8 +72,9 @@ CONFIG = Config(
 def test_a_model_of_narrow_kernels_under_lora(form, off):
     """It computes nearly the same; its kernels take fewer bytes, and adapters have gradients."""
 
+    lora = LoRAConfig(4, targets=(r"layers/attention/(query|value)",))
+
     def plain(rngs):
-        lora = LoRAConfig(4, targets=(r"layers/attention/(query|value)",))
         return add_lora(Llama(CONFIG, rngs=rngs), lora, rngs)
 
     params = jax.jit(lambda: params_of(plain(nnx.Rngs(0))))()
@@ -86,6 +89,8 @@ def test_a_model_of_narrow_kernels_under_lora(form, off):
         sum(a.nbytes for p, a in ps.items() if p.startswith("layers")) for ps in (params, found)
     ]
     assert sizes[1] < sizes[0] * (0.3 if form == "int8" else 0.2)
+    with pytest.raises(InputError, match="takes no adapter; expected one without quant"):
+        merge_lora(found, lora)  # a sum in few bits would be another model
     tokens = np.arange(24).reshape(2, 12)
     expected, logits = (
         np.asarray(Compiled(of.merge(arrays))(tokens)[0])
@@ -101,3 +106,11 @@ def test_a_model_of_narrow_kernels_under_lora(form, off):
     mesh = parallel.make_mesh((2, 2, 2))
     placed = parallel.param_shardings(definition.shapes, PARAM_AXES, mesh)
     assert placed["layers/gate/quant_scale"].spec[-1] == "tensor"
+
+
+def test_an_encoder_s_layers_are_narrow_too():
+    config = T5Config(vocab_size=32, dim=16, mlp_dim=32, layers=2, encoder_layers=3, tied=False)
+    shapes = define(lambda rngs: quantize(T5(config, rngs=rngs), "int8")).shapes
+    kernels = {p: a.dtype for p, a in shapes.items() if p.endswith("/kernel")}
+    assert [p for p, dtype in kernels.items() if dtype != jnp.int8] == ["head/kernel"]
+    assert len(kernels) > 12
