@@ -77,6 +77,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         # Of the sample's 108 steps no call is shorter, which would be a second program to compile.
         config.train.update({"epochs": 12.0, "stride": 0, "evaluate_every": 4.0})
         config.train.steps_per_call = 12
+        if data == "table":  # of any size: patience ends it
+            config.train.epochs = 200.0
     else:
         config.optim = {"learning_rate": 5e-4}
         if name == "sasrec":

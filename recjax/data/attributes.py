@@ -20,7 +20,7 @@ import numpy as np
 from recjax.config import nearest
 from recjax.data.sources._lines import check_no_json, csv_reader, other_separator, text_lines
 from recjax.data.sources._parquet import parquet_rows
-from recjax.data.sources._values import field, is_missing, number, shown, text
+from recjax.data.sources._values import field, inside, is_missing, number, paths, shown, text
 from recjax.data.sources._values import key as item_key
 from recjax.errors import InputError
 
@@ -242,11 +242,17 @@ def _parquet_cells(path: Path) -> Iterator[tuple[int, list[Any]]]:
 
 
 def column(catalog: Catalog, key: str) -> list[Any]:
-    """The value of every record, None where it has none."""
-    known = sorted({k for record in catalog if record for k in record})
-    if key not in known:
+    """The value of every record at a key or a path of keys, None where it has none."""
+    values = [inside(record, key) for record in catalog]
+    known = known_keys(catalog)
+    if key not in known and all(value is None for value in values):
         raise InputError(f"no item of the catalogue has '{key}'; {nearest(key, known)}")
-    return [record.get(key) if record else None for record in catalog]
+    return values
+
+
+def known_keys(catalog: Catalog) -> set[str]:
+    """The keys of all records, and the paths to what stands inside of their objects."""
+    return {key for record in catalog if record for key in (*record, *paths(record))}
 
 
 def labels_of(value: Any) -> Iterator[str]:

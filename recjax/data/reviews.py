@@ -4,19 +4,25 @@ reviews = read_reviews("Gift_Cards_5.json.gz", store)
 reviews.bodies[5], reviews.headlines[5]        # of the interaction at place 5 of `store.items`
 
 A review belongs to the interaction of its user and item; where a pair has several, to the one of
-its time. Field names are those of the store's table, of Amazon (2014, 2018 and 2023) and of Steam.
+its time. Users, items and times stand where the store's table has them, or under the names of
+Amazon (2014, 2018 and 2023) and of Steam. A review's text and headline have one of the names below,
+in the record itself or in one of its objects; "Review Text" is "review_text", too.
 """
 
 import dataclasses
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from recjax.config import listed
 from recjax.data.interactions import BadRows
 from recjax.data.sources._lines import records
+from recjax.data.sources._tables import Form, plain_name, rows
 from recjax.data.sources._times import TimeUnit, moment, moment_of
-from recjax.data.sources._values import field, key, unescaped
+from recjax.data.sources._values import field, inside, key, paths, unescaped
 from recjax.data.store import Store, hash_file
 from recjax.errors import InputError
 from recjax.paths import home
@@ -24,8 +30,8 @@ from recjax.paths import home
 _USER = ("reviewerID", "user_id", "username", "user")
 _ITEM = ("parent_asin", "asin", "item_id", "product_id", "item")
 _TIME = ("unixReviewTime", "timestamp", "posted", "date")
-_BODY = ("reviewText", "text", "review", "review_text", "body")
-_HEADLINE = ("summary", "title", "headline")
+_BODY = ("review_text", "text", "review", "review_body", "body", "comment", "content")
+_HEADLINE = ("summary", "title", "headline", "review_headline", "review_title")
 _NAME = ("reviewerName", "user_name")
 
 
@@ -46,15 +52,16 @@ class Reviews:
 
 
 def read_reviews(path: str | Path, store: Store) -> Reviews:
-    """The reviews in a file of JSON lines, plain or `.gz`, that belong to a store's interactions.
+    """The reviews in a file that belong to a store's interactions.
 
     Args:
-        path: of the file; its `title` is a headline where it is not the item's title.
+        path: JSON lines, csv, tsv (each may be `.gz`) or parquet; its `title` is a headline where
+            it is not the item's title.
         store: the data set; others' reviews are left out.
 
     Raises:
-        InputError: no such file, a line that is no object, a file with no review of this data set
-            or none with text.
+        InputError: no such file, a line that is no record, one without a user or an item, a file
+            with no review of this data set or none with text.
     """
     path = home(path)
     owner = np.repeat(np.arange(store.n_users), np.diff(store.offsets))
@@ -63,60 +70,91 @@ def read_reviews(path: str | Path, store: Store) -> Reviews:
         where.setdefault(pair, []).append(place)
     bodies, headlines = [""] * len(owner), [""] * len(owner)
     names: dict[int, str] = {}
-    matched = 0
-    data_options = store.manifest.get("options") or {}
-    reader_options = (
-        data_options.get("options") or {} if data_options.get("source") == "table" else {}
-    )
-    of_user, of_item = (
-        (reader_options.get("user", ""), *_USER),
-        (reader_options.get("item", ""), *_ITEM),
-    )
-    for line, record in records(path, BadRows()):
+    columns: set[str] = set()  # of the reviews that belong here
+    of_table = store.manifest.get("options") or {}
+    options = (of_table.get("options") or {}) if of_table.get("source") == "table" else {}
+    of_user, of_item = (options.get("user", ""), *_USER), (options.get("item", ""), *_ITEM)
+    for line, record in _records(path, store, options):
         try:
-            user = store.user_numbers.get(field("user", key, _first(record, of_user)))
-            item = store.item_ids.get(field("item", key, _first(record, of_item)))
+            user = store.user_numbers.get(_id(record, of_user, "user"))
+            item = store.item_ids.get(_id(record, of_item, "item"))
         except ValueError as error:
             raise InputError(f"{path}:{line}: {error}") from None
         places = where.get((-1 if user is None else user, item or 0), [])
         if len(places) > 1 and store.timestamps is not None:
-            time = _seconds(record, reader_options)
+            time = _seconds(record, options)
             places = [k for k in places if int(store.timestamps[k]) == time]
         if not places or user is None or item is None:
             continue
-        matched += 1
+        columns.update(paths(record))
         place = places[0]
-        bodies[place] = bodies[place] or _text(_first(record, _BODY))
-        headline = _text(_first(record, _HEADLINE))
+        body, headline = _written(record)
+        bodies[place] = bodies[place] or body
         if headline and headline != store.titles[item]:
             headlines[place] = headlines[place] or headline
         name = _text(_first(record, _NAME))
         if name:
             names.setdefault(user, name)
-    if not matched:
+    if not columns:
         raise InputError(f"{path}: no review of a user and an item of {store.path}")
     if not any(bodies):
         raise InputError(
-            f"{path}: its {matched:,} reviews have no text; expected one of {', '.join(_BODY)}"
+            f"{path}: its reviews have no text; expected it under one of {', '.join(_BODY)}; "
+            f"{listed(columns)}"
         )
     return Reviews(bodies, headlines, names, hash_file(path)["sha256"])
 
 
-def _first(record: dict[str, Any], names: tuple[str, ...]) -> Any:
-    return next((record[n] for n in names if record.get(n) not in (None, "")), None)
+def _records(
+    path: Path, store: Store, options: Mapping[str, Any]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The file's records; of the store's own log, written as its options say."""
+    if not plain_name(path).endswith((".csv", ".tsv", ".parquet")):
+        return records(path, BadRows())
+    source = store.manifest.get("source") or {}
+    own = path.name in {file["name"] for file in source.get("files", ())}
+    text = {name: options[name] for name in ("separator", "quoted", "escaped", "encoding")}
+    form = Form({}, options["columns"], "columns", whole=True, **text) if own and options else None
+    return rows(path, form or Form({}, "", "columns", whole=True), BadRows())
+
+
+def _id(record: Mapping[str, Any], names: tuple[str, ...], of: str) -> str:
+    value = _first(record, names)
+    if value is None:
+        raise ValueError(f"no {of}'s id; expected one of {', '.join(filter(None, names))}")
+    return field(of, key, value)
+
+
+def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    found = (inside(record, name) for name in names if name)
+    return next((value for value in found if value not in (None, "")), None)
+
+
+def _written(record: Mapping[str, Any]) -> tuple[str, str]:
+    """A review's text and headline."""
+    for part in (record, *(value for value in record.values() if isinstance(value, Mapping))):
+        texts = {re.sub(r"[\W_]", "", name).lower(): _text(value) for name, value in part.items()}
+        body, headline = (
+            next(filter(None, (texts.get(name.replace("_", "")) for name in names)), "")
+            for names in (_BODY, _HEADLINE)
+        )
+        if body:
+            return body, headline
+    return "", _text(_first(record, _HEADLINE))
 
 
 def _text(value: Any) -> str:
     return " ".join(unescaped(value).split()) if isinstance(value, str) else ""
 
 
-def _seconds(record: dict[str, Any], options: dict[str, Any]) -> int | None:
+def _seconds(record: Mapping[str, Any], options: Mapping[str, Any]) -> int | None:
     name = options.get("timestamp", "")
-    value = _first(record, _TIME)
+    value = inside(record, name) if name else None
     try:
-        if name and name in record:
+        if value is not None:
             form = options.get("time_format", "")
-            return moment_of(name, record[name], options.get("time_unit", "s"), form).seconds
+            return moment_of(name, value, options.get("time_unit", "s"), form).seconds
+        value = _first(record, _TIME)
         unit: TimeUnit = "ms" if "parent_asin" in record else "s"
         return None if value is None else moment(value, unit).seconds
     except ValueError:

@@ -21,6 +21,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from recjax.config import nearest
+from recjax.data.attributes import known_keys
+from recjax.data.sources._values import inside
 from recjax.errors import InputError
 from recjax.guided.aspects import Aspect, AspectSet, bare, plain
 from recjax.scoring.form_tokens import Form
@@ -112,7 +114,7 @@ def item_text(
     record = record or {}
     lines = []
     for name in fields:
-        text = _value(record.get(name))
+        text = _value(inside(record, name))
         if text or name == "title":
             cut = text if len(text) <= longest else f"{text[:longest].rstrip()} ..."
             lines.append(f"{name}: {cut or 'unknown'}")
@@ -161,7 +163,7 @@ def user_text(
 
 def check_fields(fields: Sequence[str], catalog: Sequence[Mapping[str, Any] | None]) -> None:
     """Whether some record has each field; `InputError` with the nearest for one that none has."""
-    known = {key for record in catalog if record for key in record} - {"id", "key"}
+    known = known_keys(catalog) - {"id", "key"}
     for name in fields:
         if name not in known:
             raise InputError(f"--fields: no item has '{name}'; {nearest(name, known)}")

@@ -103,7 +103,8 @@ class Interpreter:
             histories: [n] titles of each history, oldest first: trains recovery, too.
             catalogue: all titles that an answer may name; by default those given.
             ask: prompts and lengths; by default those of the paper, in the words of `domain`.
-            domain: "movie", "game", "product" or "book".
+            domain: "movie", "game", "product" or "book"; another one needs `ask`, whose prompts
+                have its words.
             adapter: by default the paper's.
             optim: by default Adam, at 1e-4 from item vectors and 3e-3 from a random start.
             start: how the adapter starts; by default near the vectors that lie beside a

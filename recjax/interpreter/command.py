@@ -44,7 +44,7 @@ def add_interpret_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--versus", type=flag_text, metavar="DIR",
-        help="with --judge: another recommender's workdir",
+        help="with --judge: the workdir of another recommender of the same data",
     )  # fmt: skip
     add("--step", type=int, metavar="N", help="checkpoint; default: the best one")
 

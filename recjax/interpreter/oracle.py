@@ -43,7 +43,8 @@ def check_generative(run: InterpreterRun) -> None:
     name = run.recommender.config.model["name"]
     if not model_module(name).Recommender.generative:
         raise InputError(
-            f"oracle items need a generative recommender; {run.config.recommender} is a {name}"
+            "oracle items (--oracle, --judge) need a generative recommender (dreamrec); "
+            f"{run.config.recommender} is a {name}"
         )
 
 

@@ -111,7 +111,7 @@ class Questions:
         self.tokenizer, self._soft = tokenizer, soft
         self._max_length = max_length
         self.table: PromptTable = read_prompts(config.prompts, PROMPTS)
-        self.words: Words = self.table.of(config.domain)
+        self.words: Words = self.table.of(config.domain, "config.ask.prompts")
         for task in config.tasks:
             for form in range(self.forms(task)):
                 used = len(self.question(task, form).ids)

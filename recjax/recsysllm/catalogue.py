@@ -12,30 +12,17 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from recjax.data.sources._values import inside
 from recjax.errors import InputError
 from recjax.recsysllm.entities import EntityPool
 from recjax.recsysllm.passages import PieceEncoder
 from recjax.recsysllm.spans import Marks
-
-
-def labels(value: Any) -> tuple[str, ...]:
-    """The names in a field of a record: a text, a number, or lists of them; empty ones go.
-
-    >>> labels([["Beauty", "Hair Care"], ["Beauty"]])
-    ('Beauty', 'Hair Care')
-    """
-    if isinstance(value, Mapping):
-        return ()
-    if isinstance(value, list | tuple):
-        return tuple(dict.fromkeys(name for part in value for name in labels(part)))
-    text = "" if value is None else f"{value:.12g}" if isinstance(value, float) else str(value)
-    text = " ".join(text.split())
-    return (text,) if text else ()
+from recjax.text.textualize import labels
 
 
 def attributes(records: Iterable[Mapping[str, Any] | None], columns: Sequence[str]) -> list[str]:
     """All names in some columns of records, each once."""
-    names = (name for r in records if r for column in columns for name in labels(r.get(column)))
+    names = (name for r in records if r for column in columns for name in labels(inside(r, column)))
     return list(dict.fromkeys(names))
 
 

@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 
 from recjax.config import nearest
+from recjax.data.attributes import known_keys
 from recjax.data.prepare import resolve
 from recjax.data.reviews import Reviews, read_reviews
 from recjax.data.sources.table import read_records
 from recjax.data.splits import Split
 from recjax.data.store import Store
 from recjax.errors import InputError
-from recjax.recsysllm.catalogue import Names, labels
+from recjax.recsysllm.catalogue import Names, attributes
 from recjax.recsysllm.mixture import Mixture, mixture
 from recjax.recsysllm.tasks import ReviewTexts, Tasks, TasksConfig
-from recjax.recsysllm.text import Behaviour, BehaviourConfig, facts_of, read_sentences
+from recjax.recsysllm.text import Behaviour, BehaviourConfig, read_sentences
 from recjax.text.reasons import explanations
-from recjax.text.textualize import item_titles
+from recjax.text.textualize import facts_of, item_titles
 
 _SECTION, REVIEWS = "config.text.behaviour", "config.text.tasks.reviews"
 
@@ -74,12 +75,11 @@ class Dataset:
             raise InputError(
                 f"{path}: column '{config.users_key}' has no user of {self.store.path}"
             )
-        known = next(iter(out.values()))
         for column in config.users_facts:
-            if column not in known:
+            if not attributes(out.values(), [column]):
                 raise InputError(
-                    f"{_SECTION}.users_facts: no column '{column}' in {path}; "
-                    f"{nearest(column, known)}"
+                    f"{_SECTION}.users_facts: no names in column '{column}' of {path}; "
+                    f"{nearest(column, known_keys(list(out.values())) - {column})}"
                 )
         return out
 
@@ -103,8 +103,11 @@ class Dataset:
     def behaviour(self) -> Behaviour:
         """Text about the training part."""
         for column in self.text.facts:
-            if not any(labels(record.get(column)) for record in self.store.catalog[1:] if record):
-                raise InputError(f"{_SECTION}.facts: no item has '{column}'")
+            if not attributes(self.store.catalog, [column]):
+                raise InputError(
+                    f"{_SECTION}.facts: no item has names in '{column}'; "
+                    f"{nearest(column, known_keys(self.store.catalog) - {column})}"
+                )
         return Behaviour(
             self.text, self.names, self.store.catalog, self.store.items, self.store.timestamps,
             self.split.train, self.profiles, self.seed, self.named,

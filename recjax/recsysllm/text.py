@@ -28,9 +28,10 @@ from recjax.data.splits import Spans
 from recjax.errors import InputError
 from recjax.json_files import read_object
 from recjax.ranges import Amount, Checked, Count, FieldError, Range, Size
-from recjax.recsysllm.catalogue import Names, labels
+from recjax.recsysllm.catalogue import Names
 from recjax.recsysllm.passages import Passage, Piece, Pieces, Value, fill, joined, places
 from recjax.text.prompts import PromptTable, Words, read_words
+from recjax.text.textualize import facts_of
 
 Term = Literal["long", "medium", "short"]
 TERMS: tuple[Term, ...] = ("long", "medium", "short")
@@ -50,9 +51,6 @@ _OWN: Mapping[str, frozenset[str]] = {
     "named": frozenset({"title", "name"}),
     **{term: frozenset({"titles"}) for term in TERMS},
 }
-# Fields of records that are no attributes: names, texts, and what a shop's page adds.
-_NO_FACTS = frozenset({"id", "key", "title", "description", "url", "reviews_url", "early_access"})
-_LONGEST_FACT = 60  # letters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +109,7 @@ def read_sentences(path: str, domain: str) -> Sentences:
     """
     content = read_object(Path(path)) if path else {}
     words = read_words(content.pop("words", {}), path)
-    table = PromptTable(words, {}).of(domain)
+    table = PromptTable(words, {}).of(domain, "config.text.behaviour.sentences")
     known = frozenset(dataclasses.asdict(table))
     for key, text in content.items():
         if key not in _SENTENCES:
@@ -132,25 +130,15 @@ def read_sentences(path: str, domain: str) -> Sentences:
     return Sentences(table, {**_SENTENCES, **content})
 
 
+def _spoken(column: str) -> str:
+    """A column's name as words: "user_age" and the path "user.age" are "user age"."""
+    return column.replace("_", " ").replace(".", " ")
+
+
 def _without_places(text: str) -> str:
     for place in places(text):
         text = text.replace(f"{{{place}}}", "")
     return text
-
-
-def facts_of(record: Mapping[str, Any], columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The facts of a record, by column.
-
-    Args:
-        record: any.
-        columns: which; () = all whose names are short enough to be attributes.
-    """
-    chosen = columns or [c for c in record if c not in _NO_FACTS]
-    facts = {column: labels(record.get(column)) for column in chosen}
-    return {
-        column: names for column, names in facts.items()
-        if names and (columns or max(map(len, names)) <= _LONGEST_FACT)
-    }  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -282,7 +270,7 @@ class Behaviour:
         out: list[Piece] = []
         for column, names in facts.items():
             out += [Piece(", ")] if out else []
-            out += self.sentences("fact", {"column": column.replace("_", " "), "values": names})
+            out += self.sentences("fact", {"column": _spoken(column), "values": names})
         return joined(out)
 
     def about_user(self, run: int, rng: np.random.Generator) -> Passage:

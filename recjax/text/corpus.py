@@ -116,7 +116,7 @@ class Documents:
     @property
     def words(self) -> Words:
         """Words of the domain."""
-        return self.table.of(self.config.domain)
+        return self.table.of(self.config.domain, "config.text.prompts")
 
     @functools.cached_property
     def _members(self) -> dict[str, np.ndarray]:

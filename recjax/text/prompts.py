@@ -1,7 +1,7 @@
 """Questions and their answers, in the words of a domain.
 
 table = read_prompts("mine.json", PROMPTS)           # PROMPTS: of `recjax.text.tasks`
-words = table.of("movie")
+words = table.of("movie", "config.text.prompts")
 prompt = table.prompts["residual"][0]
 question(prompt, words)                              # with two placeholders of soft tokens
 answer(prompt, words, ["The Matrix"])
@@ -67,10 +67,18 @@ class PromptTable:
     words: Mapping[str, Words]
     prompts: Mapping[str, tuple[Prompt, ...]]
 
-    def of(self, domain: str) -> Words:
-        """The words of a domain; `InputError` naming the nearest for an unknown one."""
+    def of(self, domain: str, key: str) -> Words:
+        """The words of a domain.
+
+        Raises:
+            InputError: for an unknown one, with the nearest and the config's `key` of files that
+                add domains.
+        """
         if domain not in self.words:
-            raise InputError(f"no words for the domain '{domain}'; {nearest(domain, self.words)}")
+            raise InputError(
+                f"no words for the domain '{domain}'; {nearest(domain, self.words)}; the key "
+                f"'words' of a JSON file ({key}) adds others"
+            )
         return self.words[domain]
 
     @property

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from recjax.data.sources._values import inside
 from recjax.text.prompts import Words, listed
 
 _HISTORIES = (
@@ -28,6 +29,9 @@ _FACTS = (
     ("genres", "belongs to {}"),
     ("categories", "belongs to {}"),
 )
+# Fields of records that are no attributes: names, texts, and what a shop's page adds.
+_NO_FACTS = frozenset({"id", "key", "title", "description", "url", "reviews_url", "early_access"})
+_LONGEST_FACT = 60  # letters
 
 
 def item_titles(catalog: Sequence[Mapping[str, Any] | None], words: Words) -> list[str]:
@@ -51,18 +55,52 @@ def history_text(titles: Sequence[str], words: Words, form: int) -> str:
     )
 
 
+def labels(value: Any) -> tuple[str, ...]:
+    """The names in a field of a record: a text, a number, or lists of them; empty ones go.
+
+    >>> labels([["Beauty", "Hair Care"], ["Beauty"]])
+    ('Beauty', 'Hair Care')
+    """
+    if isinstance(value, Mapping):
+        return ()
+    if isinstance(value, list | tuple):
+        return tuple(dict.fromkeys(name for part in value for name in labels(part)))
+    text = "" if value is None else f"{value:.12g}" if isinstance(value, float) else str(value)
+    text = " ".join(text.split())
+    return (text,) if text else ()
+
+
+def facts_of(record: Mapping[str, Any], columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The facts of a record, by column.
+
+    Args:
+        record: any.
+        columns: keys, or paths of keys (`price.amount`); () = all keys whose names are short
+            enough to be attributes.
+    """
+    chosen = columns or [c for c in record if c not in _NO_FACTS]
+    facts = {column: labels(inside(record, column)) for column in chosen}
+    return {
+        column: names for column, names in facts.items()
+        if names and (columns or max(map(len, names)) <= _LONGEST_FACT)
+    }  # fmt: skip
+
+
 def item_text(record: Mapping[str, Any] | None, title: str, words: Words, form: int = 0) -> str:
     """The known facts of an item as a sentence; where there are none, that it exists.
 
     Args:
         record: of the catalogue: its year, author, developer, brand, genres and categories are
-            told, as far as it has them.
+            told, as far as it has them; where it has none of these, its other facts.
         title: the item's, of `item_titles`.
         words: of the domain.
         form: which paraphrase.
     """
     record = record or {}
     told = [text.format(_value(record[key])) for key, text in _FACTS if record.get(key)]
+    if not told:
+        others = facts_of(record, ()).items()
+        told = [f"has {name.replace('_', ' ')} {_value(values)}" for name, values in others]
     facts = ", ".join(told) or "exists"
     own = dataclasses.asdict(words)
     return _ITEMS[form % len(_ITEMS)].format(titles=title, facts=facts, **own)

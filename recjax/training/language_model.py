@@ -101,7 +101,7 @@ def complete(section: Any) -> dict[str, Any]:
             with the file of prompts.
     """
     config = build(LanguageRunConfig, section, "config")
-    read_prompts(config.text.prompts, PROMPTS).of(config.text.domain)
+    read_prompts(config.text.prompts, PROMPTS).of(config.text.domain, "config.text.prompts")
     return filled_in(config, model=plain_model(config.model, config.tokenizer.vocab_size))
 
 

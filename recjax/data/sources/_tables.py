@@ -19,7 +19,7 @@ from recjax.data.sources._lines import (
     text_lines,
 )
 from recjax.data.sources._parquet import parquet_rows
-from recjax.data.sources._values import shown
+from recjax.data.sources._values import inside, shown
 from recjax.errors import InputError
 
 Row = dict[str, Any]
@@ -125,18 +125,8 @@ def _flat(found: Iterator[tuple[int, Row]], form: Form) -> Iterator[tuple[int, R
     for line, row in found:
         for name in names:
             if name not in row:
-                outer, _, inner = name.partition(".")
-                row[name] = _inside(row.get(outer), inner)
+                row[name] = inside(row, name)
         yield line, row
-
-
-def _inside(value: Any, name: str) -> Any:
-    """The value at a path of a record; for a list of records, the list of their values."""
-    if isinstance(value, list):
-        return [_inside(one, name) for one in value]
-    first, _, rest = name.partition(".")
-    found = value.get(first) if isinstance(value, dict) else None
-    return _inside(found, rest) if rest else found
 
 
 def _json_rows(path: Path, form: Form, bad: BadRows) -> Iterator[tuple[int, Row]]:

@@ -11,7 +11,7 @@ import html
 import math
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -170,6 +170,30 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, (datetime.date, datetime.time, datetime.timedelta)):
         return str(value)
     raise ValueError("expected text, a number or a list")
+
+
+def inside(value: Any, name: str) -> Any:
+    """The value at a key of a record, or at a path of keys (`price.amount`); None if there is none.
+
+    Of a list of records it is the list of their values.
+    """
+    if isinstance(value, list):
+        return [inside(one, name) for one in value]
+    if not isinstance(value, Mapping):
+        return None
+    if name in value:
+        return value[name]
+    outer, dot, inner = name.partition(".")
+    return inside(value.get(outer), inner) if dot else None
+
+
+def paths(record: Mapping[str, Any]) -> Iterator[str]:
+    """The names of a record's values, those inside of its objects as paths."""
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from (f"{name}.{path}" for path in paths(value))
+        else:
+            yield name
 
 
 def add_item(catalog: Catalog, item: str, found: Mapping[str, Any]) -> None:

@@ -34,6 +34,14 @@ def test_numbers_and_standardizing():
         numbers(CATALOG, "title")
 
 
+def test_what_stands_inside_of_an_object():
+    priced = [None, {"key": "a", "price": {"amount": 4.5, "in": ["EUR"]}}, {"key": "b"}]
+    assert numbers(priced, "price.amount").values[:, 0].tolist() == [0, 4.5, 0]
+    assert multi_hot(priced, "price.in").names == ("EUR",)
+    with pytest.raises(InputError, match="has 'price.amuont'; did you mean 'price.amount'"):
+        numbers(priced, "price.amuont")
+
+
 def test_a_constant_column_is_standardized_to_zero():
     same = numbers([None, {"key": "a", "n": 4}, {"key": "b", "n": 4}], "n")
     assert not same.standardized().any()

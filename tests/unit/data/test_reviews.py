@@ -21,5 +21,31 @@ def test_reviews_have_the_names_of_the_stores_table(tmp_path):
     reviews = read_reviews(path, store)
     assert reviews.bodies == ["Good tea", "Better", "Bad", ""]
     path.write_text('{"user_id": "a", "business": "x", "text": "T"}\n')
-    with pytest.raises(InputError, match="r.json:1: 'item' is None; expected an id"):
+    with pytest.raises(
+        InputError, match="r.json:1: no item's id; expected one of business_id, parent_asin"
+    ):
         read_reviews(path, store)
+
+
+def test_reviews_of_any_table(tmp_path):
+    rows = [("a", "x", "Good\ntea", "Tea!"), ("b", "x", "Bad", "")]
+    nested = [
+        {"who": {"id": user}, "item": item, "review": {"Text": body, "headline": head}}
+        for user, item, body, head in rows
+    ]
+    log = tmp_path / "log.jsonl"
+    log.write_text("\n".join(map(json.dumps, nested)))
+    options = {"user": "who.id", "item": "item", "timestamp": ""}
+    store = prepare(DataConfig("table", str(tmp_path / "nested"), str(log), options))
+    found = read_reviews(log, store)
+    assert (found.bodies, found.headlines) == (["Good tea", "Bad"], ["Tea!", ""])
+    log = tmp_path / "log.csv"  # without a header
+    lines = ["a;x;'Good\ntea';Tea!".replace("'", '"'), "b;x;Bad;"]
+    log.write_text("\n".join(lines))
+    options = {"columns": "user,item,Review Text,title", "separator": ";", "timestamp": ""}
+    store = prepare(DataConfig("table", str(tmp_path / "flat"), str(log), options))
+    found = read_reviews(log, store)
+    assert (found.bodies, found.headlines) == (["Good tea", "Bad"], ["Tea!", ""])
+    other = tmp_path / "reviews.csv"
+    other.write_text("user,item,comment\nb,x,Worse\n")
+    assert read_reviews(other, store).bodies == ["", "Worse"]

@@ -254,7 +254,7 @@ def test_settings_that_do_not_fit(run, interpreter_section, trained, tmp_path):
         StudyConfig(oracle=True, judge=lambda questions: [])
     given = interpreter_section(recommender=str(trained("sasrec", seed=1)))
     other = start_run(build_config(given), tmp_path / "sasrec")
-    with pytest.raises(InputError, match="oracle items need a generative recommender"):
+    with pytest.raises(InputError, match="--judge. need a generative recommender"):
         Study(other, {}, StudyConfig(oracle=True))
     given = interpreter_section(
         ask={"residual": 0.0, "recovery": 1.0, "window": 5},

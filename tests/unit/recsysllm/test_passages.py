@@ -3,8 +3,9 @@
 import pytest
 
 from recjax.errors import InputError
-from recjax.recsysllm.catalogue import Names, attributes, labels
+from recjax.recsysllm.catalogue import Names, attributes
 from recjax.recsysllm.passages import Piece, fill, marked, plain
+from recjax.text.textualize import labels
 
 
 def test_a_template_is_filled_with_entities():

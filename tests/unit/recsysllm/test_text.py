@@ -9,7 +9,8 @@ from recjax.data.splits import Spans
 from recjax.errors import InputError
 from recjax.recsysllm.catalogue import Names
 from recjax.recsysllm.passages import plain
-from recjax.recsysllm.text import Behaviour, BehaviourConfig, facts_of, read_sentences
+from recjax.recsysllm.text import Behaviour, BehaviourConfig, read_sentences
+from recjax.text.textualize import facts_of
 from tests.unit.recsysllm.conftest import TITLES
 
 DAY = 86_400

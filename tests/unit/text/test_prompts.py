@@ -49,7 +49,7 @@ def test_the_papers_prompts_word_by_word():
 
 @pytest.mark.parametrize(("task", "number", "domain"), EVERY)
 def test_every_prompt_in_every_domain(task, number, domain):
-    prompt, words = TASKS[task].prompts[number], PROMPTS.of(domain)
+    prompt, words = TASKS[task].prompts[number], PROMPTS.of(domain, "")
     asked = question(prompt, words)
     assert asked.count("{soft}") == len(TASKS[task].backs)
     assert not set("{}") & set(asked.replace("{soft}", ""))
@@ -73,7 +73,7 @@ def test_titles_in_a_row():
 
 def test_an_unknown_domain_names_the_nearest():
     with pytest.raises(InputError, match="no words for the domain 'movies'; did you mean 'movie'"):
-        PROMPTS.of("movies")
+        PROMPTS.of("movies", "config.text.prompts")
 
 
 def write(path, content):
@@ -93,10 +93,10 @@ def test_a_file_adds_domains_and_prompts(tmp_path):
         ],
     }
     table = read_prompts(write(tmp_path / "more.json", added), PROMPTS)
-    song = table.of("song")
+    song = table.of("song", "")
     assert song == Words("heard", "hearing", "song", "songs")
     # Its words go before ours, its prompts come after them, so what measures stays.
-    assert table.of("movie").item == "film" and PROMPTS.of("movie").item == "movie"
+    assert table.of("movie", "").item == "film" and PROMPTS.of("movie", "").item == "movie"
     assert table.words.keys() == {*PROMPTS.words, "song"}
     recovery, residual = table.prompts["recovery"], table.prompts["residual"]
     assert recovery[:-1] == RECOVERY.prompts and residual[:-2] == RESIDUAL.prompts

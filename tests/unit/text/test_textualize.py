@@ -25,6 +25,16 @@ def test_what_is_known_of_an_item():
     assert item_text(polish, "Red", product) == (
         "The product Red is by OPI, belongs to Beauty, Nails and Polish."
     )
+    soup = {
+        "key": "1",
+        "title": "Soup",
+        "main_course": "no",
+        "tags": ["Thai", "hot"],
+        "x": 2 * ["y" * 99],
+    }
+    assert item_text(soup, "Soup", product) == (
+        "The product Soup has main course no, has tags Thai and hot."
+    )
     assert item_text({}, "Red {item}", product) == "The product Red {item} exists."
     assert item_text(None, "Red", product, 1) == "Which product exists? Red."
 
