@@ -216,6 +216,9 @@ class EvalBatches:
         shards: S equal parts of rows and examples; each has its examples in its own rows, and
             `last` counts within it. B is rounded up, and examples are not in order.
         users: batches have `users` [R L], too: 1 + the number of the user, 0 for padding.
+
+    Raises:
+        InputError: a history without an item, whose state would be another example's.
     """
 
     items: np.ndarray
@@ -227,6 +230,14 @@ class EvalBatches:
     targeted: bool = True
     shards: int = 1
     users: bool = False
+
+    def __post_init__(self):
+        empty = np.flatnonzero(self.spans.stops <= self.spans.starts)
+        if len(empty) and not self.closing:
+            raise InputError(
+                f"example {empty[0]}: its history ({self.spans.starts[empty[0]]}, "
+                f"{self.spans.stops[empty[0]]}) is empty; expected an item at least"
+            )
 
     @functools.cached_property
     def size(self) -> int:

@@ -38,6 +38,7 @@ from recjax.evaluation.ranking import (
     rank_values,
     ranks_of,
     seen_pairs,
+    wide,
 )
 from recjax.evaluation.shards import fetch, over_items, pipelined, shards_of, split_batch
 from recjax.ranges import Checked, Count, FieldError, Range, Seed, Share, Size
@@ -227,7 +228,7 @@ class Evaluator:
                 else:
                     with self._placing():
                         vectors = rows_of(table, candidates, "items")
-                    scores = jnp.einsum("BD,BCD->BC", h, vectors, precision=EXACT)
+                    scores = jnp.einsum("BD,BCD->BC", wide(h), vectors, precision=EXACT)
                 out["uni100"] = {"ranks": ranks_of(scores, jnp.zeros(len(h), jnp.int32))}
             return out
 

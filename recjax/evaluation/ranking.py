@@ -26,6 +26,11 @@ _ROUNDING = 1e-6
 EXACT = jax.lax.Precision.HIGHEST
 
 
+def wide(x: Array) -> Array:
+    """Vectors in float32 at least: sums in 16 bits make ties, and break them."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def ranks_of(scores: Array, targets: Array) -> Array:
     """Pessimistic ranks from explicit scores.
 
@@ -92,6 +97,7 @@ def _stream(
     batch, n_items = h.shape[0], h.shape[1] if table is None else table.shape[0]
     chunk = min(max(chunk, k), n_items)
     items = n_items if items is None else items
+    h = h if table is None else wide(h)
     if targets is not None:
         products = h[jnp.arange(batch), targets][:, None] if vectors is None else h * vectors
         threshold = products.sum(-1) - _ROUNDING * jnp.abs(products).sum(-1)
@@ -213,7 +219,7 @@ def rank_catalogue(
     Ties are counted pessimistically: rank = 1 + number of items scoring at least as high as the
     target, itself excluded, where scores within float rounding (1e-6 of the sum of the absolute
     products) are equal: a model that scores all items alike gets the last rank, not the first.
-    Products are in float32 on every device.
+    Products are in float32 (or wider, as the arrays are) on every device.
     Item 0 (padding) takes no part.
 
     Args:
@@ -308,6 +314,7 @@ def marginal_relevance(
 
 
 def _unit(x: Array) -> Array:
+    x = wide(x)
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 

@@ -115,6 +115,9 @@ class Blanking:
         Args:
             passages: B of them.
             numbers: [B] of each in its stream; with the seed they fix its blanks.
+
+        Raises:
+            InputError: an answer without tokens.
         """
         tokens, lengths, answers = self._tokens(passages)
         has_answer = answers >= 0
@@ -165,6 +168,12 @@ class Blanking:
     ) -> Spans:
         """Drawn spans, and the answers': each all that stands between a question and the end."""
         fixed = np.flatnonzero(given)
+        empty = fixed[answers[fixed] == lengths[fixed] - 1]
+        if len(empty):
+            raise InputError(
+                f"passage {empty[0]} ({passages[empty[0]].kind}): its answer has no tokens; "
+                "expected a text, or answer=None where blanks are drawn"
+            )
         text = np.concatenate([free[sample.text], fixed])
         start = np.concatenate([sample.start, answers[fixed]])
         stop = np.concatenate([sample.stop, lengths[fixed] - 1])
@@ -212,7 +221,7 @@ def _first(ids: Sequence[Sequence[int]], are_entities: Sequence[bool], limit: in
     """The first tokens of pieces, at most so many; an entity that does not fit ends them."""
     out: list[int] = []
     for part, entity in zip(ids, are_entities, strict=True):
-        room = limit - len(out)
+        room = max(0, limit - len(out))
         if entity and len(part) > room:
             break
         out += part[:room]

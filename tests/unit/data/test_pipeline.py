@@ -117,6 +117,12 @@ def test_evaluation_batches_cover_every_example_once():
                 assert positions[k] == 5
                 seen.append((int(batch["examples"][k]), int(batch["targets"][k])))
         assert seen == [(0, 4), (1, 7), (2, 19), (3, 24), (4, 27)]
+    # The state of one without items would be that of the example before it.
+    nobody = Spans(np.arange(3), np.array([0, 4, 7]), np.array([3, 4, 9]))
+    with pytest.raises(InputError, match=r"example 1: its history \(4, 4\) is empty; expected"):
+        EvalBatches(items, nobody, length=6, batch_size=2)
+    masked = EvalBatches(items, nobody, length=6, batch_size=4, closing=99)(0)
+    assert (masked["ids"].reshape(-1)[masked["last"][:3]] == 99).all()
 
 
 def test_whole_runs_are_their_own_targets():

@@ -74,20 +74,22 @@ def test_a_list_longer_than_what_takes_part():
 
 def test_a_model_that_cannot_tell_items_apart_ranks_last():
     rng = np.random.default_rng(1)
-    h = jnp.array(rng.standard_normal((8, 33)), jnp.float32)
+    h = jnp.array(rng.standard_normal((40, 33)), jnp.float32)
     table = jnp.broadcast_to(jnp.array(rng.standard_normal(33), jnp.float32), (50, 33))
-    ranks, _ = rank_catalogue(h, table, jnp.arange(1, 9), NOTHING, 10, 16)
-    assert ranks.tolist() == [49] * 8
+    ranks, _ = rank_catalogue(h, table, jnp.arange(1, 41), NOTHING, 10, 16)
+    assert ranks.tolist() == [49] * 40
+    half = h.astype(jnp.float16), table.astype(jnp.float16)  # sums of which differ by a thousandth
+    assert rank_catalogue(*half, jnp.arange(1, 41), NOTHING, 10, 16)[0].tolist() == [49] * 40
 
     # GPUs and TPUs round factors unless they are told not to, and the target's own score is exact.
     def both(h, table, targets):
         top = rank_catalogue(h, table, targets, NOTHING, 10, 16)[1]
         return marginal_relevance(h, table, top, [10])
 
-    _, *products = str(jax.make_jaxpr(both)(h, table, jnp.arange(1, 9))).split("dot_general")
+    _, *products = str(jax.make_jaxpr(both)(h, table, jnp.arange(1, 41))).split("dot_general")
     assert len(products) == 3 and all("HIGHEST" in product for product in products)
-    ranks, _ = rank_catalogue(h * jnp.nan, table, jnp.arange(1, 9), NOTHING, 10, 16)
-    assert ranks.tolist() == [49] * 8
+    ranks, _ = rank_catalogue(h * jnp.nan, table, jnp.arange(1, 41), NOTHING, 10, 16)
+    assert ranks.tolist() == [49] * 40
 
 
 def test_metrics_by_hand():

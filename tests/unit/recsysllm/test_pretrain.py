@@ -89,6 +89,9 @@ def test_an_answer_begins_a_text(glm_tokenizer, marks, tmp_path):
     row = blanking([passage], np.zeros(1, int))
     written = row.labels[row.labels != NO_LABEL].tolist()
     assert written == [*glm_tokenizer.encode(" yes"), marks.eop]
+    for nothing in ((), (Piece(""),)):
+        with pytest.raises(InputError, match=r"passage 1 \(rating\): its answer has no tokens"):
+            blanking([passage, Passage("rating", (Piece("Liked?"),), nothing)], np.arange(2))
 
 
 def test_whole_changes_which_spans(make, marks, encoder):
