@@ -29,17 +29,12 @@ from recjax.errors import run_script  # noqa: E402
 from recjax.paths import flag_file, flag_path  # noqa: E402
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
-    """[n] ranks, equal values their mean."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Spearman's of two [n]; 0 where one is constant."""
+    from scipy.stats import spearmanr
 
-
-def spearman(one: np.ndarray, other: np.ndarray) -> float:
-    """Rank correlation of two [n]; 0 where one is constant."""
-    a, b = ranks(one) - ranks(one).mean(), ranks(other) - ranks(other).mean()
-    norm = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / norm) if norm else 0.0
+    constant = not (np.ptp(one) and np.ptp(other))
+    return 0.0 if constant else float(spearmanr(one, other).statistic)
 
 
 def by_genre(genres: np.ndarray, scores: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -162,7 +157,7 @@ def main() -> None:
             done(["score", "items", *own, *among, *flags])
             found[name] = read_item_scores(out, store.catalog, aspects).values[1:]
         for name, values in found.items():
-            row = [spearman(values[held, a], scores[held, a]) for a in range(len(aspects))]
+            row = [correlation(values[held, a], scores[held, a]) for a in range(len(aspects))]
             table.setdefault(name, []).append(np.array(row))
             if args.results:
                 with args.results.open("a") as file:
