@@ -37,52 +37,51 @@ class Packing:
 def pack(lengths: np.ndarray, length: int) -> Packing:
     """Packs sequences into rows by best fit: longest first, each where the least room is left.
 
-    That needs hardly more rows than the tokens would fill. Sequences of one length are placed at
-    once, so that the time grows with the number of different lengths.
+    That needs hardly more rows than the tokens would fill. Sequences of one length are placed
+    together, so that the time grows with the number of different lengths.
 
     Args:
         lengths: [n] items in each sequence, between 0 and `length`.
         length: L.
     """
-    order = np.argsort(-lengths, kind="stable")
-    row, column = np.zeros((2, len(lengths)), np.int64)
-    sizes, counts = np.unique(lengths[order], return_counts=True)
-    rows, first = 0, 0
+    sizes, counts = np.unique(lengths, return_counts=True)
+    rows = 0
     rooms: list[int] = []  # that rows have left, in order
-    free: dict[int, np.ndarray] = {}  # the rows of each room
+    free: dict[int, list[tuple[int, int]]] = {}  # of each room (first row, number of rows)
+    placed: list[tuple[int, int, int, int, int]] = []
 
-    def leave(room: int, numbers: np.ndarray) -> None:
-        if not room or not len(numbers):
-            return
-        if room in free:
-            free[room] = np.concatenate([free[room], numbers])
-        else:
-            bisect.insort(rooms, room)
-            free[room] = numbers
+    def leave(room: int, first: int, number: int) -> None:
+        if room and number:
+            if room not in free:
+                bisect.insort(rooms, room)
+            free.setdefault(room, []).append((first, number))
 
     for size, count in zip(sizes[::-1].tolist(), counts[::-1].tolist(), strict=True):
-        if size == 0:  # has no place, and needs none
-            break
-        while count:
-            place = bisect.bisect_left(rooms, size)
-            if place < len(rooms):
-                room = rooms.pop(place)
-                numbers = free.pop(room)
+        while count and size:
+            best = bisect.bisect_left(rooms, size)
+            if best < len(rooms):
+                room = rooms[best]
+                first, number = free[room].pop()
+                if not free[room]:
+                    del free[room], rooms[best]
             else:
-                room, new = length, -(-count // (length // size))
-                numbers = np.arange(rows, rows + new)
-                rows += new
-            each = room // size  # as many fit; the next best fit is the same row
-            taken = min(count, each * len(numbers))
-            nth, inside = np.divmod(np.arange(taken), each)
-            placed = order[first : first + taken]
-            row[placed] = numbers[nth]
-            column[placed] = length - room + size * inside
-            last = int(nth[-1])
-            leave(room - each * size, numbers[:last])
-            leave(room - (taken - each * last) * size, numbers[last : last + 1])
-            leave(room, numbers[last + 1 :])
-            first, count = first + taken, count - taken
+                room, first, number = length, rows, -(-count // (length // size))
+                rows += number
+            each = room // size  # once a sequence is in a row, that row is the best for the next
+            taken = min(count, each * number)
+            placed.append((taken, first, each, length - room, size))
+            filled, rest = divmod(taken, each)
+            leave(room - each * size, first, filled)
+            leave(room - rest * size, first + filled, int(rest > 0))
+            leave(room, first + filled + (rest > 0), number - filled - (rest > 0))
+            count -= taken
+    row, column = np.zeros((2, len(lengths)), np.int64)
+    if placed:
+        table = np.array(placed)
+        _, first, each, begin, size = np.repeat(table, table[:, 0], axis=0).T
+        down, along = np.divmod(row_positions(table[:, 0]), each)
+        order = np.argsort(-lengths, kind="stable")[: len(each)]
+        row[order], column[order] = first + down, begin + along * size
     return Packing(max(rows, int(len(lengths) > 0)), row, column)
 
 
