@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from recjax.nn.backend import platform
 from recjax.sharded import BATCH, Split, rows_of, table_axes
+from recjax.training.cross_entropy_cpu import block_count, skip_weightless
 from recjax.training.parallel import data_size
 from recjax.typing import Array, check_shapes
 
@@ -170,24 +172,29 @@ def _on_devices(h, table, targets, weights, seen, static, grads=(False, False)):
 def _on_one_device(h, table, targets, weights, seen, static, grads):
     """The sums, d_h, d_table (float32) and d_bias of the positions that count."""
     positions, left_out = len(h), jnp.int32(0)
-    if static.budget is not None:
+    sparse = platform(h) == "cpu" and static.split is None
+    budget = positions if static.budget is None and sparse else static.budget
+    if budget is not None:
         # Places past the last one are out of range: they read as 0, and nothing is written there.
         counts = weights > 0
-        left_out = jnp.maximum(jnp.sum(counts) - static.budget, 0)
-        places = jnp.nonzero(counts, size=static.budget, fill_value=positions)[0]
+        left_out = jnp.maximum(jnp.sum(counts) - budget, 0)
+        places = jnp.nonzero(counts, size=budget, fill_value=positions)[0]
         h, targets, weights = (
             jnp.asarray(a).at[places].get(mode="fill", fill_value=0) for a in (h, targets, weights)
         )
         if seen is not None:
             seen = seen[0].at[places].get(mode="fill", fill_value=0), seen[1]
-    total, d_h, d_table, d_bias = _in_chunks(h, table, targets, weights, seen, static, grads)
-    if static.budget is not None and d_h is not None:
+    total, d_h, d_table, d_bias = _in_chunks(
+        h, table, targets, weights, seen, static, grads, sparse
+    )
+    if budget is not None and d_h is not None:
         d_h = jnp.zeros((positions, h.shape[1]), h.dtype).at[places].set(d_h, mode="drop")
     return (total, jnp.sum(weights), left_out), d_h, d_table, d_bias
 
 
-def _in_chunks(h, table, targets, weights, seen, static, grads):
-    """The sum, d_h, d_table (float32) and d_bias, `static.chunk` positions at a time."""
+def _in_chunks(h, table, targets, weights, seen, static, grads, sparse):
+    """The sum, d_h, d_table (float32) and d_bias, `static.chunk` positions at a time; where
+    `sparse`, those that count come first, and blocks of others are left out."""
     positions, split = h.shape[0], static.split
     sharing = 1 if split is None else split.together
     chunk = static.chunk or max(1, _CHUNK_ELEMENTS // (len(table) * sharing))
@@ -205,6 +212,7 @@ def _in_chunks(h, table, targets, weights, seen, static, grads):
         return x if split is None else split.own(x)
 
     blocks = max(1, -(-positions // chunk))
+    blocks = block_count(positions, blocks) if sparse else blocks
     chunk = -(-positions // blocks)  # all alike: the last one would be padded to the others' size
     pad = blocks * chunk - positions
 
@@ -258,6 +266,7 @@ def _in_chunks(h, table, targets, weights, seen, static, grads):
     zero = jnp.zeros((), jnp.float32)
     start = (zero, empty, None if seen is None else zero)
     blocked = (h, targets, weights, *(() if seen is None else seen[:1]))
+    body = skip_weightless(body) if sparse and blocks > 1 else body
     (total, d_table, d_bias), d_h = jax.lax.scan(body, start, tuple(map(in_blocks, blocked)))
     if d_h is not None:
         d_h = d_h.reshape(blocks * chunk, -1)[:positions]

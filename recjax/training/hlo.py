@@ -3,9 +3,9 @@
     program = Program(jax.jit(step).lower(*args).compile())
     program.flops, program.collectives, program.peak_bytes
 
-Loops count as often as they run. The bytes of a collective are those that a device sends when its
-group is a ring: of n devices, (n - 1) / n of what is gathered or scattered, twice that of what is
-reduced everywhere.
+Loops count as often as they run, of branches the one with the most products. The bytes of a
+collective are those that a device sends when its group is a ring: of n devices, (n - 1) / n of what
+is gathered or scattered, twice that of what is reduced everywhere.
 """
 
 import math
@@ -17,6 +17,7 @@ _INSTRUCTION = re.compile(
     r"^\s+(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<shape>.*?) (?P<kind>[\w-]+)\((?P<operands>[^)]*)\)"
 )
 _CALLED = re.compile(r"(?:calls|to_apply|body)=%?([\w.-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{(.*?)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _ARRAY = re.compile(r"(\w+?)\[([\d,]*)\]")
 # Groups are lists, a grid, or axes of a mesh ('a'=4), of which a part may be named ('a':(1)2).
@@ -92,6 +93,9 @@ class Program:
             for called in _CALLED.findall(line):
                 inner = self._count(called)
                 total.update({key: trips * n for key, n in inner.items()})
+            if branches := _BRANCHES.search(line):
+                each = [self._count(called.lstrip("%")) for called in branches[1].split(", ")]
+                total.update(max(each, key=lambda counts: counts["products"]))
         return total
 
 

@@ -47,6 +47,17 @@ def test_loops_count_as_often_as_they_run():
     assert found.collectives["all-gather"] == pytest.approx(5 * 32 * 32 * 4 * 3 / 4, rel=0.3)
 
 
+def test_of_branches_the_one_with_most_products_counts():
+    def some(x, stack):
+        def body(x, w):
+            return jax.lax.cond(w[0, 0] > 0, lambda: jnp.tanh(x @ w), lambda: x), None
+
+        return jax.lax.scan(body, x, stack)[0]
+
+    found = program(some, array((64, 32)), array((5, 32, 32)), out=())
+    assert found.flops == 5 * 2 * 64 * 32 * 32
+
+
 @pytest.mark.devices
 def test_devices_by_name():
     assert find_device("H100") is DEVICES["h100"]
