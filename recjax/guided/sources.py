@@ -194,6 +194,8 @@ def read_guided(config: GuidedConfig, store: Store, seed: int = 0) -> Guided:
         user_scores = read_user_scores(path, store.user_numbers, sets[0]).attributes()
         users, users_known = user_scores.standardized()[:, places], user_scores.known
     gaps = sum(scores.gaps for scores in scored.values())
+    some = np.any([part.known for part in parts], axis=0)  # items that some source has
+    gaps += sum(int((some & ~part.known)[1:].sum()) * len(part.names) for part in parts)
     return Guided(names, raw, values, known, users, users_known, config.recent, sets, gaps)
 
 

@@ -52,7 +52,9 @@ class TwoRowConfig(LanguageConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.heads * self.head_dim != self.dim:
-            raise FieldError("head_dim", f"{self.head_dim}: expected dim / heads")
+            raise FieldError(
+                "head_dim", f"{self.head_dim}: expected dim / heads, {self.dim / self.heads:g}"
+            )
 
     def with_ids(self, start: int, mask: int, document: int, sentence: int) -> Self:
         """These sizes with a vocabulary's <sop>, [MASK], [gMASK] and [sMASK]."""

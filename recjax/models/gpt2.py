@@ -38,7 +38,9 @@ class Config(LanguageConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.heads * self.head_dim != self.dim:
-            raise FieldError("head_dim", f"{self.head_dim}: expected dim / heads")
+            raise FieldError(
+                "head_dim", f"{self.head_dim}: expected dim / heads, {self.dim / self.heads:g}"
+            )
 
 
 def _sizes(dim: int, layers: int, heads: int) -> Config:

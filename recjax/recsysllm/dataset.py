@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.recsysllm.catalogue import Names, attributes
 from recjax.recsysllm.mixture import Mixture, mixture
+from recjax.recsysllm.passages import places
 from recjax.recsysllm.tasks import ReviewTexts, Tasks, TasksConfig
 from recjax.recsysllm.text import Behaviour, BehaviourConfig, read_sentences
 from recjax.text.reasons import explanations
@@ -108,10 +109,29 @@ class Dataset:
                     f"{_SECTION}.facts: no item has names in '{column}'; "
                     f"{nearest(column, known_keys(self.store.catalog) - {column})}"
                 )
+        keys = self.store.user_keys
+        self._check("user", self.text.users_facts, {keys[u]: p for u, p in self.profiles.items()})
+        self._check("item", self.text.facts, {r["key"]: r for r in self.store.catalog[1:] if r})
         return Behaviour(
             self.text, self.names, self.store.catalog, self.store.items, self.store.timestamps,
             self.split.train, self.profiles, self.seed, self.named,
         )  # fmt: skip
+
+    def _check(
+        self, of: str, columns: Sequence[str], records: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Raises `InputError` for a sentence about users or items that some records cannot fill."""
+        sentences = read_sentences(self.text.sentences, self.text.domain)
+        asked = places(sentences.by_key[of]) - {"facts", "title", *sentences.own}
+        for column in sorted(asked):
+            lacking = [k for k, r in records.items() if column not in facts_of(r, columns)]
+            if lacking:
+                hint = "" if not columns or column in columns else ", which `facts` leaves out"
+                raise InputError(
+                    f"{self.text.sentences}: {of}: '{{{column}}}'{hint}: nothing is known of it "
+                    f"for {len(lacking):,} of {len(records):,} {of}s ({', '.join(lacking[:3])}); "
+                    "expected a value of each, or {facts} in its place"
+                )
 
     @functools.cached_property
     def reviews(self) -> Reviews | None:

@@ -30,6 +30,8 @@ from recjax.recsysllm.entities import EntityPool
 from recjax.recsysllm.passages import Passage, PieceEncoder
 from recjax.recsysllm.spans import BlankConfig, Draws, Marks, Spans, sample_spans
 
+_OWN = 5  # of a passage with an answer: [CLS], the mask, the end, `<sop>` and `<eop>`
+
 
 @dataclasses.dataclass(frozen=True)
 class EntityConfig(Checked):
@@ -207,14 +209,20 @@ class Blanking:
                 answers.append(-1)
             else:
                 answer = [t for part in next(written) for t in part]
-                # [CLS], the mask, the end, `<sop>` and `<eop>` have their places, too.
-                answer = answer[: max(1, self.length // 2 - 5)]
-                question = _last(ids, are_entities, self.length - 5 - len(answer))
+                answer = answer[: max(1, self.length // 2 - _OWN)]
+                question = _last(ids, are_entities, self.length - _OWN - len(answer))
                 row = [*begin, *question, *answer, eos]
                 answers.append(len(begin) + len(question))
             rows += row
             lengths.append(len(row))
         return np.array(rows, np.int32), np.array(lengths, np.int64), np.array(answers, np.int64)
+
+    def share_cut(self, passages: Sequence[Passage]) -> float:
+        """The share of the passages with an answer that lose the beginning of their question."""
+        asked = [p for p in passages if p.answer is not None]
+        read = self.encoder([(*p.pieces, *(p.answer or ())) for p in asked])
+        longer = [sum(map(len, ids)) > self.length - _OWN for ids in read]
+        return sum(longer) / max(1, len(longer))
 
 
 def _first(ids: Sequence[Sequence[int]], are_entities: Sequence[bool], limit: int) -> list[int]:

@@ -47,6 +47,7 @@ from recjax.recsysllm.blanks import BlankBatches, sentence_ends
 from recjax.recsysllm.item_tokens import embeddings
 from recjax.recsysllm.measure import BlankEvaluator
 from recjax.recsysllm.mixed import Mixed
+from recjax.recsysllm.pretrain import PassageBatches
 from recjax.recsysllm.scores import TaskEvaluator
 from recjax.recsysllm.settings import BlankRunConfig, complete
 from recjax.recsysllm.sources import Source, source_of
@@ -268,11 +269,16 @@ class BlankRun(ByBeams, AdaptingRun):
     def describe(self) -> str:
         """One line: model, parameters, data, devices."""
         trained = self.model.size(self.trained)
+        stream, cut = self.source.stream, 0.0
+        if isinstance(self.batches, PassageBatches):
+            some = range(min(len(stream), 300))
+            cut = self.batches.blanking.share_cut([stream(place) for place in some])
         return (
             f"{self.base.family.name}: {self.model.size():,} parameters, {trained:,} of them "
-            f"trained, {self.tokenizer.size:,} tokens; {len(self.source.stream):,} documents and "
+            f"trained, {self.tokenizer.size:,} tokens; {len(stream):,} documents and "
             f"{self.batches.steps_per_epoch:,} steps an epoch, rows of {self.length:,} tokens; "
             f"{self.devices}"
+            + (f"\n{cut:.0%} of the prompts are longer and lose their beginning" if cut else "")
         )
 
     @functools.cached_property

@@ -67,18 +67,24 @@ class Marks:
         # ChatGLM's texts begin with no token.
         chat = tokenizer.id_of("<sop>") is not None and "sop" not in names
         ids: dict[str, int] = {}
+        lacking = []
         for key, known in _NAMES.items():
             if chat and key == "cls":
                 ids[key] = -1
                 continue
-            candidates = (tokenizer.id_of(token) for token in (*_one(names.get(key)), *known))
+            mask = _one(names.get("mask")) if key in ("sentence", "document") else ()
+            candidates = map(tokenizer.id_of, (*_one(names.get(key)), *known, *mask))
             index = next((i for i in candidates if i is not None), None)
-            if index is None:
-                raise InputError(
-                    f"{subject} has no {known[0]}; expected one of GLM or ChatGLM with its command "
-                    "tokens, or other tokens for them in config.tokenizer.marks"
-                )
-            ids[key] = index
+            if index is not None:
+                ids[key] = index
+            elif "[MASK]" not in known[1:]:  # else a mask stands for it
+                lacking.append(f"{known[0]} ({key})")
+        if lacking:
+            raise InputError(
+                f"{subject} has no {', '.join(lacking)}; expected one of GLM or ChatGLM with its "
+                "command tokens, or other tokens of the vocabulary for them: "
+                "\"--config.tokenizer.marks={'mask': TOKEN, 'sop': TOKEN, 'eop': TOKEN}\""
+            )
         blocks = map(tokenizer.id_of, (*_one(names.get("block")), "[dBLOCK]", "<dBLOCK>"))
         ids["block"] = next((i for i in blocks if i is not None), -1)
         return cls(**ids)

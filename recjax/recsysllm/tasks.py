@@ -227,20 +227,22 @@ class Tasks:
     def unmet(
         self, start: int, stop: int, count: int, rng: np.random.Generator, where: str
     ) -> list[int]:
-        """Distinct items outside of `items[start:stop]`, drawn uniformly.
+        """Items of distinct titles, none of them in `items[start:stop]`, drawn uniformly.
 
         Raises:
             InputError: beginning with `where`: there are not so many.
         """
-        known = len(self.behaviour.names.titles) - 1
-        met = set(self.behaviour.items[start:stop].tolist())
-        if known - len(met) < count:
-            raise InputError(f"{where}; a user has met {len(met)} of {known} items")
+        names = self.behaviour.names
+        titles, known = names.titles, len(names.titles) - 1
+        met = {titles[item] for item in self.behaviour.items[start:stop].tolist()}
+        if len(names.distinct) - len(met) < count:
+            of = f"{len(met)} of {len(names.distinct)}"
+            raise InputError(f"{where}; a user has met {of} titles")
         out: list[int] = []
         while len(out) < count:
             for item in (1 + rng.integers(0, known, 2 * count)).tolist():
-                if item not in met and len(out) < count:
-                    met.add(item)
+                if titles[item] not in met and len(out) < count:
+                    met.add(titles[item])
                     out.append(item)
         return out
 

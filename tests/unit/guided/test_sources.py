@@ -50,6 +50,7 @@ def test_attributes_and_arrays_come_through_the_same_door(sample_store, tmp_path
     assert genres > 1 and guided.names[-1] == "texts 1"
     assert set(np.unique(guided.raw[1:, :genres])) == {0.0, 1.0}
     first = sample_store.item_ids[keys[0]]
+    assert guided.missing == {"items": 0} and guided.gaps == 2
     assert guided.known[first] and not guided.items[first, -2:].any()  # genres alone
     words = read(sample_store, "words:title,genres")
     own = word_vectors(sample_store.catalog, ("title", "genres"))

@@ -224,7 +224,7 @@ def test_bad_settings(settings, words):
 
 
 def test_a_tokenizer_without_command_tokens():
-    with pytest.raises(InputError, match=r"the tokenizer has no <.startofpiece.>"):
+    with pytest.raises(InputError, match=r"\(sop\), <.endofpiece.> \(eop\), \[MASK\] \(mask\);"):
         Marks.of(TOKENIZER)
     made = batches(marks=dataclasses.replace(MARKS, block=-1))
     with pytest.raises(InputError, match=r"no \[dBLOCK\]"):

@@ -69,6 +69,10 @@ def test_tables_of_users_have_any_columns(make, tmp_path):
     assert plain(made.behaviour.profile(0)) == "About this user: home town Rome."
     with pytest.raises(InputError, match="users_facts: no .* 'home' .* did you mean 'home.town'"):
         _ = make(**options, users_facts=("home",)).profiles
+    (tmp_path / "words.json").write_text('{"user": "A {job} ({facts})."}')
+    options["sentences"] = str(tmp_path / "words.json")
+    with pytest.raises(InputError, match=r"user: '{job}': .* for 2 of 2 users \(bob, ann\)"):
+        _ = make(**options).behaviour
     table.write_text("id|age|age\nbob|1|2\n")
     with pytest.raises(InputError, match="u.user: 2 columns are named 'age'"):
         _ = make(users=str(table), users_separator="|", users_key="id").profiles

@@ -233,6 +233,12 @@ def test_batches_are_a_function_of_seed_and_step(make, glm_tokenizer, marks):
     assert texts(first) == sorted(texts(halves[0]) + texts(halves[1]))
 
 
+def test_how_many_questions_lose_their_beginning(make):
+    short = Passage("y", fill("Name {t}:", {"t": ("Big",)}), fill("{t}", {"t": ("Heat",)}))
+    long = Passage("y", fill("Of {t}:", {"t": ("Big",) * LENGTH}), fill("{t}", {"t": ("Heat",)}))
+    assert make().share_cut([ONE, short, long]) == 0.5 and make().share_cut([ONE]) == 0
+
+
 def test_switches_need_entities(encoder, marks):
     with pytest.raises(InputError, match=r"config.entities: whole or positions"):
         Blanking(encoder, marks, BlankConfig(), EntityConfig(), None, 64)

@@ -145,6 +145,18 @@ def test_answers_are_right(make, data):
     assert "user_" in tasks.passage("2-4", 18, 20, 25, rng).text
 
 
+def test_items_of_one_title_are_one_candidate(make, data):
+    items, _, _, _ = data
+    tasks, _ = make(**ALL)
+    titles = ["", *(f"Title {k // 2}" for k in range(1, ITEMS + 1))]
+    twins = dataclasses.replace(tasks.behaviour, names=Names(titles))
+    tasks = dataclasses.replace(tasks, behaviour=twins)
+    met, target = {titles[k] for k in items[9:16]}, titles[items[13]]
+    for seed in range(20):
+        passage = tasks.passage("2-8", 9, 13, 16, np.random.default_rng(seed))
+        assert len(set(passage.options)) == 5 and met.intersection(passage.options) == {target}
+
+
 def test_numbers_of_items_do_not_follow_their_order(make):
     tasks, _ = make(**ALL)
     users, items = tasks._numbers
@@ -214,5 +226,5 @@ def test_too_few_interactions_or_items_are_told_as_that(make):
         tasks.behaviour, items=ones, names=Names(["", "Tea"]), catalog=[None, {"title": "Tea"}]
     )
     tasks = dataclasses.replace(tasks, behaviour=few)
-    with pytest.raises(InputError, match=r"prompt 2-11 asks about an item .* met 1 of 1 items"):
+    with pytest.raises(InputError, match=r"prompt 2-11 asks about an item .* met 1 of 1 titles"):
         [mixture(tasks, split.train)(k) for k in range(20)]
