@@ -10,10 +10,10 @@ history (track B, `full_with_seen`): a learned number for its items (`repeats`),
 with a cosine decay; `:ml100k` and `:steam` are that recipe on other data, not tuned.
 
 Test NDCG@10 in `full`, one core: 0.0609 and 0.0608 of seeds 0 and 1 (`beauty_sasrec.py:ce` 0.0569,
-the mean of three seeds), after 80 and 51 epochs, about a minute each; `:words`, seed 0 alone,
-0.0623 after 36. `:kept`, seed 0 alone: 0.0594 in both rankings, 26 minutes (in `full_with_seen` the
-first has 0.0444 and 0.0441, `:words` 0.0450, SASRec 0.0415). Without prefixes, at all positions of
-a history at once, two seeds of `:kept` had 0.0568 and 0.0579.
+the mean of three seeds), after 80 and 51 epochs, about a minute each; `:words`, seeds 0 to 2,
+0.0623 to 0.0630 after 36 to 48. `:kept`, seed 0 alone: 0.0594 in both rankings, 26 minutes (in
+`full_with_seen` the first has 0.0444 and 0.0441, `:words` 0.0450 to 0.0456, SASRec 0.0415). Without
+prefixes, at all positions of a history at once, two seeds of `:kept` had 0.0568 and 0.0579.
 `scripts/study_recipes.py` searches settings on a GPU. configs/RESULTS.md has the rest.
 """
 
