@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 
+from recjax.data.epochs import Epochs
 from recjax.data.ragged import row_numbers, row_positions
 from recjax.data.sequences import Packing, Tokens, deal, one_per_row, pack, window_tokens
 from recjax.data.splits import Spans
@@ -137,19 +138,13 @@ class TrainBatches:
             return _round_up(share, self.row_multiple)
         return _rows_for(self._windows[2], share, self.length, self.row_multiple)
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019 - a batch spans at most two epochs
-    def _permutation(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, epoch]).permutation(self.n_sequences)
+    @functools.cached_property
+    def _epochs(self) -> Epochs:
+        return Epochs(self.n_sequences, self.seed)
 
     def _members(self, step: int, process: int) -> np.ndarray:
         share = self.per_step // self.process[1]
-        place = step * self.per_step + process * share + np.arange(share)
-        epochs, inside = np.divmod(place, self.n_sequences)
-        out = np.empty(share, np.int64)
-        for epoch in np.unique(epochs):
-            in_epoch = epochs == epoch
-            out[in_epoch] = self._permutation(int(epoch))[inside[in_epoch]]
-        return out
+        return self._epochs(step * self.per_step + process * share + np.arange(share))
 
     def _packings(self, step: int, count: int, process: int):
         layout = pack if self.packed else one_per_row

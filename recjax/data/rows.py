@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from recjax.data.epochs import Epochs
 from recjax.data.pipeline import step_size
 
 
@@ -49,21 +50,16 @@ class RowBatches(abc.ABC):
         """Steps in which every row is seen about once."""
         return max(1, round(len(self) / self.per_step))
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019 - a batch spans at most two epochs
-    def _permutation(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, epoch]).permutation(len(self))
+    @functools.cached_property
+    def _epochs(self) -> Epochs:
+        return Epochs(len(self), self.seed)
 
     def __call__(self, step: int, count: int = 1) -> dict[str, np.ndarray]:
         """This process's part of steps step .. step + count - 1: [K B ...]."""
         number, processes = self.process
         share = self.per_step // processes
         steps = (step + np.arange(count)[:, None]) * self.per_step
-        places = (steps + number * share + np.arange(share)).reshape(-1)
-        epochs, inside = np.divmod(places, len(self))
-        chosen = np.empty(len(places), np.int64)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            chosen[here] = self._permutation(int(epoch))[inside[here]]
+        chosen = self._epochs((steps + number * share + np.arange(share)).reshape(-1))
         return {
             name: array[chosen].reshape(count, share, *array.shape[1:])
             for name, array in self.arrays.items()

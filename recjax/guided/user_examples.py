@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
+from recjax.data.epochs import Epochs
 from recjax.data.pipeline import step_size
 from recjax.data.store import Store
 from recjax.errors import InputError
@@ -218,17 +219,14 @@ class UserExamples:
         return {name: np.stack([one[name] for one in out]) for name in out[0]}
 
     def _drawn(self, places: np.ndarray) -> Batch:
-        epochs, inside = np.divmod(places, len(self.users))
-        chosen, cuts = [], []
-        for epoch, place in zip(epochs, inside, strict=True):
-            user = int(self._order(int(epoch))[place])
+        chosen, cuts = self.users[self._epochs(places)], []
+        for epoch, user in zip(places // len(self.users), chosen.tolist(), strict=True):
             low = int(self.store.offsets[user]) + 1
             high = int(self.store.offsets[user + 1]) - 3 * self.config.targets
             rng = np.random.default_rng([self.seed, int(epoch), user])
-            chosen.append(user)
             cuts.append(int(rng.integers(max(low, high - 5 * self.config.targets), high + 1)))
-        return self._example(np.array(chosen), np.array(cuts))
+        return self._example(chosen, np.array(cuts))
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019 - a batch spans at most two epochs
-    def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, epoch]).permutation(self.users)
+    @functools.cached_property
+    def _epochs(self) -> Epochs:
+        return Epochs(len(self.users), self.seed)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from recjax.data.epochs import Epochs
 from recjax.data.pipeline import step_size
 from recjax.errors import InputError
 from recjax.interpreter import adapters
@@ -150,15 +151,13 @@ class Learner(Trainable):
         if self._start.examples:
             check_vectors(self.bridge, titles, *self._vectors)
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019 - a step reads at most two epochs
-    def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, epoch]).permutation(len(self.examples))
+    @functools.cached_property
+    def _epochs(self) -> Epochs:
+        return Epochs(len(self.examples), self.seed)
 
     def rows(self, step: int) -> np.ndarray:
         """[B] the examples of a step: one shuffled epoch follows another."""
-        places = step * self.per_step + np.arange(self.per_step)
-        epochs, inside = np.divmod(places, len(self.examples))
-        return np.array([self._order(int(e))[k] for e, k in zip(epochs, inside, strict=True)])
+        return self._epochs(step * self.per_step + np.arange(self.per_step))
 
     def asked(self, step: int) -> tuple[Task, int]:
         """The task and the prompt of a step: one for all rows, so that they share a beginning."""

@@ -10,7 +10,6 @@ the blank's text, ended by `<eop>`, as its own `build_inputs_for_generation` lay
 """
 
 import dataclasses
-import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
 
+from recjax.data.epochs import Epochs
 from recjax.data.ragged import row_starts
 from recjax.data.sources._lines import text_lines
 from recjax.errors import InputError
@@ -326,18 +326,13 @@ class Shuffled(Generic[T]):
     """
 
     def __init__(self, rows: Sequence[T], seed: int):
-        self._rows, self._seed = rows, seed
-        self._order: Callable[[int], np.ndarray] = functools.lru_cache(maxsize=2)(self._shuffle)
-
-    def _shuffle(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self._seed, epoch]).permutation(len(self._rows))
+        self._rows, self._epochs = rows, Epochs(len(rows), seed)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __call__(self, place: int) -> T:
-        epoch, inside = divmod(place, len(self._rows))
-        return self._rows[self._order(epoch)[inside]]
+        return self._rows[int(self._epochs(np.array([place]))[0])]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
