@@ -65,7 +65,8 @@ def _load(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> Any:
     else:
         config, changes = load_config(args.config, overrides, workdir.complete)
     for key, old, new in changes:
-        _say(f"config.{key}: {shorten(repr(old))} -> {shorten(repr(new))}")
+        before, after = (v.to_dict() if isinstance(v, ConfigDict) else v for v in (old, new))
+        _say(f"config.{key}: {shorten(repr(before))} -> {shorten(repr(after))}")
     return workdir.build_config(config)
 
 

@@ -4,7 +4,8 @@
 
 Without an argument the simulated sample of books; `:ml100k` and `:steam` the real data (with
 RECJAX_DATA; RecInterpreter's split); `:table` your own file with titles, in the sample's sizes (set
-`--config.data.path` and `--config.data.options` as for `configs/recommenders/table_sasrec.py`).
+`--config.data.path` and `--config.data.options` as for `configs/recommenders/table_sasrec.py`;
+`--config.text.domain=song --config.text.prompts=FILE` chooses words of your own).
 WORKDIR/hf is the model in Hugging Face's form, with its tokenizer:
 `recjax.load_llm("runs/catalogue/hf")`.
 
@@ -69,6 +70,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if arg == "table":
         config.data = {"source": "table", "path": "", "store": "prepared/table"}
         config.text.domain = "product"
+        config.train.epochs = 20.0  # of a log that may be small; the goals end it
     if arg in (None, "table"):
         return config
     config.model.update({"dim": 384, "mlp_dim": 1024, "heads": 6, "kv_heads": 6})

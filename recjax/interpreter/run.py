@@ -36,7 +36,7 @@ from recjax.models.definition import ModelDef, define, fingerprint
 from recjax.paths import home
 from recjax.ranges import Checked, Count, Epochs, Range, Seed, Share, Size
 from recjax.text.tasks import RESIDUAL, Task
-from recjax.text.textualize import item_titles
+from recjax.text.textualize import check_titles, item_titles
 from recjax.training import parallel
 from recjax.training.item_vectors import check_origin
 from recjax.training.optim import OptimConfig
@@ -183,6 +183,7 @@ class InterpreterRun(Run):
     @functools.cached_property
     def names(self) -> list[str]:
         """[I] titles by item id."""
+        check_titles(self.store.catalog, self.store.path)
         return item_titles(self.store.catalog, self.bridge.questions.words)
 
     def windows(self, name: Literal["train", "validation", "test"], *, newest: bool) -> Windows:

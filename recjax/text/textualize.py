@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recjax.data.sources._values import inside
+from recjax.errors import InputError
 from recjax.text.prompts import Words, listed
 
 _HISTORIES = (
@@ -46,6 +47,15 @@ def item_titles(catalog: Sequence[Mapping[str, Any] | None], words: Words) -> li
         title = " ".join(str((record or {}).get("title") or "").split())
         out.append(title or f"Untitled {words.item} {item}")
     return out
+
+
+def check_titles(catalog: Sequence[Mapping[str, Any] | None], store: object) -> None:
+    """Raises `InputError` where no item of a store has a title to be known by."""
+    if not any((record or {}).get("title") for record in catalog):
+        raise InputError(
+            f"{store}: no item has a title, and texts name items by it; expected its column or its "
+            "file in config.data.options, and `recjax prepare --overwrite`"
+        )
 
 
 def history_text(titles: Sequence[str], words: Words, form: int) -> str:

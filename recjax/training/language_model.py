@@ -41,6 +41,7 @@ from recjax.text.bpe import train_bpe
 from recjax.text.corpus import Documents, TextConfig
 from recjax.text.prompts import read_prompts
 from recjax.text.tasks import PROMPTS
+from recjax.text.textualize import check_titles
 from recjax.text.token_batches import TokenBatches
 from recjax.text.tokenizers import Tokenizer, load_tokenizer
 from recjax.training import parallel
@@ -174,6 +175,7 @@ class LanguageRun(Run):
 
     def documents_of(self, spans: Spans) -> Documents:
         """The text of the catalogue and of these runs."""
+        check_titles(self.store.catalog, self.store.path)
         return Documents(
             self.config.text, self.store.catalog, self.store.items, spans, self.config.seed
         )

@@ -33,8 +33,10 @@ def one_line(err):
 
 
 def test_prepare_train_evaluate(recjax, config, tmp_path):
-    status, out, err = recjax("prepare", f"--config={config}", "--json")
+    rules = "--config.train.rules={'items': ('tensor',)}"
+    status, out, err = recjax("prepare", f"--config={config}", "--json", rules)
     assert status == 0 and out["counts"]["users"] == 60
+    assert "config.train.rules: {} -> {'items': ('tensor',)}\n" in err
     assert "users                 60" in err
     work = tmp_path / "work"
     train = ("train", f"--config={config}", f"--workdir={work}", "--json")

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from recjax.config import build, load_config
+from recjax.data.interactions import InteractionLog
+from recjax.data.store import write_store
 from recjax.errors import InputError
 from recjax.text.token_batches import NO_LABEL, encode
 from recjax.text.tokenizers import load_tokenizer
@@ -47,6 +49,17 @@ def run(sample_store):
 @pytest.fixture(scope="module")
 def params(run):
     return run.init_state().params
+
+
+def test_items_without_titles_are_an_error(tmp_path):
+    users, items = np.repeat(np.arange(3), 4), np.tile(np.arange(4), 3)
+    log = InteractionLog(
+        users.astype(np.int32), items.astype(np.int32), np.arange(12), None, list("abc"),
+        list("wxyz"),
+    )  # fmt: skip
+    store = write_store(tmp_path / "store", log, {}, {})
+    with pytest.raises(InputError, match="store: no item has a title"):
+        make(store).documents  # noqa: B018
 
 
 def test_only_the_training_part_is_read(run):
