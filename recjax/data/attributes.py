@@ -11,7 +11,7 @@ import csv
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -250,9 +250,9 @@ def column(catalog: Catalog, key: str) -> list[Any]:
     return values
 
 
-def known_keys(catalog: Catalog) -> set[str]:
+def known_keys(records: Iterable[Mapping[str, Any] | None]) -> set[str]:
     """The keys of all records, and the paths to what stands inside of their objects."""
-    return {key for record in catalog if record for key in (*record, *paths(record))}
+    return {key for record in records if record for key in (*record, *paths(record))}
 
 
 def labels_of(value: Any) -> Iterator[str]:

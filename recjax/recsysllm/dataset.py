@@ -80,7 +80,7 @@ class Dataset:
             if not attributes(out.values(), [column]):
                 raise InputError(
                     f"{_SECTION}.users_facts: no names in column '{column}' of {path}; "
-                    f"{nearest(column, known_keys(list(out.values())) - {column})}"
+                    f"{nearest(column, known_keys(out.values()) - {column})}"
                 )
         return out
 
