@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from recjax.errors import InputError
 from recjax.ranges import short
 from recjax.text._token_engines import FastEngine, SentencePieceEngine, one_error
-from recjax.text._token_settings import CONFIG, LARGEST, added_tokens, read_optional, strips
+from recjax.text._token_settings import CONFIG, LARGEST, Added, added_tokens, read_optional, strips
 
 WORDS, CHINESE = "vocab.txt", "cog-pretrain.model"
 _BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -49,16 +49,16 @@ def word_pieces(path: Path, glm: bool) -> FastEngine:
     if len(vocab) < len(known):
         double = next(token for k, token in enumerate(known) if vocab[token] != k)
         raise InputError(f"{path}:{vocab[double] + 1}: {short(double)} is there twice")
-    added = {name: index for name, (index, _) in added_tokens(path.parent).items()}
+    added = added_tokens(path.parent)
     if glm and not added.keys() - vocab.keys():
-        added |= {name: len(vocab) + k for k, name in enumerate(_PIECES)}
-    for name, index in added.items():
-        if vocab.get(name, index) != index:
+        added |= {name: Added(len(vocab) + k, True) for k, name in enumerate(_PIECES)}
+    for name, token in added.items():
+        if vocab.get(name, token.id) != token.id:
             raise InputError(
-                f"{path.with_name('added_tokens.json')}: '{name}' has the id {index}, but line "
+                f"{path.with_name('added_tokens.json')}: '{name}' has the id {token.id}, but line "
                 f"{vocab[name] + 1} of {path.name}"
             )
-    new = sorted(index for name, index in added.items() if name not in vocab)
+    new = sorted(token.id for name, token in added.items() if name not in vocab)
     if new != list(range(len(vocab), len(vocab) + len(new))):
         raise InputError(
             f"{path.with_name('added_tokens.json')}: ids {short(new)}; expected those from "
@@ -84,11 +84,14 @@ def word_pieces(path: Path, glm: bool) -> FastEngine:
     )  # fmt: skip
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = tokenizers.decoders.WordPiece(prefix="##")
+    added = {name: Added(vocab[name]) for name in _BERT} | added
     for name in (*_BERT, *sorted(added.keys() - set(_BERT), key=added.__getitem__)):
-        lstrip = glm and strips(name)
-        tokenizer.add_special_tokens(
-            [tokenizers.AddedToken(name, lstrip=lstrip, normalized=False, special=True)]
+        token = added[name]
+        token = token._replace(
+            special=glm or name in _BERT or token.special,
+            lstrip=token.lstrip or (glm and strips(name)),
         )
+        tokenizer.add_tokens([tokenizers.AddedToken(name, **token.flags)])
     return FastEngine(tokenizer)
 
 
@@ -120,10 +123,11 @@ class GLMChineseEngine(SentencePieceEngine):
     }  # fmt: skip
 
     def __init__(self, path: Path):
-        added = {name: (index, True) for name, (index, _) in added_tokens(path.parent).items()}
+        known = added_tokens(path.parent).items()
+        added = {name: token._replace(special=True) for name, token in known}
         super().__init__(path, added)
         if not self._added and self.model.vocab_size() == _CHINESE_PIECES:
-            super().__init__(path, {name: (index, True) for name, index in _CHINESE_IDS.items()})
+            super().__init__(path, {n: Added(index, True) for n, index in _CHINESE_IDS.items()})
         wanted = ("<|endoftext|>", "[CLS]", "[MASK]", *_PIECES)
         missing = [name for name in wanted if self.id_of(name) is None]
         if missing:

@@ -9,7 +9,14 @@ from recjax.ranges import short
 from recjax.text._chatglm_engine import ChatGLMEngine
 from recjax.text._glm_engines import WORDS
 from recjax.text._token_engines import FastEngine, SentencePieceEngine
-from recjax.text._token_settings import CONFIG, Settings, added_tokens, read_optional
+from recjax.text._token_settings import (
+    CONFIG,
+    Added,
+    Settings,
+    added_tokens,
+    read_optional,
+    strips,
+)
 
 Engine = FastEngine | SentencePieceEngine | ChatGLMEngine
 _GPT2_IDS, _ROBERTA_IDS = 50257, 50265
@@ -36,8 +43,8 @@ def is_glm(folder: Path, settings: Settings) -> bool:
     return model.get("model_type") == _GLM_MODEL and "num_layers" in model
 
 
-def gpt2_added(vocab: Path, glm: bool) -> dict[str, tuple[int, bool]]:
-    """Tokens beside GPT-2's vocab.json: name -> (id, is control); of GLM its command tokens.
+def gpt2_added(vocab: Path, glm: bool) -> dict[str, Added]:
+    """Tokens beside GPT-2's vocab.json, by name; of GLM its command tokens.
 
     A GLM with RoBERTa's vocabulary has RoBERTa's own tokens, and two behind them.
 
@@ -48,25 +55,28 @@ def gpt2_added(vocab: Path, glm: bool) -> dict[str, tuple[int, bool]]:
     known = read_object(vocab, largest=1 << 27)
     added = added_tokens(folder)
     if glm and not added and len(known) == _GPT2_IDS:
-        added = {name: (_GPT2_IDS + k, True) for k, name in enumerate(GLM_COMMANDS)}
+        added = {name: Added(_GPT2_IDS + k, True) for k, name in enumerate(GLM_COMMANDS)}
     roberta = glm and all(name in known for name in _ROBERTA)
     if roberta and not added and len(known) == _ROBERTA_IDS:
-        added = {name: (_ROBERTA_IDS + k, True) for k, name in enumerate(GLM_COMMANDS[:2])}
+        added = {name: Added(_ROBERTA_IDS + k, True) for k, name in enumerate(GLM_COMMANDS[:2])}
     if roberta:
-        added |= {name: (known[name], True) for name in _ROBERTA if type(known[name]) is int}
+        added |= {n: Added(known[n], True) for n in _ROBERTA if type(known[n]) is int}
     if glm:
-        added = {name: (index, True) for name, (index, _) in added.items()}
-    new = sorted(index for name, (index, _) in added.items() if name not in known)
+        added = {
+            name: token._replace(special=True, lstrip=token.lstrip or strips(name))
+            for name, token in added.items()
+        }
+    new = sorted(token.id for name, token in added.items() if name not in known)
     first = 1 + max((i for i in known.values() if type(i) is int), default=-1)
     if new != list(range(first, first + len(new))):
         raise InputError(
             f"{folder / 'added_tokens.json'}: ids {short(new)}; expected those from {first} on, "
             "which follow vocab.json's"
         )
-    for name, (index, _) in added.items():
-        if known.get(name, index) != index:
+    for name, token in added.items():
+        if known.get(name, token.id) != token.id:
             raise InputError(
-                f"{folder / 'added_tokens.json'}: '{name}' has the id {index}, but "
+                f"{folder / 'added_tokens.json'}: '{name}' has the id {token.id}, but "
                 f"{known[name]} in vocab.json"
             )
     return added

@@ -10,14 +10,14 @@ import contextlib
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from recjax.errors import InputError
 from recjax.json_files import read_object
 from recjax.ranges import short
-from recjax.text._token_settings import LARGEST, check_ids, strips
+from recjax.text._token_settings import LARGEST, Added, check_ids
 
 # A character that no model has a piece with: what follows it is cut into pieces as if it went on.
 _ANCHOR = "\ue000"
@@ -59,7 +59,7 @@ class FastEngine:
 
     @classmethod
     def of_gpt2(
-        cls, vocab: Path, merges: Path, prefix: bool, added: dict[str, tuple[int, bool]]
+        cls, vocab: Path, merges: Path, prefix: bool, added: Mapping[str, Added]
     ) -> "FastEngine":
         """Reads GPT-2's vocab.json and merges.txt; `InputError` for anything else.
 
@@ -67,7 +67,7 @@ class FastEngine:
             vocab: ids by token.
             merges: the joins, a line each.
             prefix: put a blank before a text.
-            added: tokens beside the vocabulary, whose ids follow it: name -> (id, is control).
+            added: tokens beside the vocabulary, whose ids follow it, by name.
         """
         import tokenizers
 
@@ -80,9 +80,8 @@ class FastEngine:
         bpe.decoder = tokenizers.decoders.ByteLevel()
         if bpe.token_to_id("<|endoftext|>") is not None:
             bpe.add_special_tokens(["<|endoftext|>"])
-        for name in sorted(added, key=lambda name: added[name][0]):  # some may be of the vocabulary
-            kind = {"lstrip": strips(name), "normalized": False, "special": added[name][1]}
-            bpe.add_tokens([tokenizers.AddedToken(name, **kind)])
+        for name in sorted(added, key=lambda name: added[name].id):  # some may be of the vocabulary
+            bpe.add_tokens([tokenizers.AddedToken(name, **added[name].flags)])
         return cls(bpe)
 
     def ends(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -127,6 +126,16 @@ class FastEngine:
         added = self.tokenizer.get_added_tokens_decoder().values()
         return frozenset(token.content for token in added if token.special)
 
+    def control(self, ids: Iterable[int]) -> None:
+        """Makes tokens of the vocabulary control tokens."""
+        from tokenizers import AddedToken
+
+        added = {token.content for token in self.tokenizer.get_added_tokens_decoder().values()}
+        names = sorted({self.tokenizer.id_to_token(index) for index in ids} - added)
+        self.tokenizer.add_special_tokens(
+            [AddedToken(name, normalized=False, special=True) for name in names]
+        )
+
     def encode(self, texts: Sequence[str], start: bool, special: bool) -> list[list[int]]:
         """See `Engine.encode`."""
         tokenizer = self.tokenizer if start and not self._always_going_on else self._going_on
@@ -166,12 +175,19 @@ def _parts(spec: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
     return spec[key] if spec["type"] == "Sequence" else [spec]
 
 
+def _pattern(name: str, token: Added) -> str:
+    """A token in a text, with the blanks that it takes."""
+    word = rf"(?<!\w){re.escape(name)}(?!\w)" if token.single_word else re.escape(name)
+    before = r"(?:(?<!\s)\s+)?" if token.lstrip else ""  # from the first blank on: linear
+    return before + word + (r"\s*" if token.rstrip else "")
+
+
 class SentencePieceEngine:
     """A SentencePiece model.
 
     Args:
         path: `tokenizer.model`, or T5's `spiece.model`.
-        added: tokens beyond the model's: name -> (id, whether it is a control token).
+        added: tokens beyond the model's, by name.
         legacy: the model's blank comes before the text after an added or control token, too.
         going_on: texts that begin get no blank before them either (`add_prefix_space: false`).
         sentinels: of T5, control tokens whose ids follow the model's, the last one first.
@@ -182,7 +198,7 @@ class SentencePieceEngine:
     def __init__(
         self,
         path: Path,
-        added: dict[str, tuple[int, bool]],
+        added: Mapping[str, Added],
         legacy: bool = False,
         going_on: bool = False,
         sentinels: int = 0,
@@ -199,16 +215,17 @@ class SentencePieceEngine:
             raise InputError(f"{path}: {reason} a SentencePiece model") from error
         pieces = self.model.vocab_size()
         last = pieces + sentinels - 1
-        added = {f"<extra_id_{k}>": (last - k, True) for k in range(sentinels)} | added
-        self._added = {name: k for name, k in added.items() if k[0] >= pieces}
-        self._names = {index: name for name, (index, _) in self._added.items()}
+        added = {f"<extra_id_{k}>": Added(last - k, True) for k in range(sentinels)} | {**added}
+        self._spelled = {name: _pattern(name, token) for name, token in added.items()}
+        self._added = {name: token for name, token in added.items() if token.id >= pieces}
+        self._names = {token.id: name for name, token in self._added.items()}
         self.size = 1 + max([pieces - 1, *self._names])
         self._controls = {
             self.model.id_to_piece(k): k
             for k in range(pieces)
             if self.model.is_control(k) or self.model.is_unknown(k)
         }
-        self._controls |= {name: k for name, (k, control) in self._added.items() if control}
+        self._controls |= {name: t.id for name, t in self._added.items() if t.special}
         self._anchor = self.model.encode(_ANCHOR)
         self._anchor_size = len(self.model.decode(self._anchor))  # unknown, it is another text
 
@@ -217,9 +234,13 @@ class SentencePieceEngine:
         """See `Engine.controls`."""
         return frozenset(self._controls)
 
+    def control(self, ids: Iterable[int]) -> None:
+        """See `FastEngine.control`."""
+        self._controls |= {name: k for k in ids if (name := self.token(k)) is not None}
+
     def encode(self, texts: Sequence[str], start: bool, special: bool) -> list[list[int]]:
         """See `Engine.encode`."""
-        named = {name: k for name, (k, control) in self._added.items() if not control}
+        named = {n: token.id for n, token in self._added.items() if n not in self._controls}
         named |= self._controls if special else {}
         start = start and not self._always_going_on
         if not named and start:
@@ -228,11 +249,12 @@ class SentencePieceEngine:
 
     def _encode(self, text: str, start: bool, named: dict[str, int]) -> list[int]:
         longest_first = sorted(named, key=len, reverse=True)
-        pattern = f"({'|'.join(map(re.escape, longest_first))})"
+        pattern = "|".join(self._spelled.get(name, re.escape(name)) for name in longest_first)
+        bare = {name.strip(): index for name, index in named.items()} | named
         out: list[int] = []
-        for part in re.split(pattern, text) if named else [text]:
-            if part in named:
-                out.append(named[part])
+        for place, part in enumerate(re.split(f"({pattern})", text) if named else [text]):
+            if place % 2:
+                out.append(bare[part if part in bare else part.strip()])
             elif part and (self._legacy if out else start):
                 out += self.model.encode(part)
             elif part:
@@ -277,7 +299,7 @@ class SentencePieceEngine:
     def id_of(self, token: str) -> int | None:
         """See `Engine.id_of`."""
         if token in self._added:
-            return self._added[token][0]
+            return self._added[token].id
         index = self.model.piece_to_id(token)
         return index if self.model.id_to_piece(index) == token else None
 
@@ -320,14 +342,13 @@ class SentencePieceEngine:
         )
         controls = [pieces[k] for k in range(len(pieces)) if model.is_control(k)]
         tokenizer.add_special_tokens([unknown, *controls])
-        for name in sorted(self._added, key=lambda n: self._added[n][0]):
-            control = self._added[name][1]
-            tokenizer.add_tokens([AddedToken(name, normalized=False, special=control)])
+        for name, token in sorted(self._added.items(), key=lambda item: item[1].id):
+            tokenizer.add_tokens([AddedToken(name, **token.flags)])
         words = [p.replace("▁", " ") for p in pieces if not p.startswith("<")]
         probe = ["".join(words[k : k + 7]) for k in range(0, len(words), 97)]
         probe += [" two  blanks ", "ünï\n\tcødé ☃", "1999, 日本語"]
         same = FastEngine(tokenizer).encode(probe, True, False) == self.model.encode(probe)
-        same = same and all(tokenizer.token_to_id(n) == k for n, (k, _) in self._added.items())
+        same = same and all(tokenizer.token_to_id(n) == t.id for n, t in self._added.items())
         return tokenizer if same else None
 
 

@@ -6,7 +6,7 @@ Everything is checked as it is read: a value of another type is one line with th
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from recjax.errors import InputError
 from recjax.json_files import read_object
@@ -37,6 +37,28 @@ class Engine(Protocol):
 
     def id_of(self, token: str) -> int | None:
         """The id of a token, or None."""
+
+
+class Added(NamedTuple):
+    """A token that was added to a vocabulary.
+
+    Attributes:
+        id: its id.
+        special: it is a control token.
+        lstrip, rstrip: it takes the blanks before and after it into itself.
+        single_word: it is none inside a word.
+    """
+
+    id: int
+    special: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+
+    @property
+    def flags(self) -> dict[str, bool]:
+        """Arguments of `tokenizers.AddedToken`."""
+        return {"normalized": False, **dict(zip(self._fields[1:], self[1:], strict=True))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,15 +137,15 @@ def check_ids(vocab: dict[str, Any], where: str) -> None:
             )
 
 
-def added_tokens(folder: Path) -> dict[str, tuple[int, bool]]:
-    """Tokens that were added to a folder's tokenizer: name -> (id, is control).
+def added_tokens(folder: Path) -> dict[str, Added]:
+    """Tokens that were added to a folder's tokenizer, by name.
 
     Raises:
         InputError: naming the file and the key of what is no token.
     """
     plain = read_optional(folder / "added_tokens.json")
     check_ids(plain, str(folder / "added_tokens.json"))
-    out = {name: (index, False) for name, index in plain.items()}
+    out = {name: Added(index) for name, index in plain.items()}
     file = folder / CONFIG
     decoder = read_optional(file).get("added_tokens_decoder") or {}
     if not isinstance(decoder, dict):
@@ -144,7 +166,7 @@ def added_tokens(folder: Path) -> dict[str, tuple[int, bool]]:
         if not isinstance(name, str):
             raise InputError(f"{where}: 'content' is {short(name)}, expected a token's name")
         check_ids({name: token.get("id")}, where)
-        out[name] = (token["id"], bool(token.get("special")))
+        out[name] = Added(token["id"], *(bool(token.get(key)) for key in Added._fields[1:]))
     return out
 
 

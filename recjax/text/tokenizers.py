@@ -333,6 +333,8 @@ def load_tokenizer(path: str | Path, *, size: int | None = None) -> Tokenizer:
         engine = FastEngine.of_json(main, going_on)
     files = (main, *(folder / name for name in others if (folder / name).is_file()))
     found_roles = roles(folder, engine)
+    if not isinstance(engine, ChatGLMEngine):
+        engine.control(found_roles.values())
     tokenizer = Tokenizer(
         engine,
         found_roles,

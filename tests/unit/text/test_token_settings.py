@@ -157,6 +157,36 @@ def test_gpt_2_s_files(fast, tmp_path, settings):
     assert begin == ([1] if "add_bos_token" in settings else [])
 
 
+@pytest.mark.parametrize("form", ["pieces", "vocab"])
+def test_added_tokens_take_the_blanks_that_their_flags_say(pieces, fast, tmp_path, form):
+    from transformers import AutoTokenizer
+
+    flags = {"<l>": ["lstrip"], "<b>": ["lstrip", "rstrip", "special"], "film": ["single_word"]}
+    size = 300 if form == "pieces" else fast["bytes"].get_vocab_size()
+    decoder = {
+        str(size + k): {"content": name, "normalized": False, **dict.fromkeys(of, True)}
+        for k, (name, of) in enumerate(flags.items())
+    }
+    kind = "LlamaTokenizer" if form == "pieces" else "GPT2Tokenizer"
+    if form == "pieces":  # of the model's own, too
+        decoder["2"] = {"content": "</s>", "normalized": False, "special": True, "rstrip": True}
+    settings = {"added_tokens_decoder": decoder, "tokenizer_class": kind}
+    write(tmp_path, settings, pieces=pieces if form == "pieces" else None)
+    if form == "vocab":
+        fast["bytes"].model.save(str(tmp_path))
+    theirs, ours = AutoTokenizer.from_pretrained(tmp_path), load_tokenizer(tmp_path)
+    texts = (
+        "a  <l> user", "a <b> \n user", "<b> <b>", "film", "films<l>", "user  <l>  <b>a</s>\na"
+    )  # fmt: skip
+    for text in texts:
+        expected = theirs(text, add_special_tokens=False).input_ids
+        assert ours.encode(text, special=True) == expected, text
+        text_of_all = theirs.decode(expected, skip_special_tokens=True)  # an end is none
+        assert ours.decode(expected).split() == text_of_all.split()
+    ours.save(tmp_path / "out")
+    assert load_tokenizer(tmp_path / "out").encode(text, special=True) == expected
+
+
 @pytest.mark.parametrize("legacy", [True, False])
 def test_legacy_puts_a_blank_after_a_token_too(pieces, tmp_path, legacy):
     from transformers import AutoTokenizer
