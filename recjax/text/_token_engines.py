@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +22,9 @@ from recjax.text._token_settings import LARGEST, Added, check_ids
 
 # A character that no model has a piece with: what follows it is cut into pieces as if it went on.
 _ANCHOR = "\ue000"
+# A thread makes training's batches while another reads prompts; whether names of control tokens are
+# text is a setting of the tokenizer. One lock for all, so that tokenizers can be copied.
+_encoding = threading.Lock()
 
 
 class FastEngine:
@@ -139,8 +143,9 @@ class FastEngine:
     def encode(self, texts: Sequence[str], start: bool, special: bool) -> list[list[int]]:
         """See `Engine.encode`."""
         tokenizer = self.tokenizer if start and not self._always_going_on else self._going_on
-        tokenizer.encode_special_tokens = not special
-        done = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        with _encoding:
+            tokenizer.encode_special_tokens = not special
+            done = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in done]
 
     def decode(self, ids: Sequence[int], skip_special: bool) -> str:

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import threading
+import types
 
 import numpy as np
 import pytest
 
 from recjax.errors import InputError
+from recjax.text._token_engines import FastEngine
 from recjax.text.bpe import train_bpe
 from recjax.text.tokenizers import check_size, load_tokenizer
 
@@ -67,6 +70,33 @@ def test_llama_is_sentencepiece_itself(llama, pieces, data_root):
     assert (llama.size, llama.bos_id, llama.eos_id, llama.pad_id) == (32000, 1, 2, 0)
     assert llama.encode("a", bos=True, eos=True) == [1, 263, 2]
     assert (llama.token(263), llama.id_of("▁a"), llama.id_of("no such")) == ("▁a", 263, None)
+
+
+def test_threads_do_not_change_each_other_s_texts():
+    """A thread makes training's batches, with names as text, while another reads prompts."""
+
+    class Slow:
+        """Answers whether names were text, after another thread had its chance to encode."""
+
+        encode_special_tokens = False
+
+        def encode_batch_fast(self, texts, add_special_tokens):
+            if texts == ["prompt"]:
+                other = threading.Thread(target=engine.encode, args=(["title"], True, False))
+                others.append(other)
+                other.start()
+                other.join(0.05)
+            return [types.SimpleNamespace(ids=self.encode_special_tokens)]
+
+        def get_vocab(self, with_added_tokens):
+            return {}
+
+        no_truncation = no_padding = staticmethod(lambda: None)
+
+    others: list[threading.Thread] = []
+    engine = FastEngine(Slow())
+    assert engine.encode(["prompt"], True, True) == [False]
+    others[0].join()
 
 
 def test_ids_that_no_token_has(small):
