@@ -204,17 +204,18 @@ class PieceEncoder:
     def __call__(self, texts: Sequence[Pieces]) -> list[list[list[int]]]:
         """The tokens of each piece of each text; a text's first piece begins it."""
         if len(self._plain) > _MOST_PLAIN:
-            self._plain.clear()
+            self._plain = {}
+        known = self._plain  # another thread may put a new one in its place
         plain = {
             (piece.text, k == 0): None
             for text in texts for k, piece in enumerate(text) if not piece.entity
         }  # fmt: skip
         for first in (True, False):
-            new = [key for key in plain if key[1] == first and key not in self._plain]
+            new = [key for key in plain if key[1] == first and key not in known]
             encoded = self._tokenizer.encode_batch([text for text, _ in new], start=first)
-            self._plain.update(zip(new, encoded, strict=True))
+            known.update(zip(new, encoded, strict=True))
         return [
-            [self.entity(p.text) if p.entity else self._plain[p.text, k == 0]
+            [self.entity(p.text) if p.entity else known[p.text, k == 0]
              for k, p in enumerate(text)]
             for text in texts
         ]  # fmt: skip

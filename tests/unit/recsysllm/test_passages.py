@@ -3,8 +3,9 @@
 import pytest
 
 from recjax.errors import InputError
+from recjax.recsysllm import passages
 from recjax.recsysllm.catalogue import Names, attributes
-from recjax.recsysllm.passages import Piece, fill, marked, plain
+from recjax.recsysllm.passages import Piece, PieceEncoder, fill, marked, plain
 from recjax.text.textualize import labels
 
 
@@ -48,6 +49,20 @@ def test_entities_have_the_same_tokens_everywhere(encoder):
     for pieces, ids in zip(texts, encoder(texts), strict=True):
         place = next(k for k, p in enumerate(pieces) if p.entity)
         assert ids[place] == encoder.entity("Alien") != []
+
+
+def test_another_thread_s_texts_forget_none(monkeypatch):
+    """One that comes in between starts new tables of tokens."""
+    monkeypatch.setattr(passages, "_MOST_PLAIN", 0)
+
+    class Between:
+        def encode_batch(self, texts, start):
+            if "b" in texts:
+                assert encoder([(Piece("c"),)]) == [[[99]]]
+            return [[ord(text)] for text in texts]
+
+    encoder = PieceEncoder(Between())
+    assert encoder([(Piece("a"), Piece("b"))]) == [[[97], [98]]]
 
 
 def test_repeated_titles_are_one_entity(encoder, marks):
