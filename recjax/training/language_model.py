@@ -166,6 +166,7 @@ class LanguageRun(Run):
 
     def __init__(self, config: LanguageRunConfig, store: Store, workdir: Path | None = None):
         super().__init__(config, store, workdir)
+        check_titles(store.catalog, store.path)
         self._family = model_family(config.model)
 
     @functools.cached_property
@@ -175,7 +176,6 @@ class LanguageRun(Run):
 
     def documents_of(self, spans: Spans) -> Documents:
         """The text of the catalogue and of these runs."""
-        check_titles(self.store.catalog, self.store.path)
         return Documents(
             self.config.text, self.store.catalog, self.store.items, spans, self.config.seed
         )
