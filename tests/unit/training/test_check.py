@@ -111,8 +111,9 @@ NONE = dict.fromkeys(("items", "naming", "histories", "recovery", "residual"), 0
         ),
     ],
 )  # fmt: skip
-def test_of_a_language_model(start, section, message):
+def test_of_a_language_model(start, small, section, message):
     given = {"system": "language_model", "model": LLAMA, "tokenizer": {"vocab_size": 300}}
+    small["options"] = {"title": "item"}
     with pytest.raises(InputError, match=message):
         start(**given | section)
 
