@@ -33,6 +33,7 @@ from recjax.training.trainable import Trainable
 from recjax.typing import Array, Params
 
 _SAMPLE = 4096  # examples whose states give the adapter's whitening
+_STEPS = 8  # whose rows are laid out to tell how wide they are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,14 +169,23 @@ class Learner(Trainable):
         task = tasks[int(rng.choice(len(tasks), p=shares / shares.sum()))]
         return task, int(rng.integers(questions.forms(task)))
 
+    @functools.lru_cache  # noqa: B019 - a few
+    def _width(self, task: Task, form: int) -> int:
+        """T that nearly all steps fit: the most that some need. Each other T is compiled."""
+        layouts = [self._laid_out(step, task, form, width=0) for step in range(_STEPS)]
+        return max(arrays["tokens"].shape[1] for _, _, arrays in layouts)
+
     def _laid_out(
-        self, step: int, task: Task, form: int
+        self, step: int, task: Task, form: int, width: int | None = None
     ) -> tuple[list[int], np.ndarray, dict[str, np.ndarray]]:
         """See `Questions.lay_out`; [R n] which examples are in each row."""
+        width = self._width(task, form) if width is None else width
         rows = self.rows(step)
         titles = self.examples.titles(rows, lists=task.lists)
         pairs = len(rows) % (2 * self._multiple) == 0
-        before, order, arrays = self.bridge.questions.lay_out(task, form, titles, pairs=pairs)
+        before, order, arrays = self.bridge.questions.lay_out(
+            task, form, titles, pairs=pairs, width=width
+        )
         return before, rows[order], arrays
 
     def place(self, step: int, count: int = 1) -> Batch:

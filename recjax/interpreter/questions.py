@@ -12,6 +12,7 @@ from typing import Annotated
 
 import numpy as np
 
+from recjax.data.pipeline import grow_rows
 from recjax.errors import InputError
 from recjax.ranges import Amount, Checked, FieldError, Range
 from recjax.text.prompts import (
@@ -159,7 +160,13 @@ class Questions:
         return rows
 
     def lay_out(
-        self, task: Task, form: int, titles: Sequence[Sequence[str]], *, pairs: bool = False
+        self,
+        task: Task,
+        form: int,
+        titles: Sequence[Sequence[str]],
+        *,
+        pairs: bool = False,
+        width: int = 0,
     ) -> tuple[list[int], np.ndarray, dict[str, np.ndarray]]:
         """A training batch: what all rows begin with, and the rest of each row.
 
@@ -168,6 +175,7 @@ class Questions:
             titles: of B examples.
             pairs: a short example and a long one in each of R = B / 2 rows, which leaves little to
                 pad; else R = B.
+            width: T where it is enough, a multiple of 8; above it, T grows in large strides.
 
         Returns:
             The first P tokens; [R 1] or [R 2] which examples are in each row; and arrays of what
@@ -186,7 +194,7 @@ class Questions:
             short, long = np.split(np.argsort(sizes, kind="stable"), 2)
             order = np.stack([short, long[::-1]], axis=1)
         longest = int(sizes[order].sum(axis=1).max())
-        shape = (len(order), -(-longest // _MULTIPLE) * _MULTIPLE)
+        shape = (len(order), grow_rows(width, longest, _MULTIPLE))
         tokens = np.full(shape, self.tokenizer.pad_id, np.int32)
         is_soft, (segments, positions) = np.zeros(shape, bool), np.zeros((2, *shape), np.int32)
         shape = (shape[0], shape[1] - order.shape[1] * len(rest))

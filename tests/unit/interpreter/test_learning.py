@@ -136,6 +136,19 @@ def test_an_epoch_has_every_example_once_in_an_order_of_its_own(make_learner):
     assert (make_learner(rows=13, seed=1).rows(0) != rows[0][:4]).any()
 
 
+def test_steps_that_ask_alike_are_as_wide(make_learner):
+    learner = make_learner(rows=60, batch_size=4)
+    needed, widths = {}, {}
+    for step in range(30):
+        task, form = learner.asked(step)
+        for width, seen in ((0, needed), (None, widths)):
+            _, _, arrays = learner._laid_out(step, task, form, width=width)
+            seen.setdefault((task.name, form), set()).add(arrays["tokens"].shape[1])
+    programs, otherwise = (sum(map(len, each.values())) for each in (widths, needed))
+    assert len(widths) <= programs < otherwise
+    assert all(max(needed[asked]) <= max(width) for asked, width in widths.items())
+
+
 def test_tasks_and_prompts_are_drawn_by_step(make_learner):
     learner = make_learner({"residual": 3.0, "recovery": 1.0})
     drawn = [learner.asked(step) for step in range(400)]

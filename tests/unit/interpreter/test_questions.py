@@ -64,6 +64,9 @@ def test_a_batch_is_what_follows_the_shared_beginning(questions, tokenizer, task
     asked, answers = questions.question(task, form), questions.answers(task, form, titles)
     before, order, batch = questions.lay_out(task, form, titles, pairs=pairs)
     assert before == asked.ids[: asked.before]
+    wide = questions.lay_out(task, form, titles, pairs=pairs, width=800)[2]["tokens"]
+    assert wide.shape == (len(order), 800)
+    assert (wide[:, : batch["tokens"].shape[1]] == batch["tokens"]).all()
     assert order.shape == ((2, 2) if pairs else (4, 1))
     assert sorted(order.ravel().tolist()) == [0, 1, 2, 3]
     rest = len(asked.ids) - len(before)
