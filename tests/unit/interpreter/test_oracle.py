@@ -82,7 +82,9 @@ def test_many_histories_in_batches(run):
 def test_other_recommenders_generate_nothing(interpreter_section, trained, tmp_path):
     given = interpreter_section(recommender=str(trained("sasrec", seed=1)))
     run = start_run(build_config(given), tmp_path / "run")
-    with pytest.raises(InputError, match=r"--judge\) need a generative recommender \(dreamrec\); .* is a sasrec"):
+    with pytest.raises(
+        InputError, match=r"--judge\) need a generative recommender \(dreamrec\); .* is a sasrec"
+    ):
         generate_oracles(run, run.windows("test", newest=True))
 
 
