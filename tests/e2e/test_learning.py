@@ -106,9 +106,9 @@ def test_a_trained_model_beats_popularity(tmp_path, make_steps, model, objective
     options = {"users": 1000, "max_length": 60}
     store = prepare(DataConfig("simulated", str(tmp_path / "s"), options=options))
     slow = model["name"] == "bert4rec"  # few targets a step, and no high rate with post-norm
-    run = make_run(store, model, objective, **({"rate": 4e-3, "batch_size": 64} if slow else {}))
+    run = make_run(store, model, objective, **({"rate": 2e-3, "batch_size": 64} if slow else {}))
     steps, state = make_steps(run), run.init_state()
-    for call in range(14 if slow else 8):
+    for call in range(16 if slow else 8):
         state, _ = steps(state, run.place(call * 50, 50))
     hits = run.evaluator("test").run(state.params)["test/full/hr@10"]
     assert hits > 2.5 * popularity_hits(store), hits
