@@ -52,7 +52,9 @@ def test_glm_has_its_command_tokens_by_their_ids(data_root, tmp_path, files):
 def test_gpt2_alone_has_none_and_other_ids_are_refused(data_root, tmp_path):
     plain = load_tokenizer(data_root / "tokenizers" / "gpt2")
     assert plain.size == 50257 and (plain.begin, plain.end) == ((), ())
-    with pytest.raises(InputError, match=r"has no \[CLS\] \(cls\), .*; expected one of GLM or ChatGLM"):
+    with pytest.raises(
+        InputError, match=r"has no \[CLS\] \(cls\), .*; expected one of GLM or ChatGLM"
+    ):
         Marks.of(plain)
     far = gpt2_folder(data_root, tmp_path / "far", added_tokens={"[MASK]": 50300})
     with pytest.raises(InputError, match=r"added_tokens.json: ids \[50300\]; expected .* 50257"):
