@@ -132,10 +132,8 @@ def _trained(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict
 
 def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:
     from recjax import compare
-    from recjax.frozen import open_ranks
     from recjax.training.metrics import format_table, progress_bar
     from recjax.training.parallel import sizes_here
-    from recjax.training.workdir import open_run
 
     protocols, mesh = names(args.protocols) or None, sizes_here(args.mesh)
     if args.against:
@@ -147,12 +145,9 @@ def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dic
         )  # fmt: skip
         _say(compare.format_comparison(result))
         return result
-    changes = {"protocols": protocols} if protocols else {}
     if args.per_user:
         compare.check_examples_file(args.per_user)
-        run = open_ranks(args.workdir, mesh, **changes)
-    else:
-        run = open_run(args.workdir, mesh, **changes)
+    run = compare.open_by(args.workdir, mesh, protocols)
     step = run.best_step() if args.step is None else args.step
     if args.per_user:
         measured = compare.measure(run, args.split, step)

@@ -4,11 +4,15 @@ compare("runs/a", "runs/b")["metrics"]["test/full/ndcg@10"]   # a, b, difference
 write_examples(measured, run.store, Path("users.csv"))
 
 A file of examples has a row an example (a user of leave-one-out has one): `user` and `target`, raw
-keys; and of every protocol `full/rank`, `full/hr@10`, ...: what the metrics are the means of.
+keys; and of every protocol `full/rank`, `full/hr@10`, ...: what the metrics are the means of. Of
+RecSysLLM and P5 the columns of each prompt, empty where a prompt did not ask about the example; a
+rank is empty, too, where the beams did not find the target.
 """
 
 import dataclasses
+import functools
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -18,12 +22,13 @@ import numpy as np
 from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.evaluation.intervals import Difference, paired_bootstrap
-from recjax.evaluation.protocols import Evaluator, Measured
-from recjax.frozen import open_ranks
+from recjax.evaluation.protocols import Measured
 from recjax.out_files import check_out, csv_writer, utf8
+from recjax.paths import home
 from recjax.replace import new_file
 from recjax.training.metrics import progress_bar
 from recjax.training.ranking_run import RankingRun
+from recjax.training.workdir import open_run, read_run_config
 
 RESAMPLES, LEVEL, SEED = 10_000, 0.95, 0  # of the bootstrap
 # Targets by how often training has them: from, to.
@@ -31,12 +36,31 @@ POPULARITY = {"unseen": (0, 0), "1-5": (1, 5), "6-20": (6, 20), "more": (21, Non
 _ROWS = 1 << 14  # rows made at a time
 
 
-def measure(run: RankingRun, split: Any, step: int) -> Measured:
-    """Evaluates a checkpoint on one part of the split, with progress on stderr."""
-    evaluator: Evaluator = run.evaluator(split)
-    name = f"evaluating {run.workdir}"
-    with progress_bar(len(evaluator.examples), 0, name, "example") as bar:
-        return evaluator.measure(run.restore(step), bar.update)
+def open_by(
+    workdir: str | Path, mesh: tuple[int, int, int], protocols: Sequence[str] | None
+) -> Any:
+    """`open_run`, by these protocols where any are given.
+
+    Raises:
+        InputError: protocols for a run that ranks no catalogue, or what `open_run` refuses.
+    """
+    if not protocols:
+        return open_run(workdir, mesh)
+    config = read_run_config(home(workdir))
+    if not hasattr(getattr(config, "evaluation", None), "protocols"):
+        raise InputError(f"--protocols: {workdir} is no recommender's run; leave it out")
+    return open_run(workdir, mesh, protocols=tuple(protocols))
+
+
+def measure(run: Any, split: str, step: int) -> Measured:
+    """Evaluates a checkpoint on one part of the split, with progress on stderr.
+
+    Raises:
+        InputError: see `SavedRun.measurer`.
+    """
+    measurer = run.measurer(split)
+    with progress_bar(measurer.count, 0, f"evaluating {run.workdir}", "example") as bar:
+        return measurer.measure(run.restore(step), bar.update)
 
 
 def compare(
@@ -50,26 +74,29 @@ def compare(
 ) -> dict[str, Any]:
     """Evaluates two runs on the same examples, by a paired bootstrap over users.
 
-    Both are measured with the settings of A's `config.evaluation`.
+    Two recommenders are measured with the settings of A's `config.evaluation`. Of two runs of which
+    one is RecSysLLM's or P5's the examples count that both have, in the metrics that both have; B
+    has A's seed.
 
     Args:
-        a, b: workdirs of recommenders.
+        a, b: workdirs of recommenders, or of RecSysLLM or P5 with tasks.
         split: "validation" or "test".
-        protocols: None takes those of the runs, which must be the same.
+        protocols: of two recommenders; None takes those of the runs, which must be the same.
         step: checkpoint of A; None = the best one, as it is of B.
         mesh: see `open_run`.
 
     Returns:
         `a`, `b`, `steps`, `split`, `users`, `examples`, and how the bootstrap was done; `metrics`:
-        by full name `a`, `b`, `difference` (A's mean less B's), `low` and `high`; `popularity`: by
-        how often training has the target, `users`, `examples` and `metrics`.
+        by full name `a`, `b`, `difference` (A's mean less B's), `low` and `high`, and `users` and
+        `examples`, which are fewer where a prompt did not ask about all; `popularity`: by how often
+        training has the target, `users`, `examples` and `metrics`.
 
     Raises:
         InputError: a run of another kind, other data, another split, other protocols.
     """
-    changes = {} if protocols is None else {"protocols": tuple(protocols)}
-    first = open_ranks(a, mesh, **changes)
-    other = open_ranks(b, mesh, **changes)
+    first, other = (open_by(workdir, mesh, protocols) for workdir in (a, b))
+    for run in (first, other):
+        run.measurer(split)  # whether it has one
     if first.store.fingerprint != other.store.fingerprint:
         raise InputError(
             f"{b}: of other data than {a}: {_counts(other.store)} in {other.store.path}, "
@@ -86,34 +113,60 @@ def compare(
                 f"{first.config.split}"
             )
     evaluation = first.config.evaluation
-    named = [run.config.evaluation.protocols for run in (first, other)]
-    if set(named[0]) != set(named[1]):
-        raise InputError(
-            f"{b}: of other protocols than {a}: config.evaluation.protocols is "
-            f"{','.join(named[1])}, expected {','.join(named[0])}; --protocols=A,B measures both "
-            "by the same"
-        )
-    other = open_ranks(b, mesh, **dataclasses.asdict(evaluation))
+    if isinstance(first, RankingRun) and isinstance(other, RankingRun):
+        named = [run.config.evaluation.protocols for run in (first, other)]
+        if set(named[0]) != set(named[1]):
+            raise InputError(
+                f"{b}: of other protocols than {a}: config.evaluation.protocols is "
+                f"{','.join(named[1])}, expected {','.join(named[0])}; --protocols=A,B measures "
+                "both by the same"
+            )
+        other = open_run(b, mesh, **dataclasses.asdict(evaluation))
+    else:
+        other = open_run(b, mesh, seed=evaluation.seed)
     steps = [first.best_step() if step is None else step, other.best_step()]
     measured = [measure(run, split, at) for run, at in zip((first, other), steps, strict=True)]
-    if not all(
-        np.array_equal(getattr(measured[0], name), getattr(measured[1], name))
-        for name in ("users", "targets")
-    ):
-        raise InputError(f"{b}: its examples have other users or targets than those of {a}")
+    pair = _common(*measured)
     out = {
         "a": str(a), "b": str(b), "steps": steps, "split": split,
         "resamples": RESAMPLES, "level": LEVEL, "seed": SEED,
     }  # fmt: skip
-    out |= _differences(measured[0], measured[1], np.ones(len(measured[0].users), bool))
+    out |= _differences(pair, np.ones(len(pair.users), bool))
+    if not out["metrics"]:
+        ours, theirs = (", ".join(_columns(found)) or "none" for found in measured)
+        raise InputError(
+            f"{b}: has no metric of an example in common with {a}: {theirs}; expected one of {ours}"
+        )
     groups = {
-        name: _differences(measured[0], measured[1], chosen)
-        for name, chosen in by_popularity(first, measured[0].targets).items()
+        name: _differences(pair, chosen)
+        for name, chosen in by_popularity(first, pair.targets).items()
     }
     return {**out, "popularity": groups}
 
 
-def by_popularity(run: RankingRun, targets: np.ndarray) -> dict[str, np.ndarray]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Pair:
+    """Two runs' values of n examples.
+
+    Attributes:
+        users, targets: [n].
+        values: A's and B's, by full name of a metric: [2 n].
+    """
+
+    users: np.ndarray
+    targets: np.ndarray
+    values: dict[str, np.ndarray]
+
+
+def _common(a: Measured, b: Measured) -> _Pair:
+    """The examples and the metrics that both have."""
+    _, in_a, in_b = np.intersect1d(a.examples, b.examples, return_indices=True)
+    ours, theirs = _columns(a), _columns(b)
+    values = {n: np.stack([ours[n][in_a], theirs[n][in_b]]) for n in ours if n in theirs}
+    return _Pair(a.users[in_a], a.targets[in_a], values)
+
+
+def by_popularity(run: Any, targets: np.ndarray) -> dict[str, np.ndarray]:
     """Targets [n] by how often training has them: a mask [n] for each of `POPULARITY` with any."""
     spans, items = run.split.train, run.store.items
     trained = np.concatenate([items[a:b] for a, b in zip(spans.starts, spans.stops, strict=True)])
@@ -140,24 +193,32 @@ def _columns(measured: Measured) -> dict[str, np.ndarray]:
     }
 
 
-def _differences(a: Measured, b: Measured, chosen: np.ndarray) -> dict[str, Any]:
-    """Differences over the chosen examples [n] bool, in the metrics that both runs have."""
-    columns = _columns(a), _columns(b)
-    names = [name for name in columns[0] if name in columns[1]]
-    of_a, of_b = (np.stack([c[name][chosen] for name in names], axis=1) for c in columns)
-    result: Difference = paired_bootstrap(
-        of_a, of_b, a.users[chosen], resamples=RESAMPLES, level=LEVEL, seed=SEED
-    )
-    metrics = {}
-    for number, name in enumerate(names):
-        means = float(result.a[number]), float(result.b[number])
-        bounds = [float(bound[number]) for bound in (result.low, result.high)]
-        low, high = (None if np.isnan(bound) else bound for bound in bounds)
-        metrics[name] = {
-            "a": means[0], "b": means[1], "difference": means[0] - means[1],
-            "low": low, "high": high,
-        }  # fmt: skip
-    return {"users": result.units, "examples": int(chosen.sum()), "metrics": metrics}
+def _differences(pair: _Pair, chosen: np.ndarray) -> dict[str, Any]:
+    """Differences over the chosen examples [n] bool, each metric's over those that both asked."""
+    asked = {name: chosen & ~np.isnan(values).any(axis=0) for name, values in pair.values.items()}
+    alike: dict[bytes, list[str]] = {}  # metrics of the same examples share their resamples
+    for name, rows in asked.items():
+        if rows.any():
+            alike.setdefault(rows.tobytes(), []).append(name)
+    metrics: dict[str, Any] = {}
+    for names in alike.values():
+        rows = asked[names[0]]
+        of_a, of_b = np.stack([pair.values[name][:, rows] for name in names], axis=-1)
+        result: Difference = paired_bootstrap(
+            of_a, of_b, pair.users[rows], resamples=RESAMPLES, level=LEVEL, seed=SEED
+        )
+        for number, name in enumerate(names):
+            means = float(result.a[number]), float(result.b[number])
+            bounds = [float(bound[number]) for bound in (result.low, result.high)]
+            low, high = (None if np.isnan(bound) else bound for bound in bounds)
+            metrics[name] = {
+                "a": means[0], "b": means[1], "difference": means[0] - means[1],
+                "low": low, "high": high, "users": result.units, "examples": int(rows.sum()),
+            }  # fmt: skip
+    metrics = {name: metrics[name] for name in pair.values if name in metrics}
+    any_asked = functools.reduce(np.logical_or, asked.values(), np.zeros_like(chosen))
+    users = len(np.unique(pair.users[any_asked]))
+    return {"users": users, "examples": int(any_asked.sum()), "metrics": metrics}
 
 
 def format_comparison(result: dict[str, Any]) -> str:
@@ -166,30 +227,36 @@ def format_comparison(result: dict[str, Any]) -> str:
     ahead = f"A = {result['a']} (step {result['steps'][0]}), "
     ahead += f"B = {result['b']} (step {result['steps'][1]})"
     how = (
-        f"{result['examples']:,} examples of {result['users']:,} users; {result['level']:.0%} "
-        f"intervals by {result['resamples']:,} paired resamples of users, seed {result['seed']}"
+        f"{_number(result)}; {result['level']:.0%} intervals by {result['resamples']:,} paired "
+        f"resamples of users, seed {result['seed']}"
     )
-    lines = [ahead, how, *_rows(result["metrics"], list(result["metrics"]))]
+    lines = [ahead, how, *_rows(result, list(result["metrics"]))]
     cutoffs = {int(k) for name in result["metrics"] if (k := name.partition("@")[2])}
-    k = 10 if 10 in cutoffs else max(cutoffs)
-    ends = (f"/hr@{k}", f"/ndcg@{k}", "/mrr")
+    k = 10 if 10 in cutoffs else max(cutoffs, default=0)
+    ends = (f"/hr@{k}", f"/ndcg@{k}", "/mrr", "/mae", "/rougeL")
     short = [name for name in result["metrics"] if name.endswith(ends)]
     for name, group in result["popularity"].items():
         words = {"unseen": "not in training", "more": "more than 20 times in training"}
         title = words.get(name, f"{name} times in training")
-        lines += ["", f"target {title}: {group['examples']:,} examples of {group['users']:,} users"]
-        lines += _rows(group["metrics"], short)
+        lines += ["", f"target {title}: {_number(group)}"]
+        lines += _rows(group, [name for name in short if name in group["metrics"]])
     return "\n".join(lines)
 
 
-def _rows(metrics: dict[str, dict[str, Any]], names: list[str]) -> list[str]:
-    width = max(map(len, names))
+def _number(counts: dict[str, Any]) -> str:
+    return f"{counts['examples']:,} examples of {counts['users']:,} users"
+
+
+def _rows(group: dict[str, Any], names: list[str]) -> list[str]:
+    width = max(map(len, names), default=0)
     lines = [f"{'':<{width}}{'A':>9}{'B':>9}{'A - B':>9}  interval"]
     for name in names:
-        row = metrics[name]
+        row = group["metrics"][name]
         interval = "-" if row["low"] is None else f"{row['low']:+.4f} .. {row['high']:+.4f}"
+        fewer = "" if row["examples"] == group["examples"] else f"  ({_number(row)})"
         lines.append(
             f"{name:<{width}}{row['a']:>9.4f}{row['b']:>9.4f}{row['difference']:>+9.4f}  {interval}"
+            f"{fewer}"
         )
     return lines
 
@@ -223,11 +290,19 @@ def write_examples(measured: Measured, store: Store, path: Path) -> None:
             yield {
                 "user": [utf8(store.user_keys[user]) for user in measured.users[part]],
                 "target": [utf8(items[item]) for item in measured.targets[part]],
-                **{name: column[part].tolist() for name, column in values.items()},
+                **{name: _written(name, column[part]) for name, column in values.items()},
             }
 
     with new_file(path) as file:
         _WRITERS[path.suffix](file, ["user", "target", *values], chunks())
+
+
+def _written(name: str, column: np.ndarray) -> list[Any]:
+    """A column's values; None for those that are no numbers and for ranks that are not finite."""
+    values = [value if math.isfinite(value) else None for value in column.tolist()]
+    if name.endswith("/rank"):
+        return [None if value is None else int(value) for value in values]
+    return values
 
 
 _Chunks = Iterator[dict[str, list[Any]]]

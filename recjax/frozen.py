@@ -22,7 +22,6 @@ from recjax.data.splits import Spans
 from recjax.data.store import Store, open_store
 from recjax.errors import InputError
 from recjax.paths import home
-from recjax.training.ranking_run import RankingRun
 from recjax.training.recommender import RecommenderRun, RunConfig
 from recjax.training.workdir import open_run, read_run_config
 from recjax.typing import Array, Params
@@ -32,20 +31,6 @@ def open_recommender(workdir: str | Path, **evaluation: Any) -> RecommenderRun:
     """Opens a recommender's run from its workdir; `InputError` for another system's."""
     run = open_run(workdir, **evaluation)
     if not isinstance(run, RecommenderRun):
-        raise InputError(f"{workdir}: a run of another kind; expected a recommender's")
-    return run
-
-
-def open_ranks(
-    workdir: str | Path, mesh: tuple[int, int, int] = (-1, 1, 1), **evaluation: Any
-) -> RankingRun:
-    """Opens the run of a recommender or a reference; `InputError` for another system's.
-
-    Args:
-        workdir, mesh, evaluation: see `open_run`.
-    """
-    run = open_run(workdir, mesh, **evaluation)
-    if not isinstance(run, RankingRun):
         raise InputError(f"{workdir}: a run of another kind; expected a recommender's")
     return run
 

@@ -102,7 +102,7 @@ def section_of(args: argparse.Namespace, config: str, dim: int, layers: int, **s
     section.data.store = str(args.runs / f"store-{config.partition('.')[0]}")
     scratch(section, args.dim or dim, args.layers or layers, **sizes)
     section.train.dtype = args.dtype
-    section.text.answers = {"max_examples": 8, "free": 4, "batch_size": args.batch}
+    section.text.answers = {"max_examples": 8, "free": 100, "batch_size": args.batch}
     return section
 
 
@@ -161,14 +161,17 @@ def measured(
         line: dict[str, Any] = {"prompt": id, "examples": len(passages)}
         if kind_of(id) == "list":
             first = chosen[: args.batch], passages[: args.batch]  # compiles
-            line["valid_ratio"] = evaluator.values(answerer, params, id, *first)["gen/valid_ratio"]
+            line["valid_ratio"] = evaluator.ask(answerer, params, id, *first).metrics[
+                "gen/valid_ratio"
+            ]
             begun = time.perf_counter()
             ranks = evaluator.ranks(answerer, chosen, passages)["full"]
             line["users_per_second"] = len(passages) / (time.perf_counter() - begun)
         elif kind_of(id) == "choice":
             ranks = evaluator.choices(answerer, params, passages)
         else:
-            write(args, **said, **line, **evaluator.values(answerer, params, id, chosen, passages))
+            found = evaluator.ask(answerer, params, id, chosen, passages)
+            write(args, **said, **line, **found.metrics)
             continue
         values = rank_values(ranks, (1, 5, 10))
         line |= {name: float(values[name].mean()) for name in ("hr@1", *METRICS)}

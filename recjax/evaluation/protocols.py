@@ -80,13 +80,16 @@ class Measured:
 
     Attributes:
         name: of the part of the split.
+        examples: [n] their numbers in the part.
         users: [n] int32, 0-based; a user may have several examples.
         targets: [n] item ids.
-        values: by protocol and metric, [n] each: `rank`, and what `metrics` has means of.
+        values: by protocol and metric, [n] each: `rank`, and what `metrics` has means of; NaN where
+            the example was not asked.
         metrics: by full name (`test/full/ndcg@10`); coverage, too, which no example has alone.
     """
 
     name: str
+    examples: np.ndarray
     users: np.ndarray
     targets: np.ndarray
     values: dict[str, dict[str, np.ndarray]]
@@ -153,9 +156,18 @@ class Evaluator:
         return out
 
     @functools.cached_property
+    def _places(self) -> np.ndarray:
+        """Numbers of the examples that are evaluated."""
+        return some_rows(len(self.examples), self.config.max_examples, self.config.seed)
+
+    @functools.cached_property
     def _chosen(self) -> Spans:
-        limit, seed = self.config.max_examples, self.config.seed
-        return self.examples[some_rows(len(self.examples), limit, seed)] if limit else self.examples
+        return self.examples[self._places]
+
+    @property
+    def count(self) -> int:
+        """How many examples are evaluated."""
+        return len(self._places)
 
     @functools.cached_property
     def _fewest(self) -> int:
@@ -338,7 +350,8 @@ class Evaluator:
             by_protocol[protocol] = {"rank": columns["ranks"]} | values
             metrics |= {f"{self.name}/{protocol}/{key}": value for key, value in means.items()}
         chosen = self._chosen
-        return Measured(self.name, chosen.users, self.items[chosen.stops], by_protocol, metrics)
+        targets = self.items[chosen.stops]
+        return Measured(self.name, self._places, chosen.users, targets, by_protocol, metrics)
 
     def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
         """Metrics by full name (`test/full/ndcg@10`), means over the examples; see `measure`."""

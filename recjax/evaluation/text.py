@@ -15,7 +15,7 @@ import collections
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -121,24 +121,35 @@ def _common(first: Sequence[str], second: Sequence[str]) -> int:
     return row[-1]
 
 
-def rouge(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """`rouge1`, `rouge2` and `rougeL`: mean F measures, 0 to 100; arguments as in `bleu`."""
+def rouge_values(texts: Sequence[str], references: Sequence[str]) -> dict[str, np.ndarray]:
+    """`rouge1`, `rouge2` and `rougeL`: the F measure of each text [n], 0 to 100; arguments as in
+    `bleu`."""
     _pairs(texts, references)
-    sums = {"rouge1": 0.0, "rouge2": 0.0, "rougeL": 0.0}
+    rows = []
     for text, reference in zip(texts, references, strict=True):
         words, expected = _words(text), _words(reference)
+        row = []
         for n in (1, 2):
             grams, other = _ngrams(words, n), _ngrams(expected, n)
             hits = sum((grams & other).values())
-            sums[f"rouge{n}"] += _f_measure(hits, sum(grams.values()), sum(other.values()))
-        sums["rougeL"] += _f_measure(_common(words, expected), len(words), len(expected))
-    return {name: 100 * value / len(texts) for name, value in sums.items()}
+            row.append(_f_measure(hits, sum(grams.values()), sum(other.values())))
+        rows.append([*row, _f_measure(_common(words, expected), len(words), len(expected))])
+    return dict(zip(("rouge1", "rouge2", "rougeL"), 100 * np.array(rows).T, strict=True))
+
+
+def rouge(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """The means of `rouge_values`."""
+    return {name: float(v.mean()) for name, v in rouge_values(texts, references).items()}
+
+
+def bleus(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """`bleu2` and `bleu4`."""
+    return {f"bleu{order}": bleu(texts, references, order) for order in (2, 4)}
 
 
 def text_metrics(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """`bleu2`, `bleu4` and the three of `rouge`."""
-    scores = {f"bleu{order}": bleu(texts, references, order) for order in (2, 4)}
-    return {**scores, **rouge(texts, references)}
+    """Those of `bleus` and of `rouge`."""
+    return bleus(texts, references) | rouge(texts, references)
 
 
 def parse_number(text: str) -> float | None:
@@ -151,15 +162,16 @@ def parse_number(text: str) -> float | None:
     return float(match[0].replace(",", ".")) if match else None
 
 
-def number_errors(
+def number_values(
     texts: Sequence[str],
     targets: Sequence[float],
     *,
     fallback: float,
     least: float,
     most: float,
-) -> dict[str, float]:
-    """`rmse` and `mae` of the numbers in texts, and `parsed`, the share that has one.
+) -> dict[str, np.ndarray]:
+    """Of each text [n]: `mse` and `mae`, the squared and the absolute error of its number, and
+    `parsed`, whether it has one.
 
     Args:
         texts: [n].
@@ -172,11 +184,19 @@ def number_errors(
     numbers = [parse_number(text) for text in texts]
     values = np.clip([fallback if n is None else n for n in numbers], least, most)
     errors = values - np.asarray(targets, np.float64)
-    return {
-        "rmse": float(np.sqrt(np.mean(errors**2))),
-        "mae": float(np.mean(np.abs(errors))),
-        "parsed": float(np.mean([n is not None for n in numbers])),
-    }
+    parsed = np.array([n is not None for n in numbers], np.float64)
+    return {"mse": errors**2, "mae": np.abs(errors), "parsed": parsed}
+
+
+def error_means(values: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The means of `number_values`, `rmse` in place of `mse`."""
+    means = {name: float(column.mean()) for name, column in values.items()}
+    return {"rmse": math.sqrt(means.pop("mse")), **means}
+
+
+def number_errors(texts: Sequence[str], targets: Sequence[float], **how: float) -> dict[str, float]:
+    """`rmse`, `mae` and `parsed` of all texts; arguments as of `number_values`."""
+    return error_means(number_values(texts, targets, **how))
 
 
 def list_rank(groups: Sequence[Sequence[int]], target: int, seen: frozenset[int]) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from recjax.data.requests import Request
+from recjax.data.splits import Split
 from recjax.errors import InputError
 from recjax.evaluation.lists import Recommendations
 from recjax.generate.templates import Template, Trie
@@ -153,7 +154,23 @@ class Answerer:
 
 
 class ByBeams:
-    """Recommendations of a run that writes items; stands before the run's other bases."""
+    """Answers of a run that writes items; stands before the run's other bases."""
+
+    source: Any
+
+    @property
+    def split(self) -> Split:
+        """Training runs, validation and test examples."""
+        return self.source.dataset.split
+
+    def tasks(self, name: str) -> Any:
+        """Measures the answers to questions about one part's targets; None without tasks."""
+        raise NotImplementedError
+
+    def measurer(self, name: str) -> Any:
+        """See `SavedRun.measurer`."""
+        tasks = self.tasks(name)
+        return super().measurer(name) if tasks is None else tasks  # type: ignore[misc]  # raises
 
     @property
     def lists(self) -> "TitleLists | None":

@@ -265,8 +265,11 @@ class P5Run(ByBeams, Run):
 
     def evaluator(self, name: Any) -> Any:
         """Measures what one part holds out; the test's answers, too."""
+        return self._loss(name) if name == "validation" else self.tasks(name)
+
+    def _loss(self, name: str) -> AnswerLoss:
         config = self.config.evaluation
-        loss = AnswerLoss(
+        return AnswerLoss(
             config,
             name,
             self.source.held_out(name, config.max_examples, config.seed),
@@ -275,10 +278,13 @@ class P5Run(ByBeams, Run):
             self._read,
             parallel.batch_sharding(self.mesh),
         )
-        if name == "validation":
-            return loss
+
+    def tasks(self, name: str) -> P5Evaluator:
+        """See `ByBeams.tasks`."""
         answerer: Any = self.answerer  # what `TaskEvaluator` asks of an `Answerer`
-        return P5Evaluator(loss, self.source, answerer, name, config.seed)
+        return P5Evaluator(
+            self._loss(name), self.source, answerer, name, self.config.evaluation.seed
+        )
 
     @property
     def lists(self) -> TitleLists | None:

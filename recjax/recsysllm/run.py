@@ -224,8 +224,12 @@ class BlankRun(ByBeams, AdaptingRun):
 
     def evaluator(self, name: Literal["validation", "test"]) -> Evaluation:
         """Measures blanks of what one part holds out; where tasks are, the test's answers too."""
+        tasks = None if name == "validation" else self.tasks(name)
+        return self._blanks(name) if tasks is None else tasks
+
+    def _blanks(self, name: str) -> BlankEvaluator:
         evaluation = self.config.evaluation
-        blanks = BlankEvaluator(
+        return BlankEvaluator(
             evaluation,
             name,
             self.source.held_out(name, evaluation.max_examples, evaluation.seed),
@@ -233,9 +237,13 @@ class BlankRun(ByBeams, AdaptingRun):
             self.predict,
             sharding=parallel.batch_sharding(self.mesh),
         )
-        if name == "validation" or self.answers is None:
-            return blanks
-        return TaskEvaluator(blanks, self.source, self.answers.answerer, name, evaluation.seed)
+
+    def tasks(self, name: str) -> TaskEvaluator | None:
+        """See `ByBeams.tasks`."""
+        if self.answers is None:
+            return None
+        blanks, seed = self._blanks(name), self.config.evaluation.seed
+        return TaskEvaluator(blanks, self.source, self.answers.answerer, name, seed)
 
     @functools.cached_property
     def answers(self) -> Answers | None:

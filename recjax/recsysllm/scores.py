@@ -23,7 +23,6 @@ read; beams are not held to the catalogue, and what is no number is dropped.
 rating, or the most frequent training text.
 """
 
-import collections
 import dataclasses
 import functools
 import warnings
@@ -32,8 +31,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from recjax.evaluation.ranking import rank_values
-from recjax.evaluation.text import list_rank, number_errors, text_metrics
+from recjax.evaluation.protocols import Measured
+from recjax.evaluation.text import list_rank
+from recjax.recsysllm.answered import Answered, of_numbers, of_ranks, of_texts
 from recjax.recsysllm.answers import Answerer, AnswersConfig
 from recjax.recsysllm.candidates import option_scores
 from recjax.recsysllm.passages import Passage, Piece, Pieces, named, plain
@@ -164,52 +164,73 @@ class TaskEvaluator:
 
     def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
         """Metrics by name; `progress` gets the number of examples done."""
-        out = dict(self.blanks.run(params, progress))
-        answerer = self.answerer(params)
-        for id, (chosen, passages) in self._questions.items():
-            values = self.values(answerer, params, id, chosen, passages)
-            start = f"{self.name}/{self._prefixes[id]}"
-            out |= {f"{start}{key}": value for key, value in values.items()}
-            progress(len(passages))
-        return out
+        return {**self.blanks.run(params, progress), **self.measure(params, progress).metrics}
 
-    def values(
+    @property
+    def count(self) -> int:
+        """How many questions `measure` asks."""
+        return sum(len(passages) for _, passages in self._questions.values())
+
+    def measure(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> Measured:
+        """Asks every question, and keeps the values of each target: by prompt and protocol
+        (`2-13/full`), NaN where a prompt did not ask about it.
+
+        Args:
+            params: of the model.
+            progress: called with the number of questions done.
+        """
+        split, answerer = getattr(self.source.dataset.split, self.name), self.answerer(params)
+        chosen_places = [chosen for chosen, _ in self._questions.values()]
+        places = np.unique(np.concatenate([np.zeros(0, np.int64), *chosen_places]))
+        values: dict[str, dict[str, np.ndarray]] = {}
+        metrics: dict[str, float] = {}
+        for id, (chosen, passages) in self._questions.items():
+            found, prefix = self.ask(answerer, params, id, chosen, passages), self._prefixes[id]
+            rows = np.searchsorted(places, chosen)
+            for protocol, columns in found.values.items():
+                of_all = values[f"{prefix}{protocol}"] = {}
+                for key, column in columns.items():
+                    of_all[key] = np.full(len(places), np.nan)
+                    of_all[key][rows] = column
+            metrics |= {f"{self.name}/{prefix}{k}": value for k, value in found.metrics.items()}
+            progress(len(passages))
+        targets = self.source.dataset.store.items[split.stops[places]]
+        return Measured(self.name, places, split.users[places], targets, values, metrics)
+
+    def ask(
         self,
         answerer: Answerer,
         params: Any,
         id: str,
         chosen: np.ndarray,
         passages: Sequence[Passage],
-    ) -> dict[str, float]:
-        """The metrics of a prompt, by their names without the prefix."""
+    ) -> Answered:
+        """The measures of a prompt's answers.
+
+        Args:
+            answerer: of the parameters.
+            params: of the model.
+            id: of the prompt.
+            chosen: [n] numbers of the part's examples.
+            passages: [n] the questions about them.
+        """
         kind, family = kind_of(id), PROMPTS[id].family
         if kind == "list":
-            return self._of_lists(answerer, chosen, passages)
+            found = of_ranks(self.ranks(answerer, chosen, passages), self._cutoffs(kind))
+            free = answerer.titles(passages[: self._config.free], free=True)
+            valid = [bool(items) for lines in free for items, _ in lines]
+            found.metrics["gen/valid_ratio"] = float(np.mean(valid))
+            return found
         if kind == "choice":
             ranks = self.choices(answerer, params, passages)
-            return _means(self._uni, ranks, self._cutoffs(kind))
+            return of_ranks({self._uni: ranks}, self._cutoffs(kind))
         written = answerer.texts([dataclasses.replace(p, answer=()) for p in passages])
         answers = [plain(p.answer or ()) for p in passages]
         if kind == "number":
             known = self._training(id, float)
             expected = self.expected(answerer, params, passages, sorted(set(known)))
-            metrics = _of_numbers(written, expected, answers, known)
-        else:
-            common = collections.Counter(self._training(id, str)).most_common(1)[0][0]
-            metrics = text_metrics(written, answers)
-            trivial = text_metrics([common] * len(answers), answers)
-            metrics |= {f"baseline/{key}": value for key, value in trivial.items()}
-        return {f"{family}/{key}": value for key, value in metrics.items()}
-
-    def _of_lists(
-        self, answerer: Answerer, chosen: np.ndarray, passages: Sequence[Passage]
-    ) -> dict[str, float]:
-        out: dict[str, float] = {}
-        for protocol, ranks in self.ranks(answerer, chosen, passages).items():
-            out |= _means(protocol, ranks, self._cutoffs("list"))
-        free = answerer.titles(passages[: self._config.free], free=True)
-        valid = [bool(items) for lines in free for items, _ in lines]
-        return out | {"gen/valid_ratio": float(np.mean(valid))}
+            return of_numbers(family, written, expected, answers, known)
+        return of_texts(family, written, answers, self._training(id, str))
 
     def expected(
         self,
@@ -292,34 +313,3 @@ class TaskEvaluator:
             others = np.delete(values, right)
             ranks.append(1 + int(np.sum(~(others < values[right]))))
         return np.array(ranks, np.float64)
-
-
-def _of_numbers(
-    written: Sequence[str],
-    expected: Sequence[float],
-    answers: Sequence[str],
-    known: Sequence[float],
-) -> dict[str, float]:
-    """Errors of the numbers in n texts against n expected ones, and of the known numbers' mean."""
-    mean = float(np.mean(known))
-    targets = list(map(float, answers))
-
-    def errors(texts: Sequence[str]) -> dict[str, float]:
-        return number_errors(texts, targets, fallback=mean, least=min(known), most=max(known))
-
-    of_expected = errors([f"{e}" for e in expected])
-    trivial = errors([f"{mean}"] * len(targets))
-    return (
-        errors(written)
-        | {f"expected/{name}": of_expected[name] for name in _EXPECTED}
-        | {f"baseline/{name}": value for name, value in trivial.items()}
-    )
-
-
-def _means(protocol: str, ranks: np.ndarray, cutoffs: Sequence[int]) -> dict[str, float]:
-    values = rank_values(ranks, cutoffs)
-    return {
-        f"{protocol}/{m}@{k}": float(values[f"{m}@{k}"].mean())
-        for k in cutoffs
-        for m in ("hr", "ndcg")
-    }

@@ -107,6 +107,10 @@ class RankingRun(SavedRun):
             personal=self.personal,
         )
 
+    def measurer(self, name: Literal["validation", "test"]) -> Evaluator:
+        """See `SavedRun.measurer`."""
+        return self.evaluator(name)
+
     @functools.cached_property
     def lists(self) -> TopLists:
         """The maker of top lists; `recommend` is its usual door."""

@@ -11,6 +11,7 @@ import jax
 
 from recjax.data.requests import Request, read_request
 from recjax.errors import InputError
+from recjax.evaluation.protocols import Measured
 from recjax.training import parallel
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.claim import Claim
@@ -34,6 +35,17 @@ class Evaluation(Protocol):
 
     def run(self, params: Any, progress: Callable[[int], Any] = ...) -> dict[str, float]:
         """Metrics by name; `progress` gets the number of examples done."""
+
+
+class Measurer(Protocol):
+    """Measures one part of the split example by example."""
+
+    @property
+    def count(self) -> int:
+        """How many examples `measure` has."""
+
+    def measure(self, params: Any, progress: Callable[[int], Any] = ...) -> Measured:
+        """The values of each example; `progress` gets the number of examples done."""
 
 
 class SavedRun(abc.ABC):
@@ -78,6 +90,18 @@ class SavedRun(abc.ABC):
     @abc.abstractmethod
     def evaluator(self, name: Any) -> Evaluation:
         """The evaluator of one of `parts`."""
+
+    def measurer(self, name: Any) -> Measurer:
+        """What measures each example of one of `parts`, for two runs to be compared.
+
+        Raises:
+            InputError: a run whose examples are no items of a split.
+        """
+        del name
+        raise InputError(
+            f"{self.workdir}: a run of another kind; expected a recommender's, or one of RecSysLLM "
+            "or P5 with tasks"
+        )
 
     @property
     def parts(self) -> tuple[str, ...]:

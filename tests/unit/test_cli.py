@@ -149,12 +149,12 @@ def test_arguments_reach_no_terminal_raw(recjax, config, tmp_path, arguments):
 
 
 def test_errors_of_others_are_one_line_too(recjax, tmp_path, monkeypatch):
-    from recjax.training import workdir
+    from recjax import compare
 
     def fail(*_, **__):
         raise RuntimeError("first\n\x1b[2Jsecond\n" + "x" * 5000)
 
-    monkeypatch.setattr(workdir, "open_run", fail)
+    monkeypatch.setattr(compare, "open_run", fail)
     status, _, err = recjax("evaluate", f"--workdir={tmp_path}")
     assert status == 1 and "RuntimeError: first \\x1b[2Jsecond xx" in one_line(err)
     assert len(err) < 1100

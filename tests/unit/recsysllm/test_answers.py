@@ -117,6 +117,88 @@ def test_every_metric_is_there_and_in_range(trained):
     }
 
 
+@pytest.fixture(scope="module")
+def measured(trained):
+    """Every question of the test, asked once."""
+    run, _ = trained
+    return run.measurer("test").measure(run.restore(run.best_step()))
+
+
+def test_each_question_counts_in_the_metrics(trained, measured):
+    run, result = trained
+    assert len(measured.users) > len(np.unique(measured.values["full"]["rank"][:6])) > 0
+    targets = run.store.items[run.split.test.stops[measured.examples]]
+    assert measured.targets.tolist() == targets.tolist()
+    assert measured.users.tolist() == run.split.test.users[measured.examples].tolist()
+    assert {f"test/{k}" for k in ("rating/rmse", "full/hr@1")} <= {*measured.metrics}
+    for name, value in measured.metrics.items():
+        assert result[name] == value
+        protocol, metric = name.removeprefix("test/").rsplit("/", 1)
+        columns = measured.values.get(protocol, {})
+        squared = metric == "rmse"
+        column = columns.get("mse" if squared else metric)
+        if column is not None:
+            mean = np.nanmean(column)
+            assert (mean**0.5 if squared else mean) == pytest.approx(value)
+            assert np.count_nonzero(~np.isnan(column)) <= 6
+    # The explanation's prompts ask about targets with a review; all here have one.
+    assert {"full", "2-13/full_with_seen", "uni5", "rating", "rating/expected"} <= {
+        *measured.values
+    }
+
+
+def test_compared_with_itself_and_with_a_recommender(trained, section, recjax, tmp_path):
+    from recjax.api import train
+
+    run, result = trained
+    other = {
+        "data": section()["data"], "model": {"name": "sasrec", "dim": 8, "max_length": 6},
+        "train": {"batch_size": 32, "epochs": 1.0},
+    }  # fmt: skip
+    train(other, tmp_path / "sasrec")
+    for a, b in ((run.workdir, tmp_path / "sasrec"), (tmp_path / "sasrec", run.workdir)):
+        status, out, err = recjax("evaluate", f"--workdir={a}", f"--against={b}", "--json")
+        assert status == 0 and (out["examples"], out["users"]) == (6, 6)
+        assert {"test/full/hr@1", "test/full/ndcg@1"} == {*out["metrics"]}
+        side = "a" if a == run.workdir else "b"
+        assert out["metrics"]["test/full/hr@1"][side] == result["test/full/hr@1"]
+        assert "6 examples of 6 users; 95% intervals" in err
+    status, out, err = recjax(
+        "evaluate", f"--workdir={run.workdir}", f"--against={run.workdir}", "--split=validation",
+        "--json",
+    )  # fmt: skip
+    assert status == 0 and {"validation/rating/mse", "validation/uni5/hr@1"} <= {*out["metrics"]}
+    rows = out["metrics"].values()
+    assert all(row["difference"] == row["low"] == row["high"] == 0 for row in rows)
+    assert all(row["examples"] == 6 for row in rows) and "validation/rating/mae" in err
+    status, _, err = recjax(
+        "evaluate", f"--workdir={run.workdir}", f"--against={run.workdir}", "--protocols=full"
+    )  # fmt: skip
+    assert status == 2 and "is no recommender's run" in err.splitlines()[-1]
+    evaluation = {"cutoffs": (7,), "protocols": ("full",)}
+    best = {**other["train"], "metric": "validation/full/mrr"}
+    train({**other, "train": best, "evaluation": evaluation}, tmp_path / "seven")
+    status, _, err = recjax(
+        "evaluate", f"--workdir={run.workdir}", f"--against={tmp_path}/seven"
+    )  # fmt: skip
+    assert status == 2 and "/seven: has no metric of an example in common" in err.splitlines()[-1]
+
+
+def test_each_question_in_a_file(trained, measured, recjax, tmp_path):
+    run, _ = trained
+    file = tmp_path / "users.jsonl"
+    status, out, _ = recjax(
+        "evaluate", f"--workdir={run.workdir}", f"--per-user={file}", "--json"
+    )  # fmt: skip
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert status == 0 and out == measured.metrics and len(rows) == len(measured.users)
+    ranks = measured.values["full"]["rank"]
+    assert np.isinf(ranks).any()
+    for row, rank in zip(rows, ranks, strict=True):
+        assert row["full/rank"] == (int(rank) if np.isfinite(rank) else None)
+        assert (row["full/hr@1"] is None) == np.isnan(rank)
+
+
 def test_numbers_stay_within_the_ratings_of_training(trained):
     """Which may have halves, or go up to 3 alone."""
 
@@ -135,7 +217,7 @@ def test_numbers_stay_within_the_ratings_of_training(trained):
     source = types.SimpleNamespace(options=run.source.options)
     evaluator = Given(None, source, None, "test")
     asked = [Passage("rating", (Piece("?"),), (Piece("3"),), prompt="1-2")]
-    values = evaluator.values(Writer(), None, "1-2", np.zeros(1, int), asked)
+    values = evaluator.ask(Writer(), None, "1-2", np.zeros(1, int), asked).metrics
     assert values["rating/mae"] == 0 and values["rating/expected/mae"] == 2.5
 
 
