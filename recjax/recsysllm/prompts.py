@@ -4,6 +4,9 @@ They are organised as P5's (Geng et al., RecSys 2022): a prompt has P5's id, and
 what P5's prompt of that id asks. The last of each family is held out: it is never trained, and
 measures how well a task is understood in words that were not seen. Items are named by title, and a
 target that is an item is its title. `{user_id}` and `{item_id}` are numbers drawn at random.
+
+P5 has no prompt like 1-11, which tells the user's earlier ratings: without them, or vectors of
+users, a model cannot know who rates high.
 """
 
 import dataclasses
@@ -67,6 +70,10 @@ _TABLE: dict[str, tuple[str, str]] = {
     "1-8": ("User: {user_desc}. Are {asked_rating} stars right for {item_title}?", _YES),
     "1-9": ("User: {user_desc}. Is {item_title} liked or disliked?", _LIKE),
     "1-10": ("Guess from 1 to 5 how well {item_title} pleases this user: {user_desc}.", _RATING),
+    "1-11": (
+        "Stars that {user_id} gave so far: {rated}. Stars from 1 to 5 for the {item} {item_title}:",
+        _RATING,
+    ),
     # Sequential
     "2-1": ("{user_id} has {past}, oldest first: {history}. The next {item}:", _ITEM),
     "2-2": ("These {items} were {past} by {user_id} so far: {history}. What comes after?", _ITEM),

@@ -41,7 +41,7 @@ from recjax.recsysllm.prompts import HELD_OUT, PROMPTS, Family
 
 # Measured, in this order; the first of a kind that is trained gives the metrics without an id.
 MEASURED: dict[Family, tuple[str, ...]] = {
-    "rating": ("1-2", "1-10"),
+    "rating": ("1-2", "1-11", "1-10"),
     "sequential": ("2-3", "2-13", "2-7"),
     "explanation": ("3-9", "3-3", "3-12"),
     "review": ("4-1", "4-2", "4-4"),

@@ -15,7 +15,7 @@ import numpy as np
 
 from recjax.config import nearest
 from recjax.errors import InputError
-from recjax.ranges import Amount, Checked, FieldError, Range, Size
+from recjax.ranges import Amount, Checked, Count, FieldError, Range, Size
 from recjax.recsysllm.passages import Passage, Piece, Value, fill
 from recjax.recsysllm.prompts import LONG, PROMPTS, Family, TaskPrompt
 from recjax.recsysllm.text import Behaviour
@@ -34,6 +34,7 @@ class TasksConfig(Checked):
     review: Amount = 0.0
     direct: Amount = 0.0
     history: Size = 20  # items of a history in a prompt, at most: the newest
+    rated: Count = 0  # earlier items that prompt 1-11 tells with their stars; 0 = it is not asked
     candidates: Annotated[int, Range(2, 1000)] = 20  # C, items to choose from; one is right
     reviews: str = ""  # a file of reviews (`recjax.data.reviews`); "" = none
     only: tuple[str, ...] = ()  # ids of prompts that are trained; () = all but those held out
@@ -45,6 +46,8 @@ class TasksConfig(Checked):
         for id in self.only:
             if id not in PROMPTS:
                 raise FieldError("only", f"no prompt '{id}'; {nearest(id, PROMPTS)}")
+            if "rated" in PROMPTS[id].fields and not self.rated:
+                raise FieldError("rated", f"prompt {id} tells earlier ratings; expected 1 or more")
 
     @property
     def shares(self) -> dict[Family, float]:
@@ -63,6 +66,7 @@ _NEEDS = {
     "star_rating": "ratings",
     "asked_rating": "ratings",
     "like_dislike": "ratings",
+    "rated": "earlier ratings",
     "review_body": "reviews",
     "review_headline": "headlines",
     "feature": "explanations",
@@ -117,6 +121,9 @@ class Tasks:
         """Whether each place has the data that a field needs: [n] bool."""
         if need == "ratings":
             return np.full(len(places), self.ratings is not None)
+        if need == "earlier ratings":
+            later = ~np.isin(places, self.offsets)  # than the user's first
+            return later & (self.ratings is not None and self.config.rated > 0)
         if self.written is None:
             return np.zeros(len(places), bool)
         kinds: dict[str, Sequence[Any]] = {
@@ -164,13 +171,16 @@ class Tasks:
         usable = [id for id in ids if self.able(PROMPTS[id], places).any()]
         if not usable:
             needs = {_NEEDS[f] for id in ids for f in PROMPTS[id].fields if f in _NEEDS}
-            lacking = sorted(n for n in needs if not self._has(n, places).any())
+            lacking = {need for need in needs if not self._has(need, places).any()}
+            of_ratings = lacking <= {"ratings", "earlier ratings"}
+            if "ratings" in lacking:
+                lacking.discard("earlier ratings")
             where = "; config.text.tasks.reviews names a file of them"
             if self.written is not None:
                 where = " (by the rule of recjax.text.reasons)" if "explanations" in lacking else ""
             raise InputError(
-                f"config.text.tasks.{family}: the data have no {' and no '.join(lacking)}"
-                f"{where if lacking != ['ratings'] else ''}"
+                f"config.text.tasks.{family}: the data have no {' and no '.join(sorted(lacking))}"
+                f"{'' if of_ratings else where}"
             )
         return usable
 
@@ -193,6 +203,8 @@ class Tasks:
         sources = {place}
         if "history" in prompt.fields:
             sources |= set(self._history(start, place).tolist())
+        if "rated" in prompt.fields:
+            sources |= set(self._rated(start, place))
         return Passage(
             prompt.family,
             (*pieces, Piece(" ")) if pieces[-1].entity else pieces,
@@ -223,6 +235,9 @@ class Tasks:
 
     def _history(self, start: int, place: int) -> np.ndarray:
         return np.arange(max(start, place - self.config.history), place)
+
+    def _rated(self, start: int, place: int) -> range:
+        return range(max(start, place - self.config.rated), place)
 
     def unmet(
         self, start: int, stop: int, count: int, rng: np.random.Generator, where: str
@@ -280,6 +295,13 @@ class Tasks:
             rating = float(self.ratings[place])
             values["star_rating"] = f"{rating:g}"
             values["like_dislike"] = "like" if rating >= 4 else "dislike"
+            if "rated" in fields:
+                stars: list[Piece] = []
+                for k in self._rated(start, place):
+                    stars += [Piece(",")] if stars else []
+                    name = titles[int(behaviour.items[k])]
+                    stars += [Piece(name, True), Piece(f" {float(self.ratings[k]):g}")]
+                values["rated"] = tuple(stars)
             others = [r for r in range(1, 6) if r != round(rating)]
             values["asked_rating"] = f"{rating:g}" if is_true else str(rng.choice(others))
         if fields & {"asked_title", "asked_id"}:

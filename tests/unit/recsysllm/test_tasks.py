@@ -59,7 +59,7 @@ ALL = {family: 1.0 for family in FAMILIES}
 
 def test_prompts_are_organised_as_p5s():
     counts = [sum(p.family == f for p in PROMPTS.values()) for f in FAMILIES]
-    assert counts == [10, 13, 12, 4, 8]
+    assert counts == [10 + 1, 13, 12, 4, 8]  # 1-11 is ours
     assert [max(i for i in HELD_OUT if PROMPTS[i].family == f) for f in FAMILIES] == [
         "1-10", "2-13", "3-12", "4-4", "5-8",
     ]  # fmt: skip
@@ -87,11 +87,34 @@ def test_no_test_item_reaches_training(make, data):
     assert kinds == {"histories", "items", *FAMILIES}
 
 
+def test_earlier_ratings_are_told_where_they_are_asked_for(make, data):
+    items, offsets, _, _ = data
+    tasks, split = make(rating=1.0, rated=3, only=("1-11",))
+    prompt = PROMPTS["1-11"]
+    assert tasks.able(prompt, offsets[:-1]).sum() == 0  # nobody's first has any before it
+    assert tasks.able(prompt, split.test.stops).all()
+    place = int(split.test.stops[1])
+    passage = tasks.passage("1-11", int(offsets[1]), place, place, np.random.default_rng(0))
+    told = [f"Title {items[k]} {1 + k % 5}" for k in range(place - 3, place)]
+    assert f" gave so far: {', '.join(told)}. Stars" in passage.text
+    assert passage.sources == tuple(range(place - 3, place + 1))
+    assert plain(passage.answer) == str(1 + place % 5)
+    entities = [piece.text for piece in passage.pieces if piece.entity]
+    assert entities == [f"Title {items[k]}" for k in range(place - 3, place + 1)]
+    second = tasks.passage("1-11", 0, 1, 9, np.random.default_rng(0))
+    assert f"so far: Title {items[0]} 1. Stars" in second.text
+    stream = mixture(tasks, split.train)
+    hidden = {*split.validation.stops.tolist(), *split.test.stops.tolist()}
+    assert not {k for place in range(300) for k in stream(place).sources} & hidden
+    with pytest.raises(InputError, match="rated: prompt 1-11 tells earlier ratings; expected 1"):
+        make(rating=1.0, only=("1-11",))
+
+
 def test_held_out_prompts_are_never_trained(make):
     tasks, split = make(**ALL)
     stream = mixture(tasks, split.train)
     used = {stream(place).prompt for place in range(3000)}
-    assert used == set(PROMPTS) - HELD_OUT
+    assert used == set(PROMPTS) - HELD_OUT - {"1-11"}
     one, _ = make(sequential=1.0, only=("2-3", "2-13"))
     assert {mixture(one, split.train)(k).prompt for k in range(60)} == {"2-3", "2-13"}
 
