@@ -27,7 +27,6 @@ from recjax.out_files import check_out, csv_writer, utf8
 from recjax.paths import home
 from recjax.replace import new_file
 from recjax.training.metrics import progress_bar
-from recjax.training.ranking_run import RankingRun
 from recjax.training.workdir import open_run, read_run_config
 
 RESAMPLES, LEVEL, SEED = 10_000, 0.95, 0  # of the bootstrap
@@ -74,12 +73,11 @@ def compare(
 ) -> dict[str, Any]:
     """Evaluates two runs on the same examples, by a paired bootstrap over users.
 
-    Two recommenders are measured with the settings of A's `config.evaluation`. Of two runs of which
-    one is RecSysLLM's or P5's the examples count that both have, in the metrics that both have; B
-    has A's seed.
+    Two runs of a kind are measured with the settings of A's `config.evaluation`; two of other kinds
+    with A's seed. The examples count that both have, in the metrics that both have.
 
     Args:
-        a, b: workdirs of recommenders, or of RecSysLLM or P5 with tasks.
+        a, b: workdirs of recommenders, ratings, explanations, or of RecSysLLM or P5 with tasks.
         split: "validation" or "test".
         protocols: of two recommenders; None takes those of the runs, which must be the same.
         step: checkpoint of A; None = the best one, as it is of B.
@@ -112,18 +110,18 @@ def compare(
                 f"{b}: of another split than {a}: config.split is {other.config.split}, expected "
                 f"{first.config.split}"
             )
-    evaluation = first.config.evaluation
-    if isinstance(first, RankingRun) and isinstance(other, RankingRun):
-        named = [run.config.evaluation.protocols for run in (first, other)]
+    ours, theirs = (run.config.evaluation for run in (first, other))
+    if type(ours) is type(theirs):
+        named = [getattr(evaluation, "protocols", ()) for evaluation in (ours, theirs)]
         if set(named[0]) != set(named[1]):
             raise InputError(
                 f"{b}: of other protocols than {a}: config.evaluation.protocols is "
                 f"{','.join(named[1])}, expected {','.join(named[0])}; --protocols=A,B measures "
                 "both by the same"
             )
-        other = open_run(b, mesh, **dataclasses.asdict(evaluation))
-    else:
-        other = open_run(b, mesh, seed=evaluation.seed)
+        other = open_run(b, mesh, **dataclasses.asdict(ours))
+    elif hasattr(ours, "seed") and hasattr(theirs, "seed"):
+        other = open_run(b, mesh, seed=ours.seed)
     steps = [first.best_step() if step is None else step, other.best_step()]
     measured = [measure(run, split, at) for run, at in zip((first, other), steps, strict=True)]
     pair = _common(*measured)
@@ -133,9 +131,10 @@ def compare(
     }  # fmt: skip
     out |= _differences(pair, np.ones(len(pair.users), bool))
     if not out["metrics"]:
-        ours, theirs = (", ".join(_columns(found)) or "none" for found in measured)
+        names = [", ".join(_columns(found)) or "none" for found in measured]
         raise InputError(
-            f"{b}: has no metric of an example in common with {a}: {theirs}; expected one of {ours}"
+            f"{b}: has no metric of an example in common with {a}: {names[1]}; expected one of "
+            f"{names[0]}"
         )
     groups = {
         name: _differences(pair, chosen)

@@ -80,7 +80,7 @@ class Measured:
 
     Attributes:
         name: of the part of the split.
-        examples: [n] their numbers in the part.
+        examples: [n] places of the targets in the store's flat `items`.
         users: [n] int32, 0-based; a user may have several examples.
         targets: [n] item ids.
         values: by protocol and metric, [n] each: `rank`, and what `metrics` has means of; NaN where
@@ -156,18 +156,14 @@ class Evaluator:
         return out
 
     @functools.cached_property
-    def _places(self) -> np.ndarray:
-        """Numbers of the examples that are evaluated."""
-        return some_rows(len(self.examples), self.config.max_examples, self.config.seed)
-
-    @functools.cached_property
     def _chosen(self) -> Spans:
-        return self.examples[self._places]
+        limit, seed = self.config.max_examples, self.config.seed
+        return self.examples[some_rows(len(self.examples), limit, seed)] if limit else self.examples
 
     @property
     def count(self) -> int:
         """How many examples are evaluated."""
-        return len(self._places)
+        return len(self._chosen)
 
     @functools.cached_property
     def _fewest(self) -> int:
@@ -351,7 +347,7 @@ class Evaluator:
             metrics |= {f"{self.name}/{protocol}/{key}": value for key, value in means.items()}
         chosen = self._chosen
         targets = self.items[chosen.stops]
-        return Measured(self.name, self._places, chosen.users, targets, by_protocol, metrics)
+        return Measured(self.name, chosen.stops, chosen.users, targets, by_protocol, metrics)
 
     def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
         """Metrics by full name (`test/full/ndcg@10`), means over the examples; see `measure`."""

@@ -18,6 +18,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from recjax.errors import InputError
 
@@ -182,14 +183,21 @@ def number_values(
     if len(texts) != len(targets) or not len(texts):
         raise InputError(f"{len(texts)} texts and {len(targets)} numbers; expected as many")
     numbers = [parse_number(text) for text in texts]
-    values = np.clip([fallback if n is None else n for n in numbers], least, most)
-    errors = values - np.asarray(targets, np.float64)
+    values = [fallback if n is None else n for n in numbers]
     parsed = np.array([n is not None for n in numbers], np.float64)
-    return {"mse": errors**2, "mae": np.abs(errors), "parsed": parsed}
+    return {**error_values(values, targets, least, most), "parsed": parsed}
+
+
+def error_values(
+    numbers: ArrayLike, targets: ArrayLike, least: float, most: float
+) -> dict[str, np.ndarray]:
+    """`mse` and `mae`, the squared and the absolute error of each number [n], which is clipped."""
+    errors = np.clip(numbers, least, most) - np.asarray(targets, np.float64)
+    return {"mse": errors**2, "mae": np.abs(errors)}
 
 
 def error_means(values: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The means of `number_values`, `rmse` in place of `mse`."""
+    """The means of `number_values` or `error_values`, `rmse` in place of `mse`."""
     means = {name: float(column.mean()) for name, column in values.items()}
     return {"rmse": math.sqrt(means.pop("mse")), **means}
 

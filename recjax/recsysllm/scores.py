@@ -181,21 +181,22 @@ class TaskEvaluator:
         """
         split, answerer = getattr(self.source.dataset.split, self.name), self.answerer(params)
         chosen_places = [chosen for chosen, _ in self._questions.values()]
-        places = np.unique(np.concatenate([np.zeros(0, np.int64), *chosen_places]))
+        chosen_by_any = np.unique(np.concatenate([np.zeros(0, np.int64), *chosen_places]))
         values: dict[str, dict[str, np.ndarray]] = {}
         metrics: dict[str, float] = {}
         for id, (chosen, passages) in self._questions.items():
             found, prefix = self.ask(answerer, params, id, chosen, passages), self._prefixes[id]
-            rows = np.searchsorted(places, chosen)
+            rows = np.searchsorted(chosen_by_any, chosen)
             for protocol, columns in found.values.items():
                 of_all = values[f"{prefix}{protocol}"] = {}
                 for key, column in columns.items():
-                    of_all[key] = np.full(len(places), np.nan)
+                    of_all[key] = np.full(len(chosen_by_any), np.nan)
                     of_all[key][rows] = column
             metrics |= {f"{self.name}/{prefix}{k}": value for k, value in found.metrics.items()}
             progress(len(passages))
-        targets = self.source.dataset.store.items[split.stops[places]]
-        return Measured(self.name, places, split.users[places], targets, values, metrics)
+        asked = split[chosen_by_any]
+        targets = self.source.dataset.store.items[asked.stops]
+        return Measured(self.name, asked.stops, asked.users, targets, values, metrics)
 
     def ask(
         self,

@@ -29,6 +29,7 @@ class Explained:
         ratings: [n] float32 stars.
         features: n words.
         texts: n sentences.
+        places: [n] in the store's flat arrays.
     """
 
     users: np.ndarray
@@ -36,6 +37,7 @@ class Explained:
     ratings: np.ndarray
     features: Sequence[str]
     texts: Sequence[str]
+    places: np.ndarray
 
     def __len__(self) -> int:
         return len(self.users)
@@ -49,6 +51,7 @@ class Explained:
             self.ratings[chosen],
             [self.features[k] for k in chosen.tolist()],
             [self.texts[k] for k in chosen.tolist()],
+            self.places[chosen],
         )
 
 
@@ -86,6 +89,7 @@ def explained(store: Store, split: Split, reviews: Reviews) -> dict[str, Explain
             ratings,
             [feature for feature, _ in pairs],
             [text for _, text in pairs],
+            chosen,
         )
     return out
 

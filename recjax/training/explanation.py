@@ -284,9 +284,15 @@ class ExplanationRun(Run):
 
     def evaluator(self, name: Any) -> ExplanationEvaluator:
         """Measures one part of the split."""
+        return self._evaluator(name, name == "test" or self.config.evaluation.write_in_validation)
+
+    def measurer(self, name: Any) -> ExplanationEvaluator:
+        """See `SavedRun.measurer`; texts are written."""
+        return self._evaluator(name, True)
+
+    def _evaluator(self, name: str, writes: bool) -> ExplanationEvaluator:
         config, train = self.config.evaluation, self.parts_of_data["train"]
         rows = self.parts_of_data[name].some(config.max_examples, config.seed)
-        writes = name == "test" or config.write_in_validation
         return ExplanationEvaluator(
             config,
             name,

@@ -1,15 +1,15 @@
 """How well an explanation run predicts, rates and writes: see the table in `explanation`."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from jax.sharding import NamedSharding
 
+from recjax.evaluation.protocols import Measured
 from recjax.evaluation.shards import fetch, filled, shards_of, split_batch
-from recjax.evaluation.text import text_metrics
+from recjax.evaluation.text import bleus, error_means, error_values, rouge_values, text_metrics
 from recjax.ranges import Checked, Count, Seed, Size
 from recjax.text.explained import Explained
 from recjax.typing import Array, Params
@@ -78,8 +78,22 @@ class ExplanationEvaluator:
             batch["labels"][rows:] = -1
             yield rows, batch
 
+    @property
+    def count(self) -> int:
+        """How many reviews there are."""
+        return len(self.examples)
+
     def run(self, params: Params, progress: Callable[[int], Any] = lambda n: None) -> dict:
         """Metrics by name."""
+        return self.measure(params, progress).metrics
+
+    def measure(self, params: Params, progress: Callable[[int], Any] = lambda n: None) -> Measured:
+        """Errors and ROUGE of each review.
+
+        Args:
+            params: of the model.
+            progress: called with the number of reviews done.
+        """
         write = None if self.writer is None else self.writer(params)
         losses, tokens = 0.0, 0.0
         ratings: list[np.ndarray] = []
@@ -94,14 +108,20 @@ class ExplanationEvaluator:
                 texts += write(batch)[:rows]
             progress(rows)
         out = {"explanation/loss": losses / tokens}
+        values: dict[str, dict[str, np.ndarray]] = {}
+        examples = self.examples
         if ratings:
-            off = np.clip(np.concatenate(ratings), *self.limits) - self.examples.ratings
-            out["rating/rmse"] = math.sqrt(np.mean(off**2))
-            out["rating/mae"] = float(np.mean(np.abs(off)))
+            given = np.concatenate(ratings)
+            values["rating"] = error_values(given, examples.ratings, *self.limits)
+            out |= {f"rating/{k}": v for k, v in error_means(values["rating"]).items()}
         if texts:
-            wanted = list(self.examples.texts)
-            out |= {f"explanation/{k}": v for k, v in text_metrics(texts, wanted).items()}
+            wanted = list(examples.texts)
+            values["explanation"] = rouge_values(texts, wanted)
+            out |= {f"explanation/{k}": v for k, v in bleus(texts, wanted).items()}
+            rouges = values["explanation"].items()
+            out |= {f"explanation/{k}": float(v.mean()) for k, v in rouges}
             out["explanation/unique"] = len(set(texts)) / len(texts)
             trivial = text_metrics([self.common] * len(wanted), wanted)
             out |= {f"explanation/baseline/{k}": v for k, v in trivial.items()}
-        return {f"{self.name}/{key}": value for key, value in out.items()}
+        metrics = {f"{self.name}/{key}": value for key, value in out.items()}
+        return Measured(self.name, examples.places, examples.users, examples.items, values, metrics)

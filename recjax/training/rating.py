@@ -9,7 +9,6 @@ that follow it draw test ratings at random from all times, which is easier.)
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,9 @@ from recjax.data.rows import RowBatches
 from recjax.data.splits import Split
 from recjax.data.store import Store
 from recjax.errors import InputError
+from recjax.evaluation.protocols import Measured
 from recjax.evaluation.shards import fetch, filled, shards_of, split_batch
+from recjax.evaluation.text import error_means, error_values
 from recjax.models.rating import PARAM_AXES, Config, RatingModel
 from recjax.ranges import Checked, Seed, Size
 from recjax.training import parallel
@@ -43,7 +44,7 @@ from recjax.typing import Array, Params
 class RatingTrainConfig(TrainConfig):
     """Section `train` of ratings."""
 
-    metric: str = "validation/rmse"
+    metric: str = "validation/rating/rmse"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +110,7 @@ class RatingEvaluator:
     Attributes:
         name: of the part.
         examples: its ratings.
+        places: [n] of them in the store's flat arrays.
         batch_size: ratings at a time.
         predict: `(params, users, items) -> [B]`.
         limits: the lowest and highest rating of training; predictions stay between them.
@@ -117,6 +119,7 @@ class RatingEvaluator:
 
     name: str
     examples: Ratings
+    places: np.ndarray
     batch_size: int
     predict: Callable[..., Array]
     limits: tuple[float, float]
@@ -125,7 +128,12 @@ class RatingEvaluator:
     @property
     def metric_names(self) -> list[str]:
         """The names that `run` gives."""
-        return [f"{self.name}/rmse", f"{self.name}/mae"]
+        return [f"{self.name}/rating/{metric}" for metric in ("rmse", "mae")]
+
+    @property
+    def count(self) -> int:
+        """How many ratings there are."""
+        return len(self.examples)
 
     def check(self) -> None:
         """Raises `InputError` where there is nothing to measure."""
@@ -136,8 +144,17 @@ class RatingEvaluator:
 
     def run(self, params: Params, progress: Callable[[int], Any] = lambda n: None) -> dict:
         """Metrics by name."""
+        return self.measure(params, progress).metrics
+
+    def measure(self, params: Params, progress: Callable[[int], Any] = lambda n: None) -> Measured:
+        """The squared and the absolute error of each rating.
+
+        Args:
+            params: of the model.
+            progress: called with the number of ratings done.
+        """
         self.check()
-        errors, shards = [], shards_of(self.sharding)
+        given_parts, shards = [], shards_of(self.sharding)
         size = -(-self.batch_size // shards) * shards
         for start in range(0, len(self.examples), size):
             part = slice(start, start + size)
@@ -145,11 +162,12 @@ class RatingEvaluator:
             rows = len(batch["users"])
             placed = split_batch(filled(batch, size), self.sharding)
             given = fetch(self.predict(params, placed["users"], placed["items"]))
-            errors.append(given[:rows].astype(np.float64))
+            given_parts.append(given[:rows].astype(np.float64))
             progress(rows)
-        off = np.clip(np.concatenate(errors), *self.limits) - self.examples.ratings
-        values = math.sqrt(np.mean(off**2)), float(np.mean(np.abs(off)))
-        return dict(zip(self.metric_names, values, strict=True))
+        values = error_values(np.concatenate(given_parts), self.examples.ratings, *self.limits)
+        metrics = {f"{self.name}/rating/{k}": v for k, v in error_means(values).items()}
+        users, items = self.examples.users, self.examples.items
+        return Measured(self.name, self.places, users, items, {"rating": values}, metrics)
 
 
 class RatingRun(Run):
@@ -232,11 +250,16 @@ class RatingRun(Run):
         return RatingEvaluator(
             name,
             self._at(spans.stops, spans.users),
+            spans.stops,
             self.config.evaluation.batch_size,
             self._predict,
             (float(ratings.min()), float(ratings.max())),
             parallel.batch_sharding(self.mesh),
         )
+
+    def measurer(self, name: Any) -> RatingEvaluator:
+        """See `SavedRun.measurer`."""
+        return self.evaluator(name)
 
     def describe(self) -> str:
         """One line: model, parameters, data."""

@@ -99,8 +99,8 @@ class SavedRun(abc.ABC):
         """
         del name
         raise InputError(
-            f"{self.workdir}: a run of another kind; expected a recommender's, or one of RecSysLLM "
-            "or P5 with tasks"
+            f"{self.workdir}: a run of another kind; expected a recommender's, a run of ratings or "
+            "explanations, or one of RecSysLLM or P5 with tasks"
         )
 
     @property

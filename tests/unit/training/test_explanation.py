@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from recjax.api import evaluate
+from recjax.compare import compare
 from recjax.config import build
 from recjax.data.interactions import LogBuilder
 from recjax.data.store import write_store
@@ -97,6 +98,9 @@ def test_learns_to_write_about_the_feature(data, tmp_path, monkeypatch):
     assert result["test/explanation/unique"] == pytest.approx(6 / 48)
     assert result["test/rating/mae"] <= result["test/rating/rmse"]
     assert evaluate(tmp_path)["test/explanation/bleu4"] == result["test/explanation/bleu4"]
+    same = compare(tmp_path, tmp_path)["metrics"]
+    assert same["test/explanation/rouge1"]["a"] == pytest.approx(result["test/explanation/rouge1"])
+    assert same["test/rating/mae"]["b"] == pytest.approx(result["test/rating/mae"])
     # A finished run's tokenizer is its own: other reviews do not change what its tokens say.
     assert (tmp_path / "tokenizer" / "tokenizer.json").is_file()
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from recjax.api import evaluate
+from recjax.compare import compare
 from recjax.config import build
 from recjax.data.interactions import LogBuilder
 from recjax.data.store import write_store
@@ -86,9 +87,12 @@ def test_learns_biases(store, tmp_path, name, monkeypatch):
     result = start_run(given, tmp_path).train()
     assert result["finished"]
     spread = store.ratings.std()
-    assert result["test/rmse"] < (0.1 if name == "mf" else 0.7 * spread)
-    assert result["test/mae"] <= result["test/rmse"]
-    assert evaluate(tmp_path)["test/rmse"] == result["test/rmse"]
+    rmse = result["test/rating/rmse"]
+    assert rmse < (0.1 if name == "mf" else 0.7 * spread)
+    assert result["test/rating/mae"] <= rmse
+    assert evaluate(tmp_path)["test/rating/rmse"] == rmse
+    same = compare(tmp_path, tmp_path)["metrics"]["test/rating/mse"]
+    assert same["a"] == same["b"] == pytest.approx(rmse**2) and same["low"] == same["high"] == 0
 
 
 def test_metrics_are_their_formulas():
@@ -98,10 +102,10 @@ def test_metrics_are_their_formulas():
     def predict(params, users, items):
         return jnp.array([9.0, 2.5, 3.0])[users % 3]  # 9 is clipped to 5
 
-    found = RatingEvaluator("test", ratings, 2, predict, (1.0, 5.0)).run({})
+    found = RatingEvaluator("test", ratings, np.arange(5), 2, predict, (1.0, 5.0)).run({})
     off = np.array([4, 0.5, 0, 1, -2.5])
-    assert found["test/rmse"] == pytest.approx(np.sqrt((off**2).mean()))
-    assert found["test/mae"] == pytest.approx(np.abs(off).mean())
+    assert found["test/rating/rmse"] == pytest.approx(np.sqrt((off**2).mean()))
+    assert found["test/rating/mae"] == pytest.approx(np.abs(off).mean())
 
 
 def test_data_without_ratings_are_refused(tmp_path):
@@ -121,5 +125,5 @@ def test_data_without_ratings_are_refused(tmp_path):
 def test_lower_is_better():
     from recjax.training.criteria import lower_is_better
 
-    assert lower_is_better("validation/rmse") and lower_is_better("validation/mae")
+    assert lower_is_better("validation/rating/rmse") and lower_is_better("validation/rating/mae")
     assert not lower_is_better("validation/full/ndcg@10")
