@@ -295,7 +295,21 @@ def tasks(args: argparse.Namespace) -> None:
         section.optim.weight_decay = 0.05
         section.train.steps_per_call = 2
         run, said = trained(section, args.runs / name, args.seconds, 1.0)
-        ids = ["1-2", "1-10", "3-9", "3-3", "3-12", "4-1", "4-2", "4-4", "2-3", "2-7", "5-5", "5-8"]
+        ids = [
+            "1-2",
+            "1-11",
+            "1-10",
+            "3-9",
+            "3-3",
+            "3-12",
+            "4-1",
+            "4-2",
+            "4-4",
+            "2-3",
+            "2-7",
+            "5-5",
+            "5-8",
+        ]
         measured(args, run, ids, args.users or 1000, study=name, **said)
 
 

@@ -37,6 +37,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "explanation": 0.15,
             "review": 0.15,
             "direct": 0.1,
+            "rated": 10,
             "reviews": "amazon-2018-gift-cards/Gift_Cards_5.json.gz",
         },
     }

@@ -37,6 +37,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "explanation": 0.15,
             "review": 0.15,
             "direct": 0.1,
+            "rated": 10,
             "reviews": "amazon-2014-musical-instruments/reviews_Musical_Instruments_5.json.gz",
         },
     }

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from recjax.config import to_plain
 from recjax.errors import InputError
 from recjax.interpreter import adapters
 from recjax.interpreter.questions import AskConfig, Questions
 from recjax.llm import LanguageModel
 from recjax.models.definition import ModelDef, define, params_of
 from recjax.training import parallel
+from recjax.training.item_vectors import check_words
 from recjax.typing import Array, Params
 
 
@@ -32,8 +34,8 @@ class Bridge:
         adapter: its definition (`adapter.merge(params)` is the module).
 
     Raises:
-        InputError: a language model without a tokenizer, or one that is not causal; see also
-            `Questions`.
+        InputError: a language model without a tokenizer, one that is not causal, or one that
+            learned another domain's words; see also `Questions`.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Bridge:
         llm.check_causal("an interpreter")
         self.llm, self.config, self.length, self.dim = llm, config, length, dim
         self.questions = Questions(ask, llm.tokenizer, config.soft, llm.config.max_length)
+        check_words(llm.folder, to_plain(self.questions.words), "config.ask.domain")
         self.adapter: ModelDef[adapters.Adapter] = define(self.build)
 
     def build(self, rngs: nnx.Rngs) -> adapters.Adapter:

@@ -28,7 +28,8 @@ def write_item_vectors(
         folder: the model's.
         titles: [n].
         vectors: [n E].
-        origin: what the model has read: `data` (the store's fingerprint) and `split`.
+        origin: what the model has read: `data` (the store's fingerprint) and `split`; `words` of
+            its domain.
     """
     metadata = {
         "titles": json.dumps(list(titles), ensure_ascii=False),
@@ -55,19 +56,45 @@ def check_origin(folder: Path, data: str, split: Mapping[str, Any]) -> None:
     Raises:
         InputError: the same data under another split.
     """
-    path = folder / FILE
-    if not has_item_vectors(folder):
-        return
-    with _open(path) as file:
-        origin = _read_metadata(file, path, "origin") or {}
-    if not isinstance(origin, dict):
-        raise InputError(f"{path}: metadata 'origin': expected an object")
+    origin = _read_origin(folder)
     wanted = json.loads(json.dumps(dict(split)))  # tuples as lists
     if origin.get("data") == data and origin.get("split") != wanted:
         raise InputError(
             f"{folder}: a language model that was trained on split {origin.get('split')} of this "
             f"data has read histories of the test; expected {wanted}"
         )
+
+
+def check_words(folder: Path | None, words: Mapping[str, str], key: str) -> None:
+    """Refuses a catalogue's language model that learned the words of another domain.
+
+    Args:
+        folder: the language model's; one that does not say what it has read passes, as None does.
+        words: of the domain that is asked about.
+        key: of the domain in the config.
+
+    Raises:
+        InputError: other words.
+    """
+    learned = {} if folder is None else _read_origin(folder).get("words")
+    if isinstance(learned, dict) and learned and learned != words:
+        ours, theirs = (", ".join(str(w.get(k)) for k in words) for w in (words, learned))
+        raise InputError(
+            f"{key}: asks in the words {ours}; the language model of {folder} learned {theirs}; "
+            "expected its domain"
+        )
+
+
+def _read_origin(folder: Path) -> dict[str, Any]:
+    """What the folder's model has read; empty where it does not say."""
+    if not has_item_vectors(folder):
+        return {}
+    path = folder / FILE
+    with _open(path) as file:
+        origin = _read_metadata(file, path, "origin") or {}
+    if not isinstance(origin, dict):
+        raise InputError(f"{path}: metadata 'origin': expected an object")
+    return origin
 
 
 def _open(path: Path) -> Any:

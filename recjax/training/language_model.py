@@ -303,7 +303,11 @@ class LanguageRun(Run):
         items = params.get("items")
         parts = {path.removeprefix(own): a for path, a in params.items() if path != "items"}
         model = language_model(self.model_config, parts, self.workdir / "tokenizer")
-        origin = {"data": self.store.fingerprint, "split": to_plain(self.config.split)}
+        origin = {
+            "data": self.store.fingerprint,
+            "split": to_plain(self.config.split),
+            "words": to_plain(self.documents.words),
+        }
         vectors = None if items is None else on_host(items)[1:]
 
         def write_items(place: Path) -> None:

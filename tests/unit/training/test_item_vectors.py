@@ -5,16 +5,23 @@ import pytest
 from safetensors.numpy import save_file
 
 from recjax.errors import InputError
-from recjax.training.item_vectors import FILE, check_origin, read_item_vectors, write_item_vectors
+from recjax.training.item_vectors import (
+    FILE,
+    check_origin,
+    check_words,
+    read_item_vectors,
+    write_item_vectors,
+)
 
 SPLIT = {"name": "chronological_sequences", "ratios": (8, 1, 1), "by": "user"}
+WORDS = {"past": "read", "doing": "reading", "item": "book", "items": "books"}
 VECTORS = np.arange(6, dtype=np.float32).reshape(3, 2)
 
 
 @pytest.fixture
 def folder(tmp_path):
     titles = ["A", 'B, "the" \u00e9', "C"]
-    write_item_vectors(tmp_path, titles, VECTORS, {"data": "x1", "split": SPLIT})
+    write_item_vectors(tmp_path, titles, VECTORS, {"data": "x1", "split": SPLIT, "words": WORDS})
     return tmp_path
 
 
@@ -33,6 +40,17 @@ def test_the_same_split_or_other_data_pass(folder, tmp_path_factory):
 def test_a_model_that_has_read_the_test_is_refused(folder):
     with pytest.raises(InputError, match="has read histories of the test; expected .*'by': 'end'"):
         check_origin(folder, "x1", {**SPLIT, "by": "end"})
+
+
+def test_a_model_that_learned_other_words_is_refused(folder, tmp_path):
+    check_words(folder, WORDS, "config.ask.domain")
+    songs = {"past": "heard", "doing": "hearing", "item": "song", "items": "songs"}
+    said = r"config\.ask\.domain: asks in the words heard, .*learned read, reading, book, books;"
+    with pytest.raises(InputError, match=said):
+        check_words(folder, songs, "config.ask.domain")
+    write_item_vectors(tmp_path, ["A"], VECTORS[:1], {"data": "x1", "split": SPLIT})  # of before
+    check_words(tmp_path, songs, "config.ask.domain")
+    check_words(None, songs, "config.ask.domain")
 
 
 def test_damage(folder, tmp_path_factory):
