@@ -90,7 +90,8 @@ def compare(
         training has the target, `users`, `examples` and `metrics`.
 
     Raises:
-        InputError: a run of another kind, other data, another split, other protocols.
+        InputError: a run of another kind, other data, another split, other protocols, nothing that
+            both have.
     """
     first, other = (open_by(workdir, mesh, protocols) for workdir in (a, b))
     for run in (first, other):
