@@ -32,7 +32,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "users_names": "user,age,gender,occupation,zip",
             "users_facts": ("age", "gender", "occupation"),
         },
-        "tasks": {"text": 0.3, "sequential": 0.4, "rating": 0.2, "direct": 0.1},
+        "tasks": {"text": 0.3, "sequential": 0.4, "rating": 0.2, "direct": 0.1, "rated": 10},
     }
     config.blanks = {"token": 0.5, "sentence": 0.3, "document": 0.2, "shuffle": False}
     return paper(config) if arg == "lora" else scratch(config, 128, 3, vocab=4000, epochs=4.0)
