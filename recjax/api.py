@@ -153,7 +153,7 @@ def evaluate(
     run = open_run(workdir, mesh, **changes)
     params = run.restore(run.best_step() if step is None else step)
     evaluator = run.evaluator(split)
-    with progress_bar(len(evaluator.examples), 0, f"evaluating {split}", "example") as bar:
+    with progress_bar(evaluator.count, 0, f"evaluating {split}", "example") as bar:
         return evaluator.run(params, bar.update)
 
 

@@ -155,7 +155,7 @@ def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dic
         metrics = measured.metrics
     else:
         evaluator = run.evaluator(args.split)
-        with progress_bar(len(evaluator.examples), 0, f"evaluating {args.split}", "example") as bar:
+        with progress_bar(evaluator.count, 0, f"evaluating {args.split}", "example") as bar:
             metrics = evaluator.run(run.restore(step), bar.update)
     _say(format_table(metrics), f"checkpoint: step {step}; workdir: {args.workdir}")
     if args.per_user:

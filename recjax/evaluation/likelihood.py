@@ -95,6 +95,11 @@ class PackedScorer(abc.ABC, Generic[M]):
     def examples(self) -> Sequence[M]:
         """The examples that are measured."""
 
+    @property
+    def count(self) -> int:
+        """How many examples there are."""
+        return len(self.examples)
+
     @abc.abstractmethod
     def encoded(self, examples: Sequence[M]) -> Encoded:
         """Examples as tokens."""

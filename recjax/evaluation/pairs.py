@@ -41,6 +41,11 @@ class Pairs:
         return [self.rows[k] for k in chosen]
 
     @property
+    def count(self) -> int:
+        """How many examples there are."""
+        return len(self.examples)
+
+    @property
     def metric_names(self) -> list[str]:
         """The names that `run` gives."""
         return [f"{self.name}/answers/{measure}" for measure in MEASURES]

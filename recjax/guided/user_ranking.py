@@ -65,6 +65,11 @@ class PolicyEvaluator:
         return self.users["users"][: self.config.max_examples or None]
 
     @property
+    def count(self) -> int:
+        """How many examples there are."""
+        return len(self.examples)
+
+    @property
     def metric_names(self) -> list[str]:
         """The names that `run` gives."""
         names = [*(t.metric for t in TASKS.values()), "users/loss"]

@@ -43,9 +43,9 @@ class Interpretation:
         return [(part, task, w) for part, w in self._parts.items() for task in tasks]
 
     @property
-    def examples(self) -> range:
-        """One element for each answer."""
-        return range(sum(len(w) * len(self._forms(task)) for _, task, w in self._asked))
+    def count(self) -> int:
+        """How many answers there are."""
+        return sum(len(w) * len(self._forms(task)) for _, task, w in self._asked)
 
     def _forms(self, task: Task) -> range:
         """The prompts that are measured."""

@@ -129,6 +129,11 @@ class AnswerLoss:
     sharding: NamedSharding | None = None
 
     @property
+    def count(self) -> int:
+        """How many examples there are."""
+        return len(self.examples)
+
+    @property
     def metric_names(self) -> list[str]:
         """The names that `run` gives."""
         return [f"{self.name}/text/loss"]

@@ -106,9 +106,9 @@ class TaskEvaluator:
         return self.source.options.answers
 
     @property
-    def examples(self) -> Any:
-        """The examples of the blanks, and the questions."""
-        return [*self.blanks.examples, *(p for _, ps in self._questions.values() for p in ps)]
+    def count(self) -> int:
+        """How many examples the blanks have, and how many questions there are."""
+        return self.blanks.count + sum(len(asked) for _, asked in self._questions.values())
 
     @functools.cached_property
     def _questions(self) -> dict[str, tuple[np.ndarray, list[Passage]]]:
@@ -164,26 +164,16 @@ class TaskEvaluator:
 
     def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
         """Metrics by name; `progress` gets the number of examples done."""
-        return {**self.blanks.run(params, progress), **self.measure(params, progress).metrics}
-
-    @property
-    def count(self) -> int:
-        """How many questions `measure` asks."""
-        return sum(len(passages) for _, passages in self._questions.values())
+        return self.measure(params, progress).metrics
 
     def measure(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> Measured:
-        """Asks every question, and keeps the values of each target: by prompt and protocol
-        (`2-13/full`), NaN where a prompt did not ask about it.
-
-        Args:
-            params: of the model.
-            progress: called with the number of questions done.
-        """
+        """As `run`, with the values of each target: by prompt and protocol (`2-13/full`), NaN where
+        a prompt did not ask about it."""
         split, answerer = getattr(self.source.dataset.split, self.name), self.answerer(params)
         chosen_places = [chosen for chosen, _ in self._questions.values()]
         chosen_by_any = np.unique(np.concatenate([np.zeros(0, np.int64), *chosen_places]))
         values: dict[str, dict[str, np.ndarray]] = {}
-        metrics: dict[str, float] = {}
+        metrics = dict(self.blanks.run(params, progress))
         for id, (chosen, passages) in self._questions.items():
             found, prefix = self.ask(answerer, params, id, chosen, passages), self._prefixes[id]
             rows = np.searchsorted(chosen_by_any, chosen)

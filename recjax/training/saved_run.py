@@ -23,8 +23,8 @@ class Evaluation(Protocol):
     """Measures one part of the split."""
 
     @property
-    def examples(self) -> Any:
-        """The examples; `len` counts them."""
+    def count(self) -> int:
+        """How many examples there are."""
 
     @property
     def metric_names(self) -> list[str]:
@@ -37,15 +37,11 @@ class Evaluation(Protocol):
         """Metrics by name; `progress` gets the number of examples done."""
 
 
-class Measurer(Protocol):
-    """Measures one part of the split example by example."""
-
-    @property
-    def count(self) -> int:
-        """How many examples `measure` has."""
+class Measurer(Evaluation, Protocol):
+    """Measures one part of the split, and keeps the values of each example."""
 
     def measure(self, params: Any, progress: Callable[[int], Any] = ...) -> Measured:
-        """The values of each example; `progress` gets the number of examples done."""
+        """As `run`, with the values of each example."""
 
 
 class SavedRun(abc.ABC):

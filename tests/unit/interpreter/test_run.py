@@ -190,8 +190,8 @@ def test_the_final_line_has_both_kinds_of_windows(run, finished):
     assert all("test/windows" not in name for name in run.evaluator("validation").metric_names)
     # Both tasks are asked of all newest windows, and of a sample of the others.
     sequences = len(run.windows("test", newest=True))
-    assert sequences > 5 and len(run.evaluator("test").examples) == 2 * (sequences + 5)
-    assert len(run.evaluator("validation").examples) == 2 * 3 * 5  # in every prompt
+    assert sequences > 5 and run.evaluator("test").count == 2 * (sequences + 5)
+    assert run.evaluator("validation").count == 2 * 3 * 5  # in every prompt
 
 
 def test_validation_asks_every_prompt(run, finished):
