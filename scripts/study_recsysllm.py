@@ -161,9 +161,8 @@ def measured(
         line: dict[str, Any] = {"prompt": id, "examples": len(passages)}
         if kind_of(id) == "list":
             first = chosen[: args.batch], passages[: args.batch]  # compiles
-            line["valid_ratio"] = evaluator.ask(answerer, params, id, *first).metrics[
-                "gen/valid_ratio"
-            ]
+            found = evaluator.ask(answerer, params, id, *first)
+            line["valid_ratio"] = found.metrics["gen/valid_ratio"]
             begun = time.perf_counter()
             ranks = evaluator.ranks(answerer, chosen, passages)["full"]
             line["users_per_second"] = len(passages) / (time.perf_counter() - begun)
@@ -296,20 +295,9 @@ def tasks(args: argparse.Namespace) -> None:
         section.train.steps_per_call = 2
         run, said = trained(section, args.runs / name, args.seconds, 1.0)
         ids = [
-            "1-2",
-            "1-11",
-            "1-10",
-            "3-9",
-            "3-3",
-            "3-12",
-            "4-1",
-            "4-2",
-            "4-4",
-            "2-3",
-            "2-7",
-            "5-5",
+            "1-2", "1-11", "1-10", "3-9", "3-3", "3-12", "4-1", "4-2", "4-4", "2-3", "2-7", "5-5",
             "5-8",
-        ]
+        ]  # fmt: skip
         measured(args, run, ids, args.users or 1000, study=name, **said)
 
 

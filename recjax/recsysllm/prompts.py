@@ -5,8 +5,8 @@ what P5's prompt of that id asks. The last of each family is held out: it is nev
 measures how well a task is understood in words that were not seen. Items are named by title, and a
 target that is an item is its title. `{user_id}` and `{item_id}` are numbers drawn at random.
 
-P5 has no prompt like 1-11, which tells the user's earlier ratings: without them, or vectors of
-users, a model cannot know who rates high.
+P5 has no prompt like 1-11, which tells the user's earlier ratings; without it a user's number is
+all that a model can learn from who rates high.
 """
 
 import dataclasses

@@ -88,7 +88,7 @@ class SavedRun(abc.ABC):
         """The evaluator of one of `parts`."""
 
     def measurer(self, name: Any) -> Measurer:
-        """What measures each example of one of `parts`, for two runs to be compared.
+        """The evaluator of one of `parts` that keeps each example's values.
 
         Raises:
             InputError: a run whose examples are no items of a split.
