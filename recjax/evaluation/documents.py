@@ -126,8 +126,6 @@ class DocumentEvaluator(PackedScorer[Document]):
         number = {kind: k for k, kind in enumerate(self.kinds)}
         kind_of = np.array([number[document.kind] for document in self.examples])
         loss, right, tokens = self.scores(params, progress)
-        # A document whose text was cut off is not exact.
-        exact = (right == tokens) & (tokens > 0)
         forms = np.array([-1 if d.form is None else d.form for d in self.examples])
         out: dict[str, float] = {}
         by_prompt: dict[str, float] = {}
@@ -138,13 +136,11 @@ class DocumentEvaluator(PackedScorer[Document]):
             if name == "text" or not self.documents.forms(name):
                 continue
             rows = [chosen & (forms == form) for form in range(self.documents.forms(name))]
-            values = {
-                "loss": [float(loss[r].sum() / tokens[r].sum()) for r in rows],
-                "exact": [float(exact[r].mean()) for r in rows],
-            }
-            for form in range(len(rows)):
+            of_prompts = [measures(loss[r], right[r], tokens[r]) for r in rows]
+            for form, measured in enumerate(of_prompts):
                 for key in WORST:
-                    by_prompt[f"{self.name}/{name}/prompt{form}/{key}"] = values[key][form]
+                    by_prompt[f"{self.name}/{name}/prompt{form}/{key}"] = measured[key]
             for key, worst in WORST.items():
-                by_prompt[f"{self.name}/{name}/worst/{key}"] = worst(values[key])
+                values = [measured[key] for measured in of_prompts]
+                by_prompt[f"{self.name}/{name}/worst/{key}"] = worst(values)
         return out | by_prompt

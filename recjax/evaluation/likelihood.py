@@ -172,6 +172,6 @@ class PackedScorer(abc.ABC, Generic[M]):
 def measures(loss: np.ndarray, right: np.ndarray, tokens: np.ndarray) -> dict[str, float]:
     """`MEASURES` of examples' scores: loss, likeliest tokens and tokens [n] of each."""
     mean = float(loss.sum() / tokens.sum())
-    exact = (right == tokens) & (tokens > 0)
+    exact = (right == tokens) & (tokens > 0)  # an example that was cut off is not exact
     values = (mean, math.exp(min(mean, 700.0)), right.sum() / tokens.sum(), exact.mean())
     return dict(zip(MEASURES, map(float, values), strict=True))

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,7 @@ def test_inputs_and_targets_are_neighbours_of_one_sequence():
 def test_every_sequence_once_an_epoch_and_the_newest_items_kept():
     _, batches = make()
     assert batches.n_sequences == 7  # the one with a single item trains nothing
+    assert batches.steps_per_epoch == 2  # of four each: nearest to 7 / 4
     seven = make(batch_size=7)[1](0)
     found = pairs(seven)
     # The run of nine items is 12..20; its window holds the newest seven, six inputs.
@@ -75,6 +78,15 @@ def test_processes_share_a_batch():
         make(process=(0, 3))
 
 
+def test_processes_have_the_rows_that_any_of_them_needs():
+    lengths = [2] * 30 + [9] * 3
+    parts = [make(lengths, length=8, batch_size=16, process=(p, 2))[1] for p in range(2)]
+    for part in parts:
+        vars(part)["_usual_rows"] = 1  # as if nearly every batch fitted one
+    for step in (0, 3):  # one of them needs two, the other three
+        assert [part(step)["ids"].shape for part in parts] == [(1, 3, 8)] * 2
+
+
 @pytest.mark.parametrize("batch_size", [7, 8, 256])
 def test_a_step_takes_no_sequence_twice(batch_size):
     _, batches = make(batch_size=batch_size)
@@ -99,6 +111,18 @@ def test_what_a_step_takes(batch_size, count, multiple, size):
 def test_nothing_to_train_on():
     with pytest.raises(InputError, match="no training sequence has two items"):
         make(lengths=(1, 1))
+
+
+def test_times_count_from_the_first_item_of_the_window():
+    times, most = np.arange(9) * 2**30, np.iinfo(np.int32).max
+    run = Spans(np.zeros(1, np.int32), np.zeros(1, int), np.array([9]), times)
+    items = np.arange(1, 10, dtype=np.int32)
+    train = TrainBatches(items, run, 6, 1, seed=0)(0)
+    history = dataclasses.replace(run, stops=np.array([8]))
+    for batch in (train, EvalBatches(items, history, 6, 1)(0)):
+        assert batch["ids"].ravel().tolist() == [3, 4, 5, 6, 7, 8]
+        # 68 years at most.
+        assert batch["times"].ravel().tolist() == [0, 2**30, most, most, most, most]
 
 
 def test_evaluation_batches_cover_every_example_once():

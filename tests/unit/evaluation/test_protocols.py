@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from recjax.data.splits import leave_one_out
 from recjax.errors import InputError
 from recjax.evaluation.protocols import EvaluationConfig, Evaluator
+from recjax.evaluation.ranking import marginal_relevance
 
 RNG = np.random.default_rng(0)
 N_ITEMS = 160
@@ -105,22 +107,38 @@ def test_what_was_found_of_each_example():
 
 
 def test_uni100_ranks_among_items_never_met():
-    evaluator = make(protocols=("uni100",), batch_size=32)
-    results = list(evaluator.rank(1.0))
-    found = np.concatenate([r["uni100"]["ranks"] for r in results])
-    assert found.min() >= 1 and found.max() <= 101
-    # 100 of the items never met: the rank scales down by about that share.
-    share = 100 / (N_ITEMS - 1 - LENGTHS.mean())
-    assert found.mean() == pytest.approx(1 + share * (ranks(True).mean() - 1), rel=0.05)
-    again = np.concatenate(
-        [r["uni100"]["ranks"] for r in make(protocols=("uni100",), batch_size=32).rank(1.0)]
-    )
-    np.testing.assert_array_equal(found, again)
+    """In validation the test's item, which the user meets later, is not among them either."""
+    options = {"protocols": ("uni100",), "batch_size": 32}
+    part = leave_one_out(OFFSETS).validation
+    evaluator = dataclasses.replace(make(**options), examples=part)
+    found = np.concatenate([r["uni100"]["ranks"] for r in evaluator.rank(1.0)])
+    batches = [evaluator._batch(index) for index in range(len(evaluator.batches))]
+    drawn = [batch["negatives"][batch["weights"] > 0] for batch in batches]
+    for user, negatives in enumerate(np.concatenate(drawn)):
+        met = ITEMS[OFFSETS[user] : OFFSETS[user + 1]]
+        assert len({*negatives.tolist()} - {0, *met.tolist()}) == 100
+        scores = TABLE @ TABLE[met[-3]]
+        assert found[user] == 1 + (scores[negatives] >= scores[met[-2]]).sum()
+    # Each batch draws its own, and the same ones the next time.
+    assert np.corrcoef(drawn[0].reshape(-1), drawn[1].reshape(-1))[0, 1] < 0.7
+    again = dataclasses.replace(make(**options), examples=part)._batch(1)
+    np.testing.assert_array_equal(again["negatives"], drawn[1])
 
 
-def test_a_sample_of_examples():
-    results = list(make(max_examples=20, batch_size=8).rank(1.0))
-    assert sum(len(r["examples"]) for r in results) == 20
+def test_lists_are_as_long_as_the_longest_cutoff():
+    evaluator = make(cutoffs=(5, 1), mmr_balance=0.8, batch_size=70)
+    (results,) = evaluator.rank(1.0)
+    top, newest = results["full"]["top"], ITEMS[OFFSETS[1:] - 2]
+    for user, ids in enumerate(top):
+        scores = TABLE @ TABLE[newest[user]]
+        scores[[0, *ITEMS[OFFSETS[user] : OFFSETS[user + 1] - 1]]] = -np.inf
+        np.testing.assert_array_equal(ids, np.argsort(-scores)[:5])
+    found = evaluator.run(1.0)
+    relevance = jax.jit(marginal_relevance, static_argnums=(3, 4))
+    mmr = np.asarray(relevance(TABLE[newest], TABLE, top, (5, 1), 0.8))
+    for column, k in enumerate((5, 1)):
+        assert found[f"test/full/coverage@{k}"] == len(np.unique(top[:, :k])) / (N_ITEMS - 1)
+        assert found[f"test/full/mmr@{k}"] == pytest.approx(mmr[:, column].mean(), rel=1e-5)
 
 
 def test_uni100_needs_100_items_that_a_user_never_met():

@@ -14,6 +14,7 @@ REFERENCES = [
     "It arrived on time &amp; undamaged",
     "one two three four five six",
     "x",
+    "cheap filter",
 ]
 TEXTS = [
     "The filter works and is quite cheap.",
@@ -21,11 +22,14 @@ TEXTS = [
     "It arrived late & was undamaged",
     "one two three four five six",
     "",
+    "cheap filter",  # all right, and too short for four words
 ]
 
 
 @pytest.mark.parametrize("order", [1, 2, 4])
-@pytest.mark.parametrize("chosen", [slice(0, 5), slice(0, 1), slice(2, 3), slice(4, 5)])
+@pytest.mark.parametrize(
+    "chosen", [slice(0, 5), slice(0, 1), slice(2, 3), slice(4, 5), slice(5, 6)]
+)
 def test_bleu_is_sacrebleus(order, chosen):
     oracle = pytest.importorskip("sacrebleu").BLEU(max_ngram_order=order)
     texts, references = TEXTS[chosen], REFERENCES[chosen]

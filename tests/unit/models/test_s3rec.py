@@ -1,12 +1,12 @@
 """S3-Rec's draws and losses; its model stands in `test_contract.py`."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from recjax.models.definition import define
-from recjax.models.recommender import make_recommender
 from recjax.models.s3rec import drawn_runs, other_items, pair_loss
+from recjax.testing import contracts
 
 # Sequences of six items; and of one and of four, behind a place of padding.
 PACKED = {
@@ -46,22 +46,60 @@ def test_a_pair_is_compared_by_its_probabilities():
     )
 
 
-def test_attributes_add_up_and_pairs_count_once():
+def test_the_tasks_read_what_the_paper_says():
+    """Section 4.2, place by place; the encoder is the model's own, which sees both sides."""
     section = {
-        "name": "s3rec", "stage": "pretrain", "dim": 2, "mlp_dim": 2, "layers": 1, "max_length": 6,
+        "name": "s3rec", "stage": "pretrain", "dim": 4, "mlp_dim": 4, "layers": 1, "max_length": 6,
         "dropout": 0.0, "mask_share": 0.5,
     }  # fmt: skip
-    definition = define(lambda rngs: make_recommender(section, 9, rngs, n_attributes=5))
-    # Where nothing weighs anything, each comparison is even.
-    params = {path: np.zeros(a.shape, a.dtype) for path, a in definition.shapes.items()}
-    params["attributes/values"] = np.eye(9, 5, dtype=np.float32)
-    batch = {"ids": np.array([[1, 2, 3, 4, 5, 6], [0, 7, 8, 1, 7, 3]], np.int32), **PACKED}
+    model, n_items = contracts.build(section), contracts.N_ITEMS
+    ids = np.array([[1, 2, 3, 4, 5, 6], [0, 7, 8, 1, 7, 3]], np.int32)
+    segments, draws = PACKED["segments"], nnx.Rngs(noise=2)
+    alike = (segments[:, :, None] == segments[:, None]) & (segments > 0)[:, None]
+    alike |= np.eye(6, dtype=bool)
 
-    def loss(params, batch):
-        return definition.merge(params).loss(batch, nnx.Rngs(dropout=1, noise=2))
+    @jax.jit
+    def read(ids, hidden):
+        x = jnp.where(hidden[..., None], model.mask[...], model.items(ids))
+        return model._read(x, PACKED["positions"], alike, {"deterministic": True, "rngs": None})
 
-    sums, weights = jax.device_get(jax.jit(loss)(params, batch))
-    assert 0 < weights[0] < 11 and weights.tolist() == [weights[0], weights[0], 11, 2]
-    even = np.log(2)
-    # A masked item against another, its attributes, all items' attributes, runs of items.
-    np.testing.assert_allclose(sums / weights, [even, 5 * even, 0.2 * 5 * even, 0.5 * even], 1e-6)
+    @jax.jit
+    def draw(coins, others, runs):
+        coins = jax.random.uniform(coins, ids.shape)
+        return coins, other_items(others, ids, n_items), drawn_runs(runs, **PACKED, longest=6)
+
+    coins, drawn, runs = map(np.asarray, draw(*(draws.noise() for _ in range(3))))
+    masked = (coins < 0.5) & (segments > 0)
+    table = np.asarray(model.items.embedding[...])
+    task, labels = model.attributes, np.asarray(model.attributes.embedding[...])
+    has = np.asarray(task.values[...])
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    def pair(a, right, wrong):
+        return -np.log(sigmoid(sigmoid(a @ right) - sigmoid(a @ wrong)))
+
+    def told(a, item):
+        p = sigmoid(labels @ a)
+        return -(has[item] * np.log(p) + (1 - has[item]) * np.log(1 - p)).sum()
+
+    mip, map_, aap, sp = (
+        np.asarray(f.kernel[...]) for f in (task.mip, task.map, task.aap, task.sp)
+    )
+    h, around, inside = (np.asarray(read(ids, hidden)) for hidden in (masked, runs, ~runs))
+    places, real = list(zip(*np.nonzero(masked), strict=True)), segments > 0
+    groups = [
+        (segments == n) & (np.arange(2) == row)[:, None] & runs for row, n in ((0, 1), (1, 2))
+    ]
+    contexts, own = ([part[g].mean(axis=0) for g in groups] for part in (around, inside))
+    expected = [
+        sum(pair(h[at] @ mip, table[ids[at]], table[drawn[at]]) for at in places),
+        sum(told(h[at] @ map_, ids[at]) for at in places),
+        0.2 * sum(told(table[item] @ aap, item) for item in ids[real]),
+        0.5 * sum(pair(contexts[n] @ sp, own[n], own[1 - n]) for n in (0, 1)),
+    ]
+    batch = {"ids": ids, **PACKED}
+    sums, weights = jax.jit(lambda batch: model.loss(batch, nnx.Rngs(dropout=1, noise=2)))(batch)
+    np.testing.assert_allclose(sums, expected, rtol=2e-4)
+    assert np.asarray(weights).tolist() == [len(places), len(places), 11, 2]

@@ -99,3 +99,24 @@ def test_several_updates_learn_from_one_set_of_draws(parts):
         losses.append(float(each["loss"][0]))
     np.testing.assert_allclose(found.params["w"], state.params["w"], rtol=1e-4, atol=1e-5)
     assert float(metrics["loss"][0]) == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_every_step_and_part_draws_its_own():
+    """Step s has the key `fold_in(key, s)`, whatever ran before it: a resumed run draws the same.
+    Of parts each has a key of its own, and the weights of what it draws."""
+
+    def loss(params, batch, data, key):
+        noise, weight = jax.random.uniform(key, (2,))
+        return weight * noise * params["w"] * len(batch), weight * len(batch)
+
+    def expected(key, step):
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, step), np.arange(3))
+        noise, weights = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys).T
+        return (noise * weights).sum() / weights.sum()
+
+    optimizer, key = optax.set_to_zero(), jax.random.key(5)
+    params = {"w": jnp.float32(1.0)}
+    state = TrainState(jnp.int32(7), params, optimizer.init(params))
+    _, metrics = make_steps(loss, optimizer, parts=3)(state, np.zeros((2, 6)), None, key)
+    wanted = jax.jit(jax.vmap(expected, (None, 0)))(key, np.arange(7, 9))
+    np.testing.assert_allclose(metrics["loss"], wanted, rtol=1e-5)
