@@ -10,7 +10,12 @@ import pytest
 
 from recjax.generate.beam import beam_search
 from recjax.generate.loop import decode
-from recjax.generate.processors import ForbiddenTokens, MinNewTokens, RepetitionPenalty
+from recjax.generate.processors import (
+    ForbiddenTokens,
+    MinNewTokens,
+    RepetitionPenalty,
+    seen_tokens,
+)
 
 PROMPTS = np.array([[1, 2], [3, 0], [2, 2]], np.int32)
 
@@ -176,19 +181,20 @@ def test_rows_do_not_see_each_other(model):
 
 
 def test_processors_follow_the_beams(hash_model):
-    """A penalty on what a beam has said already, against all sequences with the rule by hand."""
+    """A penalty on what a beam has said already, and on what its own prompt has, against all
+    sequences with the rule by hand."""
     model = hash_model(vocab=4)
-    penalty = RepetitionPenalty(2.5, jnp.zeros((3, 4), bool))
-    out = run(model, 64, n=3, processors=(penalty,), length_penalty=0.0, early_stopping="never")
+    penalty = RepetitionPenalty(2.5, seen_tokens(PROMPTS, np.ones((3, 2), bool), 4))
+    out = run(model, 63, n=3, processors=(penalty,), length_penalty=0.0, early_stopping="never")
     for row, prompt in enumerate(PROMPTS.tolist()):
         expected = []
         for tokens in itertools.product(range(4), repeat=3):
             total = 0.0
             for k, token in enumerate(tokens):
                 step = log_softmax(model.after([*prompt, *tokens[:k]]))[token]
-                total += step * (2.5 if token in tokens[:k] else 1.0)
+                total += step * (2.5 if token in [*prompt, *tokens[:k]] else 1.0)
             expected.append(total)
-        expected = np.sort(expected)[::-1]
+        expected = np.sort(expected)[:0:-1]  # all 64 but the last
         np.testing.assert_allclose(out.scores[row], expected, atol=2e-5)
 
 

@@ -50,6 +50,22 @@ def test_scores_are_the_bases_and_the_weighted_agreement(fused, trained):
     np.testing.assert_allclose(means[place], run.guided.items[last].mean(0), atol=1e-6)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_means_are_of_the_own_sequences_items(masked):
+    """Not of those of the row before, of another sequence in the row, or of the mask's place."""
+    batch = {
+        "ids": np.array([[0, 3, 4, 5], [1, 2, 6, 7]], np.int32),
+        "segments": np.array([[0, 1, 1, 2], [2, 2, 3, 3]], np.int32),
+        "last": np.array([2, 5, 7, 0], np.int32),  # flat; the last one is a row of padding
+    }
+    scores = np.arange(8.0, dtype=np.float32)[:, None] ** 2
+    mean = jax.jit(last_means, static_argnums=2, static_argnames="masked")
+    found = mean(scores, batch, 3, masked=masked)[:, 0]
+    items = [[3], [1], [6], []] if masked else [[3, 4], [1, 2], [6, 7], []]
+    expected = [scores[some].mean() if some else 0.0 for some in items]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_without_weight_it_is_the_base(fused, trained):
     run, base = open_run(fused[0]), open_run(trained / "base")
     user = [run.store.user_keys[0]]
