@@ -154,6 +154,23 @@ def test_a_kill_at_any_moment(tmp_path, monkeypatch, renames):
     assert os.listdir(tmp_path) == ["out"]
 
 
+def test_a_new_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkeypatch):
+    fill(tmp_path / "out", "old")
+    real = os.rename
+
+    def rename(source, target):
+        if str(source).endswith("-tmp"):
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replace.os, "rename", rename)
+        with pytest.raises(InputError, match="cannot write .*out: the disk is full"):
+            fill(tmp_path / "out", overwrite=True)
+    assert os.listdir(tmp_path) == ["out"]
+    assert (tmp_path / "out" / "sub" / "b.txt").read_text() == "old"
+
+
 @pytest.mark.parametrize("error", [RuntimeError, OSError(28, "No space left on device")])
 def test_an_error_leaves_the_old_one(tmp_path, error):
     fill(tmp_path / "out", "old")
@@ -241,6 +258,22 @@ def test_the_same_process_may_hold_a_lock_twice(tmp_path):
         fill(tmp_path / "out")
         assert (tmp_path / ".out.recjax-lock").exists()
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_lock_whose_file_another_process_has_just_removed_is_taken_anew(tmp_path, monkeypatch):
+    file, real, calls = tmp_path / "lock", locks.fcntl.flock, []
+
+    def flock(*args):
+        if not calls:
+            file.unlink()
+        calls.append(args)
+        real(*args)
+
+    monkeypatch.setattr(locks.fcntl, "flock", flock)
+    lock = Lock(file, file)
+    assert file.exists() and len(calls) == 2
+    lock.release()
+    assert not file.exists()
 
 
 def test_without_locks_there_is_a_warning(tmp_path, monkeypatch, capsys):

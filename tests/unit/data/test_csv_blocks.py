@@ -74,6 +74,13 @@ def test_forms_of_files(tmp_path, monkeypatch, start, end, names, pack):
     assert len(blocks[0][0]) == len(PLAIN)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_id(tmp_path, monkeypatch):
+    path = tmp_path / "log.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + "".join(f"u{n % 3},i{n}\n" for n in range(30)).encode())
+    blocks, rows = both(path, monkeypatch, {"columns": "user,item", "timestamp": ""})
+    assert blocks == rows and blocks[1] == ["u0", "u1", "u2"]
+
+
 @pytest.mark.parametrize("unit", ["ms", "us"])
 def test_times_in_parts_of_a_second(tmp_path, monkeypatch, unit):
     path = tmp_path / "log.tsv"
@@ -119,10 +126,11 @@ def test_damaged_files_are_the_same_error(tmp_path, monkeypatch):
         assert isinstance(blocks, str), name
 
 
+@pytest.mark.parametrize("last", ["place:token_seq", "item_id:token"])  # one name twice
 @pytest.mark.parametrize("name", CASES)
-def test_atomic_files(tmp_path, monkeypatch, name):
+def test_atomic_files(tmp_path, monkeypatch, name, last):
     lines = [line.replace(",", "\t") for line in CASES[name]]
-    lines[0] = "time:float\trating:float\tuser_id:token\titem_id:token\tplace:token_seq"
+    lines[0] = f"time:float\trating:float\tuser_id:token\titem_id:token\t{last}"
     folder = tmp_path / "some"
     folder.mkdir()
     (folder / "some.inter").write_text("\n".join(lines) + "\n", encoding="utf-8")

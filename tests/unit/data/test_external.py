@@ -25,7 +25,8 @@ def log(tmp_path_factory):
     ]  # fmt: skip
     file.write_text("\n".join(["user,item,timestamp,rating", *lines]) + "\n")
     titles = "\n".join(json.dumps({"item": f"i{n}", "title": f"T{n}"}) for n in range(0, 90, 2))
-    (file.parent / "items.jsonl").write_text(titles + "\n")
+    untitled = json.dumps({"item": "i1", "title": None, "year": 2001})  # known, without a title
+    (file.parent / "items.jsonl").write_text(f"{titles}\n{untitled}\n")
     return file
 
 

@@ -93,15 +93,15 @@ def test_rows_of_one_time_in_the_order_of_keys_are_told(monkeypatch):
 
 def test_nanoseconds_order_rows_within_a_second():
     log = LogBuilder(timestamps=True, ratings=False)
-    for item, time in (("c", (1, 5)), ("a", (1, 2)), ("a", (1, 9)), ("b", (0, 7))):
+    for item, time in (("c", (1, 5)), ("a", (1, 2)), ("a", (1, 9)), ("b", (0, 7)), ("d", (2, 1))):
         log.add("u", item, time[0], nanoseconds=time[1])
     log = log.build()
-    assert log.nanoseconds.tolist() == [5, 2, 9, 7]
+    assert log.nanoseconds.tolist() == [5, 2, 9, 7, 1]
     assert (
-        interactions.time_order(log).tolist() == [3, 1, 0, 2]
+        interactions.time_order(log).tolist() == [3, 1, 0, 2, 4]
         and interactions.out_of_order(log) == 2
     )
-    for keep, rows in (("first", [1, 0, 3]), ("last", [0, 2, 3])):
+    for keep, rows in (("first", [1, 0, 3, 4]), ("last", [0, 2, 3, 4])):
         kept = interactions.deduplicate(log, keep)
         assert sorted(kept.nanoseconds.tolist()) == sorted(log.nanoseconds[rows].tolist())
     assert interactions.compact(

@@ -35,7 +35,7 @@ def write(folder, ratings, rows=ROWS):
 
 @pytest.mark.parametrize("ratings", LAYOUTS)
 def test_the_fast_and_the_slow_parser_agree(tmp_path, monkeypatch, ratings):
-    write(tmp_path, ratings)
+    write(tmp_path, ratings, [(f"00{user}", f"0{item}", *rest) for user, item, *rest in ROWS])
     calls = []
     slow = movielens._ratings
     monkeypatch.setattr(movielens, "_ratings", lambda *args: calls.append(1) or slow(*args))

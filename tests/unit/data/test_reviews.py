@@ -46,6 +46,11 @@ def test_reviews_of_any_table(tmp_path):
     store = prepare(DataConfig("table", str(tmp_path / "flat"), str(log), options))
     found = read_reviews(log, store)
     assert (found.bodies, found.headlines) == (["Good tea", "Bad"], ["Tea!", ""])
+    log = tmp_path / "titled.csv"  # a title is the item's where the store says so
+    log.write_text("user,item,text,title\na,x,Good,Tea\nb,x,Bad,No tea\n")
+    options = {"title": "title", "timestamp": ""}
+    titled = prepare(DataConfig("table", str(tmp_path / "titled"), str(log), options))
+    assert titled.titles[1] == "Tea" and read_reviews(log, titled).headlines == ["", "No tea"]
     other = tmp_path / "reviews.csv"
     other.write_text("user,item,comment\nb,x,Worse\n")
     assert read_reviews(other, store).bodies == ["", "Worse"]

@@ -54,5 +54,6 @@ def test_deal_gives_each_part_about_as_much():
     assert sorted(parts.reshape(-1)) == list(range(40)) and parts.shape == (4, 10)
     sums = sizes[parts].sum(axis=1)
     assert sums.max() - sums.min() <= sizes.max()
+    assert np.arange(8, 0, -1)[deal(np.arange(8, 0, -1), 2)].sum(axis=1).tolist() == [18, 18]
     more = deal(np.concatenate([sizes + 1, np.zeros(8, int)]), 4)  # of size 0
     assert [sorted(p[p < 40]) for p in more] == [sorted(p) for p in parts]

@@ -42,6 +42,7 @@ def test_the_crawl_of_2017_has_a_user_a_line(tmp_path):
     reviews = [
         {"posted": "Posted November 5, 2011.", "item_id": "1250", "recommend": True},
         {"posted": "Posted July 15.", "item_id": "22200", "recommend": False},
+        {"posted": "Posted May 1, 2012.", "item_id": "7"},  # does not say
     ]
     lines = [{"user_id": "u", "reviews": reviews}, {"user_id": "v", "reviews": []}]
     (tmp_path / "a.json").write_text("".join(repr(line) + "\n" for line in lines))
@@ -51,10 +52,11 @@ def test_the_crawl_of_2017_has_a_user_a_line(tmp_path):
     ):
         read(tmp_path, **names)
     rows, catalog, bad = read(tmp_path, limit=1, **names)
-    assert rows == [("u", "1250", "2011-11-05")] and catalog == {} and bad.count == 1
+    first, last = ("u", "1250", "2011-11-05"), ("u", "7", "2012-05-01")
+    assert rows == [first, last] and catalog == {} and bad.count == 1
     rows, _, _ = read(tmp_path, year=2016, **names)
-    assert rows == [("u", "1250", "2011-11-05"), ("u", "22200", "2016-07-15")]
-    assert len(read(tmp_path, year=2016, recommended_only=True, **names)[0]) == 1
+    assert rows == [first, ("u", "22200", "2016-07-15"), last]
+    assert read(tmp_path, year=2016, recommended_only=True, **names)[0] == [first, last]
 
 
 @pytest.mark.parametrize("date", ["Posted May 32, 2011.", "Posted Mai 3, 2011.", "2011-13-01", ""])

@@ -1,12 +1,13 @@
 """Times that no file format of the tests' layouts can spell; formats are in test_table.py."""
 
 import datetime
+import time
 from decimal import Decimal
 
 import numpy as np
 import pytest
 
-from recjax.data.sources._times import moment
+from recjax.data.sources._times import moment, moment_of
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,18 @@ from recjax.data.sources._times import moment
 )
 def test_moments(value, unit, expected):
     assert moment(value, unit) == expected
+
+
+def test_times_without_a_zone_are_utc_wherever_they_are_read(monkeypatch):
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        for value in ("1970-01-02 00:00", "1970-01-02", datetime.datetime(1970, 1, 2)):
+            assert moment(value) == (86400, 0)
+        assert moment_of("t", "02/01/1970", "s", "%d/%m/%Y") == (86400, 0)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from recjax.data.sources._values import field, key, number, plain, shown, text, title
+from recjax.data.sources._values import add_item, field, key, number, plain, shown, text, title
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,16 @@ def test_what_else_is_known_of_an_item():
                           {"a &amp; b": "x < y\n"}, [1, 2], None, "half ?"]  # fmt: skip
     with pytest.raises(ValueError, match="expected text, a number or a list"):
         plain(object())
+
+
+def test_of_several_records_the_first_known_value_counts():
+    catalog = {}
+    for found in ({"title": "", "tags": []}, {"title": "Tea", "tags": ["a"]}, {"title": "Cup"}):
+        add_item(catalog, "x", found)
+    add_item(catalog, "x", {"tags": ["b"], "price": 2})
+    assert catalog == {"x": {"title": "Tea", "tags": ["a"], "price": 2}}
+    with pytest.raises(ValueError, match="'title' is True; expected text or a number"):
+        add_item(catalog, "x", {"title": True})
 
 
 def test_values_are_shown_short_and_on_one_line():

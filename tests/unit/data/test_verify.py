@@ -85,13 +85,14 @@ def test_a_changed_title_is_seen(folder):
         ("offsets", [1, 2, 4, 5], "offsets.npy: expected numbers rising from 0 to 5"),
         ("offsets", [0, 2, 5], "offsets.npy: int64 [3]; expected int64 [4]"),
         ("timestamps", [9, 5, 1, 2, 3], "timestamps.npy: a user's times fall"),
+        ("timestamps", [5, 9, 2, 1, 3], "timestamps.npy: a user's times fall"),
         ("ratings", [1, np.nan, 1, 1, 1], "ratings.npy: not finite"),
     ],
 )
 def test_arrays_that_do_not_fit(folder, monkeypatch, name, values, message):
     np.save(folder / f"{name}.npy", np.array(values, verify.ARRAYS[name]))
     sign(folder, f"{name}.npy")
-    for part in (2, 1 << 22):
+    for part in (2, 3, 1 << 22):
         monkeypatch.setattr(verify, "_PART", part)
         refused(folder, message)
 

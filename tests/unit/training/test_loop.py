@@ -53,6 +53,15 @@ def test_patience_waits_for_the_goals():
     assert ends == [False, True]
 
 
+def test_a_raised_cap_takes_up_what_has_not_ended_otherwise():
+    assert Progress(cap=16).may_go_on(17) and not Progress(cap=16).may_go_on(16)
+    for ended in ({"stopped": True}, {"met": True}):
+        assert not Progress(cap=16, **ended).may_go_on(17)
+    # Before its cap a run goes on until it stops, and then through its cool-down.
+    assert Progress(met=True).may_go_on(16) and not Progress(stopped=True).may_go_on(16)
+    assert Progress(stopped=True, cooling=8).may_go_on(16)
+
+
 def test_goals_are_least_values_or_largest_losses():
     goals = {"a/exact": 0.9, "b/loss": 0.1}
     assert unmet(goals, {"a/exact": 0.9, "b/loss": 0.1}) == []
@@ -203,6 +212,12 @@ def test_losses_are_means_over_all_steps_since_the_last_validation():
     first, second = run.lines
     assert (first["loss"], first["loss/even"], first["loss/odd"]) == (4.5, 4.0, 5.0)
     assert (second["loss"], second["loss/even"], second["loss/odd"]) == (12.5, 12.0, 13.0)
+
+
+def test_a_checkpoint_that_was_not_saved_is_not_the_best():
+    run = Small(lambda step: 0.9 if step == 8 else 0.5, epochs=2.0)
+    run.kept.wait = lambda: run.kept.steps[-1:] != [8]
+    assert run()[1].best_step == 16
 
 
 def test_a_cool_down_has_no_other_decay_beside_it():

@@ -75,6 +75,21 @@ def test_every_model_reads_a_frozen_table(sample_store, name):
     assert np.abs(encode(whole) - encode(other)).max() > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("dropout", "objective"), [(0.5, {"name": "softmax"}), (0.0, {"name": "bce"})]
+)
+def test_every_key_has_dropout_and_negatives_of_its_own(sample_store, dropout, objective):
+    model = {"name": "bpr", "dim": 4, "max_length": 4, "dropout": dropout}
+    run = RecommenderRun(config_of(sample_store, model=model, objective=objective), sample_store)
+    rng = np.random.default_rng(0)
+    params = {path: rng.normal(size=a.shape).astype("f") for path, a in run.model.shapes.items()}
+    batch = {name: a[0] for name, a in run.batches(0).items()}
+    loss = jax.jit(lambda *given: run.loss_fn(*given)[0])
+    given = params, batch, run.objective.data
+    first, second = (float(loss(*given, jax.random.key(seed))) for seed in (0, 1))
+    assert abs(first - second) > 1e-3
+
+
 def test_a_checkpoint_belongs_to_its_frozen_table(sample_store, tmp_path):
     config = config_of(sample_store, train={"batch_size": 500, "epochs": 1.0})
     runs = [
