@@ -1,5 +1,6 @@
 """Freely written answers: exact gradients, and a known optimum, of a model of five tokens."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from recjax.guided.answers import FreeAnswers, ReadPrompts
+from recjax.guided.answers import DrawnAnswers, ForcedAnswers, FreeAnswers, ReadPrompts
 from recjax.guided.policy_loss import policy_loss
 from recjax.scoring.form_states import form_states
 from recjax.scoring.form_tokens import FormTokens
@@ -128,15 +129,29 @@ def test_the_format_loss_reaches_the_words_alone():
     assert sum_of_words[0] == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_forced_answers_are_as_likely_as_their_draws_temperature_makes_them():
+    class Told(ForcedAnswers):
+        def taught(self, module, prompts, chosen, temperature=1.0):
+            return chosen, temperature
+
+    answers = DrawnAnswers(3, (), (), ())
+    assert Told(FORM, None, 0.7).log_probs(None, None, answers) == (3, 0.7)
+
+
 def test_a_ratings_own_reward_goes_to_its_tokens():
     rewards = jax.random.uniform(jax.random.key(4), (50, 4, 2))
+
+    warm = dataclasses.replace(FREE, temperature=2.0)
 
     @jax.jit
     def run(params):
         answers, *_ = drawn(params, jax.random.key(3), 50, 4)
-        return answers, FREE.gains(answers, rewards, scale=False)
+        own = warm.log_probs(Table(params["table"]), asked(params, 200), answers)
+        return answers, FREE.gains(answers, rewards, scale=False), own
 
-    answers, gain = jax.tree.map(np.asarray, run(START))
+    answers, gain, own = jax.tree.map(np.asarray, run(START))
+    first = jax.nn.log_softmax(START["table"][0, VOCAB] / 2.0)  # at the temperature of the draws
+    np.testing.assert_allclose(own[:, 0], np.asarray(first)[answers.decided[:, 0]], rtol=1e-5)
     task = np.asarray(rewards - (rewards.sum(1, keepdims=True) - rewards) / 3)
     choice = answers.choice.reshape(gain.shape)
     place = np.asarray(FREE.states.place)[answers.at].reshape(gain.shape)

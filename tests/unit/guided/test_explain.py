@@ -19,10 +19,15 @@ def test_parts_sum_to_the_recommended_scores(trained, name):
     listed = run.recommend(["u-5"], k=4)
     assert [item.key for item in found.items] == listed.keys[0]
     np.testing.assert_allclose([i.score for i in found.items], listed.scores[0], atol=1e-5)
+    assert np.mean(found.leaning**2) == pytest.approx(1.0)
+    # A share is of what differs from the catalogue's mean.
+    every = explain(run, "u-5", items=[record["key"] for record in run.store.catalog[1:]])
+    means = np.mean([(item.base, item.guided) for item in every.items], axis=0)
     for item in found.items:
         assert item.score == pytest.approx(item.base + item.guided)
         assert item.guided == pytest.approx(item.parts.sum())
-        assert 0 <= item.share <= 1
+        base, guided = np.abs(np.array([item.base, item.guided]) - means)
+        assert item.share == pytest.approx(guided / (base + guided), rel=1e-4)
 
 
 def test_the_guided_part_is_the_whole_difference_that_aspects_make(trained):

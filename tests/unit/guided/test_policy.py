@@ -1,6 +1,7 @@
 """Policy gradient over a tiny language model, from files to adapters."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -87,12 +88,36 @@ def test_the_reward_rises_and_adapters_alone_are_trained(plain):
 
 @pytest.mark.parametrize("name", ["credit", "kl", "scale"])
 def test_options_change_the_gradient_not_the_first_loss(policy, plain, name):
-    run = policy(reward={name: {"credit": "aspect", "kl": 0.1, "scale": True}[name]})
-    _, metrics = run.make_steps()(run.init_state(), run.place(0, 1))
-    first = plain[-1][0]
+    run = policy(reward={name: {"credit": "aspect", "kl": 1.0, "scale": True}[name]})
+    steps, batch = run.make_steps(), run.place(0, 1)
+    state, metrics = steps(run.init_state(), batch)
+    first, second = plain[-1][:2]
     assert first["loss"] == pytest.approx(float(metrics["loss"][0]), abs=1e-5)
     same = first["grad_norm"] == pytest.approx(float(metrics["grad_norm"][0]), rel=1e-4)
     assert same == (name == "kl")  # at the start nothing has diverged
+    if name == "kl":  # the first step was the plain run's; now it has
+        assert float(steps(state, batch)[1]["loss"][0]) > second["loss"] + 1e-4
+
+
+def test_a_rating_is_credited_with_what_the_others_mean_in_its_place_would_lose():
+    """The reward is a sum over aspects here; an answer that is not read has none, and no credit."""
+    weights = np.array([1.0, -2.0, 0.5], np.float32)
+    run = types.SimpleNamespace(
+        aspects=types.SimpleNamespace(least=1),
+        config=types.SimpleNamespace(reward=types.SimpleNamespace(credit="aspect")),
+        vectors=lambda ratings, data: (ratings - 5.0) / 2.0,
+        rewards=lambda users, batch, data: 7.0 + users @ weights,
+    )
+    rng = np.random.default_rng(0)
+    chosen, whole = rng.integers(0, 10, (2, 4, 3)), np.ones((2, 4), bool)
+    whole[1, 2] = False
+    answers = DrawnAnswers(0, 0, chosen.reshape(8, 3), whole.reshape(8))
+    rewards, credited = jax.jit(lambda: PolicyRun._credited(run, answers, None, None, 2))()
+    users = np.where(whole[..., None], (chosen - 4.0) / 2.0, 0.0)
+    others = (users.sum(1, keepdims=True) - users) / 3
+    np.testing.assert_allclose(rewards, np.where(whole, 7.0 + users @ weights, 0.0), rtol=1e-5)
+    expected = np.where(whole[..., None], weights * (users - others), 0.0)
+    np.testing.assert_allclose(credited, expected, atol=1e-5)
 
 
 def test_several_updates_of_one_set_of_draws(policy, plain):
@@ -203,6 +228,10 @@ def test_batches_follow_from_seed_and_step_and_leave_the_ends_out(policy, sample
         own = sample_store.items[sample_store.offsets[user] : sample_store.offsets[user + 1]][:-4]
         pairs = {tuple(own[k : k + 2].tolist()) for k in range(len(own) - 1)}
         assert tuple(some.tolist()) in pairs
+    # Another epoch asks a user elsewhere.
+    assert len({(u, *some) for u, some in zip(users, map(tuple, targets), strict=True)}) > len(
+        examples.users
+    )
 
 
 def test_a_long_prompt_loses_its_oldest_items_not_its_beginning(policy):

@@ -178,7 +178,9 @@ def test_the_divergence_is_the_exact_one_and_so_is_its_gradient():
     for name, expected in jax.jit(jax.grad(backward))(params).items():
         np.testing.assert_allclose(found[name], expected, atol=1e-5)
         assert np.abs(expected).max() > 0.01
-    same = jax.jit(divergence)(of_start[:, None], of_start[:, None])
+    far = of_start[:, None] - np.array([0.0, 9.0], np.float32)
+    real = np.broadcast_to([True, False], far.shape)  # a decision that there is not counts nothing
+    same = jax.jit(divergence)(of_start[:, None], far, real)
     assert same == pytest.approx(0.0, abs=1e-6)
 
 

@@ -220,6 +220,57 @@ def test_numbers_stay_within_the_ratings_of_training(trained):
     assert values["rating/mae"] == 0 and values["rating/expected/mae"] == 2.5
 
 
+@pytest.fixture(scope="module")
+def untrained(section, store):
+    return BlankRun(build(BlankRunConfig, section(), "config"), store)
+
+
+def test_figures_of_given_scores(untrained):
+    """A number's mean is by the likelihood of the whole answer; ties of candidates count against
+    the right one; items of the history take part in one of the two rankings."""
+    run = untrained
+    asked_for = {}
+
+    class Given(TaskEvaluator):
+        def _option_scores(self, answerer, params, passages, options, *, mean):
+            asked_for[len(options[0])] = mean
+            return [np.log([1.0, 3.0, 3.0])[: len(some)] for some in options]
+
+    known = run.evaluator("test")
+    evaluator = Given(known.blanks, run.source, None, "test")
+    rating = [Passage("rating", (Piece("?"),), (Piece("3"),), prompt="1-2")]
+    assert evaluator.expected(None, None, rating, [1.0, 5.0]) == pytest.approx([4.0])
+    choice = [
+        Passage("direct", (Piece("?"),), (Piece(name, True),), options=("a", "b", "c"))
+        for name in "abc"
+    ]
+    assert evaluator.choices(None, None, choice).tolist() == [3, 2, 2]
+    assert asked_for == {2: False, 3: True}
+    part, items = run.split.test, run.store.items
+    seen, target = int(items[part.starts[0]]), int(items[part.stops[0]])
+    lines = [[([seen], -0.1), ([target], -0.2)]]
+    beams = types.SimpleNamespace(titles=lambda passages: lines)
+    ranks = evaluator.ranks(beams, np.zeros(1, int), [None])
+    assert {name: r.tolist() for name, r in ranks.items()} == {"full": [1], "full_with_seen": [2]}
+    train = run.split.train
+    places = [k for span in zip(train.starts, train.stops, strict=True) for k in range(*span)]
+    expected = sorted(float(run.store.ratings[k]) for k in places)
+    assert sorted(known._training("1-2", float)) == expected
+
+
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_no_candidate_is_another_item_of_its_user(untrained, name):
+    """Neither an earlier one nor a later one: in validation not what is tested, either."""
+    run = untrained
+    part, titles = getattr(run.split, name), run.source.dataset.names.titles
+    chosen, passages = run.source.questions(name, "5-5", USERS, 0)
+    assert len(passages) == USERS
+    for k, passage in zip(chosen.tolist(), passages, strict=True):
+        user = part.users[k]
+        met = run.store.items[run.store.offsets[user] : run.store.offsets[user + 1]]
+        assert {titles[i] for i in met} & {*passage.options} == {passage.answer[0].text}
+
+
 def test_beams_find_titles_and_all_items_of_each(trained):
     run, _ = trained
     params = run.restore(run.best_step())

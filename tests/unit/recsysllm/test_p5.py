@@ -113,6 +113,8 @@ def test_rows_of_prompts(store):
         expected = np.searchsorted(starts, np.arange(len(real) - 1), side="right")
         np.testing.assert_array_equal(words[:-1], np.minimum(expected, 23))
         assert words[-1] == 0 and answer[-1] == tokenizer.eos_id
+        (short,) = dataclasses.replace(run.prompts, length=8).sides([passage])
+        assert short.read.tolist() == [*real[-8:]]  # the newest of the history, and the end
         number = tokenizer.decode(answer[:-1]).strip()
         assert run.source.dataset.names.items(number) == [store.items[passage.sources[-1]]]
 

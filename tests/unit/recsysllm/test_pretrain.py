@@ -173,6 +173,20 @@ def test_levels_have_their_masks(make, glm_tokenizer, marks, level, mask):
             assert sentences <= {whole, " So far."}
 
 
+def test_blocked_tokens_are_those_of_short_spans_alone(make, marks):
+    """They are read as `[dBLOCK]` and written as themselves; an answer is read as it is."""
+    asked = Passage("y", fill("Name {t}:", {"t": ("Big",)}), fill("{t}", {"t": ("Heat",)}))
+    for passage, level in ((asked, {}), (ONE, {}), (ONE, {"token": 0.0, "document": 1.0})):
+        plain, blocked = (
+            make(block=block, **level)([passage], np.array([2])) for block in (0.0, 1.0)
+        )
+        np.testing.assert_array_equal(plain.labels, blocked.labels)
+        written = np.arange(len(plain.tokens)) >= plain.sources[0]
+        hidden = written & (plain.tokens != marks.sop) & (passage is ONE and not level)
+        expected = np.where(hidden, marks.block, plain.tokens)
+        np.testing.assert_array_equal(blocked.tokens, expected)
+
+
 def test_units_of_a_text_without_entities_are_tokens(marks, pool, ends, make):
     tokens = np.array([marks.cls, *range(20, 50), marks.eos], np.int32)
     lengths = np.array([len(tokens)])

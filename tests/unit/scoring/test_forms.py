@@ -122,6 +122,7 @@ def test_a_batch_is_its_rows(mode):
     filler = FormFiller(LM, Form(WORDS, ratings(1, 10)), mode)
     together = filler(long)
     for row, prompt in enumerate(long):
+        filler._shared = []  # each is read whole, with no beginning apart
         alone = filler([prompt])
         assert alone.chosen.tolist() == together.chosen[[row]].tolist()
         np.testing.assert_allclose(alone.log_probs, together.log_probs[[row]], atol=1e-4)
