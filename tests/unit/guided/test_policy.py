@@ -215,6 +215,19 @@ def test_batches_follow_from_seed_and_step_and_leave_the_ends_out(policy, sample
         assert test["targets"][row].tolist() == own[-2:].tolist()
         assert validation["targets"][row].tolist() == own[-4:-2].tolist()
         assert test["history"][row][: len(own) - 2].tolist() == own[:-2][::-1].tolist()
+    ratings = np.asarray(sample_store.ratings)
+    cuts = examples.cuts("test")
+    np.testing.assert_array_equal(test["liked"], ratings[cuts[:, None] + np.arange(2)] >= 4)
+    for user, cut in zip(test["users"].tolist(), cuts.tolist(), strict=True):
+        told = ratings[cut - 5 : cut] >= 4
+        if told.all() or not told.any():
+            continue
+        scores = examples.items.values[sample_store.items[cut - 5 : cut]]
+        liked, others = scores[told].mean(0), scores[~told].mean(0)
+        assert examples.asked(user, cut).user.split("\n") == [
+            f"{name}: liked {liked[k]:.1f}, others {others[k]:.1f}"
+            for k, name in enumerate(examples.aspects.names)
+        ]
     items = np.array(sample_store.items)
     first = int(sample_store.offsets[test["users"][0]])
     items[first : first + 3] = items[first]  # met three times

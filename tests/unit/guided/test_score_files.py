@@ -96,6 +96,8 @@ def test_items_and_users_on_different_aspects(tmp_path):
     own = tmp_path / "own.json"
     own.write_text(json.dumps(OWN))
     songs, movies = aspect_set(own), aspect_set("movies")
+    (tmp_path / "s.tsv").write_text("item_id\tMood\ttempo\na\t5\t7\n")  # in the set's order
+    assert read_item_scores(tmp_path / "s.tsv", CATALOG, songs).values[1].tolist() == [7, 5]
     write_scores(tmp_path / "u.tsv", ["a"], [[5] * 12], movies, USER)
     with pytest.raises(InputError, match=r"u.tsv.aspects.json: expected the aspects of 'songs'; "):
         read_user_scores(tmp_path / "u.tsv", {"a": 0}, songs)

@@ -116,6 +116,15 @@ def test_merged_computes_the_same():
     assert np.abs(expected - plain(nnx.Rngs(0))(TOKENS)[0]).max() > 0.1
 
 
+def test_the_heads_table_has_the_heads_adapter():
+    """Losses read the table, generation the map."""
+    lora = LoRAConfig(rank=2, alpha=3.0, targets=("head",))
+    params = moved(params_of(adapted(nnx.Rngs(0), lora)))
+    model = define(lambda rngs: adapted(rngs, lora)).merge(params)
+    h = np.random.default_rng(1).normal(size=(4, 8)).astype(np.float32)
+    np.testing.assert_allclose(model.logits(h), h @ np.asarray(model.head_table()).T, atol=1e-5)
+
+
 def test_merging_keeps_the_base_type():
     params = moved(params_of(adapted(nnx.Rngs(0))))
     params["layers/down/kernel"] = params["layers/down/kernel"].astype(jnp.bfloat16)

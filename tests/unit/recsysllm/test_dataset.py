@@ -105,6 +105,17 @@ def test_reviews_find_their_interactions(make, store, tmp_path):
     assert made.fingerprint != make().fingerprint
 
 
+def test_features_are_words_of_training_reviews(make, tmp_path):
+    """Five reviews of held-out items have the words; of training there is one review."""
+    held_out = [(user, item) for user in ("ann", "bob", "cy") for item in "cd"][:5]
+    texts = {pair: "It is a sturdy carpet indeed." for pair in held_out} | {("ann", "a"): "Fine."}
+    rows = [review(*pair, 0, reviewText=text) for pair, text in texts.items()]
+    file = tmp_path / "reviews.json"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    made = make({"reviews": str(file), "review": 1.0, "text": 0.0, "sequential": 0.0})
+    assert sum(map(bool, made.reviews.bodies)) == 6 and not any(made.asked.written.reasons)
+
+
 @pytest.mark.parametrize(
     "rows, message",
     [

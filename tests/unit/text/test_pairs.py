@@ -13,6 +13,7 @@ from recjax.text.bpe import train_bpe
 from recjax.text.pairs import (
     PairBatches,
     PairsConfig,
+    Row,
     Shuffled,
     encode_pairs,
     joined,
@@ -122,6 +123,8 @@ def test_answers_and_the_end_are_learned_prompts_are_not(tmp_path):
     after = TOKENIZER.encode(" Alien", start=False, eos=True)
     assert row.tokens.tolist() == [*before, *after]
     assert joined([row]).labels.tolist() == [*[NO_LABEL] * len(before), *after]
+    two = [Row(np.array([5, 6], np.int32), 0)] * 2  # what nothing stands before is not learned
+    assert joined(two).labels.tolist() == [NO_LABEL, 6] * 2
 
 
 def test_an_answer_begins_a_text_where_an_encoder_reads_the_prompt(tmp_path):

@@ -1,6 +1,7 @@
 """Explanation runs: their texts and split, their losses, what they write and how it is measured."""
 
 import json
+import types
 
 import jax
 import numpy as np
@@ -10,8 +11,10 @@ from recjax.api import evaluate
 from recjax.compare import compare
 from recjax.config import build
 from recjax.data.interactions import LogBuilder
+from recjax.data.splits import leave_one_out
 from recjax.data.store import write_store
 from recjax.errors import InputError
+from recjax.text.explained import explained
 from recjax.training.explanation import ExplanationConfig, ExplanationRun
 from recjax.training.workdir import build_config, start_run
 
@@ -65,6 +68,16 @@ def test_texts_and_split_are_those_of_the_task(data):
         assert feature in text and text.endswith("today.")
     fewer = ExplanationRun(config(data, evaluation={"max_examples": 7}), data[0])
     assert len(fewer.evaluator("test").examples) == 7
+
+
+def test_features_are_words_of_training_reviews(data):
+    """A word that twelve tested reviews have, and no other, is none."""
+    store, split = data[0], leave_one_out(data[0].offsets)
+    bodies = [f"The {WORDS[(k + k // 6) % 6]} sounds quite fine today." for k in range(288)]
+    for place in split.test.stops[:12]:
+        bodies[place] = "The zither sounds quite fine today."
+    found = explained(store, split, types.SimpleNamespace(bodies=bodies))
+    assert [len(found[name]) for name in ("train", "validation", "test")] == [48 * 4, 48, 36]
 
 
 def test_arrays_begin_and_end_texts(data):
