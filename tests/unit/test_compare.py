@@ -7,8 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from recjax.compare import compare
+from recjax.compare import _common, compare
 from recjax.data.splits import leave_one_out
+from recjax.evaluation.protocols import Measured
 from recjax.training.workdir import build_config, open_run, start_run
 
 
@@ -66,6 +67,20 @@ def test_both_are_measured_by_the_settings_of_the_first(runs, comparison, sample
         assert row["low"] <= row["difference"] <= row["high"]
     assert {"test/full/mrr", "test/uni100/recall@10", "test/full/mmr@10"} <= {
         *comparison["metrics"]
+    }
+
+
+def test_the_examples_and_the_metrics_that_both_have():
+    def measured(examples, users, **values):
+        given = np.array(examples), np.array(users), 10 * np.array(examples)
+        return Measured("test", *given, {"full": {k: np.array(v) for k, v in values.items()}}, {})
+
+    a = measured([5, 9, 12], [0, 1, 2], rank=[1, 2, 3], mrr=[0.1, 0.2, 0.3], mmr=[0, 0, 0])
+    b = measured([12, 4, 5], [2, 3, 0], rank=[3, 2, 1], mrr=[0.6, 0.5, 0.4])
+    pair = _common(a, b)
+    assert pair.users.tolist() == [0, 2] and pair.targets.tolist() == [50, 120]
+    assert {k: v.tolist() for k, v in pair.values.items()} == {
+        "test/full/mrr": [[0.1, 0.3], [0.4, 0.6]]
     }
 
 

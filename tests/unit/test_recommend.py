@@ -42,8 +42,10 @@ def workdir(tmp_path_factory):
     run = RecommenderRun(config, prepare(config.data), folder / "run")
     write_records(run, folder / "run")
     checkpoints = Checkpoints(folder / "run" / "checkpoints")
-    meta = {**run.identity, "progress": dataclasses.asdict(Progress())}
-    checkpoints.save(1, run.init_state(), meta, None)
+    progress, state = Progress(best_step=1, best_value=0.5), run.init_state()
+    meta = {**run.identity, "progress": dataclasses.asdict(progress)}
+    for step in (1, 2):  # the newest is not the best
+        checkpoints.save(step, state, meta, 1)
     checkpoints.wait()
     checkpoints.close()
     return folder / "run"

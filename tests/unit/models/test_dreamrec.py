@@ -53,6 +53,13 @@ def test_oracle_items_depend_on_the_history_and_the_key():
     np.testing.assert_array_equal(one[1], changed[1])
 
 
+def test_every_history_has_noise_of_its_own():
+    model = nnx.clone(contracts.build(SECTION))
+    model.generate = lambda guidance, key: jax.random.key_data(key)
+    one, other, again = np.asarray(jax.jit(model.predict)(IDS[[0, 1, 0]]))
+    assert (one == again).all() and (one != other).any()
+
+
 def test_scores_rank_by_distance():
     model = contracts.build(SECTION)
     np.testing.assert_allclose((model.item_table() ** 2).sum(-1), 8.0, rtol=1e-5)
@@ -74,8 +81,14 @@ def test_guidance_is_dropped_at_random():
         "segments": np.ones_like(ids),
         "sequences": np.zeros_like(ids),
     }
-    learn = jax.jit(lambda batch: model.learn(batch, nnx.Rngs(noise=0, dropout=0))[:2])
-    vectors, targets = learn(batch)
+
+    @jax.jit
+    def learn(batch):
+        vectors, targets, _, states, _ = model.learn(batch, nnx.Rngs(noise=0, dropout=0))
+        return vectors, targets, states, model.encode(batch["ids"])
+
+    vectors, targets, states, h = learn(batch)
+    np.testing.assert_allclose(states, h.reshape(-1, 8) / np.sqrt(8), rtol=1e-4, atol=1e-5)
     other = learn({**batch, "ids": ids % 22 + 1})[0]
     same = (np.abs(vectors - other).max(-1) == 0).mean()
     assert same == pytest.approx(0.3, abs=0.03)

@@ -8,7 +8,7 @@ from flax import nnx
 
 from recjax.errors import InputError
 from recjax.models.definition import define, params_of
-from recjax.models.explainers import NAMES, Inputs, Sizes, read_explainer
+from recjax.models.explainers import NAMES, Inputs, Sizes, read_explainer, stars
 
 SIZES = Sizes(users=6, items=9, vocab=300)
 SMALL = {
@@ -59,6 +59,8 @@ def test_word_by_word_is_the_whole(made):
     assert (rating is None) == (said.rating is None) == (not model.rates)
     if rating is not None:
         np.testing.assert_allclose(rating, said.rating, atol=1e-4)
+    if said.context is not None:  # another place's than the rating's
+        assert np.abs(jax.jit(model._rate)(said.context) - said.rating).min() > 1e-4
     logits = jax.jit(model.logits)(said.states)
     assert logits.shape == (ROWS, LENGTH, SIZES.vocab)
 
@@ -79,17 +81,25 @@ def test_nothing_ahead_is_read(made):
 
 
 def test_what_each_is_told_counts(made):
-    name, _, tokens, learn = made
-    states = {}
+    name, model, tokens, learn = made
+    states, said = {}, learn(asked(), tokens)
     for field in Inputs._fields:
         array = getattr(asked(), field)
-        changed = asked()._replace(**{field: array.at[0].set(1 + array[0] % 4)})
-        states[field] = np.abs(learn(changed, tokens).states - learn(asked(), tokens).states)
+        changed = learn(asked()._replace(**{field: array.at[0].set(1 + array[0] % 4)}), tokens)
+        states[field] = np.abs(changed.states - said.states)
+        if model.rates:  # by user and item alone
+            off = np.abs(changed.rating - said.rating)
+            assert (off[0] > 1e-5) == (field in ("users", "items")) and off[1:].max() < 1e-5
     told = {"users", "items"} | ({"ratings"} if name == "attn2seq" else set())
     told |= {"features"} if name == "peter+" else set()
     for field, off in states.items():
         assert (off[0].max() > 1e-4) == (field in told), field
         assert off[1:].max() < 1e-5
+
+
+def test_stars_are_the_nearest_whole_ones():
+    found = np.asarray(jax.jit(stars)(np.array([0.2, 1.4, 3.6, 9.0])))
+    assert found.argmax(axis=-1).tolist() == [0, 0, 3, 4] and (found.sum(axis=-1) == 1).all()
 
 
 def test_features_are_padded_freely():

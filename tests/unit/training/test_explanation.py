@@ -130,6 +130,9 @@ def test_losses_and_measures_of_the_others(data, model):
     assert set(found) == set(validation.metric_names)
     assert ("validation/rating/rmse" in found) == (model == "nrt")
     assert "validation/explanation/bleu4" not in found
+    # The rows that fill the last batch do not count.
+    counted = sum((batch["labels"] >= 0).sum() for _, batch in validation._batches())
+    assert counted == (validation.arrays["labels"] >= 0).sum()
     # Of a new model all tokens are about as likely.
     assert found["validation/explanation/loss"] == pytest.approx(
         np.log(run.tokenizer.size), rel=0.2
@@ -137,16 +140,16 @@ def test_losses_and_measures_of_the_others(data, model):
 
 
 def test_the_weights_of_the_losses_count(data):
-    sums = []
-    for weights in ({"rating": 0.0, "context": 0.0}, {"rating": 2.0, "context": 3.0}):
-        run = ExplanationRun(config(data, loss=weights, train={"batch_size": 8}), data[0])
-        params = run.whole(run.init_state().params)
-        batch = {name: a[0] for name, a in run.batches(0, 1).items()}
-        loss, weight = jax.jit(run.loss_fn)(params, batch, None, jax.random.key(0))
-        sums.append(float((loss / weight).sum()))
-    # A new model's context is about even, and its ratings about the mean.
-    off = np.mean((batch["ratings"] - float(run.given["mean"])) ** 2)
-    assert sums[1] - sums[0] == pytest.approx(3 * np.log(run.tokenizer.size) + 2 * off, rel=0.3)
+    weights = {"rating": 2.0, "context": 3.0}
+    run = ExplanationRun(config(data, loss=weights, train={"batch_size": 8}), data[0])
+    params = run.whole(run.init_state().params)
+    batch = {name: a[0] for name, a in run.batches(0, 1).items()}
+    loss, weight = jax.device_get(jax.jit(run.loss_fn)(params, batch, None, jax.random.key(0)))
+    # A new model's words are about as likely each, and its ratings are about the mean.
+    even, off = np.log(run.tokenizer.size), np.mean((batch["ratings"] - run.given["mean"]) ** 2)
+    np.testing.assert_allclose(loss / weight, [even, 2 * off, 3 * even], rtol=0.2)
+    tokens, ends = (batch["labels"] >= 0).sum(), (batch["labels"] == run.tokenizer.eos_id).sum()
+    assert weight.tolist() == [tokens, 8, tokens - ends]
 
 
 def test_bad_data_and_keys_are_named(data, tmp_path):

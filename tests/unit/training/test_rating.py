@@ -50,6 +50,9 @@ def test_training_has_nothing_of_what_is_tested(store):
     last = store.offsets[1:] - 1
     np.testing.assert_array_equal(test.items, store.items[last])
     np.testing.assert_array_equal(test.ratings, store.ratings[last])
+    # Predictions begin at the training's mean, and stay within what it has.
+    assert float(run.given["mean"]) == pytest.approx(train.ratings.mean())
+    assert run.evaluator("test").limits == (train.ratings.min(), train.ratings.max())
 
 
 def test_batches_are_whole_epochs_by_step(store):

@@ -91,6 +91,8 @@ def test_lists_are_the_evaluators(make, name):
 
 def test_users_are_their_whole_histories_in_the_order_asked_for(sasrec):
     run, params = sasrec
+    for part in ("validation", "test"):
+        assert run.evaluator(part).examples is getattr(run.split, part)
     store = run.store
     everyone = run.recommend(k=5, params=params)
     assert everyone.users == store.user_keys and everyone.ids.shape == (store.n_users, 5)

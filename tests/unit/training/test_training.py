@@ -189,12 +189,14 @@ def test_steps_are_the_single_steps_in_order():
 
     steps = make_steps(quadratic, optimizer)
     together, metrics = steps(start(), {"x": x}, 1.0, jax.random.key(0))
-    w, losses = 0.0, []
+    w, losses, slopes = 0.0, [], []
     for target in (1.0, 2.0, 3.0):
         losses.append((w - target) ** 2 / 2)  # the mean over a weight of two
+        slopes.append(abs(w - target))
         w -= 0.1 * (w - target)
     assert float(together.params["w"]) == pytest.approx(w)
     np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm"], slopes, rtol=1e-5)
     assert int(together.step) == 3 and metrics["weight"].tolist() == [2, 2, 2]
 
 
