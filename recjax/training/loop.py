@@ -125,7 +125,7 @@ class Loop:
         self._every = validation_steps(self.config, self.steps_per_epoch)
         # Launched calls: first step, the step after the last, and metrics still being computed.
         self._unread: collections.deque[tuple[int, int, dict[str, Any]]] = collections.deque()
-        if progress.may_go_on(self._cap) and progress.cooling is not None and progress.cap:
+        if self._may_go_on and progress.cooling is not None and progress.cap:
             self._cool(None)
         # The best validation that the newest checkpoint tells of, and the one being saved.
         self._standing = self._tried = (progress.best_step, progress.best_value)
@@ -145,7 +145,7 @@ class Loop:
     def _train(self) -> None:
         """Trains to the end. A signal raises `Stopped`, after this step's save has begun."""
         progress = self._progress
-        going = self._step < self._last and progress.may_go_on(self._cap)
+        going = self._step < self._last and self._may_go_on
         self._batch = self._ask()(None) if going else None
         progress.cap = 0 if going else progress.cap
         self._pace = _Pace()  # without the first batch
@@ -186,6 +186,10 @@ class Loop:
                     return
                 self._save()
                 raise
+
+    @property
+    def _may_go_on(self) -> bool:
+        return self._progress.may_go_on(self._cap, self.config.patience)
 
     @property
     def _last(self) -> int:
