@@ -84,11 +84,11 @@ class Progress:
         parts = {f"loss/{k}": v[0] / v[1] for k, v in sorted(self.losses.items()) if k}
         return {"loss": self.loss, **parts}
 
-    def may_go_on(self, cap: int, patience: int = 0) -> bool:
+    def may_go_on(self, cap: int, patience: int) -> bool:
         """Whether there is more to train.
 
         There is not if patience or the goals have ended the run, or if it ended at this cap or a
-        later one. Goals that are met end a run without patience alone.
+        later one. Where there is patience, goals that are met do not end a run by themselves.
         """
         if self.cap:
             return cap > self.cap and not (self.stopped or (self.met and not patience))

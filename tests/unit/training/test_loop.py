@@ -54,15 +54,15 @@ def test_patience_waits_for_the_goals():
 
 
 def test_a_raised_cap_takes_up_what_has_not_ended_otherwise():
-    assert Progress(cap=16).may_go_on(17) and not Progress(cap=16).may_go_on(16)
+    assert Progress(cap=16).may_go_on(17, 0) and not Progress(cap=16).may_go_on(16, 0)
     for ended in ({"stopped": True}, {"met": True}):
-        assert not Progress(cap=16, **ended).may_go_on(17)
+        assert not Progress(cap=16, **ended).may_go_on(17, 0)
     # Goals that are met are not the end where patience must end, too.
-    assert Progress(cap=16, met=True).may_go_on(17, patience=2)
-    assert not Progress(cap=16, met=True, stopped=True).may_go_on(17, patience=2)
+    assert Progress(cap=16, met=True).may_go_on(17, 2)
+    assert not Progress(cap=16, met=True, stopped=True).may_go_on(17, 2)
     # Before its cap a run goes on until it stops, and then through its cool-down.
-    assert Progress(met=True).may_go_on(16) and not Progress(stopped=True).may_go_on(16)
-    assert Progress(stopped=True, cooling=8).may_go_on(16)
+    assert Progress(met=True).may_go_on(16, 0) and not Progress(stopped=True).may_go_on(16, 0)
+    assert Progress(stopped=True, cooling=8).may_go_on(16, 0)
 
 
 def test_goals_are_least_values_or_largest_losses():
