@@ -13,11 +13,11 @@
 | `ablation` | ML-100K (`--data=steam`): plain GLM, and each switch more; `--seeds` | GLM |
 | `tasks` | gift cards and musical instruments (`--data`: one): ratings, texts, items | GLM |
 
-A run of `vectors`, `causal`, `titles` and `tasks` has `--seconds` for its setup and training, then
-cools down, and is measured; those of `ablation` have `--epochs`, the same for all. A result is
-appended to --out as a line of JSON as soon as it is there; the first of a run is of few users.
-Runs stand in --runs. Processes with one --runs share the runs of `ablation`: each takes the next
-that none has.
+A run of `vectors`, `causal`, `titles` and `tasks` has `--seed`, and `--seconds` for its setup and
+training, then cools down, and is measured; those of `ablation` have `--epochs`, the same for all.
+A result is appended to --out as a line of JSON as soon as it is there; the first of a run is of few
+users. Runs stand in --runs. Processes with one --runs share the runs of `ablation`: each takes the
+next that none has.
 """
 
 import argparse
@@ -72,6 +72,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=200.0, help="of setup and training")
     parser.add_argument("--epochs", type=float, default=0.4, help="of `ablation`")
     parser.add_argument("--seeds", type=positive, default=3, help="of `ablation`")
+    parser.add_argument("--seed", type=count, default=0, help="of the other studies")
     parser.add_argument("--data", help="of `ablation` and `tasks`; default: the study's")
     parser.add_argument("--dim", type=positive, help="E; default: the study's")
     parser.add_argument("--layers", type=positive, help="default: the study's")
@@ -101,7 +102,7 @@ def section_of(args: argparse.Namespace, config: str, dim: int, layers: int, **s
     section = section.copy_and_resolve_references().unlock()
     section.data.store = str(args.runs / f"store-{config.partition('.')[0]}")
     scratch(section, args.dim or dim, args.layers or layers, **sizes)
-    section.train.dtype = args.dtype
+    section.seed, section.train.dtype = args.seed, args.dtype
     section.text.answers = {"max_examples": 8, "free": 100, "batch_size": args.batch}
     return section
 
@@ -139,6 +140,7 @@ def trained(section: Any, workdir: Path, seconds: float, cooldown: float) -> tup
     out = recjax.train(None, workdir, changes={"train.epochs": epochs})
     run = open_run(workdir)
     said = {
+        "seed": section.seed,
         "epochs": round(epochs, 3),
         "steps": out["step"],
         "parameters": sum(int(np.prod(a.shape)) for a in run.model.shapes.values()),
@@ -181,15 +183,16 @@ def measured(
 def vectors(args: argparse.Namespace, family: str = "glm") -> None:
     """Beauty, with a token a title."""
     section = section_of(args, "beauty.py:vectors", 256, 4, vocab=4000, epochs=8.0, max_length=256)
-    folder = args.recommender or args.runs / "sasrec"
+    folder = args.recommender or args.runs / f"sasrec-{args.seed}"
     if args.recommender is None:
         config = str(ROOT / "configs" / "recommenders" / "beauty_sasrec.py:ce")
-        recjax.train(config, folder, changes={"data.store": section.data.store})
+        changes = {"data.store": section.data.store, "seed": args.seed}
+        recjax.train(config, folder, changes=changes)
     section.model.name = family
     section.text.naming.run = str(folder)
     section.text.tasks.only = NEXT
     name = "vectors" if family == "glm" else "causal"
-    run, said = trained(section, args.runs / name, args.seconds, 0.5)
+    run, said = trained(section, args.runs / f"{name}-{args.seed}", args.seconds, 0.5)
     measured(args, run, ["2-3"], min(args.users or 4000, 4000), study=name, **said)
     measured(args, run, ["2-3", "2-13"], args.users, study=name, **said)
 
@@ -199,7 +202,7 @@ def titles(args: argparse.Namespace) -> None:
     section = section_of(args, "beauty.py", 512, 8, vocab=8000, epochs=8.0)
     section.text.tasks = {"text": 0.3, "sequential": 0.7, "only": NEXT}
     section.optim.learning_rate = 6e-4
-    run, said = trained(section, args.runs / "titles", args.seconds, 0.3)
+    run, said = trained(section, args.runs / f"titles-{args.seed}", args.seconds, 0.3)
     measured(args, run, ["2-3"], min(args.users or 500, 500), study="titles", **said)
     measured(args, run, ["2-3", "2-13"], args.users or 4000, study="titles", **said)
 
@@ -293,7 +296,7 @@ def tasks(args: argparse.Namespace) -> None:
         section = section_of(args, f"{name}.py", 256, 4, vocab=4000, epochs=20.0)
         section.optim.weight_decay = 0.05
         section.train.steps_per_call = 2
-        run, said = trained(section, args.runs / name, args.seconds, 1.0)
+        run, said = trained(section, args.runs / f"{name}-{args.seed}", args.seconds, 1.0)
         ids = [
             "1-2", "1-11", "1-10", "3-9", "3-3", "3-12", "4-1", "4-2", "4-4", "2-3", "2-7", "5-5",
             "5-8",
