@@ -27,7 +27,7 @@ from recjax.flags import read_overrides
 from recjax.paths import flag_path
 from recjax.training.criteria import lower_is_better
 from recjax.training.metrics import read_metrics
-from recjax.training.workdir import complete
+from recjax.training.workdir import build_config, complete
 
 
 def parse() -> tuple[argparse.Namespace, list[tuple[str, str]]]:
@@ -105,7 +105,9 @@ def main() -> None:
     mine = list(points.items())[part - 1 :: parts]
     if not mine:
         raise InputError(f"--part {part}/{parts}: the grid has {len(points)} points")
-    section = load_config(args.config, {**keys, **mine[0][1]}.items(), complete)[0]
+    for _, point in mine:  # all are read before the first is trained
+        section = load_config(args.config, {**keys, **point}.items(), complete)[0]
+        build_config(section)
     if "metric" not in section.get("train", {}):
         raise InputError(f"--config {args.config}: nothing is trained, so nothing validates")
     metric = section.train.metric

@@ -29,8 +29,10 @@ import time
 from pathlib import Path
 
 from recjax.arguments import Parser
+from recjax.config import load_config
 from recjax.errors import InputError, run_script
 from recjax.paths import flag_path
+from recjax.training.workdir import build_config, complete
 
 _NAME = re.compile(r"\{(\w+)\}")  # a stage, in the value of a key
 
@@ -166,6 +168,11 @@ def table(rows: list[dict]) -> str:
 
 def main() -> None:
     args, stages = parse()
+    for stage in stages:  # all are read before the first is trained
+        try:
+            build_config(load_config(stage.config, stage.keys.items(), complete)[0])
+        except InputError as error:
+            raise InputError(f"--stage {stage.name}: {error}") from None
     rows = []
     for chosen in choices(stages, args.all):
         for stage in stages:

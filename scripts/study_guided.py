@@ -313,24 +313,24 @@ def fused_rows(results, where, study, rows, params, bases):
 def main(argv=None):
     args, waves = parse(argv)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    results, seeds, studies, store = Results(args.out), list(range(args.seeds)), {}, None
+    results, seeds, studies = Results(args.out), list(range(args.seeds)), {}
     short = f"{args.epochs:g}-epochs" if args.epochs else None
-    for head, names in waves:
+    configs = [config_of(args, head, names == ["wide"]) for head, names in waves]
+    store = prepare(configs[0].data)
+    # All waves are read before the first is trained, so that a wrong name costs no training.
+    rows = [[row_of(args.data, head, name, store) for name in names] for head, names in waves]
+    for (head, names), config, own in zip(waves, configs, rows, strict=True):
         where = "-".join(filter(None, [args.data, args.split, short])) + f"/{head}"
-        late = [row.name for row in late_rows(args.data, head, store, args.users)]
-        if results.has(where, [*names, *(late if "base" in names else ())], seeds):
+        late = late_rows(args.data, head, store, args.users) if "base" in names else []
+        if results.has(where, [*names, *(row.name for row in late)], seeds):
             continue
-        config = config_of(args, head, names == ["wide"])
-        store = store or prepare(config.data)
-        rows = [row_of(args.data, head, name, store) for name in names]
-        key = (head, names == ["wide"], len(rows))
+        key = (head, names == ["wide"], len(own))
         if key not in studies:  # one at a time
             known = known_rows(args.data, head, store)
-            studies = {key: Study(config, store, known, len(rows) * len(seeds), args.batch)}
+            studies = {key: Study(config, store, known, len(own) * len(seeds), args.batch)}
         print(f"--- {where}: {', '.join(names)}; seeds {seeds}", flush=True)
-        params, bases = trained_rows(results, where, studies[key], rows, seeds, args.seconds)
-        if bases:
-            late = late_rows(args.data, head, store, args.users)
+        params, bases = trained_rows(results, where, studies[key], own, seeds, args.seconds)
+        if late:
             fused_rows(results, where, studies[key], late, params, bases)
 
 

@@ -42,6 +42,7 @@ def test_bad_usage_is_one_line(run_script, tmp_path):
         (["--vary=model.dim=8", "--vary=config.model.dim=9"], "--vary model.dim: given twice"),
         (["--vary=model.dim=8", "--part=3/2"], "--part 3/2: expected k/n"),
         (["--vary=model.dim=8,9", "--part=3/3"], "--part 3/3: the grid has 2 points"),
+        (["--vary=model.dim=8,-8"], "config.model.dim: "),
         (["--vary=model.dmi=8"], "unknown config key 'model.dmi'"),
         ([reference, "--vary=data.k_core_users=2"], "nothing is trained, so nothing validates"),
     ):

@@ -52,6 +52,21 @@ def test_a_recipe_over_seeds(run_script, config, tmp_path):
     assert commands == [] and again == printed
 
 
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("model.dimm=8", "--stage b: unknown config key 'model.dimm'"),
+        ("model.dim=-8", "--stage b: config.model.dim: "),
+    ],
+)
+def test_all_stages_are_read_before_the_first_is_trained(
+    run_script, config, tmp_path, key, message
+):
+    stages = ["--stage", f"a={config}@0", "--stage", f"b={config}@0", f"--set=b.{key}"]
+    found, commands, _, _ = run_script("seeds", f"--workdir={tmp_path / 'runs'}", *stages)
+    assert found.startswith(message) and commands == [] and not (tmp_path / "runs").exists()
+
+
 def test_stages_that_read_others_run_once_for_each_choice(seeds):
     a, b = seeds.Stage("a", "a.py", [0, 1, 2]), seeds.Stage("b", "b.py", [5])
     c = seeds.Stage("c", "c.py", [7, 8], {"llm": "{a}/hf", "recommender": "{b}"})

@@ -122,3 +122,15 @@ def test_rows_of_the_config_and_their_changes(tmp_path):
         study.parse(["ml100k", "sasrec-ce", "--out", str(tmp_path / "x.jsonl")])
     with pytest.raises(study.InputError, match="--users a=b: expected NAME=FILE, and the file"):
         study.parse(["ml100k", "x:base", "--users=a=b", "--out", str(tmp_path / "x.jsonl")])
+
+
+def test_all_waves_are_read_before_the_first_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "prepare", lambda data: None)
+    monkeypatch.setattr(study, "Study", lambda *_: pytest.fail("trains"))
+    waves = ["sasrec-ce:base", "sasrec-cloze:base"]
+    with pytest.raises(study.InputError, match="no argument 'sasrec-cloze-base'"):
+        study.main(["ml100k", "--out", str(tmp_path / "x.jsonl"), *waves])
+    with pytest.raises(study.InputError, match="row base@alpha=2: expected a change of dim"):
+        study.main(
+            ["ml100k", "--out", str(tmp_path / "x.jsonl"), waves[0], "sasrec-bce:base@alpha=2"]
+        )
