@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from recjax.convert import glm4_hf, gpt2_hf, qwen3_hf
+from recjax.convert.causal_hf import read_rope
 from recjax.convert.forms import read_config
 from recjax.convert.language_model import read_language_model
 from recjax.convert.writing import write_language_model
@@ -151,3 +152,10 @@ def test_the_published_names_of_gpt2(tmp_path):
     with pytest.raises(InputError, match="'lm_head.weight' differs from 'transformer.wte.weight'"):
         save_file(bare | {"lm_head.weight": bare["wte.weight"] + 1}, tmp_path / "model.safetensors")
         read_language_model(tmp_path)
+
+
+def test_an_inner_base_of_rotary_embeddings_comes_before_an_outer_one():
+    """As transformers 5 reads a file that has both; without an inner one the outer counts."""
+    inner = {"rope_type": "default", "rope_theta": 20000.0}
+    assert read_rope({"rope_theta": 5.0, "rope_parameters": inner}, "c").theta == 20000.0
+    assert read_rope({"rope_theta": 5.0, "rope_parameters": {"type": "default"}}, "c").theta == 5.0
