@@ -7,7 +7,7 @@ as the answer: the mean over its tokens, as in `recjax.scoring.options`.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,11 @@ class Answerer:
         return self._infiller(None)
 
     def _asked(
-        self, passages: Sequence[Passage], infiller: Infiller, **options: Any
+        self,
+        passages: Sequence[Passage],
+        infiller: Infiller,
+        progress: Callable[[int], Any],
+        **options: Any,
     ) -> Iterator[Any]:
         """Answers of a batch after the other, all of one number of rows that devices divide."""
         size = self.config.batch_size
@@ -104,6 +108,7 @@ class Answerer:
             rows = self.blanking.questions(passages[first : first + size])
             filled = [*rows, *rows[:1] * (whole - len(rows))]
             yield len(rows), infiller([row.tolist() for row in filled], **options)
+            progress(len(rows))
 
     def titles(
         self,
@@ -112,6 +117,7 @@ class Answerer:
         free: bool = False,
         among: Sequence[int] | None = None,
         beams: int | None = None,
+        progress: Callable[[int], Any] = lambda n: None,
     ) -> list[list[tuple[list[int], float]]]:
         """For each question the titles found, best first: the items of each, and its score.
 
@@ -120,6 +126,7 @@ class Answerer:
             free: without the constraint; text that is no title has no items.
             among: items that may be found; None = all.
             beams: in place of the config's.
+            progress: gets the number of questions of each batch that is done.
         """
         infiller, trie = self._free if free else self._titles, Trie(self._tokens)
         members, allowed = self.names.members, None if among is None else set(among)
@@ -129,7 +136,8 @@ class Answerer:
         longest = max(map(len, self._tokens)) + 1
         beams = min(beams or self.config.beams, 1 << 10)
         out: list[list[tuple[list[int], float]]] = []
-        for rows, written in self._asked(passages, infiller, beams=beams, max_new_tokens=longest):
+        options = {"beams": beams, "max_new_tokens": longest}
+        for rows, written in self._asked(passages, infiller, progress, **options):
             for row in range(rows):
                 lines: list[tuple[list[int], float]] = []
                 for beam in range(written.tokens.shape[1]):
@@ -142,11 +150,13 @@ class Answerer:
                 out.append(lines)
         return out
 
-    def texts(self, passages: Sequence[Passage]) -> list[str]:
+    def texts(
+        self, passages: Sequence[Passage], progress: Callable[[int], Any] = lambda n: None
+    ) -> list[str]:
         """The likeliest text of each answer, token by token."""
         out: list[str] = []
         options = {"max_new_tokens": self.config.tokens}
-        for rows, written in self._asked(passages, self._free, **options):
+        for rows, written in self._asked(passages, self._free, progress, **options):
             for row in range(rows):
                 tokens = written.tokens[row, 0, 0, : written.lengths[row, 0, 0]].tolist()
                 out.append(" ".join(self.blanking.encoder.text(tokens).split()))

@@ -45,7 +45,9 @@ class P5Answerer:
     def _tokens(self) -> list[list[int]]:
         return self.prompts.encoder.learn(self.names.distinct)
 
-    def _asked(self, passages: Sequence[Passage], **options: Any) -> Iterator[tuple[int, Any]]:
+    def _asked(
+        self, passages: Sequence[Passage], progress: Callable[[int], Any], **options: Any
+    ) -> Iterator[tuple[int, Any]]:
         """Answers of a batch after the other, all of one number of rows that devices divide."""
         size, read = self.config.batch_size, self.prompts.read(passages)
         whole = self.lm.divisible(min(size, len(passages)))
@@ -56,6 +58,7 @@ class P5Answerer:
             real = batch["encoder"] > 0
             generation = self.lm.generate(starts, encoder_mask=real, **batch, **options)
             yield len(part["encoder"]), generation
+            progress(len(part["encoder"]))
 
     def titles(
         self,
@@ -64,6 +67,7 @@ class P5Answerer:
         free: bool = False,
         among: Sequence[int] | None = None,
         beams: int | None = None,
+        progress: Callable[[int], Any] = lambda n: None,
     ) -> list[list[tuple[list[int], float]]]:
         """For each question the items found, best first, and the score of each.
 
@@ -72,6 +76,7 @@ class P5Answerer:
             free: without the constraint; a text that is no number has no items.
             among: items that may be found; None = all.
             beams: in place of the config's.
+            progress: gets the number of questions of each batch that is done.
         """
         trie, members = Trie(self._tokens), self.names.members
         allowed = None if among is None else set(among)
@@ -87,7 +92,7 @@ class P5Answerer:
             "processors": () if free else (only,),
         }
         out: list[list[tuple[list[int], float]]] = []
-        for rows, written in self._asked(passages, **options):
+        for rows, written in self._asked(passages, progress, **options):
             for row in range(rows):
                 lines: list[tuple[list[int], float]] = []
                 for beam, score in enumerate(written.scores[row].tolist()):
@@ -99,10 +104,12 @@ class P5Answerer:
                 out.append(lines)
         return out
 
-    def texts(self, passages: Sequence[Passage]) -> list[str]:
+    def texts(
+        self, passages: Sequence[Passage], progress: Callable[[int], Any] = lambda n: None
+    ) -> list[str]:
         """The likeliest text of each answer, token by token."""
         out: list[str] = []
-        for rows, generation in self._asked(passages, max_new_tokens=self.config.tokens):
+        for rows, generation in self._asked(passages, progress, max_new_tokens=self.config.tokens):
             out += [" ".join(text.split()) for text in generation.texts[:rows]]
         return out
 

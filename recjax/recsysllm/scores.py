@@ -175,7 +175,8 @@ class TaskEvaluator:
         values: dict[str, dict[str, np.ndarray]] = {}
         metrics = dict(self.blanks.run(params, progress))
         for id, (chosen, passages) in self._questions.items():
-            found, prefix = self.ask(answerer, params, id, chosen, passages), self._prefixes[id]
+            found = self.ask(answerer, params, id, chosen, passages, progress)
+            prefix = self._prefixes[id]
             rows = np.searchsorted(chosen_by_any, chosen)
             for protocol, columns in found.values.items():
                 of_all = values[f"{prefix}{protocol}"] = {}
@@ -183,7 +184,6 @@ class TaskEvaluator:
                     of_all[key] = np.full(len(chosen_by_any), np.nan)
                     of_all[key][rows] = column
             metrics |= {f"{self.name}/{prefix}{k}": value for k, value in found.metrics.items()}
-            progress(len(passages))
         asked = split[chosen_by_any]
         targets = self.source.dataset.store.items[asked.stops]
         return Measured(self.name, asked.stops, asked.users, targets, values, metrics)
@@ -195,6 +195,7 @@ class TaskEvaluator:
         id: str,
         chosen: np.ndarray,
         passages: Sequence[Passage],
+        progress: Callable[[int], Any] = lambda n: None,
     ) -> Answered:
         """The measures of a prompt's answers.
 
@@ -204,18 +205,21 @@ class TaskEvaluator:
             id: of the prompt.
             chosen: [n] numbers of the part's examples.
             passages: [n] the questions about them.
+            progress: gets the number of questions that are done.
         """
         kind, family = kind_of(id), PROMPTS[id].family
         if kind == "list":
-            found = of_ranks(self.ranks(answerer, chosen, passages), self._cutoffs(kind))
+            ranks = self.ranks(answerer, chosen, passages, progress)
+            found = of_ranks(ranks, self._cutoffs(kind))
             free = answerer.titles(passages[: self._config.free], free=True)
             valid = [bool(items) for lines in free for items, _ in lines]
             found.metrics["gen/valid_ratio"] = float(np.mean(valid))
             return found
         if kind == "choice":
-            ranks = self.choices(answerer, params, passages)
-            return of_ranks({self._uni: ranks}, self._cutoffs(kind))
-        written = answerer.texts([dataclasses.replace(p, answer=()) for p in passages])
+            options = self.choices(answerer, params, passages)
+            progress(len(passages))
+            return of_ranks({self._uni: options}, self._cutoffs(kind))
+        written = answerer.texts([dataclasses.replace(p, answer=()) for p in passages], progress)
         answers = [plain(p.answer or ()) for p in passages]
         if kind == "number":
             known = self._training(id, float)
@@ -278,12 +282,16 @@ class TaskEvaluator:
         return [form(text) for text in texts if text]
 
     def ranks(
-        self, answerer: Answerer, chosen: np.ndarray, passages: Sequence[Passage]
+        self,
+        answerer: Answerer,
+        chosen: np.ndarray,
+        passages: Sequence[Passage],
+        progress: Callable[[int], Any] = lambda n: None,
     ) -> dict[str, np.ndarray]:
         """Ranks of the targets among the beams' items, by protocol; infinite = not found."""
         dataset = self.source.dataset
         part, items = getattr(dataset.split, self.name), dataset.store.items
-        titles = answerer.titles(passages)
+        titles = answerer.titles(passages, progress=progress)
         out: dict[str, list[float]] = {"full": [], "full_with_seen": []}
         for k, lines in zip(chosen.tolist(), titles, strict=True):
             start, stop = int(part.starts[k]), int(part.stops[k])

@@ -119,9 +119,12 @@ def test_every_metric_is_there_and_in_range(trained):
 
 @pytest.fixture(scope="module")
 def measured(trained):
-    """Every question of the test, asked once."""
+    """Every question of the test, asked and told once."""
     run, _ = trained
-    return run.measurer("test").measure(run.restore(run.best_step()))
+    evaluator, done = run.measurer("test"), []
+    out = evaluator.measure(run.restore(run.best_step()), done.append)
+    assert sum(done) == evaluator.count
+    return out
 
 
 def test_each_question_counts_in_the_metrics(trained, measured):
@@ -209,7 +212,7 @@ def test_numbers_stay_within_the_ratings_of_training(trained):
             return [0.0]
 
     class Writer:
-        def texts(self, passages):
+        def texts(self, passages, progress):
             return ["9 stars"]
 
     run, _ = trained
@@ -249,7 +252,7 @@ def test_figures_of_given_scores(untrained):
     part, items = run.split.test, run.store.items
     seen, target = int(items[part.starts[0]]), int(items[part.stops[0]])
     lines = [[([seen], -0.1), ([target], -0.2)]]
-    beams = types.SimpleNamespace(titles=lambda passages: lines)
+    beams = types.SimpleNamespace(titles=lambda passages, progress: lines)
     ranks = evaluator.ranks(beams, np.zeros(1, int), [None])
     assert {name: r.tolist() for name, r in ranks.items()} == {"full": [1], "full_with_seen": [2]}
     train = run.split.train
@@ -274,9 +277,13 @@ def test_no_candidate_is_another_item_of_its_user(untrained, name):
 def test_beams_find_titles_and_all_items_of_each(trained):
     run, _ = trained
     params = run.restore(run.best_step())
-    answerer = run.answers.answerer(params)
+    answerer, done = run.answers.answerer(params), []
+    answerer = dataclasses.replace(
+        answerer, config=dataclasses.replace(answerer.config, batch_size=2)
+    )
     _, passages = run.source.questions("test", "2-3", 3, 0)
-    lines = answerer.titles(passages, beams=ITEMS)
+    lines = answerer.titles(passages, beams=ITEMS, progress=done.append)
+    assert done == [2, 1]
     for found in lines:
         items = [item for those, _ in found for item in those]
         assert sorted(items) == list(range(1, ITEMS + 1))  # every title, none twice

@@ -177,8 +177,9 @@ def test_candidates_rank_as_the_beams_find_them(store):
     tasks = {"sequential": 0.0, "direct": 1.0, "rating": 1.0, "only": (), "candidates": 4}
     run = P5Run(config(store, tasks), store)
     params = run.whole(run.init_state().params)
-    values = run.evaluator("test").run(params)
-    assert set(values) == set(run.evaluator("test").metric_names)
+    evaluator, done = run.evaluator("test"), []
+    values = evaluator.run(params, done.append)
+    assert set(values) == set(evaluator.metric_names) and sum(done) == evaluator.count
     assert 0 < values["test/uni4/hr@4"] <= 1 and "test/5-8/uni4/hr@1" in values
     assert values["test/rating/parsed"] <= 1 and values["test/rating/expected/rmse"] < 4
 
