@@ -6,7 +6,8 @@ Without an argument the item numbers are random and tell nothing. `:leak` has P5
 the order in which items first appear, the test among them; `:order` has that order of the training
 part alone. The sequential family alone is trained: these data have no ratings and no reviews.
 A published T5 takes the place of `config.model` with `:published --config.llm=FOLDER`.
-Nothing is measured yet; configs/RESULTS.md has the commands.
+Ten epochs are about eight hours of one core, and were not run; after two of `:leak` the model is no
+use yet. configs/RESULTS.md has the figures and commands.
 """
 
 from ml_collections import ConfigDict
