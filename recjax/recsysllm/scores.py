@@ -216,9 +216,11 @@ class TaskEvaluator:
             found.metrics["gen/valid_ratio"] = float(np.mean(valid))
             return found
         if kind == "choice":
-            options = self.choices(answerer, params, passages)
+            found = of_ranks(
+                {self._uni: self.choices(answerer, params, passages)}, self._cutoffs(kind)
+            )
             progress(len(passages))
-            return of_ranks({self._uni: options}, self._cutoffs(kind))
+            return found
         written = answerer.texts([dataclasses.replace(p, answer=()) for p in passages], progress)
         answers = [plain(p.answer or ()) for p in passages]
         if kind == "number":
