@@ -108,20 +108,28 @@ def section_of(args: argparse.Namespace, config: str, dim: int, layers: int, **s
 
 
 @contextlib.contextmanager
-def stopped_after(seconds: float) -> Iterator[None]:
-    """Sends SIGTERM after so many seconds, as a scheduler does, until what it wraps has ended."""
-    done = threading.Event()
+def stopped_after(seconds: float) -> Iterator[threading.Event]:
+    """Sends SIGTERM after so many seconds, as a scheduler does, until what it wraps has ended.
+
+    Yields an event that is set when the time is over: a SIGTERM before that is another's.
+    """
+    over, done = threading.Event(), threading.Event()
 
     def stop() -> None:
         wait = seconds
         while not done.wait(wait):
+            over.set()
             os.kill(os.getpid(), signal.SIGTERM)
             wait = 20.0  # again, where training had not begun
 
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    def outside_training(number: int, frame: Any) -> None:
+        if not over.is_set():
+            raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, outside_training)
     threading.Thread(target=stop, daemon=True).start()
     try:
-        yield
+        yield over
     finally:
         done.set()
         signal.signal(signal.SIGTERM, before)
@@ -131,10 +139,12 @@ def trained(section: Any, workdir: Path, seconds: float, cooldown: float) -> tup
     """A run that trains for some time at a constant rate, then cools down over so many epochs."""
     section.train.epochs, section.optim.cooldown_epochs = 1000.0, cooldown
     section.train.evaluate_every = min(0.5, 2 * cooldown)
-    with stopped_after(seconds):
+    with stopped_after(seconds) as over:
         try:
             step = recjax.train(section, workdir)["step"]
         except recjax.TrainingStopped as stopped:
+            if not over.is_set():
+                raise
             step = stopped.step
     epochs = step / open_run(workdir).batches.steps_per_epoch + cooldown
     out = recjax.train(None, workdir, changes={"train.epochs": epochs})

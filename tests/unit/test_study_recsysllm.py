@@ -1,7 +1,9 @@
 """scripts/study_recsysllm.py: its variants, runs shared by processes, effects with intervals."""
 
 import json
+import os
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -35,7 +37,6 @@ def test_a_run_is_taken_once(tmp_path):
 
 
 def test_a_deadline_stops_once_and_puts_the_handler_back():
-    import signal
     import time
 
     before, heard = signal.getsignal(signal.SIGTERM), []
@@ -60,3 +61,12 @@ def test_effects_are_beside_the_variant_before(args, capsys):
     assert [row.split(" | ")[0] for row in rows[2:]] == ["| GLM", "| + entities"]
     low, high = map(float, re.search(r"\((\S+) to (\S+)\)", rows[3]).groups())
     assert 0 < low < high < 0.1
+
+
+def test_a_run_ends_by_its_time_or_by_the_signal_of_someone_else():
+    with study.stopped_after(0.01) as over:
+        assert over.wait(10)  # its own signal is no end outside of training
+    with pytest.raises(SystemExit) as ended, study.stopped_after(60) as over:
+        os.kill(os.getpid(), signal.SIGTERM)
+        over.wait(10)
+    assert ended.value.code == 128 + signal.SIGTERM and not over.is_set()
