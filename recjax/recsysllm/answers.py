@@ -43,25 +43,83 @@ class AnswersConfig(Checked):
         return tuple(k for k in self.cutoffs if k <= self.beams)
 
 
-def named_items(
-    trie: Trie, members: Sequence[Sequence[int]], tokens: Sequence[int], allowed: set[int] | None
-) -> list[int]:
-    """The items of the titles that are written by exactly these tokens.
+class ItemAnswers:
+    """The items that answers name; each way of writing brings `_tokens` and `_beams`."""
 
-    Args:
-        trie: of the titles.
-        members: the items of each title.
-        tokens: of a title, without its end.
-        allowed: items that may be found; None = all.
-    """
-    titles = trie.find(tokens).tolist()
-    items = [item for title in titles for item in members[title]]
-    return items if allowed is None else [item for item in items if item in allowed]
+    config: AnswersConfig
+    names: Names
+
+    @functools.cached_property
+    def _tokens(self) -> list[list[int]]:
+        """The tokens of each title."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def _trie(self) -> Trie:
+        return Trie(self._tokens)
+
+    def _beams(
+        self,
+        passages: Sequence[Passage],
+        trie: Trie | None,
+        beams: int,
+        longest: int,
+        progress: Callable[[int], Any],
+    ) -> Iterator[list[tuple[list[int], float]]]:
+        """The beams of each question: their tokens, without the end, and scores.
+
+        Args:
+            passages: questions.
+            trie: titles that may be written; None = any text.
+            beams: how many, at most.
+            longest: tokens of an answer, with its end. An unended one comes as no tokens.
+            progress: gets the number of questions of each batch that is done.
+        """
+        raise NotImplementedError
+
+    def titles(
+        self,
+        passages: Sequence[Passage],
+        *,
+        free: bool = False,
+        among: Sequence[int] | None = None,
+        beams: int | None = None,
+        progress: Callable[[int], Any] = lambda n: None,
+    ) -> list[list[tuple[list[int], float]]]:
+        """For each question the titles found, best first: the items of each, and its score.
+
+        Args:
+            passages: questions.
+            free: without the constraint; text that is no title has no items.
+            among: items that may be found; None = all.
+            beams: in place of the config's.
+            progress: gets the number of questions of each batch that is done.
+        """
+        members, trie = self.names.members, self._trie
+        allowed = None if among is None else set(among)
+        if allowed is not None:
+            trie = Trie([self._tokens[k] for k, items in enumerate(members) if allowed & {*items}])
+
+        def named(tokens: list[int]) -> list[int]:
+            items = [i for title in self._trie.find(tokens).tolist() for i in members[title]]
+            return items if allowed is None else [i for i in items if i in allowed]
+
+        written = self._beams(
+            passages,
+            None if free else trie,
+            min(beams or self.config.beams, 1 << 10),
+            max(map(len, self._tokens)) + 1,
+            progress,
+        )
+        return [
+            [(named(tokens), score) for tokens, score in lines if score > -np.inf]
+            for lines in written
+        ]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Answerer:
-    """Writes answers.
+class Answerer(ItemAnswers):
+    """Writes answers into blanks.
 
     Attributes:
         config: how.
@@ -88,7 +146,7 @@ class Answerer:
 
     @functools.cached_property
     def _titles(self) -> Infiller:
-        return self._infiller(Template(Trie(self._tokens)))
+        return self._infiller(Template(self._trie))
 
     @functools.cached_property
     def _free(self) -> Infiller:
@@ -110,45 +168,26 @@ class Answerer:
             yield len(rows), infiller([row.tolist() for row in filled], **options)
             progress(len(rows))
 
-    def titles(
+    def _beams(
         self,
         passages: Sequence[Passage],
-        *,
-        free: bool = False,
-        among: Sequence[int] | None = None,
-        beams: int | None = None,
-        progress: Callable[[int], Any] = lambda n: None,
-    ) -> list[list[tuple[list[int], float]]]:
-        """For each question the titles found, best first: the items of each, and its score.
-
-        Args:
-            passages: questions.
-            free: without the constraint; text that is no title has no items.
-            among: items that may be found; None = all.
-            beams: in place of the config's.
-            progress: gets the number of questions of each batch that is done.
-        """
-        infiller, trie = self._free if free else self._titles, Trie(self._tokens)
-        members, allowed = self.names.members, None if among is None else set(among)
-        if allowed is not None:
-            titles = [self._tokens[k] for k, items in enumerate(members) if allowed & set(items)]
-            infiller = self._infiller(Template(Trie(titles)))
-        longest = max(map(len, self._tokens)) + 1
-        beams = min(beams or self.config.beams, 1 << 10)
-        out: list[list[tuple[list[int], float]]] = []
+        trie: Trie | None,
+        beams: int,
+        longest: int,
+        progress: Callable[[int], Any],
+    ) -> Iterator[list[tuple[list[int], float]]]:
+        if trie is None:
+            infiller = self._free
+        else:
+            infiller = self._titles if trie is self._trie else self._infiller(Template(trie))
         options = {"beams": beams, "max_new_tokens": longest}
         for rows, written in self._asked(passages, infiller, progress, **options):
+            ends = np.where(written.valid, written.lengths, 0)
             for row in range(rows):
-                lines: list[tuple[list[int], float]] = []
-                for beam in range(written.tokens.shape[1]):
-                    score = float(written.scores[row, beam])
-                    if score == -np.inf:
-                        continue
-                    ids = written.tokens[row, beam, 0, : written.lengths[row, beam, 0]].tolist()
-                    ids = ids if written.valid[row, beam, 0] else []
-                    lines.append((named_items(trie, members, ids, allowed), score))
-                out.append(lines)
-        return out
+                yield [
+                    (tokens[0, : ends[row, beam, 0]].tolist(), float(written.scores[row, beam]))
+                    for beam, tokens in enumerate(written.tokens[row])
+                ]
 
     def texts(
         self, passages: Sequence[Passage], progress: Callable[[int], Any] = lambda n: None

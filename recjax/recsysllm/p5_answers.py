@@ -16,7 +16,7 @@ from recjax.evaluation.sides import answer_scores
 from recjax.generate.constrained import constrain
 from recjax.generate.templates import Trie
 from recjax.llm import LanguageModel
-from recjax.recsysllm.answers import AnswersConfig, named_items
+from recjax.recsysllm.answers import AnswersConfig, ItemAnswers
 from recjax.recsysllm.catalogue import Names
 from recjax.recsysllm.p5_data import Prompts
 from recjax.recsysllm.passages import Passage, Piece
@@ -26,7 +26,7 @@ from recjax.typing import Array, Params
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class P5Answerer:
+class P5Answerer(ItemAnswers):
     """Writes answers; as `recjax.recsysllm.answers.Answerer` does with blanks.
 
     Attributes:
@@ -60,49 +60,27 @@ class P5Answerer:
             yield len(part["encoder"]), generation
             progress(len(part["encoder"]))
 
-    def titles(
+    def _beams(
         self,
         passages: Sequence[Passage],
-        *,
-        free: bool = False,
-        among: Sequence[int] | None = None,
-        beams: int | None = None,
-        progress: Callable[[int], Any] = lambda n: None,
-    ) -> list[list[tuple[list[int], float]]]:
-        """For each question the items found, best first, and the score of each.
-
-        Args:
-            passages: questions.
-            free: without the constraint; a text that is no number has no items.
-            among: items that may be found; None = all.
-            beams: in place of the config's.
-            progress: gets the number of questions of each batch that is done.
-        """
-        trie, members = Trie(self._tokens), self.names.members
-        allowed = None if among is None else set(among)
-        allowed_titles = [
-            k for k, items in enumerate(members) if allowed is None or allowed & set(items)
-        ]
-        only = constrain(
-            Trie([self._tokens[k] for k in allowed_titles]), self.lm.stop, self.lm.config.vocab_size
-        )
+        trie: Trie | None,
+        beams: int,
+        longest: int,
+        progress: Callable[[int], Any],
+    ) -> Iterator[list[tuple[list[int], float]]]:
+        stop, size = self.lm.stop, self.lm.config.vocab_size
         options: dict[str, Any] = {
-            "beams": max(2, min(beams or self.config.beams, 1 << 10)),
-            "max_new_tokens": max(map(len, self._tokens)) + 1,
-            "processors": () if free else (only,),
+            "beams": max(2, beams),
+            "max_new_tokens": longest,
+            "processors": () if trie is None else (constrain(trie, stop, size),),
         }
-        out: list[list[tuple[list[int], float]]] = []
         for rows, written in self._asked(passages, progress, **options):
             for row in range(rows):
-                lines: list[tuple[list[int], float]] = []
+                lines = []
                 for beam, score in enumerate(written.scores[row].tolist()):
-                    if score == -np.inf:
-                        continue
                     ids = written.tokens[row, beam, : written.lengths[row, beam]].tolist()
-                    ids = ids[:-1] if ids and ids[-1] in self.lm.stop else []
-                    lines.append((named_items(trie, members, ids, allowed), score))
-                out.append(lines)
-        return out
+                    lines.append((ids[:-1] if ids and ids[-1] in stop else [], score))
+                yield lines
 
     def texts(
         self, passages: Sequence[Passage], progress: Callable[[int], Any] = lambda n: None
