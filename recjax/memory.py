@@ -61,7 +61,7 @@ def keep_freed() -> bool:
 
     Each step on a CPU allocates its buffers anew. By default glibc maps large ones for each use and
     gives them back, so that the kernel clears all of their pages in every step; what that costs is
-    in configs/RESULTS.md ("Interpreters"). To be called before there are threads. It holds for the
+    in configs/results/interpreters.md. To be called before there are threads. It holds for the
     whole process, so libraries leave it to programs.
 
     Returns:

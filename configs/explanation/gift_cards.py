@@ -3,8 +3,8 @@
     recjax train --config=configs/explanation/gift_cards.py:peter --workdir=runs/gift_cards_peter
 
 The argument is attn2seq, nrt, peter or peter_plus, which is told a word of the text. Texts, split
-and test reviews are those of RecSysLLM's task (configs/recsysllm). configs/RESULTS.md has the
-figures.
+and test reviews are those of RecSysLLM's task (configs/recsysllm).
+configs/results/baselines.md has the figures.
 """
 
 from ml_collections import ConfigDict

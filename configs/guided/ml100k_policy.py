@@ -7,8 +7,9 @@
 FOLDER is a causal language model with its tokenizer; ITEM_SCORES a file of the items' scores on the
 aspects (`recjax score`). The answer's words are given and its ratings drawn, eight answers a user;
 the reward is the AUC of the user's next ten items, liked (rated 4 or more) or not. `:next` rewards
-the reciprocal rank of the next items among all instead. RESULTS.md has a small model's curves
-(three seeds: AUC .564 to .642 and more, MRR .0176 to .0249 and more).
+the reciprocal rank of the next items among all instead.
+configs/results/guided.md has a small model's curves (three seeds: AUC .564 to .642 and more, MRR
+.0176 to .0249 and more).
 """
 
 from ml_collections import ConfigDict

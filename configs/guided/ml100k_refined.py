@@ -18,7 +18,7 @@ ce or bprmax); and a row:
 The last 10 items of each user are test points, the 3 before them validation. `config.guided.items`
 names the score file. With full cross-entropy and three seeds, NDCG@10 of `added` is above the base
 by 1.3 % for SASRec (interval -0.9 to +3.5) and by 9.3 % for GRU4Rec (+6.9 to +11.8), of `fused` by
-1.5 % (+0.5 to +2.6) and 4.6 % (+3.3 to +5.9); configs/RESULTS.md has the rest.
+1.5 % (+0.5 to +2.6) and 4.6 % (+3.3 to +5.9); configs/results/guided.md has the rest.
 """
 
 from ml_collections import ConfigDict

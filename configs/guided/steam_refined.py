@@ -16,7 +16,7 @@ ce or bprmax); and a row:
 
 Leave-one-out. `config.guided.items` names the score file. Five seeds: with BCE the aspects add 2.4
 to 3.3 % to NDCG@10, fused late 0.4 to 2.9 % to each model, in training with CE nothing
-(configs/RESULTS.md).
+(configs/results/guided.md).
 """
 
 from ml_collections import ConfigDict

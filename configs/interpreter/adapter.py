@@ -19,7 +19,7 @@ for 20 epochs (4.1.2).
 Training holds its rate until the worst of the prompts is good enough (the sample: 92 % of the
 validation windows) or rises no more, and then cools down; `_CAPS` bounds it.
 
-Measured on ML-100K (configs/RESULTS.md has seeds, windows and intervals, and says what is missing)
+Measured on ML-100K (configs/results/interpreters.md has seeds, windows and intervals)
 with a cosine decay over half of the caps, before training had a criterion, over one language model:
 95 test sequences, greedy decoding, means of three seeds, 6 to 10 minutes each on one core. What was
 added: dreamrec 98.2 % (the paper 97.89 %), sasrec 98.2 % (93.68 %), caser 91.2 % (78.95 %), gru4rec

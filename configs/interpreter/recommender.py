@@ -8,7 +8,7 @@ Arguments are DATA-MODEL: `sample`, `ml100k`, `steam` or `table` (your own file;
 `gru4rec`, `caser`, `sasrec` or `dreamrec`. Histories are the last 10 items; all windows of a
 training sequence train, five items apart. Objectives are the papers' own. Of the widths that the
 paper searches (16, 64, 256, 1024) the sample and `table` have 256, ML-100K and Steam 1,024: what a
-linear adapter can tell of I items grows with the width (configs/RESULTS.md).
+linear adapter can tell of I items grows with the width (configs/results/interpreters.md).
 
 The newest item is to be seen in a state. Item vectors are therefore scaled by sqrt(D), as in
 SASRec's own code: without that, what was added is lost under the rest, and the ranking is worse,
@@ -16,8 +16,9 @@ too. SASRec has one layer on the real data, for the time.
 
 Deviations: Caser has two vertical filters, RecInterpreter's one. The first starts with the newest
 row the largest, the second with all rows alike: one filter can hold the newest item apart or ten
-items in view, two can do both. They rank worse (configs/RESULTS.md). No recommender has an L2 term
-(the paper searches it, but for DreamRec), and the rate on the real data is 5e-4 (its 1e-3).
+items in view, two can do both. They rank worse (configs/results/interpreters.md). No recommender
+has an L2 term (the paper searches it, but for DreamRec), and the rate on the real data is 5e-4 (its
+1e-3).
 
 On ML-100K, one core: SASRec 6 minutes, Caser 8, GRU4Rec 11, DreamRec 35; on Steam 1 to 7.
 """

@@ -27,7 +27,7 @@ games) and 0.996 (of the 484 test sequences); with seed 1, two hours of one core
 
 To list what a blend is made of is what takes longest to learn, and most of the text: of an exact
 blend of 9.6 films on average `:ml100k` names 8.5; E 256 by Adam in 177,000 documents named 7.3 of
-ten. configs/RESULTS.md tells what an adapter over such a model needs.
+ten. configs/results/interpreters.md tells what an adapter over such a model needs.
 """
 
 from typing import Any

@@ -7,7 +7,7 @@
 The argument is gpt2, t0 (adapters on published weights, GPT2 and T0_3B being their folders) or new
 (all parameters of a small new model, `task_pairs.py --new t5`). Prompt 4-1 asks for a review's
 headline, 4-2 for its stars (`measure_pairs.py --kind number`). Measured is `new` on gift cards'
-headlines alone, seed 0: ROUGE-1 54.2, the most frequent headline 51.3 (configs/RESULTS.md).
+headlines alone, seed 0: ROUGE-1 54.2, the most frequent one 51.3 (configs/results/baselines.md).
 """
 
 from ml_collections import ConfigDict

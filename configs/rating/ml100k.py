@@ -3,7 +3,7 @@
     recjax train --config=configs/rating/ml100k.py:mf --workdir=runs/ml100k_mf
 
 The argument is mf (matrix factorisation with biases) or mlp. Each user's newest rating is the test,
-the one before it the validation; configs/RESULTS.md has the figures.
+the one before it the validation; configs/results/baselines.md has the figures.
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@ Without an argument the paper's masking and sizes (its loss is the full cross-en
 `:modern` is twice as wide, with more dropout.
 Leave-one-out, test/full/ndcg@10: paper 0.0352, `:modern` 0.0336 (means of 3 seeds; 17 to 30
 minutes on one core). Published with the paper's objective (RecSysLLM, Table 4): 0.0170.
-configs/RESULTS.md has the rest.
+configs/results/recommenders.md has the rest.
 """
 
 from ml_collections import ConfigDict

@@ -14,7 +14,7 @@ the mean of three seeds), after 80 and 51 epochs, about a minute each; `:words`,
 0.0623 to 0.0630 after 36 to 48. `:kept`, seed 0 alone: 0.0594 in both rankings, 26 minutes (in
 `full_with_seen` the first has 0.0444 and 0.0441, `:words` 0.0450 to 0.0456, SASRec 0.0415). Without
 prefixes, at all positions of a history at once, two seeds of `:kept` had 0.0568 and 0.0579.
-`scripts/study_recipes.py` searches settings on a GPU. configs/RESULTS.md has the rest.
+`scripts/study_recipes.py` searches settings on a GPU. configs/results/baselines.md has the rest.
 """
 
 from ml_collections import ConfigDict

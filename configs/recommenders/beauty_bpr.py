@@ -4,7 +4,7 @@
 
 Without an argument BPR-MF; `:mlp` BPR-MLP. One of 100 (`test/uni100`) is P5's protocol of direct
 recommendation.
-configs/RESULTS.md has the figures.
+configs/results/baselines.md has the figures.
 """
 
 from ml_collections import ConfigDict

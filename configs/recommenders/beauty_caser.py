@@ -6,7 +6,7 @@ Without an argument the paper's binary cross-entropy, three negatives for each o
 items; `:ce` the full cross-entropy of the next item, with tied item vectors.
 Leave-one-out, test/full/ndcg@10: BCE 0.0227, `:ce` 0.0366 (means of 3 seeds; 7 to 20 minutes on
 one core). Published with the paper's objective (RecSysLLM, Table 4): 0.0176.
-configs/RESULTS.md has the rest.
+configs/results/recommenders.md has the rest.
 """
 
 from ml_collections import ConfigDict

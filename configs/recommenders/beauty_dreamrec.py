@@ -5,10 +5,10 @@
 Without an argument the paper's squared error; `:guided` adds the full cross-entropy of the states
 that guide the diffusion (as DimeRec, Li et al. 2025). Both rank by ten steps of DDIM,
 which is as good as all 1,000 of the ancestral sampler or better (`scripts/study_dreamrec.py`,
-RESULTS.md).
+configs/results/recommenders.md).
 Leave-one-out, test/full/ndcg@10: MSE 0.0159, `:guided` 0.0356 (means of 3 seeds; 18 to 27 minutes
 on one core).
-configs/RESULTS.md has the rest.
+configs/results/recommenders.md has the rest.
 """
 
 from ml_collections import ConfigDict

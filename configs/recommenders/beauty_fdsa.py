@@ -4,7 +4,7 @@
 
 Without an argument binary cross-entropy, one negative; `:ce` the full cross-entropy. The attributes
 are the catalogue's categories.
-configs/RESULTS.md has the figures.
+configs/results/baselines.md has the figures.
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@ Without an argument the first paper's BPR, 256 negatives for the batch; `:plus` 
 Karatzoglou 2018), BPR-max with additional negatives; `:ce` the full cross-entropy.
 Leave-one-out, test/full/ndcg@10: BPR 0.0176, `:plus` 0.0408, `:ce` 0.0392 (means of 3 seeds; 4 to
 40 minutes on one core). Published with the paper's objective (RecSysLLM, Table 4): 0.0137.
-configs/RESULTS.md has the rest.
+configs/results/recommenders.md has the rest.
 """
 
 from ml_collections import ConfigDict

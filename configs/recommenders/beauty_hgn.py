@@ -3,7 +3,7 @@
     recjax train --config=configs/recommenders/beauty_hgn.py --workdir=runs/beauty_hgn
 
 Without an argument the paper's BPR; `:ce` the full cross-entropy.
-configs/RESULTS.md has the figures.
+configs/results/baselines.md has the figures.
 """
 
 from ml_collections import ConfigDict

@@ -7,7 +7,7 @@ code: each prefix is a sample, full cross-entropy; FMLP-Rec's own code has binar
 one negative (in BSARec's comparison it has the full one). `:ligr` is a Transformer with gated
 residuals and SwiGLU (as eSASRec), `:hstu` pointwise attention; both rank by cosine, with a
 temperature. None was tuned, or trained to its end, here; `beauty_best.py` has a figure
-(configs/RESULTS.md).
+(configs/results/baselines.md).
 """
 
 from ml_collections import ConfigDict

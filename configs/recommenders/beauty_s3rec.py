@@ -6,7 +6,7 @@
 
 The first one trains the four tasks on attributes (the catalogue's categories), the second one the
 paper's binary cross-entropy from there; `:ce` the full cross-entropy.
-configs/RESULTS.md has the figures.
+configs/results/baselines.md has the figures.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@
 Without an argument the paper's binary cross-entropy, one negative; `:ce` the full cross-entropy.
 Leave-one-out, test/full/ndcg@10: BCE 0.0315, `:ce` 0.0569 (means of 3 seeds; 9 and
 10 to 14 minutes on one core). Published with BCE (S3-Rec): 0.0318.
-configs/RESULTS.md has the rest.
+configs/results/recommenders.md has the rest.
 """
 
 from ml_collections import ConfigDict

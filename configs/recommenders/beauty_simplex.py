@@ -3,7 +3,7 @@
     recjax train --config=configs/recommenders/beauty_simplex.py --workdir=runs/beauty_simplex
 
 One of 100 (`test/uni100`) is P5's protocol of direct recommendation.
-configs/RESULTS.md has the figures.
+configs/results/baselines.md has the figures.
 """
 
 from ml_collections import ConfigDict

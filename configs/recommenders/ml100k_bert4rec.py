@@ -6,7 +6,7 @@ Without an argument the paper's masking and sizes (its loss is the full cross-en
 `:modern` is twice as wide, with more dropout.
 Leave-one-out, test/full/ndcg@10: paper 0.0781, `:modern` 0.0764 (means of 3 seeds; 15 to 42
 minutes on one core).
-configs/RESULTS.md has the rest.
+configs/results/recommenders.md has the rest.
 """
 
 from ml_collections import ConfigDict

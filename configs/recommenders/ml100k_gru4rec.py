@@ -6,7 +6,7 @@ Without an argument the first paper's BPR, 256 negatives for the batch; `:plus` 
 Karatzoglou 2018), BPR-max with additional negatives; `:ce` the full cross-entropy.
 Leave-one-out, test/full/ndcg@10: BPR 0.0720, `:plus` 0.0947, `:ce` 0.1007 (means of 3 seeds; 2 to
 10 minutes on one core).
-configs/RESULTS.md has the rest.
+configs/results/recommenders.md has the rest.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@
 Without an argument the paper's binary cross-entropy, one negative; `:ce` the full cross-entropy.
 Leave-one-out, test/full/ndcg@10: BCE 0.0983, `:ce` 0.1093 (means of 3 seeds; 10 to 30 minutes on
 one core).
-configs/RESULTS.md has the rest.
+configs/results/recommenders.md has the rest.
 """
 
 from ml_collections import ConfigDict

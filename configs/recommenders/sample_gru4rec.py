@@ -4,7 +4,7 @@
 
 Without an argument BPR-max with 512 shared negatives; `:ce` the full cross-entropy.
 Leave-one-out, test/full/ndcg@10: BPR-max 0.4462, `:ce` 0.4544 (1.5 minutes on one core).
-configs/RESULTS.md has the rest.
+configs/results/recommenders.md has the rest.
 """
 
 from ml_collections import ConfigDict

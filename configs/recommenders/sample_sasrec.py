@@ -4,7 +4,7 @@
 
 Without an argument the paper's binary cross-entropy, one negative; `:ce` the full cross-entropy.
 Leave-one-out, test/full/ndcg@10: BCE 0.4248, `:ce` 0.4708 (4 minutes on one core).
-configs/RESULTS.md has the rest.
+configs/results/recommenders.md has the rest.
 """
 
 from ml_collections import ConfigDict

@@ -4,10 +4,10 @@
 
 Without an argument the paper's squared error; `:guided` adds the full cross-entropy of the states
 that guide the diffusion (as DimeRec, Li et al. 2025). Both rank by ten steps of DDIM, which
-is better than all 1,000 of the ancestral sampler (`scripts/study_dreamrec.py`, RESULTS.md).
+is better than all 1,000 of the ancestral sampler (`scripts/study_dreamrec.py`).
 Leave-one-out, test/full/ndcg@10: MSE 0.0876, `:guided` 0.1185 (means of 3 seeds; 1 to 2 minutes on
 one core).
-configs/RESULTS.md has the rest.
+configs/results/recommenders.md has the rest.
 """
 
 from ml_collections import ConfigDict

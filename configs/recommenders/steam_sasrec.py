@@ -5,7 +5,7 @@
 Without an argument the paper's binary cross-entropy, one negative; `:ce` the full cross-entropy.
 Leave-one-out, test/full/ndcg@10: BCE 0.1263, `:ce` 0.1271 (means of 3 seeds; 1 minute on one
 core).
-configs/RESULTS.md has the rest.
+configs/results/recommenders.md has the rest.
 """
 
 from ml_collections import ConfigDict

@@ -9,8 +9,8 @@ BSARec's encoder with causal filters, each prefix of a history as a sample, full
 constant rate and averaged parameters, for rankings that leave the history out. `:words` is the same
 with vectors of the items' titles; `--config.items.vectors=words:title,brand` reads other attributes
 of `config.data.options.items`, too. The columns are those of `table_sasrec.py`, which trains faster
-and is as good on two smaller data sets (musical instruments, Steam; configs/RESULTS.md). Nothing
-was tuned on other data than Beauty.
+and is as good on two smaller data sets (musical instruments, Steam;
+configs/results/baselines.md). Nothing was tuned on other data than Beauty.
 """
 
 from ml_collections import ConfigDict

@@ -8,7 +8,7 @@ Without an argument a small GLM from scratch; `:lora` adapts a published GLM-10B
 (`--config.llm=FOLDER`) with the paper's settings, and `recjax plan --config=...:lora
 --config.llm=FOLDER --mesh=1,4,1` says what that takes. The switches of the paper are flags
 (recjax/recsysllm/README.md), of which the defaults are RecSysLLM's but for `blanks.shuffle`.
-configs/RESULTS.md has what was measured.
+configs/results/recsysllm.md has what was measured.
 """
 
 from ml_collections import ConfigDict

@@ -7,7 +7,7 @@ the order in which items first appear, the test among them; `:order` has that or
 part alone. The sequential family alone is trained: these data have no ratings and no reviews.
 A published T5 takes the place of `config.model` with `:published --config.llm=FOLDER`.
 Ten epochs are about eight hours of one core, and were not run; after two of `:leak` the model is no
-use yet. configs/RESULTS.md has the figures and commands.
+use yet. configs/results/baselines.md has the figures and commands.
 """
 
 from ml_collections import ConfigDict

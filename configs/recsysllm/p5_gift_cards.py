@@ -10,7 +10,7 @@ order of the training part alone. All five families are trained.
 A published T5 takes the place of `config.model` with `:published --config.llm=FOLDER`.
 
 Seed 0, 19 minutes on one core: NDCG@10 0.0667 (2-3, `full`), ratings' MAE 0.111, headlines' ROUGE-1
-53.2 (the most frequent one 51.3); configs/RESULTS.md has the rest.
+53.2 (the most frequent one 51.3); configs/results/baselines.md has the rest.
 """
 
 from ml_collections import ConfigDict

@@ -7,7 +7,7 @@ the order in which items first appear, the test among them; `:order` has that or
 part alone. Trained are the sequential and the direct family, and ratings; `:leak` also has the
 ratings of four fifths of all interactions, those of test items among them.
 A published T5 takes the place of `config.model` with `:published --config.llm=FOLDER`.
-Nothing is measured yet; configs/RESULTS.md has the commands.
+Nothing is measured yet; configs/results/baselines.md has the commands.
 """
 
 from ml_collections import ConfigDict

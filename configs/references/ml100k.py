@@ -3,7 +3,7 @@
     recjax train --config=configs/references/ml100k.py:ease --workdir=runs/ml100k_ease
 
 The argument is one of popularity, cooccurrence, knn, ease, walk. Leave-one-out, both tracks and one
-of 100; configs/RESULTS.md has the figures.
+of 100; configs/results/baselines.md has the figures.
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@ output.
 
 Deviations: own arrays, where qwix has `quantize` and `dequantize`. Its nf4 values are of type
 uint4, which Orbax cannot store, its products are slower, and it has no backward pass such as
-`product`'s (configs/RESULTS.md, "Pods").
+`product`'s (configs/results/pods.md).
 """
 
 from typing import Any, Literal

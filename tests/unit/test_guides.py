@@ -18,6 +18,7 @@ GUIDES = [
     ROOT / "README.md",
     *(p for p in sorted(ROOT.glob("[!.]*/**/README.md")) if ROOT / "tests/data" not in p.parents),
 ]
+RESULTS = [ROOT / "configs" / "RESULTS.md", *sorted(ROOT.glob("configs/results/*.md"))]
 DOCSTRINGS = sorted([*ROOT.glob("configs/**/*.py"), *ROOT.glob("scripts/**/*.py")])
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 PREFIXED = re.compile(r'"\$\{(\w+)\[@\]/#/([^}]*)\}"')
@@ -112,12 +113,21 @@ def test_snippets_import_names_that_exist(path):
                     )
 
 
-@pytest.mark.parametrize("path", GUIDES, ids=lambda path: str(path.parent.relative_to(ROOT)))
+def anchors(path):
+    """The anchors of a page's headings, as GitHub writes them."""
+    heads = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("path", [*GUIDES, *RESULTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path):
     text = path.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)]+)\)", text):
         if "://" not in target:
-            assert (path.parent / target.partition("#")[0]).exists(), target
+            name, _, anchor = target.partition("#")
+            page = path.parent / name if name else path
+            assert page.exists(), target
+            assert not anchor or anchor in anchors(page), target
     for target in re.findall(r"`((?:configs|recjax|scripts|tests)/[\w/.-]+)`", text):
         assert "FOLDER/" in target or (ROOT / target).exists(), target
 
