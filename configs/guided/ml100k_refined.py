@@ -16,9 +16,10 @@ ce or bprmax); and a row:
 `fused` alone adds aspects to a trained base (`fused-shuffled` and `fused-scored` are its variants).
 
 The last 10 items of each user are test points, the 3 before them validation. `config.guided.items`
-names the score file. With full cross-entropy and three seeds, NDCG@10 of `added` is above the base
-by 1.3 % for SASRec (interval -0.9 to +3.5) and by 9.3 % for GRU4Rec (+6.9 to +11.8), of `fused` by
-1.5 % (+0.5 to +2.6) and 4.6 % (+3.3 to +5.9); configs/results/guided.md has the rest.
+names the score file. Over three seeds, NDCG@10 of `added` is above the base by 1.3 % for SASRec
+(interval -0.9 to +3.5), 9.3 % for GRU4Rec (+6.9 to +11.8), 5.2 % for BERT4Rec (+2.5 to +7.8) and
+3.1 % for GRU4Rec+ (+0.6 to +5.5), of `fused` by 1.5 % (+0.5 to +2.6), 4.6 % (+3.3 to +5.9), 4.5 %
+(+3.1 to +6.0) and 3.7 % (+2.2 to +5.2); configs/results/guided.md has the rest.
 """
 
 from ml_collections import ConfigDict
