@@ -241,18 +241,17 @@ class Loop:
     def _validate(self) -> None:
         """Measures, judges and saves. Where training ends here, the next batch becomes None."""
         progress, step = self._progress, self._step
-        seconds, rate, waited = self._pace.seconds, self._pace.rate, self._pace.waited.seconds
+        pace, said = self._pace, ""
+        timed: dict[str, float] = {}
+        if pace.done:  # a validation that a resumed run makes first has no pace
+            timed[f"{self.unit}_per_second"] = round(pace.rate, 1)
+            said = f", {pace.rate:,.0f} {self.unit}/s"
+            if self.threaded:
+                timed["input_wait"] = round(pace.waited.seconds / pace.seconds, 4)
         values = self.evaluate(self._state, lambda done: leave(self._stop))
         progress.pending = False
         epoch = step / self.steps_per_epoch
-        written = {
-            **progress.mean_losses(),
-            "epoch": epoch,
-            f"{self.unit}_per_second": round(rate, 1),
-        }
-        if self.threaded:
-            written["input_wait"] = round(waited / seconds, 4)
-        self.writer.write(step, {**written, **values})
+        self.writer.write(step, {**progress.mean_losses(), "epoch": epoch, **timed, **values})
         if self.checkpoints.wait():
             self._standing = self._tried
         else:  # the best parameters may have been those that were not saved
@@ -273,7 +272,7 @@ class Loop:
         cooling = "; cooling down" if may_end and self._batch is not None else ""
         self._say(
             f"step {step} (epoch {epoch:.1f}): loss {progress.loss:.4f}, {config.metric} "
-            f"{values[config.metric]:.4f} ({best}), {rate:,.0f} {self.unit}/s{cooling}"
+            f"{values[config.metric]:.4f} ({best}){said}{cooling}"
         )
         progress.usual = progress.loss
         progress.losses.clear()

@@ -89,6 +89,8 @@ def test_a_signal_during_validation_is_obeyed_at_its_next_batch(tmp_path, at):
     state, progress, finished = ours()
     assert finished and state.params["sum"] == expected.params["sum"]
     assert progress == known and ours.lines() == whole.lines()
+    for line in read_metrics(ours.folder / "metrics.jsonl"):
+        assert ("sequences_per_second" in line) == (line["step"] != at), "no step was timed"
     # What the checkpoint says is what the validation found.
     state, progress = ours.newest(Checkpoints(ours.folder / "checkpoints", read_only=True))
     assert progress == known and int(state.step) == 24
