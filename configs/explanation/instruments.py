@@ -3,8 +3,9 @@
     recjax train --config=configs/explanation/instruments.py:peter --workdir=runs/instruments_peter
 
 The argument is attn2seq, nrt, peter or peter_plus, which is told a word of the text. Texts, split
-and test reviews are those of RecSysLLM's task (configs/recsysllm). Nothing is measured yet on
-these data.
+and test reviews are those of RecSysLLM's task (configs/recsysllm). Measured is peter alone, stopped
+after 8 of its epochs of four minutes on one core: ROUGE-1 15.0, the most frequent text 8.1
+(configs/results/baselines.md).
 """
 
 from ml_collections import ConfigDict
