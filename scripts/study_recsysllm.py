@@ -127,11 +127,13 @@ def stopped_after(seconds: float) -> Iterator[threading.Event]:
             raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, outside_training)
-    threading.Thread(target=stop, daemon=True).start()
+    clock = threading.Thread(target=stop, daemon=True)
+    clock.start()
     try:
         yield over
     finally:
         done.set()
+        clock.join()  # its signal is sent, or never will be
         signal.signal(signal.SIGTERM, before)
 
 
