@@ -59,12 +59,7 @@ class ItemAnswers:
         return Trie(self._tokens)
 
     def _beams(
-        self,
-        passages: Sequence[Passage],
-        trie: Trie | None,
-        beams: int,
-        longest: int,
-        progress: Callable[[int], Any],
+        self, passages: Sequence[Passage], trie: Trie | None, *, beams: int, **options: Any
     ) -> Iterator[list[tuple[list[int], float]]]:
         """The beams of each question: their tokens, without the end, and scores.
 
@@ -72,8 +67,8 @@ class ItemAnswers:
             passages: questions.
             trie: titles that may be written; None = any text.
             beams: how many, at most.
-            longest: tokens of an answer, with its end. An unended one comes as no tokens.
-            progress: gets the number of questions of each batch that is done.
+            **options: `max_new_tokens` and `progress`. A beam that has not ended by then has no
+                tokens.
         """
         raise NotImplementedError
 
@@ -107,9 +102,9 @@ class ItemAnswers:
         written = self._beams(
             passages,
             None if free else trie,
-            min(beams or self.config.beams, 1 << 10),
-            max(map(len, self._tokens)) + 1,
-            progress,
+            beams=min(beams or self.config.beams, 1 << 10),
+            max_new_tokens=max(map(len, self._tokens)) + 1,
+            progress=progress,
         )
         return [
             [(named(tokens), score) for tokens, score in lines if score > -np.inf]
@@ -169,19 +164,13 @@ class Answerer(ItemAnswers):
             progress(len(rows))
 
     def _beams(
-        self,
-        passages: Sequence[Passage],
-        trie: Trie | None,
-        beams: int,
-        longest: int,
-        progress: Callable[[int], Any],
+        self, passages: Sequence[Passage], trie: Trie | None, *, beams: int, **options: Any
     ) -> Iterator[list[tuple[list[int], float]]]:
         if trie is None:
             infiller = self._free
         else:
             infiller = self._titles if trie is self._trie else self._infiller(Template(trie))
-        options = {"beams": beams, "max_new_tokens": longest}
-        for rows, written in self._asked(passages, infiller, progress, **options):
+        for rows, written in self._asked(passages, infiller, beams=beams, **options):
             ends = np.where(written.valid, written.lengths, 0)
             for row in range(rows):
                 yield [

@@ -61,20 +61,11 @@ class P5Answerer(ItemAnswers):
             progress(len(part["encoder"]))
 
     def _beams(
-        self,
-        passages: Sequence[Passage],
-        trie: Trie | None,
-        beams: int,
-        longest: int,
-        progress: Callable[[int], Any],
+        self, passages: Sequence[Passage], trie: Trie | None, *, beams: int, **options: Any
     ) -> Iterator[list[tuple[list[int], float]]]:
         stop, size = self.lm.stop, self.lm.config.vocab_size
-        options: dict[str, Any] = {
-            "beams": max(2, beams),
-            "max_new_tokens": longest,
-            "processors": () if trie is None else (constrain(trie, stop, size),),
-        }
-        for rows, written in self._asked(passages, progress, **options):
+        options["processors"] = () if trie is None else (constrain(trie, stop, size),)
+        for rows, written in self._asked(passages, beams=max(2, beams), **options):
             for row in range(rows):
                 lines = []
                 for beam, score in enumerate(written.scores[row].tolist()):
