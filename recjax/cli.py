@@ -120,14 +120,19 @@ def _trained(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict
     if not result["finished"]:
         say(
             f"recjax: stopped by {result['stopped_by']} at step {result['step']}; "
-            "rerun the command to resume"
+            f"rerun the command{_again(args)} to resume"
         )
         return result
     metrics = {k: v for k, v in result.items() if "/" in k}
     say(format_table(metrics), f"best checkpoint: step {result['step']}; workdir: {args.workdir}")
     if "advice" in result:
-        say(result["advice"])
+        say(result["advice"] + _again(args))
     return result
+
+
+def _again(args: argparse.Namespace) -> str:
+    """After "rerun the command": with --overwrite it would start anew."""
+    return " without --overwrite" if args.overwrite else ""
 
 
 def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict[str, Any]:

@@ -40,7 +40,10 @@ def add_score_flags(parser: argparse.ArgumentParser) -> None:
         "--out", required=True, type=flag_path, metavar="FILE",
         help="a .tsv, .csv or .parquet file; with --teacher a .jsonl file",
     )  # fmt: skip
-    add("--overwrite", action="store_true", help="replace an earlier file, and its parts")
+    add(
+        "--overwrite", action="store_true",
+        help="replace an earlier file, and parts that were begun with other settings",
+    )  # fmt: skip
     add("--among", type=flag_path, metavar="FILE", help="score only these, one per line")
     add("--fields", metavar="A,B", help="fields of items that are told; default: the usual ones")
     add("--longest", type=int, metavar="N", help="characters of a field (1000; for users 200)")

@@ -198,23 +198,38 @@ class Parsed:
 
 
 _BETWEEN = r"[\s*_`\"'|\])>]{0,12}(?:[:=\u2013\u2014-]|\bis\b)?[\s*_`\"'|<\[(]{0,12}"
-_NUMBER = (
-    r"(?P<number>-?\d+(?:\.\d+)?)(?![\w%])(?![ \t]*(?:-|\u2013|to)[ \t]*\d)"
-    r"(?:[ \t]*(?:/|out of)[ \t]*\d+)?"
-)
-_OTHER = re.compile(
-    rf"^[\s*_`\"'|#\d.)-]{{0,20}}(?P<name>[^\W\d][^:=\n]{{0,100}}?){_BETWEEN}{_NUMBER}"
-)
+_RANGE = r"(?:[-\u2010-\u2015\u2212~\u301c\uff5e]|\.\.\.?|to|or)"  # between the ends of one
+_OF = r"[ \t]*(?:/|out of)[ \t]*"
+
+
+class _Reading(NamedTuple):
+    """How answers about a set of aspects are read."""
+
+    named: re.Pattern  # an aspect's name and its number
+    places: Mapping[str, int]  # of an aspect by the pattern's group of its name
+    other: re.Pattern  # at the beginning of a line any name, and its number
 
 
 @functools.lru_cache(maxsize=8)
-def _pattern(aspects: AspectSet) -> tuple[re.Pattern, dict[str, int]]:
-    places = {plain(name): k for k, name in enumerate(aspects.names)}
-    # As they are written, too: "Straße" is "strasse" in comparison.
-    names = sorted({*places, *map(bare, aspects.names)}, key=lambda name: (-len(name), name))
-    joined = "|".join(r"\s{1,9}".join(map(re.escape, name.split())) for name in names)
+def _reading(aspects: AspectSet) -> _Reading:
+    # Whole: neither the beginning of a longer number nor of a range, nor a part of another scale.
+    number = (
+        r"(?P<number>-?\d+(?:\.\d+)?)(?![\w%]|[.,]\d)"
+        rf"(?![ \t]*{_RANGE}[ \t]*\d)(?:{_OF}{aspects.most}(?![\w%]|[.,]\d))?(?!{_OF}\d)"
+    )
+    # As they are written, too: "Straße" is "strasse" in comparison. A group each, since lower case
+    # is not the same to patterns and to texts ("ı", "İ").
+    names = {name: k for k, text in enumerate(aspects.names) for name in (bare(text), plain(text))}
+    ordered = sorted(names, key=lambda name: (-len(name), name))
+    places = {f"n{n}": names[name] for n, name in enumerate(ordered)}
+    words = [r"\s{1,9}".join(map(re.escape, name.split())) for name in ordered]
+    joined = "|".join(f"(?P<n{n}>{text})" for n, text in enumerate(words))
     tail = r"(?:\s*\([^()\n]{0,100}\))?"
-    return re.compile(rf"(?<!\w)(?P<name>{joined})(?!\w){tail}{_BETWEEN}{_NUMBER}", re.I), places
+    named = re.compile(rf"(?<!\w)(?:{joined})(?!\w){tail}{_BETWEEN}{number}", re.I)
+    other = re.compile(
+        rf"^[\s*_`\"'|#\d.)-]{{0,20}}(?P<name>[^\W\d][^:=\n]{{0,100}}?){_BETWEEN}{number}"
+    )
+    return _Reading(named, places, other)
 
 
 def parse(answer: str, aspects: AspectSet) -> Parsed:
@@ -222,23 +237,24 @@ def parse(answer: str, aspects: AspectSet) -> Parsed:
 
     An aspect's score is the number after its name: upper or lower case, the last part of the name
     in brackets or not, marks of markdown, `:`, `=`, `-` or "is" between the two, "8/10" or "8 out
-    of 10". Of several numbers of one aspect the first counts. A number out of the scale, a range
-    ("5-7") or a word is no score.
+    of 10" where the scale ends at 10. Of several numbers of one aspect the first counts. A number
+    out of the scale, a range ("5-7"), a part of another scale ("4/5"), a share or a word is no
+    score.
     """
-    pattern, places = _pattern(aspects)
+    named, places, other = _reading(aspects)
     answer = unicodedata.normalize("NFC", answer[:_LONGEST])
     numbers: dict[int, float] = {}
     extra = 0
     unread = []
     end = 0
-    for match in pattern.finditer(answer):
+    for match in named.finditer(answer):
         unread.append(answer[end : match.start()])
         end = match.end()
-        aspect = places[plain(match["name"])]
+        aspect = next(place for group, place in places.items() if match[group] is not None)
         extra += aspect in numbers
         numbers.setdefault(aspect, float(match["number"]))
     unread.append(answer[end:])
-    extra += sum(bool(_OTHER.match(line)) for line in "\n".join(unread).split("\n"))
+    extra += sum(bool(other.match(line)) for line in "\n".join(unread).split("\n"))
     on_scale = {k: v for k, v in numbers.items() if aspects.least <= v <= aspects.most}
     return Parsed(
         tuple(on_scale.get(k) for k in range(len(aspects))),

@@ -43,7 +43,6 @@ How = Literal["forced", "apart", "free"]
 Value = Literal["likeliest", "expected"]
 Done = Callable[[int, "Rated"], None]
 _SPARE = 16  # tokens that a free answer may have beyond the longest of the form
-_A_TOKEN = 2  # characters of a token at least, for the limit of an endpoint's answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,8 +237,8 @@ class EndpointRater:
         self._endpoint, self.aspects, self.kind = endpoint, aspects, kind
         self.left = budget
         form = answer_form(aspects)
-        longest = max(len(form.text([r] * len(aspects))) for r in range(len(form.options)))
-        self._most = longest // _A_TOKEN + _SPARE
+        longest = max((form.text([r] * len(aspects)) for r in range(len(form.options))), key=len)
+        self._most = len(longest.encode()) + _SPARE  # no tokenizer needs more than one for a byte
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -276,5 +275,5 @@ class EndpointRater:
                 done(place, _read(answer, self.aspects))
 
         messages = [chat_messages(*one) for one in asked]
-        answers = self._endpoint.ask(messages, max_tokens=self._most, done=told)
+        answers = self._endpoint.ask(messages, max_tokens=self._most, done=told, names=names)
         return [_read(answer, self.aspects) for answer in answers]

@@ -35,7 +35,7 @@ class Progress:
         keys: n raw ids in their order.
         settings: of how they are scored, JSON-ready; parts of other settings are refused.
         shard: keys of a file.
-        overwrite: forget parts that are there.
+        overwrite: forget parts of other settings and damaged ones; without it they are an error.
 
     Raises:
         InputError: parts of other settings or keys, a damaged file, a folder that cannot be
@@ -141,18 +141,24 @@ class Progress:
         return self._folder / f"{shard:05d}.jsonl"
 
     def _continue(self, overwrite: bool) -> None:
-        """Continues the shards that are there."""
-        shards = range(-(-len(self._keys) // self._shard))
-        known = self._folder / _SETTINGS
-        parts = self._shards()
+        """Continues the shards that are there, or removes them."""
+        known, parts = self._folder / _SETTINGS, self._shards()
         if not known.exists() and parts:
             raise InputError(f"{self._folder}: no {_SETTINGS}; expected a folder of scores")
-        if overwrite:
-            for path in [*parts, known]:
-                path.unlink(missing_ok=True)
         if not known.exists():
             return
-        before = read_object(known)
+        try:
+            self._resume()
+        except InputError:
+            if not overwrite:
+                raise
+            self._done = bytearray(len(self._keys))
+            for path in [*parts, known]:
+                path.unlink(missing_ok=True)
+
+    def _resume(self) -> None:
+        """Marks the rows that are there; `InputError` where they are others' or damaged."""
+        before = read_object(self._folder / _SETTINGS)
         for name in dict.fromkeys([*self._settings, *before]):
             now, then = self._settings.get(name), before.get(name)
             if json.loads(json.dumps(now)) != then:
@@ -160,7 +166,7 @@ class Progress:
                     f"{self._folder}: begun with another '{name}' ({short(then)}, now "
                     f"{short(now)}); the same command goes on, --overwrite starts anew"
                 )
-        for shard in shards:
+        for shard in range(-(-len(self._keys) // self._shard)):
             for row in self._read(shard, mend=True):
                 self._done[row["place"]] = 1
 

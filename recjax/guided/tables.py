@@ -17,7 +17,7 @@ import numpy as np
 
 from recjax.config import nearest
 from recjax.data.store import Store
-from recjax.errors import InputError
+from recjax.errors import InputError, shorten
 from recjax.guided.aspects import ITEM, USER, AspectSet
 from recjax.guided.prompts import (
     FIELDS,
@@ -37,6 +37,7 @@ from recjax.training.metrics import progress_bar
 
 PARTS = ".parts"  # after a score file's name
 _CHUNK = 4096  # texts in memory at a time; in the order of their lengths
+_TRIAL = 20  # answers of which one at least must have a score
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -165,7 +166,8 @@ def score_all(
         out: ends in .tsv, .csv or .parquet.
         known: a score file whose rows are taken over; its subjects are not scored.
         shard: rows of a part.
-        overwrite: replace a file that is there, and forget its parts.
+        overwrite: replace a file that is there once the new one is whole, and forget parts of other
+            settings; the same call goes on where it was.
 
     Returns:
         `finished`, `out`, `total`, `scored` (in this call), `before` (by calls before it), `known`
@@ -174,7 +176,7 @@ def score_all(
 
     Raises:
         InputError: see `check_scores`, `Progress`; what `rate` raises, after which the same command
-            goes on.
+            goes on; answers of which none has a score.
     """
     out = Path(out)
     check_scores(out, overwrite=overwrite)
@@ -205,11 +207,22 @@ def score_all(
     return result
 
 
+class _Useless(InputError):
+    """None of the first answers has a score."""
+
+    def __init__(self, subject: str, rated: Rated, count: int):
+        told = f": '{shorten(rated.answer)}'" if rated.answer else ""
+        super().__init__(
+            f"none of the first {count} answers has a score, such as that about {subject}{told}; "
+            "nothing is kept"
+        )
+
+
 def _score_open(
     subjects: Subjects, rate: Rater | EndpointRater, progress: Progress, parts: Path
 ) -> int:
     """Scores the subjects without a row; returns their number."""
-    aspects, scored = rate.aspects, 0
+    aspects, scored, useful = rate.aspects, 0, progress.done > 0
     total, places = len(subjects.keys), list(progress.open_places())
     with progress_bar(total, progress.done, f"scoring {subjects.kind}s", subjects.kind) as bar:
         for first in range(0, len(places), _CHUNK):
@@ -219,18 +232,28 @@ def _score_open(
                 progress.add(place, {"scores": [None] * len(aspects), "without_text": 1})
                 bar.update(1)
             order = sorted(texts, key=lambda place: (len(texts[place]), place))
+            names = [f"{subjects.kind} {subjects.keys[place]}" for place in order]
 
-            def done(at: int, rated: Rated, order: list[int] = order) -> None:
-                nonlocal scored
+            def done(
+                at: int, rated: Rated, order: list[int] = order, names: list[str] = names
+            ) -> None:
+                nonlocal scored, useful
                 progress.add(order[at], _row(rated))
                 scored += 1
+                useful = useful or any(score is not None for score in rated.scores)
+                if not useful and scored == _TRIAL:
+                    raise _Useless(names[at], rated, scored)
                 bar.update(1)
 
             if not order:
                 continue
-            names = [f"{subjects.kind} {subjects.keys[place]}" for place in order]
             try:
                 rated_texts = rate([texts[place] for place in order], done, names)
+                if rated_texts and not useful:
+                    raise _Useless(names[len(rated_texts) - 1], rated_texts[-1], scored)
+            except _Useless:
+                progress.remove()
+                raise
             except InputError as error:
                 if not progress.done:
                     raise
@@ -298,10 +321,13 @@ def write_pairs(
         `pairs` written, and the subjects `left_out`.
 
     Raises:
-        InputError: see `check_pairs`, `recjax.guided.score_files.read_item_scores`.
+        InputError: see `check_pairs`, `recjax.guided.score_files.read_item_scores`; no row without
+            a gap.
     """
     ids = {key: place for place, key in enumerate(subjects.keys)}
     found = read_scores(scores, ids, len(ids), subjects.column, aspects)
+    if not found.known.all(axis=1).any():
+        raise InputError(f"{scores}: each row has a gap; expected some with a score of each aspect")
     answers, pairs = answer_form(aspects), 0
     with new_file(Path(out)) as file:
         for place in range(len(subjects.keys)):

@@ -32,6 +32,8 @@ _LONGEST_WAIT = 60.0  # seconds, whatever a server asks for
 _LONGEST_TIMEOUT = 86_400.0  # seconds
 _MOST_THREADS = 256
 _DENIED = (401, 403)
+_FILTERED = ("content_filter", "content_policy_violation")  # codes of an error about one question
+_LAST_NUMBER = re.compile(r"[\d.,]+\Z")
 _GRACE = 2.0  # seconds after the deadline until a thread is given up (looking up a name may hang)
 
 
@@ -41,7 +43,8 @@ class Endpoint:
 
     Statuses 429 and 5xx, broken connections, bodies cut short and timeouts are tried again, after
     the time that the server's Retry-After asks for or after 1, 2, 4, ... seconds, a minute at most.
-    Everything else ends all questions with one error, at once.
+    A question that the server's content filter refuses is declined. Everything else ends all
+    questions with one error, at once.
 
     Attributes:
         url: up to and without `/chat/completions`, such as `http://127.0.0.1:8000/v1`.
@@ -86,20 +89,24 @@ class Endpoint:
         *,
         max_tokens: int = _MAX_TOKENS,
         done: Callable[[int, str], None] | None = None,
+        names: Sequence[str] = (),
     ) -> list[str]:
         """The answer to each prompt, in their order; "" where the model declines.
 
         Args:
             prompts: each the one message of a chat, or all of its messages.
-            max_tokens: of an answer.
+            max_tokens: of an answer; one that ends there loses the number at its end, which may be
+                half of one.
+            names: of the prompts, for errors; by default their numbers.
             done: gets each answer when it is there, with its place among the prompts; so those
                 before an error are not lost.
 
         Raises:
             InputError: one line that names the URL: the status, a connection that fails, an answer
-                of another form; or the variable, where it holds no key.
+                of another form, and where it is about one prompt, its name; or the variable, where
+                it holds no key.
         """
-        call = _Call(self, self._key(), max_tokens)
+        call = _Call(self, self._key(), max_tokens, names)
         pending: queue.SimpleQueue[tuple[int, str | Messages]] = queue.SimpleQueue()
         for pair in enumerate(prompts):
             pending.put(pair)
@@ -146,8 +153,8 @@ class Endpoint:
 class _Call:
     """One call of `Endpoint.ask`: what its threads share."""
 
-    def __init__(self, endpoint: Endpoint, key: str, max_tokens: int):
-        self._endpoint, self._max_tokens = endpoint, max_tokens
+    def __init__(self, endpoint: Endpoint, key: str, max_tokens: int, names: Sequence[str]):
+        self._endpoint, self._max_tokens, self._names = endpoint, max_tokens, names
         self._headers = {"Content-Type": "application/json"}
         self._secret: re.Pattern | None = None
         if key:
@@ -171,6 +178,9 @@ class _Call:
             except BaseException as error:
                 done.put((place, error))
                 return
+            finally:
+                with self._lock:
+                    self._ends.pop(place, None)
 
     def end(self) -> None:
         """Wakes all threads; each ends with an error that nobody reads."""
@@ -207,14 +217,15 @@ class _Call:
                 reason = f"status {reply.status}"
                 asked = _retry_after(reply.headers.get("Retry-After"))
                 wait = wait if asked is None else asked
+            elif reply is not None and _at(reply.content, "error", "code") in _FILTERED:
+                return ""
             elif reply is not None and not 200 <= reply.status < 300:
-                raise self._failed(f"status {reply.status}{_told(reply)}")
+                where = "" if reply.status in _DENIED else self._name(place)
+                raise self._failed(f"{where}status {reply.status}{_told(reply)}")
             elif reply is not None and _is_cut(reply.content):
                 reason = "an answer that was cut short"
             elif reply is not None:
-                with self._lock:
-                    self._ends.pop(place)
-                return self._text(reply.content)
+                return self._text(reply.content, place)
             if attempt == endpoint.retries or wait >= end - time.monotonic():
                 break
             if _pause(self._stop, wait):
@@ -241,15 +252,20 @@ class _Call:
                 with self._lock:
                     self._guards.discard(guard)
 
-    def _text(self, content: bytes) -> str:
+    def _text(self, content: bytes, place: int) -> str:
         """The text in a response; one without text (a model that declines) is ""."""
         if len(content) > LARGEST:
-            raise self._failed(f"an answer of more than {LARGEST:,} bytes")
+            raise self._failed(f"{self._name(place)}an answer of more than {LARGEST:,} bytes")
         text = _at(content, "choices", 0, "message", "content")
         if text is not None and not isinstance(text, str):
             form = "JSON with choices[0].message.content"
-            raise self._failed(f"an answer of another form, expected {form}")
+            raise self._failed(f"{self._name(place)}an answer of another form, expected {form}")
+        if _at(content, "choices", 0, "finish_reason") == "length":
+            text = _LAST_NUMBER.sub("", text or "")
         return self._clean(text or "")
+
+    def _name(self, place: int) -> str:
+        return f"{self._names[place] if self._names else f'question {place + 1}'}: "
 
     def _failed(self, reason: str) -> InputError:
         reason = shorten(self._clean(" ".join(reason.split())))

@@ -61,7 +61,8 @@ def scorer(scorer_folder):
 
 @pytest.fixture
 def endpoint(monkeypatch):
-    """A server on loopback: `reply(user's message, number of the request) -> (status, text)`."""
+    """A server on loopback: `reply(user's message, number of the request) -> (status, text)`;
+    a dict in the place of the text is the whole body."""
     from recjax.scoring import endpoint as client
 
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -82,7 +83,8 @@ def endpoint(monkeypatch):
                 Server.requests.append(body["messages"])
                 number = len(Server.requests)
             status, text = Server.reply(body["messages"][-1]["content"], number)
-            content = json.dumps({"choices": [{"message": {"content": text}}]})
+            body = text if isinstance(text, dict) else {"choices": [{"message": {"content": text}}]}
+            content = json.dumps(body)
             try:
                 self.send_response(status)
                 self.end_headers()

@@ -135,6 +135,37 @@ def test_answers_of_another_form_and_a_budget(run, endpoint, few, tmp_path, samp
     assert (found.values[1:7, 0] == 5).all()  # the mean stands in
 
 
+def test_overwriting_with_a_budget_comes_to_its_end(run, endpoint, few, tmp_path, own):
+    write_scores(tmp_path / "s.tsv", ["old"], [[9, 8, 7]], own)
+    endpoint.reply = staticmethod(lambda asked, n: (200, FULL))
+    flags = (f"--among={few}", "--llm-model=m", "--budget=4", "--overwrite")
+    _, result, _ = run("items", *flags, llm=endpoint.url)
+    assert result["left"] == 2 and "old" in (tmp_path / "s.tsv").read_text()
+    _, result, _ = run("items", *flags, llm=endpoint.url)
+    assert (result["finished"], result["before"], result["scored"]) == (True, 4, 2)
+    assert "old" not in (tmp_path / "s.tsv").read_text() and len(endpoint.requests) == 6
+
+
+def test_answers_without_any_score_are_an_error(run, endpoint, few, tmp_path):
+    endpoint.reply = staticmethod(lambda asked, n: (200, "I cannot do that."))
+    for flags in ((f"--among={few}",), (), ("--budget=3",)):
+        status, _, err = run("items", *flags, "--llm-model=m", llm=endpoint.url)
+        assert status == 2 and "answers has a score" in err and "'I cannot do that.'" in err
+        assert [path.name for path in tmp_path.glob("s.tsv*")] == []
+    assert len(endpoint.requests) < 6 + 20 + 8 + 3  # the second run has ended after 20
+
+
+def test_a_question_that_a_filter_refuses_is_declined(run, endpoint, few, tmp_path):
+    filtered = {"error": {"code": "content_filter", "message": "no"}}
+    endpoint.reply = staticmethod(lambda asked, n: (400, filtered) if n == 2 else (200, FULL))
+    flags = (f"--among={few}", "--llm-model=m", "--concurrency=1")
+    status, result, err = run("items", *flags, llm=endpoint.url)
+    assert (status, result["scored"], result["malformed"], result["missing"]) == (0, 6, 1, 3), err
+    endpoint.reply = staticmethod(lambda asked, n: (400, "too long") if n == 8 else (200, FULL))
+    status, _, err = run("items", *flags, "--overwrite", llm=endpoint.url)
+    assert status == 2 and ": item " in err and "status 400" in err
+
+
 def test_known_scores_are_taken_over(run, endpoint, few, tmp_path, sample_store, own):
     keys = [record["key"] for record in sample_store.catalog[1:4]]
     write_scores(tmp_path / "known.csv", ["elsewhere", *keys], [[9, 8, 7]] * 4, own)

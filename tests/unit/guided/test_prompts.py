@@ -95,6 +95,10 @@ def test_answers_that_say_it_in_other_forms(answer):
         ("tempo: 3\nloudness: 5\nmood: 4\ntempo change: 1", (3, 4, 1), (0, 0, 1)),
         ("tempo: 5-7\nmood: 5 to 7\ntempo change: 1", (None, None, 1), (2, 0, 0)),
         ("tempo: 5th\nmood: 50%\ntempo change: 1e3", (None, None, None), (3, 0, 0)),
+        ("tempo: 7.5-8\nmood: 7~8\ntempo change: 8\u201110", (None, None, None), (3, 0, 0)),
+        ("tempo: 7.5 to 8\nmood: 7.5%\ntempo change: 7 or 8", (None, None, None), (3, 0, 0)),
+        ("tempo: 4/5\nmood: 1,000\ntempo change: 4 out of 100", (None, None, None), (3, 0, 0)),
+        ("tempo: 8\u20149\nmood: 9/10.\ntempo change: 5, I think", (None, 9, 5), (1, 0, 0)),
         ("uptempo: 5\ntempos: 5", (None, None, None), (3, 0, 2)),
         ("tempo: <rating>\nmood: 4.5\ntempo change: 1", (None, 4.5, 1), (1, 0, 0)),
         ("tempo: " + "9" * 400 + "\nmood: 1\ntempo change: 1", (None, 1, 1), (0, 1, 0)),
@@ -104,6 +108,14 @@ def test_missing_extra_and_out_of_range(answer, scores, wrong):
     found = parse(answer, SONGS)
     assert found.scores == scores
     assert (found.missing, found.out_of_range, found.extra) == wrong and not found.well_formed
+
+
+def test_letters_whose_case_is_a_matter_of_language():
+    names = ("İçerik", "Işık", "intellectual challenge", "Straße")
+    aspects = AspectSet("k", tuple(map(Aspect, names)))
+    found = parse("içerik: 3\nışık: 4\nİntellectual challenge: 5\nSTRASSE: 6", aspects)
+    assert found.scores == (3, 4, 5, 6) and found.well_formed
+    assert parse("i\u0307ntellectual challenge: 5", aspects).scores == (None,) * 4
 
 
 def test_the_published_names_come_back():

@@ -75,6 +75,18 @@ def test_other_settings_do_not_go_on(tmp_path):
         assert again.done == 1
 
 
+def test_overwriting_goes_on_with_parts_of_the_same_settings(tmp_path):
+    """The command that was interrupted has the flag; its rows are not made twice."""
+    with progress(tmp_path / "p", overwrite=True) as one:
+        one.add(0, {"scores": [1]})
+    with progress(tmp_path / "p", overwrite=True) as again:
+        assert again.done == 1
+    with progress(tmp_path / "p", overwrite=True, how="free") as other:
+        assert other.done == 0 and list(other.rows()) == [None] * len(KEYS)
+    with progress(tmp_path / "p", overwrite=True, how="free") as other:
+        assert other.done == 0
+
+
 def test_what_others_put_there_stays(tmp_path):
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "notes.jsonl").write_text("{}")
