@@ -12,8 +12,8 @@ are those of the config: base, items, joined, added, linear, scored, shuffled, r
 
 After a wave with `base` the guided part is also fused late into each trained base: `fused`,
 `fused-shuffled`, `fused-random`, and where the data have them `fused-genres`, `fused-both` (aspects
-and genres), `fused-scored`; with `--users NAME=FILE` also `fused-NAME`, by another file of users'
-scores. The weight is chosen by validation.
+and genres), `fused-scored`; with `--users NAME=FILE` also `fused-NAME` and `fused-NAME-as-items`,
+by another file of users' scores (`config.guided.moments`). The weight is chosen by validation.
 
 Each wave appends to --out a line for each row and seed, and one for each row over its seeds, with
 paired intervals against the base of the same seeds (the wave's, or an earlier one's) over users.
@@ -140,6 +140,8 @@ def late_rows(data, head, store, users):
         name, _, path = text.partition("=")
         guided = dataclasses.replace(base, vector=f"scores:{Path(path).absolute()}")
         rows.append(Row(f"fused-{name}", guided, late=True))
+        as_items = dataclasses.replace(guided, moments="items")
+        rows.append(Row(f"fused-{name}-as-items", as_items, late=True))
     return rows
 
 

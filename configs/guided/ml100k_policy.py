@@ -29,13 +29,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.reward = {"task": "liked", "samples": 8}
     config.lora = {"rank": 8, "alpha": 16.0, "targets": ("all-linear",)}
     config.optim = {"learning_rate": 1e-3, "warmup_steps": 10, "clip_norm": 1.0}
-    config.train = {
-        "batch_size": 32,
-        "epochs": 12.0,
-        "patience": 3,
-        "metric": "validation/users/auc",
-    }
+    config.train = {"batch_size": 32, "epochs": 12.0, "patience": 3}
     if arg == "next":
         config.reward.task = "next"
-        config.train.metric = "validation/full/mrr"
     return config

@@ -41,12 +41,15 @@ class Attributes:
     values: np.ndarray
     known: np.ndarray
 
-    def standardized(self) -> np.ndarray:
-        """[I A] with mean 0 and deviation 1 over the known items; unknown ones stay 0."""
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation [A] over the known items; 0 and 1 where there are none."""
         values = self.values[self.known]
-        if not len(values):
-            return self.values
-        mean, deviation = moments(values)
+        return moments(values) if len(values) else (np.float32(0), np.float32(1))
+
+    def standardized(self, by: tuple[np.ndarray, np.ndarray] | None = None) -> np.ndarray:
+        """[I A] with mean 0 and deviation 1 over the known items, or less the mean and by the
+        deviation `by`; unknown ones stay 0."""
+        mean, deviation = self.moments() if by is None else by
         scaled = (self.values - mean) / deviation
         return np.where(self.known[:, None], scaled, 0.0).astype(np.float32)
 

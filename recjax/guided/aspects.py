@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recjax.config import nearest
+from recjax.config import nearest, to_plain
 from recjax.errors import InputError
 from recjax.json_files import read_object
 from recjax.paths import home
@@ -130,8 +130,13 @@ def aspect_set(source: str | Path) -> AspectSet:
     return _built(_read_toml(path) if as_toml else read_object(path), str(path))
 
 
+def check_set(aspects: AspectSet, where: str) -> None:
+    """Whether a set keeps the rules of a file's; `InputError` that begins with `where`."""
+    _built(to_plain(aspects), where)
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
-    if path.exists() and not path.is_file():
+    if path.is_dir():
         raise InputError(f"{path}: expected a file")
     try:
         with path.open("rb") as file:
@@ -225,13 +230,27 @@ def check_same(given: AspectSet, other: AspectSet, where: str, expected: str) ->
 
 
 def set_of(names: Sequence[str], path: Path) -> AspectSet:
-    """The published set whose aspects all are columns, else one of the columns alone."""
+    """The set of a table's columns: a published one, or one of its own.
+
+    Args:
+        names: of the columns; where they hold all aspects of a published set and further ones,
+            those aspects are described as there.
+        path: of the table, whose name is the name of a set of its own.
+
+    Raises:
+        InputError: names that no set may have.
+    """
     found = set(map(plain, names))
-    for published in PUBLISHED:
-        known = aspect_set(published)
-        if set(map(plain, known.names)) == found:
-            return known
     if len(names) > _MOST:
         raise InputError(f"{path}:1: {len(names)} columns of aspects; expected 1 to {_MOST}")
     stem = " ".join(_CONTROL.sub(" ", path.stem).split())[:_LONGEST]
-    return _built({"name": stem or "scores", "aspects": list(names)}, f"{path}:1")
+    own: dict[str, Any] = {"name": stem or "scores", "aspects": list(names)}
+    for published in map(aspect_set, PUBLISHED):
+        known = {plain(aspect.name): aspect for aspect in published.aspects}
+        if known.keys() == found:
+            return published
+        if known.keys() < found:
+            aspects = [to_plain(known.get(plain(name), Aspect(name))) for name in names]
+            own |= {"aspects": aspects, "item": published.item, "items": published.items}
+            break
+    return _built(own, f"{path}:1")

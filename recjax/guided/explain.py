@@ -64,7 +64,7 @@ class Explanation:
     """A user's aspects and the items recommended.
 
     Attributes:
-        who: the user's key, or "this history".
+        who: the user's key, or "this history"; with what a changed taste wants.
         names: A.
         leaning: [A] the user's weights, scaled to a mean square of 1: above 0 wants more of it.
         items: best first.
@@ -156,6 +156,8 @@ def explain(
     guided = parts.sum(axis=1)
     total = base + guided
     who = f"user {request.users[0]}" if request.users else "this history"
+    if steps is not None:
+        who += f" who wants {_changes(run.guided.names, steps)}"
     if not chosen:
         open_ = np.ones(number, bool)
         open_[0] = False
@@ -179,6 +181,12 @@ def explain(
             )
         )  # fmt: skip
     return Explanation(who, names, weights / size if size else weights, reasons)
+
+
+def _changes(names: Sequence[str], steps: np.ndarray) -> str:
+    """A change of taste in words: "more tension, less pace"."""
+    changed = [(name, step) for name, step in zip(names, steps, strict=True) if step]
+    return ", ".join(f"{'more' if step > 0 else 'less'} {name}" for name, step in changed)
 
 
 def _vectors(run: Refined, params: Params, request: Request) -> tuple[Array, Array]:

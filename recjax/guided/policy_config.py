@@ -50,7 +50,7 @@ class FormatConfig(Checked):
 class PolicyTrainConfig(FinetuneTrainConfig):
     """Section `train`."""
 
-    metric: str = "validation/users/auc"
+    metric: str = "validation/users/loss"  # 1 - the task's own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

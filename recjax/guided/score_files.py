@@ -17,13 +17,23 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from recjax.config import nearest, to_plain
 from recjax.data.attributes import Attributes, Catalog, read_numbers
 from recjax.errors import InputError
-from recjax.guided.aspects import ITEM, USER, AspectSet, aspect_set, check_same, plain, set_of
+from recjax.guided.aspects import (
+    ITEM,
+    USER,
+    AspectSet,
+    aspect_set,
+    check_same,
+    check_set,
+    plain,
+    set_of,
+)
 from recjax.out_files import check_out, csv_writer, utf8
 from recjax.paths import home
 from recjax.replace import new_file, write_text
@@ -193,25 +203,33 @@ def write_scores(
         key: `ITEM` or `USER`.
 
     Raises:
-        InputError: see `recjax.out_files.check_out`, or it cannot be written.
+        InputError: see `recjax.out_files.check_out`; a set that no file may have, values of another
+            shape, or it cannot be written.
     """
     path = Path(path)
     check_out(path, ENDINGS, flag="", overwrite=True)
-    plainly = to_plain(aspects)
-    write_text(path.with_name(path.name + BESIDE), json.dumps(plainly, indent=1) + "\n")
+    check_set(aspects, f"the aspects of {path}")
     keys, values = [utf8(name) for name in keys], np.asarray(values, np.float64)
-    if path.suffix == ".parquet":
-        _write_parquet(path, keys, values, aspects, key)
-        return
-    delimiter = "\t" if path.suffix == ".tsv" else ","
-    with new_file(path) as file, csv_writer(file, delimiter) as writer:
-        writer.writerow([key, *aspects.names])
-        for name, row in zip(keys, values, strict=True):
-            writer.writerow([name, *("" if np.isnan(v) else f"{v:.6g}" for v in row)])
+    if values.shape != (len(keys), len(aspects)):
+        raise InputError(
+            f"{path}: values: expected {[len(keys), len(aspects)]}, a row for each key and a "
+            f"column for each aspect, got {list(values.shape)}"
+        )
+    with new_file(path) as file:
+        if path.suffix == ".parquet":
+            _write_parquet(file, keys, values, aspects, key)
+        else:
+            with csv_writer(file, "\t" if path.suffix == ".tsv" else ",") as writer:
+                writer.writerow([key, *aspects.names])
+                for name, row in zip(keys, values, strict=True):
+                    writer.writerow([name, *("" if np.isnan(v) else f"{v:.6g}" for v in row)])
+        # Once the table is written whole; it takes its place right after.
+        beside = json.dumps(to_plain(aspects), indent=1)
+        write_text(path.with_name(path.name + BESIDE), beside + "\n")
 
 
 def _write_parquet(
-    path: Path, keys: Sequence[str], values: np.ndarray, aspects: AspectSet, key: str
+    file: IO[bytes], keys: Sequence[str], values: np.ndarray, aspects: AspectSet, key: str
 ) -> None:
     import pyarrow
     from pyarrow import parquet
@@ -219,5 +237,4 @@ def _write_parquet(
     columns = {key: pyarrow.array(keys, pyarrow.string())}
     for name, column in zip(aspects.names, values.T, strict=True):
         columns[name] = pyarrow.array(column.astype(np.float32), from_pandas=True)
-    with new_file(path) as file:
-        parquet.write_table(pyarrow.table(columns), file)
+    parquet.write_table(pyarrow.table(columns), file)

@@ -34,6 +34,7 @@ from recjax.ranges import Checked, Count, FieldError
 
 KINDS = ("scores", "labels", "number", "words", "array")
 _RECENT = "recent"
+_LARGEST = 1e15  # of an array's values: squares of a catalogue's have a sum in float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,9 @@ class GuidedConfig(Checked):
     # "recent:K": the mean of the last K items of the history (0: of all in the window);
     # "scores:FILE": by raw user id, with the items' columns; a user without a row is average.
     vector: str = "recent:10"
+    # Scores of users are standardised by the moments of "users" (which leaves how each differs
+    # from the others) or of "items" (which leaves what all want, too: so a policy is rewarded).
+    moments: Literal["users", "items"] = "users"
     control: Literal["none", "shuffled", "random"] = "none"  # items' scores, by the run's seed
 
     def __post_init__(self):
@@ -61,6 +65,11 @@ class GuidedConfig(Checked):
         kind, _, rest = self.vector.partition(":")
         if not (kind == _RECENT and rest.isdecimal()) and not (kind == "scores" and rest):
             raise FieldError("vector", f"expected recent:K or scores:FILE, got '{self.vector}'")
+        if self.moments != "users" and kind == _RECENT:
+            raise FieldError("moments", "is of scores of users: expected vector scores:FILE")
+        doubled = sorted({name for name in self.columns if self.columns.count(name) > 1})
+        if doubled:
+            raise FieldError("columns", f"'{doubled[0]}' stands there twice")
 
     @property
     def recent(self) -> int | None:
@@ -97,7 +106,8 @@ class Guided:
         raw: [I A] as they were given; 0 where an item is not known.
         items: [I A] float32, standardised over the known items; 0 where an item is not known.
         known: [I] bool; row 0 is the padding.
-        users: [U A] float32 of a file of users, standardised over those that it has; or None.
+        users: [U A] float32 of a file of users, standardised (`GuidedConfig.moments`); 0 of those
+            that it has not; or None.
         users_known: [U] bool, or None.
         recent: K of "recent:K", or None.
         aspects: the set of each scores source, in their order.
@@ -192,7 +202,8 @@ def read_guided(config: GuidedConfig, store: Store, seed: int = 0) -> Guided:
             )
         path = absolute.vector.partition(":")[2]
         user_scores = read_user_scores(path, store.user_numbers, sets[0]).attributes()
-        users, users_known = user_scores.standardized()[:, places], user_scores.known
+        by = (parts[0] if config.moments == "items" else user_scores).moments()
+        users, users_known = user_scores.standardized(by)[:, places], user_scores.known
     gaps = sum(scores.gaps for scores in scored.values())
     some = np.any([part.known for part in parts], axis=0)  # items that some source has
     gaps += sum(int((some & ~part.known)[1:].sum()) * len(part.names) for part in parts)
@@ -221,21 +232,26 @@ def _read_array(path: Path, catalog: Any) -> Attributes:
     arrays = read_npz(path)
     if not {"item_id", "values"} <= arrays.keys():
         raise InputError(f"{path}: expected arrays item_id [n] and values [n A]")
-    keys, given = [str(key) for key in arrays["item_id"].reshape(-1)], arrays["values"]
-    if given.ndim != 2 or len(given) != len(keys) or given.dtype.kind not in "fiu":
+    ids, given = arrays["item_id"].reshape(-1), arrays["values"]
+    keys = [key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key) for key in ids]
+    is_table = given.ndim == 2 and len(given) == len(keys) and given.shape[1] > 0
+    if not is_table or given.dtype.kind not in "fiu":
         raise InputError(
             f"{path}: values: expected numbers [{len(keys)}, A], a row for each item_id, got "
             f"{given.dtype} {list(given.shape)}"
         )
-    if not np.isfinite(given).all():
-        row = int(np.flatnonzero(~np.isfinite(given).all(axis=1))[0])
-        raise InputError(f"{path}: values: item {keys[row]} has a number that is not finite")
+    is_sound = np.abs(given) < _LARGEST  # NaN is not
+    if not is_sound.all():
+        row = int(np.flatnonzero(~is_sound.all(axis=1))[0])
+        raise InputError(
+            f"{path}: values: item {keys[row]} has a number that is not finite, or not below "
+            f"{_LARGEST:g}"
+        )
     if len(set(keys)) != len(keys):
         double = next(key for n, key in enumerate(keys) if key in set(keys[:n]))
         raise InputError(f"{path}: item_id: item {double} a second time")
-    names = tuple(
-        map(str, arrays.get("names", [f"{path.stem} {n}" for n in range(given.shape[1])]))
-    )
+    default = [f"{path.stem} {n}" for n in range(given.shape[1])]
+    names = tuple(map(str, np.atleast_1d(arrays.get("names", default))))
     if len(names) != given.shape[1]:
         raise InputError(f"{path}: names: {len(names)}, expected {given.shape[1]}")
     row_of = {key: row for row, key in enumerate(keys)}

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding
 
 from recjax.errors import InputError
 from recjax.evaluation.shards import fetch, shards_of, split_batch
-from recjax.guided.rewards import TASKS
+from recjax.guided.rewards import TASKS, Task
 from recjax.ranges import Checked, Count, Size
 from recjax.typing import Array
 
@@ -35,9 +35,10 @@ class PolicyEvaluationConfig(Checked):
 class PolicyEvaluator:
     """The users' expected ratings, and how they rank the items that follow.
 
-    Metrics: `NAME/users/auc` over users with liked and other items, `NAME/full/mrr` of the next
-    items among all but the history, `NAME/users/loss` = 1 - the task's; where answers are written
-    freely `NAME/users/read`, the share of drawn ones that are read to their end.
+    Metrics: `NAME/users/auc` over users with liked and other items, where there are any,
+    `NAME/full/mrr` of the next items among all but the history, `NAME/users/loss` = 1 - the task's;
+    where answers are written freely `NAME/users/read`, the share of drawn ones that are read to
+    their end.
 
     Attributes:
         config: how many users, and how many at a time.
@@ -72,7 +73,7 @@ class PolicyEvaluator:
     @property
     def metric_names(self) -> list[str]:
         """The names that `run` gives."""
-        names = [*(t.metric for t in TASKS.values()), "users/loss"]
+        names = [*(t.metric for t in self._tasks.values()), "users/loss"]
         return [f"{self.name}/{name}" for name in names + ["users/read"] * self.free]
 
     def check(self) -> None:
@@ -88,6 +89,12 @@ class PolicyEvaluator:
             )
 
     @property
+    def _tasks(self) -> dict[str, Task]:
+        """The tasks that can be measured; the run's own is refused by `check` if it is not."""
+        mixed = self._mixed.any()
+        return {name: task for name, task in TASKS.items() if mixed or not task.rated}
+
+    @functools.cached_property
     def _mixed(self) -> np.ndarray:
         """[U] users with liked and other items among their targets."""
         liked = self.users["liked"][: len(self.examples)]
@@ -118,10 +125,9 @@ class PolicyEvaluator:
     def run(self, params: Any, progress: Callable[[int], Any] = lambda n: None) -> dict[str, float]:
         """Metrics by name; `progress` gets the number of users done."""
         _, rewards, read = map(np.concatenate, zip(*self._rated(params, progress), strict=True))
-        means = []
-        for task, values in zip(TASKS.values(), rewards.T, strict=True):
-            values = values[self._mixed] if task.rated else values
-            means.append(float(values.mean()) if len(values) else 0.5)
-        loss = 1.0 - means[list(TASKS).index(self.task)]
-        values = [*means, loss] + [float(read.mean())] * self.free
+        means = {}
+        for (name, task), values in zip(TASKS.items(), rewards.T, strict=True):
+            if name in self._tasks:
+                means[name] = float((values[self._mixed] if task.rated else values).mean())
+        values = [*means.values(), 1.0 - means[self.task]] + [float(read.mean())] * self.free
         return dict(zip(self.metric_names, values, strict=True))

@@ -54,6 +54,8 @@ def test_a_changed_taste_moves_lists_the_way_it_says(trained):
     changed = explain(run, "u-5", 5, steps=steps)
     assert [item.key for item in changed.items] == [run.store.catalog[i]["key"] for i in ids[0]]
     np.testing.assert_allclose([item.score for item in changed.items], scores[0], rtol=1e-4)
+    assert changed.who == "user u-5 who wants more tension"
+    assert changed.sections()[0].title == f"Recommended to {changed.who}"
 
 
 def test_words_of_a_change():

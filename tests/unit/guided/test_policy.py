@@ -258,7 +258,24 @@ def test_a_long_prompt_loses_its_oldest_items_not_its_beginning(policy):
         assert text.startswith("1. ") and f"\n{count}. " in text and f"\n{count + 1}. " not in text
 
 
-def test_a_run_ends_with_adapters_and_resumes(policy, tmp_path):
+def test_a_resumed_run_is_the_uninterrupted_one(policy, tmp_path):
+    """Each update of a step's draws, too."""
+    train = {"evaluate_every": 0.5, "metric": "validation/full/mrr"}
+    section = {"system": "policy", **policy.section(reward={"updates": 2})}
+    half, whole = ({**section, "train": {**train, "batch_size": 8, "epochs": e}} for e in (0.5, 1))
+    recjax.train(half, tmp_path / "w")
+    recjax.train(whole, tmp_path / "w")
+    recjax.train(whole, tmp_path / "one")
+    runs = [recjax.open_run(tmp_path / name) for name in ("w", "one")]
+    steps = [run.latest_step() for run in runs]
+    assert steps[0] == steps[1] > 4
+    resumed, straight = (run.restore(steps[0]) for run in runs)
+    assert any(np.abs(value).max() > 0 for value in straight.values())
+    for path, value in straight.items():
+        np.testing.assert_array_equal(resumed[path], value, err_msg=str(path))
+
+
+def test_a_run_ends_with_adapters(policy, tmp_path):
     section = {"system": "policy", **policy.section()}
     result = recjax.train(section, tmp_path / "run")
     assert 0 <= result["test/users/auc"] <= 1 and 0 < result["test/full/mrr"] <= 1

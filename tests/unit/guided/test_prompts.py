@@ -111,9 +111,10 @@ def test_missing_extra_and_out_of_range(answer, scores, wrong):
 
 
 def test_letters_whose_case_is_a_matter_of_language():
-    names = ("İçerik", "Işık", "intellectual challenge", "Straße")
+    names = ("İçerik", "I\u015f\u0131k", "intellectual challenge", "Straße")
     aspects = AspectSet("k", tuple(map(Aspect, names)))
-    found = parse("içerik: 3\nışık: 4\nİntellectual challenge: 5\nSTRASSE: 6", aspects)
+    answer = "içerik: 3\n\u0131\u015f\u0131k: 4\nİntellectual challenge: 5\nSTRASSE: 6"
+    found = parse(answer, aspects)
     assert found.scores == (3, 4, 5, 6) and found.well_formed
     assert parse("i\u0307ntellectual challenge: 5", aspects).scores == (None,) * 4
 

@@ -1,5 +1,6 @@
 """Files of scores on aspects, read and written."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -44,6 +45,16 @@ def test_what_cannot_be_written(tmp_path):
     with pytest.raises(InputError, match="s.tsv: there is no folder .*no; make it first"):
         write_scores(tmp_path / "no" / "s.tsv", [], np.zeros((0, 12)), aspects)
     assert not list(tmp_path.iterdir())
+    own = tmp_path / "s.tsv"
+    write_scores(own, ["a"], np.full((1, 12), 3.0), aspects)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    wide = dataclasses.replace(aspects, most=101)
+    for keys, some, message in (
+        (["a", "b"], aspects, r"values: expected \[2, 12\]"), (["a"], wide, "from 1 to 101"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            write_scores(own, keys, np.full((1, 12), 3.0), some)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def given_scores(name):
@@ -140,3 +151,12 @@ def test_columns_that_no_set_has_are_a_set(tmp_path):
     found = read_item_scores(tmp_path / "mine.csv", CATALOG)
     assert found.aspects.name == "mine" and found.aspects.names == ("fun",)
     assert found.values[:, 0].tolist() == [3, 3, 3, 3] and found.missing == 2
+
+
+def test_a_published_set_with_further_columns_keeps_its_descriptions(tmp_path):
+    movies = aspect_set("movies")
+    names = ("novelty", *movies.names)
+    (tmp_path / "mine.tsv").write_text("\t".join(["item_id", *names]) + "\na" + "\t3" * 13)
+    found = read_item_scores(tmp_path / "mine.tsv", CATALOG).aspects
+    assert found.names == names and found.aspects[1:] == movies.aspects
+    assert (found.name, found.items) == ("mine", movies.items)

@@ -5,6 +5,7 @@ from recjax.config import build
 from recjax.data.store import open_store
 from recjax.data.words import word_vectors
 from recjax.errors import InputError
+from recjax.guided.score_files import read_user_scores
 from recjax.guided.sources import GuidedConfig, read_guided
 
 
@@ -41,12 +42,25 @@ def test_users_have_the_items_columns(tastes, store):
     assert not guided.users[store.user_numbers["u-3"]].any()
     known = guided.users[guided.users_known]  # each side by its own mean and deviation
     np.testing.assert_allclose((known.mean(0), known.std(0) - 1), 0, atol=1e-6)
+    as_items = read(
+        store, f"scores:{tastes / 'items.tsv'}", vector=f"scores:{tastes / 'users.tsv'}",
+        columns=("length", "pace"), moments="items",
+    )  # fmt: skip
+    np.testing.assert_array_equal(as_items.items, guided.items)
+    mean, deviation = (f(guided.raw[guided.known], axis=0) for f in (np.mean, np.std))
+    scores = read_user_scores(tastes / "users.tsv", store.user_numbers)
+    places = [scores.aspects.names.index(name) for name in guided.names]
+    given = ((scores.values[:, places] - mean) / deviation)[guided.users_known]
+    np.testing.assert_allclose(as_items.users[guided.users_known], given, rtol=1e-5)
+    assert not as_items.users[~guided.users_known].any()
+    assert as_items.fingerprint != guided.fingerprint
 
 
 def test_attributes_and_arrays_come_through_the_same_door(sample_store, tmp_path):
     keys = [record["key"] for record in sample_store.catalog if record]
     values = np.arange(2.0 * len(keys)).reshape(-1, 2)
-    np.savez(tmp_path / "texts.npz", item_id=np.array(keys[1:]), values=values[1:])
+    ids = np.array([key.encode() for key in keys[1:]])  # bytes, as h5py and torch users have them
+    np.savez(tmp_path / "texts.npz", item_id=ids, values=values[1:])
     guided = read(sample_store, "labels:genres", f"array:{tmp_path / 'texts.npz'}", at_least=1)
     genres = len(guided.names) - 2
     assert genres > 1 and guided.names[-1] == "texts 1"
@@ -81,6 +95,8 @@ def test_controls_keep_the_shape_and_lose_the_meaning(tastes, store):
         ({"items": ("words:titel",)}, "config.guided.items: words:titel: no item of the catalogue"),
         ({"vector": "mean"}, "config.guided.vector: expected recent:K or scores:FILE, got 'mean'"),
         ({"columns": ("pce",)}, "config.guided.columns: no column 'pce'; did you mean 'pace'?"),
+        ({"columns": ("pace", "pace")}, "config.guided.columns: 'pace' stands there twice"),
+        ({"moments": "items"}, "config.guided.moments: is of scores of users"),
         ({"items": ("OWN", "OWN")}, "column 'length' in two sources"),
         ({"items": ("LABELS",), "vector": "USERS"}, "expected config.guided.items to be one"),
     ],
@@ -135,6 +151,9 @@ def test_a_wrong_score_file_is_named(tmp_path, store, rows, users, message):
         ({"item_id": ["i-1"], "values": np.full((1, 2), np.nan)}, "item i-1 has a number"),
         ({"item_id": ["zzz"], "values": np.ones((1, 2))}, "no item of the catalogue"),
         ({"item_id": ["i-1"], "values": np.ones((1, 2)), "names": ["a"]}, "names: 1, expected 2"),
+        ({"item_id": ["i-1"], "values": np.ones((1, 2)), "names": "a"}, "names: 1, expected 2"),
+        ({"item_id": ["i-1"], "values": np.full((1, 2), 1e300)}, "item i-1 has a number"),
+        ({"item_id": ["i-1"], "values": np.ones((1, 0))}, "expected numbers [1, A]"),
     ],
 )
 def test_a_wrong_array_is_named(tmp_path, store, arrays, message):

@@ -28,3 +28,15 @@ def test_the_auc_is_a_mean_over_users_with_liked_and_other_items(most, users):
     assert found["test/users/loss"] == pytest.approx(1 - given[:users, 1].mean())
     assert found["test/users/read"] == pytest.approx(3 / users) and sum(done) == users
     np.testing.assert_allclose(evaluator.ratings(np.float32(3.0)), 3 * given[:users])
+
+
+def test_data_without_ratings_have_no_auc():
+    """A constant one would be the best at once, and end a training by its patience."""
+    users = {"users": np.arange(3), "liked": np.zeros((3, 2), bool)}
+    evaluator = PolicyEvaluator(
+        PolicyEvaluationConfig(), "test", "next", users, None,
+        lambda params, batch, data: (np.ones((3, 2)), np.full((3, 2), 0.25), np.ones(3)),
+    )  # fmt: skip
+    found = evaluator.run(np.float32(1.0))
+    assert found == {"test/full/mrr": 0.25, "test/users/loss": 0.75}
+    assert list(found) == evaluator.metric_names
