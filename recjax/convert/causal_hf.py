@@ -76,7 +76,7 @@ FIXED: dict[str, Any] = {
 HARMLESS = {
     "model_type", "architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path",
     "name_or_path", "_commit_hash", "transformers.js_config", "unsloth_version", "unsloth_fixed",
-    "use_cache",
+    "use_cache", "output_past", "_num_labels",
     "pretraining_tp", "return_dict", "use_return_dict", "output_hidden_states",
     "output_attentions", "torchscript", "use_bfloat16", "tf_legacy_loss", "gradient_checkpointing",
     "_attn_implementation", "attn_implementation", "_attn_implementation_autoset",

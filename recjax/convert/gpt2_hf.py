@@ -66,9 +66,9 @@ _FIXED: dict[str, Any] = {
 }
 # Dropout is of training from scratch; `summary_*` are of classification heads.
 _OTHERS = {
-    "n_ctx", "attn_pdrop", "embd_pdrop", "resid_pdrop", "predict_special_tokens", "summary_type",
-    "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout",
-    "summary_hidden_size",
+    "n_ctx", "n_special", "attn_pdrop", "embd_pdrop", "resid_pdrop", "predict_special_tokens",
+    "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels",
+    "summary_first_dropout", "summary_hidden_size",
 }  # fmt: skip
 _GELU = "activation_function"
 _GELUS: dict[str, Any] = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "erf"}

@@ -44,7 +44,9 @@ class Attributes:
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation [A] over the known items; 0 and 1 where there are none."""
         values = self.values[self.known]
-        return moments(values) if len(values) else (np.float32(0), np.float32(1))
+        if not len(values):
+            return np.zeros(len(self.names)), np.ones(len(self.names))
+        return moments(values)
 
     def standardized(self, by: tuple[np.ndarray, np.ndarray] | None = None) -> np.ndarray:
         """[I A] with mean 0 and deviation 1 over the known items, or less the mean and by the

@@ -33,6 +33,7 @@ from recjax.errors import InputError
 from recjax.evaluation.ranking import (
     EXACT,
     coverage,
+    least_tie,
     marginal_relevance,
     rank_catalogue,
     rank_values,
@@ -231,13 +232,15 @@ class Evaluator:
                         )
             if sampled:
                 candidates = jnp.concatenate([batch["targets"][:, None], batch["negatives"]], 1)
+                first, least = jnp.zeros(len(h), jnp.int32), None
                 if table is None:
                     scores = jnp.take_along_axis(h, candidates, axis=1)
                 else:
                     with self._placing():
                         vectors = rows_of(table, candidates, "items")
                     scores = jnp.einsum("BD,BCD->BC", wide(h), vectors, precision=EXACT)
-                out["uni100"] = {"ranks": ranks_of(scores, jnp.zeros(len(h), jnp.int32))}
+                    least = least_tie(wide(h) * vectors[:, 0])
+                out["uni100"] = {"ranks": ranks_of(scores, first, least)}
             return out
 
         def stacked(params, batch, **asked):

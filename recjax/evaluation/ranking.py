@@ -31,7 +31,12 @@ def wide(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def ranks_of(scores: Array, targets: Array) -> Array:
+def least_tie(products: Array) -> Array:
+    """The least score [B] that is a tie with the sum of a target's products [B D]."""
+    return products.sum(-1) - _ROUNDING * jnp.abs(products).sum(-1)
+
+
+def ranks_of(scores: Array, targets: Array, least: Array | None = None) -> Array:
     """Pessimistic ranks from explicit scores.
 
     rank = 1 + the number of other candidates that score at least as high as the target; a score
@@ -40,14 +45,16 @@ def ranks_of(scores: Array, targets: Array) -> Array:
     Args:
         scores: [B C].
         targets: [B] column of each target.
+        least: [B] scores from which on others count (`least_tie`); None = the targets' own.
 
     Returns:
         [B] int32, 1 is best.
     """
     check_shapes("BC, B", scores=scores, targets=targets)
-    target = jnp.take_along_axis(scores, targets[:, None], axis=-1)
+    if least is None:
+        least = jnp.take_along_axis(scores, targets[:, None], axis=-1)[:, 0]
     others = jnp.arange(scores.shape[-1])[None] != targets[:, None]
-    return 1 + jnp.sum(~(scores < target) & others, axis=-1, dtype=jnp.int32)
+    return 1 + jnp.sum(~(scores < least[:, None]) & others, axis=-1, dtype=jnp.int32)
 
 
 def seen_pairs(items: np.ndarray, spans: Spans, parts: int) -> np.ndarray:
@@ -100,7 +107,7 @@ def _stream(
     h = h if table is None else wide(h)
     if targets is not None:
         products = h[jnp.arange(batch), targets][:, None] if vectors is None else h * vectors
-        threshold = products.sum(-1) - _ROUNDING * jnp.abs(products).sum(-1)
+        threshold = least_tie(products)
         targets = targets - origin
     rows = jnp.arange(batch)
     # Item 0 is seen by everybody.

@@ -29,7 +29,17 @@ from recjax.nn.attention import MultiHeadAttention
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import make_mask
 from recjax.nn.table import Embedding, Table
-from recjax.ranges import Checked, Dropout, Few, Positive, Range, Share, Size, check_multiple
+from recjax.ranges import (
+    Checked,
+    Dropout,
+    Few,
+    FieldError,
+    Positive,
+    Range,
+    Share,
+    Size,
+    check_multiple,
+)
 from recjax.typing import Array
 
 
@@ -51,6 +61,8 @@ class Config(Checked):
     def __post_init__(self):
         super().__post_init__()
         check_multiple(self, "dim", of="heads")
+        if not (self.mask_share or self.last_share):
+            raise FieldError("mask_share", "0 beside last_share 0: nothing is masked, or learned")
 
 
 PRESETS = {

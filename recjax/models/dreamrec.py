@@ -84,6 +84,15 @@ class Config(Checked):
             raise FieldError("dim", f"{self.dim} is odd: half of the step's embedding is sines")
         if self.sampler_steps > self.steps:
             raise FieldError("sampler_steps", f"{self.sampler_steps}; expected 0 to {self.steps}")
+        for name in ("beta_min", "beta_max"):
+            if getattr(self, name) is not None and self.schedule not in diffusion.BETAS:
+                raise FieldError(name, f"'{self.schedule}' has none; expected None")
+        low, high = diffusion.BETAS.get(self.schedule, (0.0, 0.0))
+        low, high = self.beta_min or low, self.beta_max or high
+        if low > high:
+            raise FieldError("beta_max", f"{high:g}; expected at least beta_min {low:g}")
+        if self.schedule == "linear" and high >= 1:
+            raise FieldError("beta_max", f"{high:g}; expected less than 1 of 'linear'")
         left = self.alphas_bar[-1]
         if not 0 < left < 0.5:
             raise FieldError(

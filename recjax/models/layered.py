@@ -47,8 +47,8 @@ class LayeredConfig(Checked):
     item_dropout: Dropout = 0.0
     # "window": a learned vector for each place in the window, the newest item's last; "none".
     positions: Literal["window", "none"] = "window"
-    # States and item vectors get length 1: items are ranked by cosine. `config.objective` has the
-    # temperature that a softmax of cosines needs.
+    # States and item vectors get length 1: items are ranked by cosine. A softmax then needs a
+    # temperature (`config.objective`).
     cosine: bool = False
     # Items of the history (in the window) have a learned number added to their scores: how much
     # more, or less, likely one is to be met again.
@@ -164,6 +164,11 @@ class LayeredRecommender(SequentialRecommender):
         del users, rngs
         h = self.encode(ids, positions=positions, segments=segments, times=times)
         return newest(h, last)
+
+    @classmethod
+    def by_cosine(cls, config: Any) -> bool:
+        """See `SequentialRecommender`."""
+        return bool(config.cosine)
 
     def item_table(self) -> Array:
         """Item vectors [I D]."""

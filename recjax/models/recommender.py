@@ -124,6 +124,12 @@ class SequentialRecommender(nnx.Module):
         return cls.attributed
 
     @classmethod
+    def by_cosine(cls, config: Any) -> bool:
+        """Whether states and item vectors have length 1, so that scores are cosines."""
+        del config
+        return False
+
+    @classmethod
     def shifted(cls, config: Any) -> bool:
         """Whether training's targets are the next items: the newest one is then no input."""
         del config

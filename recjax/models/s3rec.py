@@ -30,7 +30,7 @@ from recjax.models.recommender import SequentialRecommender
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import make_mask
 from recjax.nn.table import Embedding, Table
-from recjax.ranges import Amount, Dropout, Few, Positive, Share, Size, check_multiple
+from recjax.ranges import Amount, Dropout, Few, FieldError, Positive, Share, Size, check_multiple
 from recjax.typing import Array
 
 
@@ -57,6 +57,11 @@ class Config(AttributedConfig):
     def __post_init__(self):
         super().__post_init__()
         check_multiple(self, "dim", of="heads")
+        masked = self.mip_weight + self.map_weight
+        if self.stage == "pretrain" and not masked + self.aap_weight + self.sp_weight:
+            raise FieldError("mip_weight", "0, as all others: 'pretrain' has nothing to learn")
+        if self.stage == "pretrain" and masked and not self.mask_share:
+            raise FieldError("mask_share", "0: expected more, or mip_weight and map_weight 0")
 
 
 PRESETS = {"paper": Config()}

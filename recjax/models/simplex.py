@@ -55,6 +55,12 @@ class Recommender(SequentialRecommender):
         self.users = Users(n_users, config.dim, config.init_std, rngs=rngs)
         self.map = nnx.Linear(config.dim, config.dim, use_bias=False, rngs=rngs)
 
+    @classmethod
+    def by_cosine(cls, config: Config) -> bool:
+        """See `SequentialRecommender`."""
+        del config
+        return True
+
     def encode(
         self,
         ids: Array,

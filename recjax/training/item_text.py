@@ -31,7 +31,7 @@ from recjax.data.words import word_vectors
 from recjax.errors import InputError
 from recjax.models.given_items import FEATURES, KNOWN, OWN
 from recjax.paths import names
-from recjax.ranges import Checked, Size
+from recjax.ranges import Checked, FieldError, Size
 from recjax.replace import new_file
 from recjax.training.freezing import Rules
 
@@ -44,6 +44,13 @@ class ItemsConfig(Checked):
     vectors: str = ""
     use: Literal["start", "adapter", "features", "null_space"] = "start"
     kept: Size = 32  # null_space: principal components that are frozen
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.vectors and self.use != "start":
+            raise FieldError("vectors", f"is empty: use '{self.use}' needs some")
+        if self.use != "null_space" and self.kept != 32:
+            raise FieldError("kept", "is of use 'null_space'")
 
 
 def principal(given: Attributes, count: int) -> np.ndarray:

@@ -25,6 +25,19 @@ from recjax.typing import Array
 # Of more items a uniform float32, which has 2**23 values, does not draw all alike, or some never.
 _EVEN = 1 << 20
 _PAIRWISE = ("bpr", "top1", "bpr_max", "top1_max")
+_SHARED = ("sampled_softmax", "ccl", *_PAIRWISE)  # their negatives are the whole batch's
+# Which objectives read a field; the others are read by all.
+_READERS = {
+    "negatives": ("bce", "gbce", *_SHARED),
+    "batch_negatives": _PAIRWISE,
+    "popularity_power": _SHARED,
+    "calibration": ("gbce",),
+    "regularization": ("bpr_max",),
+    "margin": ("ccl",),
+    "negative_weight": ("ccl",),
+    "temperature": ("softmax", "sampled_softmax"),
+    "smoothing": ("softmax",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,24 +67,26 @@ class ObjectiveConfig(Checked):
     regularization: Amount = 1.0  # bpr_max: lambda of the score penalty
     margin: Share = 0.9  # ccl: cosines of negatives below it cost nothing
     negative_weight: Amount = 1.0  # ccl: mu, weight of the mean over the negatives
-    temperature: Positive = 1.0  # softmax: its logits are divided by it
+    temperature: Positive = 1.0  # softmax, sampled_softmax: their logits are divided by it
     smoothing: Share = 0.0  # softmax: share of the target's probability that all items get
     states_weight: Amount = 0.0  # adds the softmax of the states that guide a generative model
 
     def __post_init__(self):
         super().__post_init__()
-        if self.batch_negatives and self.name not in _PAIRWISE:
-            raise FieldError("batch_negatives", f"'{self.name}' takes none")
         if self.name not in ("softmax", "mse") and not self.negatives + self.batch_negatives:
             raise FieldError("negatives", f"'{self.name}' needs at least 1")
-        for field, nothing in (("temperature", 1.0), ("smoothing", 0.0)):
-            if self.name != "softmax" and getattr(self, field) != nothing:
-                raise FieldError(field, f"'{self.name}' has none; expected {nothing}, or 'softmax'")
+        for field in dataclasses.fields(self):
+            readers = _READERS.get(field.name, (self.name,))
+            if self.name not in readers and getattr(self, field.name) != field.default:
+                raise FieldError(
+                    field.name,
+                    f"'{self.name}' has none; expected {field.default}, or {' or '.join(readers)}",
+                )
 
     @property
     def shared(self) -> bool:
         """Whether the negatives are shared by the batch."""
-        return self.name in ("sampled_softmax", "ccl", *_PAIRWISE)
+        return self.name in _SHARED
 
 
 class Objective:
@@ -195,7 +210,9 @@ class Objective:
         return total, weight
 
     def _beside_shared(self, h, table, targets, weights, negatives, data) -> SumWeight:
-        config, given = self.config, (h, table, targets, weights, negatives)
+        config = self.config
+        h = h if config.temperature == 1 else h / config.temperature
+        given = (h, table, targets, weights, negatives)
         if config.name == "bpr_max":
             return losses.bpr_max(*given, config.regularization)
         if config.name == "ccl":

@@ -139,6 +139,7 @@ class RecommenderRun(RankingRun, Run):
             self._arrays.setdefault(ATTRIBUTES, item_attributes(model_config, store.catalog).values)
             self.rules = ((ATTRIBUTES, "frozen"), *rules)
         self._check_arrays()
+        self._by_cosine = kind.by_cosine(model_config)
         self.vectors = not getattr(model_config, "repeats", False)
         self.timed = getattr(model_config, "times", False)
         if self.timed and store.timestamps is None:
@@ -331,6 +332,7 @@ class RecommenderRun(RankingRun, Run):
                 "config.objective.states_weight: only a generative model has such states; "
                 f"expected 0 for {self.config.model['name']}"
             )
+        self._check_scale()
         if not self.vectors and self.objective.config.name != "softmax":
             raise InputError(
                 "config.model.repeats: only a softmax learns how items repeat; expected False, or "
@@ -340,6 +342,20 @@ class RecommenderRun(RankingRun, Run):
             raise InputError(
                 "config.model.repeats: expected False, or an item table that every device has "
                 "whole (config.train.rules)"
+            )
+
+    def _check_scale(self) -> None:
+        """Whether the objective learns from scores as large as the model's."""
+        objective, model = self.objective.config, self.config.model["name"]
+        if self._by_cosine and objective.name != "ccl" and objective.temperature == 1:
+            raise InputError(
+                f"config.objective: scores of {model} are cosines, from -1 to 1; expected name "
+                "'ccl', or a softmax with a temperature such as 0.05"
+            )
+        if not self._by_cosine and objective.name == "ccl":
+            raise InputError(
+                f"config.objective.name: 'ccl' is of cosines, and the scores of {model} have no "
+                "bound; expected another one, or config.model.cosine of a model that has it"
             )
 
     @functools.cached_property

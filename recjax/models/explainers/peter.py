@@ -13,7 +13,7 @@ than the longest).
 
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from recjax.nn.cache import KVCache, empty_cache, written
 from recjax.nn.dropout import dropout
 from recjax.nn.masks import make_mask
 from recjax.nn.table import Embedding
-from recjax.ranges import Checked, Count, Dropout, Few, FieldError, Positive, Size
+from recjax.ranges import Checked, Dropout, Few, FieldError, Positive, Range, Size
 from recjax.typing import Array
 
 _AHEAD = 2  # user and item
@@ -42,7 +42,8 @@ class Config(Checked):
     mlp_dim: Size = 2048  # F of the feed-forward network
     dropout: Dropout = 0.2
     init_std: Positive = 0.058  # of embeddings; theirs are drawn evenly up to 0.1
-    feature_tokens: Count = 0  # of a feature that are read: PETER+; 0 = none
+    # Of a feature that are read: PETER+; 0 = none.
+    feature_tokens: Annotated[int, Range(0, 64)] = 0
 
     def __post_init__(self):
         super().__post_init__()

@@ -31,6 +31,12 @@ def users_of(sequences: Sequences) -> np.ndarray:
     return out
 
 
+def pair_bytes(sequences: Sequences) -> int:
+    """Bytes that `together` takes at most: a pair's key and sum, and a copy of its key."""
+    lengths = (sequences.stops - sequences.starts).astype(np.int64)
+    return 24 * min(int((lengths**2).sum()), sequences.n_items**2)
+
+
 def _groups(sizes: np.ndarray) -> Iterator[slice]:
     """Slices of consecutive sequences whose sizes add up to about `_PAIRS`."""
     first, total = 0, 0

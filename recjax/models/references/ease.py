@@ -10,8 +10,9 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
+from recjax.errors import InputError
 from recjax.models.references import Sequences
-from recjax.models.references.counts import together
+from recjax.models.references.counts import pair_bytes, together
 from recjax.ranges import Checked, Positive, Share, Size
 from recjax.typing import Array
 
@@ -26,19 +27,32 @@ class Config(Checked):
 
 
 def needed(config: Config, sequences: Sequences) -> tuple[str, int]:
-    """The key that asks for most, and bytes: the Gram matrix, its inverse and a copy, [I I]."""
+    """The key that asks for most, and bytes: the Gram matrix, its inverse and a copy, [I I], and
+    pairs."""
     del config
-    return "config.model.name", 3 * 4 * sequences.n_items**2
+    return "config.model.name", 3 * 4 * sequences.n_items**2 + pair_bytes(sequences)
 
 
 def fit(config: Config, sequences: Sequences) -> dict[str, np.ndarray]:
-    """`weights` [I I] float32: what an item of a history adds to each item's score."""
+    """`weights` [I I] float32: what an item of a history adds to each item's score.
+
+    Raises:
+        InputError: `l2` is lost in the counts' rounding.
+    """
     n_items = sequences.n_items
     gram = np.zeros((n_items, n_items), np.float32)
     rows, columns, counts = together(sequences)
     gram[rows, columns] = counts
     gram[np.diag_indices(n_items)] += config.l2
-    inverse = np.linalg.inv(gram)
+    try:
+        inverse = np.linalg.inv(gram)
+    except np.linalg.LinAlgError:
+        inverse = np.full((1, 1), np.nan)
+    if not np.isfinite(inverse).all():
+        raise InputError(
+            f"config.model.l2: {config.l2:g} is too small beside the data's largest count "
+            f"{counts.max():,.0f}; expected more"
+        )
     del gram
     inverse /= -np.diag(inverse).copy()
     inverse[np.diag_indices(n_items)] = 0.0

@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from recjax.models.references import Sequences
-from recjax.models.references.counts import nearest_items, together, users_of, votes
+from recjax.models.references.counts import nearest_items, pair_bytes, together, users_of, votes
 from recjax.ranges import Amount, Checked, Share, Size
 from recjax.typing import Array
 
@@ -26,9 +26,8 @@ class Config(Checked):
 
 def needed(config: Config, sequences: Sequences) -> tuple[str, int]:
     """The key that asks for most, and bytes: neighbours and weights [I K], and pairs."""
-    pairs = int(((sequences.stops - sequences.starts) ** 2).sum())
-    pairs = min(pairs, sequences.n_items**2)
-    return "config.model.neighbours", 8 * sequences.n_items * config.neighbours + 24 * pairs
+    own = 8 * sequences.n_items * config.neighbours
+    return "config.model.neighbours", own + pair_bytes(sequences)
 
 
 def fit(config: Config, sequences: Sequences) -> dict[str, np.ndarray]:
