@@ -15,7 +15,8 @@ RecBole's feed-forward layers are made as wide as the others'.
 RecBole's Caser and HGN have one window, the length of their histories (Caser with a filter of every
 height up to it): give them `--length 5` to compare them with a window of 5. FDSA and S3-Rec read
 the categories of `items.jsonl` beside the data. A sample of S3-Rec's pre-training counts as many
-positions as it has items.
+positions as it has items. Peer rectools-fast is SASRec of RecTools' `fast_transformers`, model
+modern RecTools' LiGR with a sampled softmax: the recipe of eSASRec.
 """
 
 import argparse
@@ -34,6 +35,8 @@ WARM_UP = 2  # steps
 WHAT = {  # what can be measured of (peer, model)
     ("rectools", "sasrec"): ("bce", "softmax", "rank"),
     ("rectools", "bert4rec"): ("softmax", "rank"),
+    ("rectools", "modern"): ("sampled_softmax",),
+    ("rectools-fast", "sasrec"): ("bce", "softmax"),
     ("recbole", "sasrec"): ("softmax", "rank"),
     ("recbole", "gru4rec"): ("softmax", "rank"),
     ("recbole", "caser"): ("softmax", "rank"),
@@ -49,7 +52,7 @@ now = time.perf_counter
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--peer", choices=("rectools", "recbole"), required=True)
+    parser.add_argument("--peer", choices=tuple(PEERS), required=True)
     models = sorted({model for _, model in WHAT})
     parser.add_argument("--model", choices=models, default="sasrec")
     tasks = sorted({what for known in WHAT.values() for what in known})
@@ -69,7 +72,10 @@ def parse() -> argparse.Namespace:
         help="RecBole's BERT4Rec: batches in which the newest items alone are masked",
     )
     parser.add_argument(
-        "--negatives", type=int, default=1, help="of a pair, drawn by RecBole (bpr, ccl)"
+        "--negatives",
+        type=int,
+        default=1,
+        help="of a pair (bpr, ccl) or position (sampled_softmax)",
     )
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=10, help="training steps to time")
@@ -84,8 +90,8 @@ def parse() -> argparse.Namespace:
     if args.what not in possible:
         parser.error(
             f"--peer {args.peer} --model {args.model}: no '{args.what}'; measured here: "
-            f"{', '.join(possible) or 'nothing'} (RecTools has no GRU4Rec and no Caser; RecBole's "
-            "losses are CE and BPR)"
+            f"{', '.join(possible) or 'nothing'} (RecTools has no GRU4Rec and no Caser, "
+            "rectools-fast is its `fast_transformers`; RecBole's losses are CE and BPR)"
         )
     if args.clock == "cpu" and args.threads != 1:
         parser.error("--clock cpu: needs --threads 1 (it adds up the time of all threads)")
@@ -134,6 +140,7 @@ def rectools(args: argparse.Namespace) -> dict[str, Any]:
     from pytorch_lightning import Callback, Trainer
     from rectools.dataset import Dataset
     from rectools.models import BERT4RecModel, SASRecModel
+    from rectools.models.nn.transformers.ligr import LiGRLayers
 
     torch.set_num_threads(args.threads)
     held_out = 1 if args.what == "rank" else 2  # ranking for the test sees the validation's item
@@ -170,13 +177,16 @@ def rectools(args: argparse.Namespace) -> dict[str, Any]:
 
     masked = args.model == "bert4rec"
     own = {"n_heads": 2, "mask_prob": args.mask_share} if masked else {"n_heads": 1}
+    loss = "softmax" if masked or args.what == "softmax" else "BCE"
+    if args.model == "modern":  # the recipe of eSASRec
+        own, loss = {"n_heads": 2, "transformer_layers_type": LiGRLayers}, "sampled_softmax"
     model = (BERT4RecModel if masked else SASRecModel)(
         **own,
         n_blocks=args.layers,
         n_factors=args.dim,
         session_max_len=args.length,
-        loss="softmax" if masked or args.what == "softmax" else "BCE",
-        n_negatives=1,
+        loss=loss,
+        n_negatives=args.negatives,
         batch_size=args.batch,
         get_trainer_func=trainer,
         recommend_batch_size=args.batch,
@@ -197,6 +207,52 @@ def rectools(args: argparse.Namespace) -> dict[str, Any]:
     mean = statistics.mean(positions[WARM_UP:]) / args.batch
     where = f"{args.mask_share:.0%} of its items masked" if masked else "a loss at every position"
     return clock.figures(args.batch, mean, f"a sequence, {where}")
+
+
+def rectools_fast(args: argparse.Namespace) -> dict[str, Any]:
+    """SASRec of `rectools.fast_transformers`: its data and network, which have no loop of their own.
+
+    Negatives are drawn for a batch at once, where the library's other model draws them by sample.
+    """
+    import torch
+    from rectools.fast_transformers import FlatSASRecNet, SequenceBatchDataset, build_sequences
+    from torch.nn import functional
+
+    torch.set_num_threads(args.threads)
+    numbers: dict[str, int] = {}
+    rows = [
+        (int(user), numbers.setdefault(item, len(numbers)), place)
+        for user, *items in sequences(args.data)
+        for place, item in enumerate(items[:-2])
+    ]
+    x, y, known, _ = build_sequences(*map(torch.tensor, zip(*rows, strict=True)), args.length)
+    net = FlatSASRecNet(len(known), args.dim, args.layers, 1, args.length)
+    optimizer = torch.optim.Adam(net.parameters())
+    loader = torch.utils.data.DataLoader(SequenceBatchDataset(x, y), args.batch, shuffle=True)
+    clock, positions = Clock(), []
+    for number, batch in enumerate(loader):
+        clock.starts.append(now())
+        real = batch["y"] != 0
+        if args.what == "bce":
+            shape = (*batch["y"].shape, args.negatives)
+            batch["negatives"] = torch.randint(1, len(known) + 1, shape)
+            logits = net(batch)
+            wanted = torch.zeros_like(logits)
+            wanted[..., 0] = 1.0
+            losses = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+            loss = (losses.mean(-1) * real).sum() / real.sum()
+        else:
+            logits = net(batch).flatten(0, 1)
+            loss = functional.cross_entropy(logits, batch["y"].flatten() - 1, ignore_index=-1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        clock.ends.append(now())
+        positions.append(real.sum().item())
+        if number == WARM_UP + args.steps - 1:
+            break
+    mean = statistics.mean(positions[WARM_UP:]) / args.batch
+    return clock.figures(args.batch, mean, "a sequence, a loss at every position")
 
 
 class Watched:
@@ -351,6 +407,13 @@ def recbole(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return clock.figures(args.batch, positions, sample)
 
 
+PEERS = {
+    "rectools": lambda args, folder: rectools(args),
+    "rectools-fast": lambda args, folder: rectools_fast(args),
+    "recbole": recbole,
+}
+
+
 def main() -> None:
     args = parse()
     if args.clock == "cpu":
@@ -362,10 +425,11 @@ def main() -> None:
         # What the libraries print goes to stderr.
         stdout, sys.stdout = sys.stdout, sys.stderr
         try:
-            result = recbole(args, Path(folder)) if args.peer == "recbole" else rectools(args)
+            result = PEERS[args.peer](args, Path(folder))
         finally:
             sys.stdout = stdout
-    versions = {name: importlib.metadata.version(name) for name in (args.peer, "torch")}
+    library = args.peer.partition("-")[0]
+    versions = {name: importlib.metadata.version(name) for name in (library, "torch")}
     asked = {key: getattr(args, key) for key in ("peer", "model", "what", "length", "clock")}
     print(json.dumps({**asked, **result, "versions": versions}))
 

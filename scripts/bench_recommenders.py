@@ -46,12 +46,15 @@ TRAINING = {
     "s3rec": ("pretrain", "ce"),
     "bpr": ("",),
     "simplex": ("",),
+    "modern": ("esasrec",),
 }
 # (peer, what, its further options), and the argument of ours that its training is compared with.
 PEERS = {
     "sasrec": (
         ("rectools", "bce", (), ""),
+        ("rectools-fast", "bce", (), ""),
         ("rectools", "softmax", (), "ce"),
+        ("rectools-fast", "softmax", (), "ce"),
         ("recbole", "softmax", (), "ce"),
         ("rectools", "rank", (), ""),
         ("recbole", "rank", (), ""),
@@ -77,6 +80,7 @@ PEERS = {
     "s3rec": (("recbole", "pretrain", (), "pretrain"), ("recbole", "softmax", (), "ce")),
     "bpr": (("recbole", "bpr", (), ""),),
     "simplex": (("recbole", "ccl", (), ""), ("recbole", "ccl", ("--negatives", "64"), "")),
+    "modern": (("rectools", "sampled_softmax", ("--negatives", "256"), "esasrec"),),
 }
 SAMPLERS = (("ddim", 10), ("ddim", 50), ("ancestral", 1000))  # ranked with
 SAMPLER_STEPS = (10, 50, 200, 1000)  # timed alone

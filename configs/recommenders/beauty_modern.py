@@ -5,8 +5,8 @@
 `:bsarec`, `:fmlp` and `:wearec` are BSARec, FMLP-Rec and WEARec with the settings of their authors'
 code: each prefix is a sample, full cross-entropy; FMLP-Rec's own code has binary cross-entropy with
 one negative (in BSARec's comparison it has the full one). `:ligr` is a Transformer with gated
-residuals and SwiGLU (as eSASRec), `:hstu` pointwise attention; both rank by cosine, with a
-temperature. None was tuned, or trained to its end, here; `beauty_best.py` has a figure
+residuals and SwiGLU, `:hstu` pointwise attention; both rank by cosine, with a temperature.
+`:esasrec` has LiGR's layers, inner products and a sampled softmax of 256 negatives. None was tuned, or trained to its end, here; `beauty_best.py` has a figure
 (configs/results/baselines.md).
 """
 
@@ -19,6 +19,7 @@ MODELS = {
     "fmlp": {"name": "filtered", "preset": "fmlp"},
     "wearec": {"name": "wearec", "preset": "beauty"},
     "ligr": {"name": "ligr", "preset": "sparse", "cosine": True},
+    "esasrec": {"name": "ligr", "preset": "sparse"},
     "hstu": {"name": "hstu", "preset": "sparse", "cosine": True},
 }
 
@@ -35,8 +36,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     }
     config.model = MODELS[arg]
     config.objective = {"name": "softmax"}
-    if arg in ("ligr", "hstu"):
+    if arg in ("ligr", "esasrec", "hstu"):
         config.objective = {"name": "softmax", "temperature": 0.07}
+        if arg == "esasrec":
+            config.objective = {"name": "sampled_softmax", "negatives": 256}
         config.optim = {"weight_decay": 0.01}
         config.train = {"epochs": 150.0, "evaluate_every": 2.0, "patience": 5}
     else:

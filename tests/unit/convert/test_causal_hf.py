@@ -109,6 +109,15 @@ def test_a_public_config_of_transformers_4():
     assert glm4_hf.read_config(given, "config.json") == glm4.PRESETS["glm-4-9b"]
 
 
+@pytest.mark.parametrize("more", ["distilgpt2", "gpt2-medium", "gpt2-xl"])
+def test_what_published_gpt2_files_have_beside(more):
+    """Attributes that some of the five files have, and that say nothing of the model."""
+    beside = {"distilgpt2": "_num_labels", "gpt2-medium": "n_special", "gpt2-xl": "output_past"}
+    preset = gpt2.PRESETS[more]
+    given = gpt2_hf.write_config(preset, "float32") | {"n_ctx": 1024, beside[more]: 1}
+    assert gpt2_hf.read_config(given, "config.json") == preset
+
+
 FOREIGN = {
     "a GLM of 2022": ("glm/glm_hf", "families/glm", "is of a GLM-4, but config.json tells the G"),
     "a GLM-4": ("families/glm", "glm/glm_hf", "is of a GLM of 2022 or of a ChatGLM, but config"),

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from recjax.evaluation.ranking import (
+    EXACT,
     coverage,
+    least_tie,
     marginal_relevance,
     rank_catalogue,
     rank_values,
@@ -90,6 +92,25 @@ def test_a_model_that_cannot_tell_items_apart_ranks_last():
     assert len(products) == 3 and all("HIGHEST" in product for product in products)
     ranks, _ = rank_catalogue(h * jnp.nan, table, jnp.arange(1, 41), NOTHING, 10, 16)
     assert ranks.tolist() == [49] * 40
+
+
+@pytest.mark.parametrize("dim", [7, 50, 64, 100])
+def test_equal_vectors_among_candidates_are_ties(dim):
+    """Sums of the same products in another order differ in their last digits."""
+    rng = np.random.default_rng(2)
+    h = jnp.array(rng.standard_normal((64, dim)), jnp.float32)
+    vector = jnp.array(rng.standard_normal(dim), jnp.float32)
+
+    @jax.jit
+    def ranks(h, vectors):
+        scores = jnp.einsum("BD,BCD->BC", h, vectors, precision=EXACT)
+        return ranks_of(scores, jnp.zeros(64, jnp.int32), least_tie(h * vectors[:, 0]))
+
+    vectors = jnp.broadcast_to(vector, (64, 101, dim))
+    assert ranks(h, vectors).tolist() == [101] * 64
+    apart = vectors.at[:, 1:51].add(-1e-3 * h[:, None])  # 50 of them score less
+    assert ranks(h, apart).tolist() == [51] * 64
+    assert ranks(h * jnp.nan, vectors).tolist() == [101] * 64
 
 
 def test_metrics_by_hand():

@@ -145,7 +145,10 @@ def test_settings_are_checked():
         ({"steps": 10, "sampler_steps": 11}, "expected 0 to 10"),
         ({"null_share": 1.0}, "null_share: expected at least 0 and less than 1"),
         ({"steps": 50}, "'linear' leaves 60% of the signal after 50 steps"),
-        ({"schedule": "exp", "beta_max": 0.02}, "'exp' leaves 9"),
+        ({"schedule": "exp", "beta_max": 0.15}, "'exp' leaves 88"),
+        ({"beta_min": 0.5, "beta_max": 0.1}, "beta_max: 0.1; expected at least beta_min 0.5"),
+        ({"steps": 5, "beta_min": 0.1, "beta_max": 1.5}, "beta_max: 1.5; expected less than 1"),
+        ({"schedule": "cosine", "beta_max": 0.5}, "beta_max: 'cosine' has none; expected None"),
     ):
         with pytest.raises(InputError, match=message):
             read_config({"name": "dreamrec", **values})

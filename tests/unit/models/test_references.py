@@ -111,6 +111,14 @@ def test_ease_is_its_closed_form(sequences):
     np.testing.assert_allclose(scores[1, 1:], (b[2] + b[3] + b[4])[1:], atol=1e-5)
 
 
+def test_an_l2_that_rounding_loses():
+    starts = np.arange(0, 80, 2)
+    alike = Sequences(np.tile(np.array([1, 2], np.int32), 40), starts, starts + 2, 3)
+    with pytest.raises(InputError, match="config.model.l2: 1e-08 is too small"):
+        fitted(alike, {"name": "ease", "l2": 1e-8}, [[1]])
+    assert np.isfinite(fitted(alike, {"name": "ease", "l2": 1.0}, [[1]])).all()
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.7])
 def test_walk_is_two_steps_of_the_chain(sequences, beta):
     edges = dense(counts.following(sequences, 5, False))

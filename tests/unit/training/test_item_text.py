@@ -99,5 +99,9 @@ def test_vectors_that_do_not_fit(sample_store, vectors, tmp_path):
         run_of(sample_store, vectors, use="null_space", kept=8)
     with pytest.raises(InputError, match=r"config.items.vectors: no file or folder"):
         run_of(sample_store, tmp_path / "none.parquet")
+    with pytest.raises(InputError, match=r"config.items.kept: is of use 'null_space'"):
+        run_of(sample_store, vectors, use="adapter", kept=8)
+    with pytest.raises(InputError, match=r"config.items.vectors: is empty: use 'features' needs"):
+        run_of(sample_store, "", use="features")
     with pytest.raises(InputError, match="config.items.use: expected one of"):
         run_of(sample_store, vectors, use="else")

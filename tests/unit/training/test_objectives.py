@@ -53,7 +53,8 @@ def test_a_softmax_of_a_temperature_with_smoothed_targets():
 
 @pytest.mark.parametrize("name", typing.get_args(typing.get_type_hints(ObjectiveConfig)["name"]))
 def test_every_objective_has_finite_gradients_and_counts_its_targets(name):
-    objective = Objective(ObjectiveConfig(name, negatives=3), ITEMS, SPANS, I)
+    drawn = {} if name in ("softmax", "mse") else {"negatives": 3}
+    objective = Objective(ObjectiveConfig(name, **drawn), ITEMS, SPANS, I)
     h = jax.random.normal(jax.random.key(1), (4, D))
 
     def loss(h, table, data):
@@ -144,10 +145,27 @@ def test_states_of_a_generative_model_add_their_cross_entropy():
         objective(h, TABLE, NEXT, OWNER, objective.data, key)
 
 
+def test_a_sampled_softmax_of_a_temperature():
+    config = ObjectiveConfig("sampled_softmax", negatives=3, temperature=0.25)
+    sharp = Objective(config, ITEMS, SPANS, I)
+    plain = Objective(ObjectiveConfig("sampled_softmax", negatives=3), ITEMS, SPANS, I)
+    key = jax.random.key(3)
+
+    def loss(objective, h):
+        return called(objective.__call__, h, TABLE, NEXT, OWNER, objective.data, key)
+
+    np.testing.assert_allclose(loss(sharp, H[:4]), loss(plain, 4 * H[:4]), rtol=1e-5)
+
+
 def test_settings_that_cannot_work():
-    for name in ("bce", "softmax", "sampled_softmax"):
-        with pytest.raises(InputError, match=f"batch_negatives: '{name}' takes none"):
-            Objective(ObjectiveConfig(name, batch_negatives=2), ITEMS, SPANS, 8)
+    for name, unread in (
+        ("bce", {"batch_negatives": 2}), ("bce", {"popularity_power": 1.0}),
+        ("bce", {"margin": 0.5}), ("gbce", {"regularization": 0.5}),
+        ("bpr", {"calibration": 0.5}), ("bpr", {"negative_weight": 2.0}),
+        ("softmax", {"negatives": 7}), ("sampled_softmax", {"smoothing": 0.1}),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=f"{next(iter(unread))}: '{name}' has none"):
+            ObjectiveConfig(name, **unread)
     with pytest.raises(InputError, match="negatives: 'bpr' needs at least 1"):
         Objective(ObjectiveConfig("bpr", negatives=0), ITEMS, SPANS, 8)
     with pytest.raises(InputError, match="negatives: 'bce' needs at least 1"):

@@ -228,9 +228,16 @@ def test_a_run_of_prefixes_keeps_and_measures_its_average(sample_store, tmp_path
     scores = run.model.merge(params).scores(np.asarray(history[None, -6:]))
     best = run.recommend(sample_store.user_keys[:1], k=1, filter_seen=False, params=params)
     assert best.ids[0, 0] == 1 + scores[0, 1:].argmax()
-    refused = dataclasses.replace(config, objective=ObjectiveConfig())
-    with pytest.raises(InputError, match=r"config.model.repeats: only a softmax learns how"):
-        start_run(refused, tmp_path / "refused")
+    products = {**config.model, "cosine": False}
+    for objective, model, message in (
+        (ObjectiveConfig(), products, "config.model.repeats: only a softmax learns how"),
+        (ObjectiveConfig(), config.model, "config.objective: scores of ligr are cosines"),
+        (ObjectiveConfig("softmax"), config.model, "a temperature such as 0.05"),
+        (ObjectiveConfig("ccl"), products, "config.objective.name: 'ccl' is of cosines"),
+    ):
+        refused = dataclasses.replace(config, objective=objective, model=model)
+        with pytest.raises(InputError, match=message):
+            start_run(refused, tmp_path / "refused")
     found = run.evaluator("test").run(params)
     assert found == {name: result[name] for name in found}
     assert run.batches.n_sequences > 4 * len(run.split.train)
