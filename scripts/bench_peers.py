@@ -75,7 +75,7 @@ def parse() -> argparse.Namespace:
         "--negatives",
         type=int,
         default=1,
-        help="of a pair (bpr, ccl) or position (sampled_softmax)",
+        help="of a pair or a position",
     )
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=10, help="training steps to time")
@@ -210,7 +210,7 @@ def rectools(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def rectools_fast(args: argparse.Namespace) -> dict[str, Any]:
-    """SASRec of `rectools.fast_transformers`: its data and network, which have no loop of their own.
+    """SASRec of `rectools.fast_transformers`: its data and network; it has no loop of its own.
 
     Negatives are drawn for a batch at once, where the library's other model draws them by sample.
     """

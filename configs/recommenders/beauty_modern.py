@@ -6,8 +6,8 @@
 code: each prefix is a sample, full cross-entropy; FMLP-Rec's own code has binary cross-entropy with
 one negative (in BSARec's comparison it has the full one). `:ligr` is a Transformer with gated
 residuals and SwiGLU, `:hstu` pointwise attention; both rank by cosine, with a temperature.
-`:esasrec` has LiGR's layers, inner products and a sampled softmax of 256 negatives. None was tuned, or trained to its end, here; `beauty_best.py` has a figure
-(configs/results/baselines.md).
+`:esasrec` has LiGR's layers, inner products and a sampled softmax of 256 negatives. None was tuned,
+or trained to its end, here; `beauty_best.py` has a figure (configs/results/baselines.md).
 """
 
 from ml_collections import ConfigDict

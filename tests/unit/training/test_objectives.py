@@ -47,7 +47,7 @@ def test_a_softmax_of_a_temperature_with_smoothed_targets():
 
     found = called(loss, H, objective.data, met)
     np.testing.assert_allclose(found, (np.sum(values * WEIGHTS), WEIGHTS.sum()), rtol=2e-5)
-    with pytest.raises(InputError, match=r"temperature: 'bce' has none; expected 1.0, or 'soft"):
+    with pytest.raises(InputError, match=r"temperature: 'bce' has none; expected 1.0, or softmax"):
         ObjectiveConfig("bce", temperature=0.5)
 
 
