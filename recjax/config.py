@@ -149,9 +149,13 @@ def load_config(
     return config, changes + apply_overrides(config, overrides)
 
 
+# Keys that choose a kind, and the section that has the kind's own keys.
+_KINDS = {"model.name": "model", "objective.name": "objective", "data.source": "data.options"}
+
+
 def _other_kinds(section: ConfigDict, overrides: list[tuple[str, str]]) -> tuple[list, list]:
-    """Sets the overrides that choose another model or reader, for the other keys of the section
-    and their defaults are its own.
+    """Sets the overrides that choose another model, loss or reader, for the other keys of the
+    section and their defaults are its own.
 
     Returns:
         The changes, and `(key, value)` of the old kind's keys, which have left the section.
@@ -159,7 +163,7 @@ def _other_kinds(section: ConfigDict, overrides: list[tuple[str, str]]) -> tuple
     changes: list[tuple[str, Any, Any]] = []
     left: list[tuple[str, Any]] = []
     for key, text in overrides:
-        where = {"model.name": "model", "data.source": "data.options"}.get(key)
+        where = _KINDS.get(key)
         if where is None or _value(section, key) is None:
             continue
         changed = apply_overrides(section, [(key, text)])

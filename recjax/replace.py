@@ -320,7 +320,8 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
         raise not_written(path, error) from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the place cannot be written at all
+                temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -332,7 +333,9 @@ def write_text(path: Path, text: str) -> None:
 def not_written(path: Path, error: OSError) -> InputError:
     """One line about a path that cannot be written."""
     reason = error.strerror or error
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    # numpy tells a full disk so, without a number.
+    cut = error.errno is None and "requested and" in str(error)
+    if cut or error.errno in (errno.ENOSPC, errno.EDQUOT):
         reason = "the disk is full"
     elif error.errno == errno.EEXIST:  # of a parent
         reason = os.strerror(errno.ENOTDIR)

@@ -17,8 +17,10 @@ from recjax.data.interactions import (
     InteractionLog,
     count_duplicates,
     deduplicate,
+    exact_duplicates,
     key_numbers,
     key_order,
+    note_of_exact,
     out_of_order,
     time_order,
 )
@@ -55,19 +57,26 @@ def write_store_from_disk(
     item_ranks, item_keys = _ranked(log.item_keys)
     if config.min_rating is not None and log.ratings is None:
         raise InputError("config.data.min_rating is set, but the source has no ratings")
+    timed = bool(config.since or config.until)
+    if timed and log.timestamps is None:
+        raise InputError("config.data.since or until is set, but the source has no times")
+    since, until = config.times()
     titled = np.fromiter((bool(catalog.get(key, {}).get("title")) for key in item_keys), bool)
     buckets = grouped(log, ranks, spill)
-    late = duplicates = 0
+    late = duplicates = exact = 0
     for number in range(buckets.count):
         rows = _as_log(buckets.read(number), user_keys, item_keys, item_ranks)
         late += out_of_order(rows)
         keep = np.ones(len(rows), bool)
         if config.min_rating is not None:
             keep &= rows.ratings >= config.min_rating
+        if timed:
+            keep &= (rows.timestamps >= since) & (rows.timestamps < until)
         if config.drop_untitled:
             keep &= titled[rows.items]
         rows = _chosen(rows, keep)
         duplicates += count_duplicates(rows)
+        exact += len(exact_duplicates(rows))
         if config.deduplicate != "keep":
             rows = deduplicate(rows, config.deduplicate)
         rows = _chosen(rows, time_order(rows))
@@ -85,6 +94,8 @@ def write_store_from_disk(
     if late:
         note = f"{late} rows were out of time order and have been sorted"
         manifest = {**manifest, "warnings": [note, *manifest["warnings"]]}
+    if exact and config.deduplicate == "keep":
+        manifest = {**manifest, "warnings": [*manifest["warnings"], note_of_exact(exact)]}
     manifest = {**manifest, "duplicates": {"found": duplicates, "kept": config.deduplicate}}
     with new_folder(path, overwrite=overwrite, known=store_files, sign=False) as folder:
         offsets = np.zeros(np.count_nonzero(users) + 1, ARRAYS["offsets"])

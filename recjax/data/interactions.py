@@ -204,6 +204,13 @@ def filter_ratings(log: InteractionLog, minimum: float) -> InteractionLog:
     return select(log, log.ratings >= minimum)
 
 
+def filter_times(log: InteractionLog, since: int, until: int) -> InteractionLog:
+    """Interactions from `since` on and before `until`, in seconds; `InputError` without times."""
+    if log.timestamps is None:
+        raise InputError("config.data.since or until is set, but the source has no times")
+    return select(log, (log.timestamps >= since) & (log.timestamps < until))
+
+
 def _pairs(log: InteractionLog) -> np.ndarray:
     return log.users.astype(np.int64) * max(1, len(log.item_keys)) + log.items
 
@@ -217,8 +224,39 @@ def count_duplicates(log: InteractionLog) -> int:
     return int(np.count_nonzero(pairs[1:] == pairs[:-1]))
 
 
-def deduplicate(log: InteractionLog, keep: Literal["first", "last"]) -> InteractionLog:
-    """One interaction per (user, item): the first or the last in time (ties: in the file)."""
+def exact_duplicates(log: InteractionLog) -> np.ndarray:
+    """Rows [n] of the user, item and time of an earlier one in the file; none without times."""
+    if log.timestamps is None or not len(log):
+        return np.zeros(0, np.int64)
+    columns = [log.timestamps, _pairs(log)]
+    if log.nanoseconds is not None:
+        columns.insert(0, log.nanoseconds)
+    order = np.lexsort(columns)  # stable
+    same = np.ones(len(order) - 1, bool)
+    for column in columns:
+        same &= column[order[1:]] == column[order[:-1]]
+    return np.sort(order[1:][same])
+
+
+def note_of_exact(count: int) -> str:
+    """The note about rows that stand there twice."""
+    return (
+        f"{count:,} rows have user, item and time of another row; config.data.deduplicate=exact "
+        "drops them"
+    )
+
+
+def deduplicate(log: InteractionLog, keep: Literal["first", "last", "exact"]) -> InteractionLog:
+    """One interaction per (user, item): the first or the last in time (ties: in the file); or with
+    "exact" one per (user, item, time).
+
+    Raises:
+        InputError: "exact" of a log without times.
+    """
+    if keep == "exact":
+        if log.timestamps is None:
+            raise InputError("config.data.deduplicate is 'exact', but the source has no times")
+        return select(log, np.delete(np.arange(len(log)), exact_duplicates(log)))
     order = time_order(log)
     pairs = _pairs(log)[order]
     if keep == "last":

@@ -12,12 +12,13 @@ from recjax.config import build, nearest, to_plain
 from recjax.data import interactions
 from recjax.data.external import write_store_from_disk
 from recjax.data.interactions import BadRows, Catalog, InteractionLog
-from recjax.data.sources._times import UNITS, numeric_date
+from recjax.data.sources._times import UNITS, moment, numeric_date
+from recjax.data.sources._values import field
 from recjax.data.spill import parts, spilling
 from recjax.data.store import Store, hash_file, open_store, store_files, write_store
 from recjax.errors import InputError
 from recjax.paths import home
-from recjax.ranges import Checked, Count, Range
+from recjax.ranges import Checked, Count, FieldError, Range
 from recjax.replace import check_place, locked
 
 _DATES = (19900101, 21001231)  # numbers that may be dates
@@ -42,7 +43,10 @@ class DataConfig(Checked):
     path: str = ""  # raw data: as given, else under the folder named by RECJAX_DATA
     options: dict = dataclasses.field(default_factory=dict)  # the reader's own `Options`
     min_rating: Annotated[float, Range()] | None = None  # drop interactions rated below
-    deduplicate: Literal["keep", "first", "last"] = "keep"  # repeated (user, item) pairs
+    since: str = ""  # drop earlier interactions; an ISO date or time (UTC)
+    until: str = ""  # drop this and later ones
+    # Repeated (user, item) pairs; "exact": those whose times are equal, too.
+    deduplicate: Literal["keep", "first", "last", "exact"] = "keep"
     drop_untitled: bool = False  # interactions with items that have no title
     k_core_users: Count = 0  # least interactions a user; repeated with k_core_items until stable
     k_core_items: Count = 0  # least interactions an item
@@ -50,6 +54,19 @@ class DataConfig(Checked):
     # Rows are kept on the disk beside the store, for logs larger than memory; keys of users and
     # items stay in memory, packed. The store is the same.
     out_of_core: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("since", "until"):
+            try:
+                field(name, moment, getattr(self, name) or 0)
+            except ValueError as error:
+                raise FieldError(name, str(error)) from None
+
+    def times(self) -> tuple[int, int]:
+        """`since` and `until` in seconds; all of time by default."""
+        since, until = (moment(text or 0).seconds for text in (self.since, self.until))
+        return since, until if self.until else np.iinfo(np.int64).max
 
 
 def resolve(path: str, key: str = "config.data.path") -> Path:
@@ -95,7 +112,7 @@ def read_options(config: DataConfig) -> tuple[Any, Any]:
 def prepare(config: DataConfig, *, overwrite: bool = False) -> Store:
     """Reads a raw log, filters it and writes the store; one that is up to date is only opened.
 
-    The order of the filters: ratings, titles, duplicates, k-core.
+    The order of the filters: ratings, times, titles, duplicates, k-core.
 
     Args:
         config: what to read and how.
@@ -116,7 +133,8 @@ def prepare(config: DataConfig, *, overwrite: bool = False) -> Store:
         "source": {"name": config.source, "files": _origin(module.files(path, options))},
         "options": {**to_plain(config), "options": to_plain(options)},
     }
-    for name in ("store", "path", "out_of_core"):  # no properties of the data
+    # No properties of the data; how many rows were left out is in the manifest.
+    for name in ("store", "path", "out_of_core", "skip_bad_rows"):
         made_from["options"].pop(name)
     if (home(config.store) / "manifest.json").exists() and not overwrite:
         store = open_store(config.store)
@@ -148,10 +166,15 @@ def _read(
         notes.append(f"{late} rows were out of time order and have been sorted")
     if config.min_rating is not None:
         log = interactions.filter_ratings(log, config.min_rating)
+    if config.since or config.until:
+        log = interactions.filter_times(log, *config.times())
     if config.drop_untitled:
         titled = [bool(catalog.get(key, {}).get("title")) for key in log.item_keys]
         log = interactions.select(log, np.array(titled)[log.items])
     duplicates = interactions.count_duplicates(log)
+    exact = interactions.exact_duplicates(log) if duplicates else np.zeros(0, np.int64)
+    if len(exact) and config.deduplicate == "keep":
+        notes.append(interactions.note_of_exact(len(exact)))
     if config.deduplicate != "keep":
         log = interactions.deduplicate(log, config.deduplicate)
     if config.k_core_users or config.k_core_items:
@@ -176,7 +199,8 @@ def _read_raw(
     if not len(log):
         raise InputError(f"{path}: there is no interaction in it")
     _check_times(log, options, path)
-    return log, catalog, {"count": bad.count, "examples": bad.examples}
+    record = {"count": bad.count, "examples": bad.examples, "limit": config.skip_bad_rows}
+    return log, catalog, record
 
 
 def _check_times(log: InteractionLog, options: Any, path: Path) -> None:

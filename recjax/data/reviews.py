@@ -51,19 +51,22 @@ class Reviews:
     sha256: str = ""
 
 
-def read_reviews(path: str | Path, store: Store) -> Reviews:
+def read_reviews(path: str | Path, store: Store, key: str = "reviews") -> Reviews:
     """The reviews in a file that belong to a store's interactions.
 
     Args:
         path: JSON lines, csv, tsv (each may be `.gz`) or parquet; its `title` is a headline where
             it is not the item's title.
         store: the data set; others' reviews are left out.
+        key: of the config that names the file, for errors.
 
     Raises:
-        InputError: no such file, a line that is no record, one without a user or an item, a file
-            with no review of this data set or none with text.
+        InputError: no such file; more lines that are no record, or without a user or an item, than
+            the store was prepared to leave out (`skip_bad_rows`); a file with no review of this
+            data set, or none with text.
     """
     path = home(path)
+    bad = BadRows((store.manifest.get("bad_rows") or {}).get("limit") or None)
     owner = np.repeat(np.arange(store.n_users), np.diff(store.offsets))
     where: dict[tuple[int, int], list[int]] = {}
     for place, pair in enumerate(zip(owner.tolist(), store.items.tolist(), strict=True)):
@@ -74,12 +77,13 @@ def read_reviews(path: str | Path, store: Store) -> Reviews:
     of_table = store.manifest.get("options") or {}
     options = (of_table.get("options") or {}) if of_table.get("source") == "table" else {}
     of_user, of_item = (options.get("user", ""), *_USER), (options.get("item", ""), *_ITEM)
-    for line, record in _records(path, store, options):
+    for line, record in _records(path, store, options, bad):
         try:
             user = store.user_numbers.get(_id(record, of_user, "user"))
             item = store.item_ids.get(_id(record, of_item, "item"))
         except ValueError as error:
-            raise InputError(f"{path}:{line}: {error}") from None
+            bad.report(path, line, str(error))
+            continue
         places = where.get((-1 if user is None else user, item or 0), [])
         if len(places) > 1 and store.timestamps is not None:
             time = _seconds(record, options)
@@ -96,7 +100,7 @@ def read_reviews(path: str | Path, store: Store) -> Reviews:
         if name:
             names.setdefault(user, name)
     if not columns:
-        raise InputError(f"{path}: no review of a user and an item of {store.path}")
+        raise InputError(f"{key}: {path}: no review of a user and an item of {store.path}")
     if not any(bodies):
         raise InputError(
             f"{path}: its reviews have no text; expected it under one of {', '.join(_BODY)}; "
@@ -106,16 +110,16 @@ def read_reviews(path: str | Path, store: Store) -> Reviews:
 
 
 def _records(
-    path: Path, store: Store, options: Mapping[str, Any]
+    path: Path, store: Store, options: Mapping[str, Any], bad: BadRows
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The file's records; of the store's own log, written as its options say."""
     if not plain_name(path).endswith((".csv", ".tsv", ".parquet")):
-        return records(path, BadRows())
+        return records(path, bad)
     source = store.manifest.get("source") or {}
     own = path.name in {file["name"] for file in source.get("files", ())}
     text = {name: options[name] for name in ("separator", "quoted", "escaped", "encoding")}
     form = Form({}, options["columns"], "columns", whole=True, **text) if own and options else None
-    return rows(path, form or Form({}, "", "columns", whole=True), BadRows())
+    return rows(path, form or Form({}, "", "columns", whole=True), bad)
 
 
 def _id(record: Mapping[str, Any], names: tuple[str, ...], of: str) -> str:

@@ -12,6 +12,7 @@ The folder is written beside its place and renamed when all of it is on the disk
 exists is whole.
 """
 
+import collections
 import dataclasses
 import datetime
 import functools
@@ -36,6 +37,8 @@ from recjax.errors import InputError, printable
 from recjax.json_files import read_object
 from recjax.paths import home
 from recjax.replace import new_folder, recovered
+
+_SHARED = 0.02  # of the items may share titles before it is told
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -242,6 +245,14 @@ def finish(
     untitled = sum(not catalog.get(key, {}).get("title") for key in item_keys)
     if untitled:
         warnings.append(f"{untitled} of {n_items - 1} items have no title")
+    titles = [str(catalog.get(key, {}).get("title") or "") for key in item_keys]
+    count = collections.Counter(filter(None, titles))
+    shared = sum(number for number in count.values() if number > 1)
+    if shared > _SHARED * len(titles):
+        warnings.append(
+            f"{shared} of {n_items - 1} items share their title with another one; is the column "
+            "the item's title?"
+        )
 
     def array(name: str) -> Any:
         file = folder / f"{name}.npy"

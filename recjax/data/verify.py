@@ -44,6 +44,7 @@ _OPTIONAL: dict[str, Any] = {
     "options.options": _SECTION,
     "bad_rows": _SECTION,
     "bad_rows.count": _COUNT,
+    "bad_rows.limit": _COUNT,
     "duplicates": _SECTION,
     "duplicates.found": _COUNT,
     "duplicates.kept": _TEXT,

@@ -1,11 +1,23 @@
 """Models that a config's section names: their modules, and their own configs."""
 
 import importlib
+import re
 from collections.abc import Collection
 from typing import Any
 
 from recjax.config import build, nearest, to_plain
 from recjax.errors import InputError
+
+# Names of papers whose models are settings of another one.
+_ELSEWHERE = {
+    "bsarec": "it is 'filtered' with preset 'bsarec-beauty'",
+    "fmlp": "it is 'filtered' with preset 'fmlp'",
+    "fmlprec": "it is 'filtered' with preset 'fmlp'",
+    "esasrec": "it is 'ligr' with a sampled softmax",
+    "gru4rec+": "it is 'gru4rec' with objective 'bpr_max'",
+    "gsasrec": "it is 'sasrec' with objective 'gbce'",
+    "bprmf": "it is 'bpr'",
+}
 
 
 def named_module(name: Any, package: str, names: Collection[str], kind: str) -> Any:
@@ -21,7 +33,9 @@ def named_module(name: Any, package: str, names: Collection[str], kind: str) -> 
         InputError: another name.
     """
     if name not in names:
-        raise InputError(f"config.model.name: no {kind} '{name}'; {nearest(str(name), names)}")
+        other = _ELSEWHERE.get(re.sub(r"[\s_-]", "", str(name)).lower())
+        hint = other if other and other.split("'")[1] in names else nearest(str(name), names)
+        raise InputError(f"config.model.name: no {kind} '{name}'; {hint}")
     return importlib.import_module(f"recjax.models.{package}{name}")
 
 

@@ -137,7 +137,7 @@ class Dataset:
     def reviews(self) -> Reviews | None:
         """The reviews, where a config names them."""
         path = self.tasks.reviews
-        return read_reviews(resolve(path, REVIEWS), self.store) if path else None
+        return read_reviews(resolve(path, REVIEWS), self.store, REVIEWS) if path else None
 
     @functools.cached_property
     def asked(self) -> Tasks:

@@ -77,7 +77,7 @@ def explained(store: Store, split: Split, reviews: Reviews) -> dict[str, Explain
         if not len(chosen):
             raise InputError(
                 f"config.text.reviews: no {name} review has an explanation (a sentence of 4 to 30 "
-                "words with a word that several training reviews have)"
+                "words with a word that several training reviews have, and at most a fifth of them)"
             )
         pairs = [reasons[k] or ("", "") for k in chosen.tolist()]
         ratings = np.asarray(store.ratings[chosen], np.float32)

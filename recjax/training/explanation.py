@@ -143,8 +143,8 @@ class ExplanationRun(Run):
     @functools.cached_property
     def reviews(self) -> Reviews:
         """The users' reviews."""
-        path = resolve(self.config.text.reviews, "config.text.reviews")
-        return read_reviews(path, self.store)
+        key = "config.text.reviews"
+        return read_reviews(resolve(self.config.text.reviews, key), self.store, key)
 
     @functools.cached_property
     def parts_of_data(self) -> dict[str, Explained]:

@@ -23,6 +23,7 @@ _KINDS = (
     (b"BZh", "; a bzip2 file: unpack it"),
     (b"\xfd7zXZ", "; an xz file: unpack it"),
     (b"\x28\xb5\x2f\xfd", "; a zstd file: unpack it"),
+    (b"ARROW1", "; an Arrow or feather file: write it as parquet"),
     (b"PAR1", "; a parquet file, whose name should end in .parquet"),
     (ZIP, "; a zip archive or a spreadsheet: unpack it, or export it as csv"),
 )
@@ -119,7 +120,8 @@ def separator_of(given: str, usual: str, key: str) -> str:
     """
     found = "\t" if given in ("tab", "\\t") else given or usual
     if len(found) != 1:
-        raise InputError(f"{key}: expected one character, {found!r}")
+        hint = "; config.data.source=movielens reads MovieLens' files" if found == "::" else ""
+        raise InputError(f"{key}: expected one character, got {found!r}{hint}")
     return found
 
 

@@ -40,6 +40,12 @@ def files(path: Path, options: Options) -> list[Path]:
         raise InputError(f"{path}: expected a folder of RecBole atomic files")
     stem = path / (options.name or path.name)
     found = [stem.with_name(stem.name + suffix) for suffix in (".inter", ".item")]
+    given = sorted(file.name for file in path.glob(f"{stem.name}.*.inter"))
+    if given and not found[0].exists():
+        raise InputError(
+            f"{found[0]}: no such file, but {', '.join(given)}; recjax splits by itself "
+            "(config.split): join their rows to the one file"
+        )
     return [found[0]] + [f for f in found[1:] if f.exists()]
 
 
@@ -126,6 +132,12 @@ def _rows(
         if at == 1:
             names = [field.partition(":")[0].strip() for field in fields]
             sequences = {f.partition(":")[0] for f in fields if f.endswith("_seq")} - {*texts}
+            listed = f"{options.item}_list"
+            if options.item in wanted and options.timestamp in (*wanted, "") and listed in names:
+                raise InputError(
+                    f"{path}:1: '{listed}' has histories beside their next items, and these would "
+                    "be lost; expected a row for each interaction"
+                )
             for name in wanted:
                 if name not in names:
                     raise InputError(f"{path}:1: {_missing(name, names, line, separator)}")

@@ -34,6 +34,7 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
     """
     log = LogBuilder(timestamps=False, ratings=False)
     seen: dict[str, int] = {}
+    pairs = True  # so far each line has one item
     for number, line in text_lines(path):
         fields = line.split()
         if len(fields) < 2:
@@ -46,6 +47,13 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
         except ValueError as error:
             bad.report(path, number, str(error))
             continue
+        pairs = pairs and len(items) == 1
+        if user in seen and pairs:
+            raise InputError(
+                f"{path}:{number}: user {user} again (first on line {seen[user]}), and each line "
+                "has one item; lines of 'user item' are read by config.data.source=table with "
+                "options.columns=user,item options.separator=' ' options.timestamp="
+            )
         if user in seen:
             bad.report(path, number, f"user {user} again (first on line {seen[user]})")
             continue

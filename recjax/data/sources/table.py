@@ -16,7 +16,7 @@ from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilde
 from recjax.data.sources._blocks import Places, add_blocks
 from recjax.data.sources._tables import Form, Row, check_first, is_text, rows
 from recjax.data.sources._times import TimeUnit, moment_of
-from recjax.data.sources._values import add_item, field, key, number, text
+from recjax.data.sources._values import add_item, field, is_missing, key, number, text
 from recjax.errors import InputError
 
 
@@ -120,7 +120,14 @@ def _event(row: Row, options: Options, catalog: Catalog) -> tuple[str, str, int,
     time = moment_of(
         options.timestamp, row.get(options.timestamp), options.time_unit, options.time_format
     )
-    rating = field(options.rating, number, row.get(options.rating)) if options.rating else 0.0
+    rating = 0.0
+    if options.rating:
+        if is_missing(row.get(options.rating)):
+            raise ValueError(
+                f"'{options.rating}' is missing; config.data.options.rating= reads such rows, "
+                "without ratings"
+            )
+        rating = field(options.rating, number, row.get(options.rating))
     if options.title:
         add_item(catalog, item, {"title": row.get(options.title)})
     return user, item, time.seconds, rating, time.nanoseconds
