@@ -1,11 +1,12 @@
 """Guided embedding refinement of SASRec on your own file, with a file of the items' scores.
 
-    recjax train --config=configs/guided/table_refined.py:base --workdir=runs/base "${log[@]}"
+    recjax train --config=configs/guided/table_refined.py:base --workdir=runs/base \
+        --config.data.path=log.csv --config.data.store=prepared/mine
     recjax train --config=configs/guided/table_refined.py:fused --workdir=runs/fused \
         --config.base=runs/base --config.guided.items="('scores:item_scores.tsv',)"
     recjax explain --workdir=runs/fused --user=ann
 
-`log` names the columns, as for `recommenders/table_sasrec.py`. The argument is base (60 learned
+Columns have other names: see `recommenders/table_sasrec.py`. The argument is base (60 learned
 numbers an item, full cross-entropy), items, joined or added (48 and 12 aspects: the item side
 alone, the user's vector in the place of the state's own, added to it), or fused: aspects beside a
 trained base. `config.guided.items` takes other sources, too: `labels:genres`, `words:title`

@@ -100,6 +100,10 @@ def test_evaluate_without_json_prints_nothing_on_stdout(recjax, config, tmp_path
             "config.model.name: no recommender 'sasrek'; did you mean 'sasrec'?",
         ),
         (
+            ["train", "--config=CONFIG:BSARec", "--workdir=W"],
+            "no recommender 'BSARec'; it is 'filtered' with preset 'bsarec-beauty'",
+        ),
+        (
             ["train", "--config=CONFIG", "--workdir=W", "--config.train.metric=validation/full/hr"],
             "config.train.metric: no metric 'validation/full/hr' among what config.evaluation",
         ),

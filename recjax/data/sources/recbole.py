@@ -81,7 +81,8 @@ def _plain_beginning(
 
     def places_of(first: list[str]) -> tuple[Places, bool] | None:
         names = [field.partition(":")[0].strip() for field in first]
-        if not names or not all(name in names for name in wanted):
+        wanted_here = all(name in names for name in wanted)
+        if not names or not wanted_here or f"{options.item}_list" in names:
             return None
         fields = (options.user, options.item, options.timestamp, options.rating)
         # A name that stands twice is the last field of it, as in a row.
@@ -133,7 +134,7 @@ def _rows(
             names = [field.partition(":")[0].strip() for field in fields]
             sequences = {f.partition(":")[0] for f in fields if f.endswith("_seq")} - {*texts}
             listed = f"{options.item}_list"
-            if options.item in wanted and options.timestamp in (*wanted, "") and listed in names:
+            if options.user in wanted and listed in names:
                 raise InputError(
                     f"{path}:1: '{listed}' has histories beside their next items, and these would "
                     "be lost; expected a row for each interaction"

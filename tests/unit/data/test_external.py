@@ -42,6 +42,7 @@ def prepared(log, store, **changes):
         {"k_core_users": 4, "k_core_items": 6},
         {"deduplicate": "first", "min_rating": 2.0, "k_core_users": 3},
         {"deduplicate": "last", "drop_untitled": True, "k_core_items": 5},
+        {"deduplicate": "exact", "since": "1970-01-01T00:01:00", "until": "1970-01-01T00:15:00"},
         {"options": {"timestamp": "", "rating": ""}},
     ],
 )

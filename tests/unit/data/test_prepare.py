@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from recjax.config import build
 from recjax.data.prepare import DataConfig, prepare, resolve
 from recjax.data.splits import chronological_sequences
 from recjax.errors import InputError
@@ -48,6 +49,39 @@ def test_up_to_date_stores_are_opened_and_others_kept(config, tmp_path):
     assert prepare(DataConfig(**config), overwrite=True).n_users == 1
 
 
+def test_a_window_of_time(config):
+    days = {"since": "1970-01-01T00:00:02", "until": "1970-01-01T00:00:09"}
+    store = prepare(DataConfig(**config, **days))
+    assert store.timestamps.tolist() == [3, 2, 4]  # from 2 on, before 9
+    with pytest.raises(InputError, match="config.data.since or until is set, but the source has"):
+        prepare(DataConfig(**config, **days, options={"timestamp": ""}), overwrite=True)
+    with pytest.raises(InputError, match="until: 'until' is 'tomorrow'; expected"):
+        build(DataConfig, {**config, "until": "tomorrow"}, "config.data")
+
+
+def test_rows_that_stand_there_twice(config, tmp_path):
+    rows = ["a,x,3", "a,y,1", "a,x,3", "a,x,9", "b,x,3"]
+    write(tmp_path / "log.csv", [*rows, rows[1]])
+    store = prepare(DataConfig(**config))
+    note = next(note for note in store.manifest["warnings"] if "time of another" in note)
+    assert note.startswith("2 rows have user, item and time")
+    assert store.manifest["duplicates"]["found"] == 3
+    assert store.items.tolist() == [2, 2, 1, 1, 1, 1]
+    exact = prepare(DataConfig(**config, deduplicate="exact"), overwrite=True)
+    assert exact.items.tolist() == [2, 1, 1, 1] and exact.timestamps.tolist() == [1, 3, 9, 3]
+    with pytest.raises(InputError, match="deduplicate is 'exact', but the source has no times"):
+        untimed = {"options": {"timestamp": ""}, "deduplicate": "exact"}
+        prepare(DataConfig(**config, **untimed), overwrite=True)
+
+
+def test_titles_that_are_no_items(config, tmp_path):
+    """The headline of a review, for one."""
+    write(tmp_path / "log.csv", ["a,x,3,Five Stars", "a,y,1,Five Stars", "b,z,2,Bad"],
+          header="user,item,timestamp,title")  # fmt: skip
+    store = prepare(DataConfig(**config, options={"title": "title"}))
+    assert store.manifest["warnings"][-1].startswith("2 of 3 items share their title with another")
+
+
 def test_bad_rows_are_tolerated_up_to_the_limit_and_counted(config, tmp_path):
     write(tmp_path / "log.csv", ["a,x,3", "oops", "a,y,1", "b,x"])
     with pytest.raises(InputError, match=r"log.csv:5: 2 fields; expected 3 \(1 bad rows tolerated"):
@@ -56,6 +90,8 @@ def test_bad_rows_are_tolerated_up_to_the_limit_and_counted(config, tmp_path):
     store = prepare(DataConfig(**config, skip_bad_rows=2))
     assert store.manifest["bad_rows"]["count"] == 2
     assert "log.csv:3: 1 fields" in store.manifest["bad_rows"]["examples"][0]
+    # Whoever reads the store need not say it again.
+    assert prepare(DataConfig(**config)).fingerprint == store.fingerprint
 
 
 def test_what_does_not_exist(config, tmp_path, monkeypatch):

@@ -64,6 +64,18 @@ def test_what_is_not_there(tmp_path):
     assert read(folder)[1] == {"i": {"title": None, "year": "1"}}
 
 
+def test_layouts_that_would_lose_rows(tmp_path):
+    """Histories beside their next items, and a data set that is split already."""
+    header = "user_id:token\titem_id_list:token_seq\titem_id:token\n"
+    folder = write(tmp_path, header + "1\t2 3\t4\n")
+    with pytest.raises(InputError, match=r"toy.inter:1: 'item_id_list' has histories beside"):
+        read(folder, timestamp="")
+    (folder / "toy.inter").rename(folder / "toy.train.inter")
+    (folder / "toy.test.inter").write_text(INTER)
+    with pytest.raises(InputError, match=r"no such file, but toy.test.inter, toy.train.inter; rec"):
+        read(folder)
+
+
 @pytest.mark.parametrize("separator", [" ", ",", ";"])
 def test_other_separators(tmp_path, separator):
     folder = write(tmp_path, (INTER + "u\ti\t4\t1\n").replace("\t", separator))
@@ -71,7 +83,7 @@ def test_other_separators(tmp_path, separator):
     with pytest.raises(InputError, match=message):
         read(folder)
     assert read(folder, separator=separator)[2] == [("u", "i")]
-    with pytest.raises(InputError, match="options.separator: expected one character, ';;'"):
+    with pytest.raises(InputError, match="options.separator: expected one character, got ';;'"):
         read(folder, separator=";;")
 
 

@@ -27,6 +27,23 @@ def test_reviews_have_the_names_of_the_stores_table(tmp_path):
         read_reviews(path, store)
 
 
+def test_rows_that_the_log_left_out(tmp_path):
+    """The reviews are the log itself, with the same bad rows."""
+    rows = [{"user": "a", "item": "x", "text": "Good"}, {"user": None, "item": "x", "text": "?"}]
+    path = tmp_path / "r.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)) + "\noops\n")
+    log = {"path": str(path), "options": {"timestamp": ""}, "skip_bad_rows": 2}
+    store = prepare(DataConfig("table", str(tmp_path / "store"), **log))
+    assert store.manifest["bad_rows"]["limit"] == 2
+    assert read_reviews(path, store).bodies == ["Good"]
+    path.write_text(path.read_text() + "oops\n")
+    with pytest.raises(InputError, match="r.jsonl:4: expected a JSON object"):
+        read_reviews(path, store)
+    path.write_text(json.dumps({"user": "c", "item": "x", "text": "T"}))
+    with pytest.raises(InputError, match=r"config.text.reviews: .*r.jsonl: no review of a user"):
+        read_reviews(path, store, "config.text.reviews")
+
+
 def test_reviews_of_any_table(tmp_path):
     rows = [("a", "x", "Good\ntea", "Tea!"), ("b", "x", "Bad", "")]
     nested = [

@@ -19,6 +19,13 @@ def test_a_byte_order_mark_is_no_part_of_the_first_user(tmp_path):
     assert read(tmp_path / "s.txt")[2] == [("1", "5"), ("1", "6"), ("2", "5")]
 
 
+def test_lines_of_one_item_are_another_layout(tmp_path):
+    """SASRec's own files: skipped as bad rows, nearly all of them would be lost."""
+    (tmp_path / "s.txt").write_text("1 5\n1 6\n2 5\n")
+    with pytest.raises(InputError, match=r"s.txt:2: user 1 again .*config.data.source=table"):
+        read(tmp_path / "s.txt", limit=9)
+
+
 def test_items_that_are_malformed_or_missing(tmp_path):
     (tmp_path / "s.txt").write_text("1 5\n")
     (tmp_path / "i.jsonl").write_text('{"item_id": 5, "title": "Five"}\n{"title": "Six"}\n[1]\n')

@@ -89,7 +89,14 @@ def test_times_in_other_units(tmp_path, unit):
         read(path)
 
 
-@pytest.mark.parametrize("rating", ["nan", "inf", "good", ""])
+@pytest.mark.parametrize("rating", ["nan", ""])
+def test_ratings_that_are_missing(tmp_path, rating):
+    path = write(tmp_path / "l.csv", HEADER + ",stars", "a,x,1,5", f"a,y,1,{rating}")
+    with pytest.raises(InputError, match=r"l.csv:3: 'stars' is missing; config.data.options.rati"):
+        read(path, rating="stars")
+
+
+@pytest.mark.parametrize("rating", ["inf", "good"])
 def test_ratings_that_are_none(tmp_path, rating):
     path = write(tmp_path / "l.csv", HEADER + ",stars", f"a,x,1,{rating}")
     with pytest.raises(InputError, match=f"l.csv:2: 'stars' is '{rating}'; expected a number"):
@@ -171,7 +178,7 @@ def test_parquet_without_pyarrow(tmp_path, monkeypatch):
         ('{"user": "a", "item": "b"}', {}, "l.csv:1: JSON; expected a csv, tsv or parquet file"),
         ("[]", {}, "l.csv:1: JSON; expected"),
         ("PK\x03\x04", {}, "l.csv:1: not utf-8 text; a zip archive or a spreadsheet"),
-        ("user;item", {"separator": ";;"}, "options.separator: expected one character, ';;'"),
+        ("user;item", {"separator": ";;"}, "options.separator: expected one character, got ';;'"),
     ],
 )
 def test_a_first_line_that_is_no_header(tmp_path, line, options, message):
