@@ -64,7 +64,7 @@ CHRONOLOGICAL = {"name": "chronological_sequences"}
         ({"objective": {"name": "bpr", "negatives": 0}}, "config.objective.negatives: 'bpr' needs"),
         (
             {"objective": {"name": "softmax", "batch_negatives": 4}},
-            "config.objective.batch_negatives: 'softmax' takes none",
+            "config.objective.batch_negatives: 'softmax' has none",
         ),
         ({"train": {"stride": 7}}, "config.train.stride: 7, expected 0 to the window's 6"),
         ({"train": {"mesh": (3, 1, 1)}}, "config.train.mesh .3, 1, 1. does not fit 1 devices"),
