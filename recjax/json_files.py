@@ -30,9 +30,9 @@ def read_object(path: str | Path, *, largest: int = LARGEST) -> dict[str, Any]:
             deeper than `DEEPEST`, with a key that has two values, or another value than an object.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: expected a file")
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: expected a file")
         with path.open("rb") as file:
             data = file.read(largest + 1)
     except FileNotFoundError:

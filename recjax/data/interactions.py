@@ -228,14 +228,19 @@ def exact_duplicates(log: InteractionLog) -> np.ndarray:
     """Rows [n] of the user, item and time of an earlier one in the file; none without times."""
     if log.timestamps is None or not len(log):
         return np.zeros(0, np.int64)
-    columns = [log.timestamps, _pairs(log)]
+    pairs = _pairs(log)
+    order = np.argsort(pairs, kind="stable")
+    same = pairs[order[1:]] == pairs[order[:-1]]
+    repeated = np.append(same, False) | np.append(False, same)
+    rows = np.sort(order[repeated])  # few in most logs
+    columns = [log.timestamps[rows], pairs[rows]]
     if log.nanoseconds is not None:
-        columns.insert(0, log.nanoseconds)
+        columns.insert(0, log.nanoseconds[rows])
     order = np.lexsort(columns)  # stable
-    same = np.ones(len(order) - 1, bool)
+    alike = np.ones(max(len(order) - 1, 0), bool)
     for column in columns:
-        same &= column[order[1:]] == column[order[:-1]]
-    return np.sort(order[1:][same])
+        alike &= column[order[1:]] == column[order[:-1]]
+    return np.sort(rows[order[1:][alike]])
 
 
 def note_of_exact(count: int) -> str:

@@ -13,7 +13,6 @@ from recjax.data import interactions
 from recjax.data.external import write_store_from_disk
 from recjax.data.interactions import BadRows, Catalog, InteractionLog
 from recjax.data.sources._times import UNITS, moment, numeric_date
-from recjax.data.sources._values import field
 from recjax.data.spill import parts, spilling
 from recjax.data.store import Store, hash_file, open_store, store_files, write_store
 from recjax.errors import InputError
@@ -58,10 +57,13 @@ class DataConfig(Checked):
     def __post_init__(self):
         super().__post_init__()
         for name in ("since", "until"):
+            text = getattr(self, name)
             try:
-                field(name, moment, getattr(self, name) or 0)
+                if text.isdecimal():  # seconds, or 20240301?
+                    raise ValueError("expected a date such as 2024-03-01")
+                moment(text or 0)
             except ValueError as error:
-                raise FieldError(name, str(error)) from None
+                raise FieldError(name, f"'{text}': {error}") from None
 
     def times(self) -> tuple[int, int]:
         """`since` and `until` in seconds; all of time by default."""

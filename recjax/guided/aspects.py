@@ -136,9 +136,9 @@ def check_set(aspects: AspectSet, where: str) -> None:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        raise InputError(f"{path}: expected a file")
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: expected a file")
         with path.open("rb") as file:
             data = file.read(_LARGEST + 1)
         if len(data) > _LARGEST:

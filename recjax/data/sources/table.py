@@ -113,6 +113,12 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
     return found, catalog
 
 
+def _rating(value: Any) -> float:
+    if is_missing(value):
+        raise ValueError("expected a number (config.data.options.rating= leaves ratings out)")
+    return number(value)
+
+
 def _event(row: Row, options: Options, catalog: Catalog) -> tuple[str, str, int, float, int]:
     """User, item, seconds, rating and nanoseconds; the title goes to the catalogue."""
     user = field(options.user, key, row.get(options.user))
@@ -120,14 +126,7 @@ def _event(row: Row, options: Options, catalog: Catalog) -> tuple[str, str, int,
     time = moment_of(
         options.timestamp, row.get(options.timestamp), options.time_unit, options.time_format
     )
-    rating = 0.0
-    if options.rating:
-        if is_missing(row.get(options.rating)):
-            raise ValueError(
-                f"'{options.rating}' is missing; config.data.options.rating= reads such rows, "
-                "without ratings"
-            )
-        rating = field(options.rating, number, row.get(options.rating))
+    rating = field(options.rating, _rating, row.get(options.rating)) if options.rating else 0.0
     if options.title:
         add_item(catalog, item, {"title": row.get(options.title)})
     return user, item, time.seconds, rating, time.nanoseconds

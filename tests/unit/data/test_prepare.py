@@ -55,8 +55,10 @@ def test_a_window_of_time(config):
     assert store.timestamps.tolist() == [3, 2, 4]  # from 2 on, before 9
     with pytest.raises(InputError, match="config.data.since or until is set, but the source has"):
         prepare(DataConfig(**config, **days, options={"timestamp": ""}), overwrite=True)
-    with pytest.raises(InputError, match="until: 'until' is 'tomorrow'; expected"):
+    with pytest.raises(InputError, match="config.data.until: 'tomorrow': expected"):
         build(DataConfig, {**config, "until": "tomorrow"}, "config.data")
+    with pytest.raises(InputError, match="since: '20240301': expected a date such as 2024-03-01"):
+        build(DataConfig, {**config, "since": "20240301"}, "config.data")
 
 
 def test_rows_that_stand_there_twice(config, tmp_path):
