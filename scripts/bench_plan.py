@@ -74,7 +74,7 @@ def sasrec(items: int, batch: int, mesh: tuple[int, int, int], objective: str = 
     section = {
         "data": {"source": "simulated", "store": "none"},
         "model": {"name": "sasrec", "max_length": 50, "dim": 64},
-        "objective": {"name": objective, "negatives": 1024},
+        "objective": {"name": objective} | ({} if objective == "softmax" else {"negatives": 1024}),
         "train": {"batch_size": batch, "mesh": mesh, "packed": False, "steps_per_call": 1},
     }
     rng, users = np.random.default_rng(0), max(batch, 1000)

@@ -26,7 +26,8 @@ SPANS = Spans(np.arange(4), np.arange(4) * 16, np.arange(4) * 16 + 16)
 
 
 def objective_loss(name, mesh, h, table, targets):
-    config = ObjectiveConfig(name, negatives=16, states_weight=0.5 * (name == "mse"))
+    drawn = {} if name in ("softmax", "mse") else {"negatives": 16}
+    config = ObjectiveConfig(name, states_weight=0.5 * (name == "mse"), **drawn)
     objective = Objective(config, np.arange(I) % (I - 1) + 1, SPANS, I, mesh)
     flat = jnp.tanh(h).reshape(-1, D)
     sequences = jnp.broadcast_to(jnp.arange(B)[:, None] % 4, (B, L)).reshape(-1)

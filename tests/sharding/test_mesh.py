@@ -15,6 +15,7 @@ from recjax.training.recommender import RecommenderRun, RunConfig
 
 # Depth is to be shown by SASRec with softmax.
 SHALLOW = {"bert4rec": {"layers": 1}, "dreamrec": {"layers": 1, "steps": 50, "schedule": "cosine"}}
+UNDRAWN = ("softmax", "mse")  # objectives without negatives
 
 
 def make_run(store, mesh, model="sasrec", objective="softmax"):
@@ -22,7 +23,7 @@ def make_run(store, mesh, model="sasrec", objective="softmax"):
     section = {
         "data": {"source": "simulated", "store": str(store.path)},
         "model": {"name": model, "max_length": 20, "dim": 16, **small},
-        "objective": {"name": objective, "negatives": 8},
+        "objective": {"name": objective} | ({} if objective in UNDRAWN else {"negatives": 8}),
         "train": {"batch_size": 32, "steps_per_call": 2, "mesh": mesh, "packed": False},
     }
     return RecommenderRun(build(RunConfig, section, "config"), store)

@@ -44,7 +44,10 @@ def files(path: Path, options: Options) -> list[Path]:
     if given and not found[0].exists():
         raise InputError(
             f"{found[0]}: no such file, but {', '.join(given)}; recjax splits by itself "
-            "(config.split): join their rows to the one file"
+            f"(config.split), and config.data.source=table reads them as one log: "
+            f"options.file='{stem.name}.*.inter' options.user='{options.user}:token' "
+            f"options.item='{options.item}:token' options.timestamp='timestamp:float' "
+            "options.separator=tab"
         )
     return [found[0]] + [f for f in found[1:] if f.exists()]
 
