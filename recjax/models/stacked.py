@@ -68,6 +68,16 @@ class StackedModel(LanguageModule):
         Returns:
             [B T E] or [B Q E], and `cache` with the layers' new keys and values.
         """
+        remat = self.config.remat  # a policy's gradient goes through cached calls
+
+        def run(module: Any, *rest: Any) -> tuple[Array, Pair]:
+            if remat == "none":
+                return layer(module, *rest)
+            graph, params = nnx.split(module)
+            return recomputed(lambda params, *rest: layer(nnx.merge(graph, params), *rest), remat)(
+                params, *rest
+            )
+
         caches: list[Any] = list(zip(cache.keys, cache.values, strict=True))
         prefixes: list[Any] = cache.prefixes()
         if x.shape[1] > 1 and backend.platform(self.embedding[...]) != "cpu":
@@ -78,14 +88,14 @@ class StackedModel(LanguageModule):
             )
 
             def scanned(x: Array, inputs: tuple) -> tuple[Array, Pair]:
-                return layer(nnx.merge(graph, inputs[0]), x, inputs[1], inputs[2], None)
+                return run(nnx.merge(graph, inputs[0]), x, inputs[1], inputs[2], None)
 
             x, (all_keys, all_values) = jax.lax.scan(scanned, x, (stacked, *stacked_inputs))
             x, keys, values = rows_at(x, places), tuple(all_keys), tuple(all_values)
         else:
             last = len(caches) - 1
             for n, layer_n in enumerate(self._apart or self.one_by_one()):
-                x, caches[n] = layer(
+                x, caches[n] = run(
                     layer_n, x, prefixes[n], caches[n], places if n == last else None
                 )
             keys, values = zip(*caches, strict=True)
@@ -93,7 +103,7 @@ class StackedModel(LanguageModule):
 
 
 def recomputed(layer: Callable[..., Any], remat: Literal["none", "dots", "full"]) -> Any:
-    """A scanned layer whose backward pass recomputes what `LanguageConfig.remat` says."""
+    """A layer whose backward pass recomputes what `LanguageConfig.remat` says."""
     if remat == "none":
         return layer
     policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable

@@ -1,5 +1,7 @@
 """Cached calls of stacked layers: other devices than a CPU scan what a CPU takes layer by layer."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -43,3 +45,33 @@ def test_a_scanned_prefill_is_that_of_each_layer(name, prefixed, monkeypatch):
     scanned = jax.jit(lambda: call())()
     assert len(scans) == 1 + prefixed
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), each, scanned)
+
+
+@pytest.mark.parametrize("on", ["cpu", "gpu"])
+def test_a_gradient_through_cached_calls_recomputes_layers(on, monkeypatch):
+    """A policy's gradient: its memory follows `remat`, its values do not."""
+    tokens = np.random.default_rng(1).integers(1, 50, (3, 9))
+    where = backend.platform
+    graph, params = nnx.split(MODELS["llama"])
+
+    def gradient(remat):
+        def loss(params):
+            model = nnx.merge(graph, params)
+            model.config = dataclasses.replace(model.config, remat=remat)
+            table = model.embedding[...]
+            monkeypatch.setattr(
+                backend, "platform", lambda *a: on if a and a[0] is table else where(*a)
+            )
+            h, cache = model.hidden(tokens, cache=model.empty_cache(3, 12))
+            return (h**2).sum() + (model.hidden(tokens[:, :2], cache=cache)[0] ** 3).sum()
+
+        traced = jax.jit(jax.grad(loss)).trace(params)
+        assert ("prevent_cse" in str(traced.jaxpr)) == (remat != "none")
+        return traced.lower().compile()(params)
+
+    expected = gradient("none")
+    for remat in ("dots", "full"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-4),
+            expected, gradient(remat),
+        )  # fmt: skip
