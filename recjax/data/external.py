@@ -12,15 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from recjax.data.filters import count_duplicates, deduplicate, exact_duplicates, note_of_exact
 from recjax.data.interactions import (
     Catalog,
     InteractionLog,
-    count_duplicates,
-    deduplicate,
-    exact_duplicates,
     key_numbers,
     key_order,
-    note_of_exact,
     out_of_order,
     time_order,
 )

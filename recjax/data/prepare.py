@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from recjax.config import build, nearest, to_plain
-from recjax.data import interactions
+from recjax.data import filters, interactions
 from recjax.data.external import write_store_from_disk
 from recjax.data.interactions import BadRows, Catalog, InteractionLog
 from recjax.data.sources._times import UNITS, moment, numeric_date
@@ -167,20 +167,20 @@ def _read(
     if late:
         notes.append(f"{late} rows were out of time order and have been sorted")
     if config.min_rating is not None:
-        log = interactions.filter_ratings(log, config.min_rating)
+        log = filters.filter_ratings(log, config.min_rating)
     if config.since or config.until:
-        log = interactions.filter_times(log, *config.times())
+        log = filters.filter_times(log, *config.times())
     if config.drop_untitled:
         titled = [bool(catalog.get(key, {}).get("title")) for key in log.item_keys]
-        log = interactions.select(log, np.array(titled)[log.items])
-    duplicates = interactions.count_duplicates(log)
-    exact = interactions.exact_duplicates(log) if duplicates else np.zeros(0, np.int64)
+        log = filters.select(log, np.array(titled)[log.items])
+    duplicates = filters.count_duplicates(log)
+    exact = filters.exact_duplicates(log) if duplicates else np.zeros(0, np.int64)
     if len(exact) and config.deduplicate == "keep":
-        notes.append(interactions.note_of_exact(len(exact)))
+        notes.append(filters.note_of_exact(len(exact)))
     if config.deduplicate != "keep":
-        log = interactions.deduplicate(log, config.deduplicate)
+        log = filters.deduplicate(log, config.deduplicate)
     if config.k_core_users or config.k_core_items:
-        log = interactions.k_core(log, config.k_core_users, config.k_core_items)
+        log = filters.k_core(log, config.k_core_users, config.k_core_items)
     return (
         log,
         catalog,

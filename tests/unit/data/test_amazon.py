@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from recjax.data.interactions import BadRows, count_duplicates
+from recjax.data.filters import count_duplicates
+from recjax.data.interactions import BadRows
 from recjax.data.sources import amazon
 from recjax.errors import InputError
 

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from recjax.data import interactions
+from recjax.data import filters, interactions
 from recjax.data.interactions import LogBuilder
-from recjax.errors import InputError
 
 
 def make(rows, timestamps=True, ratings=True):
@@ -15,29 +14,6 @@ def make(rows, timestamps=True, ratings=True):
 
 def rows(log):
     return [(log.user_keys[u], log.item_keys[i]) for u, i in zip(log.users, log.items, strict=True)]
-
-
-def test_k_core_repeats_until_stable():
-    # c is bought once: without it, user 3 has one item left and goes too; then b has one user.
-    log = make([("1", "a"), ("1", "b"), ("2", "a"), ("2", "d"), ("1", "d"), ("3", "c"), ("3", "b")])
-    core = interactions.k_core(log, users=2, items=2)
-    assert rows(core) == [("1", "a"), ("2", "a"), ("2", "d"), ("1", "d")]
-
-
-def test_deduplicate_first_and_last_in_time():
-    log = make([("1", "a", 30), ("1", "b", 10), ("1", "a", 20), ("2", "a", 5), ("1", "a", 40)])
-    assert interactions.count_duplicates(log) == 2
-    first = interactions.deduplicate(log, "first")
-    assert first.timestamps.tolist() == [10, 20, 5]
-    last = interactions.deduplicate(log, "last")
-    assert last.timestamps.tolist() == [10, 5, 40]
-
-
-def test_filter_ratings():
-    log = make([("1", "a", 0, 3.0), ("1", "b", 0, 4.0)])
-    assert rows(interactions.filter_ratings(log, 4.0)) == [("1", "b")]
-    with pytest.raises(InputError, match="config.data.min_rating is set, but the source has no"):
-        interactions.filter_ratings(make([("1", "a")], ratings=False), 4.0)
 
 
 def test_time_order_is_stable_and_counts_what_was_late():
@@ -56,7 +32,7 @@ def test_time_order_is_stable_and_counts_what_was_late():
 def test_compact_orders_ids_by_key(keys, expected):
     log = make([("u", key) for key in keys])
     assert interactions.compact(log).item_keys == expected
-    dropped = interactions.select(log, np.array([0, 2]))
+    dropped = filters.select(log, np.array([0, 2]))
     assert interactions.compact(dropped).item_keys == [k for k in expected if k != keys[1]]
 
 
@@ -102,11 +78,12 @@ def test_nanoseconds_order_rows_within_a_second():
         and interactions.out_of_order(log) == 2
     )
     for keep, rows in (("first", [1, 0, 3, 4]), ("last", [0, 2, 3, 4])):
-        kept = interactions.deduplicate(log, keep)
+        kept = filters.deduplicate(log, keep)
         assert sorted(kept.nanoseconds.tolist()) == sorted(log.nanoseconds[rows].tolist())
-    assert interactions.compact(
-        interactions.select(log, np.array([0, 1]))
-    ).nanoseconds.tolist() == [5, 2]
+    assert interactions.compact(filters.select(log, np.array([0, 1]))).nanoseconds.tolist() == [
+        5,
+        2,
+    ]
     whole = LogBuilder(timestamps=True, ratings=False)
     whole.add("u", "a", 3)
     assert whole.build().nanoseconds is None

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from recjax.data.interactions import BadRows, k_core
+from recjax.data.filters import k_core
+from recjax.data.interactions import BadRows
 from recjax.data.sources import amazon, movielens, recbole, sequences_txt, steam, table
 from recjax.errors import InputError
 
@@ -213,7 +214,7 @@ def test_steam_both_layouts(tmp_path):
 
 
 def test_steam_real_files(data_root):
-    from recjax.data.interactions import select
+    from recjax.data.filters import select
 
     log, catalog, _, _ = read(steam, data_root / "steam-reviews")
     assert (len(log.user_keys), len(log.item_keys), len(log)) == (22_683, 2885, 48_011)

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from recjax.data.interactions import BadRows, count_duplicates, k_core, select
+from recjax.data.filters import count_duplicates, k_core, select
+from recjax.data.interactions import BadRows
 from recjax.data.sources import steam
 from recjax.errors import InputError
 
