@@ -4,8 +4,8 @@
 
 The argument is attn2seq, nrt, peter or peter_plus, which is told a word of the text. Texts, split
 and test reviews are those of RecSysLLM's task (configs/recsysllm). Stopped after 8 epochs
-(15 minutes to half an hour of one core; attn2seq after 3): ROUGE-1 15.0 of peter, 15.6 of
-peter_plus, 16.4 of nrt, 15.5 of attn2seq; the most frequent text 8.1 (configs/results/baselines.md).
+(15 to 40 minutes of one core; attn2seq after 3): ROUGE-1 15.0 of peter, 15.6 of peter_plus, 16.4 of
+nrt, 15.5 of attn2seq; the most frequent text 8.1 (configs/results/baselines.md).
 """
 
 from ml_collections import ConfigDict
