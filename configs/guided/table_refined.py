@@ -6,12 +6,12 @@
         --config.base=runs/base --config.guided.items="('scores:item_scores.tsv',)"
     recjax explain --workdir=runs/fused --user=ann
 
-Columns have other names: see `recommenders/table_sasrec.py`. The argument is base (60 learned
+`recommenders/table_sasrec.py` says how to name your columns. The argument is base (60 learned
 numbers an item, full cross-entropy), items, joined or added (48 and 12 aspects: the item side
 alone, the user's vector in the place of the state's own, added to it), or fused: aspects beside a
 trained base. `config.guided.items` takes other sources, too: `labels:genres`, `words:title`
-(recjax/guided/README.md). `model.dim` is the whole width: 12 more than the learned numbers of 12
-aspects.
+(recjax/guided/README.md). `model.dim` is the whole width: of 60, 12 aspects leave 48 learned
+numbers.
 """
 
 from ml_collections import ConfigDict

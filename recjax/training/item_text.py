@@ -49,7 +49,7 @@ class ItemsConfig(Checked):
         super().__post_init__()
         if not self.vectors and self.use != "start":
             raise FieldError("vectors", f"is empty: use '{self.use}' needs some")
-        if self.use != "null_space" and self.kept != 32:
+        if self.use != "null_space" and self.kept != ItemsConfig.kept:
             raise FieldError("kept", "is of use 'null_space'")
 
 

@@ -3,15 +3,8 @@
 import pytest
 
 from recjax.data import filters
-from recjax.data.interactions import LogBuilder
 from recjax.errors import InputError
-
-
-def make(rows, timestamps=True, ratings=True):
-    log = LogBuilder(timestamps=timestamps, ratings=ratings)
-    for row in rows:
-        log.add(*row)
-    return log.build()
+from tests.unit.data.test_interactions import make
 
 
 def rows(log):

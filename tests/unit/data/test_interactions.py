@@ -12,10 +12,6 @@ def make(rows, timestamps=True, ratings=True):
     return log.build()
 
 
-def rows(log):
-    return [(log.user_keys[u], log.item_keys[i]) for u, i in zip(log.users, log.items, strict=True)]
-
-
 def test_time_order_is_stable_and_counts_what_was_late():
     log = make([("2", "a", 5), ("1", "b", 9), ("1", "c", 3), ("1", "d", 9), ("2", "e", 5)])
     # Users are codes in order of appearance: "2" is 0.

@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from recjax.errors import InputError
+from recjax.guided.aspects import Aspect, AspectSet
 from recjax.guided.prompts import answer_form, question
 from recjax.guided.scoring import EndpointRater, Rater
 from recjax.llm import LanguageModel
@@ -146,3 +147,14 @@ def test_an_endpoint(endpoint, own):
     assert user["role"] == "user" and user["content"].startswith("This is known of the book:")
     assert len(rate(TEXTS)) == 1 and rate(TEXTS) == []  # the budget
     assert "m" in json.dumps(rate.settings)
+
+
+def test_an_endpoints_answer_has_room_for_any_alphabet_and_a_cut_number_is_none(endpoint, own):
+    names = tuple(Aspect("\u60c5\u611f\u5f3a\u5ea6" + mark) for mark in "\u7532\u4e59\u4e19")
+    aspects = AspectSet("zh", names)
+    rate = EndpointRater(Endpoint(endpoint.url, "m"), aspects, "item")
+    assert rate._most >= len(answer_form(aspects).text([9, 9, 9]).encode())
+    cut = {"message": {"content": "Tension: 9\nPace: 1"}, "finish_reason": "length"}
+    endpoint.reply = staticmethod(lambda asked, n: (200, {"choices": [cut]}))
+    rated = EndpointRater(Endpoint(endpoint.url, "m"), own, "item")(TEXTS[:1])
+    assert rated[0].scores == (9, None, None)  # of 10, perhaps
