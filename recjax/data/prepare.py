@@ -56,19 +56,23 @@ class DataConfig(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("since", "until"):
-            text = getattr(self, name)
-            try:
-                if text.isdecimal():  # seconds, or 20240301?
-                    raise ValueError("expected a date such as 2024-03-01")
-                moment(text or 0)
-            except ValueError as error:
-                raise FieldError(name, f"'{text}': {error}") from None
+        self.times()
 
     def times(self) -> tuple[int, int]:
         """`since` and `until` in seconds; all of time by default."""
-        since, until = (moment(text or 0).seconds for text in (self.since, self.until))
-        return since, until if self.until else np.iinfo(np.int64).max
+        since, until = (date_seconds(self, name) for name in ("since", "until"))
+        return since or 0, np.iinfo(np.int64).max if until is None else until
+
+
+def date_seconds(config: Any, name: str) -> int | None:
+    """The seconds of a config's field with an ISO date or time (UTC); None where it is empty."""
+    text = getattr(config, name)
+    try:
+        if text.isdecimal():  # seconds, or 20240301?
+            raise ValueError("expected a date such as 2024-03-01")
+        return moment(text).seconds if text else None
+    except ValueError as error:
+        raise FieldError(name, f"'{text}': {error}") from None
 
 
 def resolve(path: str, key: str = "config.data.path") -> Path:

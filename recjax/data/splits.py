@@ -186,13 +186,16 @@ def chronological_sequences(
 
 
 def chronological_time(
-    offsets: ArrayLike, timestamps: np.ndarray | None, ratios: tuple[int, ...] = (8, 1, 1)
+    offsets: ArrayLike,
+    timestamps: np.ndarray | None,
+    ratios: tuple[int, ...] = (8, 1, 1),
+    cuts: tuple[int, int] | None = None,
 ) -> Split:
-    """One cut in time for everybody: training before it, validation and test after it.
+    """Two cuts in time for everybody: training before both, validation between them, then test.
 
-    The cuts are quantiles of all timestamps. Training runs are each user's interactions before
-    the first cut; each interaction of the validation (test) window that has a history is one
-    example, and its history is everything of that user before it.
+    The cuts are quantiles of all timestamps, or given. Training runs are each user's interactions
+    before the first cut; each interaction of the validation (test) window that has a history is
+    one example, and its history is everything of that user before it.
 
     Leaks: nothing of the future into training. A test history includes interactions of the
     validation and test windows that came before its target. Items first seen after the cut are
@@ -202,16 +205,27 @@ def chronological_time(
         offsets: [U+1].
         timestamps: [N], rising within a user.
         ratios: shares of the interactions.
+        cuts: in place of shares, the first second of validation and of test.
+
+    Raises:
+        InputError: there are no timestamps, or nothing lies before the first cut.
     """
     if timestamps is None:
         raise InputError(
             "config.split.name: 'chronological_time' needs timestamps; this data set has none"
         )
-    cuts = _ratios(ratios)
     times = np.asarray(timestamps)
-    # One more time, after all others: a share of 0 is empty.
-    ordered = np.append(np.sort(times), times.max() + 1)
-    first, second = (ordered[_floor(len(times) * c)] for c in cuts[:2])
+    if cuts is None:
+        # One more time, after all others: a share of 0 is empty.
+        ordered = np.append(np.sort(times), times.max() + 1)
+        first, second = (ordered[_floor(len(times) * c)] for c in _ratios(ratios)[:2])
+    else:
+        first, second = cuts
+        if not (times < first).any():
+            raise InputError(
+                f"config.split.validation_from: nothing is before it, {first} in seconds; the log "
+                f"has {times.min()} to {times.max()}"
+            )
     runs = _all_users(offsets)
     owner = np.repeat(runs.users, runs.stops - runs.starts)
     place = np.arange(len(times), dtype=np.int64)

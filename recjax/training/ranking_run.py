@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from recjax.data import splits
+from recjax.data.prepare import date_seconds
 from recjax.data.requests import Request
 from recjax.data.store import Store
 from recjax.evaluation.lists import Recommendations, TopLists
@@ -31,11 +32,31 @@ class SplitConfig(Checked):
     # Of the chronological splits.
     ratios: tuple[Annotated[int, Range(0, 1_000_000)], ...] = (8, 1, 1)
     by: Literal["end", "start", "user"] = "end"  # how chronological_sequences sorts
+    # Of chronological_time in place of ratios: ISO dates or times (UTC), to the second.
+    validation_from: str = ""
+    test_from: str = ""
 
     def __post_init__(self):
         super().__post_init__()
         if len(self.ratios) != 3 or not self.ratios[0]:
             raise FieldError("ratios", f"expected (train, validation, test), got {self.ratios}")
+        cuts = self.cuts()
+        if cuts and self.name != "chronological_time":
+            raise FieldError("validation_from", f"'{self.name}' does not read it")
+        if cuts and cuts[0] > cuts[1]:
+            raise FieldError("test_from", f"'{self.test_from}' is before validation_from")
+
+    def cuts(self) -> tuple[int, int] | None:
+        """The first second of validation and of test; None = the ratios say."""
+        first, second = (date_seconds(self, name) for name in ("validation_from", "test_from"))
+        if first is None and second is None:
+            return None
+        if first is None or second is None:
+            missing, other = "validation_from", "test_from"
+            if second is None:
+                missing, other = other, missing
+            raise FieldError(missing, f"expected a date, as {other} has one")
+        return first, second
 
 
 def make_split(store: Store, config: SplitConfig) -> splits.Split:
@@ -47,7 +68,7 @@ def make_split(store: Store, config: SplitConfig) -> splits.Split:
     given = store.offsets, store.timestamps, config.ratios
     if config.name == "chronological_sequences":
         return splits.chronological_sequences(*given, config.by)
-    return splits.chronological_time(*given)
+    return splits.chronological_time(*given, config.cuts())
 
 
 class RankingRun(SavedRun):

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
+from recjax.config import build
 from recjax.data import splits
 from recjax.errors import InputError
+from recjax.training.ranking_run import SplitConfig
 
 
 def triples(spans):
@@ -121,6 +123,40 @@ def test_one_cut_in_time():
     assert triples(split.train) == [(0, 0, 4), (1, 5, 9)]
     assert triples(split.validation) == [(0, 0, 4)]  # history items[0:4], target items[4] at 8
     assert triples(split.test) == [(1, 5, 9)]
+
+
+def test_cuts_may_be_given():
+    times = np.array([0, 2, 4, 6, 8, 1, 3, 5, 7, 9])
+    split = splits.chronological_time(np.array([0, 5, 10]), times, cuts=(5, 8))
+    assert triples(split.train) == [(0, 0, 3), (1, 5, 7)]
+    assert triples(split.validation) == [(0, 0, 3), (1, 5, 7), (1, 5, 8)]
+    assert triples(split.test) == [(0, 0, 4), (1, 5, 9)]
+    with pytest.raises(InputError, match="validation_from: nothing is before it, 0 in seconds; "):
+        splits.chronological_time(np.array([0, 5, 10]), times, cuts=(0, 8))
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"test_from": "2024-03-01"}, "validation_from: expected a date, as test_from has one"),
+        ({"validation_from": "2024-03-01"}, "test_from: expected a date, as validation_from has"),
+        (
+            {"validation_from": "2024-03-02", "test_from": "2024-03-01"},
+            "test_from: '2024-03-01' is before validation_from",
+        ),
+        (
+            {"validation_from": "2024", "test_from": "2024-03-01"},
+            "validation_from: '2024': expected a date such as 2024-03-01",
+        ),
+        (
+            {"validation_from": "2024-03-01", "test_from": "2024-03-01", "name": "rolling"},
+            "validation_from: 'rolling' does not read it",
+        ),
+    ],
+)
+def test_cuts_are_checked(given, message):
+    with pytest.raises(InputError, match=message):
+        build(SplitConfig, {"name": "chronological_time"} | given, "config.split")
 
 
 @pytest.mark.parametrize("name", ["chronological_sequences", "chronological_time"])
