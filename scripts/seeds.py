@@ -27,12 +27,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from recjax.arguments import Parser
 from recjax.config import load_config
 from recjax.errors import InputError, run_script
 from recjax.paths import flag_path
-from recjax.training.workdir import build_config, complete
+from recjax.training.workdir import build_config, complete, plain_config
 
 _NAME = re.compile(r"\{(\w+)\}")  # a stage, in the value of a key
 
@@ -46,12 +47,14 @@ class Stage:
         config: FILE.py or FILE.py:ARG.
         seeds: to run it with.
         keys: of the config, `{NAME}` for the workdir of another stage.
+        settings: the whole config, as far as it is known before the other stages.
     """
 
     name: str
     config: str
     seeds: list[int]
     keys: dict[str, str] = dataclasses.field(default_factory=dict)
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def reads(self) -> list[str]:
@@ -137,6 +140,11 @@ def train(workdir: Path, stage: Stage, stages: list[Stage], chosen: dict[str, in
                 f"{result}: the result of {values['asked']}, expected one of {asked}; choose "
                 "another --workdir"
             )
+        if settings(values.get("settings") or stage.settings) != stage.settings:
+            raise InputError(
+                f"{result}: the result of other settings than {stage.config} has now; choose "
+                "another --workdir"
+            )
         return values
     print(f"--- {folder.relative_to(workdir)}", file=sys.stderr, flush=True)
     started, resumed = time.perf_counter(), folder.exists()
@@ -148,8 +156,14 @@ def train(workdir: Path, stage: Stage, stages: list[Stage], chosen: dict[str, in
         sys.exit(f"seeds.py: {folder}: stopped; rerun the command to resume")
     if not resumed:
         values["seconds"] = round(time.perf_counter() - started, 1)
-    result.write_text(json.dumps({**values, "asked": asked}) + "\n", encoding="utf-8")
+    record = {**values, "asked": asked, "settings": stage.settings}
+    result.write_text(json.dumps(record) + "\n", encoding="utf-8")
     return values
+
+
+def settings(section: Any) -> dict[str, Any]:
+    """A config with all its defaults, as JSON has it."""
+    return json.loads(json.dumps(plain_config(build_config(section)))) if section else {}
 
 
 def table(rows: list[dict]) -> str:
@@ -170,7 +184,7 @@ def main() -> None:
     args, stages = parse()
     for stage in stages:  # all are read before the first is trained
         try:
-            build_config(load_config(stage.config, stage.keys.items(), complete)[0])
+            stage.settings = settings(load_config(stage.config, stage.keys.items(), complete)[0])
         except InputError as error:
             raise InputError(f"--stage {stage.name}: {error}") from None
     rows = []

@@ -277,5 +277,6 @@ def _settled(config: FusedRunConfig, store: Store) -> FusedRunConfig:
 
 SYSTEM = System(
     FusedRunConfig, FusedRun, complete,
-    store=_store, settled=_settled, may_change=("base",), learns="guided",
+    store=_store, settled=_settled, learns="guided",
+    may_change=("base", "guided.items", "guided.vector"),
 )  # fmt: skip

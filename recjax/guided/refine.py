@@ -38,7 +38,7 @@ from recjax.models.recommender import read_config
 from recjax.training import parallel, recommender
 from recjax.training.freezing import Rules
 from recjax.training.recommender import RecommenderRun, RunConfig
-from recjax.training.system import System, own_settled
+from recjax.training.system import System
 from recjax.typing import Array, Params
 
 _RULES: Rules = ((r"(items|outputs|guided_users)/guided", "frozen"), (r".*", "trained"))
@@ -170,7 +170,10 @@ class GuidedRun(RecommenderRun):
 
 def settled(config: GuidedRunConfig, store: Store) -> GuidedRunConfig:
     """The config with absolute paths."""
-    return dataclasses.replace(own_settled(config, store), guided=config.guided.settled())
+    return dataclasses.replace(recommender.settled(config, store), guided=config.guided.settled())
 
 
-SYSTEM = System(GuidedRunConfig, GuidedRun, complete, settled=settled)
+SYSTEM = System(
+    GuidedRunConfig, GuidedRun, complete, settled=settled,
+    may_change=(*recommender.MAY_CHANGE, "guided.items", "guided.vector"),
+)  # fmt: skip

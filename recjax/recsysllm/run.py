@@ -324,8 +324,10 @@ def planned(config: BlankRunConfig, rows: int) -> dict[str, Any]:
         arguments = {
             "config": read_model(config.model, config.tokenizer.vocab_size),
             "train": "full",
+            "dtype": config.train.dtype,
+            "optim": config.optim,
+            "accumulate": config.train.accumulate,
         }
-        arguments |= {"dtype": "float32"}
         known = arguments["config"].max_length
     batch = -(-config.train.batch_size // rows) * rows
     return arguments | {"batch": batch, "length": config.length or known}

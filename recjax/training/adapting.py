@@ -161,12 +161,15 @@ class AdaptingRun(Run):
     @property
     def plan_settings(self) -> dict[str, Any]:
         """The model's and the adapters' settings for `System.plan`."""
+        stored, train = str(next(iter(self.base.params.values())).dtype), self.config.train
         return {
             "config": self.base.config,
             "train": self.adapting.method,
-            "dtype": str(next(iter(self.base.params.values())).dtype),
+            "dtype": train.dtype if self.adapting.method == "full" else stored,
             "lora": None if self.adapting.method == "full" else self.lora,
             "quant": self.adapting.quant or None,
+            "optim": self.config.optim,
+            "accumulate": train.accumulate,
         }
 
     @functools.cached_property

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -241,10 +242,29 @@ class Checkpoints:
         Raises:
             InputError: no such step, a damaged one, or a state of another model.
         """
-        self._require(step)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract, strict=not padded))
-        try:
+        with self._reading(step):
             return self._manager.restore(step, args=items).state
+
+    def restore_part(self, step: int, abstract: dict[str, Any], *, padded: bool = False) -> Any:
+        """As `restore`, of some fields of the state alone; the others are not read."""
+
+        def wanted(leaf: jax.ShapeDtypeStruct) -> ocp.ArrayRestoreArgs:
+            return ocp.ArrayRestoreArgs(
+                sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype, strict=not padded
+            )
+
+        items = ocp.args.PyTreeRestore(
+            abstract, restore_args=jax.tree.map(wanted, abstract), partial_restore=True
+        )
+        with self._reading(step), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            return reader.restore(self.folder / str(step) / "state", args=items)
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        self._require(step)
+        try:
+            yield
         except Exception as error:  # TensorStore and Orbax have many kinds
             reason = " ".join(str(error).split())[:300]
             raise InputError(

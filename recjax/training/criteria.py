@@ -87,12 +87,14 @@ class Progress:
     def may_go_on(self, cap: int, patience: int) -> bool:
         """Whether there is more to train.
 
-        There is not if patience or the goals have ended the run, or if it ended at this cap or a
-        later one. Where there is patience, goals that are met do not end a run by themselves.
+        There is not if patience (that of now) or the goals have ended the run, or if it ended at
+        this cap or a later one. Where there is patience, goals that are met do not end a run by
+        themselves.
         """
-        if self.cap:
-            return cap > self.cap and not (self.stopped or (self.met and not patience))
-        return not self.stopped or self.cooling is not None
+        if self.stopped:
+            ended = self.stale >= patience and (self.met or patience > 0)
+            return not ended or (self.cooling is not None and not self.cap)
+        return not self.cap or (cap > self.cap and not (self.met and not patience))
 
     def judge(
         self,

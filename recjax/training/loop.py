@@ -151,6 +151,9 @@ class Loop:
         self._pace = _Pace()  # without the first batch
         if going or progress.pending:
             leave(self._stop)
+        elif self._step:
+            by = "its criteria" if progress.stopped else "its cap"
+            self._say(f"nothing to train: {by} ended this run at step {self._step}")
         if progress.pending:
             self._validate()
             leave(self._stop)
@@ -296,6 +299,7 @@ class Loop:
         if progress.rolled_back >= limit or self.restore is None:
             raise error
         self.checkpoints.wait()
+        del self._state  # before another one is read
         self._state, old = self.restore()
         old.skipped = progress.skipped + self._step - int(self._state.step)
         old.rolled_back = progress.rolled_back + 1

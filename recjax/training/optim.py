@@ -65,10 +65,11 @@ class OptimRule(Checked):
         return self.rate, self.decay, self.muon, self.frozen
 
 
-# After those of the config. Of layers in a stack, norms and biases are matrices; T5's biases of
-# distances decay neither in P5 nor in Hugging Face's trainer. Muon is for layers' kernels.
+# After those of the config. Of layers in a stack, norms and biases are matrices; biases of
+# distances (T5, HSTU) decay neither in P5 nor in Hugging Face's trainer. Muon is for layers'
+# kernels.
 RULES = (
-    OptimRule(r".*(/scale|bias)", decay=0.0),
+    OptimRule(r".*(/scale|bias|bias/table)", decay=0.0),
     OptimRule(r"(?!.*\bhead/).*/kernel", muon=True),
     OptimRule(r".*", rate=1.0, decay=1.0, muon=False, frozen=False),
 )

@@ -31,6 +31,7 @@ from recjax.training.activations import activation_bytes, array_bytes, widest_by
 from recjax.training.compiled import Step, step_of
 from recjax.training.devices import Device
 from recjax.training.flops import product_flops
+from recjax.training.optim import OptimConfig
 from recjax.training.parallel import make_mesh, mesh_sizes, param_shardings, undivided
 from recjax.training.placing import Placed, placed, table
 from recjax.training.planned_step import MOST, READ, PlannedStep, planned_step
@@ -177,8 +178,10 @@ def make_plan(
     lora: LoRAConfig | None = None,
     compiled: bool = False,
     quant: str | None = None,
+    optim: OptimConfig | None = None,
+    accumulate: int = 1,
 ) -> Plan:
-    """Plans the training of a language model with Adam; allocates nothing.
+    """Plans the training of a language model; allocates nothing.
 
     Args:
         config: the model's, e.g. of `find_config`.
@@ -188,12 +191,15 @@ def make_plan(
         train: "adapter": one linear map from a recommender's width of 64 to soft tokens, into the
             frozen model; "lora"; "full". Or "none": a forward pass of the rows with their cache,
             as generation and scoring begin.
-        dtype: of the model's parameters and activations. What is trained beside a frozen model is
-            in float32.
+        dtype: of the model's parameters and activations; for "full" of activations alone. What is
+            trained is in float32.
         rank: R, for "lora", on the family's usual targets.
         lora: other adapters for "lora".
         quant: "int8" or "nf4": of the frozen layers' kernels (`recjax.nn.quant`).
-        compiled: also compile the step, for as many devices as this process has of a mesh.
+        optim: the optimiser; None = Adam.
+        accumulate: parts of the batch whose gradients are summed, one after another.
+        compiled: also compile the step (of one part), for as many devices as this process has of a
+            mesh.
 
     Raises:
         InputError: another `train`, a mesh of other than three sizes, rows or parameters that the
@@ -205,9 +211,10 @@ def make_plan(
         raise InputError(
             f"batch {batch}: expected a multiple of data x fsdp, {rows}, up to {MOST * rows:,}"
         )
+    part = -(-batch // (accumulate * rows)) * rows
     options: dict[str, Any] = {
-        "batch": batch, "length": length, "train": train, "dtype": dtype, "rank": rank,
-        "lora": lora, "quant": quant,
+        "batch": part, "length": length, "train": train, "dtype": dtype, "rank": rank,
+        "lora": lora, "quant": quant, "optim": optim,
     }  # fmt: skip
     step = planned_step(config, **options)
     places: Any = AbstractMesh(
@@ -234,13 +241,13 @@ def make_plan(
         tokens=batch * length,
         frozen_bytes=_sharded_bytes(step.frozen, step.axes, places),
         trained_bytes=trained_bytes,
-        gradient_bytes=trained_bytes,
+        gradient_bytes=trained_bytes * (2 if accumulate > 1 else 1),
         optimizer_bytes=sum(
             math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
             for leaf in moments
         ),
         activation_bytes=activation_bytes(step, kept_all, config, rows, tensor),
-        flops_per_token=product_flops(jaxpr) / (batch * length),
+        flops_per_token=product_flops(jaxpr) / (part * length),
         input_bytes=4 * batch * length,
         placing=placed(step.params, step.axes, places),
         compiled=_compiled(step, make_mesh((data, fsdp, tensor))) if compiled else None,

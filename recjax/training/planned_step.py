@@ -24,8 +24,9 @@ from recjax.nn.soft import place_soft
 from recjax.sharded import placing
 from recjax.training.compiled import stacked_step
 from recjax.training.freezing import FULL, LORA, Rules, split_params
-from recjax.training.optim import OptimConfig, make_optimizer
+from recjax.training.optim import OptimConfig, frozen_by, make_optimizer
 from recjax.training.parallel import AxisRules
+from recjax.training.step import as_dtype
 from recjax.training.token_loss import token_loss
 
 MOST = 1 << 20  # tokens of a row, devices along an axis, rows of a device
@@ -48,9 +49,9 @@ class PlannedStep:
         parameters: how many there are, before they are quantised.
         trained, frozen: abstract arrays by path; without training all are frozen.
         axes: the model's, and the adapter's.
-        optimizer: Adam.
+        optimizer: of the trained ones.
         batch, length: of the tokens [B T].
-        train: see `planned_step`.
+        train, dtype: see `planned_step`.
     """
 
     definition: ModelDef
@@ -62,6 +63,7 @@ class PlannedStep:
     batch: int
     length: int
     train: str
+    dtype: str
 
     @property
     def params(self) -> dict[str, Any]:
@@ -85,7 +87,7 @@ class PlannedStep:
 
         def placed(trained: Any, frozen: Any, tokens: Any, states: Any) -> Any:
             h = self.hidden(trained, frozen, tokens, states)
-            table = self.definition.merge({**frozen, **trained}).head_table()
+            table = self._model({**frozen, **trained}).head_table()
             total, weight = token_loss(h, table, tokens, mesh=devices)
             return total / weight
 
@@ -94,13 +96,19 @@ class PlannedStep:
     def hidden(self, trained: Any, frozen: Any, tokens: Any, states: Any) -> Any:
         """The model's final states [B T E]."""
         params = {**frozen, **trained}
-        model = self.definition.merge(params)
+        model = self._model(params)
         h = model.embed(tokens)
         if self.train == "adapter":
             is_soft = jnp.arange(self.length)[None] < min(_SOFT, self.length)
             is_soft = jnp.broadcast_to(is_soft, tokens.shape)
             h = place_soft(h, is_soft, states @ params[_ADAPTER])
         return model.hidden(h)[0]
+
+    def _model(self, params: dict[str, Any]) -> Any:
+        """The model as a step computes with it."""
+        return self.definition.merge(
+            as_dtype(params, self.dtype) if self.train == "full" else params
+        )
 
     def lowerable(self, devices: jax.sharding.Mesh) -> tuple[Any, tuple]:
         """The jitted step, and its arguments as abstract arrays that lie on a mesh."""
@@ -120,11 +128,12 @@ def planned_step(
     rank: int = 8,
     lora: LoRAConfig | None = None,
     quant: str | None = None,
+    optim: OptimConfig | None = None,
 ) -> PlannedStep:
     """The step that `make_plan` counts; allocates nothing.
 
     Args:
-        config, batch, length, train, dtype, rank, lora, quant: see `make_plan`.
+        config, batch, length, train, dtype, rank, lora, quant, optim: see `make_plan`.
 
     Raises:
         InputError: as there.
@@ -144,8 +153,11 @@ def planned_step(
     family = family_for(config)
     adapters = lora or LoRAConfig(rank, targets=family.lora_targets)
 
+    # What is trained stays in float32; `config.train.dtype` casts it in each step.
+    kept = "float32" if train == "full" else dtype
+
     def module(rngs: nnx.Rngs) -> Any:
-        model = family.build(config, rngs=rngs, dtype=jnp.dtype(dtype))
+        model = family.build(config, rngs=rngs, dtype=jnp.dtype(kept))
         return add_lora(model, adapters, rngs) if train == "lora" else model
 
     def stored(rngs: nnx.Rngs) -> Any:
@@ -160,8 +172,10 @@ def planned_step(
         params[_ADAPTER] = jax.ShapeDtypeStruct((_WIDTH, config.dim), jnp.float32)
         parameters += params[_ADAPTER].size
     trained, frozen = ({}, params) if train == READ else split_params(params, _RULES[train])
+    optim = optim or OptimConfig()
+    frozen |= {path: trained.pop(path) for path in frozen_by(optim, trained)}
     axes = (*family.axes, (_ADAPTER, (None, "embed")))
-    optimizer = make_optimizer(OptimConfig(), 1)
+    optimizer = make_optimizer(optim, 1)
     return PlannedStep(
-        definition, parameters, trained, frozen, axes, optimizer, batch, length, train
+        definition, parameters, trained, frozen, axes, optimizer, batch, length, train, dtype
     )

@@ -25,6 +25,7 @@ from recjax.models.attributed import ATTRIBUTES, item_attributes
 from recjax.models.definition import fingerprint
 from recjax.models.given_items import FEATURE_AXES, FEATURES, KNOWN
 from recjax.models.recommender import make_recommender, read_config
+from recjax.paths import home
 from recjax.ranges import Checked, Count, Seed
 from recjax.sharded import Split, split_axes
 from recjax.training import parallel
@@ -35,7 +36,7 @@ from recjax.training.objectives import Objective, ObjectiveConfig
 from recjax.training.optim import OptimConfig
 from recjax.training.ranking_run import RankingRun, SplitConfig
 from recjax.training.run import Run
-from recjax.training.system import System, filled_in
+from recjax.training.system import System, filled_in, own_settled
 from recjax.training.train_config import TrainConfig
 from recjax.typing import Array, Params
 
@@ -326,7 +327,8 @@ class RecommenderRun(RankingRun, Run):
     def check(self) -> None:
         """See `Run.check`; of the objective, too."""
         super().check()
-        self._started()
+        if not self._check_newest():  # it has what it started from
+            self._started()
         if self.objective.config.states_weight and not self._module.Recommender.generative:
             raise InputError(
                 "config.objective.states_weight: only a generative model has such states; "
@@ -393,4 +395,14 @@ def _without_system(plain: dict[str, Any]) -> dict[str, Any]:
     return {**{key: value for key, value in plain.items() if key != "system"}, "train": train}
 
 
-SYSTEM = System(RunConfig, RecommenderRun, complete)
+def settled(config: RunConfig, store: Store) -> Any:
+    """The config with absolute paths."""
+    start = str(home(config.start).absolute()) if config.start else ""
+    return dataclasses.replace(own_settled(config, store), start=start)
+
+
+# What lies behind the last two is in the checkpoints.
+MAY_CHANGE = ("data.path", "data.store", "start", "items.vectors")
+SYSTEM = System(
+    RunConfig, RecommenderRun, complete, settled=settled, may_change=MAY_CHANGE
+)  # fmt: skip

@@ -104,6 +104,11 @@ class Run(SavedRun, Trainable):
                         f"config.train.{key}: no metric '{metric}' among what "
                         f"config.evaluation computes; {nearest(metric, names)}"
                     )
+        if self.optim.cooldown_epochs > self._train.epochs:
+            raise InputError(
+                f"config.optim.cooldown_epochs: {self.optim.cooldown_epochs:g}, more than "
+                f"config.train.epochs={self._train.epochs:g}; expected that at most"
+            )
         self._check_memory()  # and that model, batches and optimiser go together
         self._check_newest()
 
@@ -150,7 +155,14 @@ class Run(SavedRun, Trainable):
     def restore(self, step: int) -> Params:
         """All parameters of the model: those of a checkpoint, and the frozen ones."""
         self._meta(self.checkpoints, step)
-        return self.measured(self._state(self.checkpoints, step))
+        return self._best(self.checkpoints, step)
+
+    def _best(self, checkpoints: Checkpoints, step: int) -> Params:
+        """The parameters that a checkpoint recommends with; the optimiser's state is not read."""
+        if self.optim.average:
+            return self.measured(self._state(checkpoints, step))
+        abstract = {"params": self.abstract_state().params}
+        return self.whole(checkpoints.restore_part(step, abstract, padded=self.padded)["params"])
 
     def _state(self, checkpoints: Checkpoints, step: int) -> TrainState:
         """The state of a checkpoint.
@@ -227,17 +239,18 @@ class Run(SavedRun, Trainable):
                 restore=lambda: self._newest(checkpoints),
             )
             state, progress, finished = loop.run(state, progress)
+            del loop
             if not finished:
                 return {"step": int(state.step), "finished": False}
-            step = int(state.step)
+            step, params = int(state.step), self.measured(state)
+            del state  # the optimiser's part goes; the devices need not hold two states
             if progress.best_step not in (None, step):
-                step = progress.best_step
-                state = self._state(checkpoints, step)
-            params = self.measured(state)
+                step, params = progress.best_step, {}
+                params = self._best(checkpoints, step)
             try:
                 values = self.evaluator(self.parts[-1]).run(params, lambda done: leave(stop))
             except Stopped:  # all is saved
-                return {"step": int(state.step), "finished": False}
+                return {"step": step, "finished": False}
             ending = {"goals_met": progress.met} if self._train.goals else {}
             writer.write(step, {"final": True, **ending, **values})
             writer.flush()

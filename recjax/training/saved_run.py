@@ -165,8 +165,12 @@ class SavedRun(abc.ABC):
         # The best step is gone when a later, better one is damaged.
         return latest if best is None or best not in self.checkpoints.steps() else best
 
-    def _check_newest(self) -> None:
-        """Raises `InputError` where the newest checkpoint is of another model or other data."""
+    def _check_newest(self) -> bool:
+        """Whether there is a checkpoint, as far as one process can tell.
+
+        Raises:
+            InputError: the newest one is of another model or other data.
+        """
         folder = None if self.workdir is None else self.workdir / "checkpoints"
         # Of several processes one may have made the folder already, and all open it together.
         if folder is not None and folder.is_dir() and jax.process_count() == 1:
@@ -174,6 +178,8 @@ class SavedRun(abc.ABC):
                 step = checkpoints.latest()
                 if step is not None:
                     self._meta(checkpoints, step)
+                    return True
+        return False
 
     def _meta(self, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
         meta = checkpoints.meta(step)

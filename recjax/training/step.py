@@ -54,11 +54,11 @@ def make_steps(
     """
 
     def one(state: TrainState, batch: Any, data: Any, key: Array):
-        key, rest = jax.random.fold_in(key, state.step), _as(data, dtype)
+        key, rest = jax.random.fold_in(key, state.step), as_dtype(data, dtype)
         if parts > 1:
             batch = jax.tree.map(lambda a: _dealt(a, parts), batch)
         if drawn is not None:
-            given = _as(state.params, dtype)
+            given = as_dtype(state.params, dtype)
             if parts == 1:
                 batch = drawn(given, batch, rest, key)
             else:
@@ -68,7 +68,7 @@ def make_steps(
                 )
 
         def summed(learning: Params, batch: Any, key: Array) -> tuple[Array, Array]:
-            return loss_fn(_as({**state.params, **learning}, dtype), batch, rest, key)
+            return loss_fn(as_dtype({**state.params, **learning}, dtype), batch, rest, key)
 
         def update(carry: tuple[Params, Any], _: None) -> tuple[tuple[Params, Any], dict]:
             learning, opt_state = carry
@@ -136,7 +136,7 @@ def _dealt(a: Array, parts: int) -> Array:
     return jnp.swapaxes(a.reshape(-1, parts, *a.shape[1:]), 0, 1)
 
 
-def _as(tree: Any, dtype: str) -> Any:
+def as_dtype(tree: Any, dtype: str) -> Any:
     """Float32 arrays in another type."""
     if dtype == "float32":
         return tree

@@ -41,7 +41,8 @@ class TrainConfig(Checked):
     # Mesh axes over which a logical axis is split, in place of those of `recjax.sharded.RULES`;
     # "length" are activations between layers, () is none.
     rules: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    # A batch's parts, one after the other: less memory for activations, the same gradient.
+    # A batch's parts, one after the other: less memory for activations, the same gradient but for
+    # what is drawn: each part has its own dropout and negatives (of the batch: its own targets).
     accumulate: Annotated[int, Range(1, 10_000)] = 1
     # Of activations and gradients through them; parameters, optimiser, losses and validations stay
     # in float32.

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from recjax.config import build, to_plain
+from recjax.data.prepare import resolve as log_path
 from recjax.errors import InputError
 from recjax.paths import home
 from recjax.replace import recovered, write_text
@@ -82,13 +83,16 @@ def start_run(config: Any, workdir: Path, *, overwrite: bool = False) -> Any:
 def claimed_run(config: Any, claim: Claim) -> Any:
     """The run of a config, in a folder that is claimed for it; writes nothing there."""
     system = load_system(config.system)
+    resumes = (claim.folder / "config.json").exists()
+    # Its new keys at their defaults.
+    old = plain_config(_read_config(claim.folder)) if resumes else {}
     # Several processes would write over each other.
+    may_prepare = jax.process_count() == 1 and not _log_is_gone(config, old)
     with stopping() as stop, stop.at_once():
-        store = system.store(config, jax.process_count() == 1)
+        store = system.store(config, may_prepare)
     config = system.settled(config, store)
     _check_alike(plain_config(config), store.fingerprint, system.may_change)
-    if (claim.folder / "config.json").exists():
-        old = plain_config(_read_config(claim.folder))  # its new keys at their defaults
+    if resumes:
         may = (*MAY_CHANGE, *system.may_change)
         changed = [k for k in _differences(old, plain_config(config)) if k not in may]
         if changed:
@@ -99,6 +103,18 @@ def claimed_run(config: Any, claim: Claim) -> Any:
     run = system.run(config, store, claim.folder)
     run.claim = claim
     return run
+
+
+def _log_is_gone(config: Any, old: dict[str, Any]) -> bool:
+    """Whether the raw log of a run that goes on is no longer at its path: its store serves."""
+    path = (old.get("data") or {}).get("path")
+    if not path or plain_config(config)["data"].get("path") != path:
+        return False
+    try:
+        log_path(path)
+    except InputError:
+        return True
+    return False
 
 
 def _check_alike(plain: dict[str, Any], data: str, paths: Collection[str]) -> None:

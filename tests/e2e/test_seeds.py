@@ -50,6 +50,9 @@ def test_a_recipe_over_seeds(run_script, config, tmp_path):
     assert "2 runs; 2 did not meet their goals: [{'sasrec': 0}" in printed
     _, commands, again, _ = run_script("seeds", *arguments)  # all has ended: read, not trained
     assert commands == [] and again == printed
+    config.write_text(config.read_text().replace('"dim": 8', '"dim": 4'))
+    message, commands, _, _ = run_script("seeds", *arguments)
+    assert "sasrec0.json: the result of other settings than" in message and commands == []
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,10 @@ CHRONOLOGICAL = {"name": "chronological_sequences"}
             "config.train.metric: no metric 'validation/uni100/ndcg@10' among what config.eval.*; "
             "did you mean 'validation/full/ndcg@10'",
         ),
+        (
+            {"optim": {"cooldown_epochs": 3.0}, "train": {"epochs": 2.0}},
+            "config.optim.cooldown_epochs: 3, more than config.train.epochs=2; expected that",
+        ),
         ({"train": {"metric": "test/full/ndcg@10"}}, "no metric 'test/full/ndcg@10' among"),
         # The last of the training is where the test's examples were looked for.
         (

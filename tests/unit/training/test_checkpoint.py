@@ -44,6 +44,26 @@ def truncated(file):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def test_a_part_of_a_state(three):
+    checkpoints = Checkpoints(three, read_only=True)
+    whole = checkpoints.restore(3, ABSTRACT)
+    assert whole["w"].shape == (300,)
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def part(rows, **options):
+        abstract = {"w": jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=place)}
+        return checkpoints.restore_part(3, abstract, **options)["w"]
+
+    np.testing.assert_array_equal(part(300), whole["w"])
+    padded = part(302, padded=True)
+    np.testing.assert_array_equal(padded, [*whole["w"], 0, 0])
+    with pytest.raises(InputError, match="not a checkpoint of this model"):
+        part(302)
+    with pytest.raises(InputError, match="no complete checkpoint of step 4"):
+        checkpoints.restore_part(4, ABSTRACT)
+    checkpoints.close()
+
+
 def test_reading_is_quiet(three, caplog):
     """Orbax warns of every folder that is only read."""
     with caplog.at_level("WARNING", logger="absl"):

@@ -55,14 +55,24 @@ def test_patience_waits_for_the_goals():
 
 def test_a_raised_cap_takes_up_what_has_not_ended_otherwise():
     assert Progress(cap=16).may_go_on(17, 0) and not Progress(cap=16).may_go_on(16, 0)
-    for ended in ({"stopped": True}, {"met": True}):
-        assert not Progress(cap=16, **ended).may_go_on(17, 0)
+    for ended in ({"stopped": True, "stale": 2}, {"stopped": True, "stale": 2, "met": True}):
+        assert not Progress(cap=16, **ended).may_go_on(17, 2)
+    assert not Progress(cap=16, met=True).may_go_on(17, 0)
     # Goals that are met are not the end where patience must end, too.
     assert Progress(cap=16, met=True).may_go_on(17, 2)
-    assert not Progress(cap=16, met=True, stopped=True).may_go_on(17, 2)
+    assert not Progress(cap=16, met=True, stopped=True, stale=2).may_go_on(17, 2)
     # Before its cap a run goes on until it stops, and then through its cool-down.
-    assert Progress(met=True).may_go_on(16, 0) and not Progress(stopped=True).may_go_on(16, 0)
-    assert Progress(stopped=True, cooling=8).may_go_on(16, 0)
+    assert Progress(met=True).may_go_on(16, 0)
+    assert not Progress(stopped=True, stale=2).may_go_on(16, 2)
+    assert Progress(stopped=True, stale=2, cooling=8).may_go_on(16, 2)
+
+
+def test_more_patience_takes_up_what_patience_has_ended():
+    ended = Progress(cap=16, stopped=True, stale=2)
+    assert not ended.may_go_on(16, 1) and not ended.may_go_on(16, 2)
+    assert ended.may_go_on(16, 3) and ended.may_go_on(16, 0)
+    cooled = Progress(cap=16, stopped=True, stale=2, cooling=8)
+    assert not cooled.may_go_on(16, 2) and cooled.may_go_on(16, 3)
 
 
 def test_goals_are_least_values_or_largest_losses():

@@ -16,7 +16,7 @@ from recjax.nn.lora import LoRAConfig, add_lora
 from recjax.training.compiled import step_of
 from recjax.training.flops import product_flops
 from recjax.training.freezing import FULL, LORA, split_params
-from recjax.training.optim import OptimConfig, make_optimizer
+from recjax.training.optim import OptimConfig, OptimRule, make_optimizer
 from recjax.training.parallel import MESH_AXES, param_shardings
 from recjax.training.plan import find_config, make_plan
 from recjax.training.planned_step import planned_step
@@ -41,8 +41,12 @@ def test_a_published_model():
     assert plans["lora"].parameters == count + plans["lora"].trained
     # Vectors are on every device, the matrices (and the table) split over eight.
     vectors = (2 * 32 + 1) * 4096
-    assert plans["full"].trained_bytes == 2 * ((count - vectors) // 8 + vectors)
-    assert plans["adapter"].frozen_bytes == plans["full"].trained_bytes
+    own = (count - vectors) // 8 + vectors
+    assert plans["adapter"].frozen_bytes == 2 * own
+    # What is trained is in float32, and so are its gradient and both of Adam's moments.
+    full = plans["full"]
+    assert full.trained_bytes == full.gradient_bytes == 4 * own
+    assert 0 <= full.optimizer_bytes - 8 * own < 100
     products = count - 32000 * 4096 - vectors  # a look-up multiplies nothing
     for train, factor in (("adapter", 4), ("lora", 4), ("full", 6)):
         assert products * factor < plans[train].flops_per_token < 1.06 * products * factor
@@ -291,3 +295,17 @@ def test_a_compiled_step_of_a_language_model(recjax):
     assert out["compiled"]["argument_bytes"] < out["parameters"] * 4 / 7
     status, _, err = recjax(*plan, "--mesh=1,5,1", "--batch=10")
     assert status == 2 and "mesh 1,5,1: fsdp = 5 does not divide the 288 of" in err
+
+
+def test_the_optimiser_and_the_parts_of_a_batch_are_counted():
+    plain = make_plan(SMALL, batch=8, length=16)
+    averaged = make_plan(SMALL, batch=8, length=16, optim=OptimConfig(average=0.9))
+    assert averaged.optimizer_bytes == pytest.approx(1.5 * plain.optimizer_bytes, rel=0.01)
+    rule = OptimRule("items/embedding|layers/.*", frozen=True)
+    frozen = make_plan(SMALL, batch=8, length=16, optim=OptimConfig(rules=(rule,)))
+    assert frozen.trained_bytes + frozen.frozen_bytes == plain.trained_bytes
+    assert frozen.optimizer_bytes < plain.optimizer_bytes
+    parts = make_plan(SMALL, batch=8, length=16, accumulate=4)
+    assert parts.activation_bytes == pytest.approx(plain.activation_bytes / 4, rel=0.1)
+    assert parts.gradient_bytes == 2 * plain.gradient_bytes
+    assert parts.flops_per_token == pytest.approx(plain.flops_per_token, rel=0.01)

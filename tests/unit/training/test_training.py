@@ -97,9 +97,16 @@ def test_muon_is_for_kernels_and_its_updates_are_orthogonal():
 
 
 def test_weight_decay_leaves_stacked_norms_and_biases_alone():
-    """In a stack the biases of all layers are one matrix; THUDM/GLM decays no bias."""
+    """In a stack the biases of all layers are one matrix; THUDM/GLM decays no bias. HSTU's biases
+    of distances are tables."""
     optimizer = make_optimizer(OptimConfig(learning_rate=0.1, weight_decay=0.5), 1)
-    alone = ("layers/norm/scale", "layers/norm/bias", "layers/up/bias", "encoder_bias")
+    alone = (
+        "layers/norm/scale",
+        "layers/norm/bias",
+        "layers/up/bias",
+        "encoder_bias",
+        "blocks/0/time_bias/table",
+    )
     shapes = dict.fromkeys(alone, (2, 3)) | {"layers/up/kernel": (2, 3, 3), "embedding": (2, 3)}
     params = {path: jnp.ones(shape) for path, shape in shapes.items()}
     zero = jax.tree.map(jnp.zeros_like, params)

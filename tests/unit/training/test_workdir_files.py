@@ -123,3 +123,40 @@ def test_numbers_that_no_float_can_hold(tmp_path, place):
     (tmp_path / "results.json").write_text(json.dumps({"sections": [section]}))
     with pytest.raises(InputError, match=r"results.json: sections\[0\].*expected 1000 at most"):
         make_page(tmp_path)
+
+
+def test_a_run_goes_on_without_what_it_began_with(recjax, tmp_path, monkeypatch):
+    """Neither its log, nor the run it started from, nor the same working folder."""
+    rows = [f"u{u},i{(u + k) % 9},{k}" for u in range(12) for k in range(6)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,timestamp", *rows]) + "\n")
+    config = tmp_path / "small.py"
+    config.write_text("""
+from ml_collections import ConfigDict
+
+def get_config(arg=None):
+    config = ConfigDict()
+    config.data = {"source": "table", "path": "log.csv", "store": "store"}
+    config.model = {"name": "sasrec", "dim": 8, "max_length": 6, "layers": 1, "heads": 1}
+    config.objective = {"name": "softmax"}
+    config.train = {"epochs": 1.0, "batch_size": 12, "steps_per_call": 1}
+    return config
+""")
+    monkeypatch.chdir(tmp_path)
+    given = f"--config={config}"
+    assert recjax("train", given, "--workdir=first")[0] == 0
+    assert recjax("train", given, "--config.start=first", "--workdir=second")[0] == 0
+    (tmp_path / "first").rename(tmp_path / "away")
+    (tmp_path / "log.csv").unlink()
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "else")
+    more = (f"--workdir={tmp_path}/second", "--config.train.epochs=2", "--json")
+    status, result, _ = recjax("train", *more)
+    assert status == 0 and result["step"] >= 1
+    message = "nothing to train: its cap ended this run at step 2"
+    status, again, said = recjax("train", *more)
+    assert (status, again) == (0, result) and message in said
+    status, _, said = recjax("train", *more, "--config.start=away")
+    assert status == 0, said
+    # Another log is looked for.
+    status, _, said = recjax("train", *more, "--config.data.path=other.csv")
+    assert status == 2 and "config.data.path: no file or folder other.csv" in said
