@@ -106,8 +106,14 @@ def popularity_cdf(counts: np.ndarray, power: float) -> np.ndarray:
     """The cumulative distribution of ids when an item is drawn as count ** power: [I] uint32.
 
     In units of 2**-32, so that an item of a catalogue of millions is not rounded away. Item 0
-    (padding) has probability 0. `searchsorted(cdf, bits, side="right")` draws, with 32 random bits.
+    (padding) has probability 0. `searchsorted(cdf, bits, side="right")` draws, with 32 random bits;
+    bits that are all 1 lie behind the last item: limit what is drawn to I - 1.
+
+    Raises:
+        InputError: no item has a count.
     """
     weights = np.where(counts > 0, np.asarray(counts, np.float64) ** power, 0.0)
     weights[0] = 0.0
+    if not weights.any():
+        raise InputError("counts: all are 0; expected an item that was chosen")
     return np.rint(np.cumsum(weights) / weights.sum() * (2**32 - 1)).astype(np.uint32)

@@ -33,7 +33,8 @@ def wide(x: Array) -> Array:
 
 def least_tie(products: Array) -> Array:
     """The least score [B] that is a tie with the sum of a target's products [B D]."""
-    return products.sum(-1) - _ROUNDING * jnp.abs(products).sum(-1)
+    own = products.sum(-1)
+    return jnp.where(jnp.isinf(own), own, own - _ROUNDING * jnp.abs(products).sum(-1))
 
 
 def ranks_of(scores: Array, targets: Array, least: Array | None = None) -> Array:
@@ -104,7 +105,7 @@ def _stream(
     batch, n_items = h.shape[0], h.shape[1] if table is None else table.shape[0]
     chunk = min(max(chunk, k), n_items)
     items = n_items if items is None else items
-    h = h if table is None else wide(h)
+    h = h if table is None and jnp.issubdtype(h.dtype, jnp.floating) else wide(h)
     if targets is not None:
         products = h[jnp.arange(batch), targets][:, None] if vectors is None else h * vectors
         threshold = least_tie(products)
@@ -232,7 +233,7 @@ def rank_catalogue(
     Args:
         h: [B D].
         table: [I D]; None = `h` are the scores [B I].
-        targets: [B] item ids.
+        targets: [B] item ids; one that is no item of the catalogue has the last rank.
         seen: (rows [P], items [P]), pairs of an example and an item that takes no part in its
             ranking; its target does in any case. Pairs with item 0 change nothing.
         k: length of the lists.
@@ -253,7 +254,8 @@ def rank_catalogue(
     top, _, count = stream(h, table, seen, k, chunk, targets=targets, vectors=vectors, items=items)
     assert count is not None
     # Where the target's score is no number, all that was masked has counted too.
-    return jnp.minimum(count, items - 1), top
+    known = (targets > 0) & (targets < items)
+    return jnp.where(known, jnp.minimum(count, items - 1), items - 1), top
 
 
 def top_items(

@@ -41,7 +41,9 @@ def auc(scores: Array, liked: Array, known: Array) -> tuple[Array, Array]:
 
 
 def reciprocal_rank(scores: Array, targets: Array, known: Array, left_out: Array) -> Array:
-    """The mean reciprocal rank [...] of items among a catalogue, each alone; ties count against it.
+    """The mean reciprocal rank [...] of items among a catalogue, each alone.
+
+    Ties count against it, and so do scores that are NaN.
 
     Args:
         scores: [... I]; item 0 is the padding.
@@ -50,11 +52,11 @@ def reciprocal_rank(scores: Array, targets: Array, known: Array, left_out: Array
         left_out: [... H] items that are not ranked (the history), each once; 0 fills up.
     """
     own = jnp.take_along_axis(scores, targets, axis=-1)
-    above = (scores[..., None, 1:] >= own[..., :, None]).sum(-1)
+    above = (~(scores[..., None, 1:] < own[..., :, None])).sum(-1)
     seen = jnp.take_along_axis(scores, left_out, axis=-1)
     same = left_out[..., None, :] == targets[..., :, None]
     counted = (left_out > 0)[..., None, :] & ~same
-    above -= (counted & (seen[..., None, :] >= own[..., :, None])).sum(-1)
+    above -= (counted & ~(seen[..., None, :] < own[..., :, None])).sum(-1)
     value = jnp.where(known, 1.0 / jnp.maximum(above, 1), 0.0).sum(-1)
     return value / jnp.maximum(known.sum(-1), 1)
 

@@ -103,7 +103,6 @@ class Guided:
 
     Attributes:
         names: A names of the columns.
-        raw: [I A] as they were given; 0 where an item is not known.
         items: [I A] float32, standardised over the known items; 0 where an item is not known.
         known: [I] bool; row 0 is the padding.
         users: [U A] float32 of a file of users, standardised (`GuidedConfig.moments`); 0 of those
@@ -115,7 +114,6 @@ class Guided:
     """
 
     names: tuple[str, ...]
-    raw: np.ndarray
     items: np.ndarray
     known: np.ndarray
     users: np.ndarray | None = None
@@ -178,20 +176,18 @@ def read_guided(config: GuidedConfig, store: Store, seed: int = 0) -> Guided:
         raise InputError(
             f"config.guided.items: column '{duplicates[0]}' in two sources; expected one"
         )
-    raw = np.concatenate([part.values for part in parts], axis=1)
     values = np.concatenate([part.standardized() for part in parts], axis=1)
     known = np.any([part.known for part in parts], axis=0)
     places = _places(config, names)
     names = tuple(names[place] for place in places)
-    raw, values = raw[:, places], values[:, places]
+    values = values[:, places]
     rng = np.random.default_rng([seed, 25])
     if config.control == "shuffled":
         order = 1 + rng.permutation(len(values) - 1)
-        raw[1:], values[1:], known[1:] = raw[order], values[order], known[order]
+        values[1:], known[1:] = values[order], known[order]
     elif config.control == "random":
         values = rng.standard_normal(values.shape).astype(np.float32)
         values[0], known[1:] = 0, True
-        raw = values
     sets = tuple(scores.aspects for scores in scored.values())
     users = users_known = None
     if config.recent is None:
@@ -207,7 +203,7 @@ def read_guided(config: GuidedConfig, store: Store, seed: int = 0) -> Guided:
     gaps = sum(scores.gaps for scores in scored.values())
     some = np.any([part.known for part in parts], axis=0)  # items that some source has
     gaps += sum(int((some & ~part.known)[1:].sum()) * len(part.names) for part in parts)
-    return Guided(names, raw, values, known, users, users_known, config.recent, sets, gaps)
+    return Guided(names, values, known, users, users_known, config.recent, sets, gaps)
 
 
 def _source(spec: str, config: GuidedConfig, store: Store) -> Attributes:

@@ -162,7 +162,9 @@ def recent_means(
     """
     n_items, length = scores.shape[0], ids.shape[1]
     real = (segments > 0) & (ids > 0) & (ids < n_items)
-    item_scores = jnp.where(real[..., None], scores[jnp.minimum(ids, n_items - 1)], 0.0)
+    # In float32: a difference of two long sums in 16 bits would be rounding.
+    item_scores = scores[jnp.minimum(ids, n_items - 1)].astype(jnp.float32)
+    item_scores = jnp.where(real[..., None], item_scores, 0.0)
     scores_and_counts = jnp.concatenate(
         [item_scores, real[..., None].astype(item_scores.dtype)], axis=-1
     )
@@ -177,7 +179,7 @@ def recent_means(
         return jnp.take_along_axis(sums, at[..., None], axis=1)
 
     total = upto(stop) - upto(jnp.minimum(start, stop))
-    return total[..., :-1] / jnp.maximum(total[..., -1:], 1.0)
+    return (total[..., :-1] / jnp.maximum(total[..., -1:], 1.0)).astype(scores.dtype)
 
 
 class Refined(SequentialRecommender):

@@ -13,6 +13,7 @@ from recjax.ranges import Checked, Size
 from recjax.typing import Array
 
 ATTRIBUTES = "attributes/values"  # path of the values [I A], which come from data
+_LEAST_GATE = -40.0  # in logarithms
 ATTRIBUTE_AXES = (
     (ATTRIBUTES, (None, None)),
     (r"attributes/.*", (None,)),
@@ -68,7 +69,8 @@ class ItemAttributes(nnx.Module):
         """Vectors [I D]; zeros for an item without attributes."""
         vectors = self.embedding[...]
         logits = self.gate(vectors)[:, 0]
-        share = jnp.exp(logits - logits.max())
+        # Gates this far below the largest are alike: no sum of an item's labels is too small.
+        share = jnp.exp(jnp.maximum(logits - logits.max(), _LEAST_GATE))
         total = jnp.einsum("IA,A->I", self.values[...], share)
         pooled = jnp.einsum("IA,A,AD->ID", self.values[...], share, vectors)
-        return pooled / jnp.maximum(total, 1e-9)[:, None]
+        return pooled / jnp.where(total > 0, total, 1.0)[:, None]

@@ -119,7 +119,17 @@ class KVCache:
         Args:
             real: [B T] bool.
             position: of the next token; by default one more for every real token.
+
+        Raises:
+            ValueError: fewer than T slots are left, where `length` is known outside of `jit`; under
+                it the last slots are written over.
         """
+        slots = self.valid.shape[1]
+        if not isinstance(self.length, jax.core.Tracer) and self.length + real.shape[1] > slots:
+            raise ValueError(
+                f"cache: {int(self.length)} of {slots} slots are taken; expected room for "
+                f"{real.shape[1]} more"
+            )
         if position is None:
             position = self.position + real.sum(axis=-1, dtype=jnp.int32)
         valid = jax.lax.dynamic_update_slice_in_dim(self.valid, real, self.length, axis=1)

@@ -60,7 +60,7 @@ def softmax_cross_entropy(
         h: [T D], split over the mesh's batch axes as rows of a batch are.
         table: [I D].
         targets: [T] rows of the table.
-        weights: [T], 0 = the position does not count.
+        weights: [T], 0 = the position does not count. Constants: they get no gradient.
         chunk: positions at a time on a device, at most; None picks up to about 32 MiB of logits.
         padded: row 0 of the table is padding, and no candidate.
         budget: positions that count, at most (static): only so many are computed. On n devices,
@@ -72,6 +72,8 @@ def softmax_cross_entropy(
             0 = none. Not for a table whose rows are split.
     """
     check_shapes("TD, ID, T, T", h=h, table=table, targets=targets, weights=weights)
+    weights = jnp.asarray(weights, jnp.float32)
+    seen = None if seen is None else (seen[0], jnp.asarray(seen[1], jnp.float32))
     shards = 1 if mesh is None else data_size(mesh)
     rest = -len(h) % shards
     if rest:  # positions that weigh nothing
@@ -109,7 +111,7 @@ def _cross_entropy(
 
 
 def _fwd(h, table, targets, weights, seen, static):
-    grads = h.perturbed, table.perturbed
+    grads = h.perturbed, table.perturbed, seen is not None and seen[1].perturbed
     h, table, targets, weights = (a.value for a in (h, table, targets, weights))
     seen = None if seen is None else tuple(a.value for a in seen)
     return _on_devices(h, table, targets, weights, seen, static, grads)
@@ -126,9 +128,9 @@ def _bwd(static, residuals, cotangent):
 _cross_entropy.defvjp(_fwd, _bwd, symbolic_zeros=True)
 
 
-def _on_devices(h, table, targets, weights, seen, static, grads=(False, False)):
-    """`(sums, (d_h, d_table, d_bias))`: the gradients of `h` and of `table` where `grads` asks for
-    them, and that of the bias of `seen`."""
+def _on_devices(h, table, targets, weights, seen, static, grads=(False, False, False)):
+    """`(sums, (d_h, d_table, d_bias))`: the gradients of `h`, of `table` and of the bias of `seen`
+    where `grads` asks for them."""
     on_one = functools.partial(_on_one_device, static=static, grads=grads)
     d_bias = None
     if static.mesh is None:
@@ -166,7 +168,7 @@ def _on_devices(h, table, targets, weights, seen, static, grads=(False, False)):
         # Without `jit` JAX refuses an axis that it is to split by itself.
         sums, d_table, d_bias, d_h = jax.jit(over_mesh)(h, table, targets, weights, seen)
     d_table = None if d_table is None else d_table.astype(table.dtype)
-    return sums, (d_h, d_table, None if d_bias is None else d_bias.astype(seen[1].dtype))
+    return sums, (d_h, d_table, d_bias)
 
 
 def _on_one_device(h, table, targets, weights, seen, static, grads):
@@ -176,7 +178,7 @@ def _on_one_device(h, table, targets, weights, seen, static, grads):
     budget = positions if static.budget is None and sparse else static.budget
     if budget is not None:
         # Places past the last one are out of range: they read as 0, and nothing is written there.
-        counts = weights > 0
+        counts = weights != 0
         left_out = jnp.maximum(jnp.sum(counts) - budget, 0)
         places = jnp.nonzero(counts, size=budget, fill_value=positions)[0]
         h, targets, weights = (
@@ -213,7 +215,9 @@ def _in_chunks(h, table, targets, weights, seen, static, grads, sparse):
 
     blocks = max(1, -(-positions // chunk))
     blocks = block_count(positions, blocks) if sparse else blocks
-    chunk = -(-positions // blocks)  # all alike: the last one would be padded to the others' size
+    chunk = max(
+        1, -(-positions // blocks)
+    )  # all alike: the last one would be padded to the others' size
     pad = blocks * chunk - positions
 
     def in_blocks(x):
@@ -226,7 +230,8 @@ def _in_chunks(h, table, targets, weights, seen, static, grads, sparse):
         logits = jnp.einsum("TD,ID->TI", h_c, table, preferred_element_type=jnp.float32)
         if seen is not None:
             (seen_c,) = block[3:]
-            logits = logits.at[jnp.arange(len(h_c))[:, None], seen_c].add(seen[1])
+            bias = jnp.where(seen_c > 0, seen[1], 0.0)
+            logits = logits.at[jnp.arange(len(h_c))[:, None], seen_c].add(bias)
         logits = jnp.where(excluded, -jnp.inf, logits)
         top = over_parts(logits.max(axis=-1, keepdims=True), jax.lax.pmax)
         exp = jnp.exp(logits - top)
@@ -237,7 +242,7 @@ def _in_chunks(h, table, targets, weights, seen, static, grads, sparse):
         target_logits = jnp.take_along_axis(logits, column[:, None], axis=-1)
         target_logits = over_parts(jnp.where(is_local[:, None], target_logits, 0.0))
         losses = (jnp.log(norm) + top - target_logits)[:, 0]
-        losses = jnp.where(weight_c > 0, losses * weight_c, 0.0)
+        losses = jnp.where(weight_c != 0, losses * weight_c, 0.0)
         # Gathered positions are summed on each of the devices that share them.
         total = total + jnp.sum(losses) / sharing
         if not any(grads):
@@ -256,15 +261,16 @@ def _in_chunks(h, table, targets, weights, seen, static, grads, sparse):
             d_table = d_table + jnp.einsum("TI,TD->ID", p, scaled, **wide)
             row = jnp.where(is_local, column, len(table))
             d_table = d_table.at[row].add(-weight_c[:, None] * h_c, mode="drop")
-        if seen is not None:
-            share = jnp.take_along_axis(exp, seen_c, axis=-1).sum(axis=-1) / norm[:, 0]
-            has_target = (seen_c == target_c[:, None]).any(axis=-1)
-            d_bias = d_bias + jnp.sum(jnp.where(weight_c > 0, weight_c * (share - has_target), 0.0))
+        if grads[2]:
+            shares = jnp.where(seen_c > 0, jnp.take_along_axis(exp, seen_c, axis=-1), 0.0)
+            share = shares.sum(axis=-1) / norm[:, 0]
+            has_target = ((seen_c == target_c[:, None]) & (seen_c > 0)).any(axis=-1)
+            d_bias += jnp.sum(jnp.where(weight_c != 0, weight_c * (share - has_target), 0.0))
         return (total, d_table, d_bias), d_h
 
     empty = jnp.zeros(table.shape, jnp.float32) if grads[1] else None
     zero = jnp.zeros((), jnp.float32)
-    start = (zero, empty, None if seen is None else zero)
+    start = (zero, empty, zero if grads[2] else None)
     blocked = (h, targets, weights, *(() if seen is None else seen[:1]))
     body = skip_weightless(body) if sparse and blocks > 1 else body
     (total, d_table, d_bias), d_h = jax.lax.scan(body, start, tuple(map(in_blocks, blocked)))

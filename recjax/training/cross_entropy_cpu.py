@@ -34,6 +34,6 @@ def skip_weightless(body: Body) -> Body:
         return carry, None if rows is None else jnp.zeros(rows.shape, rows.dtype)
 
     def either(carry: Any, block: tuple) -> tuple[Any, Any]:
-        return jax.lax.cond(jnp.any(block[2] > 0), body, skip, carry, block)
+        return jax.lax.cond(jnp.any(block[2] != 0), body, skip, carry, block)
 
     return either

@@ -65,3 +65,8 @@ def test_popularity_cdf():
     counts = np.ones(2_000_000)
     counts[1] = 1e6
     assert np.diff(popularity_cdf(counts, 1.0).astype(np.int64)).min() > 0
+
+
+def test_nothing_that_was_chosen_has_no_popularity():
+    with pytest.raises(InputError, match="counts: all are 0; expected an item that was chosen"):
+        popularity_cdf(np.array([7, 0, 0]), 1.0)

@@ -140,3 +140,20 @@ def test_marginal_relevance_by_hand():
     table, top = table.at[0].set(9.0), jnp.array([[1, 2, 0], [0, 0, 0]])  # 0 is no item
     short = marginal_relevance(jnp.ones((2, 1)) * jnp.array([1.0, 0.0]), table, top, (1, 3))
     np.testing.assert_allclose(short, [[gains[0], np.mean(gains[:2])], [0, 0]], atol=1e-6)
+
+
+NOTHING_SEEN = (jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.int32))
+
+
+def test_given_scores_may_be_infinite_or_counts():
+    scores = jnp.array([[0.0, jnp.inf, 1, 2], [0, -jnp.inf, 1, 2]])
+    ranks, _ = rank_catalogue(scores, None, jnp.array([1, 1]), NOTHING_SEEN, 3)
+    np.testing.assert_array_equal(ranks, [1, 3])
+    ranks, top = rank_catalogue(jnp.array([[0, 3, 1, 2]]), None, jnp.array([2]), NOTHING_SEEN, 3)
+    assert ranks[0] == 3 and top[0].tolist() == [1, 3, 2]
+
+
+def test_a_target_that_is_no_item_ranks_last():
+    scores = jnp.array([[0.0, 3, 1, 2]] * 2)
+    ranks, _ = rank_catalogue(scores, None, jnp.array([0, 7]), NOTHING_SEEN, 3)
+    np.testing.assert_array_equal(ranks, [3, 3])

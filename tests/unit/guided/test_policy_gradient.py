@@ -125,6 +125,8 @@ def test_the_rank_is_among_all_items_but_the_history():
             own = float(scores[row, target])
             out.append(1 / (1 + sum(float(scores[row, i]) >= own for i in rest)))
         assert float(found[row]) == pytest.approx(np.mean(out) if out else 0.0)
+    none = reciprocal_rank(scores * np.nan, targets, known, 0 * history)  # no number is no reward
+    np.testing.assert_allclose(none, known.any(1) / 29, rtol=1e-6)
 
 
 clipped = jax.jit(jax.value_and_grad(functools.partial(policy_loss, clip=0.2)))

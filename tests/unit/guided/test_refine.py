@@ -141,6 +141,18 @@ def test_recent_means_by_hand():
     np.testing.assert_allclose(found[0, :, 0], [0, 0, 1, 1, 0, 8])
 
 
+def test_recent_means_of_long_rows_in_16_bits():
+    """As exact as the scores: sums of hundreds would be rounding."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(50, 3)).astype(jnp.bfloat16)
+    ids = rng.integers(1, 50, (1, 400))
+    found = recent_means(jnp.asarray(scores), jnp.asarray(ids), jnp.ones((1, 400), int), 3)
+    wide = scores.astype(np.float32)[ids[0]]
+    means = [wide[max(0, k - 2) : k + 1].mean(0) for k in range(400)]
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found[0].astype(jnp.float32), means, atol=0.01)
+
+
 def test_a_changed_score_file_is_another_run(configured, tastes, tmp_path):
     """The checkpoint of one score file is not read with another."""
     scores = (tastes / "items.tsv").read_text()

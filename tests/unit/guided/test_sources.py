@@ -5,7 +5,7 @@ from recjax.config import build
 from recjax.data.store import open_store
 from recjax.data.words import word_vectors
 from recjax.errors import InputError
-from recjax.guided.score_files import read_user_scores
+from recjax.guided.score_files import read_item_scores, read_user_scores
 from recjax.guided.sources import GuidedConfig, read_guided
 
 
@@ -47,7 +47,9 @@ def test_users_have_the_items_columns(tastes, store):
         columns=("length", "pace"), moments="items",
     )  # fmt: skip
     np.testing.assert_array_equal(as_items.items, guided.items)
-    mean, deviation = (f(guided.raw[guided.known], axis=0) for f in (np.mean, np.std))
+    given = read_item_scores(tastes / "items.tsv", store.catalog)
+    raw = given.values[:, [given.aspects.names.index(name) for name in guided.names]]
+    mean, deviation = (f(raw[guided.known], axis=0) for f in (np.mean, np.std))
     scores = read_user_scores(tastes / "users.tsv", store.user_numbers)
     places = [scores.aspects.names.index(name) for name in guided.names]
     given = ((scores.values[:, places] - mean) / deviation)[guided.users_known]
@@ -64,7 +66,8 @@ def test_attributes_and_arrays_come_through_the_same_door(sample_store, tmp_path
     guided = read(sample_store, "labels:genres", f"array:{tmp_path / 'texts.npz'}", at_least=1)
     genres = len(guided.names) - 2
     assert genres > 1 and guided.names[-1] == "texts 1"
-    assert set(np.unique(guided.raw[1:, :genres])) == {0.0, 1.0}
+    columns = guided.items[1:, :genres].T
+    assert all(len(np.unique(column)) == 2 for column in columns)  # standardised 0 and 1
     first = sample_store.item_ids[keys[0]]
     assert guided.missing == {"items": 0} and guided.gaps == 2
     assert guided.known[first] and not guided.items[first, -2:].any()  # genres alone
@@ -77,7 +80,7 @@ def test_controls_keep_the_shape_and_lose_the_meaning(tastes, store):
     path = f"scores:{tastes / 'items.tsv'}"
     own, shuffled = read(store, path), read(store, path, control="shuffled", seed=1)
     assert not np.array_equal(own.items, shuffled.items)
-    whole = [sorted(zip(*g.items.T, *g.raw.T, g.known, strict=True)) for g in (own, shuffled)]
+    whole = [sorted(zip(*g.items.T, g.known, strict=True)) for g in (own, shuffled)]
     assert whole[0] == whole[1] and not shuffled.known[0]  # rows move as they are
     assert not np.array_equal(shuffled.items, read(store, path, control="shuffled", seed=2).items)
     random = read(store, path, control="random")

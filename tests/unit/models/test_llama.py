@@ -261,3 +261,11 @@ def test_bad_sizes():
         Config(heads=3, kv_heads=2)
     with pytest.raises(ValueError, match="head_dim: 7"):
         Config(head_dim=7)
+
+
+def test_a_full_cache_is_an_error():
+    """Where its length is known; the last slots would be written over."""
+    model = model_of(BASE)
+    _, cache = model.hidden(TOKENS[:1, :4], cache=model.empty_cache(1, 5))
+    with pytest.raises(ValueError, match="cache: 4 of 5 slots are taken; expected room for 2 more"):
+        model.hidden(TOKENS[:1, 4:6], cache=cache)

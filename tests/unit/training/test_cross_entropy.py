@@ -135,3 +135,50 @@ def test_seen_items_have_a_bias_and_it_has_a_gradient(budget):
     half = [jax.ShapeDtypeStruct(np.shape(a), jnp.bfloat16) for a in at]
     narrow = jax.eval_shape(jax.grad(ours, (0, 1, 2)), *half)
     assert {a.dtype for a in narrow} == {jnp.dtype("bfloat16")}
+
+
+def plain(h, table, weights, seen, bias, padded):
+    logits = jnp.asarray(h @ table.T)
+    for place, ids in enumerate(seen):
+        for one in {*ids.tolist()} - {0}:
+            logits = logits.at[place, one].add(bias)
+    logits = logits.at[:, 0].set(-jnp.inf) if padded else logits
+    chosen = jax.nn.log_softmax(logits)[jnp.arange(T), TARGETS]
+    return -(jnp.where(weights != 0, chosen, 0.0) * weights).sum()
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_the_bias_of_seen_items_alone(padded):
+    """Its gradient does not hang on those of the vectors, and a filler is no row 0."""
+    seen = np.array([[t % 5 + 1, 0, 0] for t in range(T)])
+
+    def ours(bias):
+        given = {"padded": padded, "seen": (jnp.array(seen), bias)}
+        return softmax_cross_entropy(H, TABLE, TARGETS, WEIGHTS, 4, **given)[0]
+
+    found = jax.value_and_grad(ours)(np.float32(0.7))
+    wanted = jax.value_and_grad(lambda b: plain(H, TABLE, WEIGHTS, seen, b, padded))(0.7)
+    np.testing.assert_allclose(found, wanted, rtol=2e-5)
+
+
+@pytest.mark.parametrize("budget", [None, T])
+def test_weights_may_be_negative(budget):
+    weights, none = np.where(np.arange(T) % 3 == 0, -0.5, WEIGHTS), np.zeros((T, 1), int)
+    found = jax.value_and_grad(
+        lambda h: softmax_cross_entropy(h, TABLE, TARGETS, weights, 4, budget=budget)[0]
+    )(H)
+    wanted = jax.value_and_grad(lambda h: plain(h, TABLE, weights, none, 0.0, True))(H)
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5)
+    np.testing.assert_allclose(found[1], wanted[1], atol=2e-5)
+
+
+def test_no_position_has_an_empty_gradient():
+    grad = jax.grad(lambda h: softmax_cross_entropy(h, TABLE, TARGETS[:0], WEIGHTS[:0])[0])
+    assert grad(H[:0]).shape == (0, D)
+
+
+def test_weights_of_64_bits():
+    with jax.enable_x64(True):
+        weights = jnp.asarray(WEIGHTS, jnp.float64)
+        loss, _ = softmax_cross_entropy(H, TABLE, TARGETS, weights, 4)
+    np.testing.assert_allclose(loss, called(softmax_cross_entropy, H, TABLE, TARGETS, WEIGHTS)[0])
