@@ -15,7 +15,7 @@ from recjax.nn.backend import platform
 from recjax.scoring.forced import titles_between
 from recjax.text.prompts import around
 from recjax.text.tasks import Task
-from recjax.text.titles import Named, TitleIndex, slot, strict
+from recjax.text.titles import Named, TitleIndex, slot
 from recjax.typing import Params
 
 Decoding = Literal["greedy", "beam", "constrained"]
@@ -69,7 +69,6 @@ class Reader:
     def __init__(self, bridge: Bridge, params: Params, titles: Sequence[str]):
         self.bridge, self._params = bridge, params
         self.index = TitleIndex(titles)
-        self._strict = TitleIndex(titles, strict)
         self._soft = jax.jit(bridge.soft)
 
     def read(
@@ -155,4 +154,4 @@ class Reader:
             named = tuple(self.index.named(inside))
         else:
             named = (Named(inside, self.index.find(inside)),) if inside else ()
-        return Answer(text, named, tuple(self._strict.find(title.text) for title in named))
+        return Answer(text, named, tuple(self.index.spelled(title.text) for title in named))
