@@ -112,8 +112,8 @@ class Named:
     items: tuple[int, ...]
 
 
-# The costs of reading a list from a place on (titles unknown, not letter by letter, all of them), its
-# first title, and where the next one begins.
+# How a list is read from a place on: how many titles are unknown, how many not letter by letter,
+# and how many there are; the first one; and where the next begins.
 _Reading = tuple[tuple[int, int, int], Named | None, int]
 
 
@@ -158,14 +158,15 @@ class TitleIndex:
                 items = self._pieces.get((first[start], *rest[start + 1 : stop]), ())
                 if count == 1:
                     items = self.find(words)
+                if count > 1 and not items:
+                    continue
                 unknown, unspelled, titles = best[-count][0]
-                if items:
+                if words:
+                    unknown += not items
                     unspelled += not self.spelled(words)
-                    ways.append(((unknown, unspelled, titles + 1), Named(words, items), stop))
-                elif count == 1:
-                    said = bool(words)
-                    costs = (unknown + said, unspelled + said, titles + said)
-                    ways.append((costs, Named(words, ()) if said else None, stop))
+                    titles += 1
+                named = Named(words, items) if words else None
+                ways.append(((unknown, unspelled, titles), named, stop))
             best.append(min(ways, key=lambda way: way[0]))
         best.reverse()
         out, place = [], 0
