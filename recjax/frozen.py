@@ -26,6 +26,8 @@ from recjax.training.recommender import RecommenderRun, RunConfig
 from recjax.training.workdir import open_run, read_run_config
 from recjax.typing import Array, Params
 
+_ROWS = 1024  # histories that are encoded at a time
+
 
 def open_recommender(workdir: str | Path, **evaluation: Any) -> RecommenderRun:
     """Opens a recommender's run from its workdir; `InputError` for another system's."""
@@ -95,8 +97,18 @@ class Encoder:
         return self._run.model.merge(self._params).item_table()
 
     def __call__(self, histories: np.ndarray) -> Array:
-        """[B L D] states of histories [B W], newest item last, 0 = padding."""
-        return self._encode(self._params, histories)
+        """[B L D] states of histories [B W], newest item last, 0 = padding.
+
+        More than 1,024 are encoded in parts of as many, by one program.
+        """
+        if len(histories) <= _ROWS:
+            return self._encode(self._params, histories)
+        out = []
+        for first in range(0, len(histories), _ROWS):
+            part = histories[first : first + _ROWS]
+            padded = part[np.minimum(np.arange(_ROWS), len(part) - 1)]
+            out.append(self._encode(self._params, padded)[: len(part)])
+        return jnp.concatenate(out)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -177,6 +189,11 @@ def windows_of(items: np.ndarray, spans: Spans, window: int, *, newest: bool) ->
     return Windows(items, first, first + 2 + row_positions(counts), window)
 
 
+def holds_sequences(run: RecommenderRun) -> bool:
+    """Whether a run's split holds out whole sequences, and not only targets at their ends."""
+    return run.config.split.name == "chronological_sequences"
+
+
 def split_windows(
     run: RecommenderRun, part: Literal["train", "validation", "test"], window: int, *, newest: bool
 ) -> Windows:
@@ -187,13 +204,13 @@ def split_windows(
         part: of the split.
         window: W.
         newest: only those that end with their sequence (its target), not anywhere in it. Where a
-            split holds out targets and not whole sequences, what is older is trained on, and there
-            are no others.
+            split does not hold out whole sequences, what is older is trained on, and there are no
+            others.
     """
     spans = getattr(run.split, part)
     if part != "train":
         spans = dataclasses.replace(spans, stops=spans.stops + 1)
-        newest |= run.config.split.name != "chronological_sequences"
+        newest |= not holds_sequences(run)
     return windows_of(run.store.items, spans, window, newest=newest)
 
 

@@ -186,7 +186,8 @@ class LanguageModel:
                 soft in a row holds vector s instead of a token (design.md, section 4).
             max_new_tokens: at most so many.
             temperature: 0 takes the most likely token; above, tokens are drawn.
-            top_k, top_p: draw among the k most likely, or the most likely that make up p.
+            top_k, top_p: draw among the k most likely, or the most likely that make up p, at a
+                temperature above 0.
             beams: above 1, beam search with so many (`temperature` must be 0).
             length_penalty, early_stopping: of beam search, as Transformers defines them; see
                 `recjax.generate.beam`.

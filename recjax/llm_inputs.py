@@ -33,6 +33,9 @@ def check_drawing(
         raise InputError(f"temperature {temperature}: expected a number from 0")
     if top_p is not None and not 0 < top_p <= 1:
         raise InputError(f"top_p {top_p}: expected more than 0 and at most 1")
+    drawn = [name for name, value in (("top_p", top_p), ("top_k", top_k)) if value is not None]
+    if drawn and not temperature:
+        raise InputError(f"{drawn[0]} needs a temperature above 0")
     if beams > 1 and temperature:
         raise InputError("beam search draws nothing: temperature must be 0")
 

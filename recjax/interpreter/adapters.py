@@ -57,6 +57,10 @@ class Whitening(nnx.Module):
     matrix, not L rows. Items may differ only in a small part of a state's variance; after whitening
     one learning rate fits all directions. Mean and matrix are measured, not trained.
 
+    Of few states a direction's variance is measured far too small, and new states would become huge
+    in it. Below 2 D states the covariance is therefore blended with one that is even. Directions
+    without variance in all states are left out.
+
     Args:
         states: [n D] to measure; with None, or a single one, features stay as they are.
         dim: D.
@@ -68,9 +72,12 @@ class Whitening(nnx.Module):
             mean = np.mean(states, axis=0, dtype=np.float64)
             covariance = np.cov(np.asarray(states, np.float64), rowvar=False).reshape(dim, dim)
             variance, axes = np.linalg.eigh(covariance)
-            # Directions with next to no variance are rounding, and are not blown up.
+            even = max(0.0, 1 - len(states) / (2 * dim))
+            variance = (1 - even) * variance + even * variance.mean()
             floor = max(variance.max(), 1e-12) * 1e-6
-            matrix = (axes / np.sqrt(np.maximum(variance, 0) + floor)) @ axes.T
+            # Below the floor is rounding, in which new states may differ: they are not blown up.
+            sizes = np.sqrt(np.maximum(variance, 0) + floor)
+            matrix = (axes * np.where(variance > floor, 1 / sizes, 0)) @ axes.T
         self.mean = nnx.Variable(jnp.asarray(mean, jnp.float32))
         self.matrix = nnx.Variable(jnp.asarray(matrix, jnp.float32))
 

@@ -66,12 +66,14 @@ class Bridge:
             seed: of the drawn parameters.
 
         Raises:
-            InputError: states that are all zero.
+            InputError: states that are all zero, or several that are all the same.
         """
         real = states.reshape(-1, self.dim)
         real = real[np.any(real != 0, axis=1)]
         if not len(real):
             raise InputError("states: all of them are zero, which stands for padding")
+        if len(real) > 1 and np.array_equal(real.min(axis=0), real.max(axis=0)):
+            raise InputError(f"states: all {len(real)} are the same: they tell no history apart")
         table = self.llm.params["embedding"].astype(jnp.float32)
         size = float(jnp.sqrt(jnp.mean(jnp.square(table))))
         return params_of(self._make(real, size, nnx.Rngs(seed)))

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from recjax.errors import InputError
-from recjax.frozen import Windows
+from recjax.frozen import Windows, holds_sequences
 from recjax.interpreter.measure import figures, measure
 from recjax.text.tasks import Task
 from recjax.typing import Params
@@ -17,7 +17,9 @@ class Interpretation:
 
     `NAME/residual/...` is about the newest window of every sequence, `NAME/windows/residual/...`
     about windows that end anywhere in one; in validation the windows alone are measured, as
-    `validation/residual/...`. See `recjax.interpreter.measure` for the figures.
+    `validation/residual/...`. Where the split holds out targets alone, and not whole sequences, the
+    windows would be the newest ones, and are left out. See `recjax.interpreter.measure` for the
+    figures.
 
     All these ask the first prompt of the table. Validation asks every prompt: each one's main
     figure is `validation/residual/prompt1/accuracy` (`recovery/prompt1/mean`), and the lowest of
@@ -33,9 +35,9 @@ class Interpretation:
         any_window = run.sample(run.windows(name, newest=False))
         self._parts: dict[str, Windows] = {name: any_window}
         if name == "test":
-            self._parts = {
-                name: run.windows(name, newest=True), f"{name}/windows": any_window,
-            }  # fmt: skip
+            self._parts = {name: run.windows(name, newest=True)}
+            if holds_sequences(run.recommender):
+                self._parts[f"{name}/windows"] = any_window
 
     @property
     def _asked(self) -> list[tuple[str, Task, Windows]]:

@@ -7,6 +7,7 @@ frozen weights cost no gradient.
 
 import dataclasses
 import functools
+import warnings
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from flax import nnx
 
 from recjax.data.epochs import Epochs
 from recjax.data.pipeline import step_size
+from recjax.data.rows import some_rows
 from recjax.errors import InputError
 from recjax.interpreter import adapters
 from recjax.interpreter.bridge import Bridge
@@ -33,6 +35,7 @@ from recjax.training.trainable import Trainable
 from recjax.typing import Array, Params
 
 _SAMPLE = 4096  # examples whose states give the adapter's whitening
+_HISTORIES = 1024  # whose answers are looked at for those that are cut
 _STEPS = 8  # whose rows are laid out to tell how wide they are
 
 
@@ -113,7 +116,7 @@ class Learner(Trainable):
         """The adapter's parameters at the start; `check` has passed.
 
         Raises:
-            InputError: states that are all zero.
+            InputError: states that are all zero or all the same.
         """
         rng = np.random.default_rng(self.seed)
         count = min(_SAMPLE, len(self.examples))
@@ -137,6 +140,8 @@ class Learner(Trainable):
     def check(self) -> None:
         """Checks before the first step what would otherwise fail during training.
 
+        A warning tells of answers that are cut: of all titles, and of histories, a sample of them.
+
         Raises:
             InputError: a title that does not fit behind a question; no item vectors to start near,
                 or those of other titles.
@@ -147,8 +152,13 @@ class Learner(Trainable):
             titles |= dict.fromkeys(t for row in self.examples.titles(rows) for t in row)
         questions = self.bridge.questions
         for task in questions.config.tasks:
+            alone = [[title] for title in titles]
             for form in range(questions.forms(task)):
-                questions.answers(task, form, [[title] for title in titles])
+                questions.answers(task, form, alone)
+            rows = some_rows(len(self.examples), _HISTORIES, self.seed)
+            told = self.examples.titles(rows, lists=True) if task.lists else alone
+            if message := questions.cut(task, told):
+                warnings.warn(message, stacklevel=2)
         if self._start.examples:
             check_vectors(self.bridge, titles, *self._vectors)
 
@@ -200,8 +210,13 @@ class Learner(Trainable):
         arrays = {key: values[own_rows] for key, values in arrays.items()}
         states = np.asarray(self.examples.states(chosen[own_rows].reshape(-1), task.backs))
         arrays["states"] = states.reshape(share, -1, *states.shape[2:])
-        prefix = self.bridge.llm.prefix_cache(before) if before else None
+        prefix = self._prefix(tuple(before)) if before else None
         return Batch(prefix, parallel.shard_batch(arrays, self.bridge.mesh))
+
+    @functools.lru_cache  # noqa: B019 - a few
+    def _prefix(self, before: tuple[int, ...]) -> KVCache:
+        """The cache of a beginning: the model itself keeps the last ones alone."""
+        return self.bridge.llm.prefix_cache(before)
 
     @functools.cached_property
     def _mapped(self) -> Maps | None:

@@ -57,7 +57,7 @@ class Recovery:
     """How many items of each history were named (Figure 4).
 
     Attributes:
-        counts: [n] items of the history that are among the named ones.
+        counts: [n] different items of the history that are among the named ones.
         strict: [n] the same, letter by letter.
         named: [n] titles that were said.
         outside: [n] of them, titles that the catalogue has not.
@@ -93,8 +93,8 @@ def figures(task: Task) -> type[Residual] | type[Recovery]:
 
 
 def _recovered(histories: np.ndarray, named: Sequence[frozenset[int]]) -> np.ndarray:
-    pairs = zip(histories, named, strict=True)
-    return np.array([sum(int(item) in items for item in row if item) for row, items in pairs])
+    pairs = zip(histories.tolist(), named, strict=True)
+    return np.array([len((set(row) - {0}) & items) for row, items in pairs])
 
 
 def measure_recovery(answers: Sequence[Answer], windows: Windows) -> Recovery:

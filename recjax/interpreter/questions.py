@@ -145,10 +145,7 @@ class Questions:
         Raises:
             InputError: a question and an answer that are longer together than what the model reads.
         """
-        prompt = self.prompt(task, form)
-        texts = [" " + answer(prompt, self.words, names) for names in titles]
-        ids = self.tokenizer.encode_batch(texts, eos=self.tokenizer.eos_id is not None, start=False)
-        rows = [row[: self.config.longest(task)] for row in ids]
+        rows = [row[: self.config.longest(task)] for row in self._whole(task, form, titles)]
         used = len(self.question(task, form).ids)
         longest = max(range(len(rows)), key=lambda number: len(rows[number]))
         if used + len(rows[longest]) > self._max_length:
@@ -158,6 +155,28 @@ class Questions:
                 f"{self._max_length} (config.ask.{task}_tokens cuts answers)"
             )
         return rows
+
+    def _whole(self, task: Task, form: int, titles: Sequence[Sequence[str]]) -> list[list[int]]:
+        """`answers` of any length."""
+        prompt = self.prompt(task, form)
+        texts = [" " + answer(prompt, self.words, names) for names in titles]
+        return self.tokenizer.encode_batch(
+            texts, eos=self.tokenizer.eos_id is not None, start=False
+        )
+
+    def cut(self, task: Task, titles: Sequence[Sequence[str]]) -> str:
+        """A sentence about the answers that `answers` cuts behind some prompt, or "" for none."""
+        forms = range(self.forms(task))
+        sizes = np.array([[len(ids) for ids in self._whole(task, k, titles)] for k in forms])
+        longest, most = sizes.max(axis=0), self.config.longest(task)
+        long = np.flatnonzero(longest > most)
+        if not len(long):
+            return ""
+        return (
+            f"config.ask.{task}_tokens={most} cuts {len(long):,} of {len(titles):,} answers, such "
+            f"as that about '{listed(titles[long[0]])[:80]}': the rest is never learned, nor "
+            f"named; the longest answer has {longest.max()} tokens"
+        )
 
     def lay_out(
         self,

@@ -15,13 +15,13 @@ from recjax.nn.backend import platform
 from recjax.scoring.forced import titles_between
 from recjax.text.prompts import around
 from recjax.text.tasks import Task
-from recjax.text.titles import Named, TitleIndex, slot, strict
+from recjax.text.titles import Named, TitleIndex, slot
 from recjax.typing import Params
 
 Decoding = Literal["greedy", "beam", "constrained"]
 DECODINGS: tuple[Decoding, ...] = ("greedy", "beam", "constrained")
 _BEAMS = 4
-_BATCH = 64  # rows at a time
+_SIZES = (1, 8, 64)  # rows at a time, beams counted: a few answers cost no more than they need
 _LONG = 2048  # a list from which on a CPU reads more at a time: it takes half as long, but for a
 _MANY = 512  # program that takes seconds more to compile
 _ROOM = 1 << 30  # bytes for their keys and values
@@ -69,7 +69,6 @@ class Reader:
     def __init__(self, bridge: Bridge, params: Params, titles: Sequence[str]):
         self.bridge, self._params = bridge, params
         self.index = TitleIndex(titles)
-        self._strict = TitleIndex(titles, strict)
         self._soft = jax.jit(bridge.soft)
 
     def read(
@@ -98,9 +97,7 @@ class Reader:
         if decoding not in DECODINGS:
             raise InputError(f"no decoding '{decoding}'; expected {', '.join(DECODINGS)}")
         texts: list[str] = []
-        on_cpu = platform(*self.bridge.llm.params.values()) == "cpu"
-        many = len(states) >= _LONG and decoding != "beam" and on_cpu
-        size = self._size(len(states), task, form) if many else _BATCH
+        size = self._size(len(states), task, form, decoding)
         for first in range(0, len(states), size):
             part = np.asarray(states[first : first + size])
             texts += self._texts(part, size, task, decoding, form)
@@ -108,15 +105,21 @@ class Reader:
         before, after = self._around(task, form)
         return [self._answer(text, task, before, after) for text in texts]
 
-    def _size(self, count: int, task: Task, form: int) -> int:
-        """Rows at a time for a long list of states: a multiple of 64, the last ones not much fewer,
-        if the cache has room for them."""
-        asked, config = self.bridge.questions.question(task, form), self.bridge.llm.config
+    def _size(self, count: int, task: Task, form: int, decoding: Decoding) -> int:
+        """Rows at a time. For a long list of states on a CPU: a multiple of 64, the last ones not
+        much fewer, if the cache has room for them."""
+        llm = self.bridge.llm
+        if count < _LONG or decoding == "beam" or platform(*llm.params.values()) != "cpu":
+            beams = _BEAMS if decoding == "beam" else 1
+            sizes = [max(1, size // beams) for size in _SIZES]
+            return llm.divisible(next((n for n in sizes if n >= count), sizes[-1]))
+        asked, config = self.bridge.questions.question(task, form), llm.config
         slots = len(asked.ids) - asked.before + self.bridge.questions.config.longest(task)
         row = slots * config.layers * 2 * config.kv_heads * config.head_dim * 4
-        limit = max(1, min(_MANY, _ROOM // row) // _BATCH) * _BATCH
+        usual = _SIZES[-1]
+        limit = max(1, min(_MANY, _ROOM // row) // usual) * usual
         parts = -(-count // limit)
-        return -(-count // (parts * _BATCH)) * _BATCH
+        return -(-count // (parts * usual)) * usual
 
     def _around(self, task: Task, form: int) -> tuple[str, str]:
         questions = self.bridge.questions
@@ -155,4 +158,4 @@ class Reader:
             named = tuple(self.index.named(inside))
         else:
             named = (Named(inside, self.index.find(inside)),) if inside else ()
-        return Answer(text, named, tuple(self._strict.find(title.text) for title in named))
+        return Answer(text, named, tuple(self.index.spelled(title.text) for title in named))

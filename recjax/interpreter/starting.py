@@ -91,7 +91,7 @@ def start_near(
         seed: of the examples that are taken.
 
     Raises:
-        InputError: examples none of whose titles has a vector.
+        InputError: examples none of whose titles has a vector, or whose states are all the same.
     """
     rng = np.random.default_rng([seed, 2])
     rows = rng.permutation(len(examples))[: config.examples]
@@ -163,7 +163,13 @@ def _solved(
     xx, xy, x, y, n = total
     x, y = x / n, y / n
     covariance = xx / n - np.outer(x, x)
-    covariance += np.eye(len(x)) * _RIDGE * np.trace(covariance) / len(x)
+    variance = np.trace(covariance) / len(x)
+    if variance <= 1e-12:  # of whitened features, whose own is about 1
+        raise InputError(
+            f"states: those of the {int(n)} examples with an item vector are all the same; "
+            "config.start.examples=0 starts at random"
+        )
+    covariance += np.eye(len(x)) * _RIDGE * variance
     kernel = np.linalg.solve(covariance, xy / n - np.outer(x, y))
     bias = y - x @ kernel
     soft = bridge.config.soft  # each soft token begins as the same

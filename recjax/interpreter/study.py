@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from recjax.errors import InputError
-from recjax.frozen import popular
+from recjax.frozen import holds_sequences, popular
 from recjax.interpreter.judge import Ballot, Judge, hold
 from recjax.interpreter.measure import (
     Recovery,
@@ -91,6 +91,9 @@ def deranged(count: int, rng: np.random.Generator) -> np.ndarray:
 class Study:
     """Examines an interpreter.
 
+    Where the split holds out targets and not whole sequences, "windows", which end anywhere in one,
+    would be "sequences", the newest windows, and are left out.
+
     Args:
         run: of the interpreter.
         params: of its adapter.
@@ -108,9 +111,10 @@ class Study:
                 raise InputError(f"oracle items need config.ask.{RESIDUAL}: it asks what was added")
         self._run, self._params, self._config = run, params, config
         self._reader = run.reader(params)
-        newest = run.windows(config.split, newest=True)
-        anywhere = run.sample(run.windows(config.split, newest=False))
-        self._parts = {"sequences": newest, "windows": anywhere}
+        self._parts = {"sequences": run.windows(config.split, newest=True)}
+        if holds_sequences(run.recommender):
+            self._parts["windows"] = run.sample(run.windows(config.split, newest=False))
+        self._last = list(self._parts)[-1]  # of controls and errors
         self.metrics: dict[str, float] = {}
 
     def examine(self) -> list[Section]:
@@ -133,7 +137,7 @@ class Study:
         sections += self._cases(greedy)
         for task in tasks:
             if not task.lists:
-                sections.append(self._errors(greedy[task, "windows"]))
+                sections.append(self._errors(greedy[task, self._last]))
         sections += self._filter()
         if config.oracle:
             sections += self._oracle()
@@ -195,12 +199,12 @@ class Study:
                 [str(n) for n in range(window + 1)],
                 series,
                 percent=True,
-                note="Share of the test sequences by the number of their items that are named.",
+                note="Share of the sequences by how many different items of theirs are named.",
             ),
             Table(
                 "Recovery", columns, rows,
-                "Items: mean number of recovered items; none, > 3, > 5: shares of the sequences; "
-                "outside: share of the titles said that the catalogue has not.",
+                "Items: mean number of different items that are named; none, > 3, > 5: shares of "
+                "the sequences; outside: share of the titles said that the catalogue has not.",
             ),
         ]  # fmt: skip
 
@@ -211,7 +215,7 @@ class Study:
         or of one with the same newest item, and then a right answer is no surprise.
         """
         run, rng = self._run, np.random.default_rng(self._config.seed)
-        windows = self._parts["windows"]
+        windows = run.sample(self._parts[self._last])
         rows = np.arange(len(windows))
         # Seeds other than theirs: trained weights still resemble their initial values.
         other_encoder = run.recommender.config.seed + self._config.seed + 1
@@ -232,7 +236,7 @@ class Study:
             ):
                 left = measure(task, reader.read(shown, task), windows).metrics()
                 key, value = next(iter(left.items()))
-                self._note(f"windows/{task}/control/{name.replace(' ', '_')}", {key: value})
+                self._note(f"{self._last}/{task}/control/{name.replace(' ', '_')}", {key: value})
                 table.append([task.name, name, len(windows), value])
         return Table(
             "Controls", ["task", "control", "n", "accuracy, or items recovered"], table,
@@ -268,7 +272,7 @@ class Study:
 
     def _errors(self, answers: Sequence[Answer]) -> Table:
         """The wrong answers by item; rare items in a table of their own."""
-        windows, names = self._parts["windows"], self._run.names
+        windows, names = self._parts[self._last], self._run.names
         spans = self._run.recommender.split.train
         trained = np.zeros(self._run.store.n_items, np.int64)
         for start, stop in zip(spans.starts, spans.stops, strict=True):

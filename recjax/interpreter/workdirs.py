@@ -54,20 +54,22 @@ def examine(
     sections = study.examine()
     for case in (case for part in sections if isinstance(part, Cases) for case in part.cases):
         say(printable(f"{case.heading} (history: {', '.join(i.text for i in case.history)})"))
-    write_results(Path(workdir) / "results.json", [summary(run, study.metrics), *sections])
+    write_results(
+        Path(workdir) / "results.json", [summary(run, config.split, study.metrics), *sections]
+    )
     return study.metrics
 
 
-def summary(run: InterpreterRun, metrics: dict[str, float]) -> Text:
-    """A few sentences about an examination."""
+def summary(run: InterpreterRun, split: str, metrics: dict[str, float]) -> Text:
+    """A few sentences about an examination of one part of the split."""
     lines = [run.describe() + "."]
     for task in run.config.ask.tasks:
         name, what = ("accuracy", "of the added items are named")
         if task.lists:
             name, what = ("more_than_3", "of the sequences have more than 3 named")
-        key = f"test/sequences/{task}/greedy/{name}"
+        key = f"{split}/sequences/{task}/greedy/{name}"
         if key in metrics:
-            lines.append(f"{metrics[key]:.1%} {what} (greedy decoding, test sequences).")
+            lines.append(f"{metrics[key]:.1%} {what} (greedy decoding, {split} sequences).")
     return Text("In short", "\n\n".join(lines))
 
 

@@ -24,7 +24,6 @@ _MOST_BLANKS = 80
 _BREAK, _TAB = "<n>", "<|tab|>"
 _IMAGES = 20000  # of the first vocabulary
 _FIRST_ROWS = 150528
-_SPARE = 184  # rows of the published embedding behind the last id
 _CONTROL, _USER, _BYTE = 3, 4, 6  # types of pieces
 
 
@@ -37,7 +36,6 @@ class ChatGLMEngine:
 
     Attributes:
         size: ids.
-        rows: of an embedding that fits.
     """
 
     usual: ClassVar[Mapping[str, tuple[str, ...]]] = {"bos": ("<sop>",), "eos": ("<eop>",)}
@@ -59,7 +57,6 @@ class ChatGLMEngine:
             raise InputError(f"{path}: damaged, or not a SentencePiece model") from error
         self.first = _images(path.parent)
         self.size = self.first + self.model.vocab_size()
-        self.rows = (self.size, self.size + _SPARE)
         self._controls = {
             piece: self.first + k
             for k in range(self.model.vocab_size())

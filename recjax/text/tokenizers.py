@@ -46,7 +46,8 @@ FILES = (
     "tokenizer.model", "tokenizer.json", T5_PIECES, "vocab.json", _chatglm_engine.FILE, CHINESE,
     WORDS,
 )  # fmt: skip
-_PADDED_TO = (8, 16, 32, 64, 128, 256)  # multiples that embeddings are rounded up to
+# Rows that published models leave without an id, at most: to be a multiple of 256, or this share.
+_PADDING, _SPARE = 255, 1 / 40
 
 
 class Tokenizer:
@@ -54,7 +55,6 @@ class Tokenizer:
 
     Attributes:
         size: number of ids; every id is below it.
-        rows: of the embeddings that are known to go with it; () = see `check_size`.
         roles: ids of the tokens that begin ("bos"), end ("eos") and pad a text and of the unknown
             one, as far as there are any.
         bos_id, eos_id: or None where the tokenizer has no such token.
@@ -79,7 +79,6 @@ class Tokenizer:
         self.begin, self.end = ends
         self.folder = files[0].parent if files else None
         self.size = engine.size
-        self.rows = getattr(engine, "rows", ())
         self.bos_id, self.eos_id = roles.get("bos"), roles.get("eos")
         fallback = (roles.get(role) for role in ("pad", "unk", "eos"))
         self.pad_id = next((index for index in fallback if index is not None), 0)
@@ -349,19 +348,19 @@ def load_tokenizer(path: str | Path, *, size: int | None = None) -> Tokenizer:
 def check_size(tokenizer: Tokenizer, vocab_size: int, where: str = "the tokenizer") -> None:
     """Whether a tokenizer can be that of a model with `vocab_size` embeddings.
 
-    An id without an embedding is always wrong: JAX would read the last row in its place. Rows
-    without an id are right only as padding: models are published with the rows rounded up to a
-    multiple of 8, 16, 32, 64, 128 or 256 (GPT-2's 50,257 ids in 50,304 rows). More of them mean
-    another model's tokenizer. `recjax.llm` never generates the ids of such rows.
+    An id without an embedding is always wrong: JAX would read the last row in its place. A few rows
+    without an id are usual: fewer than 256, which pad an embedding (GPT-2's 50,257 ids in 50,304
+    rows), or up to a fortieth of the rows, for tokens to come (Qwen3's 151,669 ids in 151,936,
+    DeepSeek's 100,015 in 102,400). More of them mean another model's tokenizer. `recjax.llm` never
+    generates the ids of such rows.
 
     Raises:
         InputError: naming both numbers.
     """
-    size = tokenizer.size
-    padded = (-(-size // multiple) * multiple for multiple in (1, *_PADDED_TO))
-    if vocab_size in (*tokenizer.rows, *padded):
+    size, spare = tokenizer.size, vocab_size - tokenizer.size
+    if 0 <= spare <= max(_PADDING, _SPARE * vocab_size):
         return
-    reason = "more" if size > vocab_size else "fewer"
+    reason = "more" if spare < 0 else "far fewer"
     raise InputError(
         f"{where}: {size} ids, {reason} than the model's embedding has rows ({vocab_size}); "
         "this is the tokenizer of another model, or added tokens are missing"

@@ -172,6 +172,19 @@ def test_the_encoder_is_the_recommender_with_no_state_at_padding(untrained):
     assert (np.asarray(got[0, :2]) == 0).all() and np.abs(expected[0, :2]).max() > 0.1
 
 
+def test_many_histories_are_encoded_in_parts_by_one_program(untrained, monkeypatch):
+    run = untrained("sasrec")
+    encoder = Encoder(run, run.init_state().params, 4, "window")
+    ids = np.random.default_rng(0).integers(1, 9, (7, 4)).astype(np.int32)
+    expected, shapes, encode = np.asarray(encoder(ids)), [], encoder._encode
+    monkeypatch.setattr("recjax.frozen._ROWS", 3)
+    monkeypatch.setattr(
+        encoder, "_encode", lambda p, ids: shapes.append(ids.shape) or encode(p, ids)
+    )
+    np.testing.assert_allclose(encoder(ids), expected, atol=1e-5)
+    assert shapes == [(3, 4)] * 3
+
+
 def test_caser_has_one_state(untrained):
     run = untrained("caser")
     params = run.init_state().params

@@ -226,6 +226,8 @@ def test_one_program_serves_a_bucket(tokenizer, monkeypatch):
         (lambda lm: lm.generate([[1]], temperature=-1), "temperature -1: expected a number from 0"),
         (lambda lm: lm.generate([[1]], temperature=1.0, top_k=0), "top_k 0: expected at least 1"),
         (lambda lm: lm.generate([[1]], temperature=1.0, top_p=2), "top_p 2: expected more than 0"),
+        (lambda lm: lm.generate([[1]], top_k=5), "top_k needs a temperature above 0"),
+        (lambda lm: lm.generate([[1]], top_p=0.9), "top_p needs a temperature above 0"),
         (lambda lm: lm.generate([[1]], beams=0), "beams 0: expected at least 1"),
         (
             lambda lm: lm.generate(np.ones((1, 3), int), soft=([[0, 1, 1]], np.ones((1, 1, 16)))),

@@ -81,13 +81,25 @@ def test_whitened_states_are_uncorrelated():
 
 
 def test_directions_without_variance_are_not_blown_up():
+    """However far new states go in them."""
     flat = STATES.copy()
     flat[:, 0] = flat[:, 1]
     adapter = Adapter(Config(), flat, 1, D, E, 0.5, rngs=nnx.Rngs(0))
     moved = flat[:1].copy()
-    moved[0, 0] += 1e-3
+    moved[0, 0] += 1.0
     change = white(adapter, moved) - white(adapter, flat[:1])
-    assert 0 < np.abs(change).max() < 1
+    assert 0 < np.abs(change).max() < 10
+
+
+@pytest.mark.parametrize("count", [2, 20, 60, 64, 65, 100, 127, 128, 400])
+def test_new_states_are_about_as_large_as_those_that_were_measured(count):
+    """Of fewer states than there are directions, too."""
+    rng, dim = np.random.default_rng(0), 64
+    mixed = rng.normal(size=(dim, dim))
+    states = rng.normal(size=(count + 300, dim)) @ mixed
+    whitening = Whitening(states[:count], dim)
+    sizes = np.sqrt(np.mean(np.asarray(whitening.even(whitening.centre(states))) ** 2, axis=1))
+    assert np.sqrt((sizes[count:] ** 2).mean()) < 2
 
 
 def test_at_the_start_the_filter_reads_the_newest_position():

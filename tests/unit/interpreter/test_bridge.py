@@ -28,9 +28,11 @@ def test_what_is_measured_is_of_real_states(make_bridge, states):
     }
 
 
-def test_states_that_are_all_padding(make_bridge, states):
+def test_states_that_are_all_padding_or_alike(make_bridge, states):
     with pytest.raises(InputError, match="states: all of them are zero"):
         make_bridge().initial(np.zeros((3, 4, 6), np.float32), 0)
+    with pytest.raises(InputError, match="states: all 12 are the same: they tell no history"):
+        make_bridge().initial(np.full((3, 4, 6), 0.1, np.float32), 0)
 
 
 def test_soft_tokens_have_the_size_of_the_models_own(make_bridge, states, llm):

@@ -3,6 +3,8 @@
 import collections
 import dataclasses
 import json
+import re
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -173,6 +175,46 @@ def test_a_step_is_the_same_after_a_restart(make_learner):
         assert batch.prefix.prefix_length == steps[step].prefix.prefix_length
     states = [np.asarray(batch.arrays["states"]) for batch in steps]
     assert not np.array_equal(states[0], states[1])
+
+
+def test_each_beginning_is_read_once(make_bridge, make_learner, llm, tmp_path, monkeypatch):
+    """However many questions there are."""
+    file = tmp_path / "prompts.json"
+    prompts = [{"question": f"{'a ' * k}{{soft}}?", "answer": "{titles}"} for k in range(1, 4)]
+    file.write_text(json.dumps({"recovery": prompts}))
+    own = LanguageModel(llm.definition, llm.params, llm.config, tokenizer=llm.tokenizer)
+    learner, read = make_learner(bridge=make_bridge(BOTH | {"prompts": str(file)}, llm=own)), []
+    monkeypatch.setattr(own, "_read", lambda params, ids: read.append(tuple(ids[0])))
+    for step in range(60):
+        learner.place(step)
+    questions = learner.bridge.questions
+    asked = [
+        questions.question(t, k) for t in (RESIDUAL, RECOVERY) for k in range(questions.forms(t))
+    ]
+    beginnings = {tuple(one.ids[: one.before]) for one in asked}
+    assert len(beginnings) > 5 and sorted(read) == sorted(beginnings)
+
+
+def test_answers_that_are_cut_are_told_once(make_bridge, states):
+    def warned(ask):
+        histories = [["Dune", title] for title in titles]
+        learner = Learner(make_bridge(BOTH | ask), States(h, h, titles, histories), batch_size=4)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            learner.check()
+        return [str(one.message) for one in told]
+
+    h, titles = (
+        np.asarray(states(6)),
+        ["Alien", "Omen " * 30, "Dune", "Omen " * 40, "Dune", "Alien"],
+    )
+    residual, recovery = warned({"residual_tokens": 50, "recovery_tokens": 60})
+    pattern = "config.ask.{}_tokens={} cuts {} answers, such as that about '{}.*': the rest is ne"
+    assert re.match(pattern.format("residual", 50, "2 of 4", "Omen Omen"), residual)
+    assert re.match(pattern.format("recovery", 60, "2 of 6", "Omen Omen"), recovery)
+    longest = int(re.search(r"the longest answer has (\d+) tokens", recovery)[1])
+    assert warned({"residual_tokens": 120, "recovery_tokens": longest}) == []
+    assert len(warned({"residual_tokens": 120, "recovery_tokens": longest - 1})) == 1
 
 
 def test_one_batch_can_be_learned_by_heart(make_bridge, make_learner, tmp_path):

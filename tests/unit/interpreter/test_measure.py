@@ -57,17 +57,17 @@ def test_recovery():
     answers = [
         answer(((1,), (1,)), ((4, 9), ()), ((), ()), ((3,), (3,))),
         answer(((5,), (5,)), ((5,), (5,)), ((1,), (1,))),  # named twice, there once
-        answer(((7,), ())),  # there twice
+        answer(((7,), ())),  # there twice, named once
         answer(),
     ]
     found = measure_recovery(answers, windows)
-    assert found.counts.tolist() == [3, 1, 2, 0]
+    assert found.counts.tolist() == [3, 1, 1, 0]
     assert found.strict.tolist() == [2, 1, 0, 0]
     assert found.named.tolist() == [4, 3, 1, 0]
     assert found.outside.tolist() == [1, 0, 0, 0]
-    assert found.distribution.tolist() == [0.25, 0.25, 0.25, 0.25, 0.0]
+    assert found.distribution.tolist() == [0.25, 0.5, 0.0, 0.25, 0.0]
     assert found.metrics() == {
-        "mean": 1.5, "strict": 0.75, "none": 0.25, "more_than_3": 0.0, "more_than_5": 0.0,
+        "mean": 1.25, "strict": 0.75, "none": 0.25, "more_than_3": 0.0, "more_than_5": 0.0,
         "outside": 1 / 8,
     }  # fmt: skip
     assert tuple(found.metrics()) == Recovery.names

@@ -134,7 +134,14 @@ def test_what_the_model_is_asked(make_reader, states, monkeypatch):
         assert (ids == asked.ids).all() and (is_soft == asked.is_soft).all()
         assert options["max_new_tokens"] == 24
         assert options["beams"] == 1 and options["processors"] == ()
+    reader.read(shown[:9], RESIDUAL)
+    assert calls[-1][0].shape[0] == 64
+    reader.read(shown[:8], RESIDUAL)
+    assert calls[-1][0].shape[0] == 8
+    reader.read(shown[:17, :1], RECOVERY, decoding="beam")
+    assert [len(ids) for ids, _ in calls[-2:]] == [16, 16]  # four beams each
     reader.read(shown[:1, :1], RECOVERY, decoding="beam")
+    assert len(calls[-1][0]) == 1
     assert calls[-1][1]["max_new_tokens"] == 40
     assert calls[-1][1]["beams"] == 4 and calls[-1][1]["processors"] == ()
     reader.read(shown[:1], RESIDUAL, decoding="constrained")
@@ -165,7 +172,7 @@ def test_a_long_list_is_read_more_at_a_time(make_reader, states, monkeypatch):
 def test_rows_at_a_time(make_reader, monkeypatch):
     """Multiples of 64 that share a list about evenly, as many as the cache has room for."""
     reader = make_reader(residual_tokens=6)
-    sizes = {count: reader._size(count, RESIDUAL, 0) for count in (2048, 2049, 5000)}
+    sizes = {count: reader._size(count, RESIDUAL, 0, "greedy") for count in (2048, 2049, 5000)}
     assert sizes == {2048: 512, 2049: 448, 5000: 512}
     asked, config = reader.bridge.questions.question(RESIDUAL), reader.bridge.llm.config
     slots = len(asked.ids) - asked.before + 6
@@ -174,7 +181,7 @@ def test_rows_at_a_time(make_reader, monkeypatch):
     assert len(cache.keys) == config.layers
     for rows, expected in ((200, 192), (127, 64), (1, 64)):
         monkeypatch.setattr("recjax.interpreter.reader._ROOM", row * rows)
-        assert reader._size(2048, RESIDUAL, 0) == expected
+        assert reader._size(2048, RESIDUAL, 0, "greedy") == expected
 
 
 @pytest.mark.parametrize("said", ["{titles}", "{titles} is new.", "It was: {titles}"])

@@ -150,6 +150,7 @@ def test_where_targets_alone_are_held_out_they_alone_are_measured(
         windows = run.windows(name, newest=False)
         np.testing.assert_array_equal(windows.stops, getattr(run.recommender.split, name).stops + 1)
         assert not trained_on & set(windows.stops.tolist())
+    assert all("test/windows" not in name for name in run.evaluator("test").metric_names)
 
 
 def test_the_sample_is_drawn_once(make):

@@ -137,6 +137,17 @@ def test_vectors_of_another_model_or_catalogue(make_bridge):
         start_near(bridge, params, given, others, VECTORS, StartConfig(50), 0)
 
 
+def test_examples_whose_states_are_the_same(make_bridge):
+    """Those of other titles differ, so the adapter has a whitening."""
+    _, given = examples(50)
+    given.after[::2] = 3.0
+    given = States(given.after, given.after, ["Film 1", "Emma"] * 25)
+    bridge = make_bridge(RESIDUAL)
+    params, config = bridge.initial(given.after, 0), StartConfig(50)
+    with pytest.raises(InputError, match="the 25 examples with an item vector are all the same"):
+        start_near(bridge, params, given, TITLES, VECTORS, config, 0)
+
+
 def test_bad_config():
     for bad in ({"examples": -1}, {"fade": 1.5}):
         with pytest.raises(InputError, match="examples: expected|fade: expected"):

@@ -105,7 +105,7 @@ def test_recovery_beside_popularity(run, study):
     windows = run.windows("test", newest=True)
     speaker = run.llm.generate
     counts = [
-        sum(run.names[item] in {name, speaker.wrong} for item in row if item)
+        sum(run.names[item] in {name, speaker.wrong} for item in set(row[row > 0]))
         for name, row in zip(speaker.rows, windows.ids(), strict=True)
     ]
     found = metrics_of(made, "sequences/recovery/greedy")
@@ -199,6 +199,20 @@ def test_controls_show_states_that_say_nothing(run, study):
     fresh = run.histories(run.sample(run.windows("test", newest=False)), untrained=seed + 1)
     soft = run.bridge.soft(run.restore(4), fresh.states(np.arange(5), (1, 0)))
     np.testing.assert_allclose(np.asarray(soft).reshape(5, -1), calls[5], atol=1e-4)
+
+
+def test_where_targets_alone_are_held_out_nothing_is_asked_twice(run, study, monkeypatch):
+    monkeypatch.setattr("recjax.interpreter.study.holds_sequences", lambda run: False)
+    made, sections = study(controls=True)
+    n = len(run.windows("test", newest=True))
+    assert [len(soft) for soft, _ in run.llm.generate.calls] == [64] * 2 + [8] * 6 and 8 < n <= 64
+    assert not any("windows" in name for name in made.metrics)
+    assert len(metrics_of(made, "sequences/residual/control")) == 3
+    assert [row[:3] for row in sections["Residual accuracy (Table 2)"].rows] == [
+        ["greedy", "sequences", n], ["(most popular item)", "sequences", n],
+    ]  # fmt: skip
+    assert sections["Errors"].note.endswith(f" of {n} windows.")
+    assert {row[2] for row in sections["Controls"].rows} == {5}
 
 
 def test_oracle_items_and_a_judge(run, study):

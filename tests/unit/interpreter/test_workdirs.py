@@ -24,6 +24,8 @@ def test_results_are_written(finished):
     assert all(name.startswith("validation/") for name in metrics)
     assert metrics["validation/sequences/residual/greedy/accuracy"] == 0.0
     assert "dreamrec's states [5 8]" in sections[0].text
+    said = "0.0% of the added items are named (greedy decoding, validation sequences)."
+    assert said in sections[0].text
 
 
 def test_a_workdir_of_another_kind(finished, trained):

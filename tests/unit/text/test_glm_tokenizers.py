@@ -11,7 +11,7 @@ from recjax.errors import InputError
 from recjax.recsysllm.spans import Marks
 from recjax.text._chatglm_engine import FILE, ChatGLMEngine
 from recjax.text._token_ends import GLM_COMMANDS
-from recjax.text.tokenizers import check_size, load_tokenizer
+from recjax.text.tokenizers import load_tokenizer
 
 # As the published class has them.
 EXAMPLE = "Ng is an adjunct professor at [MASK] (formerly associate professor)."
@@ -130,9 +130,6 @@ def test_chatglm_has_both_vocabularies(ice):
 
 def test_chatglms_names_are_text_unless_asked(ice, tmp_path):
     later = load_tokenizer(ice / "later")
-    check_size(later, later.size + 184)
-    with pytest.raises(InputError, match="another model"):
-        check_size(later, later.size + 100)
     text = "the [gMASK] of <sop>"
     plain = later.encode(text)
     assert later.id_of("[gMASK]") not in plain and later.decode(plain) == text

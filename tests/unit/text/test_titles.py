@@ -1,11 +1,18 @@
 """Titles in generated text."""
 
 import doctest
+import random
 
 import pytest
 
 from recjax.text import titles as module
 from recjax.text.titles import TitleIndex, normalise, slot, strict
+
+ODD = [
+    "PAYDAY 2", "Hotline Miami", "PAYDAY 2: Hotline Miami", "A", "A, Tab title", "Tab title", "???",
+    "🎮", "...", "Heat", "Heat, ...", "B, C", "A, B", "D,", "D", ", E", "E", "Omen, The", "The",
+    "Omen, the band", "Band", "me, you!", "Me", "You!", "AND", "& And, and", "'", "F,, G", "F", "G",
+]  # fmt: skip
 
 TITLES = [
     "", "The Matrix", "Matrix", "20,000 Leagues Under the Sea", "Crying Game", "Wonderful Life",
@@ -35,16 +42,20 @@ def test_same_title(one, other):
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("Alien", "Aliens"), ("Se7en", "Seven"), ("???", "!!!"), ("A", "The")]
-)
+    ("one", "other"),
+    [
+        ("Alien", "Aliens"), ("Se7en", "Seven"), ("???", "!!!"), ("A", "The"),
+        ("A, Tab title", "Tab title"), ("???, Heat", "Heat"), ("'", ","),
+    ],
+)  # fmt: skip
 def test_different_titles(one, other):
     assert normalise(one) != normalise(other)
 
 
 def test_two_items_with_one_title_both_count():
     assert TitleIndex(TITLES).find("the matrix") == (1, 2)
-    assert TitleIndex(TITLES, strict).find("The Matrix") == (1,)
-    assert TitleIndex(TITLES, strict).find("the matrix") == ()
+    assert TitleIndex(TITLES).spelled("The Matrix") == (1,)
+    assert TitleIndex(TITLES).spelled("the matrix") == ()
 
 
 def test_odd_titles_are_text_not_patterns():
@@ -71,6 +82,43 @@ def test_lists_with_commas_in_titles():
 def test_the_longest_title_wins():
     index = TitleIndex(["", "Me", "You", "Me, You"])
     assert [n.items for n in index.named("Me, You, Me")] == [(3,), (1,)]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("PAYDAY 2, Hotline Miami", ["PAYDAY 2", "Hotline Miami"]),
+        ("payday 2 - hotline miami, heat", ["payday 2 - hotline miami", "heat"]),
+        ("A, Tab title", ["A, Tab title"]),  # letter by letter both ways: the fewest titles
+        ("Hotline Miami, A, Band", ["Hotline Miami", "A", "Band"]),
+        ("Band, ???, 🎮, Heat", ["Band", "???", "🎮", "Heat"]),
+        ("A, B, C", ["A", "B, C"]),  # not "A, B" and a C that is none
+        ("omen, band, The Omen, The Band", ["omen", "band", "The Omen, The Band"]),
+        ("Me, You!, me, you!", ["Me", "You!", "me, you!"]),
+    ],
+)
+def test_pieces_are_compared_one_by_one(text, names):
+    """No mark, comma or article of a title is that of a list."""
+    assert [one.text for one in TitleIndex(ODD).named(text)] == names
+
+
+def test_a_list_of_the_catalogues_own_titles_is_read_letter_by_letter():
+    index, rng = TitleIndex(ODD), random.Random(0)
+    for _ in range(500):
+        said = ", ".join(rng.choices(ODD, k=5))
+        assert all(set(index.spelled(one.text)) & set(one.items) for one in index.named(said)), said
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("It is Dr. Strangelove, Alien, Heat, Braz", "Dr. Strangelove, Alien, Heat, Braz"),
+        ("It is Dr. Strangelove.", "Dr. Strangelove"),
+        (" It is Batteries not incl.. ", "Batteries not incl."),
+    ],
+)
+def test_closing_marks_count_at_the_end_alone(text, found):
+    assert slot(text, "It is ", ".") == found
 
 
 @pytest.mark.parametrize(

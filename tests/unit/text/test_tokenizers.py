@@ -279,14 +279,29 @@ def test_llama_3_keeps_a_tiktoken_file_beside_its_json(small, tmp_path):
     assert (found.bos_id, found.eos_id, found.pad_id) == (5, 7, 0)
 
 
-def test_rows_that_pad_an_embedding_are_right_others_are_another_model_s(gpt2):
-    for rows in (50257, 50264, 50272, 50304, 50432):  # multiples of 8, 32, 128 and 256
-        check_size(gpt2, rows)
-    for rows in (50258, 50260, 50280, 50368, 50688, 60000):
-        with pytest.raises(InputError, match=f"50257 ids, fewer than .* has rows \\({rows}\\)"):
-            check_size(gpt2, rows)
-    with pytest.raises(InputError, match="50257 ids, more than .* has rows \\(50256\\)"):
-        check_size(gpt2, 50256)
+@pytest.mark.parametrize(
+    ("size", "rows"),
+    [
+        (50257, 50257), (50257, 50304), (50277, 50688), (50295, 51200),  # GPT-2, Pythia, Phi-2
+        (151669, 151936), (151665, 152064), (128256, 128256),  # Qwen3, Qwen2.5, LLaMA 3
+        (100015, 102400), (32100, 32128), (50266, 50304),  # DeepSeek, T5, GLM
+        (151343, 151552), (130344, 130528), (500, 755),  # GLM-4, ChatGLM, a small one
+    ],
+)  # fmt: skip
+def test_rows_that_published_models_leave_without_an_id_are_right(size, rows):
+    check_size(types.SimpleNamespace(size=size), rows)
+
+
+@pytest.mark.parametrize(
+    ("size", "rows", "reason"),
+    [
+        (50257, 50256, "more"), (50257, 60000, "far fewer"), (32000, 50257, "far fewer"),
+        (50257, 51600, "far fewer"), (500, 756, "far fewer"),
+    ],
+)  # fmt: skip
+def test_another_models_tokenizer_is_refused(size, rows, reason):
+    with pytest.raises(InputError, match=f"{size} ids, {reason} than .* has rows \\({rows}\\)"):
+        check_size(types.SimpleNamespace(size=size), rows)
 
 
 def test_bad_files_are_one_error_each(folders, tmp_path):
@@ -307,7 +322,9 @@ def test_bad_files_are_one_error_each(folders, tmp_path):
     shutil.copyfile(folders["gpt2"] / "vocab.json", tmp_path / "vocab.json")
     refused(tmp_path, "merges.txt: missing")
     shutil.copyfile(folders["gpt2"] / "merges.txt", tmp_path / "merges.txt")
-    refused(tmp_path, "50257 ids, fewer than the model's embedding has rows \\(60000", size=60000)
+    refused(
+        tmp_path, "50257 ids, far fewer than the model's embedding has rows \\(60000", size=60000
+    )
     (tmp_path / "tokenizer_config.json").write_text('{"pad_token": {"content": "[PAD]"}}')
     refused(tmp_path, "tokenizer_config.json: pad_token '\\[PAD\\]' is no token")
 
