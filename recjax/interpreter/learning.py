@@ -86,6 +86,7 @@ class Learner(Trainable):
         self.per_step = step_size(batch_size, len(examples), self._multiple)
         self.seed, self.optim = seed, optim or OptimConfig()
         self._start = start or StartConfig()
+        self._prefixes: dict[tuple[int, ...], KVCache] = {}
 
     @property
     def parts_of_batch(self) -> int:
@@ -213,10 +214,11 @@ class Learner(Trainable):
         prefix = self._prefix(tuple(before)) if before else None
         return Batch(prefix, parallel.shard_batch(arrays, self.bridge.mesh))
 
-    @functools.lru_cache  # noqa: B019 - a few
     def _prefix(self, before: tuple[int, ...]) -> KVCache:
         """The cache of a beginning: the model itself keeps the last ones alone."""
-        return self.bridge.llm.prefix_cache(before)
+        if before not in self._prefixes:
+            self._prefixes[before] = self.bridge.llm.prefix_cache(before)
+        return self._prefixes[before]
 
     @functools.cached_property
     def _mapped(self) -> Maps | None:
