@@ -175,7 +175,8 @@ def _recommend(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> di
     return recommend(
         args.workdir, args.out, k=args.k, users=args.users, histories=args.history,
         among=args.among, filter_seen=not args.with_seen, step=args.step,
-        overwrite=args.overwrite, mesh=sizes_here(args.mesh), say=_say,
+        overwrite=args.overwrite, mesh=sizes_here(args.mesh), log=args.log,
+        skip_unknown=args.skip_unknown, every=args.json, say=_say,
     )  # fmt: skip
 
 

@@ -165,7 +165,7 @@ def _read(
     config: DataConfig, module: Any, path: Path, options: Any
 ) -> tuple[InteractionLog, Catalog, dict[str, Any]]:
     """The log after the filters, and its record for the manifest."""
-    log, catalog, bad_rows = _read_raw(config, module, path, options)
+    log, catalog, bad_rows = read_raw(config, module, path, options)
     notes = []
     late = interactions.out_of_order(log)
     if late:
@@ -196,7 +196,7 @@ def _read(
     )
 
 
-def _read_raw(
+def read_raw(
     config: DataConfig, module: Any, path: Path, options: Any
 ) -> tuple[InteractionLog, Catalog, dict[str, Any]]:
     """The log as it is read, the catalogue, and the bad rows."""
@@ -248,7 +248,7 @@ def _from_disk(
     beside = place.absolute().parent
     beside.mkdir(parents=True, exist_ok=True)
     with spilling(beside) as folder:
-        log, catalog, bad_rows = _read_raw(config, module, path, options)
+        log, catalog, bad_rows = read_raw(config, module, path, options)
         manifest = made_from | {"bad_rows": bad_rows, "warnings": []}
         return write_store_from_disk(
             place, log, catalog, manifest, folder, config, overwrite=overwrite

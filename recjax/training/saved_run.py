@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Protocol
 
 import jax
 
+from recjax.data.new_log import read_log
+from recjax.data.prepare import DataConfig
 from recjax.data.requests import Request, read_request
 from recjax.errors import InputError
 from recjax.evaluation.protocols import Measured
@@ -114,9 +116,28 @@ class SavedRun(abc.ABC):
         asked: Iterable[Any] | None = None,
         among: Iterable[Any] | None = None,
         named: Mapping[str, str] | None = None,
+        *,
+        log: str | Path | None = None,
+        skip_unknown: bool = False,
     ) -> Request:
-        """Whom to recommend to, checked against the run's data: see `read_request`."""
-        return read_request(self.store, asked, among, named=named)
+        """Whom to recommend to, checked against the run's data: see `read_request`.
+
+        Args:
+            asked, among, named, skip_unknown: see there; `named` has "log", too.
+            log: path of a new log, which is read as `recjax.data.new_log.read_log` says.
+        """
+        named = named or {}
+        new = None
+        if log is not None:
+            new = read_log(self.store, self.reading, log, named.get("log", "log"))
+        return read_request(
+            self.store, asked, among, named=named, log=new, skip_unknown=skip_unknown
+        )
+
+    @property
+    def reading(self) -> DataConfig:
+        """How the store was read."""
+        return self.config.data
 
     def recommend(self, *asked: Any, **options: Any) -> Any:
         """Lists of items from a recommender's run (`RecommenderRun.recommend`).
