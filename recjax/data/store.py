@@ -319,7 +319,9 @@ def format_statistics(store: Store) -> str:
     if bad.get("count"):
         rows.append(("bad rows skipped", f"{bad['count']:,}"))
     if duplicates.get("found"):
-        rows.append(("repeated (user, item)", f"{duplicates['found']:,} ({duplicates['kept']})"))
+        kept = duplicates["kept"]
+        more = "; config.data.deduplicate=last leaves one of each" if kept == "keep" else ""
+        rows.append(("repeated (user, item)", f"{duplicates['found']:,} ({kept}{more})"))
     rows += [("note", printable(str(text))) for text in store.manifest.get("warnings", [])]
     return "\n".join(f"{name:<22}{value}" for name, value in rows)
 
