@@ -12,6 +12,7 @@ from recjax.data import splits
 from recjax.data.prepare import date_seconds
 from recjax.data.requests import Request
 from recjax.data.store import Store
+from recjax.errors import InputError
 from recjax.evaluation.lists import Recommendations, TopLists
 from recjax.evaluation.protocols import Evaluator
 from recjax.ranges import Checked, Few, FieldError, Range
@@ -109,6 +110,21 @@ class RankingRun(SavedRun):
         """Training runs, validation and test examples."""
         split, times = make_split(self.store, self.config.split), self.store.timestamps
         return split.timed(times) if self.timed and times is not None else split
+
+    def check_sequences(self) -> None:
+        """Raises `InputError` where no training sequence has two items."""
+        train, lengths = self.split.train, np.diff(self.store.offsets)
+        if (train.stops - train.starts > 1).any():
+            return
+        config = self.config.split
+        held = {"leave_one_out": 2, "rolling": config.last + config.held}.get(config.name)
+        needs = "two interactions in the part that is trained on"
+        if held is not None:
+            needs = f"{held + 2} interactions, of which {held} are held out"
+        raise InputError(
+            f"{self.store.path}: no training sequence has two items: under config.split.name "
+            f"'{config.name}' a user needs {needs}; the longest history has {lengths.max()}"
+        )
 
     def evaluator(self, name: Literal["validation", "test"]) -> Evaluator:
         """Evaluates on one part of the split."""

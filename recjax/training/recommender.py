@@ -240,6 +240,7 @@ class RecommenderRun(RankingRun, Run):
     @functools.cached_property
     def batches(self) -> TrainBatches:
         """The training batches."""
+        self.check_sequences()
         train = self.config.train
         return TrainBatches(
             self.store.items,
