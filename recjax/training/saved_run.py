@@ -12,6 +12,7 @@ import jax
 from recjax.data.new_log import read_log
 from recjax.data.prepare import DataConfig
 from recjax.data.requests import Request, read_request
+from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.evaluation.protocols import Measured
 from recjax.training import parallel
@@ -200,6 +201,13 @@ class SavedRun(abc.ABC):
         meta = checkpoints.meta(step)
         for key, expected in self.identity.items():
             if meta.get(key) != expected:
+                if key == "data" and isinstance(self.store, Store):
+                    raise InputError(
+                        f"{checkpoints.folder / str(step)}: the store {self.store.path} was "
+                        "prepared anew, from other data, after this run was trained; a new store "
+                        "(config.data.store) and a new --workdir for the new data keep this run "
+                        "in use, `recjax train --overwrite` trains it anew"
+                    )
                 subject = self.identity_words.get(key, key)
                 raise InputError(
                     f"{checkpoints.folder / str(step)}: a checkpoint of another {subject} "

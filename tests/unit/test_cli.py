@@ -229,7 +229,8 @@ def test_checkpoints_of_another_model_or_data_are_refused(recjax, config, tmp_pa
     config.write_text(text)
     assert recjax("prepare", f"--config={config}", "--overwrite")[0] == 0
     status, _, err = recjax("evaluate", f"--workdir={work}")
-    assert status == 2 and "a checkpoint of another data" in one_line(err)
+    told = f"the store {tmp_path / 'store'} was prepared anew, from other data, after this run"
+    assert status == 2 and told in one_line(err)
 
 
 def test_a_diverged_run_fails_and_keeps_its_checkpoints(recjax, config, tmp_path):
