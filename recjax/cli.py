@@ -124,10 +124,19 @@ def _trained(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dict
         )
         return result
     metrics = {k: v for k, v in result.items() if "/" in k}
-    say(format_table(metrics), f"best checkpoint: step {result['step']}; workdir: {args.workdir}")
+    best = f"best checkpoint: step {result['step']}; workdir: {args.workdir}"
+    say(format_table(metrics), best, *_note(run, run.parts[-1]))
     if "advice" in result:
         say(result["advice"] + _again(args))
     return result
+
+
+def _note(run: Any, part: Any) -> list[str]:
+    """The line about a recommender's targets that are no new items, where it is due."""
+    from recjax.training.ranking_run import RankingRun
+
+    note = run.evaluator(part).note if isinstance(run, RankingRun) else ""
+    return [note] if note else []
 
 
 def _again(args: argparse.Namespace) -> str:
@@ -162,7 +171,8 @@ def _evaluate(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> dic
         evaluator = run.evaluator(args.split)
         with progress_bar(evaluator.count, 0, f"evaluating {args.split}", "example") as bar:
             metrics = evaluator.run(run.restore(step), bar.update)
-    _say(format_table(metrics), f"checkpoint: step {step}; workdir: {args.workdir}")
+    checkpoint = f"checkpoint: step {step}; workdir: {args.workdir}"
+    _say(format_table(metrics), checkpoint, *_note(run, args.split))
     if args.per_user:
         _say(f"each user: {args.per_user}")
     return metrics
@@ -175,7 +185,8 @@ def _recommend(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> di
     return recommend(
         args.workdir, args.out, k=args.k, users=args.users, histories=args.history,
         among=args.among, filter_seen=not args.with_seen, step=args.step,
-        overwrite=args.overwrite, mesh=sizes_here(args.mesh), say=_say,
+        overwrite=args.overwrite, mesh=sizes_here(args.mesh), log=args.log,
+        skip_unknown=args.skip_unknown, every=args.json, say=_say,
     )  # fmt: skip
 
 

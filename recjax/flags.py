@@ -136,6 +136,14 @@ def _recommend(parser: argparse.ArgumentParser) -> None:
         "--history", action="append", default=[], metavar="A,B",
         help="items, newest last, in place of a user; repeat the flag for more histories",
     )  # fmt: skip
+    parser.add_argument(
+        "--log", type=flag_path, metavar="PATH",
+        help="a newer log: its users and their histories, read as the run's own log was",
+    )  # fmt: skip
+    parser.add_argument(
+        "--skip-unknown", action="store_true",
+        help="leave out and count unknown users and items; default: an error",
+    )  # fmt: skip
     parser.add_argument("--k", type=int, default=10, metavar="N", help="items per list (10)")
     parser.add_argument(
         "--out", type=flag_path, metavar="FILE",

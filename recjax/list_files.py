@@ -61,9 +61,7 @@ def as_records(recommended: Recommendations, subject: str) -> list[dict[str, Any
     """The lines of a jsonl file."""
     file = io.BytesIO()
     with _jsonl(file, subject, recommended.catalog) as write:
-        write(
-            recommended.users or range(1, len(recommended) + 1), recommended.ids, recommended.scores
-        )
+        write(recommended.names, recommended.ids, recommended.scores)
     return [json.loads(line) for line in file.getvalue().splitlines()]
 
 

@@ -6,6 +6,7 @@
 See `recjax.list_files` for the files.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,16 +40,20 @@ def recommend(
     step: int | None = None,
     overwrite: bool = False,
     mesh: tuple[int, int, int] = (-1, 1, 1),
+    log: str | Path | None = None,
+    skip_unknown: bool = False,
+    every: bool = False,
     say: Callable[..., Any] = lambda *lines: None,
 ) -> dict[str, Any]:
-    """Recommends to all users of a run's data, to some, or to histories.
+    """Recommends to all users of a run's data, to some, to histories, or to users of a new log.
 
     Args:
         workdir: of a recommender's run.
         out: a file that ends in .csv, .jsonl or .parquet, which is there when it is whole; None
             says a table of the first `SHOWN` lists.
         k: length of the lists.
-        users: a file with a raw user key a line; None, without histories = all users.
+        users: a file with a raw user key a line; None, without histories = all users (of the log,
+            where there is one).
         histories: raw item keys, oldest first, with commas between them (and in double quotes
             where a key has commas).
         among: a file with a raw item key a line; no other item is recommended.
@@ -56,11 +61,15 @@ def recommend(
         step: checkpoint; None = the best one.
         overwrite: `out` may take the place of an earlier file of recommendations.
         mesh: see `open_run`.
+        log: a new log; see `RankingRun.recommend`.
+        skip_unknown: leave out unknown users, items of histories and of `among`.
+        every: without `out`, make the lists of all, not of those that are shown.
         say: gets lines for people.
 
     Returns:
         `step`, `k`, and how many `users` or `histories` there were; `out`, or without a file
-        `lists` (what is shown, a record each).
+        `lists` (a record each; those of the table unless `every`); `left_out`, what was unknown,
+        by kind, where that may be (see `recjax.data.requests.LEFT_OUT`).
 
     Raises:
         InputError: another kind of run; unknown users or items; see `read_request` and
@@ -69,6 +78,8 @@ def recommend(
     out = None if out is None else Path(out)
     if users is not None and histories:
         raise InputError("--users and --history exclude each other")
+    if log is not None and histories:
+        raise InputError("--log and --history exclude each other")
     if out is not None:
         check_lists(out, overwrite=overwrite)
     run = open_run(workdir, mesh)
@@ -83,27 +94,38 @@ def recommend(
     request = run.request(
         asked,
         None if among is None else read_keys(among),
-        named={"users": str(users), "histories": "--history", "among": str(among)},
+        named={"users": str(users), "histories": "--history", "among": str(among), "log": "--log"},
+        log=log,
+        skip_unknown=skip_unknown,
     )
+    if request.left_out:
+        say(f"left out: {request.left_out_words()}")
     step = run.best_step() if step is None else step
-    subject = "user" if request.users else "history"
-    plural = "users" if request.users else "histories"
-    done = {"step": step, "k": k, plural: len(request)}
-    shown = request if out else _first(request, SHOWN)
-    batches = lists.stream(run.restore(step), shown, k, filter_seen=filter_seen)
+    subject = "user" if request.keys else "history"
+    plural = "users" if request.keys else "histories"
+    done: dict[str, Any] = {"step": step, "k": k, plural: len(request)}
+    if log is not None or skip_unknown:
+        done["left_out"] = dict(request.left_out)
+    wanted = request if out or every else _first(request, SHOWN)
+    batches = lists.stream(run.restore(step), wanted, k, filter_seen=filter_seen)
     if out is None:
         ids, scores = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
-        recommended = Recommendations(ids, scores, run.store.catalog, shown.users)
-        say(format_lists(recommended))
-        if len(shown) < len(request):
-            say(f"{len(shown)} of {len(request):,} {plural}; --out FILE writes all")
-        return {**done, "lists": as_records(recommended, subject)}
+
+        def lists_of(some: Request) -> Recommendations:
+            numbers, count = None if some.keys else some.names, len(some)
+            return Recommendations(
+                ids[:count], scores[:count], run.store.catalog, some.keys, numbers
+            )
+
+        say(format_lists(lists_of(_first(request, SHOWN))))
+        if len(request) > SHOWN:
+            say(f"{SHOWN} of {len(request):,} {plural}; --out FILE writes all")
+        return {**done, "lists": as_records(lists_of(wanted), subject)}
     with (
         list_file(out, subject, run.store.catalog) as write,
         progress_bar(len(request), 0, "recommending", subject) as bar,
     ):
-        names: Sequence[Any] = request.users or range(1, len(request) + 1)
-        first = 0
+        names, first = request.names, 0
         for ids, scores in batches:
             write(names[first : first + len(ids)], ids, scores)
             first += len(ids)
@@ -150,9 +172,9 @@ def format_lists(recommended: Recommendations) -> str:
     lines = []
     keys, titles = recommended.keys, recommended.titles
     width = max((len(_cell(key)) for row in keys for key in row), default=0)
+    subject = "user" if recommended.users else "history"
     for number, (row, names) in enumerate(zip(keys, titles, strict=True)):
-        users = recommended.users
-        lines.append(f"user {_cell(users[number])}" if users else f"history {number + 1}")
+        lines.append(f"{subject} {_cell(str(recommended.names[number]))}")
         if not row:
             lines.append("    no item is left to recommend")
         for rank, (key, title) in enumerate(zip(row, names, strict=True)):
@@ -168,5 +190,5 @@ def _cell(text: str) -> str:
 
 
 def _first(request: Request, count: int) -> Request:
-    users = None if request.users is None else request.users[:count]
-    return Request(request.items, request.spans[:count], users, request.allowed)
+    users, of_log = (keys and keys[:count] for keys in (request.users, request.of_log))
+    return dataclasses.replace(request, spans=request.spans[:count], users=users, of_log=of_log)

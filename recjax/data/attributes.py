@@ -20,7 +20,16 @@ import numpy as np
 from recjax.config import nearest
 from recjax.data.sources._lines import check_no_json, csv_reader, other_separator, text_lines
 from recjax.data.sources._parquet import parquet_rows
-from recjax.data.sources._values import field, inside, is_missing, number, paths, shown, text
+from recjax.data.sources._values import (
+    field,
+    inside,
+    is_missing,
+    number,
+    number_with,
+    paths,
+    shown,
+    text,
+)
 from recjax.data.sources._values import key as item_key
 from recjax.errors import InputError
 
@@ -97,8 +106,13 @@ def multi_hot(catalog: Catalog, key: str, at_least: int = 1) -> Attributes:
     return Attributes(names, values, np.array([bool(item_labels) for item_labels in labels]))
 
 
-def numbers(catalog: Catalog, key: str) -> Attributes:
+def numbers(catalog: Catalog, key: str, decimal: str = ".") -> Attributes:
     """A number (year, price) as one column.
+
+    Args:
+        catalog: `store.catalog`.
+        key: of its records, or a path of keys.
+        decimal: the character before decimals, in text.
 
     Raises:
         InputError: no record has the key, or one has something else than a number there.
@@ -109,7 +123,7 @@ def numbers(catalog: Catalog, key: str) -> Attributes:
         if value is None or value == "":
             continue
         try:
-            values[item], known[item] = field(key, number, value), True
+            values[item], known[item] = field(key, number_with, value, decimal), True
         except ValueError as error:
             record = catalog[item] or {}
             raise InputError(f"item {record.get('key', item)}: {error}") from None

@@ -284,26 +284,41 @@ def key_order(keys: Sequence[str]) -> list[int] | np.ndarray:
     return sorted(range(len(keys)), key=keys.__getitem__)
 
 
+def _different(offsets: np.ndarray, items: np.ndarray, n_items: int) -> int:
+    """How many different pairs of a user and an item there are."""
+    count = first = 0
+    while first < len(offsets) - 1:
+        last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + _ROWS, "right")) - 1)
+        users = np.repeat(np.arange(last - first), np.diff(offsets[first : last + 1]))
+        count += len(np.unique(users * n_items + items[offsets[first] : offsets[last]]))
+        forget(items)
+        first = last
+    return count
+
+
 def statistics(
     offsets: np.ndarray,
     n_items: int,
     timestamps: np.ndarray | None = None,
     ratings: np.ndarray | None = None,
+    items: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """The figures of a data set's table in a paper.
 
     Args:
         offsets: [U+1].
         n_items: I, padding included.
+        items: [N] ids, where users may repeat items: density counts each pair once.
         timestamps: [N] or None.
         ratings: [N] or None.
     """
     lengths = np.diff(offsets)
+    pairs = int(offsets[-1]) if items is None else _different(offsets, items, n_items)
     out: dict[str, Any] = {
         "users": len(lengths),
         "items": n_items - 1,
         "interactions": int(offsets[-1]),
-        "density": float(offsets[-1] / max(1, len(lengths) * (n_items - 1))),
+        "density": float(pairs / max(1, len(lengths) * (n_items - 1))),
         "length": {
             "min": int(lengths.min()),
             "median": float(np.median(lengths)),

@@ -86,7 +86,11 @@ class TrainBatches:
                 f"config.train.stride: {self.stride}: prefixes end at every item; expected 0"
             )
         if self.n_sequences == 0:
-            raise InputError("no training sequence has two items: nothing to train on")
+            longest = max(self.spans.stops - self.spans.starts, default=0)
+            raise InputError(
+                "no training sequence has two items: nothing to train on; the longest has "
+                f"{longest}"
+            )
         if not 0 <= self.stride <= self.length:
             raise InputError(
                 f"config.train.stride: {self.stride}, expected 0 to the window's {self.length}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +22,7 @@ from recjax.ranges import Checked, Count, FieldError, Range
 from recjax.replace import check_place, locked
 
 _DATES = (19900101, 21001231)  # numbers that may be dates
+_YEARS = (631152000, 4102444800)  # 1990 to 2100, in seconds
 SOURCES = (
     "amazon",
     "movielens",
@@ -165,11 +167,12 @@ def _read(
     config: DataConfig, module: Any, path: Path, options: Any
 ) -> tuple[InteractionLog, Catalog, dict[str, Any]]:
     """The log after the filters, and its record for the manifest."""
-    log, catalog, bad_rows = _read_raw(config, module, path, options)
+    log, catalog, bad_rows = read_raw(config, module, path, options)
     notes = []
     late = interactions.out_of_order(log)
     if late:
         notes.append(f"{late} rows were out of time order and have been sorted")
+    notes += _note_of_times(log, config)
     if config.min_rating is not None:
         log = filters.filter_ratings(log, config.min_rating)
     if config.since or config.until:
@@ -196,7 +199,7 @@ def _read(
     )
 
 
-def _read_raw(
+def read_raw(
     config: DataConfig, module: Any, path: Path, options: Any
 ) -> tuple[InteractionLog, Catalog, dict[str, Any]]:
     """The log as it is read, the catalogue, and the bad rows."""
@@ -205,6 +208,7 @@ def _read_raw(
     if not len(log):
         raise InputError(f"{path}: there is no interaction in it")
     _check_times(log, options, path)
+    _check_unit(log, options, path)
     record = {"count": bad.count, "examples": bad.examples, "limit": config.skip_bad_rows}
     return log, catalog, record
 
@@ -240,6 +244,46 @@ def _check_times(log: InteractionLog, options: Any, path: Path) -> None:
     )
 
 
+def _check_unit(log: InteractionLog, options: Any, path: Path) -> None:
+    """Refuses times before 1990 that all lie after it in a coarser unit than `time_unit`."""
+    size = UNITS.get(getattr(options, "time_unit", "s"), 1)
+    if log.timestamps is None or size == 1:
+        return
+    first, last = _ends(log)
+    for unit, other in UNITS.items():
+        factor = size // other
+        if other < size and _YEARS[0] <= first * factor and last * factor < _YEARS[1]:
+            raise InputError(
+                f"{path}: every time lies before 1990 (config.data.options.time_unit: "
+                f"{options.time_unit}); config.data.options.time_unit={unit} makes the first one "
+                f"of {1970 + int(first * factor) // 31556952}"
+            )
+
+
+def _note_of_times(log: InteractionLog, config: DataConfig) -> list[str]:
+    """A note where some times lie before 1990, and others do not: what is missing is often 0."""
+    if log.timestamps is None or config.since or _ends(log)[1] < _YEARS[0]:
+        return []
+    early = sum(int(np.count_nonzero(some < _YEARS[0])) for some in parts(log.timestamps))
+    if not early:
+        return []
+    return [
+        f"{early:,} of {len(log):,} times lie before 1990: are they missing, or of another unit?"
+    ]
+
+
+def _ends(log: InteractionLog) -> tuple[float, float]:
+    """The first and the last time, in seconds with their parts."""
+    assert log.timestamps is not None
+    low, high, start = math.inf, -math.inf, 0
+    for some in parts(log.timestamps):
+        times = some
+        if log.nanoseconds is not None:
+            times = some + log.nanoseconds[start : start + len(some)] / 1e9
+        low, high, start = min(low, times.min()), max(high, times.max()), start + len(some)
+    return float(low), float(high)
+
+
 def _from_disk(
     config: DataConfig, module: Any, path: Path, options: Any, made_from: dict, overwrite: bool
 ) -> Store:
@@ -248,8 +292,9 @@ def _from_disk(
     beside = place.absolute().parent
     beside.mkdir(parents=True, exist_ok=True)
     with spilling(beside) as folder:
-        log, catalog, bad_rows = _read_raw(config, module, path, options)
-        manifest = made_from | {"bad_rows": bad_rows, "warnings": []}
+        log, catalog, bad_rows = read_raw(config, module, path, options)
+        notes = _note_of_times(log, config)
+        manifest = made_from | {"bad_rows": bad_rows, "warnings": notes}
         return write_store_from_disk(
             place, log, catalog, manifest, folder, config, overwrite=overwrite
         )

@@ -7,10 +7,19 @@ from typing import Any
 import numpy as np
 
 from recjax.config import close
+from recjax.data.new_log import NewLog
 from recjax.data.splits import Spans
 from recjax.data.store import Store
 from recjax.errors import InputError, shorten
 
+# What a request may leave out, in words.
+LEFT_OUT = {
+    "unknown_users": "unknown users",
+    "unknown_items": "items that the model does not know",
+    "interactions": "interactions with them",
+    "empty": "users or histories with nothing left",
+    "unknown_among": "candidates that the model does not know",
+}
 _NAMED = 10  # keys that an error names; it counts the others
 _LONGEST = 60  # letters of a key that an error shows
 
@@ -21,18 +30,37 @@ class Request:
 
     Attributes:
         items: flat item ids.
-        spans: history r is `items[starts[r]:stops[r]]`, oldest item first.
-        users: [n] raw user keys, or None where histories were given.
+        spans: history r is `items[starts[r]:stops[r]]`, oldest item first. Its `users` are numbers
+            of users in the data (-1 = somebody else), or of the histories that were given.
+        users: [n] raw keys of users of the data, or None.
         allowed: [I] bool by item id, which items may be recommended; None = all.
+        of_log: [n] raw keys of a new log's users, or None.
+        left_out: how much was unknown, by kind (`LEFT_OUT`); zeros are left out.
     """
 
     items: np.ndarray
     spans: Spans
     users: Sequence[str] | None
     allowed: np.ndarray | None
+    of_log: Sequence[str] | None = None
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.spans)
+
+    @property
+    def keys(self) -> Sequence[str] | None:
+        """[n] raw user keys; None where histories were given."""
+        return self.users if self.of_log is None else self.of_log
+
+    @property
+    def names(self) -> Sequence[Any]:
+        """[n] raw user keys, or the numbers of the histories, from 1."""
+        return (self.spans.users + 1).tolist() if self.keys is None else self.keys
+
+    def left_out_words(self) -> str:
+        """What was left out, for people; "" = nothing."""
+        return "; ".join(f"{n:,} {LEFT_OUT[kind]}" for kind, n in self.left_out.items())
 
 
 def read_request(
@@ -41,6 +69,8 @@ def read_request(
     among: Iterable[Any] | None = None,
     *,
     named: Mapping[str, str] | None = None,
+    log: NewLog | None = None,
+    skip_unknown: bool = False,
 ) -> Request:
     """Looks up users, histories and candidates.
 
@@ -51,37 +81,39 @@ def read_request(
             Keys are texts or whole numbers, and one list holds users alone or histories alone.
         among: keys of the items that may be recommended; None = all.
         named: what errors call `users`, `histories` and `among` (the names of files).
+        log: a new log, whose users and histories are meant in place of the data's.
+        skip_unknown: leave out and count unknown users, items and candidates, and histories of
+            unknown items alone. Those of a log always are, but for users that are asked for.
 
     Raises:
-        InputError: unknown users and items, empty histories (all in one error), nobody asked for,
-            no candidate, something that is no key.
+        InputError: unknown users and items, empty histories (all in one error), nobody asked for
+            or left, no candidate, something that is no key.
     """
+    found = _Lookup(store, skip_unknown)
     argument_names = {"users": "users", "histories": "histories", "among": "among", **(named or {})}
-    problems: list[str] = []
-    allowed = (
-        None if among is None else _candidates(store, among, argument_names["among"], problems)
-    )
-    if asked is None:
-        numbers = np.arange(store.n_users)
-        users: Sequence[str] | None = store.user_keys
-        items, spans = store.items, _spans_of(store, numbers)
+    allowed = None if among is None else found.candidates(among, argument_names["among"])
+    entries = None if asked is None else _entries(asked)
+    keys: Sequence[str] | None = None
+    if entries is None or isinstance(entries[0], str):
+        keys, items, spans = found.users(entries, argument_names["users"], log)
+    elif log is not None:
+        raise InputError("histories: a log has its own; expected users of it, or nothing")
     else:
-        entries = _entries(asked)
-        if isinstance(entries[0], str):
-            users = entries
-            numbers = _users(store, entries, argument_names["users"], problems)
-            items, spans = store.items, _spans_of(store, numbers)
-        else:
-            users = None
-            items, spans = _histories(store, entries, argument_names["histories"], problems)
-    if problems:
-        raise InputError("; ".join(problems))
-    return Request(items, spans, users, allowed)
-
-
-def _spans_of(store: Store, numbers: np.ndarray) -> Spans:
-    offsets = store.offsets
-    return Spans(numbers.astype(np.int32), offsets[numbers], offsets[numbers + 1])
+        items, spans = found.histories(entries, argument_names["histories"])
+    if found.problems:
+        raise InputError("; ".join(found.problems))
+    full = np.flatnonzero(spans.stops > spans.starts)
+    if len(full) < len(spans):  # of known items
+        found.left_out["empty"] = len(spans) - len(full)
+        spans = spans[full]
+        keys = None if keys is None else [keys[n] for n in full.tolist()]
+    left_out = {kind: found.left_out[kind] for kind in LEFT_OUT if found.left_out.get(kind)}
+    own, of_log = (keys, None) if log is None else (None, keys)
+    request = Request(items, spans, own, allowed, of_log, left_out)
+    if not len(request):
+        place = "" if log is None else f"{log.path}: "
+        raise InputError(f"{place}nobody is left to recommend to: {request.left_out_words()}")
+    return request
 
 
 def _key(value: Any) -> str | None:
@@ -126,49 +158,98 @@ def _keys(values: Any, what: str) -> list[str]:
     return out
 
 
-def _users(store: Store, keys: list[str], what: str, problems: list[str]) -> np.ndarray:
-    known = store.user_numbers
-    unknown = [key for key in keys if key not in known]
-    if unknown:
-        problem = f"{what}: {_unknown(unknown, 'user', known)}"
-        if all(key in store.item_ids for key in unknown):
-            problem += " (they are items: a history is a list of its own, as in [['a', 'b']])"
-        problems.append(problem)
-    return np.array([known.get(key, 0) for key in keys], np.int64)
+class _Lookup:
+    """Looks up keys; what is unknown is a problem, or left out and counted.
+
+    Attributes:
+        problems: for one error.
+        left_out: counts by kind.
+    """
+
+    def __init__(self, store: Store, skip_unknown: bool):
+        self._store, self._skips = store, skip_unknown
+        self.problems: list[str] = []
+        self.left_out: dict[str, int] = {}
+
+    def users(
+        self, asked: list[str] | None, what: str, log: NewLog | None
+    ) -> tuple[Sequence[str], np.ndarray, Spans]:
+        """`(keys, items, spans)` of the users of the data, or of a log."""
+        store = self._store
+        if log is None:
+            place, known, all_keys = "data", store.user_numbers, store.user_keys
+            items, offsets, times = store.items, store.offsets, None
+        else:
+            place, all_keys = "log", log.user_keys
+            known = {key: number for number, key in enumerate(all_keys)}
+            items, offsets, times = log.items, log.offsets, log.timestamps
+            self.left_out |= {"unknown_items": log.unknown, "interactions": log.dropped}
+        keys: Sequence[str] = all_keys
+        numbers = np.arange(len(all_keys))
+        if asked is not None:
+            keys = self._known(asked, known, "user", what, "unknown_users", place)
+            numbers = np.array([known.get(key, 0) for key in keys], np.int64)
+        owners = numbers
+        if log is not None:
+            owners = np.array([store.user_numbers.get(key, -1) for key in keys], np.int64)
+        spans = Spans(owners.astype(np.int32), offsets[numbers], offsets[numbers + 1], times)
+        return keys, items, spans
+
+    def histories(self, histories: list[list[str]], what: str) -> tuple[np.ndarray, Spans]:
+        """`(items, spans)`; of a history with unknown items alone an empty span, where they are
+        left out."""
+        known = self._store.item_ids
+        empty = [str(n) for n, history in enumerate(histories, start=1) if not history]
+        given = [key for history in histories for key in history]
+        keys = set(self._known(given, known, "item", what, "unknown_items"))
+        if empty:
+            more = f", ... ({len(empty)})" if len(empty) > _NAMED else ""
+            self.problems.append(
+                f"{what}: number {', '.join(empty[:_NAMED])}{more} is empty; expected an item at "
+                "least"
+            )
+        left = [[known.get(key, 0) for key in history if key in keys] for history in histories]
+        ends = np.cumsum([len(history) for history in left], dtype=np.int64)
+        starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
+        items = np.array([item for history in left for item in history], np.int32)
+        return items, Spans(np.arange(len(ends), dtype=np.int32), starts, ends)
+
+    def candidates(self, among: Any, what: str) -> np.ndarray:
+        """[I] bool."""
+        keys, known = _keys(among, what), self._store.item_ids
+        if not keys:
+            raise InputError(f"{what}: no item that may be recommended; the list is empty")
+        keys = self._known(keys, known, "item", what, "unknown_among")
+        if not keys:
+            raise InputError(f"{what}: no item that may be recommended; the data have none of them")
+        allowed = np.zeros(self._store.n_items, bool)
+        allowed[[known.get(key, 0) for key in keys]] = True
+        return allowed
+
+    def _known(
+        self,
+        keys: list[str],
+        known: Mapping[str, int],
+        kind: str,
+        what: str,
+        count: str,
+        place: str = "data",
+    ) -> list[str]:
+        """The keys that are known, where others are left out; else all."""
+        unknown = [key for key in keys if key not in known]
+        if unknown and self._skips:
+            self.left_out[count] = len(set(unknown))
+            return [key for key in keys if key in known]
+        if unknown:
+            problem = f"{what}: {_unknown(unknown, kind, known, place)}"
+            items = self._store.item_ids
+            if kind == "user" and place == "data" and all(key in items for key in unknown):
+                problem += " (they are items: a history is a list of its own, as in [['a', 'b']])"
+            self.problems.append(problem)
+        return keys
 
 
-def _histories(
-    store: Store, histories: list[list[str]], what: str, problems: list[str]
-) -> tuple[np.ndarray, Spans]:
-    known = store.item_ids
-    unknown = [key for history in histories for key in history if key not in known]
-    if unknown:
-        problems.append(f"{what}: {_unknown(unknown, 'item', known)}")
-    empty = [str(n) for n, history in enumerate(histories, start=1) if not history]
-    if empty:
-        more = f", ... ({len(empty)})" if len(empty) > _NAMED else ""
-        problems.append(
-            f"{what}: number {', '.join(empty[:_NAMED])}{more} is empty; expected an item at least"
-        )
-    ids = [known.get(key, 0) for history in histories for key in history]
-    ends = np.cumsum([len(history) for history in histories], dtype=np.int64)
-    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
-    return np.array(ids, np.int32), Spans(np.arange(len(ends), dtype=np.int32), starts, ends)
-
-
-def _candidates(store: Store, among: Any, what: str, problems: list[str]) -> np.ndarray:
-    keys = _keys(among, what)
-    if not keys:
-        raise InputError(f"{what}: no item that may be recommended; the list is empty")
-    unknown = [key for key in keys if key not in store.item_ids]
-    if unknown:
-        problems.append(f"{what}: {_unknown(unknown, 'item', store.item_ids)}")
-    allowed = np.zeros(store.n_items, bool)
-    allowed[[store.item_ids.get(key, 0) for key in keys]] = True
-    return allowed
-
-
-def _unknown(keys: list[str], kind: str, known: Iterable[str]) -> str:
+def _unknown(keys: list[str], kind: str, known: Iterable[str], place: str) -> str:
     different = list(dict.fromkeys(keys))
     count = len(different)
     names = ", ".join(map(_short, different[:_NAMED]))
@@ -176,7 +257,7 @@ def _unknown(keys: list[str], kind: str, known: Iterable[str]) -> str:
     are = f"{kind} that is" if count == 1 else f"{kind}s that are"
     similar = close(different[0], known) if count == 1 else None
     hint = "" if similar is None else f"; did you mean {_short(similar)}?"
-    return f"{count:,} {are} not in the data: {names}{more}{hint}"
+    return f"{count:,} {are} not in the {place}: {names}{more}{hint}"
 
 
 def _short(value: Any) -> str:

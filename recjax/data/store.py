@@ -261,6 +261,8 @@ def finish(
     offsets, timestamps = array("offsets"), array("timestamps")
     tied = None if timestamps is None else order_of_keys(offsets, array("items"), timestamps)
     warnings += [tied] if tied else []
+    duplicates = manifest.get("duplicates", {})
+    repeats = duplicates.get("found", 1) and duplicates.get("kept") not in ("first", "last")
     full = {
         "format_version": FORMAT_VERSION,
         "counts": {
@@ -268,7 +270,9 @@ def finish(
             "items": n_items - 1,
             "interactions": int(offsets[-1]),
         },
-        "statistics": statistics(offsets, n_items, timestamps, array("ratings")),
+        "statistics": statistics(
+            offsets, n_items, timestamps, array("ratings"), array("items") if repeats else None
+        ),
         **manifest,
         "warnings": warnings,
         "files": {f.name: hash_file(f) for f in sorted(folder.iterdir())},
@@ -319,7 +323,9 @@ def format_statistics(store: Store) -> str:
     if bad.get("count"):
         rows.append(("bad rows skipped", f"{bad['count']:,}"))
     if duplicates.get("found"):
-        rows.append(("repeated (user, item)", f"{duplicates['found']:,} ({duplicates['kept']})"))
+        kept = duplicates["kept"]
+        more = "; config.data.deduplicate=last leaves one of each" if kept == "keep" else ""
+        rows.append(("repeated (user, item)", f"{duplicates['found']:,} ({kept}{more})"))
     rows += [("note", printable(str(text))) for text in store.manifest.get("warnings", [])]
     return "\n".join(f"{name:<22}{value}" for name, value in rows)
 

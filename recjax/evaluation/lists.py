@@ -32,15 +32,22 @@ class Recommendations:
         scores: [n k] float32 inner products, comparable within a list; -inf where there is no item.
         catalog: records by item id (`Store.catalog`).
         users: [n] raw user keys, or None of histories.
+        numbers: [n] of the histories, from 1, where some may have been left out; None = all.
     """
 
     ids: np.ndarray
     scores: np.ndarray
     catalog: Sequence[dict[str, Any] | None] = dataclasses.field(repr=False)
     users: Sequence[str] | None = dataclasses.field(default=None, repr=False)
+    numbers: Sequence[int] | None = dataclasses.field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def names(self) -> Sequence[Any]:
+        """[n] raw user keys, or the numbers of the histories."""
+        return self.users or self.numbers or range(1, len(self) + 1)
 
     def _lists(self, field: str) -> list[list[Any]]:
         values = [record[field] if record else None for record in self.catalog]
@@ -134,7 +141,7 @@ class TopLists:
         batches = EvalBatches(
             request.items, request.spans, self.length, self.batch_size,
             packed=self.packed, closing=self.closing, targeted=False, shards=shards,
-            users=self.personal and request.users is not None,
+            users=self.personal and request.keys is not None,
         )  # fmt: skip
 
         def launched() -> Iterator[tuple[np.ndarray, Any]]:

@@ -3,7 +3,8 @@
 - `full`: the target is ranked in the whole catalogue, without the other items of the example's
   history. This is what S3-Rec's table and those that follow it call full ranking (their code gives
   these items the score 0, so that they stay above items of negative scores), and what RecTools
-  recommends with `filter_viewed`. A target that the history holds too still takes part.
+  recommends with `filter_viewed`. A target that the history holds too still takes part, though a
+  list of new items never has it (`Evaluator.note` tells of many).
 - `full_with_seen`: in the whole catalogue, items of the history included, as RecBole does. Lower,
   and above all where nobody meets an item twice: a model's nearest items are the ones just seen.
 - `uni100`: among itself and 100 different items, drawn uniformly from those that the user never
@@ -27,6 +28,7 @@ from jax.sharding import NamedSharding
 from recjax.config import nearest
 from recjax.data.negatives import sort_positives, uniform_negatives
 from recjax.data.pipeline import EvalBatches, in_order
+from recjax.data.ragged import row_numbers, row_positions
 from recjax.data.rows import some_rows
 from recjax.data.splits import Spans
 from recjax.errors import InputError
@@ -48,6 +50,8 @@ from recjax.typing import Array
 
 PROTOCOLS = ("full", "full_with_seen", "uni100")
 _NEGATIVES = 100
+_REPEATED = 0.05  # of the targets may stand in their own histories before it is told
+_EXAMPLES = 1 << 14  # whose histories are looked through together
 
 # (params, batch) -> (h [B D] of each example's newest item, table [I D]), or (scores [B I], None).
 EncodeFn = Callable[[Any, dict[str, Array]], tuple[Array, Array | None]]
@@ -172,6 +176,30 @@ class Evaluator:
         users = np.unique(self._chosen.users)
         offsets, _ = sort_positives(self.items, self.offsets[users], self.offsets[users + 1])
         return int(self.n_items - 1 - np.diff(offsets).max())
+
+    @functools.cached_property
+    def repeated(self) -> float:
+        """The share of targets that stand in their own histories."""
+        found = 0
+        for first in range(0, self.count, _EXAMPLES):
+            spans = self._chosen[first : first + _EXAMPLES]
+            lengths = spans.stops - spans.starts
+            rows = row_numbers(lengths)
+            same = self.items[spans.starts[rows] + row_positions(lengths)]
+            same = same == self.items[spans.stops][rows]
+            found += len(np.unique(rows[same]))
+        return found / self.count
+
+    @property
+    def note(self) -> str:
+        """A line for people where many targets are no new items; "" elsewhere."""
+        if self.repeated <= _REPEATED:
+            return ""
+        return (
+            f"{self.repeated:.0%} of the {self.name} targets are in the user's own history: "
+            "`recommend` lists such items only with --with-seen. config.data.deduplicate=last "
+            "leaves repeats out, as a table's option `where` may (where=event=buy)"
+        )
 
     def check(self) -> None:
         """Checks that each protocol has the items that it needs, as `run` would.

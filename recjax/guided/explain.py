@@ -30,6 +30,7 @@ from recjax.typing import Array, Params
 
 Refined = GuidedRun | FusedRun
 STEP = 0.5  # of the deviation of a user's scores over the catalogue: what one step of a taste is
+_UNKNOWN = "It is recommended for what others chose together; no scores are known of it."
 _SHOWN = 2.5  # deviations from the average at a chart's rim
 
 
@@ -46,6 +47,7 @@ class Reason:
         aspects: [A] standardised, of the item.
         parts: [A] the user's weight times the item's score, of each aspect.
         sentence: the same in words.
+        known: whether any source has scores of it; if none has, `aspects` and `parts` are zeros.
     """
 
     key: str
@@ -57,6 +59,7 @@ class Reason:
     aspects: np.ndarray
     parts: np.ndarray
     sentence: str
+    known: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,8 +83,10 @@ class Explanation:
         lines = [
             f"{n}. {item.title}: {item.sentence}" for n, item in enumerate(self.items, start=1)
         ]
-        rows: list[list[Any]] = [[i.title, i.score, i.base, i.guided, i.share] for i in self.items]
-        best = self.items[0]
+        rows: list[list[Any]] = [
+            [i.title, i.score, i.base, i.guided, i.share if i.known else ""] for i in self.items
+        ]
+        best = next((item for item in self.items if item.known), self.items[0])
         compared: list[list[Any]] = [
             [name, float(self.leaning[n]), float(best.aspects[n]), float(best.parts[n])]
             for n, name in enumerate(self.names)
@@ -120,6 +125,7 @@ def explain(
     *,
     items: Sequence[str] = (),
     steps: np.ndarray | None = None,
+    named: Mapping[str, str] | None = None,
 ) -> Explanation:
     """Explains the k best items for a user or a history, or the given ones.
 
@@ -129,6 +135,7 @@ def explain(
         k: how many items, unless `items` are given.
         items: raw keys of the items to explain.
         steps: [A] change of the user's taste (`read_change`).
+        named: what errors call `users`, `histories` and `items` (flags).
 
     Raises:
         InputError: an unknown user or item, k below 1, a run without a guided part, nothing left to
@@ -137,12 +144,13 @@ def explain(
     check_refined(run)
     if k < 1:
         raise InputError(f"k: expected a whole number from 1, got {k!r}")
-    request = run.request([asked])
+    request = run.request([asked], named=named)
     chosen = [run.store.item_ids.get(str(key), 0) for key in items]
     if 0 in chosen:
         unknown = items[chosen.index(0)]
         hint = nearest(unknown, run.store.item_ids)
-        raise InputError(f"items: '{unknown}' is not in the data; {hint}")
+        name = (named or {}).get("items", "items")
+        raise InputError(f"{name}: '{unknown}' is not in the data; {hint}")
     params = run.restore(run.best_step())
     h, table = _vectors(run, params, request)
     mapping = run.aspect_map(params)
@@ -173,11 +181,12 @@ def explain(
     for item in chosen:
         record = run.store.catalog[item] or {}
         share = float(sizes[1][item] / max(sizes[0][item] + sizes[1][item], 1e-30))
+        known = bool(run.guided.known[item])
         reasons.append(
             Reason(
                 record["key"], record.get("title") or record["key"], float(total[item]),
                 float(base[item]), float(guided[item]), share, scores[item], parts[item],
-                sentence(names, scores[item], parts[item], share),
+                sentence(names, scores[item], parts[item], share) if known else _UNKNOWN, known,
             )
         )  # fmt: skip
     return Explanation(who, names, weights / size if size else weights, reasons)

@@ -7,6 +7,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from recjax.errors import InputError, printable
 from recjax.paths import flag_path
 from recjax.systems import Command
@@ -40,23 +42,31 @@ def explain_command(args: argparse.Namespace, say: Callable[..., Any]) -> dict[s
     steps = None
     if args.change is not None:
         steps = read_change(args.change, run.guided.names, list(aspects_of(run).values()))
-    explanation = explain(run, asked, args.k, items=args.item, steps=steps)
-    for item in explanation.items:
-        say(printable(f"{item.score:>9.4f}  {item.title}: {item.sentence}"))
+    named = {"users": "--user", "histories": "--history", "items": "--item"}
+    explanation = explain(run, asked, args.k, items=args.item, steps=steps, named=named)
+    say(printable(explanation.who))
+    for rank, item in enumerate(explanation.items, start=1):
+        title = "" if item.title == item.key else f"  {item.title}"
+        say(printable(f"{rank:>4} {item.score:>9.4f}  {item.key}{title}: {item.sentence}"))
     results = args.workdir / "results.json"
     write_results(results, explanation.sections())
     say(f"{results}: `recjax report` shows it")
+
+    def by_aspect(values: np.ndarray, known: bool) -> dict[str, float] | None:
+        return dict(zip(explanation.names, values.tolist(), strict=True)) if known else None
+
     items = [
         {
-            "key": item.key, "title": item.title, "score": item.score, "base": item.base,
-            "guided": item.guided, "share": item.share, "sentence": item.sentence,
-            "aspects": dict(zip(explanation.names, item.aspects.tolist(), strict=True)),
-            "parts": dict(zip(explanation.names, item.parts.tolist(), strict=True)),
+            "rank": rank, "key": item.key, "title": item.title, "score": item.score,
+            "base": item.base, "guided": item.guided, "share": item.share if item.known else None,
+            "sentence": item.sentence, "aspects": by_aspect(item.aspects, item.known),
+            "parts": by_aspect(item.parts, item.known),
         }
-        for item in explanation.items
+        for rank, item in enumerate(explanation.items, start=1)
     ]  # fmt: skip
     leaning = dict(zip(explanation.names, explanation.leaning.tolist(), strict=True))
-    return {"who": explanation.who, "leaning": leaning, "items": items}
+    asked_for = {"user": args.user} if args.history is None else {"history": asked}
+    return {**asked_for, "who": explanation.who, "leaning": leaning, "items": items}
 
 
 COMMAND = Command("say why items are recommended", add_explain_flags, explain_command)

@@ -23,6 +23,7 @@ import numpy as np
 from flax import nnx
 
 from recjax.config import build, nearest, to_plain
+from recjax.data.prepare import DataConfig
 from recjax.data.splits import Split
 from recjax.data.store import Store
 from recjax.errors import InputError
@@ -129,6 +130,11 @@ class FusedRun(RecommenderRun):
                 f"config.guided.vector: {config.guided.vector}, but the base reads "
                 f"{self.window - self.masked} items; expected that at most"
             )
+
+    @property
+    def reading(self) -> DataConfig:
+        """The base's."""
+        return self.base.reading
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """The base's model."""

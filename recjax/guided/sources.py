@@ -215,7 +215,8 @@ def _source(spec: str, config: GuidedConfig, store: Store) -> Attributes:
                 raise InputError(f"no label of '{name}' is of {config.at_least} items")
             return labels
         if kind == "number":
-            return numbers(store.catalog, name)
+            options = store.manifest.get("options", {}).get("options") or {}
+            return numbers(store.catalog, name, options.get("decimal", "."))
         if kind == "words":
             return word_vectors(store.catalog, names_of(name))
     except InputError as error:

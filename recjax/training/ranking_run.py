@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from recjax.data import splits
 from recjax.data.prepare import date_seconds
 from recjax.data.requests import Request
 from recjax.data.store import Store
+from recjax.errors import InputError
 from recjax.evaluation.lists import Recommendations, TopLists
 from recjax.evaluation.protocols import Evaluator
 from recjax.ranges import Checked, Few, FieldError, Range
@@ -109,6 +111,21 @@ class RankingRun(SavedRun):
         split, times = make_split(self.store, self.config.split), self.store.timestamps
         return split.timed(times) if self.timed and times is not None else split
 
+    def check_sequences(self) -> None:
+        """Raises `InputError` where no training sequence has two items."""
+        train, lengths = self.split.train, np.diff(self.store.offsets)
+        if (train.stops - train.starts > 1).any():
+            return
+        config = self.config.split
+        held = {"leave_one_out": 2, "rolling": config.last + config.held}.get(config.name)
+        needs = "two interactions in the part that is trained on"
+        if held is not None:
+            needs = f"{held + 2} interactions, of which {held} are held out"
+        raise InputError(
+            f"{self.store.path}: no training sequence has two items: under config.split.name "
+            f"'{config.name}' a user needs {needs}; the longest history has {lengths.max()}"
+        )
+
     def evaluator(self, name: Literal["validation", "test"]) -> Evaluator:
         """Evaluates on one part of the split."""
         return Evaluator(
@@ -154,13 +171,17 @@ class RankingRun(SavedRun):
         asked: Iterable[Any] | None = None,
         among: Iterable[Any] | None = None,
         named: Mapping[str, str] | None = None,
+        *,
+        log: str | Path | None = None,
+        skip_unknown: bool = False,
     ) -> Request:
         """See `SavedRun.request`; users' items have their times for a `timed` model, and histories
         that are given have none."""
-        request = super().request(asked, among, named)
-        if request.users is None:
-            return request
-        spans = dataclasses.replace(request.spans, times=self.split.train.times)
+        request = super().request(asked, among, named, log=log, skip_unknown=skip_unknown)
+        times = request.spans.times if self.timed else None
+        if request.users is not None:
+            times = self.split.train.times
+        spans = dataclasses.replace(request.spans, times=times)
         return dataclasses.replace(request, spans=spans)
 
     def recommend(
@@ -172,6 +193,8 @@ class RankingRun(SavedRun):
         among: Iterable[Any] | None = None,
         step: int | None = None,
         params: Params | None = None,
+        log: str | Path | None = None,
+        skip_unknown: bool = False,
     ) -> Recommendations:
         """The k best items for users or histories, as the evaluator ranks them.
 
@@ -194,17 +217,24 @@ class RankingRun(SavedRun):
             among: item keys; no other item is recommended.
             step: checkpoint; None = the best one.
             params: in place of a checkpoint's.
+            log: path of a new log: its users (or those of them that are asked for) with their
+                whole histories there. It is read as the run's own was
+                (`recjax.data.new_log.read_log`), and items that the run does not know are left out.
+            skip_unknown: leave out unknown users, items and candidates; without it they are an
+                error. `users` or `numbers` of the result say who is left.
 
         Raises:
             InputError: users or items that the data do not have (all of them in one error), an
-                empty history, k below 1, no checkpoint, scores that are no numbers.
+                empty history, k below 1, no checkpoint, scores that are no numbers, a malformed
+                log.
         """
-        request = self.request(asked, among)
+        request = self.request(asked, among, log=log, skip_unknown=skip_unknown)
         if params is None:
             params = self._restored(self.best_step() if step is None else step)
         parts = list(self.lists.stream(params, request, k, filter_seen=filter_seen))
         ids, scores = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return Recommendations(ids, scores, self.store.catalog, request.users)
+        numbers = None if request.keys else request.names
+        return Recommendations(ids, scores, self.store.catalog, request.keys, numbers)
 
     def _restored(self, step: int) -> Params:
         """The parameters of a checkpoint, kept for the next call."""

@@ -18,7 +18,7 @@ from flax import nnx
 from recjax.config import build, nearest, to_plain
 from recjax.data.pipeline import TrainBatches
 from recjax.data.prepare import DataConfig, read_options
-from recjax.data.store import Store
+from recjax.data.store import Store, open_store
 from recjax.errors import InputError
 from recjax.evaluation.protocols import EvaluationConfig
 from recjax.models.attributed import ATTRIBUTES, item_attributes
@@ -38,6 +38,7 @@ from recjax.training.ranking_run import RankingRun, SplitConfig
 from recjax.training.run import Run
 from recjax.training.system import System, filled_in, own_settled
 from recjax.training.train_config import TrainConfig
+from recjax.training.warm_start import start_from
 from recjax.typing import Array, Params
 
 
@@ -67,7 +68,8 @@ class RunConfig(Checked):
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     # Workdir of a run whose newest parameters this one starts from (their averages, where it has
-    # `optim.average`), as far as paths and shapes agree.
+    # `optim.average`), as far as paths and shapes agree. Of other data, rows of items and users go
+    # by their raw keys.
     start: str = ""
     train: RecommenderTrainConfig = dataclasses.field(default_factory=RecommenderTrainConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
@@ -194,30 +196,29 @@ class RecommenderRun(RankingRun, Run):
         return {**self._started(), **own}  # type: ignore[dict-item]  # the host's, until placed
 
     def _started(self) -> dict[str, np.ndarray]:
-        """Parameters of the run that `config.start` names.
+        """Parameters of the run that `config.start` names; see `start_from`.
 
         Raises:
-            InputError: no such run, one of other data, or one that has none of them.
+            InputError: no such run, one whose data are gone, or one that has none of them.
         """
         if not self.config.start:
             return {}
-        other, shapes = Path(self.config.start), self.model.shapes
+        other = Path(self.config.start)
         record = read_json(other / "config.json", "config.start to name a recommender's workdir")
         try:
             config = build(RunConfig, _without_system(record["config"]), "config")
             run = RecommenderRun(config, self.store, other)
-            params = run.restore(run.latest_step())  # pre-training has no best one
+            step = run.latest_step()  # pre-training has no best one
+            if run.checkpoints.meta(step).get("data") != self.store.fingerprint:
+                run = RecommenderRun(config, open_store(config.data.store), other)
+            params = run.restore(step)
         except (InputError, KeyError, TypeError) as error:
             raise InputError(f"config.start: {other}: {error}") from None
-        started = {
-            path: np.asarray(value)
-            for path, value in params.items()
-            if path in shapes and shapes[path].shape == value.shape and self.roles[path] != "frozen"
-        }
+        started = start_from(self, run, params)
         if not started:
             raise InputError(
                 f"config.start: {other} has no parameter of this model "
-                f"({', '.join(list(shapes)[:3])}, ...) in its shape"
+                f"({', '.join(list(self.model.shapes)[:3])}, ...) in its shape"
             )
         return started
 
@@ -241,6 +242,7 @@ class RecommenderRun(RankingRun, Run):
     @functools.cached_property
     def batches(self) -> TrainBatches:
         """The training batches."""
+        self.check_sequences()
         train = self.config.train
         return TrainBatches(
             self.store.items,

@@ -9,7 +9,10 @@ from typing import Any, ClassVar, Protocol
 
 import jax
 
+from recjax.data.new_log import read_log
+from recjax.data.prepare import DataConfig
 from recjax.data.requests import Request, read_request
+from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.evaluation.protocols import Measured
 from recjax.training import parallel
@@ -114,9 +117,28 @@ class SavedRun(abc.ABC):
         asked: Iterable[Any] | None = None,
         among: Iterable[Any] | None = None,
         named: Mapping[str, str] | None = None,
+        *,
+        log: str | Path | None = None,
+        skip_unknown: bool = False,
     ) -> Request:
-        """Whom to recommend to, checked against the run's data: see `read_request`."""
-        return read_request(self.store, asked, among, named=named)
+        """Whom to recommend to, checked against the run's data: see `read_request`.
+
+        Args:
+            asked, among, named, skip_unknown: see there; `named` has "log", too.
+            log: path of a new log, which is read as `recjax.data.new_log.read_log` says.
+        """
+        named = named or {}
+        new = None
+        if log is not None:
+            new = read_log(self.store, self.reading, log, named.get("log", "log"))
+        return read_request(
+            self.store, asked, among, named=named, log=new, skip_unknown=skip_unknown
+        )
+
+    @property
+    def reading(self) -> DataConfig:
+        """How the store was read."""
+        return self.config.data
 
     def recommend(self, *asked: Any, **options: Any) -> Any:
         """Lists of items from a recommender's run (`RecommenderRun.recommend`).
@@ -185,6 +207,13 @@ class SavedRun(abc.ABC):
         meta = checkpoints.meta(step)
         for key, expected in self.identity.items():
             if meta.get(key) != expected:
+                if key == "data" and isinstance(self.store, Store):
+                    raise InputError(
+                        f"{checkpoints.folder / str(step)}: the store {self.store.path} was "
+                        "prepared anew, from other data, after this run was trained; a new store "
+                        "(config.data.store) and a new --workdir for the new data keep this run "
+                        "in use, `recjax train --overwrite` trains it anew"
+                    )
                 subject = self.identity_words.get(key, key)
                 raise InputError(
                     f"{checkpoints.folder / str(step)}: a checkpoint of another {subject} "

@@ -32,7 +32,9 @@ def one_line(err):
     return lines[0]
 
 
-def test_prepare_train_evaluate(recjax, config, tmp_path):
+def test_prepare_train_evaluate(recjax, config, tmp_path, monkeypatch):
+    monkeypatch.setattr("recjax.evaluation.protocols._REPEATED", -1.0)  # told though nobody repeats
+    told = "0% of the test targets are in the user's own history"
     rules = "--config.train.rules={'items': ('tensor',)}"
     status, out, err = recjax("prepare", f"--config={config}", "--json", rules)
     assert status == 0 and out["counts"]["users"] == 60
@@ -43,9 +45,9 @@ def test_prepare_train_evaluate(recjax, config, tmp_path):
     status, trained, err = recjax(*train, "--config.train.epochs=2", "--config.seed", "5")
     assert status == 0 and trained["finished"]
     assert "config.seed: 0 -> 5" in err and "config.train.epochs: 4.0 -> 2.0" in err
-    assert "test/full" in err and str(work) in err
-    status, evaluated, _ = recjax("evaluate", f"--workdir={work}", "--json")
-    assert status == 0
+    assert "test/full" in err and str(work) in err and told in err
+    status, evaluated, err = recjax("evaluate", f"--workdir={work}", "--json")
+    assert status == 0 and told in err
     assert evaluated == {k: v for k, v in trained.items() if "/" in k}
     for name in ("config.json", "manifest.json", "metrics.jsonl", "checkpoints"):
         assert (work / name).exists()
@@ -227,7 +229,8 @@ def test_checkpoints_of_another_model_or_data_are_refused(recjax, config, tmp_pa
     config.write_text(text)
     assert recjax("prepare", f"--config={config}", "--overwrite")[0] == 0
     status, _, err = recjax("evaluate", f"--workdir={work}")
-    assert status == 2 and "a checkpoint of another data" in one_line(err)
+    told = f"the store {tmp_path / 'store'} was prepared anew, from other data, after this run"
+    assert status == 2 and told in one_line(err)
 
 
 def test_a_diverged_run_fails_and_keeps_its_checkpoints(recjax, config, tmp_path):

@@ -140,9 +140,104 @@ def test_a_table_is_text_that_no_terminal_obeys():
 
 
 def test_a_table_shows_a_few_users(recjax, workdir):
-    status, done, err = recjax("recommend", f"--workdir={workdir}", "--k=2", "--json")
-    assert status == 0 and done["users"] == 40 and len(done["lists"]) == 10
-    assert "10 of 40 users; --out FILE writes all" in err
+    command = ("recommend", f"--workdir={workdir}", "--k=2")
+    status, _, err = recjax(*command)
+    assert status == 0 and "10 of 40 users; --out FILE writes all" in err
+    assert recommend(workdir, k=2)["lists"] == recommend(workdir, k=2, every=True)["lists"][:10]
+    # A program reads all of them.
+    status, done, err = recjax(*command, "--json")
+    assert status == 0 and done["users"] == 40 and len(done["lists"]) == 40
+    assert err.count("user ") == 10
+
+
+def test_what_is_unknown_may_be_left_out(recjax, workdir, tmp_path):
+    users, among = tmp_path / "users.txt", tmp_path / "among.txt"
+    users.write_text("nobody\nu7\nnobody\nu1\n")
+    among.write_text("i1\nx\ni3\ni4\n")
+    flags = (f"--workdir={workdir}", "--skip-unknown", "--json")
+    given = (f"--users={users}", f"--among={among}", "--with-seen")
+    status, done, err = recjax("recommend", *flags, *given)
+    assert status == 0, err
+    assert [one["user"] for one in done["lists"]] == ["u7", "u1"] and done["users"] == 2
+    assert all(sorted(one["items"]) == ["i1", "i3", "i4"] for one in done["lists"])
+    assert done["left_out"] == {"unknown_users": 1, "unknown_among": 1}
+    assert err.startswith("left out: 1 unknown users; 1 candidates that the model does not know")
+    # A history keeps its number.
+    given = ("--history=x,y", "--history=i1,x,i2", "--history=i4")
+    status, done, err = recjax("recommend", *flags, *given)
+    assert status == 0 and [one["history"] for one in done["lists"]] == [2, 3]
+    assert done["left_out"] == {"unknown_items": 2, "empty": 1} and "history 2" in err
+    run = open_run(workdir)
+    expected = run.recommend([["i1", "i2"], ["i4"]], k=10)
+    assert [one["items"] for one in done["lists"]] == expected.keys
+    found = run.recommend([["x"], ["i1", "x", "i2"], ["i4"]], k=10, skip_unknown=True)
+    assert found.keys == expected.keys and found.numbers == [2, 3]
+    assert recjax("recommend", *flags)[1]["left_out"] == {}
+    for given, message in {
+        "--history=x": "nobody is left to recommend to: 1 items that the model does not know",
+        f"--among={users}": "no item that may be recommended; the data have none of them",
+    }.items():
+        status, _, err = recjax("recommend", *flags, given)
+        assert status == 2 and message in err
+
+
+def test_users_of_a_new_log(recjax, workdir, tmp_path):
+    """Their whole new histories, in time order, of the items that the model knows."""
+    log, out, users = (tmp_path / name for name in ("today.csv", "recs.csv", "users.txt"))
+    rows = ["u7,i4,9", "u7,i1,8", "new,i2,1", "new,fresh,2", "other,fresh,5", '7,"i,5",3']
+    log.write_text("user,item,timestamp\n" + "\n".join(rows) + "\n")  # no title is needed
+    flags = ("recommend", f"--workdir={workdir}", f"--log={log}", "--k=4", "--json")
+    status, done, err = recjax(*flags, f"--out={out}")
+    assert status == 0, err
+    assert done["users"] == 3
+    assert done["left_out"] == {"unknown_items": 1, "interactions": 2, "empty": 1}
+    run = open_run(workdir)
+    expected = run.recommend([["i,5"], ["i2"], ["i1", "i4"]], k=4)
+    with out.open(newline="") as file:
+        found = [(row["user"], row["item"]) for row in csv.DictReader(file)]
+    keys = zip(("7", "new", "u7"), expected.keys, strict=True)
+    assert found == [(user, item) for user, items in keys for item in items]
+    users.write_text("u7\nother\n7\n")
+    status, done, _ = recjax(*flags, f"--users={users}")
+    assert status == 0 and [one["user"] for one in done["lists"]] == ["u7", "7"]
+    by_name = run.recommend(["u7"], k=4, log=log)
+    assert by_name.users == ["u7"] and by_name.keys == [expected.keys[2]]
+    users.write_text("u7\nu1\n")
+    status, _, err = recjax(*flags, f"--users={users}")
+    assert status == 2 and "users.txt: 1 user that is not in the log: 'u1'" in err
+    assert recjax(*flags, f"--users={users}", "--skip-unknown")[1]["left_out"]["unknown_users"] == 1
+    status, _, err = recjax(*flags, "--history=i1")
+    assert status == 2 and "--log and --history exclude each other" in err
+    log.write_text("user,item,timestamp\nu1,fresh,1\n")
+    status, _, err = recjax(*flags)
+    assert status == 2 and f"{log}: nobody is left to recommend to: 1 items" in err
+    log.write_text("user,item,timestamp\nu1,i1,soon\n")
+    status, _, err = recjax(*flags)
+    assert status == 2 and f"{log}:2: 'timestamp' is 'soon'" in err
+    status, _, err = recjax(*flags[:2], "--log=nowhere.csv")
+    assert status == 2 and "--log: no file or folder nowhere.csv" in err
+
+
+def test_a_new_log_is_filtered_as_the_runs_own(tmp_path, workdir):
+    """Ratings and repeats count as before; dates and the k-core choose training data alone."""
+    from recjax.data.new_log import read_log
+    from recjax.data.prepare import DataConfig
+
+    store, log = open_run(workdir).store, tmp_path / "log.csv"
+    rows = ["u,i1,1,5", "u,i2,2,1", "u,i1,3,4", "v,i3,4,5"]
+    log.write_text("user,item,timestamp,stars\n" + "\n".join(rows) + "\n")
+    config = DataConfig(
+        "table", "x", options={"rating": "stars", "title": "title", "items": "items.csv"},
+        min_rating=4, deduplicate="last", k_core_users=2, since="2024-01-01",
+    )  # fmt: skip
+    found = read_log(store, config, log)
+    assert found.user_keys == ["u", "v"] and found.offsets.tolist() == [0, 1, 2]
+    assert [store.catalog[item]["key"] for item in found.items] == ["i1", "i3"]
+    assert found.timestamps.tolist() == [3, 4]
+    with pytest.raises(InputError, match=r"no interaction is left; check config.data.min_rating"):
+        read_log(store, dataclasses.replace(config, min_rating=6), log)
+    with pytest.raises(InputError, match="log: the run's data are simulated"):
+        read_log(store, DataConfig("simulated", "x"), log)
 
 
 @pytest.mark.parametrize(

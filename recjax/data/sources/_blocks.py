@@ -73,7 +73,7 @@ def add_blocks(
             if first.startswith(ZIP):
                 return 0, 0
             text = first.decode().removeprefix("\ufeff").rstrip("\r\n")
-            if not first.endswith(b"\n") or not text.strip() or "\r" in text:
+            if not first.endswith(b"\n") or not text.strip() or "\r" in text or "\0" in text:
                 return 0, 0
             if quoted and '"' in text:
                 return 0, 0

@@ -15,11 +15,13 @@ from recjax.data.interactions import BadRows
 from recjax.errors import InputError
 
 ZIP = b"PK\x03\x04"
+UTF_8 = "`iconv -f UTF-16 -t UTF-8` converts it, or save it as CSV UTF-8"
+_UTF_16 = f"; UTF-16, as some programs export it: {UTF_8}"
 # What files of other kinds begin with.
 _KINDS = (
     (b"\x1f\x8b", "; a gzip file, whose name should end in .gz"),
-    (b"\xff\xfe", "; UTF-16, as some programs export it"),
-    (b"\xfe\xff", "; UTF-16, as some programs export it"),
+    (b"\xff\xfe", _UTF_16),
+    (b"\xfe\xff", _UTF_16),
     (b"BZh", "; a bzip2 file: unpack it"),
     (b"\xfd7zXZ", "; an xz file: unpack it"),
     (b"\x28\xb5\x2f\xfd", "; a zstd file: unpack it"),
@@ -65,6 +67,8 @@ def text_lines(
                 if number == 1:
                     if raw.startswith(ZIP):  # its first line may be text
                         raise InputError(f"{path}:1: not {encoding} text{dict(_KINDS)[ZIP]}")
+                    if "\0" in text:
+                        raise InputError(f"{path}:1: NUL characters{_UTF_16}")
                     text = text.removeprefix("\ufeff")
                     _check_line_ends(path, text)
                 if not text or text.isspace():

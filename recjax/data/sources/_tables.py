@@ -10,6 +10,7 @@ from typing import Any
 from recjax.config import listed
 from recjax.data.interactions import BadRows
 from recjax.data.sources._lines import (
+    UTF_8,
     check_no_json,
     csv_reader,
     looks_like_data,
@@ -40,6 +41,7 @@ class Form:
         time: the column of times, in a file of interactions.
         prefix: of the config's keys that are the options.
         whole: all columns count, not those of `columns` alone.
+        of: before the names of the options `separator` and `encoding`: "items_" of the items file.
         separator, quoted, escaped, encoding: see `recjax.data.sources.table.Options`.
     """
 
@@ -53,6 +55,7 @@ class Form:
     quoted: bool = True
     escaped: bool = False
     encoding: str = "utf-8"
+    of: str = ""
 
     def check_encoding(self) -> None:
         """`InputError` for an encoding whose lines are not lines of bytes."""
@@ -61,15 +64,17 @@ class Form:
         except (LookupError, UnicodeError):
             known = False
         if not known:
+            wide = "16" in self.encoding or "32" in self.encoding
+            more = f"; {UTF_8}" if wide else ""
             raise InputError(
-                f"{self.prefix}encoding: no encoding '{self.encoding}' in which a line is a line "
-                f"of bytes; expected {_ENCODINGS}"
+                f"{self.prefix}{self.of}encoding: no encoding '{self.encoding}' in which a line is "
+                f"a line of bytes; expected {_ENCODINGS}{more}"
             )
 
     def separator_of(self, path: Path) -> str:
         """The character between the fields of a text file."""
         usual = "\t" if plain_name(path).endswith((".tsv", ".inter", ".item")) else ","
-        return separator_of(self.separator, usual, f"{self.prefix}separator")
+        return separator_of(self.separator, usual, f"{self.prefix}{self.of}separator")
 
     def header(self, first: list[str]) -> list[str]:
         """The names of the columns of a file with this first line."""
@@ -145,7 +150,7 @@ def _text_rows(
     path: Path, form: Form, bad: BadRows, done: tuple[int, int]
 ) -> Iterator[tuple[int, Row]]:
     separator = form.separator_of(path)
-    hint = form.hint("encoding=latin-1 (or cp1252, gbk, ...) reads others")
+    hint = form.hint(f"{form.of}encoding=latin-1 (or cp1252, gbk, ...) reads others")
     header: list[str] = []
     if done[1]:
         header = form.header(next(text_lines(path))[1].split(separator))
@@ -209,7 +214,7 @@ def _no_header(path: Path, form: Form, separator: str, error: str) -> str:
 def _other_separator(path: Path, form: Form, line: str, separator: str, other: str) -> str:
     return (
         f"{path}:1: no {separator!r} between the fields of {shown(line)}; "
-        f"{form.prefix}separator={other!r} splits them"
+        f"{form.prefix}{form.of}separator={other!r} splits them"
     )
 
 

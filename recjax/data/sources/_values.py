@@ -145,6 +145,19 @@ def number(value: Any) -> float:
     return found
 
 
+def number_with(value: Any, decimal: str) -> float:
+    """A number, with this character before its decimals where it is text; a `ValueError` tells of
+    a decimal comma."""
+    if decimal == "," and isinstance(value, str):
+        value = value.replace(",", ".")
+    try:
+        return number(value)
+    except ValueError as error:
+        comma = isinstance(value, str) and NUMBER.fullmatch(value.strip().replace(",", "."))
+        hint = "; config.data.options.decimal=, reads decimal commas" if comma else ""
+        raise ValueError(f"{error}{hint}") from None
+
+
 def plain(value: Any, depth: int = 0) -> Any:
     """The known facts of an item beside its title, as JSON can hold them.
 

@@ -9,14 +9,14 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from recjax.config import listed
 from recjax.data.interactions import BadRows, Catalog, InteractionLog, LogBuilder
 from recjax.data.sources._blocks import Places, add_blocks
 from recjax.data.sources._tables import Form, Row, check_first, is_text, rows
 from recjax.data.sources._times import TimeUnit, moment_of
-from recjax.data.sources._values import add_item, field, is_missing, key, number, text
+from recjax.data.sources._values import add_item, field, is_missing, key, number_with, text
 from recjax.errors import InputError
 
 
@@ -39,10 +39,14 @@ class Options:
     quoted: bool = True  # fields may stand in double quotes; off = a quote is a letter
     escaped: bool = False  # a backslash before a quote makes it a letter (Spark, MySQL)
     encoding: str = "utf-8"  # of csv and tsv
+    # Before the decimals of ratings, and of numbers of items that a guided source reads.
+    decimal: Literal[".", ","] = "."
     items: str = ""  # items file beside the interactions: csv, tsv, parquet or JSON lines
     items_key: str = "item"  # columns of the items file
     items_title: str = "title"  # "" = no titles
     items_columns: str = ""  # names for an items file without a header
+    items_separator: str = ""  # of the items file; "" = `separator`
+    items_encoding: str = ""  # of the items file; "" = `encoding`
     items_lists: str = ""  # columns of the items file with several labels in a text: genres,tags
     items_list_separator: str = ","  # between these labels
 
@@ -107,16 +111,19 @@ def read(path: Path, options: Options, bad: BadRows) -> tuple[InteractionLog, Ca
         columns = {option: column for option, column in columns.items() if column}
         columns |= {f"items_lists={column}": column for column in _labelled(options)}
         form = dataclasses.replace(
-            form, columns=columns, names=options.items_columns, option="items_columns", whole=True
-        )
+            form, columns=columns, names=options.items_columns, option="items_columns", whole=True,
+            separator=options.items_separator or options.separator,
+            encoding=options.items_encoding or options.encoding, of="items_",
+        )  # fmt: skip
+        form.check_encoding()
         catalog = _items(folder / options.items, options, form, bad)
     return found, catalog
 
 
-def _rating(value: Any) -> float:
+def _rating(value: Any, decimal: str) -> float:
     if is_missing(value):
         raise ValueError("expected a number (config.data.options.rating= leaves ratings out)")
-    return number(value)
+    return number_with(value, decimal)
 
 
 def _event(row: Row, options: Options, catalog: Catalog) -> tuple[str, str, int, float, int]:
@@ -126,7 +133,9 @@ def _event(row: Row, options: Options, catalog: Catalog) -> tuple[str, str, int,
     time = moment_of(
         options.timestamp, row.get(options.timestamp), options.time_unit, options.time_format
     )
-    rating = field(options.rating, _rating, row.get(options.rating)) if options.rating else 0.0
+    rating = 0.0
+    if options.rating:
+        rating = field(options.rating, _rating, row.get(options.rating), options.decimal)
     if options.title:
         add_item(catalog, item, {"title": row.get(options.title)})
     return user, item, time.seconds, rating, time.nanoseconds
@@ -202,7 +211,8 @@ def _plain_beginning(
     path: Path, options: Options, form: Form, where: _Where, log: LogBuilder
 ) -> tuple[int, int]:
     """Adds the rows of a csv file's plain beginning; how many bytes and lines these are."""
-    looked_at = (options.title, options.list_separator, options.time_format)
+    commas = options.rating and options.decimal == ","
+    looked_at = (options.title, options.list_separator, options.time_format, commas)
     if any(looked_at) or form.encoding != "utf-8" or not is_text(path) or not path.is_file():
         return 0, 0
     separator = form.separator_of(path)

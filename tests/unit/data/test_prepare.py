@@ -7,6 +7,7 @@ import pytest
 from recjax.config import build
 from recjax.data.prepare import DataConfig, prepare, resolve
 from recjax.data.splits import chronological_sequences
+from recjax.data.store import format_statistics
 from recjax.errors import InputError
 
 
@@ -195,6 +196,40 @@ def test_a_log_that_cannot_be_read_or_is_empty(config, tmp_path, monkeypatch):
     monkeypatch.setattr("recjax.data.prepare.hash_file", refuse)
     with pytest.raises(InputError, match=r"cannot read .*log.csv: Permission denied"):
         prepare(DataConfig(**config))
+
+
+@pytest.mark.parametrize("out_of_core", [False, True])
+@pytest.mark.parametrize(
+    ("unit", "size", "fits"), [("ms", 1, "s"), ("ns", 1, "s"), ("ns", 10**3, "ms")]
+)
+def test_times_in_a_unit_that_is_too_fine(config, tmp_path, unit, size, fits, out_of_core):
+    """1,700,000,000 milliseconds are the 20th of January 1970."""
+    write(tmp_path / "log.csv", [f"a,x,{1_700_000_000 * size}", f"b,y,{1_600_000_000 * size}"])
+    given = DataConfig(**config, options={"time_unit": unit}, out_of_core=out_of_core)
+    message = rf"log.csv: every time lies before 1990 .*time_unit: {unit}\); .*={fits} .*of 2020"
+    with pytest.raises(InputError, match=message):
+        prepare(given)
+    assert not (tmp_path / "store").exists()
+    write(tmp_path / "log.csv", ["a,x,5", "b,y,7000"])  # a counter fits no unit
+    assert prepare(given).n_users == 2
+
+
+@pytest.mark.parametrize("out_of_core", [False, True])
+def test_some_times_before_1990_are_told(config, tmp_path, out_of_core):
+    write(tmp_path / "log.csv", ["a,x,0", "a,y,1700000000", "b,x,1600000000"])
+    store = prepare(DataConfig(**config, out_of_core=out_of_core))
+    assert store.manifest["warnings"][0].startswith("1 of 3 times lie before 1990: are they miss")
+    since = DataConfig(**config, since="2001-01-01", out_of_core=out_of_core)
+    assert "1990" not in str(prepare(since, overwrite=True).manifest["warnings"])
+
+
+@pytest.mark.parametrize("out_of_core", [False, True])
+def test_repeated_rows_are_one_pair(config, tmp_path, monkeypatch, out_of_core):
+    monkeypatch.setattr("recjax.data.interactions._ROWS", 2)
+    write(tmp_path / "log.csv", ["a,x,1", "a,x,2", "a,y,3", "b,x,1", "b,x,2", "b,x,3"])
+    store = prepare(DataConfig(**config, out_of_core=out_of_core))
+    assert store.manifest["statistics"]["density"] == 3 / 4
+    assert "3 (keep; config.data.deduplicate=last leaves one of each)" in format_statistics(store)
 
 
 @pytest.mark.parametrize("out_of_core", [False, True])

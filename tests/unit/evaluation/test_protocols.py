@@ -72,6 +72,22 @@ def test_full_with_and_without_seen_items(batch_size):
     assert found["test/full_with_seen/hr@1"] == 0 < found["test/full/hr@20"]
 
 
+def test_targets_that_are_no_new_items_are_told(monkeypatch):
+    """A view, a cart and a purchase of one item: lists of new items never have the target."""
+    assert make().repeated == 0 and make().note == ""
+    items = ITEMS.copy()
+    last = OFFSETS[1:] - 1
+    items[last[:21]] = items[last[:21] - 1]  # 30 % of 70, and twice in some histories
+    items[last[:5] - 2] = items[last[:5]]
+    monkeypatch.setattr("recjax.evaluation.protocols._EXAMPLES", 16)
+    found = dataclasses.replace(make(), items=items)
+    assert found.repeated == pytest.approx(21 / 70)
+    assert found.note.startswith("30% of the test targets are in the user's own history")
+    assert "--with-seen" in found.note and "config.data.deduplicate=last" in found.note
+    some = dataclasses.replace(found, config=EvaluationConfig(max_examples=10))
+    assert some.repeated * 10 == pytest.approx(round(some.repeated * 10))
+
+
 def test_several_sets_of_parameters_at_once():
     """Each is measured as alone; the last of them reads half of the vectors."""
     evaluator = make(protocols=("full", "uni100"), batch_size=32)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -81,17 +83,36 @@ def test_the_command_and_its_page(recjax, trained):
         "--json",
     )
     assert status == 0 and len(result["items"]) == 5
-    assert result["items"][0]["title"] in err
+    assert result["user"] == "u-5" and [item["rank"] for item in result["items"]] == [1, 2, 3, 4, 5]
+    lines = err.splitlines()
+    assert lines[0] == "user u-5 who wants more tension"
+    first = result["items"][0]
+    assert lines[1].startswith(f"   1 {first['score']:>9.4f}  {first['key']}")
     page = make_page(trained / "joined")
     for text in ("Recommended to user u-5", "Agreement by aspect", 'class="radar"', "tension"):
         assert text in page
 
 
+def test_an_item_without_scores_says_so(trained):
+    """Its zeros are no average scores."""
+    run = open_run(trained / "joined")
+    number = run.store.item_ids["i-9"]
+    known = run.guided.known.copy()
+    known[number] = False
+    run.guided = dataclasses.replace(run.guided, known=known)
+    unknown, other = explain(run, "u-5", items=["i-9", "i-2"]).items
+    assert not unknown.known and other.known
+    assert unknown.sentence.endswith("no scores are known of it.")
+    *_, compared = explain(run, "u-5", items=["i-9", "i-2"]).sections()
+    assert compared.columns[2] == other.title  # it is the one that has aspects
+
+
 def test_what_cannot_be_explained_is_said(recjax, trained):
     for run, flags, message in (
         ("joined", [], "explain needs one of --user KEY and --history A,B"),
-        ("joined", ["--user=nobody"], "nobody"),
-        ("joined", ["--user=u-5", "--item=zzz"], "items: 'zzz' is not in the data"),
+        ("joined", ["--user=nobody"], "recjax: --user: 1 user that is not in the data: 'nobody'"),
+        ("joined", ["--user=u-5", "--item=zzz"], "--item: 'zzz' is not in the data"),
+        ("joined", ["--history=zzz"], "recjax: --history: 1 item that is not in the data"),
         ("joined", ["--user=u-5", "--k=0"], "k: expected a whole number from 1"),
         ("base", ["--user=u-5"], "a run without a guided part"),
     ):

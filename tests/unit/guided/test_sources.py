@@ -18,6 +18,15 @@ def read(store, *items, seed=0, **keys):
     return read_guided(build(GuidedConfig, {"items": items, **keys}, "config.guided"), store, seed)
 
 
+def test_numbers_are_read_as_the_log_was(store):
+    """A log of decimal commas has items with such numbers."""
+    catalog = [r and {**r, "price": f"{n},5"} for n, r in enumerate(store.catalog)]
+    german = {**store.manifest, "options": {"options": {"decimal": ","}}}
+    other = type(store)(store.path, german)
+    other.__dict__["catalog"] = catalog  # cached
+    assert read(other, "number:price").raw[3, 0] == 3.5
+
+
 def test_scores_are_standardised_and_what_is_missing_is_average(tastes, store):
     guided = read(store, f"scores:{tastes / 'items.tsv'}")
     assert guided.names == ("pace", "tension", "length")

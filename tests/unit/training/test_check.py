@@ -1,5 +1,7 @@
 """Settings that do not fit the data are told at the start: before anything is written."""
 
+from pathlib import Path
+
 import pytest
 
 from recjax.errors import InputError
@@ -29,6 +31,23 @@ def start(small, tmp_path):
 
     yield start
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("split", "needs"),
+    [
+        ({}, "'leave_one_out' a user needs 4 interactions, of which 2 are held out"),
+        ({"name": "rolling", "last": 4}, "'rolling' a user needs 7 interactions, of which 5 are"),
+        ({"name": "chronological_time"}, "'chronological_time' a user needs two interactions in"),
+    ],
+)
+def test_histories_that_are_too_short_to_train_on(small, start, split, needs):
+    rows = [f"u{user},i{(user + k) % 10},{k}" for user in range(12) for k in range(3)]
+    Path(small["path"]).write_text("\n".join(["user,item,timestamp", *rows]) + "\n")
+    if split.get("name") == "chronological_time":
+        split["ratios"] = (1, 1, 1)
+    with pytest.raises(InputError, match=f"{needs}.*; the longest history has 3"):
+        start(split=split)
 
 
 CHRONOLOGICAL = {"name": "chronological_sequences"}
