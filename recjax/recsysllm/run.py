@@ -9,7 +9,7 @@ loss of blanks in texts that are held out is measured.
 
 A family with two rows of positions reads a text both ways, and its blanks from left to right. A
 causal family gets the same data: the text with its masks, then its blanks, at places 0, 1, 2, ...;
-with `prefix` it reads the text both ways, too.
+with `prefix` it reads the text both ways, too, in training, likelihoods and written answers.
 
 Deviations from the paper: prompts in our own words; numbers of users and items tell no order
 (`recjax.recsysllm.tasks`); 20 candidates and the newest 20 items of a history by default, where P5
@@ -21,6 +21,8 @@ The paper does not tell the days of its windows, the shares of the three levels 
 configs have GLM-10B's) and alpha of its adapters.
 
 The best checkpoint ends as WORKDIR/hf (or WORKDIR/adapter), which `recjax.load_llm(WORKDIR)` reads.
+These files have no place for `prefix`: `Infiller(lm, prefix=True)` reads as such a run, while
+`lm.generate` reads from left to right.
 
 Letters: T row length in tokens, R packed rows, V vocabulary.
 """

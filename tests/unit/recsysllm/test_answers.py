@@ -384,9 +384,13 @@ def test_a_prompt_that_names_no_next_item_is_an_error(section, store):
         run.recommend([store.user_keys[0]])
 
 
-def test_a_causal_family_learns_the_same_blanks_and_answers_with_titles(section, store, trained):
-    made = section()
-    made["model"] = {**made["model"], "name": "qwen3", "tied": False}
+@pytest.mark.parametrize("prefix", [False, True])
+def test_a_causal_family_learns_the_same_blanks_and_answers_with_titles(
+    section, store, trained, prefix
+):
+    """A written title has the likelihood that it has as a given answer, however texts are read."""
+    made = {**section(), "prefix": prefix}
+    made["model"] = {**made["model"], "name": "qwen3", "tied": False, "layers": 2}
     run = BlankRun(build(BlankRunConfig, made, "config"), store)
     assert not run.two and trained[0].two
     batch, ours = run.batches(0), trained[0].batches(0)  # entities whole, as GLM's
@@ -395,11 +399,15 @@ def test_a_causal_family_learns_the_same_blanks_and_answers_with_titles(section,
     params = run.whole(run.init_state().params)
     total, weight = run.loss_fn(params, first, None, None)
     assert float(total / weight) == pytest.approx(np.log(run.tokenizer.size), rel=0.1)
+    params = {path: a * 8 if a.ndim > 1 else a for path, a in params.items()}
     _, passages = run.source.questions("test", "2-3", 2, 0)
     lines = run.answers.answerer(params).titles(passages, beams=4)
     assert all(len(found) == 4 and all(items for items, _ in found) for found in lines)
     args = (run.batches.blanking, run.config.evaluation, run.predict, params)
-    options = [[named([name]) for name in run.source.dataset.names.distinct[:4]]]
-    together = option_scores(*args, passages[:1], options)[0]
+    titles = run.source.dataset.names.titles
+    options = [[named([titles[items[0]]]) for items, _ in found] for found in lines]
+    together = option_scores(*args, passages, options)
+    written = [[score for _, score in found] for found in lines]
+    np.testing.assert_allclose(together, written, rtol=1e-4)
     alone = [option_scores(*args, passages[:1], [[option]])[0][0] for option in options[0]]
-    np.testing.assert_allclose(together, alone, rtol=1e-4)
+    np.testing.assert_allclose(together[0], alone, rtol=1e-4)
