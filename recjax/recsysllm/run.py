@@ -48,7 +48,7 @@ from recjax.recsysllm.answers import ByBeams, TitleLists
 from recjax.recsysllm.blanks import BlankBatches, sentence_ends
 from recjax.recsysllm.item_tokens import embeddings
 from recjax.recsysllm.measure import BlankEvaluator
-from recjax.recsysllm.mixed import Mixed
+from recjax.recsysllm.mixed import FILES, Mixed
 from recjax.recsysllm.pretrain import PassageBatches
 from recjax.recsysllm.scores import TaskEvaluator
 from recjax.recsysllm.settings import BlankRunConfig, complete
@@ -159,6 +159,11 @@ class BlankRun(ByBeams, AdaptingRun):
 
     def check(self) -> None:
         """See `Run.check`; of a fresh run, that there are the vectors it starts from."""
+        if self.config.prefix and self.two:
+            raise InputError(
+                f"config.prefix: True; {self.base.family.name} reads texts both ways without it; "
+                "expected False"
+            )
         if self.workdir is None or not (self.workdir / "checkpoints").is_dir():
             self.source.vectors(self.tokenizer)
         super().check()
@@ -245,7 +250,8 @@ class BlankRun(ByBeams, AdaptingRun):
         if self.answers is None:
             return None
         blanks, seed = self._blanks(name), self.config.evaluation.seed
-        return TaskEvaluator(blanks, self.source, self.answers.answerer, name, seed)
+        most = self.base.config.max_length if self.two else None
+        return TaskEvaluator(blanks, self.source, self.answers.answerer, name, seed, most)
 
     @functools.cached_property
     def answers(self) -> Answers | None:
@@ -288,7 +294,7 @@ class BlankRun(ByBeams, AdaptingRun):
             f"trained, {self.tokenizer.size:,} tokens; {len(stream):,} documents and "
             f"{self.batches.steps_per_epoch:,} steps an epoch, rows of {self.length:,} tokens; "
             f"{self.devices}"
-            + (f"\n{cut:.0%} of the prompts are longer and lose their beginning" if cut else "")
+            + (f"\n{cut:.0%} of the prompts are cut, as too long with their answers" if cut else "")
         )
 
     @functools.cached_property
@@ -341,6 +347,6 @@ def _on_one(config: BlankRunConfig) -> BlankRunConfig:
 SYSTEM = System(
     BlankRunConfig, BlankRun, complete, _store, _settled, plan=planned,
     may_change=(
-        "llm", "data.path", "data.store", "text.path", "text.naming.run", "tokenizer.path"
+        "llm", "data.path", "data.store", "text.path", "text.naming.run", "tokenizer.path", *FILES
     ),
 )  # fmt: skip
