@@ -16,7 +16,8 @@ Deviations from the paper: prompts in our own words; numbers of users and items 
 has 100 and all; explanations are sentences by a rule (`recjax.text.reasons`); blanks are drawn over
 units (`recjax.recsysllm.pretrain`); answers that are items are written by beams that a trie holds
 to the catalogue, and given ones are ranked by likelihood, of which the paper says nothing; BLEU,
-ROUGE and answers without a number are not counted as P5's notebooks do (`recjax.recsysllm.scores`).
+ROUGE and answers without a number are not counted as P5's notebooks do, and answers of yes and no
+are not measured (`recjax.recsysllm.scores`).
 The paper does not tell the days of its windows, the shares of the three levels of blanks (the
 configs have GLM-10B's) and alpha of its adapters.
 

@@ -18,8 +18,7 @@ with a least length and cut at blanks alone, BLEU is not smoothed, ROUGE-1 and -
 once, answers without a number are left out, and of ratings only those of one decimal below 5 are
 read; beams are not held to the catalogue, and what is no number is dropped. Prompts that are
 answered with yes or no (1-3, 1-8, 2-11, 2-12, 5-1 to 5-4) or with like or dislike (1-4, 1-9) are
-trained, and only their loss is measured; P5 also ranks 100 candidates by how likely the yes of 5-1
-and 5-4 is.
+trained and not measured here; P5 ranks 100 candidates by how likely the yes of 5-1 and 5-4 is.
 
 `test/PROMPT/...` are those of a further prompt, by its id; the ids of the zero-shot prompts are in
 `recjax.recsysllm.prompts.HELD_OUT`. `.../baseline/...` is the trivial answer: the mean training
