@@ -31,7 +31,7 @@ _USER = ("reviewerID", "user_id", "username", "user")
 _ITEM = ("parent_asin", "asin", "item_id", "product_id", "item")
 _TIME = ("unixReviewTime", "timestamp", "posted", "date")
 _BODY = ("review_text", "text", "review", "review_body", "body", "comment", "content")
-_HEADLINE = ("summary", "title", "headline", "review_headline", "review_title")
+_HEADLINE = ("summary", "headline", "review_headline", "review_title", "title")
 _NAME = ("reviewerName", "user_name")
 
 
@@ -55,8 +55,9 @@ def read_reviews(path: str | Path, store: Store, key: str = "reviews") -> Review
     """The reviews in a file that belong to a store's interactions.
 
     Args:
-        path: JSON lines, csv, tsv (each may be `.gz`) or parquet; its `title` is a headline where
-            it is not the item's title.
+        path: JSON lines, csv, tsv (each may be `.gz`) or parquet. Its `title` is a headline where
+            it has no other one and it is not the item's title; the column with the items' titles
+            in the store's own log is none.
         store: the data set; others' reviews are left out.
         key: of the config that names the file, for errors.
 
@@ -77,7 +78,10 @@ def read_reviews(path: str | Path, store: Store, key: str = "reviews") -> Review
     of_table = store.manifest.get("options") or {}
     options = (of_table.get("options") or {}) if of_table.get("source") == "table" else {}
     of_user, of_item = (options.get("user", ""), *_USER), (options.get("item", ""), *_ITEM)
-    for line, record in _records(path, store, options, bad):
+    source = store.manifest.get("source") or {}
+    own = bool(options) and path.name in {file["name"] for file in source.get("files", ())}
+    item_title = options["title"] if own else ""
+    for line, record in _records(path, options, own, bad):
         try:
             user = store.user_numbers.get(_id(record, of_user, "user"))
             item = store.item_ids.get(_id(record, of_item, "item"))
@@ -92,7 +96,7 @@ def read_reviews(path: str | Path, store: Store, key: str = "reviews") -> Review
             continue
         columns.update(paths(record))
         place = places[0]
-        body, headline = _written(record)
+        body, headline = _written(record, item_title)
         bodies[place] = bodies[place] or body
         if headline and headline != store.titles[item]:
             headlines[place] = headlines[place] or headline
@@ -110,16 +114,15 @@ def read_reviews(path: str | Path, store: Store, key: str = "reviews") -> Review
 
 
 def _records(
-    path: Path, store: Store, options: Mapping[str, Any], bad: BadRows
+    path: Path, options: Mapping[str, Any], own: bool, bad: BadRows
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The file's records; of the store's own log, written as its options say."""
     if not plain_name(path).endswith((".csv", ".tsv", ".parquet")):
         return records(path, bad)
-    source = store.manifest.get("source") or {}
-    own = path.name in {file["name"] for file in source.get("files", ())}
+    if not own:
+        return rows(path, Form({}, "", "columns", whole=True), bad)
     text = {name: options[name] for name in ("separator", "quoted", "escaped", "encoding")}
-    form = Form({}, options["columns"], "columns", whole=True, **text) if own and options else None
-    return rows(path, form or Form({}, "", "columns", whole=True), bad)
+    return rows(path, Form({}, options["columns"], "columns", whole=True, **text), bad)
 
 
 def _id(record: Mapping[str, Any], names: tuple[str, ...], of: str) -> str:
@@ -134,17 +137,22 @@ def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     return next((value for value in found if value not in (None, "")), None)
 
 
-def _written(record: Mapping[str, Any]) -> tuple[str, str]:
-    """A review's text and headline."""
-    for part in (record, *(value for value in record.values() if isinstance(value, Mapping))):
-        texts = {re.sub(r"[\W_]", "", name).lower(): _text(value) for name, value in part.items()}
+def _written(record: Mapping[str, Any], item_title: str) -> tuple[str, str]:
+    """A review's text and headline; a value under `item_title` is neither."""
+    objects = ((f"{name}.", value) for name, value in record.items() if isinstance(value, Mapping))
+    found = []
+    for outer, part in (("", record), *objects):
+        texts = {
+            re.sub(r"[\W_]", "", name).lower(): _text(value)
+            for name, value in part.items()
+            if outer + name != item_title
+        }
         body, headline = (
             next(filter(None, (texts.get(name.replace("_", "")) for name in names)), "")
             for names in (_BODY, _HEADLINE)
         )
-        if body:
-            return body, headline
-    return "", _text(_first(record, _HEADLINE))
+        found.append((body, headline))
+    return next((pair for pair in found if pair[0]), found[0])
 
 
 def _text(value: Any) -> str:

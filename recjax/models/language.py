@@ -114,8 +114,9 @@ class LanguageModule(nnx.Module):
             inputs: tokens [B T], or embeddings [B T E], e.g. with soft tokens among them.
             positions: [B T] or [B 2 T] (`position_rows`). By default those that follow the cache
                 or the prefix; without either, those of prompts.
-            mask: [B T] bool, real tokens; or, without a cache, [B T T] bool, query by key, True =
-                may attend. By default all tokens are real.
+            mask: [B T] bool, real tokens; or [B T T] bool, query by key, True = may attend: of all
+                families without a cache, of those without an encoder also with one, where it says
+                who of these tokens sees whom. By default all tokens are real.
             cache: of `empty_cache`, or of the call before.
             prefix: without a cache: of `as_prefix`, what all rows have read before. It is not
                 written to, so that training may read it. For models that share prefixes.

@@ -146,8 +146,10 @@ class Llama(StackedModel):
         Args:
             inputs: tokens [B T], or embeddings [B T E], e.g. with soft tokens among them.
             positions: [B T]; by default the number of real tokens before each.
-            mask: [B T] bool, real tokens (causal attention to real tokens only); or, without a
-                cache, [B T T] bool, query by key, True = may attend. By default all are real.
+            mask: [B T] bool, real tokens (causal attention to real tokens only); or [B T T] bool,
+                query by key, True = may attend. By default all are real. With a cache it says who
+                of these tokens sees whom; each sees all that was read before, and later calls see
+                the tokens that the last of these sees.
             cache: what came before.
             prefix: where there is no cache: of `KVCache.as_prefix`, what all rows have read before.
                 It is not written to, so training may read it.
@@ -219,14 +221,17 @@ class Llama(StackedModel):
         x, _ = jax.lax.scan(every, x, middle, unroll=self.config.unroll)
         return layer(places, x, part(-1))[0] if last_apart else rows_at(x, places)
 
-    def _cached(self, x, positions, real, cache: KVCache, places) -> tuple[Array, KVCache]:
+    def _cached(self, x, positions, mask, cache: KVCache, places) -> tuple[Array, KVCache]:
         rows, length, _ = x.shape
-        real = jnp.ones((rows, length), bool) if real is None else real.astype(bool)
+        mask = jnp.ones((rows, length), bool) if mask is None else mask.astype(bool)
+        real = mask[:, -1] if mask.ndim == 3 else mask
         if positions is None:
             positions = cache.position[:, None] + jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
         after = cache.advance(real)
         slots, own = jnp.arange(after.valid.shape[1]), cache.length + jnp.arange(length)
         seen = after.valid[:, None] & (slots[None, :] <= own[:, None])[None]
+        if mask.ndim == 3:
+            seen = jax.lax.dynamic_update_slice_in_dim(seen, mask, cache.length, axis=2)
         x, angles = self.begin(x, positions)
         call = Call(angles, seen, cache.length)
 

@@ -33,8 +33,10 @@ class Answers:
             run.model, for_writing(params, run.mesh), run.base.config, tokenizer=run.tokenizer,
             stop=(run.marks.eop,), mesh=run.mesh if run.mesh.size > 1 else None,
         )  # fmt: skip
-        blanking = run.batches.blanking
-        return Answerer(self.source.options.answers, lm, blanking, self.source.dataset.names)
+        return Answerer(
+            self.source.options.answers, lm, run.batches.blanking, self.source.dataset.names,
+            run.config.prefix,
+        )  # fmt: skip
 
     @functools.cached_property
     def lists(self) -> TitleLists | None:

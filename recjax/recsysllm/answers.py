@@ -121,18 +121,20 @@ class Answerer(ItemAnswers):
         lm: the model with its parameters.
         blanking: makes ids of questions.
         names: the titles.
+        prefix: see `Infiller`.
     """
 
     config: AnswersConfig
     lm: LanguageModel
     blanking: Blanking
     names: Names
+    prefix: bool = False
 
     def _infiller(self, constraint: Template | None) -> Infiller:
         pool = self.blanking.pool if self.blanking.entities.positions else None
         return Infiller(
             self.lm, marks=self.blanking.marks, pool=pool, constraint=constraint,
-            dynamic=self.config.dynamic,
+            dynamic=self.config.dynamic, prefix=self.prefix,
         )  # fmt: skip
 
     @functools.cached_property

@@ -60,16 +60,16 @@ class Names:
         """The items of each of `distinct`."""
         return list(self._items.values())
 
-    def pool(self, encoder: PieceEncoder, marks: Marks, context: int) -> EntityPool:
+    def pool(self, encoder: PieceEncoder, marks: Marks, most: int) -> EntityPool:
         """The entities' tokens.
 
         Args:
             encoder: of the model's tokenizer.
             marks: the command tokens.
-            context: T of the model.
+            most: tokens of a name; a row has room for no more of an answer.
 
         Raises:
-            InputError: an item without a title, a name without a token or longer than the context.
+            InputError: an item without a title, a name without a token or with more than `most`.
         """
         for item, title in enumerate(self.titles):
             if item and not title.strip():
@@ -77,9 +77,10 @@ class Names:
         names = [*self.distinct, *self.others]
         tokens = encoder.learn(names)
         for name, ids in zip(names, tokens, strict=True):
-            if not 0 < len(ids) <= context:
+            if not 0 < len(ids) <= most:
                 raise InputError(
                     f"entity {name[:60]!r}: its text gives {len(ids)} tokens; expected 1 to "
-                    f"{context}, the length of the context"
+                    f"{most}, for no name is cut; config.length, at most the model's max_length, "
+                    "gives room"
                 )
-        return EntityPool(tokens, marks.sop, context)
+        return EntityPool(tokens, marks.sop, most)

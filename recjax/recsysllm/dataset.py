@@ -13,7 +13,7 @@ from recjax.data.prepare import resolve
 from recjax.data.reviews import Reviews, read_reviews
 from recjax.data.sources.table import read_records
 from recjax.data.splits import Split
-from recjax.data.store import Store
+from recjax.data.store import Store, hash_file
 from recjax.errors import InputError
 from recjax.recsysllm.catalogue import Names, attributes
 from recjax.recsysllm.mixture import Mixture, mixture
@@ -164,6 +164,11 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of the data and of the reviews beside them."""
-        own = self.reviews.sha256 if self.reviews else ""
-        return self.store.fingerprint + own[:16]
+        """Fingerprint of the data and of the files beside them: reviews, users and sentences."""
+        out = self.store.fingerprint + (self.reviews.sha256[:16] if self.reviews else "")
+        for key in ("users", "sentences"):
+            path = getattr(self.text, key)
+            if path:
+                sha256 = hash_file(resolve(path, f"{_SECTION}.{key}"))["sha256"]
+                out += f" {key} {sha256[:16]}"
+        return out

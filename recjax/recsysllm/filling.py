@@ -162,6 +162,7 @@ def write_blanks(
     early_stopping: bool | Literal["never"],
     max_new_tokens: int,
     beams: int,
+    both_ways: bool,
 ) -> Any:
     """Reads texts and writes their blanks; to be jitted.
 
@@ -179,6 +180,7 @@ def write_blanks(
         most, sop, ends, constraint: of each blank, see `BlankEnds`.
         pad_id, sampler, processors, length_penalty, early_stopping, max_new_tokens, beams: of
             `decode` and `beam_search`; the last three are static.
+        both_ways: texts are read both ways, else from left to right; static.
 
     Returns:
         `Generated` for one beam, else `Beams`; the texts of a row's blanks follow each other.
@@ -187,13 +189,11 @@ def write_blanks(
     blank_ends = BlankEnds(blanks, most, sop, ends, constraint)
     rows, length = tokens.shape
     written = jnp.arange(length) == length - 1
-    inputs = {"mask": real}
-    if positions is not None:
-        inputs = {"mask": make_mask(real, written), "positions": positions}
     newest = jnp.full((rows, 1), length - 1)
     h, model_cache = model.hidden(
-        tokens, cache=model.empty_cache(rows, length), places=newest, **inputs
-    )
+        tokens, positions=positions, mask=make_mask(real, written) if both_ways else real,
+        cache=model.empty_cache(rows, length), places=newest,
+    )  # fmt: skip
     zeros = jnp.zeros(rows, jnp.int32)
     cache = _Cache(
         model_cache,

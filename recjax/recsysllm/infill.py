@@ -9,7 +9,8 @@
 The blanks of a text are filled one after the other, from left to right; each sees the text and what
 was written before. A text is read once for all of its beams. A pool gives what is written the inner
 positions of RecSysLLM (`entities`), in the loop, token by token; without one they are GLM's. Models
-with one row of positions read texts from left to right and go on after them.
+with one row of positions read texts from left to right (with `prefix` both ways, as a run with
+`config.prefix` has learned it) and go on after them.
 """
 
 import dataclasses
@@ -40,7 +41,7 @@ from recjax.recsysllm.filling import InnerRule, write_blanks
 from recjax.recsysllm.spans import Marks
 from recjax.text.tokenizers import Tokenizer
 
-_STATIC = ("definition", "sharding", "max_new_tokens", "beams", "early_stopping")
+_STATIC = ("definition", "sharding", "max_new_tokens", "beams", "early_stopping", "both_ways")
 
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
@@ -100,6 +101,7 @@ class Infiller:
             anything.
         dynamic: what is written has the pool's positions, too; else GLM's, and the pool gives those
             of what is read alone.
+        prefix: a causal model reads a text both ways; others do so anyway.
 
     Attributes:
         marks: as given, or read.
@@ -118,6 +120,7 @@ class Infiller:
         pool: EntityPool | None = None,
         constraint: Literal["pool"] | Template | None = None,
         dynamic: bool = True,
+        prefix: bool = False,
     ):
         if marks is None:
             if lm.tokenizer is None:
@@ -137,6 +140,7 @@ class Infiller:
             raise InputError(f"infilling: constraint {constraint!r}; expected 'pool' or a template")
         self.lm, self.marks, self._pool, self._template = lm, marks, pool, constraint
         self._two = lm.family.build.position_rows == 2
+        self._both_ways = self._two or prefix
         # A constraint knows one end, or each entity would be found twice.
         self._ends = sorted({marks.eop} if constraint else {marks.eop, marks.eos})
         self._rule: InnerRule = CountedPositions(jnp.int32(marks.sop))
@@ -215,6 +219,7 @@ class Infiller:
             early_stopping=early_stopping,
             max_new_tokens=bucket(longest, lengths(longest)),
             beams=beams,
+            both_ways=self._both_ways,
         )
         return self._infilled(written, read.blanks, max_new_tokens, length_penalty)
 

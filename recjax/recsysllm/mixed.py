@@ -12,6 +12,7 @@ Section `text` of a config whose `source` is "tasks":
 import dataclasses
 import functools
 import itertools
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,21 +24,21 @@ from recjax.errors import InputError
 from recjax.paths import home
 from recjax.ranges import Checked
 from recjax.recsysllm.answers import AnswersConfig
-from recjax.recsysllm.blanks import sentence_ends
 from recjax.recsysllm.dataset import Dataset
 from recjax.recsysllm.item_tokens import NamingConfig, item_vectors, known_tokens, token_names
 from recjax.recsysllm.mixture import Mixture
 from recjax.recsysllm.passages import Passage, PieceEncoder, plain
-from recjax.recsysllm.pretrain import Blanking, EntityConfig, PassageBatches
+from recjax.recsysllm.pretrain import OWN, Blanking, EntityConfig, PassageBatches
 from recjax.recsysllm.prompts import PROMPTS, Family
 from recjax.recsysllm.sources import Source
-from recjax.recsysllm.spans import BlankConfig, Marks
 from recjax.recsysllm.tasks import TasksConfig
 from recjax.recsysllm.text import BehaviourConfig
 from recjax.text.tokenizers import Tokenizer
 from recjax.training.ranking_run import make_split
 
 _CORPUS = 20_000  # passages that a tokenizer is trained on, at most
+# Keys of files beside the store, whose content is in the fingerprint.
+FILES = ("text.behaviour.users", "text.behaviour.sentences", "text.tasks.reviews")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +65,11 @@ class Mixed(Source[Passage]):
         run = (out.get("naming") or {}).get("run")
         if run:
             out["naming"] = {**out["naming"], "run": str(home(run).absolute())}
-        for part, key in (("behaviour", "users"), ("behaviour", "sentences"), ("tasks", "reviews")):
+        for file in FILES:
+            _, part, key = file.split(".")
             path = (out.get(part) or {}).get(key)
             if path:
-                found = resolve(path, f"config.text.{part}.{key}")
+                found = resolve(path, f"config.{file}")
                 out[part] = {**out[part], key: str(found.absolute())}
         return out
 
@@ -86,7 +88,7 @@ class Mixed(Source[Passage]):
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of the store and the reviews."""
+        """Fingerprint of the store and the files beside it."""
         return self.dataset.fingerprint
 
     def corpus(self) -> Iterable[str]:
@@ -110,9 +112,15 @@ class Mixed(Source[Passage]):
                     self.dataset.behaviour.user_passage(user, int(part.starts[k]), stop, rng)
                 )
         for family, share in self.options.tasks.shares.items():
-            if share:
-                ids = tasks.usable(family, part.stops)
+            ids = tasks.trained(family, part.stops) if share else []
+            if ids:
                 out += self.questions(name, ids[0], most, seed)[1]
+            elif share:
+                warnings.warn(
+                    f"config.text.tasks.{family}: nothing of the {name} has what its prompts ask "
+                    f"for; the {name} leaves the family out",
+                    stacklevel=2,
+                )
         return out
 
     def questions(
@@ -166,18 +174,12 @@ class Mixed(Source[Passage]):
         """The families that have a share."""
         return [family for family, share in self.options.tasks.shares.items() if share]
 
-    def blanking(
-        self, tokenizer: Tokenizer, marks: Marks, blanks: BlankConfig, length: int, seed: int
-    ) -> Blanking:
-        """The map from passages to rows, with the switches of the options."""
-        switches, encoder = self.options.entities, self.encoder(tokenizer)
-        pool = self.dataset.names.pool(encoder, marks, length)
-        ends = sentence_ends(tokenizer, tokenizer.size) if blanks.sentence else None
-        return Blanking(encoder, marks, blanks, switches, pool, length, ends, seed)
-
     def batches(self, tokenizer: Tokenizer, **fields: Any) -> PassageBatches:
         """See `Source`."""
-        blanking = self.blanking(
-            tokenizer, fields["marks"], fields["config"], fields["length"], fields["seed"]
-        )
+        encoder, marks, length = self.encoder(tokenizer), fields["marks"], fields["length"]
+        pool = self.dataset.names.pool(encoder, marks, length - OWN)
+        blanking = Blanking(
+            encoder, marks, fields["config"], self.options.entities, pool, length, fields["ends"],
+            fields["seed"],
+        )  # fmt: skip
         return PassageBatches(self.stream, tokenizer, **fields, blanking=blanking)

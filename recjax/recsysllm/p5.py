@@ -41,6 +41,7 @@ from recjax.paths import home
 from recjax.ranges import Checked, Count, Epochs, FieldError, Range, Seed, Size
 from recjax.recsysllm.answering import recommending
 from recjax.recsysllm.answers import ByBeams, TitleLists
+from recjax.recsysllm.mixed import FILES
 from recjax.recsysllm.p5_answers import AnswerLoss, P5Answerer, P5Evaluator
 from recjax.recsysllm.p5_data import P5Options, P5Source, Prompts
 from recjax.replace import signed
@@ -319,5 +320,5 @@ class P5Run(ByBeams, Run):
 
 SYSTEM = System(
     P5Config, P5Run, complete, settled=_settled,
-    may_change=("llm", "data.path", "data.store", "text.tasks.reviews"),
+    may_change=("llm", "data.path", "data.store", *FILES),
 )  # fmt: skip

@@ -30,7 +30,7 @@ from recjax.recsysllm.entities import EntityPool
 from recjax.recsysllm.passages import Passage, PieceEncoder
 from recjax.recsysllm.spans import BlankConfig, Draws, Marks, Spans, sample_spans
 
-_OWN = 5  # of a passage with an answer: [CLS], the mask, the end, `<sop>` and `<eop>`
+OWN = 5  # of a passage with an answer: [CLS], the mask, the end, `<sop>` and `<eop>`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,8 @@ class Blanking:
         blanks: how blanks are drawn.
         entities: the switches.
         pool: the entities; may be None where no switch is on.
-        length: T; longer passages are cut.
+        length: T; longer passages are cut, but no answer that holds an entity (`Names.pool` sees to
+            it that names fit).
         ends: [V] bool of `blanks.sentence_ends`; needed where sentences are blanked.
         seed: of the draws.
     """
@@ -191,13 +192,13 @@ class Blanking:
         """Tokens of all, lengths [B], and where each answer begins [B] (-1 = none is given).
 
         A passage without an answer loses its end where it is too long; one with an answer loses the
-        beginning of its question. A piece that is an entity is kept or lost as a whole.
+        beginning of its question. A piece that is an entity is kept or lost as a whole. An answer
+        without an entity has half of the row, one with an entity what it needs.
         """
         cls, eos = self.marks.cls, self.marks.eos
         read = self.encoder([p.pieces for p in passages])
         answered = [p for p in passages if p.answer is not None]
-        # An answer begins a text, as the targets of GLM's and ChatGLM's own fine-tuning do.
-        written = iter(self.encoder([p.answer or () for p in answered]))
+        written = iter(self._answers(answered))
         limit = max(1, min(int(self.length / (1 + self.blanks.ratio)), self.length - 2) - 2)
         rows: list[int] = []
         lengths, answers = [], []
@@ -208,21 +209,34 @@ class Blanking:
                 row = [*begin, *_first(ids, are_entities, limit), eos]
                 answers.append(-1)
             else:
-                answer = [t for part in next(written) for t in part]
-                answer = answer[: max(1, self.length // 2 - _OWN)]
-                question = _last(ids, are_entities, self.length - _OWN - len(answer))
+                answer, _ = next(written)
+                question = _last(ids, are_entities, self.length - OWN - len(answer))
                 row = [*begin, *question, *answer, eos]
                 answers.append(len(begin) + len(question))
             rows += row
             lengths.append(len(row))
         return np.array(rows, np.int32), np.array(lengths, np.int64), np.array(answers, np.int64)
 
+    def _answers(self, passages: Sequence[Passage]) -> list[tuple[list[int], bool]]:
+        """The tokens of passages' answers, and whether each has lost its end."""
+        most, out = max(1, self.length // 2 - OWN), []
+        # An answer begins a text, as the targets of GLM's and ChatGLM's own fine-tuning do.
+        encoded = self.encoder([p.answer or () for p in passages])
+        for passage, parts in zip(passages, encoded, strict=True):
+            ids = [t for part in parts for t in part]
+            cut = len(ids) > most and not any(piece.entity for piece in passage.answer or ())
+            out.append((ids[:most] if cut else ids, cut))
+        return out
+
     def share_cut(self, passages: Sequence[Passage]) -> float:
-        """The share of the passages with an answer that lose the beginning of their question."""
+        """The share of the passages with an answer that lose a part of it or of their question."""
         asked = [p for p in passages if p.answer is not None]
-        read = self.encoder([(*p.pieces, *(p.answer or ())) for p in asked])
-        longer = [sum(map(len, ids)) > self.length - _OWN for ids in read]
-        return sum(longer) / max(1, len(longer))
+        read = self.encoder([p.pieces for p in asked])
+        shorter = [
+            cut or sum(map(len, ids)) > self.length - OWN - len(answer)
+            for ids, (answer, cut) in zip(read, self._answers(asked), strict=True)
+        ]
+        return sum(shorter) / max(1, len(shorter))
 
 
 def _first(ids: Sequence[Sequence[int]], are_entities: Sequence[bool], limit: int) -> list[int]:

@@ -9,18 +9,21 @@ loss of blanks in texts that are held out is measured.
 
 A family with two rows of positions reads a text both ways, and its blanks from left to right. A
 causal family gets the same data: the text with its masks, then its blanks, at places 0, 1, 2, ...;
-with `prefix` it reads the text both ways, too.
+with `prefix` it reads the text both ways, too, in training, likelihoods and written answers.
 
 Deviations from the paper: prompts in our own words; numbers of users and items tell no order
 (`recjax.recsysllm.tasks`); 20 candidates and the newest 20 items of a history by default, where P5
 has 100 and all; explanations are sentences by a rule (`recjax.text.reasons`); blanks are drawn over
 units (`recjax.recsysllm.pretrain`); answers that are items are written by beams that a trie holds
 to the catalogue, and given ones are ranked by likelihood, of which the paper says nothing; BLEU,
-ROUGE and answers without a number are not counted as P5's notebooks do (`recjax.recsysllm.scores`).
+ROUGE and answers without a number are not counted as P5's notebooks do, and answers of yes and no
+are not measured (`recjax.recsysllm.scores`).
 The paper does not tell the days of its windows, the shares of the three levels of blanks (the
 configs have GLM-10B's) and alpha of its adapters.
 
 The best checkpoint ends as WORKDIR/hf (or WORKDIR/adapter), which `recjax.load_llm(WORKDIR)` reads.
+These files have no place for `prefix`: `Infiller(lm, prefix=True)` reads as such a run, while
+`lm.generate` reads from left to right.
 
 Letters: T row length in tokens, R packed rows, V vocabulary.
 """
@@ -46,7 +49,7 @@ from recjax.recsysllm.answers import ByBeams, TitleLists
 from recjax.recsysllm.blanks import BlankBatches, sentence_ends
 from recjax.recsysllm.item_tokens import embeddings
 from recjax.recsysllm.measure import BlankEvaluator
-from recjax.recsysllm.mixed import Mixed
+from recjax.recsysllm.mixed import FILES, Mixed
 from recjax.recsysllm.pretrain import PassageBatches
 from recjax.recsysllm.scores import TaskEvaluator
 from recjax.recsysllm.settings import BlankRunConfig, complete
@@ -157,6 +160,11 @@ class BlankRun(ByBeams, AdaptingRun):
 
     def check(self) -> None:
         """See `Run.check`; of a fresh run, that there are the vectors it starts from."""
+        if self.config.prefix and self.two:
+            raise InputError(
+                f"config.prefix: True; {self.base.family.name} reads texts both ways without it; "
+                "expected False"
+            )
         if self.workdir is None or not (self.workdir / "checkpoints").is_dir():
             self.source.vectors(self.tokenizer)
         super().check()
@@ -243,7 +251,8 @@ class BlankRun(ByBeams, AdaptingRun):
         if self.answers is None:
             return None
         blanks, seed = self._blanks(name), self.config.evaluation.seed
-        return TaskEvaluator(blanks, self.source, self.answers.answerer, name, seed)
+        most = self.base.config.max_length if self.two else None
+        return TaskEvaluator(blanks, self.source, self.answers.answerer, name, seed, most)
 
     @functools.cached_property
     def answers(self) -> Answers | None:
@@ -286,7 +295,7 @@ class BlankRun(ByBeams, AdaptingRun):
             f"trained, {self.tokenizer.size:,} tokens; {len(stream):,} documents and "
             f"{self.batches.steps_per_epoch:,} steps an epoch, rows of {self.length:,} tokens; "
             f"{self.devices}"
-            + (f"\n{cut:.0%} of the prompts are longer and lose their beginning" if cut else "")
+            + (f"\n{cut:.0%} of the prompts are cut, as too long with their answers" if cut else "")
         )
 
     @functools.cached_property
@@ -341,6 +350,6 @@ def _on_one(config: BlankRunConfig) -> BlankRunConfig:
 SYSTEM = System(
     BlankRunConfig, BlankRun, complete, _store, _settled, plan=planned,
     may_change=(
-        "llm", "data.path", "data.store", "text.path", "text.naming.run", "tokenizer.path"
+        "llm", "data.path", "data.store", "text.path", "text.naming.run", "tokenizer.path", *FILES
     ),
 )  # fmt: skip

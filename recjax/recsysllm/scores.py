@@ -16,7 +16,9 @@ Numbers are clipped to the lowest and the highest rating of training.
 Not as in P5's notebooks, whose measures the paper's tables follow: there texts are written by beams
 with a least length and cut at blanks alone, BLEU is not smoothed, ROUGE-1 and -2 count an n-gram
 once, answers without a number are left out, and of ratings only those of one decimal below 5 are
-read; beams are not held to the catalogue, and what is no number is dropped.
+read; beams are not held to the catalogue, and what is no number is dropped. Prompts that are
+answered with yes or no (1-3, 1-8, 2-11, 2-12, 5-1 to 5-4) or with like or dislike (1-4, 1-9) are
+trained and not measured here; P5 ranks 100 candidates by how likely the yes of 5-1 and 5-4 is.
 
 `test/PROMPT/...` are those of a further prompt, by its id; the ids of the zero-shot prompts are in
 `recjax.recsysllm.prompts.HELD_OUT`. `.../baseline/...` is the trivial answer: the mean training
@@ -31,6 +33,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from recjax.errors import InputError
 from recjax.evaluation.protocols import Measured
 from recjax.evaluation.text import list_rank
 from recjax.recsysllm.answered import Answered, of_numbers, of_ranks, of_texts
@@ -92,6 +95,7 @@ class TaskEvaluator:
         answerer: of parameters.
         name: "validation" or "test".
         seed: of the choice of questions.
+        most: tokens of an answer that the model can write; None = any number.
     """
 
     blanks: Any
@@ -99,6 +103,7 @@ class TaskEvaluator:
     answerer: Callable[[Any], Answerer]
     name: str
     seed: int = 0
+    most: int | None = None
     by_beams: ClassVar[tuple[str, ...]] = ("list",)  # kinds of answers whose ranks beams give
 
     @property
@@ -147,18 +152,32 @@ class TaskEvaluator:
         return f"uni{self.source.options.tasks.candidates}"
 
     def _cutoffs(self, kind: str) -> tuple[int, ...]:
-        return self._config.beam_cutoffs if kind in self.by_beams else self._config.cutoffs
+        if kind in self.by_beams:
+            return self._config.beam_cutoffs
+        candidates = self.source.options.tasks.candidates  # each is among the first so many
+        return tuple(k for k in self._config.cutoffs if k < candidates)
 
     def check(self) -> None:
         """Raises `InputError` where nothing can be measured; warns of what is left out."""
         self.blanks.check()
         config, kinds = self._config, set(map(kind_of, self._prefixes))
-        left_out = [k for k in config.cutoffs if k not in config.beam_cutoffs]
-        if left_out and kinds & {*self.by_beams}:
+        if self.most is not None and config.tokens > self.most and kinds & {"number", "text"}:
+            raise InputError(
+                f"config.text.answers.tokens: {config.tokens}; expected at most {self.most}, as "
+                "far as the model's positions go"
+            )
+        candidates = self.source.options.tasks.candidates
+        for kind in sorted(kinds & {"list", "choice"}):
+            left_out = [k for k in config.cutoffs if k not in self._cutoffs(kind)]
+            if not left_out:
+                continue
             metrics = ", ".join(f"hr@{k} and ndcg@{k}" for k in left_out)
+            reason, least = f"tasks.candidates: {candidates} are never ranked lower", 1
+            if kind in self.by_beams:
+                reason, least = f"answers.beams: {config.beams} beams find no longer lists", 0
             warnings.warn(
-                f"config.text.answers.beams: {config.beams} beams find no longer lists; {metrics} "
-                f"of lists are left out; expected at least {max(left_out)} for them",
+                f"config.text.{reason}; {metrics} of {kind}s are left out; expected at least "
+                f"{max(left_out) + least} for them",
                 stacklevel=2,
             )
 

@@ -21,6 +21,7 @@ from recjax.recsysllm.prompts import LONG, PROMPTS, Family, TaskPrompt
 from recjax.recsysllm.text import Behaviour
 
 _LONGEST_REVIEW = 1200  # letters of a review that is read
+_LEAST = 0.5  # the lowest of half stars
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class TasksConfig(Checked):
     rated: Count = 0  # earlier items that prompt 1-11 tells with their stars; 0 = it is not asked
     candidates: Annotated[int, Range(2, 1000)] = 20  # C, items to choose from; one is right
     reviews: str = ""  # a file of reviews (`recjax.data.reviews`); "" = none
-    only: tuple[str, ...] = ()  # ids of prompts that are trained; () = all but those held out
+    only: tuple[str, ...] = ()  # ids of prompts that are trained; () = all that are not held out
 
     def __post_init__(self):
         super().__post_init__()
@@ -46,6 +47,8 @@ class TasksConfig(Checked):
         for id in self.only:
             if id not in PROMPTS:
                 raise FieldError("only", f"no prompt '{id}'; {nearest(id, PROMPTS)}")
+            if PROMPTS[id].held_out:
+                raise FieldError("only", f"prompt {id} is held out; expected ids that are trained")
             if "rated" in PROMPTS[id].fields and not self.rated:
                 raise FieldError("rated", f"prompt {id} tells earlier ratings; expected 1 or more")
 
@@ -141,6 +144,14 @@ class Tasks:
             out &= self._has(need, places)
         return out
 
+    def trained(self, family: Family, places: np.ndarray) -> list[str]:
+        """Ids of a family's prompts that are trained and can be asked about one of some places."""
+        return [id for id in self._trained(family) if self.able(PROMPTS[id], places).any()]
+
+    def _trained(self, family: Family) -> list[str]:
+        prompts, only = [p for p in PROMPTS.values() if p.family == family], self.config.only
+        return [p.id for p in prompts if not p.held_out and (not only or p.id in only)]
+
     def usable(self, family: Family, places: np.ndarray) -> list[str]:
         """Ids of a family's prompts that are trained and that the data have fields for.
 
@@ -151,14 +162,15 @@ class Tasks:
         Raises:
             InputError: naming the family and what the data lack; ratings that are no 1 to 5 stars.
         """
-        if family == "rating" and self.ratings is not None and np.max(self.ratings, initial=0) > 5:
-            raise InputError(
-                f"config.text.tasks.rating: the data have ratings of up to {np.max(self.ratings):g}"
-                "; its prompts ask for 1 to 5 stars, and a 4 is liked: scale them before `recjax "
-                "prepare`"
-            )
-        prompts, only = {id: p for id, p in PROMPTS.items() if p.family == family}, self.config.only
-        ids = [id for id, p in prompts.items() if (id in only if only else not p.held_out)]
+        if family == "rating" and self.ratings is not None and len(self.ratings):
+            low, high = np.min(self.ratings), np.max(self.ratings)
+            if low < _LEAST or high > 5:
+                raise InputError(
+                    f"config.text.tasks.rating: the data have ratings from {low:g} to {high:g}; "
+                    "its prompts ask for 1 to 5 stars, and a 4 is liked: scale them before `recjax "
+                    "prepare`"
+                )
+        ids = self._trained(family)
         if not ids:
             raise InputError(
                 f"config.text.tasks.only: no prompt of {family}, whose share is above 0"
@@ -168,7 +180,7 @@ class Tasks:
                 f"config.text.tasks.{family}: config.split leaves no interaction to ask about; "
                 "expected users with longer histories"
             )
-        usable = [id for id in ids if self.able(PROMPTS[id], places).any()]
+        usable = self.trained(family, places)
         if not usable:
             needs = {_NEEDS[f] for id in ids for f in PROMPTS[id].fields if f in _NEEDS}
             lacking = {need for need in needs if not self._has(need, places).any()}

@@ -74,6 +74,10 @@ class AdaptingConfig(Checked):
             raise FieldError("quant", "expected nothing where all parameters are trained")
         if self.method == "full" and self.dtype not in ("", "float32"):
             raise FieldError("dtype", "expected float32 where all parameters are trained")
+        if self.merge and self.method == "full":
+            raise FieldError(
+                "merge", "of an adapter; expected False where all parameters are trained"
+            )
 
 
 class AdaptingRun(Run):

@@ -63,11 +63,27 @@ def test_reviews_of_any_table(tmp_path):
     store = prepare(DataConfig("table", str(tmp_path / "flat"), str(log), options))
     found = read_reviews(log, store)
     assert (found.bodies, found.headlines) == (["Good tea", "Bad"], ["Tea!", ""])
-    log = tmp_path / "titled.csv"  # a title is the item's where the store says so
-    log.write_text("user,item,text,title\na,x,Good,Tea\nb,x,Bad,No tea\n")
-    options = {"title": "title", "timestamp": ""}
-    titled = prepare(DataConfig("table", str(tmp_path / "titled"), str(log), options))
-    assert titled.titles[1] == "Tea" and read_reviews(log, titled).headlines == ["", "No tea"]
     other = tmp_path / "reviews.csv"
     other.write_text("user,item,comment\nb,x,Worse\n")
     assert read_reviews(other, store).bodies == ["", "Worse"]
+
+
+@pytest.mark.parametrize(("title", "lines"), [
+    ("title", ["user,item,text,title,headline", "a,x,Good,Tea,Tea!", "b,x,Bad,New tea,"]),
+    ("on.title", [
+        '{"user": "a", "item": "x", "on": {"title": "Tea", "text": "Good", "headline": "Tea!"}}',
+        '{"user": "b", "item": "x", "on": {"title": "New tea", "text": "Bad"}}',
+    ]),
+])  # fmt: skip
+def test_an_items_title_is_no_headline(tmp_path, title, lines):
+    """In the store's log, where items may have several; elsewhere a title may be a headline."""
+    log = tmp_path / ("log.csv" if title == "title" else "log.jsonl")
+    log.write_text("\n".join(lines))
+    options = {"title": title, "timestamp": ""}
+    store = prepare(DataConfig("table", str(tmp_path / "store"), str(log), options))
+    found = read_reviews(log, store)
+    assert store.titles[1] == "Tea" and found.bodies == ["Good", "Bad"]
+    assert found.headlines == ["Tea!", ""]
+    other = tmp_path / "reviews.csv"
+    other.write_text("user,item,text,title\na,x,Good,Tea\nb,x,Bad,No tea\n")
+    assert read_reviews(other, store).headlines == ["", "No tea"]

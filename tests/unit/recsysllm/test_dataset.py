@@ -105,6 +105,19 @@ def test_reviews_find_their_interactions(make, store, tmp_path):
     assert made.fingerprint != make().fingerprint
 
 
+@pytest.mark.parametrize(
+    ("key", "text"), [("users", "user,age\nbob,24\n"), ("sentences", '{"fact": "{column}"}')]
+)
+def test_files_beside_the_store_are_known_by_their_content(make, tmp_path, key, text):
+    def fingerprint(name, text):
+        (tmp_path / name).write_text(text)
+        return make(**{key: str(tmp_path / name)}).fingerprint
+
+    found = fingerprint("a", text)
+    assert found == fingerprint("b", text) != fingerprint("a", text + "\n")
+    assert found != make().fingerprint
+
+
 def test_features_are_words_of_training_reviews(make, tmp_path):
     """Five reviews of held-out items have the words; of training there is one review."""
     held_out = [(user, item) for user in ("ann", "bob", "cy") for item in "cd"][:5]

@@ -35,6 +35,10 @@ CONFIGS = {
 TEXTS = [[20, 3, 24, 5, 1, 2, 3, 25, 21], [20, 26, 7, 4, 5, 6, 21], [20, 1, 24, 24, 21]]
 ENTITIES = [(1, 2, 3), (1, 2), (4, 5), (5, 4, 4), (2,)]
 NEW, LENGTH = 5, 32
+# The models, and whether a causal one reads texts both ways.
+READERS = pytest.mark.parametrize(
+    ("name", "prefix"), [*((name, False) for name in CONFIGS), ("llama", True)]
+)
 
 
 @functools.cache
@@ -48,7 +52,7 @@ def pool_of(entities):
     return EntityPool(entities, MARKS.sop, SIZES["max_length"])
 
 
-def reread(lm, text, pieces, ended, pool):
+def reread(lm, text, pieces, ended, pool, prefix=False):
     """Log-probabilities [n V] before each token that was written, and these tokens; no cache.
 
     The last token of a text that did not end by itself was never read.
@@ -70,7 +74,8 @@ def reread(lm, text, pieces, ended, pool):
     written = np.arange(LENGTH) >= len(text)
     mask = np.where(written[:, None], np.tri(LENGTH, dtype=bool), np.arange(LENGTH) < len(text))
     if lm.family.name == "llama":
-        logits = lm(np.pad(tokens, (0, LENGTH - len(tokens)))[None])
+        both_ways = np.asarray(mask)[None] if prefix else None
+        logits = lm(np.pad(tokens, (0, LENGTH - len(tokens)))[None], mask=both_ways)
     else:
         wide = ((0, 0), (0, LENGTH - len(tokens)))
         logits = lm(
@@ -111,14 +116,14 @@ def count(text):
 
 
 @pytest.mark.parametrize("pool", [None, pool_of(ENTITIES)], ids=["counted", "entities"])
-@pytest.mark.parametrize("name", CONFIGS)
-def test_greedy_at_every_place_as_without_a_cache(name, pool):
+@READERS
+def test_greedy_at_every_place_as_without_a_cache(name, prefix, pool):
     """The likeliest token at each place; ends and cut texts, one blank and two, padded rows."""
     lm = model(name)
-    found = Infiller(lm, marks=MARKS, pool=pool)(TEXTS, max_new_tokens=NEW)
+    found = Infiller(lm, marks=MARKS, pool=pool, prefix=prefix)(TEXTS, max_new_tokens=NEW)
     for row, text in enumerate(TEXTS):
         pieces, ended = found_in(found, row, 0, count(text))
-        logs, targets = reread(lm, text, pieces, ended, pool)
+        logs, targets = reread(lm, text, pieces, ended, pool, prefix)
         ends = logs[:, [MARKS.eop, MARKS.eos]].max(axis=1)
         logs[:, [MARKS.sop, MARKS.eop, MARKS.eos]] = -np.inf
         for log, end, target in zip(logs, ends, targets, strict=True):
@@ -127,7 +132,7 @@ def test_greedy_at_every_place_as_without_a_cache(name, pool):
     assert found.lengths[1, 0, 1] == 0 and not found.valid[1, 0, 1]  # the text has one blank
 
 
-def assert_scores(lm, found, pool, texts, penalty=1.0):
+def assert_scores(lm, found, pool, texts, prefix=False):
     """Each beam's score is that of its text, read at once; they fall; none is there twice."""
     for row, text in enumerate(texts):
         seen = set()
@@ -136,20 +141,21 @@ def assert_scores(lm, found, pool, texts, penalty=1.0):
                 continue
             pieces, ended = found_in(found, row, beam, count(text))
             seen.add(str((pieces, ended)))
-            logs, targets = reread(lm, text, pieces, ended, pool)
+            logs, targets = reread(lm, text, pieces, ended, pool, prefix)
             ends = logs[:, [MARKS.eop, MARKS.eos]]
             own = [ends[n].max() if t < 0 else logs[n, t] for n, t in enumerate(targets)]
-            np.testing.assert_allclose(score, sum(own) / len(own) ** penalty, atol=1e-4)
+            np.testing.assert_allclose(score, sum(own) / len(own), atol=1e-4)
         assert (np.diff(found.scores[row]) <= 0).all()
     return seen
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_beams_over_two_blanks_score_as_without_a_cache(name):
+@READERS
+def test_beams_over_two_blanks_score_as_without_a_cache(name, prefix):
     lm, pool = model(name), pool_of(ENTITIES)
-    found = Infiller(lm, marks=MARKS, pool=pool)(TEXTS, max_new_tokens=NEW, beams=4)
+    filler = Infiller(lm, marks=MARKS, pool=pool, prefix=prefix)
+    found = filler(TEXTS, max_new_tokens=NEW, beams=4)
     assert (found.scores > -np.inf).all()
-    assert_scores(lm, found, pool, TEXTS)
+    assert_scores(lm, found, pool, TEXTS, prefix)
     assert {len(p) for row in range(3) for p in found_in(found, row, 0, 2)[0]} - {NEW}
 
 

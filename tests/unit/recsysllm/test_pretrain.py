@@ -5,7 +5,7 @@ import pytest
 
 from recjax.errors import InputError
 from recjax.recsysllm.passages import Passage, Piece, PieceEncoder, fill
-from recjax.recsysllm.pretrain import Blanking, EntityConfig, PassageBatches, sample_units
+from recjax.recsysllm.pretrain import OWN, Blanking, EntityConfig, PassageBatches, sample_units
 from recjax.recsysllm.spans import BlankConfig
 from recjax.text.token_batches import NO_LABEL
 from recjax.text.tokenizers import load_tokenizer
@@ -247,7 +247,23 @@ def test_batches_are_a_function_of_seed_and_step(make, glm_tokenizer, marks):
     assert texts(first) == sorted(texts(halves[0]) + texts(halves[1]))
 
 
-def test_how_many_questions_lose_their_beginning(make):
+def test_a_title_that_is_an_answer_is_whole(make, encoder, marks):
+    """The question has the rest of the row; an answer that is free text has half of it."""
+    asked = fill(TEXT, {"titles": ("Heat",) * 20})
+    title = "What About Bob? " * 20
+    while len(encoder.entity(title)) > LENGTH - OWN:
+        title = title[:-1].strip()
+    row = make()([Passage("y", asked, (Piece(title, True),))], np.array([0]))
+    assert pieces_of(row, marks) == [tuple(encoder.entity(title))]
+    assert len(encoder.entity(title)) > LENGTH // 2 and len(row.tokens) <= LENGTH
+    row = make()([Passage("y", asked, (Piece(title),))], np.array([0]))
+    assert [len(piece) for piece in pieces_of(row, marks)] == [LENGTH // 2 - OWN]
+
+
+def test_how_many_questions_and_answers_are_cut(make):
+    name = (Piece("Name:"),)
+    half = Passage("y", name, (Piece("Big " * (LENGTH // 2)),))
+    assert make().share_cut([half]) == 1 and make().share_cut([Passage("y", name, name)]) == 0
     short = Passage("y", fill("Name {t}:", {"t": ("Big",)}), fill("{t}", {"t": ("Heat",)}))
     long = Passage("y", fill("Of {t}:", {"t": ("Big",) * LENGTH}), fill("{t}", {"t": ("Heat",)}))
     assert make().share_cut([ONE, short, long]) == 0.5 and make().share_cut([ONE]) == 0

@@ -164,6 +164,8 @@ def test_a_causal_family_may_read_the_text_both_ways(texts):
     runs = [make(texts, model=LLAMA, prefix=prefix) for prefix in (False, True)]
     params = runs[0].init_state().params
     assert abs(loss_of(runs[0], params) - loss_of(runs[1], params)) > 1e-5
+    with pytest.raises(InputError, match="config.prefix: True; glm reads texts both ways without"):
+        make(texts, prefix=True).check()
 
 
 @pytest.mark.devices
@@ -241,6 +243,7 @@ def test_the_plan(texts, trained):
         ({"model": {}}, "config.llm: a model's folder or config.model, a new one; neither is set"),
         ({"llm": "x"}, "config.llm: a model's folder or config.model, a new one; both are set"),
         ({"method": "lora"}, "config.method: adapters need a trained model"),
+        ({"merge": True}, "config.merge: of an adapter; expected False where all parameters are"),
         ({"remat": "full"}, "config.remat: of a folder's model; expected config.model.remat"),
         ({"text": {"source": "text"}}, "config.text.source: no source 'text'; did you mean"),
         ({"text": {"source": "texts"}}, "config.text.path: is empty; expected a file of texts"),

@@ -115,8 +115,10 @@ def test_held_out_prompts_are_never_trained(make):
     stream = mixture(tasks, split.train)
     used = {stream(place).prompt for place in range(3000)}
     assert used == set(PROMPTS) - HELD_OUT - {"1-11"}
-    one, _ = make(sequential=1.0, only=("2-3", "2-13"))
-    assert {mixture(one, split.train)(k).prompt for k in range(60)} == {"2-3", "2-13"}
+    one, _ = make(sequential=1.0, only=("2-3", "2-12"))
+    assert {mixture(one, split.train)(k).prompt for k in range(60)} == {"2-3", "2-12"}
+    with pytest.raises(InputError, match=r"only: prompt 2-13 is held out; expected ids that are"):
+        make(sequential=1.0, only=("2-3", "2-13"))
 
 
 def test_shares_hold(make):
@@ -205,9 +207,14 @@ def test_a_task_without_its_fields_is_an_error(make, family, given, message):
 
 def test_ratings_that_are_no_stars_are_an_error(make):
     tasks, split = make(rating=1.0)
-    ten = dataclasses.replace(tasks, ratings=2 * tasks.ratings)
-    with pytest.raises(InputError, match=r"tasks.rating: the data have ratings of up to 10; its"):
-        mixture(ten, split.train)(0)
+    for change, told in (
+        (lambda r: 2 * r, "2 to 10"), (lambda r: r > 3, "0 to 1"), (lambda r: r - 2, "-1 to 3"),
+    ):  # fmt: skip
+        other = dataclasses.replace(tasks, ratings=change(tasks.ratings).astype(np.float32))
+        with pytest.raises(InputError, match=f"tasks.rating: the data have ratings from {told}; i"):
+            mixture(other, split.train)(0)
+    halves = dataclasses.replace(tasks, ratings=tasks.ratings / 2)
+    mixture(halves, split.train)(0)
 
 
 def test_tasks_config_checks():
