@@ -17,6 +17,7 @@ from recjax.data.sources._times import UNITS, moment, numeric_date
 from recjax.data.spill import parts, spilling
 from recjax.data.store import Store, hash_file, open_store, store_files, write_store
 from recjax.errors import InputError
+from recjax.own_parts import is_own, own_module
 from recjax.paths import home
 from recjax.ranges import Checked, Count, FieldError, Range
 from recjax.replace import check_place, locked
@@ -39,7 +40,7 @@ SOURCES = (
 class DataConfig(Checked):
     """Section `data`: the raw log, its reader and its filters."""
 
-    source: str  # a reader of `recjax.data.sources`
+    source: str  # a reader of `recjax.data.sources`, or "package.module" of one's own
     store: str  # folder of the prepared data set
     path: str = ""  # raw data: as given, else under the folder named by RECJAX_DATA
     options: dict = dataclasses.field(default_factory=dict)  # the reader's own `Options`
@@ -109,6 +110,9 @@ def _origin(files: list[Path]) -> list[dict[str, Any]]:
 
 def read_options(config: DataConfig) -> tuple[Any, Any]:
     """The reader's module and its `Options`, from the config's `source` and `options`."""
+    if is_own(config.source):
+        module = own_module(config.source, "config.data.source", ("Options", "files", "read"))
+        return module, build(module.Options, config.options, "config.data.options")
     if config.source not in SOURCES:
         raise InputError(
             f"config.data.source: no reader '{config.source}'; {nearest(config.source, SOURCES)}"
