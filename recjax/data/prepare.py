@@ -17,6 +17,7 @@ from recjax.data.sources._times import UNITS, moment, numeric_date
 from recjax.data.spill import parts, spilling
 from recjax.data.store import Store, hash_file, open_store, store_files, write_store
 from recjax.errors import InputError
+from recjax.own_parts import is_own, own_module
 from recjax.paths import home
 from recjax.ranges import Checked, Count, FieldError, Range
 from recjax.replace import check_place, locked
@@ -39,7 +40,7 @@ SOURCES = (
 class DataConfig(Checked):
     """Section `data`: the raw log, its reader and its filters."""
 
-    source: str  # a reader of `recjax.data.sources`
+    source: str  # a reader of `recjax.data.sources`, or "package.module" of one's own
     store: str  # folder of the prepared data set
     path: str = ""  # raw data: as given, else under the folder named by RECJAX_DATA
     options: dict = dataclasses.field(default_factory=dict)  # the reader's own `Options`
@@ -62,13 +63,12 @@ class DataConfig(Checked):
 
     def times(self) -> tuple[int, int]:
         """`since` and `until` in seconds; all of time by default."""
-        since, until = (date_seconds(self, name) for name in ("since", "until"))
+        since, until = date_seconds("since", self.since), date_seconds("until", self.until)
         return since or 0, np.iinfo(np.int64).max if until is None else until
 
 
-def date_seconds(config: Any, name: str) -> int | None:
+def date_seconds(name: str, text: str) -> int | None:
     """The seconds of a config's field with an ISO date or time (UTC); None where it is empty."""
-    text = getattr(config, name)
     try:
         if text.isdecimal():  # seconds, or 20240301?
             raise ValueError("expected a date such as 2024-03-01")
@@ -109,6 +109,9 @@ def _origin(files: list[Path]) -> list[dict[str, Any]]:
 
 def read_options(config: DataConfig) -> tuple[Any, Any]:
     """The reader's module and its `Options`, from the config's `source` and `options`."""
+    if is_own(config.source):
+        module = own_module(config.source, "config.data.source", ("Options", "files", "read"))
+        return module, build(module.Options, config.options, "config.data.options")
     if config.source not in SOURCES:
         raise InputError(
             f"config.data.source: no reader '{config.source}'; {nearest(config.source, SOURCES)}"

@@ -16,7 +16,7 @@ from recjax.errors import InputError, shorten
 LEFT_OUT = {
     "unknown_users": "unknown users",
     "unknown_items": "items that the model does not know",
-    "interactions": "interactions with them",
+    "interactions": "interactions with these",
     "empty": "users or histories with nothing left",
     "unknown_among": "candidates that the model does not know",
 }
@@ -60,7 +60,7 @@ class Request:
 
     def left_out_words(self) -> str:
         """What was left out, for people; "" = nothing."""
-        return "; ".join(f"{n:,} {LEFT_OUT[kind]}" for kind, n in self.left_out.items())
+        return "; ".join(f"{LEFT_OUT[kind]}: {n:,}" for kind, n in self.left_out.items())
 
 
 def read_request(
@@ -112,7 +112,7 @@ def read_request(
     request = Request(items, spans, own, allowed, of_log, left_out)
     if not len(request):
         place = "" if log is None else f"{log.path}: "
-        raise InputError(f"{place}nobody is left to recommend to: {request.left_out_words()}")
+        raise InputError(f"{place}nobody is left to recommend to; {request.left_out_words()}")
     return request
 
 

@@ -7,7 +7,14 @@ from typing import Any
 
 from recjax.config import build, nearest, to_plain
 from recjax.errors import InputError
+from recjax.own_parts import is_own, own_module
 
+# What a module of each kind has.
+_NEEDED = {
+    "recommender": ("Config", "PARAM_AXES", "Recommender"),
+    "reference": ("Config", "needed", "fit", "score"),
+    "explainer": ("Config", "PARAM_AXES", "Model"),
+}
 # Names of papers whose models are settings of another one.
 _ELSEWHERE = {
     "bsarec": "it is 'filtered' with preset 'bsarec-beauty'",
@@ -24,14 +31,16 @@ def named_module(name: Any, package: str, names: Collection[str], kind: str) -> 
     """The module of a model.
 
     Args:
-        name: of the model.
+        name: of the model; with a dot, of a module of one's own.
         package: of the modules, inside `recjax.models`: "" or one that ends with a dot.
         names: all that there are.
         kind: what they are, for the error.
 
     Raises:
-        InputError: another name.
+        InputError: another name, or a module that is no model.
     """
+    if is_own(name):
+        return own_module(name, "config.model.name", _NEEDED[kind])
     if name not in names:
         other = _ELSEWHERE.get(re.sub(r"[\s_-]", "", str(name)).lower())
         hint = other if other and other.split("'")[1] in names else nearest(str(name), names)

@@ -50,9 +50,10 @@ class SplitConfig(Checked):
 
     def cuts(self) -> tuple[int, int] | None:
         """The first second of validation and of test; None = the ratios say."""
-        first, second = (date_seconds(self, name) for name in ("validation_from", "test_from"))
-        if first is None and second is None:
+        if not self.validation_from and not self.test_from:
             return None
+        first = date_seconds("validation_from", self.validation_from)
+        second = date_seconds("test_from", self.test_from)
         if first is None or second is None:
             missing, other = "validation_from", "test_from"
             if second is None:

@@ -13,6 +13,7 @@ from recjax.data.prepare import prepare, read_options
 from recjax.data.store import Store, open_store
 from recjax.errors import InputError
 from recjax.lazy import resolve
+from recjax.own_parts import is_own, own_module
 from recjax.systems import SYSTEMS
 
 # Keys of every run's config that may change when it is resumed.
@@ -76,7 +77,10 @@ class System:
 
 
 def load_system(name: str) -> System:
-    """The system of a name; `InputError` with the nearest known one."""
+    """The system of a name, or of a module of one's own with a `SYSTEM`; `InputError` with the
+    nearest known one."""
+    if is_own(name):
+        return own_module(name, "config.system", ("SYSTEM",)).SYSTEM
     if not isinstance(name, str) or name not in SYSTEMS:
         raise InputError(f"config.system: no system '{name}'; {nearest(str(name), SYSTEMS)}")
     return resolve(SYSTEMS[name])

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "recjax"
 # no jax.
 LAYERS = (
     ("lazy", "systems"),
-    ("errors", "typing", "ranges", "config", "paths", "arguments"),
+    ("errors", "typing", "ranges", "config", "paths", "arguments", "own_parts"),
     ("array_files", "json_files", "memory", "locks"),
     ("signals", "sharded"),
     ("replace", "out_files"),
@@ -52,8 +52,9 @@ FORBIDDEN = {
     **{system: SYSTEMS - {system} for system in SYSTEMS},
 }
 # What is imported by a name that a table holds: systems and families of language models, when a
-# config asks for one (the only way up), and the public names of a package.
-BY_NAME = ("models/language.py", "lazy.py")
+# config asks for one (the only way up), and the public names of a package; and a module of a
+# user's own, which a config names.
+BY_NAME = ("models/language.py", "lazy.py", "own_parts.py")
 # Contracts build models, their training state, and language models as one object.
 ALSO = {"testing": {"training", "llm"}}
 NEVER = {"torch", "tensorflow", "pandas"}

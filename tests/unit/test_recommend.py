@@ -161,7 +161,8 @@ def test_what_is_unknown_may_be_left_out(recjax, workdir, tmp_path):
     assert [one["user"] for one in done["lists"]] == ["u7", "u1"] and done["users"] == 2
     assert all(sorted(one["items"]) == ["i1", "i3", "i4"] for one in done["lists"])
     assert done["left_out"] == {"unknown_users": 1, "unknown_among": 1}
-    assert err.startswith("left out: 1 unknown users; 1 candidates that the model does not know")
+    told = "left out: unknown users: 1; candidates that the model does not know: 1\n"
+    assert err.startswith(told)
     # A history keeps its number.
     given = ("--history=x,y", "--history=i1,x,i2", "--history=i4")
     status, done, err = recjax("recommend", *flags, *given)
@@ -174,7 +175,7 @@ def test_what_is_unknown_may_be_left_out(recjax, workdir, tmp_path):
     assert found.keys == expected.keys and found.numbers == [2, 3]
     assert recjax("recommend", *flags)[1]["left_out"] == {}
     for given, message in {
-        "--history=x": "nobody is left to recommend to: 1 items that the model does not know",
+        "--history=x": "nobody is left to recommend to; items that the model does not know: 1",
         f"--among={users}": "no item that may be recommended; the data have none of them",
     }.items():
         status, _, err = recjax("recommend", *flags, given)
@@ -200,6 +201,12 @@ def test_users_of_a_new_log(recjax, workdir, tmp_path):
     users.write_text("u7\nother\n7\n")
     status, done, _ = recjax(*flags, f"--users={users}")
     assert status == 0 and [one["user"] for one in done["lists"]] == ["u7", "7"]
+    spans = run.request(log=log).spans
+    assert spans.users.tolist() == [-1, -1, run.store.user_numbers["u7"]]
+    assert spans.times is None
+    run.timed = True  # a model that reads times has those of the log
+    assert run.request(log=log).spans.times.tolist() == [3, 1, 8, 9]
+    run.timed = False
     by_name = run.recommend(["u7"], k=4, log=log)
     assert by_name.users == ["u7"] and by_name.keys == [expected.keys[2]]
     users.write_text("u7\nu1\n")
@@ -210,7 +217,7 @@ def test_users_of_a_new_log(recjax, workdir, tmp_path):
     assert status == 2 and "--log and --history exclude each other" in err
     log.write_text("user,item,timestamp\nu1,fresh,1\n")
     status, _, err = recjax(*flags)
-    assert status == 2 and f"{log}: nobody is left to recommend to: 1 items" in err
+    assert status == 2 and f"{log}: nobody is left to recommend to; items that" in err
     log.write_text("user,item,timestamp\nu1,i1,soon\n")
     status, _, err = recjax(*flags)
     assert status == 2 and f"{log}:2: 'timestamp' is 'soon'" in err

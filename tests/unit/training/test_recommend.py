@@ -1,5 +1,8 @@
 """`run.recommend`: the evaluator's lists, of every model; users, histories, candidates, errors."""
 
+import re
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -131,6 +134,22 @@ def test_scores_are_those_of_the_model(sasrec):
     assert (found.ids[0, count:] == 0).all() and (found.scores[0, count:] == -np.inf).all()
     assert len(found.keys[0]) == len(found.titles[0]) == count == len(set(found.ids[0, :count]))
     np.testing.assert_allclose(found.scores[0, :count], scores[found.ids[0, :count]], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sasrec", "bert4rec"])
+def test_exported_vectors_rank_as_the_guide_says(make, name):
+    text = (Path(__file__).parents[3] / "recjax" / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (code,) = (block for block in blocks if block.startswith("vectors = "))
+    run, params = make(name)
+    histories = histories_of(run, run.split.test)[:3]
+    rows = [[run.store.item_ids[key] for key in keys[-4:]] for keys in histories]
+    names = {"np": np, "run": run, "model": run.model.merge(params)}
+    names["ids"] = np.array([[0] * (4 - len(row)) + row for row in rows])
+    exec(code, names)
+    shown = [[names["keys"][place] for place in row] for row in names["best"]]
+    histories = [keys[-4:] for keys in histories]
+    assert shown == run.recommend(histories, k=10, filter_seen=False, params=params).keys
 
 
 def test_among(sasrec):
