@@ -13,8 +13,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from recjax.config import to_plain
 from recjax.errors import InputError
 from recjax.json_files import parse
+from recjax.training.ranking_run import SplitConfig
 
 FILE = "item_vectors.safetensors"
 
@@ -57,8 +59,11 @@ def check_origin(folder: Path, data: str, split: Mapping[str, Any]) -> None:
         InputError: the same data under another split.
     """
     origin = _read_origin(folder)
-    wanted = json.loads(json.dumps(dict(split)))  # tuples as lists
-    if origin.get("data") == data and origin.get("split") != wanted:
+    defaults, found = to_plain(SplitConfig()), origin.get("split")
+    wanted = json.loads(json.dumps(defaults | dict(split)))  # tuples as lists
+    if isinstance(found, dict):  # an earlier version has fewer keys
+        found = json.loads(json.dumps(defaults)) | found
+    if origin.get("data") == data and found != wanted:
         raise InputError(
             f"{folder}: a language model that was trained on split {origin.get('split')} of this "
             f"data has read histories of the test; expected {wanted}"

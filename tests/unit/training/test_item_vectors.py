@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from recjax.config import build, to_plain
 from recjax.errors import InputError
 from recjax.training.item_vectors import (
     FILE,
@@ -12,6 +13,7 @@ from recjax.training.item_vectors import (
     read_item_vectors,
     write_item_vectors,
 )
+from recjax.training.ranking_run import SplitConfig
 
 SPLIT = {"name": "chronological_sequences", "ratios": (8, 1, 1), "by": "user"}
 WORDS = {"past": "read", "doing": "reading", "item": "book", "items": "books"}
@@ -33,6 +35,7 @@ def test_what_is_written_is_read(folder):
 
 def test_the_same_split_or_other_data_pass(folder, tmp_path_factory):
     check_origin(folder, "x1", SPLIT)
+    check_origin(folder, "x1", to_plain(build(SplitConfig, SPLIT, "config.split")))
     check_origin(folder, "x2", {**SPLIT, "by": "end"})
     check_origin(tmp_path_factory.mktemp("none"), "x1", SPLIT)
 
