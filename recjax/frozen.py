@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recjax.data.prepare import prepare
+from recjax.data.prepare import is_gone, prepare
 from recjax.data.ragged import row_positions
 from recjax.data.splits import Spans
 from recjax.data.store import Store, open_store
@@ -56,7 +56,9 @@ def recommender_store(workdir: str | Path, may_prepare: bool, key: str) -> Store
         raise InputError(f"{key}: {error}") from None
     if not isinstance(config, RunConfig):
         raise InputError(f"{key}: {workdir}: a run of another kind; expected a recommender's")
-    return prepare(config.data) if may_prepare else open_store(config.data.store)
+    if may_prepare and not is_gone(config.data.path):
+        return prepare(config.data)
+    return open_store(config.data.store)
 
 
 class Encoder:

@@ -93,6 +93,15 @@ def resolve(path: str, key: str = "config.data.path") -> Path:
     raise InputError(f"{key}: no file or folder {given} {where}{pattern}")
 
 
+def is_gone(path: str) -> bool:
+    """Whether raw data that a run was made of are no longer there; its store serves."""
+    try:
+        resolve(path)
+    except InputError:
+        return bool(path)
+    return False
+
+
 def _origin(files: list[Path]) -> list[dict[str, Any]]:
     """Name, size and hash of the raw files."""
     for file in files:

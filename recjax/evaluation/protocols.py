@@ -28,7 +28,7 @@ from jax.sharding import NamedSharding
 from recjax.config import nearest
 from recjax.data.negatives import sort_positives, uniform_negatives
 from recjax.data.pipeline import EvalBatches, in_order
-from recjax.data.ragged import row_numbers, row_positions
+from recjax.data.ragged import row_numbers
 from recjax.data.rows import some_rows
 from recjax.data.splits import Spans
 from recjax.errors import InputError
@@ -51,7 +51,7 @@ from recjax.typing import Array
 PROTOCOLS = ("full", "full_with_seen", "uni100")
 _NEGATIVES = 100
 _REPEATED = 0.05  # of the targets may stand in their own histories before it is told
-_EXAMPLES = 1 << 14  # whose histories are looked through together
+_ITEMS = 1 << 20  # that are looked at together
 
 # (params, batch) -> (h [B D] of each example's newest item, table [I D]), or (scores [B I], None).
 EncodeFn = Callable[[Any, dict[str, Array]], tuple[Array, Array | None]]
@@ -180,14 +180,25 @@ class Evaluator:
     @functools.cached_property
     def repeated(self) -> float:
         """The share of targets that stand in their own histories."""
-        found = 0
-        for first in range(0, self.count, _EXAMPLES):
-            spans = self._chosen[first : first + _EXAMPLES]
-            lengths = spans.stops - spans.starts
-            rows = row_numbers(lengths)
-            same = self.items[spans.starts[rows] + row_positions(lengths)]
-            same = same == self.items[spans.stops][rows]
-            found += len(np.unique(rows[same]))
+        spans, found, first = self._chosen[np.argsort(self._chosen.users)], 0, 0
+        while first < len(spans):
+            begin = int(self.offsets[spans.users[first]])
+            # The users whose items are looked at together: one at least.
+            stop = max(
+                int(np.searchsorted(self.offsets, begin + _ITEMS, "right")) - 1,
+                int(spans.users[first]) + 1,
+            )
+            last = first + int(np.searchsorted(spans.users[first:], stop))
+            lengths = np.diff(self.offsets[spans.users[first] : stop + 1])
+            items = np.asarray(self.items[begin : self.offsets[stop]], np.int64)
+            keys = row_numbers(lengths) * self.n_items + items
+            order = np.argsort(keys, kind="stable")
+            before = np.full(len(keys), -1)  # the place of the same user's same item, the last time
+            again = keys[order[1:]] == keys[order[:-1]]
+            before[order[1:][again]] = order[:-1][again]
+            part = spans[first:last]
+            found += int((before[part.stops - begin] >= part.starts - begin).sum())
+            first = last
         return found / self.count
 
     @property

@@ -8,6 +8,7 @@ as the answer: the mean over its tokens, as in `recjax.scoring.options`.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -226,6 +227,8 @@ class ByBeams:
         among: Iterable[Any] | None = None,
         step: int | None = None,
         params: Any = None,
+        log: str | Path | None = None,
+        skip_unknown: bool = False,
     ) -> Recommendations:
         """The k best items by beams; arguments as of `RecommenderRun.recommend`.
 
@@ -239,12 +242,13 @@ class ByBeams:
         run: Any = self
         if self.lists is None:
             return super().recommend()  # type: ignore[misc]  # raises
-        request = run.request(asked, among)
+        request = run.request(asked, among, log=log, skip_unknown=skip_unknown)
         if params is None:
             params = run.restore(run.best_step() if step is None else step)
         parts = list(self.lists.stream(params, request, k, filter_seen=filter_seen))
         ids, scores = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return Recommendations(ids, scores, run.store.catalog, request.users)
+        numbers = None if request.keys else request.names
+        return Recommendations(ids, scores, run.store.catalog, request.keys, numbers)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -176,7 +176,8 @@ class Infiller:
             max_new_tokens: of each blank, from 1; by default 64, or one more than the longest
                 entity where the constraint is the pool.
             temperature: 0 takes the most likely token; above, tokens are drawn.
-            top_k, top_p: draw among the k most likely, or the most likely that make up p.
+            top_k, top_p: draw among the k most likely, or the most likely that make up p, at a
+                temperature above 0.
             beams: above 1, beam search over all blanks of a text together (`temperature` 0).
             length_penalty, early_stopping: of beam search; see `recjax.generate.beam`.
             processors: of `recjax.generate.processors`; `step` counts the tokens of all blanks.

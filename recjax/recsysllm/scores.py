@@ -154,8 +154,8 @@ class TaskEvaluator:
     def _cutoffs(self, kind: str) -> tuple[int, ...]:
         if kind in self.by_beams:
             return self._config.beam_cutoffs
-        candidates = self.source.options.tasks.candidates  # each is among the first so many
-        return tuple(k for k in self._config.cutoffs if k < candidates)
+        candidates = self.source.options.tasks.candidates
+        return tuple(k for k in self._config.cutoffs if k <= candidates)
 
     def check(self) -> None:
         """Raises `InputError` where nothing can be measured; warns of what is left out."""
@@ -172,12 +172,12 @@ class TaskEvaluator:
             if not left_out:
                 continue
             metrics = ", ".join(f"hr@{k} and ndcg@{k}" for k in left_out)
-            reason, least = f"tasks.candidates: {candidates} are never ranked lower", 1
+            reason = f"tasks.candidates: {candidates} are never ranked lower"
             if kind in self.by_beams:
-                reason, least = f"answers.beams: {config.beams} beams find no longer lists", 0
+                reason = f"answers.beams: {config.beams} beams find no longer lists"
             warnings.warn(
                 f"config.text.{reason}; {metrics} of {kind}s are left out; expected at least "
-                f"{max(left_out) + least} for them",
+                f"{max(left_out)} for them",
                 stacklevel=2,
             )
 

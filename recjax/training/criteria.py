@@ -41,7 +41,7 @@ class Progress:
     Attributes:
         best_step: step of the best validation, or None.
         best_value: its metric; negative where lower is better.
-        stale: validations since then.
+        stale: validations since then, up to the cool-down.
         stopped: goals and patience let training end before its cap.
         met: there are goals, and the newest validation met them all.
         unmet: goals that it did not meet, in words.
@@ -84,15 +84,15 @@ class Progress:
         parts = {f"loss/{k}": v[0] / v[1] for k, v in sorted(self.losses.items()) if k}
         return {"loss": self.loss, **parts}
 
-    def may_go_on(self, cap: int, patience: int) -> bool:
-        """Whether there is more to train.
+    def may_go_on(self, cap: int, patience: int, goals: bool = False) -> bool:
+        """Whether there is more to train, for a run with or without goals.
 
         There is not if patience (that of now) or the goals have ended the run, or if it ended at
         this cap or a later one. Where there is patience, goals that are met do not end a run by
         themselves.
         """
         if self.stopped:
-            ended = self.stale >= patience and (self.met or patience > 0)
+            ended = self.stale >= patience and (goals or patience > 0)
             return not ended or (self.cooling is not None and not self.cap)
         return not self.cap or (cap > self.cap and not (self.met and not patience))
 
@@ -113,12 +113,12 @@ class Progress:
         value = -values[metric] if lower_is_better(metric) else values[metric]
         self.unmet = unmet(goals, values)
         self.met = bool(goals) and not self.unmet
-        if value > self.best_value:
-            self.best_step, self.best_value, self.stale = step, value, 0
-        else:
-            self.stale += 1
+        better = value > self.best_value
+        if better:
+            self.best_step, self.best_value = step, value
         if self.cooling is not None:
             return False
+        self.stale = 0 if better else self.stale + 1
         plateau = self.stale >= patience
         self.stopped = plateau and (self.met if goals else bool(patience))
         return self.stopped

@@ -215,9 +215,8 @@ def _in_chunks(h, table, targets, weights, seen, static, grads, sparse):
 
     blocks = max(1, -(-positions // chunk))
     blocks = block_count(positions, blocks) if sparse else blocks
-    chunk = max(
-        1, -(-positions // blocks)
-    )  # all alike: the last one would be padded to the others' size
+    # All alike: the last one would be padded to the others' size.
+    chunk = max(1, -(-positions // blocks))
     pad = blocks * chunk - positions
 
     def in_blocks(x):

@@ -192,7 +192,7 @@ class Loop:
 
     @property
     def _may_go_on(self) -> bool:
-        return self._progress.may_go_on(self._cap, self.config.patience)
+        return self._progress.may_go_on(self._cap, self.config.patience, bool(self.config.goals))
 
     @property
     def _last(self) -> int:

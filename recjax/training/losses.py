@@ -20,7 +20,7 @@ def _scores(pattern: str, h: Array, vectors: Array) -> Array:
 
 def _reduce(losses: Array, weights: Array) -> SumWeight:
     check_shapes("T, T", losses=losses, weights=weights)
-    return jnp.sum(jnp.where(weights != 0, losses * weights, 0.0)), jnp.sum(weights)
+    return jnp.sum(losses * weights), jnp.sum(weights)
 
 
 def binary_cross_entropy(

@@ -44,7 +44,7 @@ class SplitConfig(Checked):
             raise FieldError("ratios", f"expected (train, validation, test), got {self.ratios}")
         cuts = self.cuts()
         if cuts and self.name != "chronological_time":
-            raise FieldError("validation_from", f"'{self.name}' does not read it")
+            raise FieldError("validation_from", f"'{self.name}' reads neither it nor test_from")
         if cuts and cuts[0] > cuts[1]:
             raise FieldError("test_from", f"'{self.test_from}' is before validation_from")
 

@@ -329,7 +329,7 @@ class RecommenderRun(RankingRun, Run):
     def check(self) -> None:
         """See `Run.check`; of the objective, too."""
         super().check()
-        if not self._check_newest():  # it has what it started from
+        if self.config.start and not self._begun():
             self._started()
         if self.objective.config.states_weight and not self._module.Recommender.generative:
             raise InputError(
@@ -403,7 +403,7 @@ def settled(config: RunConfig, store: Store) -> Any:
     return dataclasses.replace(own_settled(config, store), start=start)
 
 
-# What lies behind the last two is in the checkpoints.
+# The checkpoints have what a run started from, and tell vectors from others.
 MAY_CHANGE = ("data.path", "data.store", "start", "items.vectors")
 SYSTEM = System(
     RunConfig, RecommenderRun, complete, settled=settled, may_change=MAY_CHANGE

@@ -19,6 +19,7 @@ from recjax.training import parallel
 from recjax.training.checkpoint import Checkpoints
 from recjax.training.claim import Claim
 from recjax.training.criteria import Progress
+from recjax.training.group import current
 from recjax.typing import Params
 
 
@@ -187,12 +188,15 @@ class SavedRun(abc.ABC):
         # The best step is gone when a later, better one is damaged.
         return latest if best is None or best not in self.checkpoints.steps() else best
 
-    def _check_newest(self) -> bool:
-        """Whether there is a checkpoint, as far as one process can tell.
+    def _begun(self) -> bool:
+        """Whether there is a checkpoint, as process 0 sees it."""
+        folder = (self.workdir or Path()) / "checkpoints"
+        own = self.workdir is not None and folder.is_dir()
+        own = own and any(step.name.isdecimal() for step in folder.iterdir())
+        return current().gather("whether there is a checkpoint", own)[0]
 
-        Raises:
-            InputError: the newest one is of another model or other data.
-        """
+    def _check_newest(self) -> None:
+        """Raises `InputError` where the newest checkpoint is of another model or other data."""
         folder = None if self.workdir is None else self.workdir / "checkpoints"
         # Of several processes one may have made the folder already, and all open it together.
         if folder is not None and folder.is_dir() and jax.process_count() == 1:
@@ -200,8 +204,6 @@ class SavedRun(abc.ABC):
                 step = checkpoints.latest()
                 if step is not None:
                     self._meta(checkpoints, step)
-                    return True
-        return False
 
     def _meta(self, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
         meta = checkpoints.meta(step)

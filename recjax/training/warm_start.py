@@ -3,8 +3,10 @@
 import re
 from typing import Any
 
+import jax
 import numpy as np
 
+from recjax.sharded import MESH_AXES
 from recjax.training.state import init_params
 from recjax.typing import Params
 
@@ -28,14 +30,16 @@ def start_from(run: Any, other: Any, params: Params) -> dict[str, np.ndarray]:
     for path, value in params.items():
         if path not in shapes or run.roles[path] == "frozen":
             continue
-        found = None if same else _rows(path, value.shape, run.store, other.store)
+        alike = same and shapes[path].shape == value.shape
+        found = None if alike else _rows(path, value.shape, run.store, other.store)
         if found is not None and shapes[path].shape[1:] == value.shape[1:]:
             rows[path] = found
         elif found is None and shapes[path].shape == value.shape:
             out[path] = np.asarray(value)
     if rows:
         but = shapes.keys() - rows.keys()
-        drawn = init_params(run.build, run.seed, run.placed_axes, run.mesh, but=but)
+        own = jax.sharding.Mesh(np.array(jax.local_devices()[:1]).reshape(1, 1, 1), MESH_AXES)
+        drawn = init_params(run.build, run.seed, run.placed_axes, own, but=but)  # whole, here
         for path, (old, new) in rows.items():
             out[path] = np.array(drawn[path])
             out[path][new] = np.asarray(params[path])[old]

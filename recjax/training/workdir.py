@@ -1,5 +1,6 @@
 """A run's folder: `config.json manifest.json metrics.jsonl checkpoints/ events.*`."""
 
+import contextlib
 import importlib.metadata
 import json
 import platform
@@ -11,7 +12,7 @@ from typing import Any
 import jax
 
 from recjax.config import build, to_plain
-from recjax.data.prepare import resolve as log_path
+from recjax.data.prepare import is_gone
 from recjax.errors import InputError
 from recjax.paths import home
 from recjax.replace import recovered, write_text
@@ -84,8 +85,7 @@ def claimed_run(config: Any, claim: Claim) -> Any:
     """The run of a config, in a folder that is claimed for it; writes nothing there."""
     system = load_system(config.system)
     resumes = (claim.folder / "config.json").exists()
-    # Its new keys at their defaults.
-    old = plain_config(_read_config(claim.folder)) if resumes else {}
+    old = _completed(claim.folder) if resumes else {}
     # Several processes would write over each other.
     may_prepare = jax.process_count() == 1 and not _log_is_gone(config, old)
     with stopping() as stop, stop.at_once():
@@ -94,7 +94,8 @@ def claimed_run(config: Any, claim: Claim) -> Any:
     _check_alike(plain_config(config), store.fingerprint, system.may_change)
     if resumes:
         may = (*MAY_CHANGE, *system.may_change)
-        changed = [k for k in _differences(old, plain_config(config)) if k not in may]
+        new = complete(plain_config(config))
+        changed = [k for k in _differences(old, new) if k not in may]
         if changed:
             raise InputError(
                 f"{claim.workdir}: belongs to a run with another config ({', '.join(changed)} "
@@ -105,16 +106,19 @@ def claimed_run(config: Any, claim: Claim) -> Any:
     return run
 
 
+def _completed(folder: Path) -> dict[str, Any]:
+    """The settings in a workdir's config.json, those that an earlier version had not at their
+    defaults."""
+    plain = plain_config(_read_config(folder))
+    with contextlib.suppress(InputError):  # a file that it names is gone
+        plain = complete(plain)
+    return plain
+
+
 def _log_is_gone(config: Any, old: dict[str, Any]) -> bool:
-    """Whether the raw log of a run that goes on is no longer at its path: its store serves."""
-    path = (old.get("data") or {}).get("path")
-    if not path or plain_config(config)["data"].get("path") != path:
-        return False
-    try:
-        log_path(path)
-    except InputError:
-        return True
-    return False
+    """Whether the raw log of a run that goes on is no longer at its path."""
+    path = (old.get("data") or {}).get("path", "")
+    return (plain_config(config).get("data") or {}).get("path") == path and is_gone(path)
 
 
 def _check_alike(plain: dict[str, Any], data: str, paths: Collection[str]) -> None:

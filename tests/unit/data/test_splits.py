@@ -150,7 +150,7 @@ def test_cuts_may_be_given():
         ),
         (
             {"validation_from": "2024-03-01", "test_from": "2024-03-01", "name": "rolling"},
-            "validation_from: 'rolling' does not read it",
+            "validation_from: 'rolling' reads neither it nor test_from",
         ),
     ],
 )

@@ -79,7 +79,7 @@ def test_targets_that_are_no_new_items_are_told(monkeypatch):
     last = OFFSETS[1:] - 1
     items[last[:21]] = items[last[:21] - 1]  # 30 % of 70, and twice in some histories
     items[last[:5] - 2] = items[last[:5]]
-    monkeypatch.setattr("recjax.evaluation.protocols._EXAMPLES", 16)
+    monkeypatch.setattr("recjax.evaluation.protocols._ITEMS", 16)
     found = dataclasses.replace(make(), items=items)
     assert found.repeated == pytest.approx(21 / 70)
     assert found.note.startswith("30% of the test targets are in the user's own history")

@@ -55,12 +55,11 @@ def test_patience_waits_for_the_goals():
 
 def test_a_raised_cap_takes_up_what_has_not_ended_otherwise():
     assert Progress(cap=16).may_go_on(17, 0) and not Progress(cap=16).may_go_on(16, 0)
-    for ended in ({"stopped": True, "stale": 2}, {"stopped": True, "stale": 2, "met": True}):
-        assert not Progress(cap=16, **ended).may_go_on(17, 2)
+    assert not Progress(cap=16, stopped=True, stale=2).may_go_on(17, 2)
     assert not Progress(cap=16, met=True).may_go_on(17, 0)
     # Goals that are met are not the end where patience must end, too.
     assert Progress(cap=16, met=True).may_go_on(17, 2)
-    assert not Progress(cap=16, met=True, stopped=True, stale=2).may_go_on(17, 2)
+    assert not Progress(cap=16, met=True, stopped=True, stale=2).may_go_on(17, 2, True)
     # Before its cap a run goes on until it stops, and then through its cool-down.
     assert Progress(met=True).may_go_on(16, 0)
     assert not Progress(stopped=True, stale=2).may_go_on(16, 2)
@@ -71,8 +70,28 @@ def test_more_patience_takes_up_what_patience_has_ended():
     ended = Progress(cap=16, stopped=True, stale=2)
     assert not ended.may_go_on(16, 1) and not ended.may_go_on(16, 2)
     assert ended.may_go_on(16, 3) and ended.may_go_on(16, 0)
-    cooled = Progress(cap=16, stopped=True, stale=2, cooling=8)
-    assert not cooled.may_go_on(16, 2) and cooled.may_go_on(16, 3)
+
+
+@pytest.mark.parametrize("goals", [{}, {"m": 0.3}])
+def test_whatever_a_cool_down_measures_the_run_has_ended(goals):
+    """Better values than before, and goals that no longer hold."""
+    progress, ends = judged([0.5, 0.4, 0.4], patience=2, goals=goals)
+    assert ends[-1]
+    progress.cooling, progress.cap = 3, 16
+    for value in (0.6, 0.1):
+        values = {"m": value}
+        assert not progress.judge(values, 4, metric="m", patience=2, goals=goals)
+        assert not progress.may_go_on(16, 2, bool(goals))
+        assert progress.may_go_on(16, 3, bool(goals))
+    assert progress.best_value == 0.6
+
+
+def test_goals_alone_end_a_run_for_good():
+    progress, ends = judged([0.5], goals={"m": 0.3})
+    assert ends == [True]
+    progress.cooling, progress.cap = 1, 16
+    progress.judge({"m": 0.1}, 2, metric="m", patience=0, goals={"m": 0.3})
+    assert not progress.met and not progress.may_go_on(16, 0, True)
 
 
 def test_goals_are_least_values_or_largest_losses():

@@ -141,10 +141,3 @@ def test_cosine_contrastive_is_simplex_loss():
     expected = (0 + 10 * (0 + 0.3) / 2) + (1 - 0.96 + 10 * (0.8 - 0.5))
     np.testing.assert_allclose(total, expected, rtol=1e-6)
     assert weight == 2
-
-
-def test_a_position_of_weight_0_may_be_anything():
-    h, weights = H.copy(), WEIGHTS.copy()
-    h[3], weights[3] = np.nan, 0.0
-    found = losses.squared_error(h, TABLE, TARGETS, weights)[0]
-    assert found == losses.squared_error(np.nan_to_num(h), TABLE, TARGETS, weights)[0]

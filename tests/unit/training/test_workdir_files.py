@@ -6,7 +6,13 @@ import pytest
 
 from recjax.errors import InputError
 from recjax.report.page import make_page
-from recjax.training.workdir import build_config, open_run, plain_config, read_run_config
+from recjax.training.workdir import (
+    build_config,
+    open_run,
+    plain_config,
+    read_run_config,
+    start_run,
+)
 
 DAMAGED = {
     "list": b"[1]",
@@ -157,6 +163,20 @@ def get_config(arg=None):
     assert (status, again) == (0, result) and message in said
     status, _, said = recjax("train", *more, "--config.start=away")
     assert status == 0, said
+    # An earlier version's reader had fewer options, and its split fewer keys.
+    file = tmp_path / "second" / "config.json"
+    record = json.loads(file.read_text())
+    del record["config"]["data"]["options"]["decimal"], record["config"]["split"]["test_from"]
+    file.write_text(json.dumps(record))
+    status, again, said = recjax("train", *more)
+    assert (status, again) == (0, result), said
+    fused = {
+        "system": "fused",
+        "base": str(tmp_path / "away"),
+        "guided": {"items": ("words:title",)},
+    }
+    with pytest.raises(InputError, match="second: belongs to a run with another config"):
+        start_run(build_config(fused), tmp_path / "second")
     # Another log is looked for.
     status, _, said = recjax("train", *more, "--config.data.path=other.csv")
     assert status == 2 and "config.data.path: no file or folder other.csv" in said
