@@ -209,7 +209,8 @@ class SavedRun(abc.ABC):
         meta = checkpoints.meta(step)
         for key, expected in self.identity.items():
             if meta.get(key) != expected:
-                if key == "data" and isinstance(self.store, Store):
+                # RecSysLLM's data are more than its store.
+                if isinstance(self.store, Store) and expected == self.store.fingerprint:
                     raise InputError(
                         f"{checkpoints.folder / str(step)}: the store {self.store.path} was "
                         "prepared anew, from other data, after this run was trained; a new store "
