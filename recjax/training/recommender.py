@@ -18,7 +18,7 @@ from flax import nnx
 from recjax.config import build, nearest, to_plain
 from recjax.data.pipeline import TrainBatches
 from recjax.data.prepare import DataConfig, read_options
-from recjax.data.store import Store, open_store
+from recjax.data.store import Store
 from recjax.errors import InputError
 from recjax.evaluation.protocols import EvaluationConfig
 from recjax.models.attributed import ATTRIBUTES, item_attributes
@@ -29,7 +29,6 @@ from recjax.paths import home
 from recjax.ranges import Checked, Count, Seed
 from recjax.sharded import Split, split_axes
 from recjax.training import parallel
-from recjax.training.checkpoint import read_json
 from recjax.training.freezing import FULL, Rules, split_params
 from recjax.training.item_text import ItemsConfig, item_arrays
 from recjax.training.objectives import Objective, ObjectiveConfig
@@ -196,31 +195,13 @@ class RecommenderRun(RankingRun, Run):
         return {**self._started(), **own}  # type: ignore[dict-item]  # the host's, until placed
 
     def _started(self) -> dict[str, np.ndarray]:
-        """Parameters of the run that `config.start` names; see `start_from`.
+        """Parameters of the run that `config.start` names; see `start_from`."""
 
-        Raises:
-            InputError: no such run, one whose data are gone, or one that has none of them.
-        """
-        if not self.config.start:
-            return {}
-        other = Path(self.config.start)
-        record = read_json(other / "config.json", "config.start to name a recommender's workdir")
-        try:
-            config = build(RunConfig, _without_system(record["config"]), "config")
-            run = RecommenderRun(config, self.store, other)
-            step = run.latest_step()  # pre-training has no best one
-            if run.checkpoints.meta(step).get("data") != self.store.fingerprint:
-                run = RecommenderRun(config, open_store(config.data.store), other)
-            params = run.restore(step)
-        except (InputError, KeyError, TypeError) as error:
-            raise InputError(f"config.start: {other}: {error}") from None
-        started = start_from(self, run, params)
-        if not started:
-            raise InputError(
-                f"config.start: {other} has no parameter of this model "
-                f"({', '.join(list(self.model.shapes)[:3])}, ...) in its shape"
-            )
-        return started
+        def opened(section: Any, store: Store) -> RecommenderRun:
+            config = build(RunConfig, section, "config")
+            return RecommenderRun(config, store, Path(self.config.start))
+
+        return start_from(self, opened) if self.config.start else {}
 
     @functools.cached_property
     def frozen(self) -> Params:  # type: ignore[override]
@@ -390,11 +371,6 @@ class RecommenderRun(RankingRun, Run):
         """The identity of a checkpoint: the model and the data."""
         own = {"model": to_plain(self.config.model), "data": self.store.fingerprint}
         return {**own, "arrays": fingerprint(self.frozen)} if self.frozen else own
-
-
-def _without_system(plain: dict[str, Any]) -> dict[str, Any]:
-    train = {**plain["train"], "mesh": (-1, 1, 1)}  # that of the other machine
-    return {**{key: value for key, value in plain.items() if key != "system"}, "train": train}
 
 
 def settled(config: RunConfig, store: Store) -> Any:
